@@ -1,0 +1,7 @@
+"""Zhongjing: trains Chinese medical language models through the whole pipeline.
+
+Continued pretraining, supervised fine-tuning, a reward model from ranked answers, and PPO
+(arXiv 2308.03549), on one machine (``--local``) or on a Kubernetes cluster.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,56 @@
+"""How a field of the document is declared: its tag, unit and source stand beside its default.
+
+Every leaf field is either ``training`` (it may change the result, so it is hashed into the stage's key) or
+``operational`` (it may not: workers, resources, logging, endpoints). A field without a tag is a programming
+error that a unit test finds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+Tag = Literal["training", "operational"]
+
+
+class DocumentModel(BaseModel):
+    """Base of all parts of a document: camelCase outside, unknown keys refused, immutable."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        frozen=True,
+        use_enum_values=False,
+    )
+
+
+def _tagged(
+    tag: Tag, default: Any, description: str, unit: str | None, source: str | None, **constraints: Any
+) -> Any:
+    extra: dict[str, Any] = {"x-tag": tag}
+    if unit:
+        extra["x-unit"] = unit
+    if source:
+        extra["x-source"] = source
+    if callable(default):
+        return Field(default_factory=default, description=description, json_schema_extra=extra, **constraints)
+    return Field(default, description=description, json_schema_extra=extra, **constraints)
+
+
+def training(
+    default: Any, description: str, *, unit: str | None = None, source: str | None = None, **constraints: Any
+) -> Any:
+    """A field that may change the result of a stage: part of its key."""
+    return _tagged("training", default, description, unit, source, **constraints)
+
+
+def operational(
+    default: Any, description: str, *, unit: str | None = None, source: str | None = None, **constraints: Any
+) -> Any:
+    """A field that never changes a result: not part of any key."""
+    return _tagged("operational", default, description, unit, source, **constraints)

@@ -1,0 +1,102 @@
+"""``TrainingPipeline``: the one document that describes a run, on a laptop as on a cluster."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from zhongjing.config.fields import DocumentModel, operational, training
+from zhongjing.config.sources import Base, Kind, Source, Storage
+from zhongjing.config.stages import Stage, Stages
+
+API_GROUP = "training.zhongjing.dev"
+API_VERSION = f"{API_GROUP}/v1alpha1"
+KIND = "TrainingPipeline"
+
+# What a stage can be fed with. Prompts can be read off dialogues and rankings: their questions.
+KINDS_OF_STAGE: dict[Stage, tuple[Kind, ...]] = {
+    Stage.PRETRAIN: (Kind.TEXT, Kind.DIALOGUE),
+    Stage.SFT: (Kind.DIALOGUE,),
+    Stage.RM: (Kind.RANKING,),
+    Stage.PPO: (Kind.PROMPTS, Kind.DIALOGUE, Kind.RANKING),
+}
+
+
+class Metadata(DocumentModel):
+    """Name and labels, as in any Kubernetes object."""
+
+    name: str = operational(
+        ..., "Name of the pipeline.", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40
+    )
+    namespace: str | None = operational(
+        None, "Kubernetes namespace; local runs use 'local'.", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        max_length=63,
+    )
+    labels: dict[str, str] = operational(dict, "Labels.")
+    annotations: dict[str, str] = operational(dict, "Annotations.")
+
+
+class PipelineSpec(DocumentModel):
+    """What to train, from what, on what."""
+
+    seed: int = training(0, "Seed of everything random.", ge=0, le=2**31 - 1)
+    base: Base = training(..., "The model to start from.")
+    sources: list[Source] = training(list, "Corpora, named.", max_length=256)
+    stages: Stages = training(Stages, "What to run.")
+    storage: Storage = operational(Storage, "Where corpora, checkpoints and results are.")
+    targets: list[Stage] = operational(
+        list, "Stages to bring about (with what they need); none: all. `submit --stage` sets it.", max_length=8
+    )
+    suspend: bool = operational(False, "Stop with a checkpoint; false goes on.")
+
+    @model_validator(mode="after")
+    def _references(self) -> PipelineSpec:
+        names = [source.name for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"sources: two are named {name!r}")
+        by_name = {source.name: source for source in self.sources}
+        for stage in self.stages.present():
+            settings = self.stages.get(stage)
+            assert settings is not None
+            for ref in settings.data:
+                source = by_name.get(ref.source)
+                if source is None:
+                    known = ", ".join(names) or "none"
+                    raise ValueError(f"stages.{stage}.data: no source is named {ref.source!r} (there is: {known})")
+                if source.kind not in KINDS_OF_STAGE[stage]:
+                    usable = ", ".join(KINDS_OF_STAGE[stage])
+                    raise ValueError(
+                        f"stages.{stage}.data: source {ref.source!r} is of kind {source.kind}, "
+                        f"but {stage} reads {usable}"
+                    )
+                if source.split == "test":
+                    raise ValueError(f"stages.{stage}.data: source {ref.source!r} is test data (split: test)")
+        for target in self.targets:
+            if target is not Stage.EVALUATION and self.stages.get(target) is None:
+                raise ValueError(f"targets: the pipeline has no stage {target}")
+        return self
+
+    def source(self, name: str) -> Source:
+        """The source called ``name``; validation has shown that it exists."""
+        return next(source for source in self.sources if source.name == name)
+
+
+class TrainingPipeline(DocumentModel):
+    """The document."""
+
+    api_version: Literal["training.zhongjing.dev/v1alpha1"] = operational(API_VERSION, "Version of the format.")
+    kind: Literal["TrainingPipeline"] = operational(KIND, "Kind of the document.")
+    metadata: Metadata = operational(..., "Name and labels.")
+    spec: PipelineSpec = training(..., "What to train.")
+
+    @property
+    def name(self) -> str:
+        """Name of the pipeline."""
+        return self.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        """Namespace, ``local`` where none is given."""
+        return self.metadata.namespace or "local"

@@ -1,0 +1,198 @@
+"""Where records come from: sources, the mixture of a stage, and the base model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import model_validator
+
+from zhongjing.config.fields import DocumentModel, operational, training
+
+
+class Kind(StrEnum):
+    """What a source's records are."""
+
+    TEXT = "text"
+    DIALOGUE = "dialogue"
+    RANKING = "ranking"
+    PROMPTS = "prompts"
+
+
+class Category(StrEnum):
+    """The four kinds of SFT data of the paper (section 3, Supervised Fine-Tuning)."""
+
+    SINGLE_TURN = "singleTurn"
+    MULTI_TURN = "multiTurn"
+    NLP_TASK = "nlpTask"
+    GENERAL = "general"
+
+
+class Columns(DocumentModel):
+    """Key names of a source whose records use none of the published ones."""
+
+    text: str | None = training(None, "Key of the text (kind text).", max_length=200)
+    prompt: str | None = training(None, "Key of the question or instruction.", max_length=200)
+    input: str | None = training(None, "Key of a second part of the question.", max_length=200)
+    response: str | None = training(None, "Key of the answer.", max_length=200)
+    history: str | None = training(None, "Key of the earlier turns.", max_length=200)
+    system: str | None = training(None, "Key of the system turn.", max_length=200)
+    messages: str | None = training(None, "Key of a list of turns.", max_length=200)
+    answers: str | None = training(None, "Key of the ranked answers, best first.", max_length=200)
+    chosen: str | None = training(None, "Key of the better answer.", max_length=200)
+    rejected: str | None = training(None, "Key of the worse answer.", max_length=200)
+    department: str | None = training(None, "Key of the medical department.", max_length=200)
+
+
+class Source(DocumentModel):
+    """One corpus, as published."""
+
+    name: str = training(
+        ...,
+        "Name by which stages refer to the source.",
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        max_length=63,
+    )
+    uri: str = training(
+        ...,
+        "A local path or glob (uploaded by submit), s3://bucket/key or glob, hf://datasets/owner/name"
+        "[@revision][?config=..&split=..], or example://textbook|dialogues|rankings|prompts (generated).",
+        min_length=1,
+        max_length=1024,
+    )
+    kind: Kind = training(..., "text, dialogue, ranking or prompts.")
+    format: Literal["auto", "json", "jsonl", "csv", "text", "parquet"] = training(
+        "auto", "How the objects are written; auto looks at their first bytes, not at their names."
+    )
+    encoding: str = training("auto", "Character encoding; auto tries UTF-8, then GB18030.", max_length=32)
+    columns: Columns = training(Columns, "Key names, when they are not the published ones.")
+    category: Category | Literal["auto"] = training(
+        "auto", "Kind of SFT data; auto takes the number of turns.", source="paper section 3"
+    )
+    split: Literal["train", "test"] = training(
+        "train", "test: no stage trains on this source, and what equals it elsewhere is removed there."
+    )
+    test_fraction: float = training(
+        0.0, "Part of the source kept as test data, decided by a hash.", unit="fraction", ge=0, le=1
+    )
+    wait: bool = operational(
+        False, "A missing source is waited for (answers that people have yet to rank), not an error."
+    )
+    max_quarantine_fraction: float = training(
+        0.01, "Above this fraction of unreadable records the stage stops.", unit="fraction", ge=0, le=1
+    )
+    keep_text: bool = operational(
+        False, "Whether quarantine may hold the text of a record (patients' data!) beside its position."
+    )
+
+
+class SourceRef(DocumentModel):
+    """A stage's use of a source."""
+
+    source: str = training(..., "Name of an entry of spec.sources.", max_length=63)
+    weight: float | None = training(
+        None,
+        "Share of this source in an epoch, relative to the stage's other weights. Set on all or on none.",
+        gt=0,
+        le=1e6,
+    )
+
+
+class TinyBase(DocumentModel):
+    """A randomly initialised model with a tokenizer trained on the corpora: for demos and tests."""
+
+    family: Literal["llama", "qwen2", "qwen3"] = training("llama", "Model family.")
+    hidden_size: int = training(192, "Width.", unit="channels", ge=16, le=2048)
+    intermediate_size: int = training(512, "Width of the MLP.", unit="channels", ge=16, le=8192)
+    layers: int = training(4, "Transformer blocks.", ge=1, le=64)
+    heads: int = training(4, "Attention heads.", ge=1, le=64)
+    kv_heads: int = training(2, "Key and value heads (grouped-query attention).", ge=1, le=64)
+    vocabulary_size: int = training(
+        4096, "Entries of the byte-level BPE.", unit="tokens", ge=300, le=65536
+    )
+    max_positions: int = training(1024, "Longest sequence.", unit="tokens", ge=64, le=32768)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TinyBase:
+        if self.hidden_size % self.heads or self.heads % self.kv_heads:
+            raise ValueError("hiddenSize must be a multiple of heads, and heads of kvHeads")
+        return self
+
+
+class Base(DocumentModel):
+    """The model that the pipeline starts from: exactly one of uri, delta + root, tiny."""
+
+    uri: str | None = training(
+        None, "s3:// URI, folder or hub id of a model in Hugging Face format.", max_length=1024
+    )
+    revision: str | None = training(None, "Revision of a hub id.", max_length=128)
+    delta: str | None = training(
+        None,
+        "Weights published as a difference to root (Ziya-LLaMA-13B-v1 is).",
+        source="paper section 4",
+        max_length=1024,
+    )
+    root: str | None = training(None, "The model that delta is added to.", max_length=1024)
+    tiny: TinyBase | None = training(None, "Make a small random model and its tokenizer.")
+    chat_template: str | None = training(
+        None,
+        "Jinja chat template for a tokenizer that has none; default: ChatML where the tokenizer has its "
+        "markers, else the plain Human/Assistant turns of Ziya.",
+        max_length=20000,
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Base:
+        ways = [self.uri is not None, self.delta is not None or self.root is not None, self.tiny is not None]
+        if sum(ways) != 1:
+            raise ValueError("give exactly one of uri, delta with root, or tiny")
+        if (self.delta is None) != (self.root is None):
+            raise ValueError("delta and root belong together: published deltas are useless without their root")
+        if self.uri is not None and _is_known_delta(self.uri):
+            raise ValueError(
+                f"{self.uri} is published as a difference to LLaMA: use base.delta with base.root"
+            )
+        return self
+
+
+# Published as differences; used alone they are noise (training.md).
+_KNOWN_DELTAS = ("IDEA-CCNL/Ziya-LLaMA-13B-v1", "IDEA-CCNL/Ziya-LLaMA-13B-Pretrain-v1")
+
+
+def _is_known_delta(uri: str) -> bool:
+    return uri.rstrip("/").lower() in {known.lower() for known in _KNOWN_DELTAS}
+
+
+class Mixture(DocumentModel):
+    """Shares of the four kinds of SFT data in an epoch; a kind without a share keeps its natural size."""
+
+    single_turn: float | None = training(None, "Share of single-turn medical dialogue.", gt=0, le=1e6)
+    multi_turn: float | None = training(None, "Share of multi-turn medical dialogue.", gt=0, le=1e6)
+    nlp_task: float | None = training(None, "Share of medical NLP task instructions.", gt=0, le=1e6)
+    general: float | None = training(None, "Share of general dialogue.", gt=0, le=1e6)
+    max_repeats: float = training(
+        4.0, "No kind is repeated more often than this in one epoch.", unit="times", ge=1, le=1000
+    )
+
+
+class Storage(DocumentModel):
+    """The S3-compatible store. Credentials come from the environment, never from a document."""
+
+    uri: str = operational(
+        "s3://zhongjing", "Bucket and optional prefix for artifacts.", pattern=r"^s3://[^/]{3,63}(/.*)?$",
+        max_length=512,
+    )
+    endpoint: str | None = operational(None, "Endpoint URL; none: AWS.", max_length=512)
+    region: str = operational("us-east-1", "Region.", max_length=64)
+    addressing_style: Literal["path", "virtual"] = operational(
+        "path", "How the bucket stands in the address; most S3-compatible stores want path."
+    )
+    ca_bundle: str | None = operational(None, "File of CA certificates for the endpoint.", max_length=1024)
+    checksums: Literal["whenRequired", "whenSupported"] = operational(
+        "whenRequired", "When the client adds checksum headers; some stores refuse them."
+    )
+    deadline_seconds: float = operational(
+        60.0, "How long an unreachable store is retried before it is an error.", unit="s", gt=0, le=3600
+    )
+
+
