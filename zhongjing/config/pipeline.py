@@ -30,7 +30,9 @@ class Metadata(DocumentModel):
         ..., "Name of the pipeline.", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40
     )
     namespace: str | None = operational(
-        None, "Kubernetes namespace; local runs use 'local'.", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        None,
+        "Kubernetes namespace; local runs use 'local'.",
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
         max_length=63,
     )
     labels: dict[str, str] = operational(dict, "Labels.")
@@ -46,7 +48,9 @@ class PipelineSpec(DocumentModel):
     stages: Stages = training(Stages, "What to run.")
     storage: Storage = operational(Storage, "Where corpora, checkpoints and results are.")
     targets: list[Stage] = operational(
-        list, "Stages to bring about (with what they need); none: all. `submit --stage` sets it.", max_length=8
+        list,
+        "Stages to bring about (with what they need); none: all. `submit --stage` sets it.",
+        max_length=8,
     )
     suspend: bool = operational(False, "Stop with a checkpoint; false goes on.")
 
@@ -64,7 +68,9 @@ class PipelineSpec(DocumentModel):
                 source = by_name.get(ref.source)
                 if source is None:
                     known = ", ".join(names) or "none"
-                    raise ValueError(f"stages.{stage}.data: no source is named {ref.source!r} (there is: {known})")
+                    raise ValueError(
+                        f"stages.{stage}.data: no source is named {ref.source!r} (there is: {known})"
+                    )
                 if source.kind not in KINDS_OF_STAGE[stage]:
                     usable = ", ".join(KINDS_OF_STAGE[stage])
                     raise ValueError(
@@ -86,7 +92,9 @@ class PipelineSpec(DocumentModel):
 class TrainingPipeline(DocumentModel):
     """The document."""
 
-    api_version: Literal["training.zhongjing.dev/v1alpha1"] = operational(API_VERSION, "Version of the format.")
+    api_version: Literal["training.zhongjing.dev/v1alpha1"] = operational(
+        API_VERSION, "Version of the format."
+    )
     kind: Literal["TrainingPipeline"] = operational(KIND, "Kind of the document.")
     metadata: Metadata = operational(..., "Name and labels.")
     spec: PipelineSpec = training(..., "What to train.")

@@ -107,9 +107,7 @@ class TinyBase(DocumentModel):
     layers: int = training(4, "Transformer blocks.", ge=1, le=64)
     heads: int = training(4, "Attention heads.", ge=1, le=64)
     kv_heads: int = training(2, "Key and value heads (grouped-query attention).", ge=1, le=64)
-    vocabulary_size: int = training(
-        4096, "Entries of the byte-level BPE.", unit="tokens", ge=300, le=65536
-    )
+    vocabulary_size: int = training(4096, "Entries of the byte-level BPE.", unit="tokens", ge=300, le=65536)
     max_positions: int = training(1024, "Longest sequence.", unit="tokens", ge=64, le=32768)
 
     @model_validator(mode="after")
@@ -147,7 +145,9 @@ class Base(DocumentModel):
         if sum(ways) != 1:
             raise ValueError("give exactly one of uri, delta with root, or tiny")
         if (self.delta is None) != (self.root is None):
-            raise ValueError("delta and root belong together: published deltas are useless without their root")
+            raise ValueError(
+                "delta and root belong together: published deltas are useless without their root"
+            )
         if self.uri is not None and _is_known_delta(self.uri):
             raise ValueError(
                 f"{self.uri} is published as a difference to LLaMA: use base.delta with base.root"
@@ -179,7 +179,9 @@ class Storage(DocumentModel):
     """The S3-compatible store. Credentials come from the environment, never from a document."""
 
     uri: str = operational(
-        "s3://zhongjing", "Bucket and optional prefix for artifacts.", pattern=r"^s3://[^/]{3,63}(/.*)?$",
+        "s3://zhongjing",
+        "Bucket and optional prefix for artifacts.",
+        pattern=r"^s3://[^/]{3,63}(/.*)?$",
         max_length=512,
     )
     endpoint: str | None = operational(None, "Endpoint URL; none: AWS.", max_length=512)
@@ -194,5 +196,3 @@ class Storage(DocumentModel):
     deadline_seconds: float = operational(
         60.0, "How long an unreachable store is retried before it is an error.", unit="s", gt=0, le=3600
     )
-
-

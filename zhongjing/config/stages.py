@@ -115,15 +115,26 @@ class StageSettings(DocumentModel):
         64, "Sequences per optimizer step, over all workers.", unit="sequences", ge=1, le=1000000
     )
     max_length: int = training(
-        4096, "Longest sequence, history included.", unit="tokens", source="paper section 4", ge=16, le=1048576
+        4096,
+        "Longest sequence, history included.",
+        unit="tokens",
+        source="paper section 4",
+        ge=16,
+        le=1048576,
     )
     validation_fraction: float = training(
-        0.1, "Part of the data held out, decided by a hash.", unit="fraction", source="paper section 4",
-        ge=0, lt=1,
+        0.1,
+        "Part of the data held out, decided by a hash.",
+        unit="fraction",
+        source="paper section 4",
+        ge=0,
+        lt=1,
     )
     evaluations: int = training(
-        4, "How often the held-out data is evaluated, evenly over the stage; the best checkpoint is the result.",
-        ge=1, le=10000,
+        4,
+        "How often the held-out data is evaluated, evenly over the stage; the best checkpoint is the result.",
+        ge=1,
+        le=10000,
     )
     max_evaluation_samples: int = training(
         2000, "Held-out samples used for one evaluation.", unit="samples", ge=1, le=10000000
@@ -162,7 +173,9 @@ class StageSettings(DocumentModel):
 class PretrainSettings(StageSettings):
     """Continued pretraining: full parameters, windows of text."""
 
-    from_: str = training("base", "What to start from: base, a folder, an s3:// URI or a hub id.", alias="from")
+    from_: str = training(
+        "base", "What to start from: base, a folder, an s3:// URI or a hub id.", alias="from"
+    )
     learning_rate: float = training(5e-5, "Peak learning rate.", source="paper Table 4", ge=0, le=10)
     epochs: float = training(4.0, "Passes.", unit="epochs", source="paper Table 4", gt=0, le=1000)
     global_batch_size: int = training(
@@ -172,8 +185,11 @@ class PretrainSettings(StageSettings):
     lora: Lora = training(Lora, "Adapter settings when tuning is lora.")
     dropout: float = training(0.1, "Attention dropout.", source="paper section 4", ge=0, lt=1)
     section_characters: int = training(
-        2000, "Books are cut into sections of about this length before the held-out part is chosen.",
-        unit="characters", ge=100, le=1000000,
+        2000,
+        "Books are cut into sections of about this length before the held-out part is chosen.",
+        unit="characters",
+        ge=100,
+        le=1000000,
     )
 
 
@@ -181,7 +197,9 @@ class SftSettings(StageSettings):
     """Supervised fine-tuning: every assistant turn is a target."""
 
     from_: str | None = training(
-        None, "What to start from; none: pretrain if the pipeline has it, else base.", alias="from",
+        None,
+        "What to start from; none: pretrain if the pipeline has it, else base.",
+        alias="from",
         max_length=1024,
     )
     learning_rate: float = training(7e-5, "Peak learning rate.", source="paper Table 4", ge=0, le=10)
@@ -192,29 +210,37 @@ class SftSettings(StageSettings):
     tuning: Literal["full", "lora"] = training("lora", "What is trained.", source="paper Table 4")
     lora: Lora = training(Lora, "Adapter settings.")
     mixture: Mixture | None = training(
-        None, "Shares of the four kinds of data; the paper mixes single and multi turn 7 : 1.",
+        None,
+        "Shares of the four kinds of data; the paper mixes single and multi turn 7 : 1.",
         source="paper section 3",
     )
-    system_prompt: str | None = training(
-        None, "System turn for dialogues that have none.", max_length=4000
-    )
+    system_prompt: str | None = training(None, "System turn for dialogues that have none.", max_length=4000)
 
 
 class RmSettings(StageSettings):
     """Reward model over K ranked answers of one prompt, on the pretrained base (paper section 3)."""
 
     from_: str | None = training(
-        None, "What to start from; none: pretrain if the pipeline has it, else base. Never sft.", alias="from",
+        None,
+        "What to start from; none: pretrain if the pipeline has it, else base. Never sft.",
+        alias="from",
         max_length=1024,
     )
     learning_rate: float = training(1e-4, "Peak learning rate.", source="paper Table 4", ge=0, le=10)
     epochs: float = training(10.0, "Passes.", unit="epochs", source="paper Table 4", gt=0, le=1000)
     global_batch_size: int = training(
-        32, "Prompts per optimizer step, each with its K answers (32 x 4 rows).", unit="prompts",
-        source="paper Table 4", ge=1,
+        32,
+        "Prompts per optimizer step, each with its K answers (32 x 4 rows).",
+        unit="prompts",
+        source="paper Table 4",
+        ge=1,
     )
     micro_batch_size: int = operational(
-        1, "Prompts, each with all its answers, per forward pass of one worker.", unit="prompts", ge=1, le=4096
+        1,
+        "Prompts, each with all its answers, per forward pass of one worker.",
+        unit="prompts",
+        ge=1,
+        le=4096,
     )
     tuning: Literal["lora"] = training("lora", "What is trained, besides the head.", source="paper Table 4")
     lora: Lora = training(Lora, "Adapter settings.")
@@ -224,17 +250,23 @@ class PpoSettings(StageSettings):
     """Proximal policy optimisation with four roles on one copy of the base (paper section 3)."""
 
     from_: str = training(
-        "sft", "The policy to start from, also the KL reference: sft, or a URI of an adapter.", alias="from",
+        "sft",
+        "The policy to start from, also the KL reference: sft, or a URI of an adapter.",
+        alias="from",
         max_length=1024,
     )
     reward: str = training("rm", "The reward model: rm, or a URI of an adapter.", max_length=1024)
     learning_rate: float = training(5e-5, "Peak learning rate.", source="paper Table 4", ge=0, le=10)
-    epochs: float = training(2.0, "Passes over the prompts.", unit="epochs", source="paper Table 4", gt=0, le=1000)
+    epochs: float = training(
+        2.0, "Passes over the prompts.", unit="epochs", source="paper Table 4", gt=0, le=1000
+    )
     global_batch_size: int = training(
         32, "Episodes per rollout (8 x 4).", unit="episodes", source="paper Table 4", ge=1
     )
     tuning: Literal["lora"] = training("lora", "What is trained, besides the critic's head.")
-    lora: Lora = training(lambda: Lora(dropout=0.0), "Adapter settings of policy and critic; no dropout in PPO.")
+    lora: Lora = training(
+        lambda: Lora(dropout=0.0), "Adapter settings of policy and critic; no dropout in PPO."
+    )
     critic_learning_rate: float | None = training(
         None, "Peak learning rate of the critic; none: learningRate.", ge=0, le=10
     )
@@ -247,13 +279,18 @@ class PpoSettings(StageSettings):
     temperature: float = training(1.0, "Sampling temperature of rollouts.", gt=0, le=10)
     kl_coef: float = training(0.05, "Weight of the KL penalty per token.", ge=0, le=100)
     kl_target: float | None = training(
-        None, "Adapt klCoef towards this KL per response (Ziegler et al. 2019); none: fixed.", unit="nats", gt=0
+        None,
+        "Adapt klCoef towards this KL per response (Ziegler et al. 2019); none: fixed.",
+        unit="nats",
+        gt=0,
     )
     kl_horizon: int = training(1000, "Episodes over which klCoef adapts.", unit="episodes", ge=1)
     kl_estimator: Literal["k1", "k2", "k3"] = training(
         "k1", "Estimator of the KL per token (Schulman, Approximating KL Divergence)."
     )
-    clip_range: float = training(0.2, "Clipping of the probability ratio.", source="Schulman et al. 2017", gt=0, le=10)
+    clip_range: float = training(
+        0.2, "Clipping of the probability ratio.", source="Schulman et al. 2017", gt=0, le=10
+    )
     value_clip_range: float = training(0.2, "Clipping of the value update.", gt=0, le=1e6)
     value_coef: float = training(0.5, "Weight of the value loss.", ge=0, le=100)
     entropy_coef: float = training(0.0, "Weight of the entropy bonus.", ge=0, le=10)
@@ -263,7 +300,9 @@ class PpoSettings(StageSettings):
     normalize_reward: bool = training(
         True, "Rewards are shifted and scaled by the reward model's held-out mean and deviation."
     )
-    missing_eos_penalty: float = training(1.0, "Taken from the reward of a response without an end.", ge=0, le=1e6)
+    missing_eos_penalty: float = training(
+        1.0, "Taken from the reward of a response without an end.", ge=0, le=1e6
+    )
     reward_clip: float = training(10.0, "Rewards are clipped to +- this.", gt=0, le=1e6)
     critic_warmup_steps: int = training(
         0, "First rollouts in which only the critic learns.", unit="rollouts", ge=0, le=100000
@@ -298,5 +337,3 @@ class Stages(DocumentModel):
     def present(self) -> list[Stage]:
         """The stages that the pipeline has, in order."""
         return [stage for stage in Stage if self.get(stage) is not None]
-
-

@@ -1,0 +1,1 @@
+"""The document: its models, how it is loaded, frozen and hashed."""

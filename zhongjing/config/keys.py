@@ -1,0 +1,180 @@
+"""Keys: hashes of what may change a result, and of nothing else.
+
+A stage's key covers its ``training`` fields, the digests of its sources and of all test data (test data is
+taken out of every stage), and the keys of the models that it starts from. Where a source lies, how many
+workers run and what is logged are no part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.sources import Source
+from zhongjing.config.stages import Stage
+
+KEY_VERSION = 1
+_KEY_LENGTH = 16
+
+
+def digest(value: Any) -> str:
+    """Hex digest (16 characters) of a JSON value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
+
+
+def training_fields(model: BaseModel) -> dict[str, Any]:
+    """The ``training`` fields of a part of the document, nested, under their document names."""
+    fields: dict[str, Any] = {}
+    for name, info in type(model).model_fields.items():
+        extra = info.json_schema_extra
+        tag = extra.get("x-tag") if isinstance(extra, dict) else None
+        if tag != "training":
+            continue
+        value = getattr(model, name)
+        fields[info.alias or name] = _plain(value)
+    return fields
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return training_fields(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 3 and 3.0 in a document mean the same
+    return value
+
+
+def _source_fields(source: Source, source_digest: str) -> dict[str, Any]:
+    fields = training_fields(source)
+    # The content counts, not the place or the name.
+    del fields["uri"], fields["name"]
+    return {**fields, "digest": source_digest}
+
+
+def tokenizer_sources(document: TrainingPipeline) -> list[Source]:
+    """The sources that a tiny base's tokenizer is trained on: those of pretrain and sft.
+
+    Later stages' data (ranked answers, which may come much later) must not change the base. A pipeline with
+    neither stage takes those of its first stage.
+    """
+    spec = document.spec
+    stages = [stage for stage in (Stage.PRETRAIN, Stage.SFT) if spec.stages.get(stage)]
+    names: list[str] = []
+    for stage in stages or spec.stages.present()[:1]:
+        settings = spec.stages.get(stage)
+        assert settings is not None
+        names += [ref.source for ref in settings.data if ref.source not in names]
+    return [spec.source(name) for name in names]
+
+
+def base_key(
+    document: TrainingPipeline, source_digests: Mapping[str, str], base_digest: str | None = None
+) -> str:
+    """Key of ``spec.base``.
+
+    Args:
+        document: the resolved document.
+        source_digests: digest of each frozen source, by name; a tiny base depends on its tokenizer's.
+        base_digest: content digest of a base given as a local folder.
+    """
+    base = document.spec.base
+    fields: dict[str, Any] = {"version": KEY_VERSION, "base": training_fields(base)}
+    if base.tiny is not None:
+        fields["seed"] = document.spec.seed
+        fields["corpora"] = [
+            _source_fields(source, source_digests.get(source.name, "missing"))
+            for source in tokenizer_sources(document)
+        ]
+    if base_digest is not None:
+        del fields["base"]["uri"]
+        fields["content"] = base_digest
+    return digest(fields)
+
+
+def key_fields(
+    document: TrainingPipeline,
+    stage: Stage,
+    source_digests: Mapping[str, str],
+    input_keys: Mapping[str, str],
+    rerun: int = 0,
+) -> dict[str, Any]:
+    """Everything that the key of ``stage`` is a hash of.
+
+    Args:
+        document: the resolved document.
+        stage: a stage that the document has.
+        source_digests: digest of each frozen source, by name.
+        input_keys: key of each model the stage uses: ``from`` and, for PPO, ``reward``.
+        rerun: how often a re-run was forced.
+    """
+    spec = document.spec
+    settings = spec.stages.get(stage)
+    assert settings is not None, f"the document has no stage {stage}"
+    fields = training_fields(settings)
+    fields["seed"] = spec.seed if settings.seed is None else settings.seed
+    # Inputs count by their keys; the words that name them do not.
+    for reference in ("from", "reward"):
+        fields.pop(reference, None)
+    fields["data"] = [
+        {
+            **_source_fields(spec.source(ref.source), source_digests.get(ref.source, "missing")),
+            "weight": ref.weight,
+        }
+        for ref in settings.data
+    ]
+    tests = [
+        _source_fields(source, source_digests.get(source.name, "missing"))
+        for source in spec.sources
+        if source.split == "test" or source.test_fraction > 0
+    ]
+    result: dict[str, Any] = {
+        "version": KEY_VERSION,
+        "stage": stage.value,
+        "settings": fields,
+        "tests": sorted(tests, key=lambda test: str(test["digest"])),
+        "inputs": dict(input_keys),
+    }
+    if rerun:
+        result["rerun"] = rerun
+    return result
+
+
+def stage_key(
+    document: TrainingPipeline,
+    stage: Stage,
+    source_digests: Mapping[str, str],
+    input_keys: Mapping[str, str],
+    rerun: int = 0,
+) -> str:
+    """Key of ``stage`` (16 hex characters): the digest of :func:`key_fields`."""
+    return digest(key_fields(document, stage, source_digests, input_keys, rerun))
+
+
+def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Which fields differ between two results of :func:`key_fields`, each as ``path: old -> new``."""
+    changes: list[str] = []
+    _compare("", old, new, changes)
+    return changes
+
+
+def _compare(path: str, old: Any, new: Any, changes: list[str]) -> None:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in sorted({*old, *new}):
+            _compare(f"{path}.{name}" if path else str(name), old.get(name), new.get(name), changes)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (before, after) in enumerate(zip(old, new, strict=True)):
+            _compare(f"{path}[{index}]", before, after, changes)
+    elif old != new:
+        changes.append(f"{path}: {_short(old)} -> {_short(new)}")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

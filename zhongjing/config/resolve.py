@@ -1,0 +1,348 @@
+"""From what the user wrote to a complete document: load, override, fill in, validate.
+
+Defaults are frozen when a pipeline is created: a later version of Zhongjing with other defaults re-runs
+nothing. What the user wrote always wins; what they took back returns to the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from zhongjing.config.pipeline import API_VERSION, KIND, TrainingPipeline
+from zhongjing.errors import ConfigError
+
+_Path = tuple[str | int, ...]
+
+
+class UserDocument(dict[str, Any]):
+    """What the user wrote, with the places it stands at for messages.
+
+    ``origin`` is a file name or recipe; ``lines`` maps a field path to its line, from 1.
+    """
+
+    def __init__(self, data: Mapping[str, Any], origin: str, lines: Mapping[_Path, int]) -> None:
+        super().__init__(data)
+        self.origin = origin
+        self.lines = dict(lines)
+
+
+class Frozen(NamedTuple):
+    """What a pipeline was created with: the user's sparse document, and the resolved one."""
+
+    sparse: dict[str, Any]
+    resolved: dict[str, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice instead of keeping the last silently."""
+
+
+def _construct_mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=deep)  # type: ignore[no-untyped-call]
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} is given twice", key_node.start_mark
+            )
+        seen.add(key)
+    loader.flatten_mapping(node)
+    return {
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True)  # type: ignore[no-untyped-call]
+        for key, value in node.value
+    }
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def load_document(path: str | Path) -> UserDocument:
+    """Reads a YAML or JSON file.
+
+    Raises:
+        ConfigError: the file is missing, does not parse (line and column), or is no TrainingPipeline.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            "there is no such file", where=str(path), remedy="give the path of a TrainingPipeline document"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(path)) from None
+    return parse_document(text, origin=str(path))
+
+
+def parse_document(text: str, origin: str) -> UserDocument:
+    """Parses a document. Raises ConfigError as :func:`load_document` does."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{origin}, line {mark.line + 1}, column {mark.column + 1}" if mark else origin
+        raise ConfigError(f"is not valid YAML: {error.problem}", where=where) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"is not valid YAML: {error}", where=origin) from None
+    if not isinstance(data, dict) or "spec" not in data:
+        raise ConfigError(
+            "is not a TrainingPipeline document",
+            where=origin,
+            remedy="begin from a complete one: zhongjing config show tiny > my.yaml",
+        )
+    data.setdefault("apiVersion", API_VERSION)
+    data.setdefault("kind", KIND)
+    if data["kind"] != KIND:
+        raise ConfigError(f"is a {data['kind']}, not a {KIND}", where=origin)
+    lines: dict[_Path, int] = {}
+    if node is not None:
+        _collect_lines(node, (), lines)
+    return UserDocument(data, origin, lines)
+
+
+def _collect_lines(node: yaml.Node, path: _Path, lines: dict[_Path, int]) -> None:
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            lines[(*path, key.value)] = key.start_mark.line + 1
+            _collect_lines(value, (*path, key.value), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _collect_lines(value, (*path, index), lines)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that travel with the package."""
+    folder = resources.files("jobs") / "recipes"
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def recipe(name: str) -> UserDocument:
+    """A recipe by name. Raises ConfigError naming the known ones."""
+    if name not in recipe_names():
+        raise ConfigError(
+            f"there is no recipe {name!r}", remedy=f"the recipes are: {', '.join(recipe_names())}"
+        )
+    text = (resources.files("jobs") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    return parse_document(text, origin=f"recipe {name}")
+
+
+def resolve(
+    user: Mapping[str, Any], overrides: Sequence[str] = (), frozen: Frozen | None = None
+) -> TrainingPipeline:
+    """The complete, validated document.
+
+    Args:
+        user: what the user wrote, usually a :class:`UserDocument`.
+        overrides: ``path=value`` assignments (``spec.stages.sft.learningRate=1e-4``); values are YAML.
+        frozen: what the pipeline was created with, when it exists already.
+
+    Raises:
+        ConfigError: names every wrong field by its path, and the line where it stands.
+    """
+    sparse = apply_overrides(user, overrides)
+    expanded = _expand_environment(sparse, ())
+    document = _validate(expanded, user)
+    if frozen is None:
+        return document
+    merged = _merge_frozen(document.model_dump(mode="json"), expanded, frozen.sparse, frozen.resolved)
+    return _validate(merged, user)
+
+
+def apply_overrides(user: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of the user's document with ``path=value`` assignments made. Raises ConfigError."""
+    data = _copy(user)
+    for override in overrides:
+        path, sign, text = override.partition("=")
+        if not sign or not path.strip():
+            raise ConfigError(f"--set takes path=value, not {override!r}", remedy="e.g. spec.seed=1")
+        try:
+            value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        except yaml.YAMLError:
+            raise ConfigError(f"the value {text!r} is not valid YAML", where=f"--set {path}") from None
+        _assign(data, path.strip().split("."), value, override)
+    return data
+
+
+def _assign(data: dict[str, Any], parts: list[str], value: Any, override: str) -> None:
+    here: Any = data
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(here, list):
+            index = _list_index(here, part)
+            if index is None:
+                names = [item.get("name", item.get("source")) for item in here if isinstance(item, dict)]
+                raise ConfigError(
+                    f"there is no element {part!r} (there is: {', '.join(map(str, names)) or 'nothing'})",
+                    where=f"--set {override}",
+                )
+            if last:
+                here[index] = value
+            else:
+                here = here[index]
+        elif isinstance(here, dict):
+            if last:
+                here[part] = value
+            else:
+                if here.get(part) is None:
+                    here[part] = {}
+                here = here[part]
+        else:
+            raise ConfigError(
+                f"{'.'.join(parts[:depth])} is a value, it has no {part!r}", where=f"--set {override}"
+            )
+
+
+def _list_index(items: list[Any], part: str) -> int | None:
+    if part.isdigit():
+        return int(part) if int(part) < len(items) else None
+    for index, item in enumerate(items):
+        if isinstance(item, dict) and part in (item.get("name"), item.get("source")):
+            return index
+    return None
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+# Only where places are named: a chat template may well hold "${".
+_EXPANDED = {"uri", "delta", "root", "from", "reward"}
+
+
+def _expand_environment(value: Any, path: _Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand_environment(item, (*path, key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand_environment(item, (*path, index)) for index, item in enumerate(value)]
+    if not isinstance(value, str) or not path or path[-1] not in _EXPANDED:
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise ConfigError(
+                f"the environment variable {name} is not set",
+                where=_dotted(path),
+                remedy=f"export {name}=... or write the place itself",
+            )
+        return os.environ[name]
+
+    return _VARIABLE.sub(replace, value)
+
+
+def _merge_frozen(current: Any, sparse: Any, old_sparse: Any, old_resolved: Any) -> Any:
+    """Frozen defaults under what is written now; lists are the user's, whole."""
+    if not isinstance(current, dict):
+        return current
+    merged: dict[str, Any] = {}
+    for key, value in current.items():
+        written = isinstance(sparse, dict) and key in sparse
+        was_written = isinstance(old_sparse, dict) and key in old_sparse
+        known = isinstance(old_resolved, dict) and key in old_resolved
+        if isinstance(value, dict) and known and isinstance(old_resolved[key], dict):
+            merged[key] = _merge_frozen(
+                value,
+                sparse.get(key) if written else None,
+                old_sparse.get(key) if was_written else None,
+                old_resolved[key],
+            )
+        elif written or was_written or not known:
+            merged[key] = value
+        else:
+            merged[key] = old_resolved[key]
+    return merged
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value
+
+
+def _dotted(path: Sequence[str | int]) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else part)
+    return text
+
+
+def _validate(data: Mapping[str, Any], user: Mapping[str, Any]) -> TrainingPipeline:
+    try:
+        return TrainingPipeline.model_validate(data)
+    except ValidationError as error:
+        problems = [_describe(problem, data) for problem in error.errors(include_url=False)]
+        lines = user.lines if isinstance(user, UserDocument) else {}
+        origin = user.origin if isinstance(user, UserDocument) else None
+        placed = []
+        for path, text in problems:
+            line = lines.get(path)
+            place = f"line {line}: " if line else ""
+            placed.append((f"{place}{_dotted(path)}", text))
+        where = f"{origin}, {placed[0][0]}" if origin else placed[0][0]
+        message = placed[0][1]
+        for place, text in placed[1:]:
+            message += f"\n{place}: {text}"
+        raise ConfigError(
+            message, where=where, remedy="docs/configuration.md lists every field with its unit and default"
+        ) from None
+
+
+def _describe(problem: Any, data: Mapping[str, Any]) -> tuple[_Path, str]:
+    # pydantic reports model names of unions in the path; keep what stands in the document.
+    path: _Path = tuple(part for part in problem["loc"])
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        name = str(path[-1])
+        known = _known_keys(path[:-1])
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        hint = f", did you mean {near[0]!r}?" if near else f" (known: {', '.join(known)})"
+        return path, f"unknown key {name!r}{hint}"
+    if kind == "missing":
+        return path, "is required"
+    value = problem.get("input")
+    message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    if kind == "value_error" or isinstance(value, dict | list):
+        return path, message
+    return path, f"{message}, not {value!r}"
+
+
+def _known_keys(path: Sequence[str | int]) -> list[str]:
+    """Document names of the fields of the model at ``path``."""
+    model: Any = TrainingPipeline
+    for part in path:
+        if isinstance(part, int):
+            continue
+        info = next((info for name, info in model.model_fields.items() if part in (info.alias, name)), None)
+        nested = _nested_model(info.annotation) if info is not None else None
+        if nested is None:
+            return []
+        model = nested
+    return [info.alias or name for name, info in model.model_fields.items()]
+
+
+def _nested_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _nested_model(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def to_yaml(document: TrainingPipeline) -> str:
+    """The document as YAML, fields in their order, unset optional ones left out."""
+    data = document.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)

@@ -1,0 +1,149 @@
+"""What passes between the running side and a job: requests in, manifests out.
+
+A stage is done when the manifest of its key exists. The pipeline and the training code never import each
+other; they meet in these two documents.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.stages import Stage
+
+MANIFEST_VERSION = 1
+
+
+class Record(BaseModel):
+    """Base of stored JSON: camelCase outside; unknown keys are kept out so that damage is seen."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        frozen=True,
+        protected_namespaces=(),
+    )
+
+
+class FrozenObject(Record):
+    """One object of a source as it was when the pipeline first saw it."""
+
+    uri: str
+    size: int
+    digest: str = Field(description="sha256 of an upload, else the store's ETag")
+
+
+class FrozenSource(Record):
+    """A source with its listing frozen: a re-run reads the very same objects."""
+
+    name: str
+    objects: list[FrozenObject]
+    digest: str = Field(description="hash over the objects' digests, in order")
+
+
+class StageInput(Record):
+    """A model that a stage starts from or uses."""
+
+    role: Literal["from", "reward"]
+    uri: str = Field(description="folder of the model (s3://), hub id or local folder; 'base' for spec.base")
+    key: str = Field(description="key of the stage that made it, or a hash of the reference")
+    stage: Stage | None = None
+
+
+class StageRequest(Record):
+    """Everything a job needs to know; stored before the job is submitted."""
+
+    version: Literal[1] = 1
+    stage: Stage
+    key: str
+    attempt: int
+    submission_id: str
+    document: TrainingPipeline = Field(description="resolved: every default filled in")
+    sources: list[FrozenSource]
+    inputs: list[StageInput]
+    key_fields: dict[str, Any] = Field(
+        default_factory=dict, description="what the key is a hash of, to say later which field changed"
+    )
+
+
+class SourceCounts(Record):
+    """What became of a source's records. Nothing is dropped silently."""
+
+    name: str
+    digest: str
+    read: int = 0
+    kept: int = 0
+    train: int = 0
+    validation: int = 0
+    test: int = 0
+    truncated: int = 0
+    too_long: int = 0
+    duplicates: int = 0
+    leaks: int = 0
+    quarantined: int = 0
+
+
+class ModelFile(Record):
+    """A file of a model folder."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class ModelArtifact(Record):
+    """A stage's result."""
+
+    uri: str
+    format: Literal["full", "adapter"]
+    base_uri: str | None = Field(default=None, description="the full model that an adapter stands on")
+    files: list[ModelFile] = Field(default_factory=list)
+
+
+class Lineage(Record):
+    """With what a result was made; never part of a key."""
+
+    code_version: str
+    commit: str | None = None
+    image: str | None = None
+    python: str
+    packages: dict[str, str]
+    host: str
+    platform: str
+    workers: int
+    device: str
+
+
+class StageManifest(Record):
+    """Completion of a stage, written last and once."""
+
+    version: Literal[1] = MANIFEST_VERSION
+    pipeline: str
+    namespace: str
+    stage: Stage
+    key: str
+    attempt: int
+    submission_id: str
+    started_at: str
+    finished_at: str
+    seconds: float
+    model: ModelArtifact
+    inputs: list[StageInput]
+    sources: list[SourceCounts]
+    steps: int
+    best_step: int
+    samples: int
+    tokens: int
+    spikes: int
+    metrics_before: dict[str, float] = Field(description="held-out metrics before the first step")
+    metrics: dict[str, float] = Field(description="held-out metrics of the kept checkpoint")
+    extra: dict[str, Any] = Field(default_factory=dict, description="stage-specific facts, e.g. reward mean")
+    document: dict[str, Any] = Field(description="the resolved document")
+    key_fields: dict[str, Any] = Field(default_factory=dict, description="what the key is a hash of")
+    lineage: Lineage
