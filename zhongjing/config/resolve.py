@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=deep)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=deep)
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"key {key!r} is given twice", key_node.start_mark
@@ -57,7 +57,7 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = Fal
         seen.add(key)
     loader.flatten_mapping(node)
     return {
-        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True)  # type: ignore[no-untyped-call]
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True)
         for key, value in node.value
     }
 
@@ -87,7 +87,7 @@ def parse_document(text: str, origin: str) -> UserDocument:
     """Parses a document. Raises ConfigError as :func:`load_document` does."""
     try:
         node = yaml.compose(text, Loader=_Loader)
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        data: Any = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{origin}, line {mark.line + 1}, column {mark.column + 1}" if mark else origin
@@ -163,7 +163,7 @@ def resolve(
 
 def apply_overrides(user: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of the user's document with ``path=value`` assignments made. Raises ConfigError."""
-    data = _copy(user)
+    data: dict[str, Any] = _copy(user)
     for override in overrides:
         path, sign, text = override.partition("=")
         if not sign or not path.strip():
@@ -300,9 +300,8 @@ def _validate(data: Mapping[str, Any], user: Mapping[str, Any]) -> TrainingPipel
 
 
 def _describe(problem: Any, data: Mapping[str, Any]) -> tuple[_Path, str]:
-    # pydantic reports model names of unions in the path; keep what stands in the document.
-    path: _Path = tuple(part for part in problem["loc"])
     kind = problem["type"]
+    path = _existing(problem["loc"], data) if kind != "missing" else tuple(problem["loc"])
     if kind == "extra_forbidden":
         name = str(path[-1])
         known = _known_keys(path[:-1])
@@ -316,6 +315,20 @@ def _describe(problem: Any, data: Mapping[str, Any]) -> tuple[_Path, str]:
     if kind == "value_error" or isinstance(value, dict | list):
         return path, message
     return path, f"{message}, not {value!r}"
+
+
+def _existing(path: Sequence[str | int], data: Any) -> _Path:
+    """The part of a path that stands in the document: pydantic appends names of union members."""
+    kept: list[str | int] = []
+    for part in path:
+        if (isinstance(data, Mapping) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        ):
+            data = data[part]
+        else:
+            break
+        kept.append(part)
+    return tuple(kept)
 
 
 def _known_keys(path: Sequence[str | int]) -> list[str]:

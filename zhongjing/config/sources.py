@@ -66,7 +66,7 @@ class Source(DocumentModel):
     )
     encoding: str = training("auto", "Character encoding; auto tries UTF-8, then GB18030.", max_length=32)
     columns: Columns = training(Columns, "Key names, when they are not the published ones.")
-    category: Category | Literal["auto"] = training(
+    category: Literal["auto", "singleTurn", "multiTurn", "nlpTask", "general"] = training(
         "auto", "Kind of SFT data; auto takes the number of turns.", source="paper section 3"
     )
     split: Literal["train", "test"] = training(
