@@ -1,0 +1,1 @@
+"""What should run, and what does: the stage graph, frozen inputs, decisions, the reconcile loop."""

@@ -1,0 +1,68 @@
+"""What the sequencer needs from whatever runs jobs: local Ray or a cluster's, both by the Ray Jobs API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Protocol
+
+from zhongjing.config.stages import Stage
+from zhongjing.storage.manifest import Record
+
+
+class JobState(StrEnum):
+    """State of a submitted job."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    STOPPED = "Stopped"
+    UNKNOWN = "Unknown"  # the backend does not know the id: never submitted, or its history is lost
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the job will not change any more."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED)
+
+
+class JobRequest(Record):
+    """A job to submit; submitting the same twice is harmless."""
+
+    submission_id: str  # <pipeline>-<uid8>-<stage>-a<N>
+    stage: Stage
+    request_uri: str  # of the StageRequest
+    metadata: dict[str, str]  # has "specHash"; no secrets: Ray shows it in clear
+
+
+class JobDescription(Record):
+    """What a backend knows of a job."""
+
+    submission_id: str
+    state: JobState
+    message: str = ""
+    metadata: dict[str, str] = {}
+
+
+class Backend(Protocol):
+    """Runs stage jobs. Every method may raise BackendUnavailableError, which means: try again later."""
+
+    def submit(self, job: JobRequest) -> None:
+        """Submits, or adopts a job of the same id and spec hash. Raises BackendError on another hash."""
+        ...
+
+    def describe(self, submission_id: str) -> JobDescription:
+        """State of a job; UNKNOWN if the backend has never heard of it."""
+        ...
+
+    def stop(self, submission_id: str) -> None:
+        """Ends a job at once. A stop with a checkpoint goes through the stop object instead."""
+        ...
+
+    def tail_logs(self, submission_id: str) -> Iterator[str]:
+        """Lines of the driver's log, following until the job ends."""
+        ...
+
+    def render(self, job: JobRequest) -> dict[str, object]:
+        """What ``submit`` would send, for a dry run."""
+        ...

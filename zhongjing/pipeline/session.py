@@ -1,0 +1,113 @@
+"""What commands need from a place that pipelines run in: this machine, or a Kubernetes namespace.
+
+A session writes what is wanted and reads what is so. It never runs a stage itself, so a command may be
+killed at any time without harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Protocol, Self
+
+from zhongjing.config.sources import Storage
+from zhongjing.config.stages import Stage
+from zhongjing.pipeline.state import DesiredState, PipelineStatus
+from zhongjing.storage.layout import Layout
+from zhongjing.storage.manifest import StageManifest
+from zhongjing.storage.progress import Progress
+from zhongjing.storage.store import ObjectStore
+
+
+class Session(Protocol):
+    """A place that pipelines run in. Methods raise StorageError or BackendError when it is unreachable."""
+
+    @property
+    def store(self) -> ObjectStore:
+        """Artifacts, manifests, progress."""
+        ...
+
+    @property
+    def storage(self) -> Storage:
+        """The storage section that documents run here must have."""
+        ...
+
+    @property
+    def namespace(self) -> str:
+        """``local``, or the Kubernetes namespace."""
+        ...
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """Address of the Ray dashboard, None while no Ray runs."""
+        ...
+
+    @property
+    def dashboard_login(self) -> str | None:
+        """One sentence that says how to log in to the dashboard; never the secret itself."""
+        ...
+
+    def layout(self, pipeline: str) -> Layout:
+        """Where the pipeline's objects are."""
+        ...
+
+    def pipelines(self) -> list[str]:
+        """Names of all pipelines that were ever applied here, sorted."""
+        ...
+
+    def desired(self, pipeline: str) -> DesiredState | None:
+        """What is wanted, or None if there is no such pipeline."""
+        ...
+
+    def status(self, pipeline: str) -> PipelineStatus | None:
+        """What is so, or None if nobody has looked at the pipeline yet."""
+        ...
+
+    def progress(self, pipeline: str, stage: Stage) -> Progress | None:
+        """Live progress of the stage's current attempt."""
+        ...
+
+    def manifest(self, pipeline: str, stage: Stage) -> StageManifest | None:
+        """The result in use of a stage, or None if there is none."""
+        ...
+
+    def apply(self, desired: DesiredState) -> DesiredState:
+        """Writes what is wanted and wakes the reconciler; returns what was stored.
+
+        Raises:
+            ConfigError: another document runs here (exit 2).
+            ConflictError: somebody else changed the pipeline in between; prepare it again.
+        """
+        ...
+
+    def suspend(self, pipeline: str) -> DesiredState:
+        """Wants the pipeline stopped with a checkpoint; returns at once."""
+        ...
+
+    def resume(self, pipeline: str) -> DesiredState:
+        """Wants a suspended or failed pipeline to go on."""
+        ...
+
+    def logs(
+        self, pipeline: str, stage: Stage, *, follow: bool = False, attempt: int | None = None
+    ) -> Iterator[str]:
+        """Lines of the driver's log of an attempt (the latest), live or from the store."""
+        ...
+
+    def heartbeat(self) -> AbstractContextManager[None]:
+        """While entered, the reconciler knows that somebody watches and does not end itself."""
+        ...
+
+    def close(self) -> None:
+        """Ends the session; pipelines go on."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
