@@ -1,0 +1,1 @@
+"""Ray entry points, one a stage, and the recipes."""

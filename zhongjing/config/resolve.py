@@ -321,11 +321,9 @@ def _existing(path: Sequence[str | int], data: Any) -> _Path:
     """The part of a path that stands in the document: pydantic appends names of union members."""
     kept: list[str | int] = []
     for part in path:
-        if (isinstance(data, Mapping) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
-        ):
+        try:
             data = data[part]
-        else:
+        except (KeyError, IndexError, TypeError):
             break
         kept.append(part)
     return tuple(kept)

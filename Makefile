@@ -1,0 +1,60 @@
+# One command each; the first one that needs it makes the environment in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+EXTRAS := train,controller,dev
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+export HF_HUB_OFFLINE ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: help setup demo test test-all lint types layers check format generated constraints clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): the index serves torch as its CUDA build, so this takes about 6 GB of disk."
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+setup: $(VENV)/.ready  ## make the environment in .venv (about 6 GB)
+
+demo: setup  ## the whole pipeline on this machine: pretrain, sft, rm, ppo on generated example data
+	$(BIN)/python -m zhongjing.submit --stage all --local $(DEMO_ARGS)
+
+test: setup  ## the default tests: unit and integration
+	$(BIN)/python -m pytest -m "not slow and not gpu and not cluster" $(PYTEST_ARGS)
+
+test-all: setup  ## also the slow tests, and the GPU's where there is one
+	$(BIN)/python -m pytest -m "not cluster" $(PYTEST_ARGS)
+
+lint: setup  ## ruff: style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup  ## mypy, strict
+	$(BIN)/mypy
+
+layers: setup  ## import-linter: which layer may import which
+	$(BIN)/lint-imports
+
+check: lint types layers  ## lint, types and layers
+
+format: setup  ## let ruff format and fix what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+generated: setup  ## write what is generated from the models (docs/configuration.md, schema)
+	$(BIN)/python -m zhongjing.config.schema
+
+constraints: setup  ## pin what is installed in .venv
+	{ sed -n 1p constraints.txt; $(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable | grep -v '^uv=='; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean:  ## remove the environment and caches, never the runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

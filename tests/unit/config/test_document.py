@@ -1,0 +1,209 @@
+"""The document: loading, overriding, freezing, keys, and what is generated from the models."""
+
+from __future__ import annotations
+
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from zhongjing.config import keys, resolve, schema
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.stages import Stage
+from zhongjing.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+
+DOCUMENT = """\
+metadata: {name: x}
+spec:
+  base: {tiny: {}}
+  sources:
+  - {name: books, uri: books.txt, kind: text}
+  - {name: talks, uri: talks.jsonl, kind: dialogue}
+  - {name: ranked, uri: ranked.jsonl, kind: ranking}
+  stages:
+    pretrain:
+      data: [{source: books}]
+    sft:
+      data: [{source: talks}]
+    rm:
+      data: [{source: ranked}]
+    ppo:
+      data: [{source: talks}]
+"""
+DIGESTS = {"books": "b1", "talks": "t1", "ranked": "r1"}
+
+
+def document(*overrides: str) -> TrainingPipeline:
+    return resolve.resolve(resolve.parse_document(DOCUMENT, "my.yaml"), overrides)
+
+
+def all_models(model: type[BaseModel] = TrainingPipeline) -> set[type[BaseModel]]:
+    found = {model}
+    for info in model.model_fields.values():
+        stack = [info.annotation]
+        while stack:
+            annotation = stack.pop()
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                found |= all_models(annotation)
+            stack += typing.get_args(annotation)
+    return found
+
+
+def test_every_field_is_tagged_and_described() -> None:
+    for model in all_models():
+        for name, info in model.model_fields.items():
+            extra = info.json_schema_extra
+            assert isinstance(extra, dict), f"{model.__name__}.{name}"
+            assert extra["x-tag"] in ("training", "operational"), f"{model.__name__}.{name}"
+            assert info.description, f"{model.__name__}.{name}"
+
+
+def test_generated_files_equal_the_models() -> None:
+    text = (ROOT / schema.REFERENCE_FILE).read_text(encoding="utf-8")
+    assert text == schema.reference_page(), "run: make generated"
+    stored = json.loads((ROOT / schema.SCHEMA_FILE).read_text(encoding="utf-8"))
+    assert stored == json.loads(json.dumps(schema.json_schema())), "run: make generated"
+
+
+def test_defaults_are_the_papers_table_4() -> None:
+    stages = document().spec.stages
+    table = {
+        Stage.PRETRAIN: (5e-5, 4, 64),
+        Stage.SFT: (7e-5, 3, 64),
+        Stage.RM: (1e-4, 10, 32),
+        Stage.PPO: (5e-5, 2, 32),
+    }
+    for stage, (learning_rate, epochs, batch) in table.items():
+        settings = stages.get(stage)
+        assert settings is not None
+        assert (settings.learning_rate, settings.epochs, settings.global_batch_size) == (
+            learning_rate,
+            epochs,
+            batch,
+        )
+    assert stages.sft is not None
+    assert stages.rm is not None
+    assert stages.ppo is not None
+    assert stages.pretrain is not None
+    assert {stages.sft.lora.rank, stages.rm.lora.rank, stages.ppo.lora.rank} == {16}
+    assert stages.pretrain.tuning == "full"
+    assert stages.sft.max_length == 4096
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("      learningRte: 3\n", "line 17: spec.stages.ppo.learningRte: unknown key .* 'learningRate'"),
+        ("      epochs: many\n", "spec.stages.ppo.epochs: should be a valid number.* not 'many'"),
+        ("      epochs: 0\n", "should be greater than 0, not 0"),
+        ("      precision: fp8\n", "should be 'fp32', 'fp16' or 'bf16', not 'fp8'"),
+        ("      minibatches: 5\n", "globalBatchSize must be a multiple of minibatches"),
+        ("  seed: [\n", "line 18, column 1: is not valid YAML"),
+        ("  seed: 1\n  seed: 2\n", "key 'seed' is given twice"),
+        ("  targets: [evaluation, dance]\n", "spec.targets"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_place(line: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        resolve.resolve(resolve.parse_document(DOCUMENT + line, "my.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("spec.stages.rm.data=[{source: talks}]", "kind dialogue, but rm reads ranking"),
+        ("spec.stages.rm.data=[{source: nothing}]", "no source is named 'nothing' .there is: books, talks"),
+        ("spec.sources.nothing.uri=x", "there is no element 'nothing' .there is: books, talks, ranked"),
+        ("spec.sources.talks.split=test", "is test data"),
+        ("spec.seed", "takes path=value"),
+        ("spec.base={uri: IDEA-CCNL/Ziya-LLaMA-13B-v1}", "use base.delta with base.root"),
+        ("spec.base={delta: x}", "delta and root belong together"),
+        ("spec.sources.books.uri=${ZHONGJING_NOT_SET}", "ZHONGJING_NOT_SET is not set"),
+    ],
+)
+def test_a_wrong_override_is_named(override: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        document(override)
+
+
+def test_overrides_reach_fields_and_named_list_elements() -> None:
+    result = document("spec.stages.sft.learningRate=1e-4", "spec.sources.books.uri=other.txt", "spec.seed=7")
+    assert result.spec.stages.sft is not None
+    assert result.spec.stages.sft.learning_rate == 1e-4
+    assert result.spec.source("books").uri == "other.txt"
+    assert result.spec.seed == 7
+
+
+def test_a_document_survives_yaml() -> None:
+    first = document()
+    assert resolve.resolve(resolve.parse_document(resolve.to_yaml(first), "again")) == first
+
+
+@pytest.mark.parametrize("name", resolve.recipe_names())
+def test_recipes_are_valid(name: str) -> None:
+    assert resolve.resolve(resolve.recipe(name)).name == name
+
+
+def frozen(sparse: dict[str, Any], resolved: TrainingPipeline) -> resolve.Frozen:
+    return resolve.Frozen(sparse, resolved.model_dump(mode="json"))
+
+
+def test_frozen_defaults_outlive_an_upgrade_and_what_is_written_wins() -> None:
+    user = resolve.parse_document(DOCUMENT, "my.yaml")
+    old = document("spec.stages.sft.maxGradientNorm=0.5", "spec.stages.sft.epochs=9")
+    # The earlier version's default of maxGradientNorm was 0.5; the user had written epochs: 9.
+    sparse = resolve.apply_overrides(user, ["spec.stages.sft.epochs=9"])
+    now = resolve.resolve(user, ["spec.stages.sft.learningRate=1e-3"], frozen(sparse, old))
+    assert now.spec.stages.sft is not None
+    assert now.spec.stages.sft.max_gradient_norm == 0.5  # frozen default
+    assert now.spec.stages.sft.epochs == 3  # taken back: the default again
+    assert now.spec.stages.sft.learning_rate == 1e-3  # written
+
+
+def key(stage: Stage, doc: TrainingPipeline, **digests: str) -> str:
+    return keys.stage_key(doc, stage, {**DIGESTS, **digests}, {"from": "k"})
+
+
+def test_only_training_fields_change_a_key() -> None:
+    first = key(Stage.SFT, document())
+    for same in (
+        "spec.stages.sft.workers=8",
+        "spec.stages.sft.microBatchSize=2",
+        "spec.stages.sft.logging.everySteps=9",
+        "spec.sources.talks.uri=elsewhere.jsonl",
+        "spec.stages.rm.learningRate=0.5",
+        "spec.storage.endpoint=http://there",
+        "spec.stages.sft.epochs=3.0",
+        "spec.suspend=true",
+    ):
+        assert key(Stage.SFT, document(same)) == first, same
+    for other in (
+        "spec.stages.sft.learningRate=0.5",
+        "spec.stages.sft.lora.rank=8",
+        "spec.seed=1",
+        "spec.sources.talks.category=general",
+        "spec.sources.ranked.testFraction=0.5",
+    ):
+        assert key(Stage.SFT, document(other)) != first, other
+    assert key(Stage.SFT, document(), talks="t2") != first
+    assert key(Stage.SFT, document(), ranked="r2") == first
+    assert keys.stage_key(document(), Stage.SFT, DIGESTS, {"from": "other"}) != first
+    assert keys.stage_key(document(), Stage.SFT, DIGESTS, {"from": "k"}, rerun=1) != first
+
+
+def test_a_tiny_base_depends_on_its_corpora_but_not_on_ranked_answers() -> None:
+    first = keys.base_key(document(), DIGESTS)
+    assert keys.base_key(document(), {**DIGESTS, "ranked": "later"}) == first
+    assert keys.base_key(document(), {**DIGESTS, "books": "b2"}) != first
+    assert keys.base_key(document("spec.base.tiny.layers=2"), DIGESTS) != first
+
+
+def test_a_change_is_explained_by_its_path() -> None:
+    old = keys.key_fields(document(), Stage.SFT, DIGESTS, {"from": "k"})
+    new = keys.key_fields(document("spec.stages.sft.learningRate=0.5"), Stage.SFT, DIGESTS, {"from": "k"})
+    assert keys.explain_change(old, new) == ["settings.learningRate: 7e-05 -> 0.5"]
