@@ -1,0 +1,244 @@
+"""The full model that a pipeline starts from: made, merged from a published delta, or loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from zhongjing.config.sources import TinyBase
+from zhongjing.errors import DataError
+from zhongjing.model.tokenizer import TOKENIZER_FILES, end_ids, load_tokenizer, padding_id, train_bpe
+from zhongjing.model.weights import WeightReader, WeightWriter
+
+# Tensors whose first dimension is the vocabulary: the only ones that may differ in size between a delta and
+# its root.
+_VOCABULARY_TENSORS = ("embed_tokens.weight", "lm_head.weight")
+# Buffers that old checkpoints carry and no model reads any more.
+_IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
+
+
+def make_tiny_base(folder: Path, tiny: TinyBase, texts: Iterable[str], seed: int, chat_template: str) -> None:
+    """Writes a small random model of ``tiny.family`` with a tokenizer trained on ``texts``.
+
+    The same arguments give the same bytes. The embedding has ``tiny.vocabulary_size`` rows even where the
+    corpus gave fewer tokens. Qwen families tie the embeddings, as their small members do.
+
+    Raises:
+        DataError: the vocabulary is too small (see :func:`zhongjing.model.tokenizer.train_bpe`).
+    """
+    train_bpe(texts, tiny.vocabulary_size, chat_template, folder, max_length=tiny.max_positions)
+    tokenizer = load_tokenizer(folder)
+    config = AutoConfig.for_model(
+        tiny.family,
+        vocab_size=tiny.vocabulary_size,
+        hidden_size=tiny.hidden_size,
+        intermediate_size=tiny.intermediate_size,
+        num_hidden_layers=tiny.layers,
+        num_attention_heads=tiny.heads,
+        num_key_value_heads=tiny.kv_heads,
+        head_dim=tiny.hidden_size // tiny.heads,
+        max_position_embeddings=tiny.max_positions,
+        tie_word_embeddings=tiny.family != "llama",
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=padding_id(tokenizer),
+        dtype=torch.float32,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+    writer = WeightWriter(folder)
+    tied = set(model.all_tied_weights_keys)
+    for name, tensor in model.state_dict().items():
+        if name not in tied:
+            writer.add(name, tensor)
+    writer.finish()
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(str(folder))
+    write_generation_config(folder)
+
+
+def write_generation_config(folder: Path) -> None:
+    """Writes ``generation_config.json`` with every end token and a padding token, and greedy decoding.
+
+    What is there already is kept, besides these.
+    """
+    tokenizer = load_tokenizer(folder)
+    path = folder / "generation_config.json"
+    settings: dict[str, Any] = {}
+    if path.is_file():
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    known = settings.get("eos_token_id", [])
+    known = known if isinstance(known, list) else [known]
+    settings["eos_token_id"] = sorted({*end_ids(tokenizer), *(end for end in known if isinstance(end, int))})
+    settings["pad_token_id"] = padding_id(tokenizer)
+    settings.pop("_from_model_config", None)
+    GenerationConfig(**settings).save_pretrained(str(folder))
+
+
+def merge_delta(
+    delta_folder: Path, root_folder: Path, out_folder: Path, *, max_shard_bytes: int = 4 * 2**30
+) -> None:
+    """Adds a published difference to its root, tensor by tensor, as Ziya-LLaMA-13B-v1 needs.
+
+    The sum is taken in fp32 and stored in the delta's number format. Where the delta has more embedding rows
+    than the root, the root's missing rows count as zero. Config and tokenizer come from the delta. Memory is
+    bounded by one output shard and the largest tensor.
+
+    Args:
+        delta_folder: the published difference, in Hugging Face format.
+        root_folder: the model that it was taken from, in Hugging Face format.
+        out_folder: where the merged model is written.
+        max_shard_bytes: size of one output shard.
+
+    Raises:
+        DataError: a tensor is missing on one side or has another shape; the message names it.
+    """
+    with WeightReader(delta_folder) as delta, WeightReader(root_folder) as root:
+        ours = {name for name in delta if not name.endswith(_IGNORED_SUFFIXES)}
+        theirs = {name for name in root if not name.endswith(_IGNORED_SUFFIXES)}
+        for missing, folder in ((ours - theirs, root_folder), (theirs - ours, delta_folder)):
+            if missing:
+                raise DataError(
+                    f"tensor {min(missing)} is not in this model ({len(missing)} missing)",
+                    where=str(folder),
+                    remedy="base.root must be the very model that base.delta was published for",
+                )
+        writer = WeightWriter(out_folder, max_shard_bytes=max_shard_bytes)
+        dtype = torch.float32
+        for name in delta:
+            if name in ours:
+                dtype = (tensor := _add(name, delta.get(name), root.get(name), root_folder)).dtype
+                writer.add(name, tensor)
+        writer.finish()
+    for path in sorted(delta_folder.iterdir()):
+        if path.name in (*TOKENIZER_FILES, "config.json", "generation_config.json"):
+            shutil.copyfile(path, out_folder / path.name)
+    _patch_config(out_folder, dtype)
+    write_generation_config(out_folder)
+
+
+def load_base(folder: Path, *, dtype: torch.dtype, attention_dropout: float = 0.0) -> PreTrainedModel:
+    """Loads a full causal model on CPU, in training's terms: SDPA attention, no cache, given dropout.
+
+    Args:
+        folder: model in Hugging Face format, tokenizer included.
+        dtype: number format of the weights.
+        attention_dropout: dropout on attention probabilities while in training mode.
+
+    Raises:
+        DataError: the folder is no such model, or its tokenizer has more entries than its embedding.
+    """
+    config = load_config(folder)
+    check_vocabulary(folder, config)
+    config.attention_dropout = attention_dropout
+    config.use_cache = False
+    try:
+        with quiet_transformers():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                str(folder), config=config, dtype=dtype, attn_implementation="sdpa"
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"the model cannot be loaded: {error}", where=str(folder)) from error
+    return model
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """The model's configuration.
+
+    Raises:
+        DataError: there is none that transformers understands, or it stands for an adapter.
+    """
+    if not (folder / "config.json").is_file():
+        adapter = (folder / "adapter_config.json").is_file()
+        raise DataError(
+            "this is an adapter, not a full model" if adapter else "the folder has no config.json",
+            where=str(folder),
+            remedy="give the full model as base; adapters belong into a stage's `from`" if adapter else None,
+        )
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"config.json cannot be used: {error}", where=str(folder)) from error
+    return config
+
+
+def check_vocabulary(folder: Path, config: PretrainedConfig) -> None:
+    """Checks that every token has an embedding row; more rows than tokens are common and fine.
+
+    Raises:
+        DataError: the tokenizer is longer than the embedding.
+    """
+    tokens, rows = len(load_tokenizer(folder)), int(config.vocab_size)
+    if tokens > rows:
+        raise DataError(
+            f"the tokenizer has {tokens} entries, the embedding only {rows} rows",
+            where=str(folder),
+            remedy="the tokenizer is of another model; for a published delta give base.delta with base.root",
+        )
+
+
+def check_max_length(config: PretrainedConfig, max_length: int) -> None:
+    """Checks that the model can place ``max_length`` tokens.
+
+    Raises:
+        DataError: the model has fewer positions.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and max_length > positions:
+        raise DataError(
+            f"maxLength {max_length} is longer than the model's {positions} positions",
+            where="maxLength",
+            remedy=f"set maxLength to at most {positions}",
+        )
+
+
+class quiet_transformers:  # noqa: N801 - a context manager, used like a function
+    """Silences transformers' loading report (a new reward head is expected) and progress bars."""
+
+    def __enter__(self) -> None:
+        self._level = transformers_logging.get_verbosity()
+        self._bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        transformers_logging.set_verbosity(self._level)
+        if self._bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _add(name: str, delta: torch.Tensor, root: torch.Tensor, root_folder: Path) -> torch.Tensor:
+    total = delta.to(torch.float32, copy=True)
+    if delta.shape == root.shape:
+        total += root.to(torch.float32)
+    elif (
+        name.endswith(_VOCABULARY_TENSORS)
+        and delta.shape[1:] == root.shape[1:]
+        and delta.shape[0] > root.shape[0]
+    ):
+        total[: root.shape[0]] += root.to(torch.float32)
+    else:
+        raise DataError(
+            f"tensor {name} is {tuple(root.shape)} in the root, {tuple(delta.shape)} in the delta",
+            where=str(root_folder),
+            remedy="base.root must be the very model that base.delta was published for",
+        )
+    return total.to(delta.dtype)
+
+
+def _patch_config(folder: Path, dtype: torch.dtype) -> None:
+    """Makes the merged model's config say what it is: its number format, and a padding token."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    config["pad_token_id"] = padding_id(load_tokenizer(folder))
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

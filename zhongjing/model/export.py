@@ -1,0 +1,171 @@
+"""Model folders that transformers and PEFT load with no code of ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from zhongjing.errors import DataError
+from zhongjing.model.adapters import ADAPTER_CONFIG, AdapterFile, check_adapter, read_adapter
+from zhongjing.model.base import load_config, quiet_transformers, write_generation_config
+from zhongjing.model.tokenizer import TOKENIZER_FILES, load_tokenizer, padding_id
+from zhongjing.model.weights import WeightReader, WeightWriter
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copies the tokenizer and the chat template of a model folder.
+
+    Raises:
+        DataError: the source has no tokenizer.
+    """
+    names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if not names:
+        raise DataError("the folder has no tokenizer", where=str(source))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copyfile(source / name, folder / name)
+
+
+def write_full_model(
+    model: PreTrainedModel,
+    folder: Path,
+    tokenizer_from: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = 4 * 2**30,
+) -> None:
+    """Writes full weights, config, tokenizer, chat template and generation_config.
+
+    Args:
+        model: the trained model (not wrapped by PEFT or DeepSpeed).
+        folder: where it goes.
+        tokenizer_from: folder whose tokenizer belongs to it: the base's.
+        dtype: number format to store; none: the model's.
+        max_shard_bytes: size of one shard; what is copied off the device at a time.
+    """
+    copy_tokenizer(tokenizer_from, folder)
+    writer = WeightWriter(folder, max_shard_bytes=max_shard_bytes)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    stored = dtype or model.dtype
+    for name, tensor in model.state_dict().items():
+        if name not in tied:
+            writer.add(
+                name, tensor.detach().to("cpu", stored if tensor.is_floating_point() else tensor.dtype)
+            )
+    writer.finish()
+    config = json.loads(model.config.to_json_string(use_diff=True))
+    _write_config(folder, config, type(model).__name__, stored, padding_id(load_tokenizer(folder)))
+    write_generation_config(folder)
+
+
+def finish_adapter_folder(folder: Path, tokenizer_from: Path) -> None:
+    """Adds tokenizer, chat template and generation_config to an adapter folder: servers look there."""
+    copy_tokenizer(tokenizer_from, folder)
+    write_generation_config(folder)
+
+
+def localise(adapter_folder: Path, base_folder: Path) -> None:
+    """Makes an adapter refer to a local copy of its base, as ``pull`` needs.
+
+    The base gets a padding token if its config has none: a sequence classifier refuses batches without one.
+
+    Raises:
+        DataError: the adapter does not fit that base.
+    """
+    adapter = read_adapter(adapter_folder)
+    check_adapter(adapter, _skeleton(base_folder, head=adapter.head is not None))
+    path = adapter_folder / ADAPTER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = str(base_folder.resolve())
+    path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    base_path = base_folder / "config.json"
+    base_config = json.loads(base_path.read_text(encoding="utf-8"))
+    if base_config.get("pad_token_id") is None:
+        base_config["pad_token_id"] = padding_id(load_tokenizer(base_folder))
+        base_path.write_text(json.dumps(base_config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def merge_adapter(
+    base_folder: Path, adapter_folder: Path, out_folder: Path, *, max_shard_bytes: int = 4 * 2**30
+) -> None:
+    """Writes one standalone model: base plus adapter, in the base's number format.
+
+    A causal adapter gives a causal model; a reward model gives a sequence classifier of one label. The sum is
+    taken in fp32, tensor by tensor on files, so memory is bounded by one shard.
+
+    Args:
+        base_folder: full model in Hugging Face format.
+        adapter_folder: PEFT adapter of that base.
+        out_folder: where the model goes, tokenizer and generation_config included.
+        max_shard_bytes: size of one shard.
+
+    Raises:
+        DataError: the adapter does not fit that base.
+    """
+    adapter = read_adapter(adapter_folder)
+    reward = adapter.head is not None
+    skeleton = _skeleton(base_folder, head=reward)
+    check_adapter(adapter, skeleton)
+    changed = set(adapter.modules)
+    copy_tokenizer(base_folder, out_folder)
+    writer = WeightWriter(out_folder, max_shard_bytes=max_shard_bytes)
+    stored = torch.float32
+    with WeightReader(base_folder) as base:
+        for name in base:
+            tensor = base.get(name)
+            stored = tensor.dtype if tensor.is_floating_point() else stored
+            module = name.removesuffix(".weight")
+            if reward and module in ("lm_head", "score"):
+                continue
+            if module in changed:
+                tensor = _merged(tensor, adapter, module)
+                changed.remove(module)
+            writer.add(name, tensor.clone())
+    if changed:
+        raise DataError(f"the base has no weights for {min(changed)}", where=str(base_folder))
+    if adapter.head is not None:
+        writer.add("score.weight", adapter.head.to(stored))
+    writer.finish()
+    config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
+    if reward:
+        config.update(id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0})
+    _write_config(out_folder, config, type(skeleton).__name__, stored, padding_id(load_tokenizer(out_folder)))
+    if not reward:
+        if (base_folder / "generation_config.json").is_file():
+            shutil.copyfile(base_folder / "generation_config.json", out_folder / "generation_config.json")
+        write_generation_config(out_folder)
+
+
+def _merged(weight: torch.Tensor, adapter: AdapterFile, module: str) -> torch.Tensor:
+    a, b = adapter.pair(module)
+    update = b.to(torch.float32) @ a.to(torch.float32) * adapter.scaling
+    return (weight.to(torch.float32) + update).to(weight.dtype)
+
+
+def _skeleton(base_folder: Path, *, head: bool) -> PreTrainedModel:
+    """The model's modules without memory for its weights."""
+    config = load_config(base_folder)
+    kind: Any = AutoModelForCausalLM
+    if head:
+        config.num_labels = 1
+        kind = AutoModelForSequenceClassification
+    with torch.device("meta"), quiet_transformers():
+        model: PreTrainedModel = kind.from_config(config)
+    return model
+
+
+def _write_config(
+    folder: Path, config: dict[str, object], architecture: str, dtype: torch.dtype, padding: int
+) -> None:
+    config.pop("torch_dtype", None)
+    config.pop("_name_or_path", None)
+    config.update(architectures=[architecture], dtype=str(dtype).removeprefix("torch."), use_cache=True)
+    if config.get("pad_token_id") is None:
+        config["pad_token_id"] = padding
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,149 @@
+"""The reward model: the pretrained base, a LoRA adapter, and a bias-free linear head read in fp32.
+
+It is kept as what transformers and PEFT know: ``AutoModelForSequenceClassification(num_labels=1)`` with a
+SEQ_CLS adapter whose ``modules_to_save`` is ``score``. The reward of a sequence is the head's output at its
+last token (paper, section 3: "adds a linear layer to the original model").
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from zhongjing.config.stages import Lora
+from zhongjing.errors import DataError
+from zhongjing.model.adapters import base_of, check_adapter, lora_config, read_adapter, write_adapter
+from zhongjing.model.base import check_vocabulary, load_config, quiet_transformers
+from zhongjing.model.tokenizer import load_tokenizer, padding_id
+
+
+def load_classifier(base_folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
+    """The base as a sequence classifier of one label, on CPU; its head is fresh and fp32.
+
+    Raises:
+        DataError: the folder is no full model, or its tokenizer does not fit it.
+    """
+    config = load_config(base_folder)
+    check_vocabulary(base_folder, config)
+    config.num_labels = 1
+    config.use_cache = False
+    config.pad_token_id = padding_id(load_tokenizer(base_folder))
+    try:
+        with quiet_transformers():
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+                str(base_folder), config=config, dtype=dtype, attn_implementation="sdpa"
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"the model cannot be loaded: {error}", where=str(base_folder)) from error
+    if not isinstance(getattr(model, "score", None), torch.nn.Linear):
+        raise DataError(f"a {config.model_type} model has no linear `score` head", where=str(base_folder))
+    model.score.float()
+    return model
+
+
+def build_reward_model(base_folder: Path, lora: Lora, seed: int, dtype: torch.dtype) -> PeftModel:
+    """A reward model that has learnt nothing yet.
+
+    Args:
+        base_folder: the pretrained base (never SFT), in Hugging Face format with its tokenizer.
+        lora: adapter settings.
+        seed: of the adapter and the head; the head is normal with deviation 1 / sqrt(hidden + 1).
+        dtype: number format of base and adapter; the head is fp32.
+
+    Raises:
+        DataError: the folder cannot be used as a base.
+    """
+    model = load_classifier(base_folder, dtype=dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        hidden = int(model.config.hidden_size)
+        torch.nn.init.normal_(head_weight(model), std=(hidden + 1) ** -0.5)
+        reward = get_peft_model(model, lora_config(model, lora, head=True))
+    assert isinstance(reward, PeftModel)
+    return reward
+
+
+def load_reward_model(base_folder: Path, adapter_folder: Path, *, dtype: torch.dtype) -> PeftModel:
+    """A trained reward model, in evaluation mode.
+
+    Raises:
+        DataError: the adapter has no head or is of another base.
+    """
+    adapter = read_adapter(adapter_folder)
+    if adapter.head is None:
+        raise DataError("the adapter has no `score` head: it is no reward model", where=str(adapter_folder))
+    model = load_classifier(base_folder, dtype=dtype)
+    check_adapter(adapter, model)
+    loaded = PeftModel.from_pretrained(model, str(adapter_folder))
+    loaded.eval()
+    return loaded
+
+
+def backbone(model: PeftModel | PreTrainedModel) -> torch.nn.Module:
+    """The decoder without any head: its ``last_hidden_state`` is what the head reads."""
+    inner = base_of(model)
+    decoder = getattr(inner, inner.base_model_prefix)
+    assert isinstance(decoder, torch.nn.Module)
+    return decoder
+
+
+def head_weight(model: PeftModel | PreTrainedModel, *, name: str = "default") -> torch.nn.Parameter:
+    """The head's weight [1, hidden]: the trainable copy where PEFT keeps one."""
+    score: Any = base_of(model).score
+    copies = getattr(score, "modules_to_save", None)
+    weight = (copies[name] if copies is not None else score).weight
+    assert isinstance(weight, torch.nn.Parameter)
+    return weight
+
+
+def head_rewards(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Rewards from hidden states, in fp32 whatever the model's number format.
+
+    DeepSpeed casts the head with everything else; the product of a long half-precision sum is what would
+    lose the difference between two good answers.
+
+    Args:
+        hidden: [..., hidden].
+        weight: [1, hidden].
+
+    Returns:
+        Rewards, fp32 [...].
+    """
+    with torch.autocast(device_type=hidden.device.type, enabled=False):
+        return (hidden.float() @ weight.float().t()).squeeze(-1)
+
+
+def segment_rewards(
+    last_hidden_state: torch.Tensor, rows: torch.Tensor, ends: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """Rewards of isolated sequences, each read at its last token.
+
+    Args:
+        last_hidden_state: [R, L, hidden] of the backbone.
+        rows: int64 [S], row of each sequence.
+        ends: int64 [S], column of the last token of each sequence.
+        weight: [1, hidden] of the head.
+
+    Returns:
+        Rewards, fp32 [S].
+    """
+    return head_rewards(last_hidden_state[rows, ends], weight)
+
+
+def save_reward_model(model: PeftModel, folder: Path, base: str, *, name: str = "default") -> None:
+    """Writes the adapter with its head (fp32) so that PEFT loads both onto the base's classifier.
+
+    Args:
+        model: as :func:`build_reward_model` made it.
+        folder: where the files go.
+        base: URI or path of the base, stored as ``base_model_name_or_path``.
+        name: the adapter's name within the model.
+    """
+    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    head = "base_model.model.score.weight"
+    state[head] = head_weight(model, name=name).detach().float()
+    write_adapter(folder, model.peft_config[name].to_dict(), state, base)
