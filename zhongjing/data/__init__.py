@@ -1,0 +1,1 @@
+"""Data: sources are read into records, records become tokens, tokens become micro-batches."""
