@@ -1,0 +1,9 @@
+"""Job of continued pretraining: ``python -m jobs.pretrain --request s3://.../requests/a1.json`` on a Ray cluster."""
+
+import sys
+
+from zhongjing.config.stages import Stage
+from zhongjing.train.job import main
+
+if __name__ == "__main__":
+    sys.exit(main(Stage.PRETRAIN))

@@ -1,0 +1,98 @@
+"""Model folders on a node's disk: fetched from S3 or a hub once, shared by the node's workers."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from zhongjing.errors import DataError, MissingInputError, NotFoundError
+from zhongjing.storage.objects import ObjectStore
+
+_MARK = ".complete"
+
+
+class Folders:
+    """Local copies of model folders under a scratch folder.
+
+    Args:
+        store: where s3:// folders are.
+        scratch: a folder of this node that may be lost at any time.
+    """
+
+    def __init__(self, store: ObjectStore, scratch: Path) -> None:
+        self._store = store
+        self._scratch = scratch / "models"
+
+    def local(self, reference: str, revision: str | None = None) -> Path:
+        """A local folder for an s3:// folder, a local folder or a hub id.
+
+        Raises:
+            MissingInputError: there is nothing at that place.
+            DataError: a hub id that cannot be fetched.
+        """
+        if not reference.startswith("s3://"):
+            path = Path(reference).expanduser()
+            return path if path.is_dir() else _from_hub(reference, revision)
+        name = hashlib.sha256(reference.encode()).hexdigest()[:24]
+        folder = self._scratch / name
+        with _locked(self._scratch / f"{name}.lock"):
+            if not (folder / _MARK).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+                partial = self._scratch / f"{name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                try:
+                    self._store.download_folder(reference, partial)
+                except NotFoundError:
+                    partial = self._scratch / f"{name}.partial"
+                if not partial.is_dir() or not any(partial.iterdir()):
+                    raise MissingInputError(
+                        "there is no model here",
+                        where=reference,
+                        remedy="run the stage that makes it, or correct the reference",
+                    )
+                (partial / _MARK).touch()
+                partial.rename(folder)
+        return folder
+
+    def base_of(self, adapter: Path) -> str | None:
+        """Reference of the full model that an adapter stands on; None if the folder is a full model."""
+        config = adapter / "adapter_config.json"
+        if not config.is_file():
+            return None
+        reference = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        if not reference:
+            raise DataError("the adapter does not name its base", where=str(config))
+        return str(reference)
+
+
+def _from_hub(reference: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                reference,
+                revision=revision,
+                allow_patterns=["*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja"],
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(
+            f"neither a folder nor a model that the hub gives: {error}",
+            where=reference,
+            remedy="correct the name, set HF_TOKEN for a gated model, or upload the folder to S3 and name that",
+        ) from None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,272 @@
+"""A stage's job, from its request to its manifest; ``jobs/<stage>.py`` calls :func:`main`.
+
+The driver prepares what the workers share (base model, token cache), runs them by Ray Train, and as its last
+act writes the manifest. It holds no GPU and no model. Every end is told in progress.json: done, suspended or
+failed with what, where and remedy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from zhongjing.config.sources import Storage
+from zhongjing.config.stages import AnySettings, Stage
+from zhongjing.errors import ConfigError, DataError, StorageError, TrainingError, ZhongjingError
+from zhongjing.storage.artifacts import read_request, write_manifest
+from zhongjing.storage.layout import Layout, StageLayout
+from zhongjing.storage.manifest import ModelArtifact, SourceCounts, StageManifest, StageRequest
+from zhongjing.storage.objects import ObjectStore, open_store
+from zhongjing.storage.progress import Activity, Failure, Progress
+from zhongjing.storage.progress_writer import ProgressWriter, read_progress
+from zhongjing.train.lineage import lineage
+from zhongjing.train.prepare import Prepared, prepare
+from zhongjing.train.scratch import scratch_folder
+
+logger = logging.getLogger("zhongjing.job")
+
+
+def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
+    """Runs the job that ``--request`` describes. Returns the exit status: 0 done or suspended, 1 failed."""
+    parser = argparse.ArgumentParser(description=f"Runs one attempt of the {stage} stage on a Ray cluster.")
+    parser.add_argument("--request", required=True, help="s3:// URI of the StageRequest")
+    uri = parser.parse_args(arguments).request
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
+    # Endpoint and credentials come from the environment until the request has told the rest.
+    request = read_request(open_store(Storage()), uri)
+    if request.stage is not stage:
+        raise ConfigError(f"the request is for stage {request.stage}, this is the job of {stage}", where=uri)
+    return Job(request).run()
+
+
+class Job:
+    """One attempt of a stage, on the driver's side."""
+
+    def __init__(self, request: StageRequest) -> None:
+        self.request = request
+        self.store: ObjectStore = open_store(request.document.spec.storage)
+        layout = Layout(request.document.spec.storage.uri, request.document.namespace, request.document.name)
+        self.layout = layout
+        self.stage_layout: StageLayout = layout.stage(request.stage, request.key)
+        self.scratch = scratch_folder(request.submission_id)
+        self._started = time.time()
+        self._started_at = _now()
+
+    def run(self) -> int:
+        """Prepares, trains, writes the manifest."""
+        progress = ProgressWriter(self.store, self.stage_layout)
+        try:
+            prepared = prepare(self.request, self.store, self.layout, self.scratch, self._reporter(progress))
+            # From here rank 0 of the workers writes progress.json.
+            progress.close()
+            outcome = self._train(prepared)
+        except BaseException as error:  # every end is told, Ctrl-C and SystemExit too
+            progress.close()
+            self._fail(error)
+            return 1
+        finally:
+            self._keep_log()
+        if outcome["suspended"]:
+            logger.info("stopped on request at step %d, with a checkpoint", outcome["steps"])
+            return 0
+        try:
+            self._finish(prepared.counts, outcome)
+        except ZhongjingError as error:
+            self._fail(error)
+            return 1
+        return 0
+
+    def _reporter(self, writer: ProgressWriter) -> Any:
+        def report(message: str, fraction: float = 0.0) -> None:
+            logger.info("%s", message)
+            writer.write(self._progress(Activity.PREPARING, message=message))
+
+        return report
+
+    def _progress(self, activity: Activity, **fields: Any) -> Progress:
+        request = self.request
+        return Progress(
+            stage=request.stage,
+            key=request.key,
+            attempt=request.attempt,
+            activity=activity,
+            started_at=self._started_at,
+            updated_at=_now(),
+            **fields,
+        )
+
+    def _settings(self) -> AnySettings:
+        settings = self.request.document.spec.stages.get(self.request.stage)
+        assert settings is not None, "the request's document has the request's stage"
+        return settings
+
+    def _train(self, prepared: Prepared) -> dict[str, Any]:
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.v2.api.exceptions import TrainingFailedError
+
+        from zhongjing.train.ray_worker import WorkerConfig, train_worker
+
+        settings = self._settings()
+        resources = settings.resources
+        gpu = resources.gpus > 0
+        if not ray.is_initialized():
+            ray.init(address="auto", logging_level=logging.WARNING)
+        config = WorkerConfig(
+            request=self.request.model_dump_json(),
+            prepared=prepared,
+            submission_id=self.request.submission_id,
+        )
+        per_worker: dict[str, float] = {"CPU": resources.cpus}
+        if gpu:
+            per_worker["GPU"] = resources.gpus
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"worker": config},
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=settings.workers, use_gpu=gpu, resources_per_worker=per_worker
+            ),
+            run_config=RunConfig(
+                # A finished run of the same name would be reloaded: one name an attempt.
+                name=self.request.submission_id,
+                storage_path=os.environ.get("ZHONGJING_RAY_STORAGE", str(self.scratch / "ray-train")),
+                # Attempts are the sequencer's: each starts from the last checkpoint.
+                failure_config=FailureConfig(max_failures=0),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            raise _cause(error) from error
+        outcome = result.return_value
+        if not isinstance(outcome, dict):
+            raise TrainingError("rank 0 gave no result", where=self.request.submission_id)
+        return outcome
+
+    def _finish(self, counts: Sequence[SourceCounts], outcome: dict[str, Any]) -> None:
+        request = self.request
+        manifest = StageManifest(
+            pipeline=request.document.name,
+            namespace=request.document.namespace,
+            stage=request.stage,
+            key=request.key,
+            attempt=request.attempt,
+            submission_id=request.submission_id,
+            started_at=self._started_at,
+            finished_at=_now(),
+            seconds=round(time.time() - self._started, 3),
+            model=ModelArtifact.model_validate(outcome["model"]),
+            inputs=request.inputs,
+            sources=list(counts),
+            steps=outcome["steps"],
+            best_step=outcome["best_step"],
+            samples=outcome["samples"],
+            tokens=outcome["tokens"],
+            spikes=outcome["spikes"],
+            metrics_before=outcome["metrics_before"],
+            metrics=outcome["metrics"],
+            extra=outcome["extra"],
+            document=request.document.model_dump(mode="json"),
+            key_fields=request.key_fields,
+            lineage=lineage(self._settings().workers, outcome["device"]),
+        )
+        write_manifest(self.store, self.stage_layout, manifest)
+        writer = ProgressWriter(self.store, self.stage_layout)
+        last = read_progress(self.store, self.stage_layout)
+        if last is not None:
+            writer.write(
+                last.model_copy(
+                    update={
+                        "activity": Activity.DONE,
+                        "message": "",
+                        "eta_seconds": 0.0,
+                        "updated_at": _now(),
+                    }
+                )
+            )
+        writer.close()
+        logger.info("done: %s", self.stage_layout.manifest)
+
+    def _fail(self, error: BaseException) -> None:
+        text = "".join(traceback.format_exception(error))
+        logger.error("%s", text)
+        uri = f"{self.stage_layout.logs}/traceback-a{self.request.attempt}.txt"
+        failure = describe_failure(error, uri)
+        try:
+            self.store.put(uri, text.encode())
+            last = read_progress(self.store, self.stage_layout)
+            if last is None or last.attempt != self.request.attempt:
+                last = self._progress(Activity.FAILED)
+            writer = ProgressWriter(self.store, self.stage_layout)
+            writer.write(
+                last.model_copy(
+                    update={"activity": Activity.FAILED, "failure": failure, "updated_at": _now()}
+                )
+            )
+            writer.close()
+        except StorageError as outage:
+            # The store is what failed: the exit status and this log are all that is left to tell it.
+            logger.error("the failure could not be stored: %s", outage)
+
+    def _keep_log(self) -> None:
+        """Stores the driver's log (the workers' lines are in it) where it outlives the Ray head."""
+        try:
+            stdout = Path(f"/proc/{os.getpid()}/fd/1").resolve()
+            if stdout.is_file():
+                sys.stdout.flush()
+                self.store.put_file(f"{self.stage_layout.logs}/driver-a{self.request.attempt}.log", stdout)
+        except (OSError, StorageError) as error:
+            logger.warning("the log could not be stored: %s", error)
+
+
+def describe_failure(error: BaseException, traceback_uri: str | None = None) -> Failure:
+    """What the user is told of an error, and whether another attempt may help."""
+    if isinstance(error, ZhongjingError):
+        # Bad input and a run that the guard could not save end the same way every time.
+        hopeless = isinstance(error, ConfigError | DataError | TrainingError)
+        return Failure(
+            error=type(error).__name__,
+            message=error.message,
+            where=error.where,
+            remedy=error.remedy,
+            retriable=not hopeless,
+            traceback_uri=traceback_uri,
+        )
+    message = f"{type(error).__name__}: {error}".strip().splitlines()
+    return Failure(
+        error=type(error).__name__,
+        message=(message[0] if message else type(error).__name__)[:2000],
+        remedy="the traceback is at the URI below; another attempt starts from the last checkpoint",
+        retriable=not isinstance(error, KeyboardInterrupt | SystemExit),
+        traceback_uri=traceback_uri,
+    )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The workers' own error within Ray Train's; an error of ours on any rank wins over its consequences."""
+    failures = getattr(error, "worker_failures", None) or {}
+    causes = [getattr(failure, "_base_exc", failure) for _, failure in sorted(failures.items())]
+    for cause in causes:
+        if isinstance(cause, ZhongjingError):
+            return cause
+    if causes and isinstance(causes[0], BaseException):
+        return causes[0]
+    inner = getattr(error, "controller_failure", None)
+    return inner if isinstance(inner, BaseException) else error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+__all__ = ["Job", "describe_failure", "main"]

@@ -1,0 +1,218 @@
+"""The loop's world on a cluster: Ray Train workers, progress and checkpoints in S3."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from zhongjing.errors import StorageError
+from zhongjing.storage.checkpoints import CheckpointStore
+from zhongjing.storage.layout import StageLayout
+from zhongjing.storage.manifest import StageRequest
+from zhongjing.storage.objects import ObjectStore
+from zhongjing.storage.progress import Activity, MetricPoint, Progress
+from zhongjing.storage.progress_writer import MetricsWriter, ProgressWriter
+
+_STOP_POLL_SECONDS = 1.0
+
+
+class StopWatch:
+    """Looks for the stop object in a thread, so that asking costs the loop nothing."""
+
+    def __init__(self, store: ObjectStore, uri: str) -> None:
+        self._store = store
+        self._uri = uri
+        self._requested = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stop-watch", daemon=True)
+        self._thread.start()
+
+    @property
+    def requested(self) -> bool:
+        """Whether somebody asked for a stop."""
+        return self._requested.is_set()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_STOP_POLL_SECONDS):
+            try:
+                if self._store.exists(self._uri):
+                    self._requested.set()
+                    return
+            except StorageError:
+                continue  # an outage is no stop request; the next look will tell
+
+
+class RayRunContext:
+    """A :class:`zhongjing.train.context.RunContext` over S3, for workers that Ray Train started.
+
+    Args:
+        request: what the job was asked to do.
+        layout: URIs of this run of the stage.
+        store: the object store.
+        spool: local folder for snapshots and downloads; lost without harm.
+        device: this worker's device.
+        keep: how many checkpoints are kept besides the best.
+        gauges: called with every metric point on rank 0 (Ray's metrics, TensorBoard).
+    """
+
+    def __init__(
+        self,
+        request: StageRequest,
+        layout: StageLayout,
+        store: ObjectStore,
+        spool: Path,
+        *,
+        rank: int,
+        world_size: int,
+        local_rank: int,
+        device: torch.device,
+        keep: int,
+        gauges: tuple[Callable[[MetricPoint], None], ...] = (),
+    ) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.device = device
+        self._local_rank = local_rank
+        self._spool = spool
+        self._gauges = gauges
+        self._checkpoints = CheckpointStore(store, layout, spool / "checkpoints", keep=keep)
+        self._fields: dict[str, Any] = {
+            "stage": request.stage,
+            "key": request.key,
+            "attempt": request.attempt,
+            "started_at": _now(),
+        }
+        self._stop: StopWatch | None = None
+        self._progress: ProgressWriter | None = None
+        self._metrics: MetricsWriter | None = None
+        if rank == 0:
+            self._stop = StopWatch(store, layout.stop(request.attempt))
+            self._progress = ProgressWriter(store, layout)
+            self._metrics = MetricsWriter(store, layout)
+
+    def stop_requested(self) -> bool:
+        """Whether somebody asked for a stop with a checkpoint (rank 0)."""
+        return self._stop is not None and self._stop.requested
+
+    def report(self, activity: Activity, **fields: Any) -> None:
+        """Publishes progress (rank 0)."""
+        if self._progress is None:
+            return
+        self._fields.update(fields)
+        self._progress.write(Progress(activity=activity, updated_at=_now(), **self._fields))
+
+    def log(self, kind: str, step: int, values: dict[str, float], *, epoch: float = 0.0) -> None:
+        """Adds a metric point (rank 0)."""
+        if self._metrics is None:
+            return
+        point = MetricPoint.model_validate(
+            {"kind": kind, "step": step, "time": _now(), "epoch": epoch, "values": values}
+        )
+        self._metrics.add(point)
+        for gauge in self._gauges:
+            gauge(point)
+
+    def save(self, step: int, write: Callable[[Path], None], *, best: bool = False) -> None:
+        """Snapshots to the spool, then uploads behind the training (rank 0)."""
+        self._checkpoints.save(step, write, best=best)
+        self._fields["checkpoint_step"] = step
+
+    def wait_saved(self) -> None:
+        """Blocks until every checkpoint is complete in the store (rank 0)."""
+        self._checkpoints.wait()
+
+    def latest(self) -> Path | None:
+        """Folder of the latest good checkpoint, the same on all ranks; None at a fresh start."""
+        step = [self._checkpoints.latest_good() if self.rank == 0 else None]
+        _broadcast(step)
+        if self._metrics is not None:
+            self._metrics.truncate(step[0] or 0)
+        if step[0] is None:
+            return None
+        self._fields["checkpoint_step"] = step[0]
+        return self._download(step[0])
+
+    def checkpoint(self, step: int) -> Path:
+        """Folder of the checkpoint of ``step``."""
+        return self._download(step)
+
+    def close(self) -> None:
+        """Writes what is pending and ends the threads."""
+        if self._stop is not None:
+            self._stop.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._progress is not None:
+            self._progress.close()
+
+    def compact_metrics(self) -> list[MetricPoint]:
+        """Writes metrics.jsonl and returns its points (rank 0, at the end)."""
+        assert self._metrics is not None, "only rank 0 has the metrics"
+        return self._metrics.compact()
+
+    def _download(self, step: int) -> Path:
+        # One worker a node downloads; the others wait for it.
+        folder = self._spool / f"restore-{step:08d}"
+        if self._local_rank == 0 and not folder.is_dir():
+            self._checkpoints.download(step, folder)
+        if self.world_size > 1:
+            dist.barrier()
+        return folder
+
+
+def _broadcast(values: list[Any]) -> None:
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(values, src=0)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class RayGauges:
+    """Training metrics as Ray gauges: Ray Train has none for loss, tokens/s, gradient norm, reward or KL."""
+
+    def __init__(self, stage: str, pipeline: str) -> None:
+        from ray.util.metrics import Gauge
+
+        self._gauge = Gauge
+        self._made: dict[str, Any] = {}
+        self._tags = {"stage": stage, "pipeline": pipeline}
+
+    def __call__(self, point: MetricPoint) -> None:
+        """Sets a gauge for every value of the point."""
+        for name, value in point.values.items():
+            key = f"zhongjing_{point.kind}_{name}"
+            if key not in self._made:
+                self._made[key] = self._gauge(key, description=name, tag_keys=("stage", "pipeline"))
+            self._made[key].set(value, tags=self._tags)
+
+
+class TensorBoard:
+    """Metric points as TensorBoard events in a local folder, uploaded with the stage's result."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def __call__(self, point: MetricPoint) -> None:
+        """Adds a scalar for every value of the point."""
+        for name, value in point.values.items():
+            self._writer.add_scalar(f"{point.kind}/{name}", value, point.step, walltime=time.time())
+
+    def close(self) -> None:
+        """Flushes the file."""
+        self._writer.close()
