@@ -1,0 +1,246 @@
+"""Generation of responses for PPO: one interface, and an engine of our own behind it.
+
+:class:`CompactingEngine` keeps one key-value cache for a batch of left-padded prompts. Rows that are done
+leave the batch at once, and so do columns that are padding for all who stay, so that the work falls with the
+number of open responses. It runs the policy through the router: nothing is switched, merged or copied but
+the small matrices of the adapters.
+
+A response depends on the weights, its prompt and its seed, and not on the rows beside it (to rounding): every
+response draws from a random stream of its own, one number a token. So results do not depend on the number of
+workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from zhongjing.errors import DataError
+from zhongjing.model.causal import backbone, output_layer
+from zhongjing.model.router import AdapterRouter, Part
+
+Tokens = Sequence[int] | npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen. No top-k and no top-p: the trainer's log-probabilities are of all tokens.
+
+    Attributes:
+        max_new_tokens: longest response, its end included.
+        stop_ids: tokens that end a response (the turn's end, the document's end); they are part of it.
+        temperature: logits are divided by it; 0 takes the likeliest token.
+    """
+
+    max_new_tokens: int
+    stop_ids: tuple[int, ...]
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Responses in the order of their prompts, on CPU. E responses.
+
+    Attributes:
+        tokens: int64 [E, max_new_tokens], 0 after the end.
+        lengths: int64 [E], with the end token where there is one; at least 1.
+        ended: bool [E], whether a stop token ended the response.
+        version: of the adapter that made them.
+    """
+
+    tokens: torch.Tensor
+    lengths: torch.Tensor
+    ended: torch.Tensor
+    version: int
+
+
+class RolloutEngine(Protocol):
+    """What makes responses. A trainer calls ``wake``, ``load_adapter``, ``generate``, ``sleep`` in turn."""
+
+    def generate(self, prompts: Sequence[Tokens], seeds: Sequence[int]) -> Rollout:
+        """One response to each prompt; ``seeds[i]`` alone decides the randomness of response i."""
+        ...
+
+    def load_adapter(self, version: int) -> None:
+        """Takes over the policy's adapter as it is now; ``version`` is told back in rollouts."""
+        ...
+
+    def sleep(self) -> None:
+        """Gives back the memory that is only needed to generate."""
+        ...
+
+    def wake(self) -> None:
+        """Gets ready to generate again; ``load_adapter`` must follow."""
+        ...
+
+
+class CompactingEngine:
+    """Generates with the trainer's own model.
+
+    Args:
+        router: the model with its adapters.
+        role: the role that answers.
+        sampling: how tokens are chosen.
+        max_rows: responses made at a time: bounds the cache.
+    """
+
+    def __init__(self, router: AdapterRouter, role: str, sampling: Sampling, *, max_rows: int = 64) -> None:
+        self._router = router
+        self._role = role
+        self._sampling = sampling
+        self._max_rows = max_rows
+        self._version: int | None = None
+        self._decoder = backbone(router.model)
+        self._head = output_layer(router.model)
+
+    def load_adapter(self, version: int) -> None:
+        """Fuses the role's adapters into one pair of matrices a layer."""
+        self._router.fuse(self._role)
+        self._version = version
+
+    def sleep(self) -> None:
+        """Drops the fused matrices."""
+        self._router.drop_fused()
+        self._version = None
+
+    def wake(self) -> None:
+        """Nothing is kept between rollouts, so nothing is to be fetched."""
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Tokens], seeds: Sequence[int]) -> Rollout:
+        """See :class:`RolloutEngine`.
+
+        Raises:
+            DataError: a prompt is empty, or leaves the model no position for a response.
+        """
+        if self._version is None:
+            raise RuntimeError("load_adapter must come before generate")
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(prompts)} prompts, {len(seeds)} seeds")
+        self._check(prompts)
+        new = self._sampling.max_new_tokens
+        tokens = torch.zeros(len(prompts), new, dtype=torch.int64)
+        lengths = torch.zeros(len(prompts), dtype=torch.int64)
+        ended = torch.zeros(len(prompts), dtype=torch.bool)
+        # Rows of similar length together: less padding.
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        with _evaluating(self._router.model):
+            for start in range(0, len(order), self._max_rows):
+                rows = order[start : start + self._max_rows]
+                found = self._batch([prompts[i] for i in rows], [seeds[i] for i in rows])
+                index = torch.tensor(rows)
+                tokens[index], lengths[index], ended[index] = found
+        return Rollout(tokens, lengths, ended, self._version)
+
+    def _check(self, prompts: Sequence[Tokens]) -> None:
+        positions = getattr(self._router.model.config, "max_position_embeddings", None)
+        for prompt in prompts:
+            if not len(prompt):
+                raise DataError("a prompt has no tokens")
+            if isinstance(positions, int) and len(prompt) + self._sampling.max_new_tokens > positions:
+                raise DataError(
+                    f"a prompt of {len(prompt)} tokens with a response of {self._sampling.max_new_tokens} is "
+                    f"longer than the model's {positions} positions",
+                    where="spec.stages.ppo.maxNewTokens",
+                    remedy="lower maxPromptLength or maxNewTokens",
+                )
+
+    def _batch(
+        self, prompts: Sequence[Tokens], seeds: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        device = next(self._router.model.parameters()).device
+        new = self._sampling.max_new_tokens
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.zeros(len(prompts), width, dtype=torch.int64)
+        mask = torch.zeros(len(prompts), width, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.from_numpy(np.asarray(prompt, dtype=np.int64))
+            mask[row, width - len(prompt) :] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        draws = _draws(seeds, new).to(device) if self._sampling.temperature > 0 else None
+        stops = torch.tensor(self._sampling.stop_ids, dtype=torch.int64, device=device)
+        tokens = torch.zeros(len(prompts), new, dtype=torch.int64, device=device)
+        lengths = torch.full((len(prompts),), new, dtype=torch.int64, device=device)
+        ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+        rows = torch.arange(len(prompts), device=device)  # rows that are still open
+        cache = DynamicCache(config=self._router.model.config)
+        positions = (mask.cumsum(1) - 1).clamp_min(0)
+        for step in range(new):
+            with self._router.open(Part(self._role, len(rows)), fused=True):
+                hidden = self._decoder(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                ).last_hidden_state[:, -1]
+            logits = self._head(hidden).float()
+            chosen = _choose(logits, self._sampling.temperature, None if draws is None else draws[rows, step])
+            tokens[rows, step] = chosen
+            over = torch.isin(chosen, stops)
+            open_rows = (~over).nonzero().squeeze(1)
+            if len(open_rows) < len(rows):
+                done = rows[over]
+                lengths[done], ended[done] = step + 1, True
+                if not len(open_rows):
+                    break
+                rows, chosen = rows[open_rows], chosen[open_rows]
+                cache.batch_select_indices(open_rows)
+                mask = _trim(cache, mask[open_rows])
+                positions = positions[open_rows]
+            ids = chosen[:, None]
+            positions = positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        return tokens.cpu(), lengths.cpu(), ended.cpu()
+
+
+def _draws(seeds: Sequence[int], count: int) -> torch.Tensor:
+    """Uniform numbers, fp64 [len(seeds), count]; a row depends on its own seed only."""
+    generator = torch.Generator()
+    return torch.stack(
+        [torch.rand(count, dtype=torch.float64, generator=generator.manual_seed(seed)) for seed in seeds]
+    )
+
+
+def _choose(logits: torch.Tensor, temperature: float, draws: torch.Tensor | None) -> torch.Tensor:
+    """One token a row, int64 [R], from logits fp32 [R, V]: where the running sum of shares passes draws."""
+    if draws is None:
+        return logits.argmax(-1)
+    # fp64: with a large vocabulary the rounding of an fp32 running sum would be near the rare tokens' shares.
+    sums = torch.softmax(logits / temperature, dim=-1, dtype=torch.float64).cumsum(-1)
+    chosen = torch.searchsorted(sums, (draws * sums[:, -1])[:, None], right=True).squeeze(1)
+    return chosen.clamp_max(logits.shape[-1] - 1)
+
+
+def _trim(cache: DynamicCache, mask: torch.Tensor) -> torch.Tensor:
+    """Drops the leading columns that are padding in every row, from the cache too."""
+    layers = [layer for layer in cache.layers if type(layer) is DynamicLayer]
+    if len(layers) < len(cache.layers):
+        return mask  # a sliding window counts columns itself
+    lead = int(mask.argmax(1).min())
+    if lead:
+        for layer in layers:
+            assert layer.keys is not None
+            assert layer.values is not None
+            layer.keys, layer.values = layer.keys[..., lead:, :], layer.values[..., lead:, :]
+    return mask[:, lead:]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode: with gradient checkpointing, transformers keeps no cache while training."""
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)

@@ -1,0 +1,1 @@
+"""PPO with four roles on one copy of the base."""
