@@ -1,0 +1,76 @@
+"""Process groups and random numbers: what every training process sets up before it does anything else.
+
+DeepSpeed is imported only after :func:`prepare_deepspeed`: it chooses its accelerator when it is imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from datetime import timedelta
+
+import numpy as np
+import torch
+from torch import distributed
+from torch._C._distributed_c10d import HashStore
+
+# A checkpoint of the best weights may be downloaded by one rank while the others wait.
+COLLECTIVE_TIMEOUT = timedelta(minutes=60)
+
+
+def prepare_deepspeed(device: torch.device) -> None:
+    """Chooses DeepSpeed's accelerator, silences its log and keeps it from compiling anything."""
+    if device.type == "cpu":
+        # Else a machine with a GPU would train there although the document asked for the CPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    import deepspeed
+    from deepspeed.utils import logger
+
+    # Its handler writes to stdout, where people read our progress.
+    logger.setLevel(logging.ERROR)
+    for handler in logger.handlers:
+        handler.setLevel(logging.ERROR)
+    # A shared-memory all-reduce for the CPU: a minute of g++ at first use, where gloo does as well.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def ensure_process_group(device: torch.device) -> tuple[int, int]:
+    """Rank and world size; a plain process becomes a group of one, without a launcher or a port.
+
+    Args:
+        device: where this process trains: gloo on a CPU, NCCL on a GPU.
+    """
+    if not distributed.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+        else:
+            distributed.init_process_group(
+                backend, store=HashStore(), rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT
+            )
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def seed_of(seed: int, *place: int) -> int:
+    """A seed that is a pure function of the run's seed and a place (step, rank, ...); 63 bits."""
+    state = np.random.SeedSequence((seed, *place)).generate_state(2, np.uint32)
+    return (int(state[0]) << 31) ^ int(state[1])
+
+
+def reseed(seed: int, *place: int) -> None:
+    """Seeds every generator for ``place``, so that no generator's state is needed to resume."""
+    value = seed_of(seed, *place)
+    torch.manual_seed(value)
+    random.seed(value)
+    np.random.seed(value % 2**32)
+
+
+def make_deterministic() -> None:
+    """Only deterministic kernels, from now on and for this whole process."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,314 @@
+"""The one training loop: serves all four stages, in one plain process as under Ray Train.
+
+It takes a :class:`StageProgram` (what a stage is) and a :class:`RunContext` (the world), and does the rest:
+ZeRO-2 engine, schedule, spike guard, evaluation, best checkpoint, resume, cooperative stop, progress.
+
+An optimizer step is a pure function of the parameters, AdamW's state and (seed, step, rank): generators are
+seeded anew for every step, so a run that was stopped goes on bit for bit on the same number of workers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import distributed
+
+from zhongjing.config.stages import StageSettings
+from zhongjing.errors import TrainingError
+from zhongjing.storage.progress import Activity
+from zhongjing.train.context import RunContext
+from zhongjing.train.distributed import make_deterministic, reseed
+from zhongjing.train.engine import Engine, StepResult
+from zhongjing.train.guard import DivergenceWatch, exploded
+from zhongjing.train.meter import Meter
+from zhongjing.train.program import StageProgram, StepPlan
+from zhongjing.train.schedule import Schedule
+from zhongjing.train.state import read_state, write_state
+
+# Places in the seed's space, so that no two uses of the generators share a stream.
+_TRAINING, _EVALUATION = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class LoopResult:
+    """What became of a stage. Unless it is suspended, the module holds the best weights on every rank."""
+
+    steps: int
+    best_step: int
+    metrics_before: dict[str, float]
+    metrics: dict[str, float]  # of the best checkpoint
+    spikes: int
+    tokens: int
+    samples: int
+    suspended: bool
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a run stands; part of every checkpoint."""
+
+    step: int = 0  # optimizer steps taken
+    samples: int = 0
+    tokens: int = 0
+    epoch: float = 0.0
+    evaluated: int = 0  # step of the latest evaluation
+    best_step: int = 0
+    best_value: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    metrics_before: dict[str, float] = field(default_factory=dict)
+
+
+def run_loop(program: StageProgram, settings: StageSettings, context: RunContext, *, seed: int) -> LoopResult:
+    """Trains a stage from its beginning or from its latest checkpoint. Every rank calls it.
+
+    Args:
+        program: the stage.
+        settings: of the stage; only what all stages have in common is read here.
+        context: the world.
+        seed: of everything random in training.
+
+    Returns:
+        What was reached; ``suspended`` if the run was asked to stop, and then a checkpoint is complete.
+
+    Raises:
+        TrainingError: the training exploded; names the step and the last good checkpoint.
+        StorageError: a checkpoint is damaged or belongs to another model.
+    """
+    return _Loop(program, settings, context, seed).run()
+
+
+class _Loop:
+    def __init__(
+        self, program: StageProgram, settings: StageSettings, context: RunContext, seed: int
+    ) -> None:
+        if settings.deterministic:
+            make_deterministic()
+        self.program = program
+        self.settings = settings
+        self.context = context
+        self.seed = seed
+        self.engine = Engine(program.module, program.parameter_groups(), settings, context.device)
+        self.schedule = Schedule(
+            settings.schedule,
+            settings.learning_rate,
+            program.total_steps,
+            settings.warmup_fraction,
+            settings.min_learning_rate_fraction,
+        )
+        self.place = _Place()
+        self.watch = DivergenceWatch() if settings.guard.enabled and program.best_metric == "loss" else None
+        self.meter = Meter(program.total_steps, settings.evaluations)
+        self.saved_step: int | None = None
+        self.saved_at = time.monotonic()
+        self.save_pending = False
+        self.stop_pending = False
+
+    def run(self) -> LoopResult:
+        try:
+            return self._run()
+        finally:
+            self.engine.destroy()
+
+    def _run(self) -> LoopResult:
+        latest = self.context.latest()
+        if latest is not None:
+            self._resume(latest)
+        else:
+            self.place.metrics_before = self._evaluate()
+        self._report(Activity.TRAINING)
+        while self.place.step < self.program.total_steps:
+            self._train_one()
+            if self._evaluation_is_due():
+                self._evaluate_and_keep()
+            if self.place.step == self.program.total_steps:
+                break
+            if (self.save_pending or self.stop_pending) and self.program.boundary(self.place.step):
+                if self.saved_step != self.place.step:
+                    self._save()
+                self.save_pending = False
+                if self.stop_pending:
+                    return self._suspend()
+        return self._complete()
+
+    # -- one step
+
+    def _train_one(self) -> None:
+        step = self.place.step
+        started = time.monotonic()
+        reseed(self.seed, _TRAINING, step, self.context.rank)
+        plan = self.program.plan(step)
+        planned = time.monotonic()
+        result = self.engine.train_step(plan, self.schedule.rate(step), self._flags(step + 1), step=step)
+        stop, save = result.flags
+        self.stop_pending = self.stop_pending or stop > 0
+        self.save_pending = self.save_pending or save > 0
+        self.place.step += 1
+        self.place.samples += plan.samples
+        self.place.tokens += plan.tokens
+        self.place.epoch = plan.epoch
+        self.engine.guard.check(self.place.step, self.saved_step)
+        if self.watch is not None:
+            self.watch.observe(result.loss, self.place.step, self.saved_step)
+        finished = time.monotonic()
+        self.meter.step(plan.tokens, finished - started, planned - started)
+        self._log(plan, result)
+
+    def _flags(self, step: int) -> tuple[float, float]:
+        """Stop and checkpoint wishes. Only rank 0 has any; the step's all-reduce tells the others."""
+        if self.context.rank != 0:
+            return 0.0, 0.0
+        cadence = self.settings.checkpoints
+        if cadence.every_steps is not None:
+            save = step % cadence.every_steps == 0
+        else:
+            save = time.monotonic() - self.saved_at >= cadence.every_seconds
+        return float(self.context.stop_requested()), float(save)
+
+    def _log(self, plan: StepPlan, result: StepResult) -> None:
+        if self.context.rank != 0:
+            return
+        place, guard = self.place, self.engine.guard
+        if result.guard is not None and result.guard.spike:
+            spike = {"grad_norm": result.gradient_norm, "loss": result.loss}
+            if result.guard.median is not None:
+                spike["median_grad_norm"] = result.guard.median
+            self.context.log("spike", place.step, spike, epoch=place.epoch)
+        if place.step % self.settings.logging.every_steps and place.step != self.program.total_steps:
+            return
+        values = {
+            "loss": result.loss,
+            **result.sums,
+            "grad_norm": result.gradient_norm,
+            "learning_rate": result.learning_rate,
+            **self.meter.values(),
+            "guard_loss_factor": guard.loss_factor,
+            "guard_learning_rate_factor": guard.learning_rate_factor,
+        }
+        if self.settings.precision == "fp16":
+            values["loss_scale"] = result.loss_scale
+        if plan.metrics:
+            self.context.log(plan.metrics_kind, place.step, dict(plan.metrics), epoch=place.epoch)
+        self.context.log("train", place.step, values, epoch=place.epoch)
+        self._report(Activity.TRAINING, metrics={**plan.metrics, **values})
+
+    def _report(self, activity: Activity, **fields: Any) -> None:
+        if self.context.rank != 0:
+            return
+        place = self.place
+        known: dict[str, Any] = {
+            "step": place.step,
+            "total_steps": self.program.total_steps,
+            "epoch": place.epoch,
+            "samples": place.samples,
+            "tokens": place.tokens,
+            "tokens_per_second": self.meter.tokens_per_second,
+            "eta_seconds": self.meter.eta_seconds(place.step),
+            "best_step": place.best_step or None,
+            "checkpoint_step": self.saved_step,
+            "spikes": self.engine.guard.spikes,
+        }
+        self.context.report(activity, **{**known, **fields})
+
+    # -- evaluation
+
+    def _evaluation_is_due(self) -> bool:
+        """Whether an evaluation falls between the latest one and now; only where a checkpoint may follow."""
+        step, total = self.place.step, self.program.total_steps
+        if step == total:
+            return self.place.evaluated < total
+        if not self.program.boundary(step):
+            return False
+        count = min(self.settings.evaluations, total)
+        return step * count // total > self.place.evaluated * count // total
+
+    def _evaluate(self) -> dict[str, float]:
+        self._report(Activity.EVALUATING)
+        started = time.monotonic()
+        reseed(self.seed, _EVALUATION, self.place.step, self.context.rank)
+        self.program.module.eval()
+        metrics = self.program.evaluate()
+        self.program.module.train()
+        self.place.evaluated = self.place.step
+        self.meter.evaluation(time.monotonic() - started)
+        if self.context.rank == 0:
+            self.context.log("validation", self.place.step, metrics, epoch=self.place.epoch)
+        self._report(Activity.TRAINING, validation=metrics)
+        return metrics
+
+    def _evaluate_and_keep(self) -> None:
+        metrics = self._evaluate()
+        place = self.place
+        value = metrics[self.program.best_metric]
+        if not math.isfinite(value):
+            raise exploded(f"the held-out {self.program.best_metric} is {value}", place.step, self.saved_step)
+        best = place.best_value
+        if best is None or (value < best if self.program.best_is_lower else value > best):
+            place.best_step, place.best_value, place.metrics = place.step, value, metrics
+            self._save(best=True)
+
+    # -- checkpoints
+
+    def _save(self, *, best: bool = False) -> None:
+        self._report(Activity.SAVING)
+        extra = {
+            "place": asdict(self.place),
+            "program": self.program.state_dict(),
+            "watch": None if self.watch is None else self.watch.state_dict(),
+            "seed": self.seed,
+        }
+        if self.context.rank == 0:
+            self.context.save(
+                self.place.step, lambda folder: write_state(self.engine, folder, extra), best=best
+            )
+        else:
+            write_state(self.engine, None, extra)
+        self.saved_step = self.place.step
+        self.saved_at = time.monotonic()
+        self.save_pending = False
+        self._report(Activity.TRAINING)
+
+    def _resume(self, folder: Path) -> None:
+        content = read_state(self.engine, folder)
+        if content["seed"] != self.seed:
+            raise TrainingError(
+                f"the checkpoint was made with seed {content['seed']}, not {self.seed}", where=str(folder)
+            )
+        self.place = _Place(**content["place"])
+        self.program.load_state_dict(content["program"])
+        if self.watch is not None and content["watch"] is not None:
+            self.watch.load_state_dict(content["watch"])
+        self.saved_step = self.place.step
+
+    def _suspend(self) -> LoopResult:
+        if self.context.rank == 0:
+            self.context.wait_saved()
+        self._report(Activity.SUSPENDED)
+        return self._result(suspended=True)
+
+    def _complete(self) -> LoopResult:
+        self._report(Activity.SAVING)
+        if self.place.best_step not in (0, self.place.step):
+            if self.context.rank == 0:
+                self.context.wait_saved()
+            distributed.barrier()  # the others may look for it only when it is there
+            read_state(self.engine, self.context.checkpoint(self.place.best_step), moments=False)
+        elif self.context.rank == 0:
+            self.context.wait_saved()
+        return self._result(suspended=False)
+
+    def _result(self, *, suspended: bool) -> LoopResult:
+        place = self.place
+        return LoopResult(
+            steps=place.step,
+            best_step=place.best_step,
+            metrics_before=place.metrics_before,
+            metrics=place.metrics,
+            spikes=self.engine.guard.spikes,
+            tokens=place.tokens,
+            samples=place.samples,
+            suspended=suspended,
+        )
