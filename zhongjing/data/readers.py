@@ -1,0 +1,296 @@
+"""Sources read into records. What cannot be read is named, counted and left out; nothing is dropped silently."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import parse_qs, urlsplit
+
+from zhongjing.config.sources import Kind, Source
+from zhongjing.data.formats import SNIFF_BYTES, Detected, has_undecodable, sniff
+from zhongjing.data.layouts import Parsed, RejectedError, parse
+from zhongjing.data.records import Dialogue, Position, Prompt, Ranking, Record, TextRecord, Turn
+from zhongjing.data.rows import BadRow, Row, iter_rows, mapping_row, open_text
+from zhongjing.data.sections import cut_sections
+from zhongjing.data.streams import open_object
+from zhongjing.errors import DataError, ZhongjingError
+
+if TYPE_CHECKING:
+    from zhongjing.storage.objects import ObjectStore
+
+HF_SCHEME = "hf://datasets/"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that was not read. ``text`` is its raw form, only where the source keeps text."""
+
+    position: Position
+    reason: str
+    sha256: str  # of the raw record, UTF-8
+    text: str | None = None
+
+    def as_json(self) -> str:
+        """One line of quarantine.jsonl, without a line break."""
+        line: dict[str, object] = {
+            "source": self.position.source,
+            "uri": self.position.uri,
+            "index": self.position.index,
+            "line": self.position.line,
+            "reason": self.reason,
+            "sha256": self.sha256,
+        }
+        if self.text is not None:
+            line["text"] = self.text
+        return json.dumps(line, ensure_ascii=True)
+
+
+@dataclass(slots=True)
+class ReadStats:
+    """What was seen while reading; filled in as records are taken."""
+
+    detected: dict[str, Detected] = field(default_factory=dict)  # by URI
+    layouts: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0  # dialogues that lost a last user turn without an answer
+
+
+def read_object(
+    uri: str,
+    source: Source,
+    store: ObjectStore | None = None,
+    *,
+    section_characters: int = 2000,
+    forbidden: re.Pattern[str] | None = None,
+    stats: ReadStats | None = None,
+) -> Iterator[Record | Rejected]:
+    """Reads one object of a source.
+
+    Args:
+        uri: s3:// URI, local path, or hf://datasets/owner/name[@revision][?config=..&split=..].
+        source: how its records are to be read.
+        store: needed for s3://.
+        section_characters: about how long sections of a book (kind text, format text) are.
+        forbidden: records whose text matches are rejected (special tokens of a tokenizer).
+        stats: is told what was seen.
+
+    Yields:
+        Records and rejections, in the object's order.
+
+    Raises:
+        DataError: the object as a whole cannot be read; ``where`` is its URI.
+        MissingInputError: there is no such object.
+    """
+    stats = ReadStats() if stats is None else stats
+    if uri.startswith(HF_SCHEME):
+        yield from _Reading(uri, source, forbidden, stats).rows(_hub_rows(uri))
+        return
+    with open_object(uri, store) as stream:
+        try:
+            yield from read_stream(
+                stream, uri, source, section_characters=section_characters, forbidden=forbidden, stats=stats
+            )
+        except DataError as error:
+            raise DataError(
+                error.message, where=error.where or uri, remedy=error.remedy
+            ) from error
+
+
+def read_stream(
+    stream: BinaryIO,
+    uri: str,
+    source: Source,
+    *,
+    section_characters: int = 2000,
+    forbidden: re.Pattern[str] | None = None,
+    stats: ReadStats | None = None,
+) -> Iterator[Record | Rejected]:
+    """Reads an open, seekable stream; see :func:`read_object`."""
+    stats = ReadStats() if stats is None else stats
+    head = stream.read(SNIFF_BYTES)
+    stream.seek(0)
+    detected = sniff(
+        head,
+        complete=len(head) < SNIFF_BYTES,
+        format_hint=source.format,
+        encoding_hint=source.encoding,
+    )
+    stats.detected[uri] = detected
+    reading = _Reading(uri, source, forbidden, stats)
+    if detected.format == "text" and source.kind is Kind.TEXT:
+        text = open_text(stream, detected)
+        try:
+            sections = cut_sections(text, section_characters)
+            rows = (
+                BadRow(index, section.line, "bytes do not decode in the object's encoding", section.text)
+                if has_undecodable(section.text)
+                else Row(index, section.line, {"text": section.text}, section.text)
+                for index, section in enumerate(sections)
+            )
+            yield from reading.rows(rows, layout="sections")
+        finally:
+            text.detach()
+        return
+    yield from reading.rows(iter_rows(stream, detected))
+
+
+def record_texts(record: Record) -> Iterator[str]:
+    """Every text of a record, in order."""
+    if isinstance(record, TextRecord):
+        yield record.text
+        return
+    turns = record.prompt if isinstance(record, Ranking) else record.turns
+    yield from (turn.content for turn in turns)
+    if isinstance(record, Ranking):
+        yield from record.answers
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Raw records of one object, on their way to becoming records."""
+
+    uri: str
+    source: Source
+    forbidden: re.Pattern[str] | None
+    stats: ReadStats
+
+    def rows(self, rows: Iterator[Row | BadRow], layout: str | None = None) -> Iterator[Record | Rejected]:
+        for row in rows:
+            position = Position(self.source.name, self.uri, row.index, row.line)
+            if isinstance(row, BadRow):
+                yield self._rejected(position, row.reason, row.raw)
+                continue
+            try:
+                parsed = parse(row.value, self.source.columns if layout is None else _NO_COLUMNS)
+                record = self._record(parsed, position)
+                if self.forbidden is not None and any(
+                    self.forbidden.search(text) for text in record_texts(record)
+                ):
+                    raise RejectedError("its text holds a special token of the tokenizer")
+            except RejectedError as error:
+                yield self._rejected(position, error.reason, row.raw)
+                continue
+            self.stats.layouts[layout or parsed.layout] += 1
+            yield record
+
+    def _rejected(self, position: Position, reason: str, raw: str) -> Rejected:
+        # surrogateescape gives the object's own bytes back; surrogatepass is for broken JSON escapes.
+        try:
+            data = raw.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            data = raw.encode("utf-8", "surrogatepass")
+        text = data.decode("utf-8", "replace") if self.source.keep_text else None
+        return Rejected(position, reason, hashlib.sha256(data).hexdigest(), text)
+
+    def _record(self, parsed: Parsed, position: Position) -> Record:
+        kind = self.source.kind
+        if kind is Kind.TEXT:
+            return TextRecord(_as_text(parsed), position)
+        if kind is Kind.RANKING:
+            return _as_ranking(parsed, position)
+        if kind is Kind.PROMPTS:
+            return _as_prompt(parsed, position)
+        if parsed.answers:
+            raise RejectedError("the record ranks answers; the source is of kind dialogue")
+        turns = check_turns(parsed.turns)
+        if turns[-1].role == "user":
+            turns = turns[:-1]
+            if not any(turn.role == "assistant" for turn in turns):
+                raise RejectedError("the dialogue has no answer")
+            self.stats.truncated += 1
+        return Dialogue(turns, position, parsed.department)
+
+
+_NO_COLUMNS = Source(name="section", uri="-", kind=Kind.TEXT).columns
+
+
+def check_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """The turns, if they are a system turn (or none), then user and assistant by turns.
+
+    Raises:
+        RejectedError: they are not.
+    """
+    rest = turns[1:] if turns and turns[0].role == "system" else turns
+    if not rest:
+        raise RejectedError("the dialogue has no turns")
+    for index, turn in enumerate(rest):
+        if turn.role == "system":
+            raise RejectedError("a system turn stands after the beginning")
+        if turn.role != ("user", "assistant")[index % 2]:
+            raise RejectedError("roles are out of order: user and assistant must take turns, user first")
+    return tuple(turns)
+
+
+def _as_text(parsed: Parsed) -> str:
+    if parsed.text is not None:
+        return parsed.text
+    return "\n".join([*(turn.content for turn in parsed.turns), *parsed.answers[:1]])
+
+
+def _as_ranking(parsed: Parsed, position: Position) -> Ranking:
+    if not parsed.answers:
+        raise RejectedError("the record has no ranked answers")
+    if len(parsed.answers) == 1:
+        raise RejectedError("only one answer is ranked; a comparison needs two")
+    if len(set(parsed.answers)) < len(parsed.answers):
+        raise RejectedError("two of the answers are equal")
+    if len(set(parsed.ranks)) == 1:
+        raise RejectedError("all answers tie; there is nothing to compare")
+    prompt = check_turns(parsed.turns)
+    if prompt[-1].role != "user":
+        raise RejectedError("the prompt does not end with a user turn")
+    return Ranking(prompt, parsed.answers, parsed.ranks, position)
+
+
+def _as_prompt(parsed: Parsed, position: Position) -> Prompt:
+    if parsed.text is not None:
+        return Prompt((Turn("user", parsed.text),), position)
+    turns = check_turns(parsed.turns)
+    if turns[-1].role == "assistant":
+        turns = turns[:-1]
+    if not turns or turns[-1].role != "user":
+        raise RejectedError("the record has no question")
+    return Prompt(turns, position)
+
+
+def _hub_rows(uri: str) -> Iterator[Row | BadRow]:
+    """Rows of ``hf://datasets/owner/name[@revision][?config=..&split=..]``, streamed."""
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise DataError(
+            "reading hf:// needs the package datasets",
+            where=uri,
+            remedy="install the train extra: pip install 'zhongjing[train]'",
+        ) from None
+    parts = urlsplit(uri)
+    name, _, revision = parts.path.lstrip("/").partition("@")
+    query = {key: values[-1] for key, values in parse_qs(parts.query, strict_parsing=bool(parts.query)).items()}
+    unknown = set(query) - {"config", "split"}
+    if unknown or not name:
+        raise DataError(
+            "the URI is not hf://datasets/owner/name[@revision][?config=..&split=..]", where=uri
+        )
+    try:
+        rows = load_dataset(
+            name,
+            query.get("config"),
+            split=query.get("split", "train"),
+            revision=revision or None,
+            streaming=True,
+        )
+        for index, value in enumerate(rows):
+            yield mapping_row(value, index)
+    except ZhongjingError:
+        raise
+    except Exception as error:
+        # datasets raises errors of a dozen packages; their text may quote records, so only the class is told.
+        raise DataError(
+            f"the data set could not be read ({type(error).__name__})",
+            where=uri,
+            remedy="check its name, config and split, and that the hub can be reached from here",
+        ) from error
