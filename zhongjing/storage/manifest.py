@@ -6,7 +6,7 @@ other; they meet in these two documents.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION: Final = 1
 
 
 class Record(BaseModel):

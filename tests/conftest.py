@@ -1,0 +1,55 @@
+"""Fixtures that every test may use: a real S3 server for the session, a bucket for each test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from zhongjing.config.sources import Storage
+from zhongjing.storage.embedded import EmbeddedS3
+from zhongjing.storage.objects import ObjectStore, open_store
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:
+    """A SeaweedFS server on loopback, started once (3 to 5 s) and shared."""
+    with EmbeddedS3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_environment(s3_server: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The server's endpoint and credentials, set in this process and for its children."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    environment = s3_server.environment()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return environment
+
+
+@pytest.fixture
+def bucket_uri(s3_environment: dict[str, str]) -> str:
+    """A new, empty bucket: ``s3://test-...``."""
+    from zhongjing.storage.admin import BucketAdmin
+
+    uri = f"s3://test-{os.getpid()}-{next(_numbers)}"
+    BucketAdmin(Storage(uri=uri)).ensure_bucket(uri)
+    return uri
+
+
+@pytest.fixture
+def storage(bucket_uri: str) -> Storage:
+    """Settings of the test's bucket; a short deadline keeps failing tests short."""
+    return Storage(uri=bucket_uri, deadline_seconds=20)
+
+
+@pytest.fixture
+def store(storage: Storage) -> ObjectStore:
+    """A store on the test's bucket."""
+    return open_store(storage)

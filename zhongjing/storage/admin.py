@@ -1,0 +1,204 @@
+"""Administration of buckets: creation, lifecycle rules, stale multipart uploads. Bytes go through obstore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+from zhongjing.config.sources import Storage
+from zhongjing.errors import ConfigError, StorageError
+from zhongjing.storage import failures
+from zhongjing.storage.connection import NO_CREDENTIALS_REMEDY, Connection, split_uri
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import MultipartUploadTypeDef
+
+T = TypeVar("T")
+
+# An upload that has not ended after this time never will: its process is gone.
+STALE_AFTER = timedelta(days=1)
+LIFECYCLE_RULE = "zhongjing-abort-stale-uploads"
+_NO_LIFECYCLE = ("NotImplemented", "MethodNotAllowed")
+
+
+class BucketAdmin:
+    """Bucket administration; endpoint, region, addressing, certificates and identity are the store's.
+
+    Every method may raise:
+        StorageUnavailableError: no answer within the deadline.
+        StorageError: wrong credentials or another refusal, with its remedy.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.connection = Connection.of(storage)
+        self._client = _client(self.connection)
+
+    def ensure_bucket(self, uri: str) -> bool:
+        """Creates the bucket of ``uri`` unless it exists; returns whether it was created."""
+        bucket, _ = split_uri(uri)
+        if self.bucket_exists(uri):
+            return False
+        region = self.connection.region
+
+        def create() -> None:
+            # AWS refuses a location constraint that names its first region.
+            if region == "us-east-1":
+                self._client.create_bucket(Bucket=bucket)
+            else:
+                self._client.create_bucket(
+                    Bucket=bucket,
+                    CreateBucketConfiguration={"LocationConstraint": region},  # type: ignore[typeddict-item]
+                )
+
+        try:
+            self._run(uri, create, expected=["BucketAlreadyOwnedByYou"])
+        except failures.ExpectedError:
+            return False
+        return True
+
+    def bucket_exists(self, uri: str) -> bool:
+        """Whether the bucket of ``uri`` is there."""
+        bucket, _ = split_uri(uri)
+        try:
+            self._run(
+                uri,
+                lambda: self._client.list_objects_v2(Bucket=bucket, MaxKeys=1),
+                expected=["NoSuchBucket"],
+            )
+        except failures.ExpectedError:
+            return False
+        return True
+
+    def abort_stale_uploads_by_rule(self, uri: str, after: timedelta = STALE_AFTER) -> bool:
+        """Makes the server abort multipart uploads older than ``after`` (whole days, at least one).
+
+        Other rules of the bucket stay. Returns False if the server has no lifecycle rules.
+        """
+        bucket, _ = split_uri(uri)
+        try:
+            rules = self._run(
+                uri,
+                lambda: self._client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"],
+                expected=["NoSuchLifecycleConfiguration", *_NO_LIFECYCLE],
+            )
+        except failures.ExpectedError as error:
+            if str(error) in _NO_LIFECYCLE:
+                return False
+            rules = []
+        kept = [rule for rule in rules if rule.get("ID") != LIFECYCLE_RULE]
+        days = max(1, after.days)
+        try:
+            self._run(
+                uri,
+                lambda: self._client.put_bucket_lifecycle_configuration(
+                    Bucket=bucket,
+                    LifecycleConfiguration={
+                        "Rules": [
+                            *kept,
+                            {
+                                "ID": LIFECYCLE_RULE,
+                                "Status": "Enabled",
+                                "Filter": {"Prefix": ""},
+                                "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": days},
+                            },
+                        ]
+                    },
+                ),
+                expected=_NO_LIFECYCLE,
+            )
+        except failures.ExpectedError:
+            return False
+        return True
+
+    def multipart_uploads(self, uri: str) -> list[MultipartUploadTypeDef]:
+        """Unfinished multipart uploads below ``uri``."""
+        bucket, prefix = split_uri(uri)
+
+        def read() -> list[MultipartUploadTypeDef]:
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=bucket, Prefix=prefix
+            )
+            return [upload for page in pages for upload in page.get("Uploads", [])]
+
+        return self._run(uri, read)
+
+    def abort_stale_uploads(self, uri: str, older_than: timedelta = STALE_AFTER) -> int:
+        """Aborts unfinished multipart uploads below ``uri``; returns how many.
+
+        Their parts take space but show in no listing of objects.
+        """
+        bucket, _ = split_uri(uri)
+        limit = datetime.now(UTC) - older_than
+        stale = [upload for upload in self.multipart_uploads(uri) if upload["Initiated"] <= limit]
+        for upload in stale:
+            key, upload_id = upload["Key"], upload["UploadId"]
+            self._run(
+                uri,
+                lambda key=key, upload_id=upload_id: self._client.abort_multipart_upload(  # type: ignore[misc]
+                    Bucket=bucket, Key=key, UploadId=upload_id
+                ),
+            )
+        return len(stale)
+
+    def _run(self, uri: str, action: Callable[[], T], expected: Collection[str] = ()) -> T:
+        def attempt() -> T:
+            try:
+                return action()
+            except ClientError as error:
+                code = error.response.get("Error", {}).get("Code", "")
+                if code in expected:
+                    raise failures.ExpectedError(code) from error
+                raise _translate(error, uri, self.connection) from error
+            except NoCredentialsError as error:
+                raise ConfigError(
+                    f"there are no credentials for the object store {self.connection.name}",
+                    where="environment",
+                    remedy=NO_CREDENTIALS_REMEDY,
+                ) from error
+            except BotoCoreError as error:
+                # Connections and timeouts; boto3 has a class for each.
+                raise failures.PassingError(str(error)) from error
+
+        return failures.call(self.connection, uri, attempt)
+
+
+def _translate(error: ClientError, uri: str, connection: Connection) -> Exception:
+    code = error.response.get("Error", {}).get("Code", "")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code == "BucketAlreadyExists":
+        return StorageError(
+            "the bucket name belongs to somebody else", where=uri, remedy="choose another spec.storage.uri"
+        )
+    if code == "NoSuchBucket" or (status == 404 and code in ("404", "NotFound")):
+        return failures.missing_bucket(uri, connection)
+    if status in (401, 403):
+        return failures.refused(code, uri, connection)
+    if (status >= 500 and status != 501) or status in (408, 429):
+        return failures.PassingError(f"HTTP {status} {code}")
+    return StorageError(f"the object store {connection.name} refused (HTTP {status} {code})", where=uri)
+
+
+def _client(connection: Connection) -> S3Client:
+    checksums: Literal["when_supported", "when_required"] = (
+        "when_supported" if connection.checksums == "whenSupported" else "when_required"
+    )
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=connection.endpoint,
+        region_name=connection.region,
+        verify=connection.ca_bundle,
+        config=Config(
+            s3={"addressing_style": connection.addressing_style},
+            request_checksum_calculation=checksums,
+            response_checksum_validation=checksums,
+            connect_timeout=min(5.0, connection.deadline),
+            read_timeout=min(max(connection.deadline, 5.0), 60.0),
+            retries={"mode": "standard", "total_max_attempts": 2},
+        ),
+    )

@@ -1,0 +1,196 @@
+"""What can go wrong with the store, and how long it is borne.
+
+Every S3 client gives up within seconds of an outage, and a training job outlives many. So each call runs in
+a loop of our own: failures that pass by themselves are retried until the deadline, all others are
+translated at once into an error that names the object and the remedy.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from obstore import exceptions as foreign
+
+from zhongjing.errors import (
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    StorageError,
+    StorageUnavailableError,
+    ZhongjingError,
+)
+from zhongjing.storage.connection import NO_CREDENTIALS_REMEDY, Connection, split_uri
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FIRST_PAUSE = 0.1  # seconds
+LONGEST_PAUSE = 2.0  # seconds: a store that is back is noticed within this time
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>([A-Za-z]+)</Code>")
+# Client errors that pass by themselves: request timeout, too early, too many requests.
+_PASSING_STATUS = frozenset({408, 425, 429})
+_KEY_CODES = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId"}
+)
+_REDIRECT_CODES = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect"})
+
+
+class PassingError(Exception):
+    """An answer that was received but is not whole; the call is worth repeating."""
+
+
+class ExpectedError(Exception):
+    """A refusal that the caller asked to see; its text is S3's code."""
+
+
+def call(connection: Connection, uri: str, action: Callable[[], T]) -> T:
+    """Runs ``action`` until it succeeds, fails for good, or has failed for the deadline.
+
+    The clock starts with the first attempt that fails, and again when an attempt ran longer than the
+    deadline before it failed: a long transfer that makes progress is not an outage.
+
+    Raises:
+        StorageUnavailableError: the store did not recover within the deadline.
+        StorageError: any other refusal, translated.
+        ExpectedError: as raised by ``action``.
+    """
+    failing_since: float | None = None
+    pause = FIRST_PAUSE
+    while True:
+        started = time.monotonic()
+        try:
+            result = action()
+        except (ZhongjingError, ExpectedError):
+            raise
+        except Exception as error:
+            if not is_passing(error):
+                raise translate(error, uri, connection) from _cause(error)
+            now = time.monotonic()
+            if failing_since is None:
+                failing_since = started if now - started < connection.deadline else now
+                logger.warning("%s: the object store failed (%s); trying again", uri, summary(error))
+            elif now - started >= connection.deadline:
+                failing_since = now
+            if now - failing_since + pause >= connection.deadline:
+                raise StorageUnavailableError(
+                    f"the object store {connection.name} did not answer for "
+                    f"{connection.deadline:g} seconds ({summary(error)})",
+                    where=uri,
+                    remedy="see that the store runs and can be reached from here, then repeat the command; "
+                    "spec.storage.deadlineSeconds sets how long an outage is borne",
+                ) from _cause(error)
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE)
+        else:
+            if failing_since is not None:
+                logger.warning(
+                    "%s: the object store is back after %.1f s", uri, time.monotonic() - failing_since
+                )
+            return result
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the same call may succeed later: no answer, a 5xx, a throttle, or a body cut short."""
+    if isinstance(error, PassingError):
+        return True
+    if isinstance(error, foreign.GenericError):
+        status = status_of(error)
+        return status is None or status >= 500 or status in _PASSING_STATUS
+    # obstore raises the built-in one where a request ran out of time.
+    return isinstance(error, TimeoutError)
+
+
+def status_of(error: Exception) -> int | None:
+    """The HTTP status that stands in a client's error, if the server answered at all."""
+    found = _STATUS.search(_head(error))
+    return int(found.group(1)) if found else None
+
+
+def code_of(error: Exception) -> str | None:
+    """S3's own error code, where the answer had a body."""
+    found = _CODE.search(_head(error))
+    return found.group(1) if found else None
+
+
+def summary(error: Exception) -> str:
+    """One short line without the client's debug output, which repeats itself and whole answers."""
+    status, code = status_of(error), code_of(error)
+    if status is not None:
+        return f"HTTP {status}" + (f" {code}" if code else "")
+    first = _head(error).strip().splitlines()[0] if _head(error).strip() else type(error).__name__
+    _, separator, reason = first.rpartition(" - ")
+    return (reason if separator else first)[:200]
+
+
+def translate(error: Exception, uri: str, connection: Connection) -> ZhongjingError:
+    """The error of ours that a client's lasting error stands for."""
+    code = code_of(error)
+    status = status_of(error)
+    if code == "NoSuchBucket":
+        return missing_bucket(uri, connection)
+    if isinstance(error, FileNotFoundError) or status == 404:
+        return NotFoundError("there is no such object", where=uri)
+    if isinstance(error, foreign.AlreadyExistsError):
+        return ConflictError("the object exists already", where=uri)
+    if isinstance(error, foreign.PreconditionError) or status == 412:
+        return ConflictError("the object was changed by somebody else", where=uri)
+    if isinstance(error, foreign.PermissionDeniedError | foreign.UnauthenticatedError):
+        return refused(code, uri, connection)
+    if code in _REDIRECT_CODES or (status is not None and 300 <= status < 400):
+        return ConfigError(
+            f"the bucket is not in region {connection.region}",
+            where=uri,
+            remedy="set spec.storage.region (or AWS_REGION) to the bucket's region",
+        )
+    if isinstance(error, ValueError):
+        return ConfigError(f"this key cannot be used ({summary(error)})", where=uri)
+    return StorageError(f"the object store {connection.name} refused ({summary(error)})", where=uri)
+
+
+def missing_bucket(uri: str, connection: Connection) -> StorageError:
+    """The error for a bucket that does not exist."""
+    bucket, _ = split_uri(uri)
+    return StorageError(
+        f"the bucket {bucket!r} does not exist at {connection.name}",
+        where=uri,
+        remedy="create the bucket, or correct spec.storage.uri",
+    )
+
+
+def refused(code: str | None, uri: str, connection: Connection) -> StorageError:
+    """The error for a refusal: unknown key, wrong secret, clock, or a lack of permission."""
+    if code in _KEY_CODES:
+        return StorageError(
+            f"the object store {connection.name} does not accept these credentials ({code})",
+            where=uri,
+            remedy=NO_CREDENTIALS_REMEDY,
+        )
+    if code == "ExpiredToken":
+        return StorageError("the session token has expired", where=uri, remedy="renew AWS_SESSION_TOKEN")
+    if code == "RequestTimeTooSkewed":
+        return StorageError(
+            "this machine's clock differs too much from the object store's",
+            where=uri,
+            remedy="set the clock (NTP)",
+        )
+    return StorageError(
+        f"the object store {connection.name} refused access ({code or 'HTTP 403'})",
+        where=uri,
+        remedy="see that the credentials in the environment are this store's and may read and write here",
+    )
+
+
+def _head(error: Exception) -> str:
+    return str(error).partition("\n\nDebug source:")[0]
+
+
+def _cause(error: Exception) -> Exception:
+    # The client's text holds whole answers of the server; the chain keeps a short form of it.
+    return type(error)(summary(error)) if isinstance(error, foreign.BaseError) else error

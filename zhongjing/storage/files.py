@@ -1,0 +1,71 @@
+"""Local files on their way to and from the store: digests, safe paths, full disks."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from pathlib import Path
+
+from zhongjing.errors import StorageError
+from zhongjing.storage.manifest import ModelFile
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_folder(folder: Path) -> list[ModelFile]:
+    """Name (relative, with ``/``), size and sha256 of every file below ``folder``, by name.
+
+    Raises:
+        StorageError: the folder does not exist or cannot be read.
+    """
+    if not folder.is_dir():
+        raise StorageError("there is no such folder", where=str(folder))
+    try:
+        return [
+            ModelFile(
+                name=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256_of(path)
+            )
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
+    except OSError as error:
+        raise disk_error(error, folder) from error
+
+
+def is_intact(path: Path, file: ModelFile) -> bool:
+    """Whether a local file is what ``file`` says. The size is compared first; it costs nothing."""
+    return path.stat().st_size == file.size and sha256_of(path) == file.sha256
+
+
+def path_inside(folder: Path, name: str, where: str) -> Path:
+    """The local path of a stored file.
+
+    Raises:
+        StorageError: the name, which comes from the store, would lead out of ``folder``.
+    """
+    path = folder / name
+    if not name or not path.resolve().is_relative_to(folder.resolve()):
+        raise StorageError(f"the file name {name!r} leads out of its folder", where=where)
+    return path
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error means that a disk or a quota is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def disk_error(error: OSError, path: Path) -> StorageError:
+    """The error for a local file that cannot be written or read."""
+    if is_disk_full(error):
+        return StorageError(
+            "the disk is full",
+            where=str(path),
+            remedy="free some space there, or use a folder on a larger disk",
+        )
+    return StorageError(f"the file cannot be used ({error.strerror or error})", where=str(path))

@@ -1,0 +1,135 @@
+"""Where everything stands in the object store: the one place that knows the names.
+
+::
+
+    <root>/<namespace>/<pipeline>/pipeline.json                 what is wanted (written by submit)
+                                 /status.json                   what is so (written by the reconciler)
+                                 /<stage>/current.json          which result is in use (If-Match)
+                                 /<stage>/<key>/manifest.json   completion: written last, If-None-Match
+                                               /model/          Hugging Face or PEFT format
+                                               /checkpoints/step-N/
+                                               /progress.json   /metrics/part-N.jsonl   /metrics.jsonl
+                                               /requests/aN.json   /stop/aN.json   /logs/   /curves/
+                                               /quarantine.jsonl
+    <root>/<namespace>/cache/tokens/<key>/                      token shards
+    <root>/<namespace>/cache/bases/<key>/                       bases made once (tiny, delta + root, uploads)
+    <root>/<namespace>/uploads/<sha256>/<file name>             local sources, content addressed
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zhongjing.config.stages import Stage
+
+
+@dataclass(frozen=True)
+class StageLayout:
+    """URIs of one run of one stage; ``root`` is ``.../<stage>/<key>``, without a trailing slash."""
+
+    root: str
+
+    @property
+    def manifest(self) -> str:
+        """Completion mark and lineage (:class:`zhongjing.storage.manifest.StageManifest`)."""
+        return f"{self.root}/manifest.json"
+
+    @property
+    def model(self) -> str:
+        """Folder of the resulting model, no trailing slash."""
+        return f"{self.root}/model"
+
+    @property
+    def checkpoints(self) -> str:
+        """Folder of checkpoints, no trailing slash."""
+        return f"{self.root}/checkpoints"
+
+    @property
+    def progress(self) -> str:
+        """Live progress (:class:`zhongjing.storage.progress.Progress`)."""
+        return f"{self.root}/progress.json"
+
+    @property
+    def metrics(self) -> str:
+        """Metric points of the finished stage, JSON lines."""
+        return f"{self.root}/metrics.jsonl"
+
+    @property
+    def quarantine(self) -> str:
+        """Records that could not be read: source, position, reason."""
+        return f"{self.root}/quarantine.jsonl"
+
+    @property
+    def logs(self) -> str:
+        """Folder of logs."""
+        return f"{self.root}/logs"
+
+    @property
+    def curves(self) -> str:
+        """Folder of plots."""
+        return f"{self.root}/curves"
+
+    def metrics_part(self, part: int) -> str:
+        """One flushed piece of the metric points of the running stage."""
+        return f"{self.root}/metrics/part-{part:05d}.jsonl"
+
+    def checkpoint(self, step: int) -> str:
+        """Folder of the checkpoint of optimizer step ``step``."""
+        return f"{self.checkpoints}/step-{step:08d}"
+
+    def request(self, attempt: int) -> str:
+        """What a job is asked to do (:class:`zhongjing.storage.manifest.StageRequest`)."""
+        return f"{self.root}/requests/a{attempt}.json"
+
+    def stop(self, attempt: int) -> str:
+        """Exists when attempt ``attempt`` should stop with a checkpoint."""
+        return f"{self.root}/stop/a{attempt}.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """URIs of one pipeline. ``root`` is ``spec.storage.uri``."""
+
+    root: str
+    namespace: str
+    pipeline: str
+
+    @property
+    def home(self) -> str:
+        """Folder of the pipeline."""
+        return f"{self.root.rstrip('/')}/{self.namespace}/{self.pipeline}"
+
+    @property
+    def desired(self) -> str:
+        """What is wanted (:class:`zhongjing.pipeline.state.DesiredState`)."""
+        return f"{self.home}/pipeline.json"
+
+    @property
+    def status(self) -> str:
+        """What is so (:class:`zhongjing.pipeline.state.PipelineStatus`)."""
+        return f"{self.home}/status.json"
+
+    def stage(self, stage: Stage, key: str) -> StageLayout:
+        """URIs of the run of ``stage`` with ``key``."""
+        return StageLayout(f"{self.home}/{stage.value}/{key}")
+
+    def current(self, stage: Stage) -> str:
+        """Which result of ``stage`` is in use: ``{"key": ..., "manifestUri": ...}``."""
+        return f"{self.home}/{stage.value}/current.json"
+
+    @property
+    def cache(self) -> str:
+        """Folder of the namespace's shared caches."""
+        return f"{self.root.rstrip('/')}/{self.namespace}/cache"
+
+    def tokens(self, key: str) -> str:
+        """Folder of a token cache."""
+        return f"{self.cache}/tokens/{key}"
+
+    def base(self, key: str) -> str:
+        """Folder of a base model that was made or uploaded once."""
+        return f"{self.cache}/bases/{key}"
+
+    def upload(self, sha256: str, file_name: str) -> str:
+        """A local source file, addressed by its content."""
+        return f"{self.root.rstrip('/')}/{self.namespace}/uploads/{sha256[:32]}/{file_name}"

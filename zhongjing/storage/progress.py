@@ -1,0 +1,73 @@
+"""Progress of a running stage, written by rank 0 and read by everybody who watches.
+
+Status, ETA and curves come from here and from nowhere else: no log is parsed.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from zhongjing.config.stages import Stage
+from zhongjing.storage.manifest import Record
+
+
+class Activity(StrEnum):
+    """What an attempt is doing."""
+
+    STARTING = "starting"
+    PREPARING = "preparing"  # reading sources, making the token cache or the base
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    SAVING = "saving"
+    DONE = "done"
+    SUSPENDED = "suspended"  # stopped on request, with a checkpoint
+    FAILED = "failed"
+
+
+class Failure(Record):
+    """Why an attempt failed, as the user should read it."""
+
+    error: str = Field(description="class name in zhongjing.errors, or of the foreign exception")
+    message: str
+    where: str | None = None
+    remedy: str | None = None
+    retriable: bool = False
+    traceback_uri: str | None = None
+
+
+class Progress(Record):
+    """``progress.json``: at most one write every five seconds, plus one at every change of activity."""
+
+    stage: Stage
+    key: str
+    attempt: int
+    activity: Activity
+    message: str = ""
+    step: int = 0
+    total_steps: int = 0
+    epoch: float = 0.0
+    samples: int = 0
+    tokens: int = 0
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict, description="latest training metrics")
+    validation: dict[str, float] = Field(default_factory=dict, description="latest held-out metrics")
+    best_step: int | None = None
+    checkpoint_step: int | None = None
+    spikes: int = 0
+    started_at: str = ""
+    updated_at: str = ""
+    failure: Failure | None = None
+
+
+class MetricPoint(Record):
+    """One line of metrics.jsonl."""
+
+    kind: Literal["train", "validation", "rollout", "spike", "sample"]
+    step: int
+    time: str
+    epoch: float = 0.0
+    values: dict[str, float]
