@@ -1,0 +1,80 @@
+"""The console script ``zhongjing``, also ``python -m zhongjing``: which commands there are."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from zhongjing.cli import chat, config, data, pull, runs, submit
+from zhongjing.cli.guard import run
+
+SETTINGS: dict[str, Any] = {
+    "rich_markup_mode": "rich",
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+
+EPILOG = """
+First steps:
+
+  zhongjing submit --local                 the whole pipeline, on this machine
+
+  zhongjing status --local --watch         what runs
+
+  zhongjing pull tiny/ppo ./model --local  the result, as transformers loads it
+
+  zhongjing chat ./model                   talk to it
+
+  zhongjing config show tiny > my.yaml     a document to start from
+
+Exit codes: 0 done, 1 a stage failed or waits for input, 2 bad input, 3 backend unreachable, 130 interrupted.
+"""
+
+app = typer.Typer(
+    name="zhongjing",
+    help="Train Chinese medical language models: continued pretraining, SFT, reward model, PPO.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    **SETTINGS,
+)
+
+
+def add_submit(target: typer.Typer) -> None:
+    """Adds the submit command: here, and to ``python -m zhongjing.submit``."""
+    target.command("submit", epilog=submit.EPILOG)(submit.submit)
+
+
+add_submit(app)
+app.command("status", epilog=runs.STATUS_EPILOG)(runs.status)
+app.command("logs", epilog=runs.LOGS_EPILOG)(runs.logs)
+app.command("stop", epilog=runs.STOP_EPILOG)(runs.stop)
+app.command("resume", epilog=runs.STOP_EPILOG)(runs.resume)
+app.command("pull", epilog=pull.EPILOG)(pull.pull)
+app.command("curves", epilog=pull.CURVES_EPILOG)(pull.curves)
+app.command("chat", epilog=chat.EPILOG)(chat.chat)
+app.add_typer(config.app, name="config")
+app.add_typer(data.app, name="data")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from zhongjing import __version__
+
+        sys.stdout.write(f"zhongjing {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command line of this process and exits."""
+    sys.exit(run(app, sys.argv[1:], "zhongjing"))

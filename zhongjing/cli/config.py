@@ -1,0 +1,112 @@
+"""``zhongjing config``: shows documents, complete, and the schema that editors use."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zhongjing.cli.console import Console
+from zhongjing.cli.guard import guarded
+from zhongjing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zhongjing.config.pipeline import TrainingPipeline
+    from zhongjing.config.resolve import UserDocument
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Show complete documents and their schema.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SHOW_EPILOG = """
+Examples:
+
+  zhongjing config show tiny > my.yaml
+
+  zhongjing config show my.yaml --set spec.stages.sft.learningRate=1e-4
+"""
+
+
+@app.command("show", epilog=SHOW_EPILOG)
+@guarded
+def show(
+    what: Annotated[str, typer.Argument(metavar="RECIPE|FILE", help="A recipe's name, or a document.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field; repeatable.")
+    ] = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="yaml or json.")] = "yaml",
+) -> None:
+    """Print a document with every default filled in."""
+    from zhongjing.config.resolve import resolve
+
+    if output not in ("yaml", "json"):
+        raise ConfigError(f"a document is printed as yaml or json, not {output}", where="--output")
+    document = resolve(load(what), overrides or ())
+    console = Console()
+    console.raw(as_json(document) if output == "json" else as_yaml(document))
+
+
+@app.command("schema")
+@guarded
+def schema() -> None:
+    """Print the JSON schema of a TrainingPipeline document (editors check and complete with it)."""
+    from zhongjing.config.schema import json_schema
+
+    Console().raw(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n")
+
+
+def load(what: str) -> UserDocument:
+    """A document by file, or by a recipe's name.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    from zhongjing.config.resolve import load_document, recipe, recipe_names
+
+    if Path(what).is_file() or "/" in what or what.endswith((".yaml", ".yml", ".json")):
+        return load_document(what)
+    if what not in recipe_names():
+        raise ConfigError(
+            "there is no such file and no such recipe",
+            where=what,
+            remedy=f"the recipes are: {', '.join(recipe_names())}",
+        )
+    return recipe(what)
+
+
+def as_yaml(document: TrainingPipeline) -> str:
+    """The document as YAML, the names that Hugging Face uses for its batch sizes as comments above."""
+    from zhongjing.config.resolve import to_yaml
+
+    comments = "".join(f"# {line}\n" for line in equivalents(document))
+    return comments + to_yaml(document)
+
+
+def as_json(document: TrainingPipeline) -> str:
+    """The document as JSON, a newline at the end."""
+    return json.dumps(document.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"
+
+
+def equivalents(document: TrainingPipeline) -> list[str]:
+    """What ``transformers.TrainingArguments`` would call the stages' settings: one line a stage.
+
+    ``gradient_accumulation_steps`` is rounded up where micro-batches do not divide the global batch.
+    """
+    lines = []
+    for stage in document.spec.stages.present():
+        settings = document.spec.stages.get(stage)
+        assert settings is not None
+        per_step = settings.micro_batch_size * settings.workers
+        accumulation = math.ceil(settings.global_batch_size / per_step)
+        lines.append(
+            f"{stage} in Hugging Face's names: per_device_train_batch_size={settings.micro_batch_size} "
+            f"gradient_accumulation_steps={accumulation} on {settings.workers} device(s), "
+            f"num_train_epochs={settings.epochs:g} learning_rate={settings.learning_rate:g} "
+            f"lr_scheduler_type={settings.schedule} warmup_ratio={settings.warmup_fraction:g}"
+        )
+    return lines

@@ -1,0 +1,57 @@
+"""What the commands say, and where: results on stdout, and with ``-o json`` everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, TextIO
+
+
+class Console:
+    """The command's two streams.
+
+    Args:
+        json_mode: stdout is kept for one JSON object; what people read goes to stderr.
+    """
+
+    def __init__(self, *, json_mode: bool = False) -> None:
+        self.json_mode = json_mode
+
+    @property
+    def stream(self) -> TextIO:
+        """Where people read. Looked up on every use: tests and shells replace the streams."""
+        return sys.stderr if self.json_mode else sys.stdout
+
+    @property
+    def interactive(self) -> bool:
+        """Whether people read on a terminal that can redraw."""
+        import os
+
+        return self.stream.isatty() and os.environ.get("TERM", "") != "dumb"
+
+    def say(self, text: str = "") -> None:
+        """One line (or several) for people."""
+        write_line(self.stream, text)
+
+    def warn(self, text: str) -> None:
+        """One line on stderr in either mode."""
+        write_line(sys.stderr, text)
+
+    def result(self, value: dict[str, Any]) -> None:
+        """The one JSON object of ``-o json``."""
+        write_line(sys.stdout, json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+    def raw(self, text: str) -> None:
+        """Exactly this text on stdout: documents, schemas, log lines."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def write_line(stream: TextIO, text: str) -> None:
+    """Writes a line at once, also where the terminal's encoding lacks a character."""
+    try:
+        stream.write(f"{text}\n")
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()

@@ -1,0 +1,107 @@
+"""The display of pipes, files and CI: one line a change, and at most one every ten seconds in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from zhongjing.cli.display.text import clock
+from zhongjing.cli.display.view import RunView, StageView, describe
+from zhongjing.config.stages import Stage
+from zhongjing.pipeline.state import StageState
+from zhongjing.storage.progress import Activity
+
+_EVERY_SECONDS = 10.0
+
+_Mark = tuple[StageState, int, Activity | None, str]
+
+
+class PlainDisplay:
+    """Writes lines.
+
+    Args:
+        write: takes one line without its end.
+        now: a clock in seconds.
+        every: time between lines of a stage that only goes on, in seconds.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        *,
+        now: Callable[[], float] = time.monotonic,
+        every: float = _EVERY_SECONDS,
+    ) -> None:
+        self._write = write
+        self._now = now
+        self._every = every
+        self._start = now()
+        self._marks: dict[Stage, _Mark] = {}
+        self._validations: dict[Stage, dict[str, float]] = {}
+        self._spoken: dict[Stage, float] = {}
+        self._dashboard: str | None = None
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def note(self, text: str) -> None:
+        """A line that belongs to no stage."""
+        self._line("", text)
+
+    def update(self, view: RunView) -> None:
+        """Shows what changed since the last call."""
+        if view.dashboard_url is not None and view.dashboard_url != self._dashboard:
+            self._dashboard = view.dashboard_url
+            self.note(f"Ray dashboard: {view.dashboard_url}")
+            if view.dashboard_login:
+                self.note(view.dashboard_login)
+        for stage in view.stages:
+            self._stage(stage)
+
+    def _stage(self, stage: StageView) -> None:
+        for text in self._validation(stage):
+            self._line(stage.stage, text)
+        message = stage.progress.message if stage.activity is not None and stage.progress is not None else ""
+        mark = (stage.state, stage.status.attempt, stage.activity, message)
+        changed = mark != self._marks.get(stage.stage)
+        first = stage.stage not in self._marks
+        self._marks[stage.stage] = mark
+        if first and stage.state is StageState.PENDING:
+            return  # nothing to tell yet
+        due = self._now() - self._spoken.get(stage.stage, self._start) >= self._every
+        if changed or (due and stage.activity is Activity.TRAINING):
+            self._spoken[stage.stage] = self._now()
+            self._line(stage.stage, sentence(stage))
+
+    def _validation(self, stage: StageView) -> Iterator[str]:
+        progress = stage.progress
+        if progress is None or not progress.validation:
+            return
+        if progress.validation != self._validations.get(stage.stage):
+            self._validations[stage.stage] = dict(progress.validation)
+            yield validation_line(stage)
+
+    def _line(self, stage: Stage | str, text: str) -> None:
+        self._write(f"[{clock(self._now() - self._start)}] {stage:<9}{text}".rstrip())
+
+
+def validation_line(stage: StageView) -> str:
+    """``held-out at step 30: loss 5.21``."""
+    assert stage.progress is not None
+    return f"held-out at step {stage.step}: {describe(stage.stage, stage.progress.validation)}"
+
+
+def sentence(stage: StageView) -> str:
+    """What a stage is doing, in one line."""
+    if stage.activity is Activity.TRAINING:
+        parts = [f"training {stage.step}/{stage.total_steps}", stage.headline, stage.speed, stage.eta]
+        return "  ".join(part for part in parts if part)
+    if stage.activity is not None and stage.progress is not None:
+        return f"{stage.doing}: {stage.progress.message}" if stage.progress.message else stage.doing
+    text = stage.doing
+    if stage.state is StageState.QUEUED and stage.status.attempt > 1:
+        text += f" (attempt {stage.status.attempt})"
+    return f"{text}: {stage.status.message}" if stage.status.message else text

@@ -1,0 +1,150 @@
+"""The end of a run: held-out metrics before and after, where the artifacts are, one question answered."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zhongjing.cli.display.text import duration, number, table
+from zhongjing.cli.display.view import RunView, StageView, describe, main_metrics
+from zhongjing.config.stages import Stage
+from zhongjing.storage.manifest import StageManifest
+
+ANSWERS = "answers"
+"""Key of ``StageManifest.extra`` under which a stage keeps one question and its answers."""
+
+_ROLES = ("base", "sft", "ppo")
+
+
+def summary(view: RunView, manifests: Mapping[Stage, StageManifest]) -> list[str]:
+    """Lines for people: the table, the artifacts, the answers. Empty when no stage has a result."""
+    if not manifests:
+        return []
+    lines = metric_table(view.stages, manifests)
+    lines += ["", "artifacts"]
+    for stage, manifest in manifests.items():
+        lines.append(f"  {stage:<9}{manifest.model.uri}")
+    answers = answers_of(manifests)
+    if answers is not None:
+        lines += ["", *answer_lines(answers)]
+    return lines
+
+
+def metric_table(stages: Sequence[StageView], manifests: Mapping[Stage, StageManifest]) -> list[str]:
+    """The table of held-out metrics: one row a metric, the stage named in its first row."""
+    rows: list[list[str]] = []
+    for stage in stages:
+        manifest = manifests.get(stage.stage)
+        if manifest is None:
+            rows.append([stage.stage.value, stage.doing, "", "", "", "", ""])
+            continue
+        names = main_metrics(stage.stage, manifest.metrics)
+        for index, name in enumerate(names or [""]):
+            first = index == 0
+            rows.append(
+                [
+                    stage.stage.value if first else "",
+                    stage.doing if first else "",
+                    name,
+                    _cell(manifest.metrics_before, name),
+                    _cell(manifest.metrics, name),
+                    str(manifest.steps) if first else "",
+                    duration(manifest.seconds) if first else "",
+                ]
+            )
+    header = ["stage", "state", "held-out", "before", "after", "steps", "time"]
+    return table(header, rows, right=(3, 4, 5, 6))
+
+
+def _cell(metrics: Mapping[str, float], name: str) -> str:
+    return number(metrics[name]) if name in metrics else "-"
+
+
+def answers_of(manifests: Mapping[Stage, StageManifest]) -> dict[str, str] | None:
+    """The question and its answers from the last stage that has them."""
+    for stage in reversed(list(Stage)):
+        manifest = manifests.get(stage)
+        found: Any = manifest.extra.get(ANSWERS) if manifest is not None else None
+        if isinstance(found, Mapping) and found.get("question"):
+            return {str(key): str(value) for key, value in found.items() if value is not None}
+    return None
+
+
+def answer_lines(answers: Mapping[str, str]) -> list[str]:
+    """One question, and what base, SFT and PPO say, one below the other."""
+    lines = ["the same question to each of them", *_speech("question", answers["question"])]
+    roles = [role for role in _ROLES if role in answers]
+    roles += [role for role in answers if role not in (*_ROLES, "question")]
+    for role in roles:
+        lines += _speech(role, answers[role] or "(nothing)")
+    return lines
+
+
+def _speech(role: str, text: str) -> list[str]:
+    # A random base writes noise: control characters would move the cursor.
+    clean = "".join(char if char.isprintable() else " " for char in text.replace("\n", " ")).strip()
+    # 44 characters, because a Chinese one takes two columns.
+    pieces = textwrap.wrap(clean, width=44, drop_whitespace=True) or [""]
+    return [f"  {role:<10}{pieces[0]}", *(f"{'':12}{piece}" for piece in pieces[1:])]
+
+
+def result(view: RunView, manifests: Mapping[Stage, StageManifest]) -> dict[str, Any]:
+    """The object that ``-o json`` prints."""
+    condition = view.status.condition() if view.status is not None else None
+    return {
+        "pipeline": view.name,
+        "namespace": view.desired.namespace,
+        "condition": condition.type.value if condition is not None else None,
+        "reason": condition.reason if condition is not None else None,
+        "message": condition.message if condition is not None else "",
+        "remedy": condition.remedy if condition is not None else None,
+        "dashboardUrl": view.dashboard_url,
+        "stages": {stage.stage.value: _stage_result(stage, manifests) for stage in view.stages},
+        "answers": answers_of(manifests),
+    }
+
+
+def _stage_result(stage: StageView, manifests: Mapping[Stage, StageManifest]) -> dict[str, Any]:
+    manifest = manifests.get(stage.stage)
+    status = stage.status
+    return {
+        "state": stage.state.value,
+        "attempt": status.attempt,
+        "key": status.key,
+        "reason": status.reason,
+        "message": status.message,
+        "remedy": status.remedy,
+        "manifestUri": status.manifest_uri,
+        "modelUri": status.model_uri or (manifest.model.uri if manifest is not None else None),
+        "metricsBefore": dict(manifest.metrics_before) if manifest is not None else {},
+        "metrics": dict(manifest.metrics) if manifest is not None else {},
+        "seconds": manifest.seconds if manifest is not None else None,
+        "step": manifest.steps if manifest is not None else stage.step,
+        "totalSteps": manifest.steps if manifest is not None else stage.total_steps,
+    }
+
+
+def status_lines(view: RunView) -> list[str]:
+    """The run as it is now, as a table: for ``zhongjing status``."""
+    condition = view.status.condition() if view.status is not None else None
+    state = condition.type.value if condition is not None else "not looked at yet"
+    if condition is not None and condition.reason not in ("", condition.type.value):
+        state = f"{state} ({condition.reason})"
+    lines = [f"{view.name}: {state}"]
+    if view.dashboard_url is not None:
+        lines.append(f"Ray dashboard: {view.dashboard_url}")
+        if view.dashboard_login:
+            lines.append(view.dashboard_login)
+    rows = []
+    for stage in view.stages:
+        steps = f"{stage.step}/{stage.total_steps}" if stage.total_steps else ""
+        held_out = describe(stage.stage, stage.progress.validation) if stage.progress is not None else ""
+        attempt = str(stage.status.attempt) if stage.status.attempt else ""
+        rows.append(
+            [stage.stage.value, stage.doing, attempt, steps, stage.headline, held_out, stage.speed, stage.eta]
+        )
+    header = ["stage", "state", "attempt", "step", "training", "held-out", "speed", "left"]
+    filled = [column for column in range(len(header)) if column < 2 or any(row[column] for row in rows)]
+    lines += table([header[c] for c in filled], [[row[c] for c in filled] for row in rows])
+    return lines

@@ -1,0 +1,161 @@
+"""What is shown of a run, read off its status and progress: plain values, no terminal.
+
+Both displays draw from a :class:`RunView`, so they never disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from zhongjing.cli.display.text import count, duration, number
+from zhongjing.config.stages import Stage
+from zhongjing.pipeline.state import DesiredState, PipelineStatus, StageState, StageStatus
+from zhongjing.storage.progress import Activity, Progress
+
+# What tells most about a stage: words of a metric's name, best first.
+_HEADLINES: dict[Stage, tuple[str, ...]] = {
+    Stage.PRETRAIN: ("loss",),
+    Stage.SFT: ("loss",),
+    Stage.RM: ("accuracy", "loss"),
+    Stage.PPO: ("reward", "kl"),
+}
+_SECONDARY = ("std", "min", "max", "coef", "value", "policy", "critic")
+
+
+@dataclass(frozen=True)
+class StageView:
+    """One stage, as it is shown."""
+
+    stage: Stage
+    status: StageStatus
+    progress: Progress | None = None
+
+    @property
+    def state(self) -> StageState:
+        """Where the stage stands."""
+        return self.status.state
+
+    @property
+    def activity(self) -> Activity | None:
+        """What the live attempt is doing, None when no attempt is alive."""
+        if self.progress is None or not self.state.is_active:
+            return None
+        return self.progress.activity
+
+    @property
+    def doing(self) -> str:
+        """One word: the activity of a live attempt, else the state."""
+        return self.activity.value if self.activity is not None else _STATE_WORDS[self.state]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.progress.step if self.progress is not None else 0
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the stage; 0 while unknown."""
+        return self.progress.total_steps if self.progress is not None else 0
+
+    @property
+    def fraction(self) -> float:
+        """Part of the stage that is done, in [0, 1]."""
+        if self.state.is_done:
+            return 1.0
+        return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
+
+    @property
+    def headline(self) -> str:
+        """The training metrics that tell most: ``loss 2.31``."""
+        return describe(self.stage, self.progress.metrics) if self.progress is not None else ""
+
+    @property
+    def speed(self) -> str:
+        """``12.3k tokens/s``, or nothing."""
+        rate = self.progress.tokens_per_second if self.progress is not None else None
+        return f"{count(rate)} tokens/s" if rate else ""
+
+    @property
+    def eta(self) -> str:
+        """``ETA 1m20s``, or nothing."""
+        left = self.progress.eta_seconds if self.progress is not None else None
+        return f"ETA {duration(left)}" if left is not None and self.state.is_active else ""
+
+
+_STATE_WORDS: dict[StageState, str] = {
+    StageState.PENDING: "pending",
+    StageState.SKIPPED: "skipped",
+    StageState.QUEUED: "queued",
+    StageState.RUNNING: "running",
+    StageState.SUCCEEDED: "succeeded",
+    StageState.FAILED: "failed",
+    StageState.SUSPENDED: "suspended",
+    StageState.WAITING_FOR_INPUT: "waiting for input",
+    StageState.BLOCKED: "blocked",
+}
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A pipeline, as it is shown: the stages of its document in their order."""
+
+    desired: DesiredState
+    status: PipelineStatus | None
+    stages: tuple[StageView, ...]
+    dashboard_url: str | None = None
+    dashboard_login: str | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        """Name of the pipeline."""
+        return self.desired.pipeline
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing will change by itself."""
+        return self.status is not None and self.status.settled(self.desired)
+
+
+def view(
+    desired: DesiredState,
+    status: PipelineStatus | None,
+    progress: Mapping[Stage, Progress],
+    *,
+    dashboard_url: str | None = None,
+    dashboard_login: str | None = None,
+) -> RunView:
+    """Builds what is shown. Progress of another key or an earlier attempt is left out."""
+    shown = []
+    for stage in stages_of(desired):
+        recorded = status.stage(stage) if status is not None else StageStatus()
+        live = progress.get(stage)
+        if live is not None and (live.key != recorded.key or live.attempt != recorded.attempt):
+            live = None
+        shown.append(StageView(stage, recorded, live))
+    return RunView(desired, status, tuple(shown), dashboard_url, dashboard_login)
+
+
+def stages_of(desired: DesiredState) -> list[Stage]:
+    """The stages that are shown: those of the document, in order."""
+    return desired.document.spec.stages.present()
+
+
+def describe(stage: Stage, metrics: Mapping[str, float], *, limit: int = 2) -> str:
+    """The metrics that tell most about ``stage``, as text."""
+    return " ".join(f"{name} {number(metrics[name])}" for name in main_metrics(stage, metrics, limit=limit))
+
+
+def main_metrics(stage: Stage, names: Mapping[str, float] | Sequence[str], *, limit: int = 2) -> list[str]:
+    """Names of the metrics that tell most about ``stage``, most telling first; at most ``limit``."""
+    chosen: list[str] = []
+    for word in _HEADLINES.get(stage, ("loss",)):
+        exact = [name for name in names if name.split("/")[-1] == word]
+        near = [
+            name for name in names if word in name.split("_") and not any(part in name for part in _SECONDARY)
+        ]
+        for name in [*exact, *near][:1]:
+            if name not in chosen:
+                chosen.append(name)
+    return (chosen or list(names))[:limit]

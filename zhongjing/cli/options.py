@@ -1,0 +1,87 @@
+"""Options that several commands share, and the names that their values may have.
+
+Kept free of the configuration models, so that ``--help`` answers at once; a unit test holds the names equal
+to :class:`zhongjing.config.stages.Stage`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_WORKDIR = Path("zhongjing-runs")
+"""Where local runs live unless told otherwise, relative to the current folder."""
+
+CLUSTER_PANEL = "Cluster"
+
+
+class StageName(StrEnum):
+    """A stage that can be asked for."""
+
+    PRETRAIN = "pretrain"
+    SFT = "sft"
+    RM = "rm"
+    PPO = "ppo"
+
+
+class StageTarget(StrEnum):
+    """A stage to bring about, or all."""
+
+    PRETRAIN = "pretrain"
+    SFT = "sft"
+    RM = "rm"
+    PPO = "ppo"
+    ALL = "all"
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class DocumentFormat(StrEnum):
+    """How results and documents are printed."""
+
+    TEXT = "text"
+    YAML = "yaml"
+    JSON = "json"
+
+
+Local = Annotated[bool, typer.Option("--local", help="On this machine: no cluster, no account.")]
+Workdir = Annotated[
+    Path | None,
+    typer.Option(
+        "--workdir",
+        metavar="FOLDER",
+        help="Where local runs keep their object store and logs; ./zhongjing-runs unless given.",
+        file_okay=False,
+    ),
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="Kubernetes namespace.", rich_help_panel=CLUSTER_PANEL),
+]
+KubeContext = Annotated[
+    str | None,
+    typer.Option("--context", help="Context of the kubeconfig.", rich_help_panel=CLUSTER_PANEL),
+]
+Release = Annotated[
+    str | None,
+    typer.Option("--release", help="Helm release of Zhongjing.", rich_help_panel=CLUSTER_PANEL),
+]
+OutputFormat = Annotated[
+    Format,
+    typer.Option("--output", "-o", help="json: exactly one JSON object on stdout, the rest on stderr."),
+]
+OptionalName = Annotated[
+    str | None,
+    typer.Argument(metavar="[NAME]", help="Pipeline; needed only where there are several."),
+]
+StageOption = Annotated[
+    StageName | None, typer.Option("--stage", help="Stage; the one that runs, or ran last, unless given.")
+]

@@ -1,0 +1,279 @@
+"""``zhongjing pull`` and ``zhongjing curves``: fetch results as folders that need no code of ours.
+
+A folder appears whole or not at all: everything is fetched and checked beside it, and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zhongjing.cli.console import Console
+from zhongjing.cli.guard import guarded
+from zhongjing.cli.options import Format, KubeContext, Local, Namespace, OutputFormat, Release, Workdir
+from zhongjing.cli.places import local_workdir
+from zhongjing.cli.sessions import find, open_runs, split_target
+from zhongjing.errors import ConfigError, DataError, MissingInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from zhongjing.config.stages import Stage
+    from zhongjing.pipeline.session import Session
+    from zhongjing.storage.manifest import ModelArtifact, ModelFile, StageManifest
+    from zhongjing.storage.objects import ObjectStore
+
+BASE_FOLDER = "base"
+"""Where an adapter's base lies inside the pulled folder."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+EPILOG = """
+Examples:
+
+  zhongjing pull tiny/ppo ./model --local
+
+  zhongjing pull tiny/ppo ./merged --merged --local
+
+  zhongjing pull tiny/rm ./reward --curves --local
+
+An adapter comes with its base in FOLDER/base and refers to it by its absolute path: pull again rather than
+move the folder, or pull with --merged.
+"""
+
+CURVES_EPILOG = """
+Examples:
+
+  zhongjing curves tiny/ppo ./curves --local
+"""
+
+Target = Annotated[str, typer.Argument(metavar="PIPELINE/STAGE", help="Whose result, e.g. tiny/ppo.")]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where it goes.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a folder that is not empty.")]
+
+
+@guarded
+def pull(
+    target: Target,
+    folder: Folder,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="One standalone model: the adapter added to its base.")
+    ] = False,
+    with_curves: Annotated[
+        bool, typer.Option("--curves", help="Also the curves, into FOLDER/curves.")
+    ] = False,
+    force: Force = False,
+    local: Local = False,
+    workdir: Workdir = None,
+    output: OutputFormat = Format.TEXT,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    release: Release = None,
+) -> None:
+    """Fetch a stage's model into a folder that transformers and PEFT load."""
+    name, stage = split_target(target)
+    place = local_workdir(
+        local=local, workdir=workdir, namespace=namespace, context=context, release=release
+    )
+    console = Console(json_mode=output == Format.JSON)
+    with open_runs(place) as session, new_folder(folder, force=force) as partial:
+        manifest = manifest_of(session, name, stage)
+        standalone = _fetch_model(session.store, manifest.model, partial, folder, merged=merged)
+        if with_curves:
+            _fetch_curves(session, manifest, partial / "curves")
+        manifest_uri = session.layout(name).stage(stage, manifest.key).manifest
+    lines = loading_lines(folder, stage.value, adapter=not standalone)
+    console.say(f"{target} is in {folder}; load it with:")
+    for line in lines:
+        console.say(f"  {line}")
+    if console.json_mode:
+        console.result(
+            {
+                "folder": str(folder.resolve()),
+                "format": "full" if standalone else "adapter",
+                "base": None if standalone else str((folder / BASE_FOLDER).resolve()),
+                "manifestUri": manifest_uri,
+                "load": lines,
+            }
+        )
+
+
+@guarded
+def curves(
+    target: Target,
+    folder: Folder,
+    force: Force = False,
+    local: Local = False,
+    workdir: Workdir = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    release: Release = None,
+) -> None:
+    """Fetch the curves (loss, reward, KL) of a stage as PNG files."""
+    name, stage = split_target(target)
+    place = local_workdir(
+        local=local, workdir=workdir, namespace=namespace, context=context, release=release
+    )
+    with open_runs(place) as session, new_folder(folder, force=force) as partial:
+        _fetch_curves(session, manifest_of(session, name, stage), partial)
+    for file in sorted(folder.iterdir()):
+        Console().say(str(file))
+
+
+def manifest_of(session: Session, name: str, stage: Stage) -> StageManifest:
+    """The result in use of a stage.
+
+    Raises:
+        ConfigError: there is no such pipeline, or it has no such stage.
+        MissingInputError: the stage has no result yet.
+    """
+    desired = find(session, name)
+    if desired.document.spec.stages.get(stage) is None:
+        present = ", ".join(desired.document.spec.stages.present())
+        raise ConfigError(f"the pipeline has no stage {stage}", where=name, remedy=f"it has: {present}")
+    manifest = session.manifest(name, stage)
+    if manifest is None:
+        raise MissingInputError(
+            "the stage has no result yet",
+            where=f"{name}/{stage}",
+            remedy=f"make it with: zhongjing submit --stage {stage} --local",
+        )
+    return manifest
+
+
+@contextmanager
+def new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
+    """A folder to fill that takes its name when the block ends well, and is removed when it does not.
+
+    Raises:
+        ConfigError: something that is not empty is there, and ``force`` is not set.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("is a file", where=str(folder), remedy="give another folder")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise ConfigError(
+            "the folder is not empty", where=str(folder), remedy="give another one, or --force to replace it"
+        )
+    parent = folder.resolve().parent
+    partial = parent / f".{folder.resolve().name}.partial-{os.getpid()}"
+    old = parent / f".{folder.resolve().name}.old-{os.getpid()}"
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error}", where=str(folder)) from None
+    try:
+        yield partial
+        if folder.exists():
+            folder.resolve().rename(old)
+        partial.rename(folder.resolve())
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder.resolve())
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _fetch_model(
+    store: ObjectStore, model: ModelArtifact, partial: Path, folder: Path, *, merged: bool
+) -> bool:
+    """Fills ``partial``, which will be called ``folder``; returns whether it holds a standalone model."""
+    if model.format == "full":
+        store.download_folder(model.uri, partial, model.files or None)
+        return True
+    if model.base_uri is None:
+        raise DataError("the adapter's manifest does not name its base", where=model.uri)
+    if not merged:
+        store.download_folder(model.uri, partial, model.files or None)
+        base = _fetch_base(store, model.base_uri, partial / BASE_FOLDER)
+        _refer_to(partial, base, folder.resolve())
+        return False
+    adapter = partial / "adapter"
+    store.download_folder(model.uri, adapter, model.files or None)
+    base = _fetch_base(store, model.base_uri, partial / BASE_FOLDER)
+    _merge(base, adapter, partial / "merged")
+    shutil.rmtree(adapter)
+    shutil.rmtree(partial / BASE_FOLDER, ignore_errors=True)
+    for file in list((partial / "merged").iterdir()):
+        file.rename(partial / file.name)
+    (partial / "merged").rmdir()
+    return True
+
+
+def _fetch_base(store: ObjectStore, base_uri: str, folder: Path) -> Path:
+    """The adapter's base as a local folder: fetched, or where it lies already if it is none of ours."""
+    if not base_uri.startswith("s3://"):
+        from zhongjing.train.folders import Folders
+
+        local = Folders(store, folder.parent).local(base_uri)
+        shutil.copytree(local, folder, symlinks=False)
+        return folder
+    store.download_folder(base_uri, folder, _files_of(store, base_uri))
+    return folder
+
+
+def _files_of(store: ObjectStore, uri: str) -> list[ModelFile] | None:
+    """What a model folder holds, by its stage's manifest or the mark of a base that was made once."""
+    from zhongjing.storage.manifest import ModelFile, StageManifest
+
+    try:
+        return store.get_record(f"{uri.removesuffix('/model')}/manifest.json", StageManifest).model.files
+    except NotFoundError:
+        pass
+    try:
+        mark = store.get_json(f"{uri}/made.json")
+    except NotFoundError:
+        return None
+    return [ModelFile.model_validate(file) for file in mark["files"]]
+
+
+def _refer_to(partial: Path, base: Path, folder: Path) -> None:
+    """Makes the adapter refer to its base at the place where both will be."""
+    from zhongjing.model.export import localise
+
+    localise(partial, base)
+    config = partial / ADAPTER_CONFIG
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings["base_model_name_or_path"] = str(folder / BASE_FOLDER)
+    config.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _merge(base: Path, adapter: Path, out: Path) -> None:
+    from zhongjing.model.export import merge_adapter
+
+    merge_adapter(base, adapter, out)
+
+
+def _fetch_curves(session: Session, manifest: StageManifest, folder: Path) -> None:
+    layout = session.layout(manifest.pipeline).stage(manifest.stage, manifest.key)
+    try:
+        session.store.download_folder(layout.curves, folder)
+    except NotFoundError:
+        raise MissingInputError(
+            "the stage has no curves", where=layout.curves, remedy="its metrics are in metrics.jsonl beside it"
+        ) from None
+
+
+def loading_lines(folder: Path, stage: str, *, adapter: bool) -> list[str]:
+    """Three lines of Python that load the folder."""
+    place = json.dumps(str(folder.resolve()), ensure_ascii=False)
+    package = "peft" if adapter else "transformers"
+    prefix = "AutoPeftModelFor" if adapter else "AutoModelFor"
+    kind = f"{prefix}SequenceClassification" if stage == "rm" else f"{prefix}CausalLM"
+    imports = (
+        f"from peft import {kind}; from transformers import AutoTokenizer"
+        if adapter
+        else f"from {package} import {kind}, AutoTokenizer"
+    )
+    labels = ", num_labels=1" if stage == "rm" else ""
+    return [
+        imports,
+        f"model = {kind}.from_pretrained({place}{labels})",
+        f"tokenizer = AutoTokenizer.from_pretrained({place})",
+    ]

@@ -1,0 +1,230 @@
+"""``zhongjing status``, ``logs``, ``stop`` and ``resume``: look at runs and steer them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zhongjing.cli.console import Console
+from zhongjing.cli.guard import INTERRUPTED, OK, guarded
+from zhongjing.cli.options import (
+    Format,
+    KubeContext,
+    Local,
+    Namespace,
+    OptionalName,
+    OutputFormat,
+    Release,
+    StageOption,
+    Workdir,
+)
+from zhongjing.cli.places import local_workdir
+from zhongjing.cli.sessions import find, open_runs
+from zhongjing.errors import ConfigError, MissingInputError
+
+if TYPE_CHECKING:
+    from zhongjing.cli.display.view import RunView
+    from zhongjing.config.stages import Stage
+    from zhongjing.pipeline.session import Session
+    from zhongjing.pipeline.state import DesiredState
+
+STATUS_EPILOG = """
+Examples:
+
+  zhongjing status --local
+
+  zhongjing status tiny --local --watch
+
+  zhongjing status tiny --local -o json | jq .stages.sft.metrics
+"""
+
+LOGS_EPILOG = """
+Examples:
+
+  zhongjing logs --local --follow
+
+  zhongjing logs tiny --stage sft --attempt 1 --local
+"""
+
+STOP_EPILOG = """
+Examples:
+
+  zhongjing stop tiny --local
+
+  zhongjing resume tiny --local
+"""
+
+
+@guarded
+def status(
+    name: OptionalName = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow until nothing changes.")] = False,
+    local: Local = False,
+    workdir: Workdir = None,
+    output: OutputFormat = Format.TEXT,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    release: Release = None,
+) -> int:
+    """Show what runs: stages, progress, held-out metrics, time left."""
+    from zhongjing.cli.follow import look
+
+    console = Console(json_mode=output == Format.JSON)
+    place = local_workdir(
+        local=local, workdir=workdir, namespace=namespace, context=context, release=release
+    )
+    with open_runs(place) as session:
+        if watch:
+            return _watch(session, find(session, name), console)
+        if name is not None or len(session.pipelines()) == 1:
+            shown = look(session, find(session, name))
+            if console.json_mode:
+                console.result(_result(session, shown))
+            else:
+                _say(console, shown)
+            return OK
+        views = [look(session, find(session, each)) for each in session.pipelines()]
+        if console.json_mode:
+            console.result({"pipelines": {each.name: _result(session, each) for each in views}})
+        for each in () if console.json_mode else views:
+            _say(console, each)
+            console.say()
+        if not views:
+            console.warn("there are no pipelines here yet")
+    return OK
+
+
+def _watch(session: Session, desired: DesiredState, console: Console) -> int:
+    from zhongjing.cli.follow import display_for, follow
+
+    display = display_for(console)
+    try:
+        with display:
+            shown = follow(session, desired, display, wait_for_input=True)
+    except KeyboardInterrupt:
+        console.warn("no longer watching; the run goes on")
+        return INTERRUPTED
+    if console.json_mode:
+        console.result(_result(session, shown))
+    else:
+        console.say()
+        _say(console, shown)
+    return OK
+
+
+def _say(console: Console, shown: RunView) -> None:
+    from zhongjing.cli.display.summary import status_lines
+    from zhongjing.cli.follow import ending
+
+    for line in status_lines(shown):
+        console.say(line)
+    if shown.settled:
+        for line in ending(shown):
+            console.say(line)
+
+
+def _result(session: Session, shown: RunView) -> dict[str, Any]:
+    from zhongjing.cli.display.summary import result
+    from zhongjing.cli.follow import manifests_of
+
+    return result(shown, manifests_of(session, shown))
+
+
+@guarded
+def logs(
+    name: OptionalName = None,
+    stage: StageOption = None,
+    attempt: Annotated[int | None, typer.Option(help="Attempt; the latest unless given.", min=1)] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage ends.")] = False,
+    local: Local = False,
+    workdir: Workdir = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    release: Release = None,
+) -> None:
+    """Print the log of a stage's job."""
+    from zhongjing.config.stages import Stage
+
+    place = local_workdir(
+        local=local, workdir=workdir, namespace=namespace, context=context, release=release
+    )
+    console = Console()
+    with open_runs(place) as session:
+        desired = find(session, name)
+        chosen = Stage(stage.value) if stage is not None else _latest_stage(session, desired)
+        if desired.document.spec.stages.get(chosen) is None:
+            raise ConfigError(f"the pipeline has no stage {chosen}", where=desired.pipeline)
+        for line in session.logs(desired.pipeline, chosen, follow=follow, attempt=attempt):
+            console.raw(line if line.endswith("\n") else f"{line}\n")
+
+
+def _latest_stage(session: Session, desired: DesiredState) -> Stage:
+    """The stage that runs, else the one that started last.
+
+    Raises:
+        MissingInputError: none was started yet.
+    """
+    recorded = session.status(desired.pipeline)
+    stages = recorded.stages if recorded is not None else {}
+    started = [(stage, state) for stage, state in stages.items() if state.submission_id is not None]
+    if not started:
+        raise MissingInputError(
+            "no stage was started yet, there is no log", where=desired.pipeline, remedy="zhongjing status"
+        )
+    running = [stage for stage, state in started if state.state.is_active]
+    if running:
+        return running[-1]
+    return max(started, key=lambda entry: entry[1].submitted_at or "")[0]
+
+
+@guarded
+def stop(
+    name: OptionalName = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has stopped.")] = True,
+    local: Local = False,
+    workdir: Workdir = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    release: Release = None,
+) -> int:
+    """Stop a run with a checkpoint; `resume`, or the same submit, goes on from it."""
+    from zhongjing.cli.follow import display_for, follow
+
+    place = local_workdir(
+        local=local, workdir=workdir, namespace=namespace, context=context, release=release
+    )
+    console = Console()
+    with open_runs(place) as session:
+        desired = session.suspend(find(session, name).pipeline)
+        if not wait:
+            console.say(f"{desired.pipeline}: asked to stop with a checkpoint")
+            return OK
+        display = display_for(console)
+        with display:
+            shown = follow(session, desired, display)
+    _say(console, shown)
+    return OK
+
+
+@guarded
+def resume(
+    name: OptionalName = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run until it ends.")] = True,
+    local: Local = False,
+    workdir: Workdir = None,
+    output: OutputFormat = Format.TEXT,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    release: Release = None,
+) -> int:
+    """Let a stopped or failed run go on from its last checkpoint."""
+    from zhongjing.cli.run import attend
+
+    place = local_workdir(
+        local=local, workdir=workdir, namespace=namespace, context=context, release=release
+    )
+    console = Console(json_mode=output == Format.JSON)
+    with open_runs(place) as session:
+        desired = session.resume(find(session, name).pipeline)
+        return attend(session, desired, console, wait=wait)

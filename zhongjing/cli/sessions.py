@@ -1,0 +1,97 @@
+"""Opens sessions and finds pipelines in them: what status, logs, stop, resume and pull have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zhongjing.errors import BackendError, ConfigError
+
+if TYPE_CHECKING:
+    from zhongjing.config.stages import Stage
+    from zhongjing.pipeline.session import Session
+    from zhongjing.pipeline.state import DesiredState
+
+Opener = Callable[[Path, bool], "Session"]
+"""Opens the session of a workdir; the flag says whether its services may be started."""
+
+
+def _open_local(workdir: Path, start: bool) -> Session:
+    from zhongjing.backends.local.session import LocalSession
+
+    return LocalSession.open(workdir, start=start)
+
+
+OPENER: ContextVar[Opener] = ContextVar("OPENER", default=_open_local)
+"""What opens local sessions. Tests put a session in memory here."""
+
+
+def open_runs(workdir: Path) -> Session:
+    """The session of a workdir that exists already.
+
+    Raises:
+        BackendError: nothing was ever run there.
+    """
+    if not workdir.is_dir():
+        raise BackendError(
+            "nothing was run here yet",
+            where=str(workdir),
+            remedy="start a run with: zhongjing submit --local, or give its folder with --workdir",
+        )
+    return OPENER.get()(workdir, True)
+
+
+def open_or_create(workdir: Path) -> Session:
+    """The session of a workdir, made if it does not exist.
+
+    Raises:
+        ConfigError: the workdir cannot be written.
+        BackendError: its services do not start.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot be made: {error}", where=f"--workdir {workdir}") from None
+    return OPENER.get()(workdir, True)
+
+
+def find(session: Session, name: str | None) -> DesiredState:
+    """A pipeline by name, or the only one there is.
+
+    Raises:
+        ConfigError: there is none of that name, or several and no name.
+    """
+    names = session.pipelines()
+    if name is None:
+        if len(names) == 1:
+            name = names[0]
+        elif not names:
+            raise ConfigError("there are no pipelines here yet", remedy="start one with: zhongjing submit")
+        else:
+            raise ConfigError(
+                "there are several pipelines here", remedy=f"name one of: {', '.join(sorted(names))}"
+            )
+    desired = session.desired(name) if name in names else None
+    if desired is None:
+        known = ", ".join(sorted(names)) or "none"
+        raise ConfigError(f"there is no pipeline {name!r}", remedy=f"there is: {known}")
+    return desired
+
+
+def split_target(target: str) -> tuple[str, Stage]:
+    """Splits ``tiny/ppo`` into the pipeline's name and the stage.
+
+    Raises:
+        ConfigError: it is not of that form, or the stage is unknown.
+    """
+    from zhongjing.config.stages import Stage
+
+    name, slash, stage = target.partition("/")
+    if not slash or not name or stage not in {known.value for known in Stage}:
+        stages = ", ".join(known.value for known in Stage if known is not Stage.EVALUATION)
+        raise ConfigError(
+            "a result is named PIPELINE/STAGE", where=target, remedy=f"e.g. tiny/ppo; the stages are: {stages}"
+        )
+    return name, Stage(stage)

@@ -1,0 +1,121 @@
+"""``zhongjing submit`` and ``python -m zhongjing.submit``: brings stages about.
+
+The options are read here; what they lead to is in :mod:`zhongjing.cli.launch`, imported when it is needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zhongjing.cli.console import Console
+from zhongjing.cli.guard import guarded
+from zhongjing.cli.options import (
+    DocumentFormat,
+    KubeContext,
+    Local,
+    Namespace,
+    Release,
+    StageName,
+    StageTarget,
+    Workdir,
+)
+from zhongjing.cli.places import local_workdir
+from zhongjing.errors import ConfigError
+
+DEFAULT_RECIPE = "tiny"
+
+EPILOG = """
+Examples:
+
+  zhongjing submit --local                     everything, on example data
+
+  zhongjing submit --local -f my.yaml          a document of your own
+
+  zhongjing submit --local --stage rm          one stage; its inputs must exist
+
+  zhongjing submit --local --dry-run           what would run, and why
+
+  zhongjing submit --local -o json > out.json  the result for a program
+
+  zhongjing submit --local --set spec.stages.sft.learningRate=1e-4
+
+What is done is skipped, and a changed field runs again exactly what depends on it. After a crash or Ctrl-C
+the same command goes on from the last checkpoint.
+
+Exit codes: 0 done, 1 a stage failed or waits for input, 2 bad input, 3 backend unreachable, 130 interrupted.
+"""
+
+
+@guarded
+def submit(
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="Document to run (YAML or JSON).")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME", help=f"Document that ships; {DEFAULT_RECIPE} unless given."),
+    ] = None,
+    stage: Annotated[
+        StageTarget | None,
+        typer.Option("--stage", help="Stage to bring about; all unless given, or what the document says."),
+    ] = None,
+    local: Local = False,
+    workdir: Workdir = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field; repeatable.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the complete document and what would run; run nothing.")
+    ] = False,
+    output: Annotated[
+        DocumentFormat,
+        typer.Option(
+            "--output",
+            "-o",
+            help="json: exactly one JSON object on stdout, the rest on stderr; yaml: with --dry-run.",
+        ),
+    ] = DocumentFormat.TEXT,
+    rerun: Annotated[
+        list[StageName] | None,
+        typer.Option("--rerun", help="Run this stage again though it is done; repeatable."),
+    ] = None,
+    refresh_data: Annotated[
+        bool, typer.Option("--refresh-data", help="Look at the sources again: new and changed objects count.")
+    ] = False,
+    wait_for_input: Annotated[
+        bool, typer.Option("--wait-for-input", help="Go on waiting for sources that say wait: true.")
+    ] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Submit and leave; `status --watch` follows.")
+    ] = False,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    release: Release = None,
+) -> int:
+    """Bring stages about: pretrain, sft, rm, ppo, or all of them."""
+    if file is not None and recipe is not None:
+        raise ConfigError("--file and --recipe are two documents", remedy="give one of them")
+    if output is DocumentFormat.YAML and not dry_run:
+        raise ConfigError("-o yaml prints a document", remedy="add --dry-run, or use -o json")
+    if wait_for_input and no_wait:
+        raise ConfigError("--wait-for-input and --no-wait contradict each other", remedy="give one of them")
+    place = local_workdir(
+        local=local, workdir=workdir, namespace=namespace, context=context, release=release, strict=True
+    )
+    from zhongjing.cli.launch import Order, dry_run_of, launch
+
+    order = Order(
+        document=str(file) if file is not None else None,
+        recipe=recipe or DEFAULT_RECIPE,
+        overrides=tuple(overrides or ()),
+        stage=stage,
+        rerun=tuple(rerun or ()),
+        refresh_data=refresh_data,
+    )
+    console = Console(json_mode=output is DocumentFormat.JSON)
+    if dry_run:
+        return dry_run_of(order, place, console, as_yaml=output is not DocumentFormat.JSON)
+    return launch(order, place, console, wait=not no_wait, wait_for_input=wait_for_input)

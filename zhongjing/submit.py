@@ -1,0 +1,28 @@
+"""``python -m zhongjing.submit``: the door to the pipeline, the same as ``zhongjing submit``.
+
+::
+
+    python -m zhongjing.submit --stage all --local            # the whole pipeline on this machine
+    python -m zhongjing.submit --stage rm --local -f my.yaml  # one stage
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from zhongjing.cli.app import SETTINGS, add_submit
+from zhongjing.cli.guard import run
+
+app = typer.Typer(add_completion=False, **SETTINGS)
+add_submit(app)
+
+
+def main() -> None:
+    """Runs the command line of this process and exits."""
+    sys.exit(run(app, sys.argv[1:], "python -m zhongjing.submit"))
+
+
+if __name__ == "__main__":
+    main()
