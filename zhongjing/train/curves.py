@@ -1,8 +1,8 @@
 """Curves of a stage as PNG files: loss, reward, KL and what else its metric points hold.
 
 Drawn from :class:`zhongjing.storage.progress.MetricPoint` and nothing else, so a stage's job and a laptop
-that downloaded ``metrics.jsonl`` draw the same picture. Text in the figures is ASCII: no font has to be there.
-matplotlib is imported when something is drawn.
+that downloaded ``metrics.jsonl`` draw the same picture. Text in the figures is ASCII: no font has
+to be there. matplotlib is imported when something is drawn.
 """
 
 from __future__ import annotations
@@ -85,7 +85,11 @@ def _panels(points: Sequence[MetricPoint]) -> dict[str, dict[str, _Series]]:
             series.x.append(float(point.step))
             series.y.append(float(value))
     order = [name for name, _, _ in _PANELS if name in found]
-    return {name: dict(list(found[name].items())[:_MAX_SERIES]) for name in order}
+    # By label, training first: the same points give the same picture, in whatever order they come.
+    return {
+        name: dict(sorted(found[name].items(), key=lambda entry: (" " in entry[0], entry[0]))[:_MAX_SERIES])
+        for name in order
+    }
 
 
 def _panel_of(name: str) -> str | None:
@@ -109,7 +113,7 @@ def _draw(path: Path, panels: list[tuple[str, dict[str, _Series]]], spikes: list
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.8 * columns, 3.2 * rows), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)  # takes the figure; no window system, no state shared with pyplot
     axes = figure.subplots(rows, columns, squeeze=False)
     for index, axis in enumerate(axes.flat):
         if index < len(panels):
@@ -118,7 +122,7 @@ def _draw(path: Path, panels: list[tuple[str, dict[str, _Series]]], spikes: list
             axis.set_visible(False)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
-        canvas.print_png(file)
+        figure.savefig(file, format="png")
     partial.replace(path)
     return path
 

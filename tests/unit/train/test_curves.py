@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from zhongjing.storage.progress import MetricPoint
+from zhongjing.train.curves import _panel_of, render_curves, smooth
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def point(kind: str, step: int, **values: float) -> MetricPoint:
+    return MetricPoint.model_validate({"kind": kind, "step": step, "time": "", "values": values})
+
+
+def training(steps: int) -> list[MetricPoint]:
+    noise = random.Random(0)
+    points = [
+        point("train", step, loss=8.0 - step / 20 + noise.random(), grad_norm=1.0, lr=1e-4)
+        for step in range(steps)
+    ]
+    return [*points, point("validation", 0, loss=8.2), point("validation", steps, loss=5.0)]
+
+
+def test_every_panel_has_its_file_and_the_overview_comes_first(tmp_path: Path) -> None:
+    files = render_curves(training(60), tmp_path / "curves")
+    names = [file.name for file in files]
+    assert names == ["curves.png", "loss.png", "optimizer.png", "schedule.png"]
+    for file in files:
+        assert file.read_bytes().startswith(PNG)
+    assert sorted(path.name for path in (tmp_path / "curves").iterdir()) == sorted(names)
+
+
+def test_ppo_has_reward_and_kl(tmp_path: Path) -> None:
+    points = [
+        point("rollout", step, reward=0.1 * step, kl=0.01, entropy=3.0, response_length=20.0, eos_share=0.5)
+        for step in range(5)
+    ]
+    names = {file.name for file in render_curves(points, tmp_path)}
+    assert names == {"curves.png", "reward.png", "kl.png", "policy.png", "length.png"}
+
+
+@pytest.mark.parametrize(
+    ("name", "panel"),
+    [
+        ("loss", "loss"),
+        ("value_loss", "loss"),
+        ("pair_accuracy", "accuracy"),
+        ("reward_mean", "reward"),
+        ("reward_std", None),
+        ("kl", "kl"),
+        ("kl_coef", None),
+        ("weekly", None),
+        ("clip_fraction", "policy"),
+        ("learning_rate", "schedule"),
+        ("rollout/kl", "kl"),
+        ("tokens", None),
+    ],
+)
+def test_a_metric_goes_where_its_name_says(name: str, panel: str | None) -> None:
+    assert _panel_of(name) == panel
+
+
+def test_nothing_to_draw_writes_nothing(tmp_path: Path) -> None:
+    assert render_curves([point("train", 1, tokens=5.0)], tmp_path / "curves") == []
+    assert not (tmp_path / "curves").exists()
+
+
+def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
+    points = [point("train", 0, loss=float("nan")), point("train", 1, loss=float("inf"))]
+    assert render_curves(points, tmp_path) == []
+    assert render_curves([*points, point("train", 2, loss=1.0)], tmp_path)
+
+
+def test_spikes_change_the_picture(tmp_path: Path) -> None:
+    plain = render_curves(training(30), tmp_path / "a")[0].read_bytes()
+    marked = render_curves([*training(30), point("spike", 12, gradient_norm=99.0)], tmp_path / "b")[0]
+    assert plain != marked.read_bytes()
+
+
+def test_the_same_points_give_the_same_file(tmp_path: Path) -> None:
+    first = render_curves(training(30), tmp_path / "a")[0].read_bytes()
+    assert render_curves(list(reversed(training(30))), tmp_path / "b")[0].read_bytes() == first
+
+
+def test_smoothing_keeps_length_level_and_ends() -> None:
+    assert smooth([]) == []
+    assert smooth([2.0] * 30) == pytest.approx([2.0] * 30)
+    line = [float(value) for value in range(40)]
+    assert smooth(line) == pytest.approx(line)  # symmetric windows do not bend a straight line
+    assert smooth([0.0, 9.0, 0.0], window=3) == pytest.approx([0.0, 3.0, 0.0])
