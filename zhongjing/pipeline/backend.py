@@ -6,8 +6,15 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Protocol
 
+from pydantic import Field
+
 from zhongjing.config.stages import Stage
+from zhongjing.errors import BackendError
 from zhongjing.storage.manifest import Record
+
+
+class ForeignJobError(BackendError):
+    """The submission id belongs to a job of another spec hash: the next attempt has another id."""
 
 
 class JobState(StrEnum):
@@ -41,14 +48,14 @@ class JobDescription(Record):
     submission_id: str
     state: JobState
     message: str = ""
-    metadata: dict[str, str] = {}
+    metadata: dict[str, str] = Field(default_factory=dict)
 
 
 class Backend(Protocol):
     """Runs stage jobs. Every method may raise BackendUnavailableError, which means: try again later."""
 
     def submit(self, job: JobRequest) -> None:
-        """Submits, or adopts a job of the same id and spec hash. Raises BackendError on another hash."""
+        """Submits, or adopts a job of the same id and spec hash. Raises ForeignJobError on another hash."""
         ...
 
     def describe(self, submission_id: str) -> JobDescription:

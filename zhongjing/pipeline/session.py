@@ -16,8 +16,8 @@ from zhongjing.config.stages import Stage
 from zhongjing.pipeline.state import DesiredState, PipelineStatus
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
+from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Progress
-from zhongjing.storage.store import ObjectStore
 
 
 class Session(Protocol):

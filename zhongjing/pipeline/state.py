@@ -1,4 +1,4 @@
-"""What is wanted (``pipeline.json``) and what is so (``status.json``): the two documents of a running pipeline.
+"""What is wanted (``pipeline.json``) and what is so (``status.json``): the two documents of a pipeline.
 
 The object store plays the API server. A client writes :class:`DesiredState` and never touches the status; a
 reconciler (the local supervisor, or the Kubernetes controller) reads it, acts, and writes
@@ -37,7 +37,9 @@ class DesiredState(Record):
     user: dict[str, Any] = Field(description="the document as written, overrides applied, no defaults")
     document: TrainingPipeline = Field(description="resolved: every default filled in, frozen")
     sources: list[FrozenSource] = Field(default_factory=list)
-    waiting: list[str] = Field(default_factory=list, description="sources that are not there yet (wait: true)")
+    waiting: list[str] = Field(
+        default_factory=list, description="sources that are not there yet (wait: true)"
+    )
     references: list[FrozenReference] = Field(default_factory=list)
     targets: list[Stage] = Field(description="stages to bring about")
     reruns: dict[Stage, int] = Field(default_factory=dict, description="how often a re-run was forced")
@@ -95,6 +97,9 @@ class StageStatus(Record):
     remedy: str | None = None
     attempt: int = 0
     failures: int = Field(default=0, description="failed attempts that count against retries")
+    failed_at_step: int | None = Field(
+        default=None, description="checkpoint at the last failure; a later one wins the retries back"
+    )
     submission_id: str | None = None
     spec_hash: str | None = None
     confirmed: bool = Field(default=False, description="the backend has been seen to know the attempt")
@@ -103,7 +108,9 @@ class StageStatus(Record):
     manifest_uri: str | None = None
     model_uri: str | None = None
     fields: dict[str, Any] = Field(default_factory=dict, description="what the key is a hash of")
-    changes: list[str] = Field(default_factory=list, description="fields that made an earlier result not count")
+    changes: list[str] = Field(
+        default_factory=list, description="fields that made an earlier result not count"
+    )
     submitted_at: str | None = None
     started_at: str | None = None
     finished_at: str | None = None

@@ -1,0 +1,227 @@
+"""What a decision consists of, and how it changes the status. Pure.
+
+The reconciler folds the actions into the status, stores it (If-Match), and only then performs the ones that
+reach outside: :class:`Submit`, :class:`RequestStop` and :class:`Kill`. All three may be performed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zhongjing.config.stages import Stage
+from zhongjing.pipeline.state import (
+    Condition,
+    ConditionType,
+    PipelineStatus,
+    StageState,
+    StageStatus,
+    StopReason,
+    stamp,
+)
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """Takes up a new generation: failures are forgiven, results of earlier ones were there before."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Submits an attempt. Its id stands in the status before the backend hears of it."""
+
+    stage: Stage
+    key: str
+    attempt: int
+    submission_id: str
+    spec_hash: str
+    fields: Mapping[str, Any]
+    changes: Sequence[str] = ()
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class RequestStop:
+    """Asks an attempt to stop with a checkpoint (the stop object)."""
+
+    stage: Stage
+    key: str
+    attempt: int
+    reason: StopReason
+    message: str
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Ends a job at once."""
+
+    stage: Stage
+    submission_id: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Records where a stage stands."""
+
+    stage: Stage
+    state: StageState
+    reason: str
+    message: str = ""
+    remedy: str | None = None
+    update: Mapping[str, Any] = field(default_factory=dict)  # further fields of StageStatus
+
+
+@dataclass(frozen=True)
+class ScheduleRetry:
+    """Plans the next attempt at a time; ``counted`` against ``retries`` or not."""
+
+    stage: Stage
+    at: float
+    reason: str
+    message: str
+    failures: int
+    failed_at_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Conclude:
+    """Records the condition that holds for the whole pipeline."""
+
+    type: ConditionType
+    reason: str
+    message: str = ""
+    remedy: str | None = None
+
+
+Action = Adopt | Submit | RequestStop | Kill | Mark | ScheduleRetry | Conclude
+
+
+def fold(status: PipelineStatus, actions: Iterable[Action], now: float) -> PipelineStatus:
+    """The status after ``actions``. Equal to ``status`` when they say nothing new."""
+    for action in actions:
+        status = _fold(status, action, now)
+    return status
+
+
+def _fold(status: PipelineStatus, action: Action, now: float) -> PipelineStatus:
+    if isinstance(action, Adopt):
+        kept = {stage: _forgive(entry) for stage, entry in status.stages.items()}
+        return status.model_copy(update={"observed_generation": action.generation, "stages": kept})
+    if isinstance(action, Conclude):
+        return _conclude(status, action, now)
+    if isinstance(action, Kill):
+        return status
+    before = status.stage(action.stage)
+    after = before.model_copy(update=_changes(before, action, now))
+    return status.model_copy(update={"stages": {**status.stages, action.stage: after}})
+
+
+def _forgive(entry: StageStatus) -> StageStatus:
+    if entry.state.is_active:
+        return entry
+    update: dict[str, Any] = {
+        "failures": 0,
+        "failed_at_step": None,
+        "next_retry_at": None,
+        "started_at": None,
+    }
+    if entry.state in (StageState.FAILED, StageState.SUSPENDED):
+        update |= {"state": StageState.PENDING, "reason": "", "message": "", "remedy": None}
+    elif entry.state is StageState.SUCCEEDED:
+        update |= {"state": StageState.SKIPPED, "reason": "DoneBefore", "message": "was done before"}
+    return entry.model_copy(update=update)
+
+
+def _changes(
+    before: StageStatus, action: Submit | RequestStop | Mark | ScheduleRetry, now: float
+) -> dict[str, Any]:
+    if isinstance(action, Submit):
+        same = before.submission_id == action.submission_id
+        return {
+            "state": StageState.QUEUED,
+            "key": action.key,
+            "reason": "Submitted",
+            "message": action.message,
+            "remedy": None,
+            "attempt": action.attempt,
+            "failures": before.failures if before.key == action.key else 0,
+            "failed_at_step": before.failed_at_step if before.key == action.key else None,
+            "submission_id": action.submission_id,
+            "spec_hash": action.spec_hash,
+            "confirmed": False,
+            "stop_reason": None,
+            "stop_requested_at": None,
+            "manifest_uri": None,
+            "model_uri": None,
+            "fields": dict(action.fields),
+            "changes": list(action.changes),
+            "submitted_at": before.submitted_at if same else stamp(now),
+            "started_at": before.started_at if before.key == action.key else None,
+            "finished_at": None,
+            "next_retry_at": None,
+            "unknown_since": None,
+        }
+    if isinstance(action, RequestStop):
+        if before.stop_reason is action.reason:
+            return {}
+        return {
+            "stop_reason": action.reason,
+            "stop_requested_at": stamp(now),
+            "reason": "Stopping",
+            "message": action.message,
+        }
+    if isinstance(action, ScheduleRetry):
+        return {
+            "state": StageState.PENDING,
+            "reason": action.reason,
+            "message": action.message,
+            "remedy": None,
+            "failures": action.failures,
+            "failed_at_step": action.failed_at_step,
+            "next_retry_at": stamp(action.at),
+            "unknown_since": None,
+        }
+    update: dict[str, Any] = {
+        "state": action.state,
+        "reason": action.reason,
+        "message": action.message,
+        "remedy": action.remedy,
+        **action.update,
+    }
+    ended = action.state in (StageState.SUCCEEDED, StageState.FAILED, StageState.SUSPENDED)
+    if ended and before.state is not action.state:
+        update.setdefault("finished_at", stamp(now))
+        update |= {"next_retry_at": None, "unknown_since": None}
+    return update
+
+
+def _conclude(status: PipelineStatus, action: Conclude, now: float) -> PipelineStatus:
+    before = status.condition()
+    same = before is not None and (before.type, before.reason, before.message, before.remedy) == (
+        action.type,
+        action.reason,
+        action.message,
+        action.remedy,
+    )
+    if same and len(status.conditions) == len(ConditionType):
+        return status
+    since = {condition.type: condition for condition in status.conditions}
+    conditions = []
+    for type_ in ConditionType:
+        holds = type_ is action.type
+        old = since.get(type_)
+        unchanged = old is not None and old.status == holds
+        conditions.append(
+            Condition(
+                type=type_,
+                status=holds,
+                reason=action.reason if holds else (old.reason if old and not old.status else f"Not{type_}"),
+                message=action.message if holds else "",
+                remedy=action.remedy if holds else None,
+                since=old.since if old is not None and unchanged else stamp(now),
+            )
+        )
+    return status.model_copy(update={"conditions": conditions})

@@ -1,0 +1,191 @@
+"""Decisions about stages of which no attempt is active: what is done, what waits, what runs next. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from zhongjing.config.stages import Stage
+from zhongjing.pipeline.actions import Action, Conclude, Kill, Mark, RequestStop, Submit, fold
+from zhongjing.pipeline.observe import ResultView
+from zhongjing.pipeline.plan import StagePlan, missing_input
+from zhongjing.pipeline.state import (
+    RUNNING,
+    WAITING_FOR_INPUT,
+    ConditionType,
+    PipelineStatus,
+    StageState,
+    StageStatus,
+    StopReason,
+    seconds,
+)
+from zhongjing.pipeline.world import World
+
+_HOPELESS = (StageState.FAILED, StageState.WAITING_FOR_INPUT, StageState.BLOCKED)
+
+
+def advance(world: World, status: PipelineStatus) -> list[Action]:
+    """Says where every idle stage stands, and starts the next one if none runs.
+
+    A failed stage ends the pipeline: what could still run would only hide the failure for hours.
+    """
+    busy = any(entry.state.is_active for entry in status.stages.values())
+    done = {stage: world.is_done(stage) for stage in world.plan}
+    failed = any(_is_failed(status.stage(node.stage), node, done) for node in world.plan.values())
+    missing = missing_input(world.plan, done) is not None
+    start = not (busy or failed or missing or world.desired.suspend)
+    actions: list[Action] = []
+    for stage, node in world.plan.items():
+        entry = status.stage(stage)
+        if entry.state.is_active:
+            continue
+        states = {up: status.stage(up).state for up in node.upstream}
+        new = [action for action in _idle(world, node, entry, states, start) if not _is_old(entry, action)]
+        start = start and not any(isinstance(action, Submit) for action in new)
+        actions += new
+        status = fold(status, new, world.now)
+    return actions
+
+
+def conclude(world: World, status: PipelineStatus) -> Conclude:
+    """The condition that holds for the whole pipeline after this pass."""
+    entries = {stage: status.stage(stage) for stage in world.plan}
+    wanted = [entries[stage] for stage, node in world.plan.items() if node.wanted]
+    active = [stage for stage in Stage if status.stage(stage).state.is_active]
+    if all(entry.state.is_done for entry in wanted) and not active:
+        return Conclude(ConditionType.COMPLETE, "Complete", "everything asked for is done")
+    if active:
+        names = ", ".join(f"{stage} (attempt {status.stage(stage).attempt})" for stage in active)
+        reason = "Suspending" if world.desired.suspend else RUNNING
+        return Conclude(ConditionType.PROGRESSING, reason, f"{names}: {status.stage(active[0]).state}")
+    for stage, entry in entries.items():
+        if entry.state is StageState.FAILED:
+            return Conclude(ConditionType.FAILED, entry.reason, f"{stage}: {entry.message}", entry.remedy)
+    if world.desired.suspend:
+        return Conclude(
+            ConditionType.SUSPENDED, "Suspended", "suspended; resume goes on from the checkpoints"
+        )
+    done = {stage: world.is_done(stage) for stage in world.plan}
+    missing = missing_input(world.plan, done, world.policy.command)
+    if missing is not None:
+        return Conclude(ConditionType.FAILED, "MissingInput", missing.message, missing.remedy)
+    for stage, entry in entries.items():
+        if entry.next_retry_at is not None and entry.state is StageState.PENDING:
+            message = f"{stage}: {entry.message}; attempt {entry.attempt + 1} at {entry.next_retry_at}"
+            return Conclude(ConditionType.PROGRESSING, "Retrying", message)
+    for stage, entry in entries.items():
+        if entry.state is StageState.WAITING_FOR_INPUT:
+            message = f"{stage} {entry.message}"
+            return Conclude(ConditionType.PROGRESSING, WAITING_FOR_INPUT, message, entry.remedy)
+    return Conclude(ConditionType.PROGRESSING, RUNNING, "between two stages")
+
+
+def _is_failed(entry: StageStatus, node: StagePlan, done: Mapping[Stage, bool]) -> bool:
+    return entry.state is StageState.FAILED and entry.key == node.key and not done[node.stage]
+
+
+def _is_old(entry: StageStatus, action: Action) -> bool:
+    """Whether a mark says only what the status says already."""
+    return (
+        isinstance(action, Mark)
+        and (entry.state, entry.reason, entry.message, entry.remedy)
+        == (action.state, action.reason, action.message, action.remedy)
+        and all(getattr(entry, name) == value for name, value in action.update.items())
+    )
+
+
+def _idle(
+    world: World, node: StagePlan, entry: StageStatus, states: Mapping[Stage, StageState], start: bool
+) -> list[Action]:
+    """The word on one stage of which no attempt is active."""
+    stage = node.stage
+    result = world.result(stage, node.key)
+    if result is not None:
+        return [_done(node, entry, result)]
+    if not node.wanted:
+        message = "was not made for this document, and is not among what was asked for"
+        remedy = f"{world.policy.command} --stage {stage}"
+        return [Mark(stage, StageState.BLOCKED, "MissingInput", message, remedy, _CLEARED)]
+    hopeless = [up for up in node.upstream if states[up] in _HOPELESS]
+    if hopeless:
+        names = ", ".join(f"{up} ({states[up]})" for up in hopeless)
+        return [Mark(stage, StageState.BLOCKED, "Upstream", f"needs {names}", update=_CLEARED)]
+    if node.waiting:
+        return [_waiting(world, node)]
+    if entry.state is StageState.FAILED and entry.key == node.key:
+        return []
+    pending = [up for up in node.upstream if not states[up].is_done]
+    if pending:
+        return [_pending(node, entry, "Upstream", f"waits for {', '.join(pending)}")]
+    return _runnable(world, node, entry, start)
+
+
+_CLEARED = {"manifest_uri": None, "model_uri": None}
+
+
+def _done(node: StagePlan, entry: StageStatus, result: ResultView) -> Mark:
+    update = {
+        "manifest_uri": result.manifest_uri,
+        "model_uri": result.model_uri,
+        "key": node.key,
+        "fields": dict(node.fields),
+        "next_retry_at": None,
+    }
+    if entry.key == node.key and entry.state is StageState.SUCCEEDED:
+        return Mark(node.stage, entry.state, entry.reason, entry.message, entry.remedy, update)
+    if entry.key == node.key and entry.next_retry_at is not None and result.attempt == entry.attempt:
+        # An attempt that was given up finished after all.
+        return Mark(node.stage, StageState.SUCCEEDED, "Succeeded", update=update)
+    return Mark(node.stage, StageState.SKIPPED, "DoneBefore", "was done before", update=update)
+
+
+def _waiting(world: World, node: StagePlan) -> Mark:
+    source = world.desired.document.spec.source(node.waiting[0])
+    names = ", ".join(node.waiting)
+    return Mark(
+        node.stage,
+        StageState.WAITING_FOR_INPUT,
+        WAITING_FOR_INPUT,
+        f"waits for {names}: nothing is at {source.uri} yet",
+        f"write it there, then: {world.policy.command} --stage {node.stage}",
+        _CLEARED,
+    )
+
+
+def _pending(node: StagePlan, entry: StageStatus, reason: str, message: str) -> Mark:
+    update = _CLEARED if entry.key != node.key else {}
+    return Mark(node.stage, StageState.PENDING, reason, message, update=update)
+
+
+def _runnable(world: World, node: StagePlan, entry: StageStatus, start: bool) -> list[Action]:
+    """All that the stage needs is there."""
+    stage = node.stage
+    view = world.observed.attempts.get(stage)
+    if view is not None and view.is_alive:
+        # The backend changed its mind about an attempt that was given up, or one came late.
+        return [
+            Kill(stage, view.job.submission_id),
+            _pending(node, entry, "Stopping", "the last attempt is ending"),
+        ]
+    if world.desired.suspend:
+        if entry.state is StageState.SUSPENDED:
+            return []
+        return [_pending(node, entry, "Suspended", "the pipeline is suspended")]
+    retrying = entry.next_retry_at is not None and entry.key == node.key
+    if not start:
+        return [] if retrying else [_pending(node, entry, "Turn", "its turn comes")]
+    if retrying and entry.next_retry_at is not None and seconds(entry.next_retry_at) > world.now:
+        return []
+    if view is not None and not world.is_over(view) and entry.key is not None:
+        message = "the backend gave the job up, but its progress moves; asked to stop"
+        return [RequestStop(stage, entry.key, entry.attempt, StopReason.LOST, message)]
+    return [world.submit(node, entry, entry.attempt + 1, _start_message(node, entry))]
+
+
+def _start_message(node: StagePlan, entry: StageStatus) -> str:
+    if entry.key is None or entry.attempt == 0:
+        return "first run"
+    if entry.key != node.key:
+        return "another result is wanted than the last one"
+    if entry.state is StageState.SUSPENDED or entry.reason == "Resuming":
+        return "goes on from its checkpoint"
+    return f"tries again: {entry.message}" if entry.message else "tries again"

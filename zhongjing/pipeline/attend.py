@@ -1,0 +1,187 @@
+"""Decisions about an attempt that may be alive: wait, stop, call it done, try again, give up. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from zhongjing.config.stages import Stage
+from zhongjing.pipeline.actions import Action, Kill, Mark, RequestStop, ScheduleRetry
+from zhongjing.pipeline.backend import JobState
+from zhongjing.pipeline.observe import AttemptView, ResultView
+from zhongjing.pipeline.state import StageState, StageStatus, StopReason, seconds, stamp
+from zhongjing.pipeline.world import World
+from zhongjing.storage.progress import Activity
+
+
+def attend(world: World, stage: Stage, status: StageStatus) -> list[Action]:
+    """Looks after the active attempt of ``stage``."""
+    view = world.observed.attempts[stage]
+    result = world.result(stage, status.key)
+    job = view.job
+    if job.state is JobState.UNKNOWN:
+        return [_succeeded(stage, result)] if result else _unknown(world, stage, status, view)
+    if job.metadata.get("specHash", status.spec_hash) != status.spec_hash:
+        message = f"the id {status.submission_id} belongs to another job"
+        return [
+            ScheduleRetry(stage, world.now, "ForeignJob", message, status.failures, status.failed_at_step)
+        ]
+    if result is not None:
+        if job.state.is_terminal:
+            return [_succeeded(stage, result)]
+        if view.quiet_seconds >= world.policy.finish_seconds:
+            return [Kill(stage, job.submission_id), _succeeded(stage, result)]
+        return _alive(world, stage, status, view)
+    if job.state.is_terminal:
+        return [_ended(world, stage, status, view, job.message)]
+    return [*_alive(world, stage, status, view), *_stopping(world, stage, status, view)]
+
+
+def _succeeded(stage: Stage, result: ResultView) -> Mark:
+    update = {"manifest_uri": result.manifest_uri, "model_uri": result.model_uri}
+    return Mark(stage, StageState.SUCCEEDED, "Succeeded", update=update)
+
+
+def _alive(world: World, stage: Stage, status: StageStatus, view: AttemptView) -> list[Action]:
+    """Records that the backend knows the attempt, queued or running."""
+    running = view.job.state is JobState.RUNNING
+    state = StageState.RUNNING if running else StageState.QUEUED
+    if status.confirmed and status.state is state and status.unknown_since is None:
+        return []
+    update: dict[str, object] = {"confirmed": True, "unknown_since": None}
+    if running and status.started_at is None:
+        update["started_at"] = stamp(world.now)
+    stopping = status.stop_reason is not None
+    reason = status.reason if stopping else ("Running" if running else "Queued")
+    return [Mark(stage, state, reason, status.message, update=update)]
+
+
+def _stop_wanted(
+    world: World, stage: Stage, status: StageStatus, view: AttemptView
+) -> tuple[StopReason, str] | None:
+    """Why the attempt should stop now, if it should."""
+    if world.desired.suspend:
+        return StopReason.SUSPENDED, "asked to stop with a checkpoint"
+    if not world.wants(stage, status.key):
+        return StopReason.SUPERSEDED, "another result is wanted now; asked to stop"
+    if view.job.state is not JobState.RUNNING:
+        return None
+    settings = world.settings(stage)
+    limit = settings.active_deadline_seconds
+    if limit is not None and status.started_at and world.now - seconds(status.started_at) > limit:
+        return StopReason.DEADLINE, f"ran longer than activeDeadlineSeconds ({limit} s)"
+    limit = settings.progress_deadline_seconds
+    if view.stuck_seconds > limit:
+        return StopReason.HUNG, f"made no step within progressDeadlineSeconds ({limit} s)"
+    return None
+
+
+def _stopping(world: World, stage: Stage, status: StageStatus, view: AttemptView) -> list[Action]:
+    """Asks for a stop, again in every pass, and ends the job when it does not come."""
+    assert status.key is not None
+    if status.stop_reason is not None:
+        # A stop cannot be taken back: the job may have seen it.
+        reason, message = status.stop_reason, status.message
+    else:
+        wanted = _stop_wanted(world, stage, status, view)
+        if wanted is None:
+            return []
+        reason, message = wanted
+    actions: list[Action] = [RequestStop(stage, status.key, status.attempt, reason, message)]
+    since = seconds(status.stop_requested_at) if status.stop_requested_at else world.now
+    patient = reason not in (StopReason.HUNG, StopReason.LOST)
+    bound = world.policy.stop_seconds if patient else world.policy.hung_stop_seconds
+    if view.job.state is JobState.PENDING or world.now - since > bound:
+        actions.append(Kill(stage, view.job.submission_id))
+    return actions
+
+
+def _unknown(world: World, stage: Stage, status: StageStatus, view: AttemptView) -> list[Action]:
+    """The backend does not know the job: it was never submitted, or the backend lost its memory."""
+    assert status.key is not None
+    if not status.confirmed:
+        if world.wants(stage, status.key) and not world.desired.suspend:
+            # The reconciler died between the status and the submission. The same id again is harmless.
+            return [world.submit(world.plan[stage], status, status.attempt, status.message)]
+        # A submission may still be on its way; should it arrive later, it is found alive and ended.
+        recent = (
+            status.submitted_at and world.now - seconds(status.submitted_at) < world.policy.unknown_seconds
+        )
+        return [] if recent else [_ended(world, stage, status, view, "")]
+    if status.unknown_since is None:
+        update = {"unknown_since": stamp(world.now)}
+        message = "the backend does not know the job"
+        return [Mark(stage, status.state, "Unknown", message, update=update)]
+    if world.now - seconds(status.unknown_since) < world.policy.unknown_seconds:
+        return []
+    if not world.is_over(view):
+        # Should it live on where the backend cannot see it, it must end.
+        return [RequestStop(stage, status.key, status.attempt, StopReason.LOST, "the backend lost the job")]
+    return [_ended(world, stage, status, view, "the backend lost the job: its head was restarted")]
+
+
+def _ended(world: World, stage: Stage, status: StageStatus, view: AttemptView, job_message: str) -> Action:
+    """The attempt is over without a manifest: suspended, failed for good, or to be tried again."""
+    if not world.wants(stage, status.key):
+        return Mark(stage, StageState.PENDING, "Superseded", "another result is wanted now")
+    progress = view.progress
+    failure = progress.failure if progress is not None and progress.activity is Activity.FAILED else None
+    if failure is not None and not failure.retriable:
+        where = f"{failure.where}: " if failure.where else ""
+        return Mark(stage, StageState.FAILED, failure.error, where + failure.message, failure.remedy)
+    if world.desired.suspend:
+        return Mark(stage, StageState.SUSPENDED, "Suspended", _suspended_message(view))
+    if status.stop_reason is StopReason.DEADLINE:
+        remedy = f"raise spec.stages.{stage}.activeDeadlineSeconds; the stage goes on from its checkpoint"
+        return Mark(stage, StageState.FAILED, "DeadlineExceeded", status.message, remedy)
+    if status.stop_reason is StopReason.HUNG:
+        return _retry_or_fail(world, stage, status, view, _Why("Hung", status.message))
+    suspended = progress is not None and progress.activity is Activity.SUSPENDED
+    if suspended or status.stop_reason in (StopReason.SUSPENDED, StopReason.SUPERSEDED):
+        # Suspended and wanted again, or preempted: it goes on where it stopped, and nothing went wrong.
+        at = world.now + (0.0 if status.stop_reason is not None else world.policy.backoff_seconds)
+        message = "was stopped; goes on from its checkpoint"
+        return ScheduleRetry(stage, at, "Resuming", message, status.failures, status.failed_at_step)
+    if failure is not None:
+        why = _Why(failure.error, failure.message, failure.remedy)
+    else:
+        why = _Why("JobFailed", _job_message(view.job.state, job_message))
+    return _retry_or_fail(world, stage, status, view, why)
+
+
+class _Why(NamedTuple):
+    reason: str
+    message: str
+    remedy: str | None = None
+
+
+def _retry_or_fail(world: World, stage: Stage, status: StageStatus, view: AttemptView, why: _Why) -> Action:
+    """A failure counts against ``retries`` unless the attempt got to a later checkpoint than the last one."""
+    retries = world.settings(stage).retries
+    step = view.progress.checkpoint_step if view.progress is not None else None
+    got_further = step is not None and step > (status.failed_at_step or 0)
+    failures = 1 if got_further else status.failures + 1
+    if failures > retries:
+        tried = f" (attempt {status.attempt}, after {retries} retries)" if retries else ""
+        remedy = why.remedy or f"read the log: zhongjing logs {world.desired.pipeline}/{stage}"
+        return Mark(stage, StageState.FAILED, why.reason, why.message + tried, remedy, {"failures": failures})
+    policy = world.policy
+    delay = min(policy.backoff_seconds * 2.0 ** (failures - 1), policy.max_backoff_seconds)
+    kept = step if got_further else status.failed_at_step
+    return ScheduleRetry(stage, world.now + delay, why.reason, why.message, failures, kept)
+
+
+def _suspended_message(view: AttemptView) -> str:
+    progress = view.progress
+    if progress is not None and progress.activity is Activity.SUSPENDED:
+        return f"stopped with a checkpoint at step {progress.checkpoint_step or progress.step}"
+    if progress is not None and progress.checkpoint_step:
+        return f"was ended; goes on from the checkpoint of step {progress.checkpoint_step}"
+    return "was ended before its first checkpoint"
+
+
+def _job_message(state: JobState, message: str) -> str:
+    if state is JobState.SUCCEEDED:
+        return "the job ended without a result"
+    if state is JobState.STOPPED:
+        return message or "the job was stopped"
+    return message or "the job failed and left no word why"

@@ -1,0 +1,60 @@
+"""What to do next. A pure function of what is wanted, what is so, and what was just seen.
+
+One stage runs at a time. A stage is done when the manifest of its key exists, whoever wrote it. The rules
+that keep two attempts of a stage from ever running at once:
+
+- an attempt's id is written to the status before it is submitted, and submitting an id twice is harmless;
+- a job is given up only when the backend says that it ended, or has not known it for a while;
+- backends err (Ray may call a live job failed after an error of its own), so a new attempt also waits until
+  the old one's progress no longer moves, and the old one is asked to stop in case it lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zhongjing.config.stages import Stage
+from zhongjing.pipeline.actions import Action, Adopt, fold
+from zhongjing.pipeline.advance import advance, conclude
+from zhongjing.pipeline.attend import attend
+from zhongjing.pipeline.observe import Observed, Policy
+from zhongjing.pipeline.plan import make_plan
+from zhongjing.pipeline.state import DesiredState, PipelineStatus
+from zhongjing.pipeline.world import World, spec_hash, submission_id
+
+__all__ = ["decide", "spec_hash", "submission_id"]
+
+
+def decide(
+    desired: DesiredState, status: PipelineStatus, observed: Observed, policy: Policy | None = None
+) -> list[Action]:
+    """The actions of one pass, in order.
+
+    Folding them into ``status`` changes nothing when there is nothing new to do or to say.
+
+    Args:
+        desired: what is wanted.
+        status: what is recorded.
+        observed: what was just seen; it covers the attempt of every stage whose status names one, unless
+            the stage is done.
+        policy: times; the defaults suit a cluster.
+
+    Raises:
+        ConfigError: an input of a stage is named wrongly (``submit`` has checked that it is not).
+    """
+    world = World(desired, make_plan(desired, status.sources), observed, policy or Policy())
+    actions: list[Action] = []
+
+    def do(new: Sequence[Action]) -> None:
+        nonlocal status
+        actions.extend(new)
+        status = fold(status, new, observed.now)
+
+    if status.observed_generation != desired.generation:
+        do([Adopt(desired.generation)])
+    for stage in Stage:
+        if status.stage(stage).state.is_active:
+            do(attend(world, stage, status.stage(stage)))
+    do(advance(world, status))
+    do([conclude(world, status)])
+    return actions

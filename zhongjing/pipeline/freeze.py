@@ -1,0 +1,280 @@
+"""Sources and folders as they are now, fixed: hashed, listed, and local files uploaded once.
+
+A pipeline reads the very same objects in every re-run. Local files are addressed by their content, so a
+second upload of the same bytes is none. Objects of the store are named by size and ETag.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from zhongjing.config.keys import digest
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.sources import Source
+from zhongjing.errors import ConfigError, DataError, MissingInputError
+from zhongjing.pipeline.graph import needs
+from zhongjing.pipeline.state import FrozenReference
+from zhongjing.storage.files import describe_folder, sha256_of
+from zhongjing.storage.layout import Layout
+from zhongjing.storage.manifest import FrozenObject, FrozenSource, ModelFile
+from zhongjing.storage.objects import ObjectStore
+
+# Called with the file's name, the bytes of it that are done, and its size.
+OnUpload = Callable[[str, int, int], None]
+
+_PARALLEL = 4
+
+
+@dataclass(frozen=True)
+class FrozenInputs:
+    """What a document reads, fixed. ``notes`` says where a frozen listing is no longer what is there."""
+
+    sources: list[FrozenSource]
+    waiting: list[str]
+    references: list[FrozenReference]
+    notes: list[str]
+
+
+def freeze(
+    store: ObjectStore,
+    layout: Layout,
+    document: TrainingPipeline,
+    *,
+    known: Mapping[str, tuple[str, FrozenSource]] | None = None,
+    upload: bool = True,
+    on_upload: OnUpload | None = None,
+) -> FrozenInputs:
+    """Fixes every source and local folder of a document.
+
+    Args:
+        store: where files go and objects are listed.
+        layout: the pipeline.
+        document: resolved.
+        known: sources frozen before, by name, each with the uri that it had then. They are kept as they are;
+            leave them out to list anew (``--refresh-data``).
+        upload: False hashes only (a dry run).
+        on_upload: is told of every file.
+
+    Raises:
+        MissingInputError: a source that is not waited for, or a folder, does not exist (names the path).
+        ConfigError: a URI of a scheme that sources cannot have.
+    """
+    known = known or {}
+    sources: list[FrozenSource] = []
+    waiting: list[str] = []
+    notes: list[str] = []
+    for source in document.spec.sources:
+        earlier = known.get(source.name)
+        if earlier is not None and earlier[0] == source.uri:
+            sources.append(earlier[1])
+            note = _changed(store, source, earlier[1])
+            if note:
+                notes.append(note)
+            continue
+        frozen = freeze_source(store, layout, source, upload=upload, on_upload=on_upload)
+        if frozen is not None:
+            sources.append(frozen)
+        elif source.wait:
+            waiting.append(source.name)
+        else:
+            raise _missing(source)
+    references = [
+        _freeze_folder(store, layout, reference, where, upload=upload, on_upload=on_upload)
+        for reference, where in _local_references(document)
+    ]
+    return FrozenInputs(sources, waiting, references, notes)
+
+
+def freeze_source(
+    store: ObjectStore,
+    layout: Layout,
+    source: Source,
+    *,
+    upload: bool = True,
+    on_upload: OnUpload | None = None,
+) -> FrozenSource | None:
+    """One source as it is now, or None if nothing is there."""
+    scheme = _scheme(source.uri)
+    if scheme == "s3":
+        objects = _list_objects(store, source.uri)
+    elif scheme == "hf":
+        # A dataset of the hub is fixed by its revision; the job records which one it got.
+        objects = [FrozenObject(uri=source.uri, size=0, digest=digest({"hub": source.uri}))]
+    elif scheme is None:
+        objects = _freeze_files(store, layout, local_files(source.uri), upload=upload, on_upload=on_upload)
+    else:
+        raise ConfigError(
+            f"sources cannot be read from {scheme}://",
+            where=f"spec.sources.{source.name}.uri",
+            remedy="give a local path, an s3:// URI or hf://datasets/owner/name",
+        )
+    if not objects:
+        return None
+    return FrozenSource(name=source.name, objects=objects, digest=_digest_of(objects))
+
+
+def local_files(uri: str) -> list[Path]:
+    """The files that a local path, folder or glob stands for, by path. ``~`` and ``$VAR`` are expanded.
+
+    Hidden files of a folder are left out.
+    """
+    text = expand(uri)
+    path = Path(text)
+    if path.is_file():
+        return [path.absolute()]
+    if path.is_dir():
+        found = [file for file in path.rglob("*") if file.is_file()]
+        return sorted(file.absolute() for file in found if not _is_hidden(file.relative_to(path)))
+    names = glob.glob(text, recursive=True)
+    return sorted(Path(name).absolute() for name in names if Path(name).is_file())
+
+
+def expand(uri: str) -> str:
+    """A local path with ``~``, ``$VAR`` and ``file://`` taken out."""
+    return os.path.expandvars(str(Path(uri.removeprefix("file://")).expanduser()))
+
+
+def absolute(uri: str, folder: Path) -> str:
+    """A source's uri as it stays right in another process: local paths made absolute, from ``folder``."""
+    if _scheme(uri) is not None:
+        return uri
+    return str(folder.absolute() / expand(uri))
+
+
+def is_local_folder(reference: str) -> bool:
+    """Whether ``from``, ``reward`` or a base means a folder of this machine rather than a hub id."""
+    if _scheme(reference) is not None:
+        return False
+    return reference.startswith(("/", "./", "../", "~", "$")) or Path(expand(reference)).is_dir()
+
+
+def _scheme(uri: str) -> str | None:
+    scheme, separator, _ = uri.partition("://")
+    return scheme if separator and scheme != "file" else None
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _digest_of(objects: Iterable[FrozenObject]) -> str:
+    return digest([item.digest for item in objects])
+
+
+def _list_objects(store: ObjectStore, uri: str) -> list[FrozenObject]:
+    found = store.glob(uri)
+    if not found and not uri.endswith("/"):
+        found = store.glob(f"{uri}/")  # a folder, written without its slash
+    return [
+        FrozenObject(uri=info.uri, size=info.size, digest=f"{info.etag.strip(chr(34))}-{info.size}")
+        for info in found
+        if info.size > 0
+    ]
+
+
+def _freeze_files(
+    store: ObjectStore, layout: Layout, files: Sequence[Path], *, upload: bool, on_upload: OnUpload | None
+) -> list[FrozenObject]:
+    def freeze_file(path: Path) -> FrozenObject:
+        try:
+            size, sha256 = path.stat().st_size, sha256_of(path)
+        except OSError as error:
+            raise DataError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
+        uri = layout.upload(sha256, path.name)
+        if upload:
+            _upload(store, path, uri, size, on_upload)
+        return FrozenObject(uri=uri, size=size, digest=sha256)
+
+    if len(files) <= 1:
+        return [freeze_file(path) for path in files]
+    with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="upload") as pool:
+        return list(pool.map(freeze_file, files))
+
+
+def _upload(store: ObjectStore, path: Path, uri: str, size: int, on_upload: OnUpload | None) -> None:
+    there = store.head(uri)
+    if there is None or there.size != size:
+        if on_upload:
+            on_upload(path.name, 0, size)
+        store.put_file(uri, path)
+    if on_upload:
+        on_upload(path.name, size, size)
+
+
+def _freeze_folder(
+    store: ObjectStore,
+    layout: Layout,
+    reference: str,
+    where: str,
+    *,
+    upload: bool,
+    on_upload: OnUpload | None,
+) -> FrozenReference:
+    folder = Path(expand(reference))
+    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        raise MissingInputError(
+            f"there is no model in the folder {folder}",
+            where=where,
+            remedy="name a folder with config.json or adapter_config.json, an s3:// URI or a hub id",
+        )
+    files = [file for file in describe_folder(folder) if not _is_hidden(Path(file.name))]
+    key = digest([[file.name, file.sha256] for file in files])
+    uri = layout.base(key)
+
+    def upload_one(file: ModelFile) -> None:
+        _upload(store, folder / file.name, f"{uri}/{file.name}", file.size, on_upload)
+
+    if upload:
+        with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="upload") as pool:
+            list(pool.map(upload_one, files))
+    return FrozenReference(reference=reference, uri=uri, digest=key)
+
+
+def _local_references(document: TrainingPipeline) -> list[tuple[str, str]]:
+    """The local folders that a document starts from, each with its place in the document."""
+    base = document.spec.base
+    named = [(base.uri, "spec.base.uri"), (base.delta, "spec.base.delta"), (base.root, "spec.base.root")]
+    for stage in document.spec.stages.present():
+        named += [
+            (need.reference, f"spec.stages.{stage}.{need.role}")
+            for need in needs(document, stage)
+            if need.stage is None and need.reference != "base"
+        ]
+    found: dict[str, str] = {}
+    for reference, where in named:
+        if reference is not None and is_local_folder(reference):
+            found.setdefault(reference, where)
+    return list(found.items())
+
+
+def _missing(source: Source) -> MissingInputError:
+    local = _scheme(source.uri) is None
+    return MissingInputError(
+        f"nothing is at {expand(source.uri) if local else source.uri}",
+        where=f"spec.sources.{source.name}.uri",
+        remedy="correct the path, or say wait: true if it is still to be made",
+    )
+
+
+def _changed(store: ObjectStore, source: Source, frozen: FrozenSource) -> str | None:
+    """A note when what is there now is, by names and sizes, not what was frozen."""
+    scheme = _scheme(source.uri)
+    if scheme == "s3":
+        now = [(item.digest, item.size) for item in _list_objects(store, source.uri)]
+        before = [(item.digest, item.size) for item in frozen.objects]
+    elif scheme is None:
+        files = local_files(source.uri)
+        now = [(path.name, path.stat().st_size) for path in files]
+        before = [(item.uri.rpartition("/")[2], item.size) for item in frozen.objects]
+    else:
+        return None
+    if now == before:
+        return None
+    if not now:
+        return f"source {source.name}: its files are gone; the pipeline keeps using its own copy"
+    return f"source {source.name} has changed since it was first used; --refresh-data takes it as it is now"

@@ -1,0 +1,138 @@
+"""The stage graph: pretrain -> {sft, rm} -> ppo.
+
+What a stage starts from is named in its ``from`` (and PPO's ``reward``): another stage, ``base``, a folder,
+an s3:// URI or a hub id. Without pretrain, sft and rm start from the base. The reward model never starts
+from sft: it would learn to prefer its own style (paper section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.stages import PpoSettings, PretrainSettings, RmSettings, SftSettings, Stage
+from zhongjing.errors import ConfigError
+
+Role = Literal["from", "reward"]
+
+BASE = "base"
+
+# Which other stages a role may name; "base" and places outside the pipeline come on top where allowed.
+_ALLOWED: dict[tuple[Stage, Role], tuple[str, ...]] = {
+    (Stage.PRETRAIN, "from"): (BASE,),
+    (Stage.SFT, "from"): (BASE, Stage.PRETRAIN),
+    (Stage.RM, "from"): (BASE, Stage.PRETRAIN),
+    (Stage.PPO, "from"): (Stage.SFT,),
+    (Stage.PPO, "reward"): (Stage.RM,),
+}
+
+_NAMES = {BASE, *(stage.value for stage in Stage)}
+
+
+@dataclass(frozen=True)
+class Need:
+    """A model that a stage uses: made by ``stage``, the base (``reference == "base"``), or elsewhere."""
+
+    role: Role
+    reference: str
+    stage: Stage | None = None
+
+
+def needs(document: TrainingPipeline, stage: Stage) -> tuple[Need, ...]:
+    """The models that ``stage`` uses, ``from`` first.
+
+    Raises:
+        ConfigError: ``from`` or ``reward`` names a stage that this stage cannot start from, or that the
+            document does not have.
+    """
+    settings = document.spec.stages.get(stage)
+    if isinstance(settings, PretrainSettings):
+        return (_need(document, stage, "from", settings.from_),)
+    if isinstance(settings, SftSettings | RmSettings):
+        default = Stage.PRETRAIN.value if document.spec.stages.pretrain is not None else BASE
+        return (_need(document, stage, "from", settings.from_ or default),)
+    if isinstance(settings, PpoSettings):
+        return (
+            _need(document, stage, "from", settings.from_),
+            _need(document, stage, "reward", settings.reward),
+        )
+    raise ConfigError(f"the pipeline has no stage {stage}", where="spec.stages")
+
+
+def _need(document: TrainingPipeline, stage: Stage, role: Role, reference: str) -> Need:
+    where = f"spec.stages.{stage}.{role}"
+    if reference not in _NAMES:
+        return Need(role, reference)
+    allowed = _ALLOWED[stage, role]
+    if reference not in allowed:
+        remedy = f"write {' or '.join(allowed)}, a folder, an s3:// URI or a hub id"
+        if stage is Stage.RM and reference == Stage.SFT:
+            remedy += "; a reward model starts from the pretrained base (paper section 3)"
+        raise ConfigError(f"{stage} cannot use {reference!r} here", where=where, remedy=remedy)
+    if reference == BASE:
+        return Need(role, BASE)
+    upstream = Stage(reference)
+    if document.spec.stages.get(upstream) is None:
+        raise ConfigError(
+            f"the pipeline has no stage {upstream}",
+            where=where,
+            remedy=f"add spec.stages.{upstream}, or name a folder, an s3:// URI or a hub id",
+        )
+    return Need(role, reference, upstream)
+
+
+def upstream(document: TrainingPipeline, stage: Stage) -> tuple[Stage, ...]:
+    """The stages that ``stage`` needs directly."""
+    return tuple(need.stage for need in needs(document, stage) if need.stage is not None)
+
+
+def closure(document: TrainingPipeline, targets: Iterable[Stage]) -> list[Stage]:
+    """``targets`` and everything that they need, in an order in which they can run.
+
+    Raises:
+        ConfigError: as :func:`needs` does.
+    """
+    found: set[Stage] = set()
+    todo = list(targets)
+    while todo:
+        stage = todo.pop()
+        if stage in found:
+            continue
+        found.add(stage)
+        todo += upstream(document, stage)
+    # The enumeration's order is a topological one: every edge of _ALLOWED points forward in it.
+    return [stage for stage in Stage if stage in found]
+
+
+def targets(document: TrainingPipeline, wanted: Iterable[Stage] = ()) -> list[Stage]:
+    """The stages to bring about: those asked for, else ``spec.targets``, else all that can be run.
+
+    Raises:
+        ConfigError: a stage that the document does not have.
+    """
+    chosen = list(wanted) or list(document.spec.targets) or document.spec.stages.present()
+    for stage in chosen:
+        if document.spec.stages.get(stage) is None:
+            present = ", ".join(document.spec.stages.present()) or "none"
+            raise ConfigError(
+                f"the pipeline has no stage {stage}",
+                where="spec.stages",
+                remedy=f"it has: {present}",
+            )
+    if not chosen:
+        raise ConfigError("the pipeline has no stages", where="spec.stages", remedy="add one")
+    return [stage for stage in Stage if stage in chosen]
+
+
+def check(document: TrainingPipeline) -> None:
+    """Raises ConfigError when any stage's inputs are named wrongly, wanted now or not."""
+    for stage in document.spec.stages.present():
+        needs(document, stage)
+
+
+def downstream(document: TrainingPipeline, stage: Stage) -> list[Stage]:
+    """The stages whose results depend on ``stage``, itself left out."""
+    present = document.spec.stages.present()
+    return [other for other in present if other is not stage and stage in closure(document, [other])]

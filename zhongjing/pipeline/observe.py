@@ -1,0 +1,67 @@
+"""What a decision may look at. Plain data; :mod:`zhongjing.pipeline.reconcile` gathers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from zhongjing.config.stages import Stage
+from zhongjing.pipeline.backend import JobDescription, JobState
+from zhongjing.storage.progress import Progress
+
+
+@dataclass(frozen=True)
+class ResultView:
+    """A manifest that exists."""
+
+    manifest_uri: str
+    model_uri: str
+    attempt: int
+    submission_id: str
+
+
+@dataclass(frozen=True)
+class AttemptView:
+    """The latest attempt of a stage, as the world shows it.
+
+    ``progress`` is that attempt's own, or None. ``quiet_seconds`` is how long its progress has not changed,
+    ``stuck_seconds`` how long it has made no step; both by the reconciler's clock, from its own first look,
+    because a worker's clock may differ.
+    """
+
+    job: JobDescription
+    progress: Progress | None = None
+    quiet_seconds: float = 0.0
+    stuck_seconds: float = 0.0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the backend says that the job may still do something."""
+        return self.job.state in (JobState.PENDING, JobState.RUNNING)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything seen in one pass.
+
+    Jobs are looked at before progress, and progress before manifests: a job writes its manifest before it
+    ends, so a manifest that is missing after the job's end was never written.
+    """
+
+    now: float
+    results: Mapping[tuple[Stage, str], ResultView] = field(default_factory=dict)
+    attempts: Mapping[Stage, AttemptView] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Times that decisions use, in seconds."""
+
+    stop_seconds: float = 600.0  # from a stop request to a forced stop: a large checkpoint takes minutes
+    hung_stop_seconds: float = 30.0  # the same for an attempt that makes no steps
+    finish_seconds: float = 60.0  # from the manifest to a forced end of a job that does not exit
+    unknown_seconds: float = 15.0  # a job that the backend has forgotten for so long is lost
+    quiet_seconds: float = 15.0  # no new attempt while the last one's progress moved within this time
+    backoff_seconds: float = 10.0  # before the first retry; doubles
+    max_backoff_seconds: float = 300.0
+    command: str = "python -m zhongjing.submit"  # how the user starts stages here

@@ -1,0 +1,184 @@
+"""From what is wanted to what would run: each stage with its key, its inputs and what it waits for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zhongjing.config.keys import base_key, digest, key_fields, tokenizer_sources
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.stages import Stage
+from zhongjing.errors import MissingInputError
+from zhongjing.pipeline.graph import BASE, Need, closure, needs
+from zhongjing.pipeline.state import DesiredState
+from zhongjing.storage.layout import Layout
+from zhongjing.storage.manifest import FrozenSource, StageInput, StageRequest
+
+DEFAULT_COMMAND = "python -m zhongjing.submit"
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage of a plan.
+
+    ``key`` is None while a source, or a stage upstream, is still waited for. ``fields`` is what the key is a
+    hash of. ``wanted`` is False for a stage that is only needed: it is not run, it must be done.
+    """
+
+    stage: Stage
+    wanted: bool
+    needs: tuple[Need, ...]
+    waiting: tuple[str, ...]
+    key: str | None
+    fields: Mapping[str, Any]
+    input_keys: Mapping[str, str]
+
+    @property
+    def upstream(self) -> tuple[Stage, ...]:
+        """The stages that this one needs directly."""
+        return tuple(need.stage for need in self.needs if need.stage is not None)
+
+
+Plan = dict[Stage, StagePlan]
+
+
+def make_plan(desired: DesiredState, late: Sequence[FrozenSource] = ()) -> Plan:
+    """The stages that ``desired`` needs, in an order in which they can run.
+
+    Args:
+        desired: what is wanted.
+        late: sources that arrived after they were waited for (from the status).
+
+    Raises:
+        ConfigError: an input is named wrongly.
+    """
+    document = desired.document
+    sources = frozen_sources(desired, late)
+    plan: Plan = {}
+    for stage in closure(document, desired.targets):
+        seen = visible_sources(document, stage)
+        stage_needs = needs(document, stage)
+        waiting = tuple(name for name in required_sources(document, stage) if name not in sources)
+        digests = {name: sources[name].digest for name in seen if name in sources}
+        input_keys = {need.role: _input_key(desired, need, plan, digests) for need in stage_needs}
+        known: dict[str, str] = {role: key for role, key in input_keys.items() if key is not None}
+        fields: dict[str, Any] = {}
+        key = None
+        if not waiting and len(known) == len(input_keys):
+            rerun = desired.reruns.get(stage, 0)
+            fields = key_fields(document, stage, digests, known, rerun)
+            key = digest(fields)
+        plan[stage] = StagePlan(stage, stage in desired.targets, stage_needs, waiting, key, fields, known)
+    return plan
+
+
+def frozen_sources(desired: DesiredState, late: Sequence[FrozenSource] = ()) -> dict[str, FrozenSource]:
+    """All frozen sources by name; one that arrived late counts when it was still waited for."""
+    found = {source.name: source for source in late if source.name in desired.waiting}
+    return {**found, **{source.name: source for source in desired.sources}}
+
+
+def required_sources(document: TrainingPipeline, stage: Stage) -> list[str]:
+    """Names of the sources that ``stage`` cannot run without."""
+    settings = document.spec.stages.get(stage)
+    assert settings is not None
+    names = [ref.source for ref in settings.data]
+    if document.spec.base.tiny is not None:
+        names += [source.name for source in tokenizer_sources(document)]
+    return list(dict.fromkeys(names))
+
+
+def visible_sources(document: TrainingPipeline, stage: Stage) -> list[str]:
+    """Names of the sources that ``stage`` is shown: those it reads, and all test data to be taken out.
+
+    A source with ``wait: true`` is shown only to the stages that read it. It cannot be taken out of stages
+    that ran before it came, and counting it for them when it comes would run the whole pipeline again.
+    """
+    required = required_sources(document, stage)
+    return [source.name for source in document.spec.sources if source.name in required or not source.wait]
+
+
+def _input_key(desired: DesiredState, need: Need, plan: Plan, digests: Mapping[str, str]) -> str | None:
+    if need.stage is not None:
+        return plan[need.stage].key
+    references = {reference.reference: reference for reference in desired.references}
+    if need.reference == BASE:
+        base = desired.document.spec.base
+        folder = references.get(base.uri or "")
+        return base_key(desired.document, digests, folder.digest if folder else None)
+    frozen = references.get(need.reference)
+    return frozen.digest[:16] if frozen else digest({"reference": need.reference})
+
+
+def missing_input(
+    plan: Plan, done: Mapping[Stage, bool], command: str = DEFAULT_COMMAND
+) -> MissingInputError | None:
+    """The first stage that is only needed and was never made, as an error naming the command that makes it.
+
+    Args:
+        plan: from :func:`make_plan`.
+        done: whether the result of each stage of the plan exists.
+        command: how the user starts stages here, flags that matter included.
+    """
+    for node in plan.values():
+        if node.wanted or done.get(node.stage, False):
+            continue
+        if not _needed(plan, done, node.stage):
+            continue
+        dependants = ", ".join(other.stage for other in plan.values() if node.stage in other.upstream)
+        return MissingInputError(
+            f"{dependants} needs the result of {node.stage}, which does not exist for this document",
+            where=f"spec.stages.{node.stage}",
+            remedy=f"make it with: {command} --stage {node.stage}, or everything with: {command} --stage all",
+        )
+    return None
+
+
+def _needed(plan: Plan, done: Mapping[Stage, bool], stage: Stage) -> bool:
+    """Whether a stage that is not done stands (directly or not) on ``stage``, all between undone too."""
+    return any(
+        stage in node.upstream
+        and not done.get(node.stage, False)
+        and (node.wanted or _needed(plan, done, node.stage))
+        for node in plan.values()
+    )
+
+
+def make_request(
+    desired: DesiredState,
+    late: Sequence[FrozenSource],
+    node: StagePlan,
+    layout: Layout,
+    *,
+    attempt: int,
+    submission_id: str,
+) -> StageRequest:
+    """What a job is asked to do. Local folders stand in it by the place they were uploaded to."""
+    assert node.key is not None
+    sources = frozen_sources(desired, late)
+    references = {reference.reference: reference.uri for reference in desired.references}
+    document = desired.document
+    base_uri = document.spec.base.uri
+    if base_uri in references:
+        base = document.spec.base.model_copy(update={"uri": references[base_uri]})
+        spec = document.spec.model_copy(update={"base": base})
+        document = document.model_copy(update={"spec": spec})
+    inputs = []
+    for need in node.needs:
+        key = node.input_keys[need.role]
+        uri = (
+            layout.stage(need.stage, key).model
+            if need.stage is not None
+            else references.get(need.reference, need.reference)
+        )
+        inputs.append(StageInput(role=need.role, uri=uri, key=key, stage=need.stage))
+    return StageRequest(
+        stage=node.stage,
+        key=node.key,
+        attempt=attempt,
+        submission_id=submission_id,
+        document=document,
+        sources=[sources[name] for name in visible_sources(document, node.stage) if name in sources],
+        inputs=inputs,
+    )

@@ -1,0 +1,269 @@
+"""From a document to a wanted state: resolved, frozen, checked, compared with what was wanted before.
+
+``submit`` calls :func:`prepare`, shows the preview, and applies ``prepared.desired``.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zhongjing.config.keys import explain_change
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.resolve import Frozen, apply_overrides, resolve
+from zhongjing.config.stages import Stage
+from zhongjing.pipeline import graph
+from zhongjing.pipeline.freeze import OnUpload, absolute, freeze
+from zhongjing.pipeline.plan import DEFAULT_COMMAND, Plan, frozen_sources, make_plan, missing_input
+from zhongjing.pipeline.session import Session
+from zhongjing.pipeline.state import (
+    WAITING_FOR_INPUT,
+    ConditionType,
+    DesiredState,
+    PipelineStatus,
+    StageState,
+    stamp,
+)
+from zhongjing.pipeline.stored import done_stages
+from zhongjing.storage.manifest import FrozenSource
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What will become of one stage, and why. ``action`` is run, skip, wait or missing."""
+
+    stage: Stage
+    action: str
+    reason: str
+    key: str | None
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A wanted state that can be applied, with what there is to say about it."""
+
+    desired: DesiredState
+    previous: DesiredState | None
+    plan: Plan
+    forecasts: list[Forecast]
+    notes: list[str]
+
+
+def prepare(
+    session: Session,
+    user: Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    stages: Sequence[Stage] = (),
+    rerun: Sequence[Stage] = (),
+    refresh_data: bool = False,
+    upload: bool = True,
+    folder: Path | None = None,
+    command: str = DEFAULT_COMMAND,
+    on_upload: OnUpload | None = None,
+) -> Prepared:
+    """Makes a wanted state of a document. Writes nothing but uploads.
+
+    Args:
+        session: where it shall run.
+        user: the document as written.
+        overrides: ``path=value`` assignments.
+        stages: the stages asked for; none: what the document says, else all.
+        rerun: stages to run again although they are done.
+        refresh_data: list the sources anew instead of keeping what the pipeline first saw.
+        upload: False: only hash local files (a dry run).
+        folder: where relative paths start; none: the current folder.
+        command: how the user starts stages here, for remedies (``python -m zhongjing.submit --local``).
+        on_upload: is told of every local file.
+
+    Raises:
+        ConfigError: the document is wrong.
+        MissingInputError: a source does not exist (names the path), or a stage that is only needed was
+            never made (names the command that makes it).
+    """
+    written = apply_overrides(user, overrides)
+    name = _name(user, written)
+    previous = session.desired(name)
+    status = session.status(name) if previous is not None else None
+    if status is not None and previous is not None and status.uid != previous.uid:
+        status = None
+    document = _resolve(session, user, overrides, previous, folder or Path.cwd())
+    graph.check(document)
+    targets = graph.targets(document, stages)
+    layout = session.layout(document.name)
+    frozen = freeze(
+        session.store,
+        layout,
+        document,
+        known={} if refresh_data else _known(previous, status),
+        upload=upload,
+        on_upload=on_upload,
+    )
+    going = previous is not None and in_progress(previous, status)
+    if going and previous is not None:
+        targets = graph.targets(document, [*targets, *(t for t in previous.targets if _has(document, t))])
+    reruns = dict(previous.reruns) if previous is not None else {}
+    for stage in rerun:
+        graph.targets(document, [stage])
+        reruns[stage] = reruns.get(stage, 0) + 1
+    now = stamp(time.time())
+    desired = DesiredState(
+        namespace=session.namespace,
+        pipeline=document.name,
+        uid=previous.uid if previous is not None else secrets.token_hex(4),
+        generation=previous.generation if previous is not None else 1,
+        user=dict(written),
+        document=document,
+        sources=frozen.sources,
+        waiting=frozen.waiting,
+        references=frozen.references,
+        targets=targets,
+        reruns=reruns,
+        suspend=document.spec.suspend,
+        created_at=previous.created_at if previous is not None else now,
+        updated_at=now,
+    )
+    if previous is not None:
+        same = _wish(previous) == _wish(desired)
+        if same and going:
+            desired = previous  # attach
+        else:
+            desired = desired.model_copy(update={"generation": previous.generation + 1})
+    plan = make_plan(desired)
+    done = done_stages(session.store, layout, {stage: node.key for stage, node in plan.items()})
+    missing = missing_input(plan, done, command)
+    if missing is not None:
+        raise missing
+    return Prepared(desired, previous, plan, _forecast(plan, done, status), frozen.notes)
+
+
+def in_progress(desired: DesiredState, status: PipelineStatus | None) -> bool:
+    """Whether a pipeline is being worked on, or will be as soon as the reconciler sees it."""
+    if status is None or status.uid != desired.uid or status.observed_generation < desired.generation:
+        return not desired.suspend
+    if any(entry.state.is_active for entry in status.stages.values()):
+        return True
+    condition = status.condition()
+    if condition is None:
+        return True
+    return condition.type is ConditionType.PROGRESSING and condition.reason != WAITING_FOR_INPUT
+
+
+def changed_under_way(old: DesiredState, new: DesiredState, status: PipelineStatus | None) -> list[str]:
+    """Training fields that differ for stages of a pipeline that is being worked on, as ``path: old -> new``.
+
+    Empty: ``new`` is the document that runs (operational fields may differ).
+    """
+    late = status.sources if status is not None else []
+    before = make_plan(old, late)
+    after = make_plan(new, late)
+    changes: list[str] = []
+    for stage, node in before.items():
+        other = after.get(stage)
+        if other is not None and node.key is not None and other.key is not None and node.key != other.key:
+            changes += [f"spec.stages.{stage}: {line}" for line in explain_change(node.fields, other.fields)]
+    return changes
+
+
+def _name(user: Mapping[str, Any], written: Mapping[str, Any]) -> str:
+    metadata = written.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    # A document without a valid name is refused by resolve, which says so better.
+    return name if isinstance(name, str) else resolve(user).name
+
+
+def _resolve(
+    session: Session,
+    user: Mapping[str, Any],
+    overrides: Sequence[str],
+    previous: DesiredState | None,
+    folder: Path,
+) -> TrainingPipeline:
+    earlier = None
+    if previous is not None:
+        earlier = Frozen(previous.user, previous.document.model_dump(mode="json"))
+    document = resolve(user, overrides, earlier)
+    # The place decides where artifacts go, and another process must find the local files.
+    sources = [
+        source.model_copy(update={"uri": absolute(source.uri, folder)}) for source in document.spec.sources
+    ]
+    spec = document.spec.model_copy(update={"storage": session.storage, "sources": sources})
+    metadata = document.metadata.model_copy(update={"namespace": session.namespace})
+    return document.model_copy(update={"metadata": metadata, "spec": spec})
+
+
+def _known(
+    previous: DesiredState | None, status: PipelineStatus | None
+) -> dict[str, tuple[str, FrozenSource]]:
+    if previous is None:
+        return {}
+    uris = {source.name: source.uri for source in previous.document.spec.sources}
+    late = status.sources if status is not None else []
+    return {
+        name: (uris[name], source) for name, source in frozen_sources(previous, late).items() if name in uris
+    }
+
+
+def _has(document: TrainingPipeline, stage: Stage) -> bool:
+    return document.spec.stages.get(stage) is not None
+
+
+def _wish(desired: DesiredState) -> tuple[Any, ...]:
+    """What makes two wanted states different; a source that came late is no new wish."""
+    frozen = {source.name: source.digest for source in desired.sources}
+    for name in desired.waiting:
+        frozen[name] = ""
+    late = {source.name for source in desired.document.spec.sources if source.wait}
+    return (
+        desired.document.model_dump(mode="json", exclude={"spec": {"targets", "suspend"}}),
+        {name: digest for name, digest in frozen.items() if name not in late},
+        desired.references,
+        desired.targets,
+        desired.reruns,
+        desired.suspend,
+    )
+
+
+def _forecast(plan: Plan, done: Mapping[Stage, bool], status: PipelineStatus | None) -> list[Forecast]:
+    forecasts: list[Forecast] = []
+    runs: set[Stage] = set()
+    waits: set[Stage] = set()
+    for stage, node in plan.items():
+        entry = status.stage(stage) if status is not None else None
+        changes: tuple[str, ...] = ()
+        if entry is not None and entry.fields and entry.key not in (None, node.key) and node.fields:
+            changes = tuple(explain_change(entry.fields, node.fields))
+        if done[stage]:
+            forecasts.append(Forecast(stage, "skip", "is done", node.key))
+            continue
+        if node.waiting:
+            waits.add(stage)
+            forecasts.append(Forecast(stage, "wait", f"waits for {', '.join(node.waiting)}", None))
+            continue
+        stuck = [up for up in node.upstream if up in waits]
+        if stuck:
+            waits.add(stage)
+            forecasts.append(Forecast(stage, "wait", f"needs {', '.join(stuck)}, which waits", None))
+            continue
+        runs.add(stage)
+        forecasts.append(Forecast(stage, "run", _why(entry, node.key, changes), node.key, changes))
+    return forecasts
+
+
+def _why(entry: Any, key: str | None, changes: tuple[str, ...]) -> str:
+    if changes:
+        return f"changed: {changes[0]}" + (f" and {len(changes) - 1} more" if len(changes) > 1 else "")
+    if entry is None or entry.key is None:
+        return "was never run"
+    if entry.key == key and entry.state.is_active:
+        return f"is running (attempt {entry.attempt})"
+    if entry.key == key and entry.state in (StageState.SUSPENDED, StageState.PENDING):
+        return "goes on from its checkpoint"
+    if entry.key == key:
+        return "failed before, tries again"
+    return "was never run with these settings"

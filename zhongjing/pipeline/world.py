@@ -1,0 +1,87 @@
+"""What one decision is made from, and the few questions that all its parts ask. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zhongjing.config.keys import digest, explain_change
+from zhongjing.config.stages import AnySettings, Stage
+from zhongjing.pipeline.actions import Submit
+from zhongjing.pipeline.backend import JobState
+from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
+from zhongjing.pipeline.plan import Plan, StagePlan
+from zhongjing.pipeline.state import DesiredState, StageStatus
+from zhongjing.storage.progress import Activity
+
+_ENDED = (Activity.DONE, Activity.SUSPENDED, Activity.FAILED)
+
+
+@dataclass(frozen=True)
+class World:
+    """What is wanted, what would run, and what was seen."""
+
+    desired: DesiredState
+    plan: Plan
+    observed: Observed
+    policy: Policy
+
+    @property
+    def now(self) -> float:
+        """Time of the pass, seconds since the epoch."""
+        return self.observed.now
+
+    def result(self, stage: Stage, key: str | None) -> ResultView | None:
+        """The manifest of ``key``, if it exists."""
+        return self.observed.results.get((stage, key)) if key is not None else None
+
+    def settings(self, stage: Stage) -> AnySettings:
+        """Settings of a stage that the document has."""
+        settings = self.desired.document.spec.stages.get(stage)
+        assert settings is not None
+        return settings
+
+    def is_done(self, stage: Stage) -> bool:
+        """Whether the wanted result of ``stage`` exists."""
+        node = self.plan.get(stage)
+        return node is not None and self.result(stage, node.key) is not None
+
+    def wants(self, stage: Stage, key: str | None) -> bool:
+        """Whether the result of ``key`` is what should be made of ``stage``."""
+        node = self.plan.get(stage)
+        return node is not None and node.wanted and node.key == key
+
+    def is_over(self, view: AttemptView) -> bool:
+        """Whether an attempt that the backend gave up is certainly over.
+
+        It said so itself, it ended in order, or its progress no longer moves.
+        """
+        if view.progress is None or view.progress.activity in _ENDED:
+            return True
+        if view.job.state in (JobState.SUCCEEDED, JobState.STOPPED):
+            return True
+        return view.quiet_seconds >= self.policy.quiet_seconds
+
+    def submit(self, node: StagePlan, entry: StageStatus, attempt: int, message: str) -> Submit:
+        """The action that submits ``attempt``; the same attempt again is harmless."""
+        assert node.key is not None
+        changed = entry.key is not None and entry.key != node.key and bool(entry.fields)
+        return Submit(
+            stage=node.stage,
+            key=node.key,
+            attempt=attempt,
+            submission_id=submission_id(self.desired, node.stage, attempt),
+            spec_hash=spec_hash(self.desired, node.stage, node.key, attempt),
+            fields=node.fields,
+            changes=explain_change(entry.fields, node.fields) if changed else entry.changes,
+            message=message,
+        )
+
+
+def spec_hash(desired: DesiredState, stage: Stage, key: str, attempt: int) -> str:
+    """What a job's metadata says of its work; a job of the same id and another hash is not ours."""
+    return digest({"uid": desired.uid, "stage": stage.value, "key": key, "attempt": attempt})
+
+
+def submission_id(desired: DesiredState, stage: Stage, attempt: int) -> str:
+    """``<pipeline>-<uid8>-<stage>-a<N>``."""
+    return f"{desired.submission_prefix}-{stage}-a{attempt}"
