@@ -152,6 +152,7 @@ class Engine:
         self._engine = self._initialize(optimizer)
         self.zero = self._engine.optimizer
         self.guard = SpikeGuard(settings.guard)
+        self.last_checkpoint: int | None = None  # for messages; the loop sets it
         self._skip = False
         self._keep_scale = False
         self._scaled_norm = 0.0
@@ -308,7 +309,11 @@ class Engine:
     def _check_scale(self, overflow: bool, scale: float, step: int) -> None:
         smallest = getattr(self.zero.loss_scaler, "min_scale", 1.0)
         if overflow and scale <= smallest:
-            raise exploded(f"gradients overflow fp16 even at the smallest loss scale ({scale:g})", step, None)
+            raise exploded(
+                f"gradients overflow fp16 even at the smallest loss scale ({scale:g})",
+                step,
+                self.last_checkpoint,
+            )
 
     def _square_norm(self) -> torch.Tensor:
         """Square of the norm of this rank's part of the averaged, scaled gradient; float64 scalar."""

@@ -2,8 +2,8 @@
 
 :class:`SpikeGuard` looks at the gradient norm of every optimizer step before the step is taken. A norm that
 is not finite, or far above the running median, is a spike: the update of this step and of those that follow
-is weakened, and recovers slowly. :class:`DivergenceWatch` looks at the loss: with a far too large learning rate
-the norms may stay alike while the loss climbs, and then the stage has to end, not to be slowed down.
+is weakened, and recovers slowly. :class:`DivergenceWatch` looks at the loss: with a far too large learning
+rate the norms may stay alike while the loss climbs, and then the stage has to end, not to be slowed down.
 """
 
 from __future__ import annotations

@@ -242,11 +242,12 @@ class _Loop:
     def _evaluate_and_keep(self) -> None:
         metrics = self._evaluate()
         place = self.place
-        value = metrics[self.program.best_metric]
-        if not math.isfinite(value):
+        value = metrics.get(self.program.best_metric)
+        if value is not None and not math.isfinite(value):
             raise exploded(f"the held-out {self.program.best_metric} is {value}", place.step, self.saved_step)
         best = place.best_value
-        if best is None or (value < best if self.program.best_is_lower else value > best):
+        # Without held-out data nothing can be compared, and the latest weights are the result.
+        if value is None or best is None or (value < best if self.program.best_is_lower else value > best):
             place.best_step, place.best_value, place.metrics = place.step, value, metrics
             self._save(best=True)
 
@@ -266,7 +267,7 @@ class _Loop:
             )
         else:
             write_state(self.engine, None, extra)
-        self.saved_step = self.place.step
+        self.saved_step = self.engine.last_checkpoint = self.place.step
         self.saved_at = time.monotonic()
         self.save_pending = False
         self._report(Activity.TRAINING)
@@ -281,7 +282,7 @@ class _Loop:
         self.program.load_state_dict(content["program"])
         if self.watch is not None and content["watch"] is not None:
             self.watch.load_state_dict(content["watch"])
-        self.saved_step = self.place.step
+        self.saved_step = self.engine.last_checkpoint = self.place.step
 
     def _suspend(self) -> LoopResult:
         if self.context.rank == 0:

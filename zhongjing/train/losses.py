@@ -41,20 +41,26 @@ def ranking_loss(
 
 def correct_pairs(rewards: torch.Tensor, samples: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
     """How many pairs the rewards order rightly; fp32 scalar. Equal rewards are half right, as by chance."""
-    pairs = ranking_pairs(samples, ranks)
-    right = (rewards[:, None] > rewards[None, :]).float() + 0.5 * (
-        rewards[:, None] == rewards[None, :]
-    ).float()
-    return (right * pairs).sum()
+    return (_order(rewards) * ranking_pairs(samples, ranks)).sum()
+
+
+def pair_fractions(
+    rewards: torch.Tensor, samples: torch.Tensor, ranks: torch.Tensor, num_prompts: int
+) -> torch.Tensor:
+    """Share of each prompt's pairs that the rewards order rightly, fp32 [P]; 0 for a prompt of ties."""
+    pairs = ranking_pairs(samples, ranks).float()
+    counts = _of_prompts(pairs.sum(1), samples, num_prompts)
+    return _of_prompts((_order(rewards) * pairs).sum(1), samples, num_prompts) / counts.clamp(min=1)
+
+
+def _order(rewards: torch.Tensor) -> torch.Tensor:
+    """[S, S]: 1 where i is above j, 0.5 where they are equal: half right, as by chance."""
+    above = (rewards[:, None] > rewards[None, :]).float()
+    return above + 0.5 * (rewards[:, None] == rewards[None, :]).float()
 
 
 def _of_prompts(values: torch.Tensor, samples: torch.Tensor, num_prompts: int) -> torch.Tensor:
     return values.new_zeros(num_prompts).index_add(0, samples, values)
-
-
-def count_pairs(ranks: tuple[int, ...] | list[int]) -> int:
-    """Pairs of one prompt that are no ties."""
-    return sum(first != second for at, first in enumerate(ranks) for second in ranks[at + 1 :])
 
 
 def token_nll(logits: torch.Tensor, labels: torch.Tensor, ignore: int = -100) -> torch.Tensor:

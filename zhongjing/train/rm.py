@@ -1,0 +1,185 @@
+"""The reward model (paper, section 3): K ranked answers of a prompt share a micro-batch.
+
+It starts from the pretrained base, never from SFT. Started by ``jobs/rm.py``; alone:
+``run_loop(RmProgram(...), settings, context, seed=0)``.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from zhongjing.config.stages import RmSettings
+from zhongjing.data.samples import MicroBatch, SampleSet
+from zhongjing.model.adapters import base_of
+from zhongjing.model.causal import segment_ends_hidden
+from zhongjing.model.export import copy_tokenizer
+from zhongjing.model.reward import build_reward_model, head_rewards, head_weight, save_reward_model
+from zhongjing.model.tokenizer import load_tokenizer, padding_id
+from zhongjing.train.feeding import Feeder, HeldOut, batch_layout, sum_over_ranks
+from zhongjing.train.losses import correct_pairs, pair_fractions, ranking_loss, ranking_pairs
+from zhongjing.train.parameters import DTYPES, adamw_groups, enable_gradient_checkpointing
+from zhongjing.train.program import MicroLoss, StepPlan
+
+
+class RankingObjective(nn.Module):
+    """Sum over a micro-batch's prompts of the mean ranking loss of their pairs."""
+
+    def __init__(self, model: PeftModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def rewards(self, batch: MicroBatch) -> torch.Tensor:
+        """Reward of each segment, fp32 [S]: the head at its last token."""
+        return head_rewards(segment_ends_hidden(self.model, batch), head_weight(self.model))
+
+    def forward(self, batch: MicroBatch) -> MicroLoss:
+        """Loss of ``batch``; ``accuracy`` is the share of a prompt's pairs in the right order, summed."""
+        rewards = self.rewards(batch)
+        prompts = len(batch.sample_indices)
+        if batch.is_filler:
+            return MicroLoss(rewards.sum() * 0.0, {"accuracy": rewards.detach().sum() * 0.0})
+        owners, ranks = batch.segment_samples, batch.segment_ranks
+        with torch.no_grad():
+            accuracy = pair_fractions(rewards, owners, ranks, prompts).sum()
+        return MicroLoss(ranking_loss(rewards, owners, ranks, prompts), {"accuracy": accuracy})
+
+
+class RmProgram:
+    """A :class:`zhongjing.train.program.StageProgram` of ranking. The step's loss is a mean over prompts.
+
+    The best checkpoint is that of the lowest held-out loss: pair accuracy moves in steps of one pair, and on
+    a few hundred pairs its best value is luck. It is reported beside the loss.
+
+    Args:
+        settings: of the stage.
+        base_folder: full model in Hugging Face format.
+        base_reference: URI or path by which the adapter refers to that model.
+        tokenizer_folder: tokenizer with the chat template in use; copied beside the result.
+        train: training split, samples with ``ranks``.
+        validation: held-out split, by prompt.
+        rank: of this process.
+        world_size: number of processes.
+        device: of this process.
+        seed: of sample order, adapter and head.
+    """
+
+    best_metric = "loss"
+    best_is_lower = True
+
+    def __init__(
+        self,
+        settings: RmSettings,
+        base_folder: Path,
+        *,
+        base_reference: str,
+        tokenizer_folder: Path,
+        train: SampleSet,
+        validation: SampleSet,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self._settings = settings
+        self._base_reference = base_reference
+        self._tokenizer_folder = tokenizer_folder
+        self._device = device
+        self.model = build_reward_model(base_folder, settings.lora, seed, DTYPES[settings.precision])
+        if settings.gradient_checkpointing:
+            enable_gradient_checkpointing(base_of(self.model))
+        self.objective = RankingObjective(self.model)
+        self.module: nn.Module = self.objective
+        pad_id = padding_id(load_tokenizer(tokenizer_folder))
+        layout = batch_layout(str(base_of(self.model).config._attn_implementation))
+        self.feeder = Feeder(
+            train,
+            settings,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            device=device,
+            pad_id=pad_id,
+            layout=layout,
+            denominator=lambda indices: float(len(indices)),
+        )
+        self.held_out = HeldOut(
+            validation, settings, rank=rank, world_size=world_size, pad_id=pad_id, layout=layout
+        )
+        self.total_steps = self.feeder.total_steps
+        self._trained = False
+        self._best: dict[str, float] = {}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """AdamW groups of adapter and head."""
+        return adamw_groups(self.module, self._settings.weight_decay)
+
+    def plan(self, step: int) -> StepPlan:
+        """Micro-batches of optimizer step ``step``."""
+        self._trained = True
+        return self.feeder.plan(step)
+
+    def boundary(self, step: int) -> bool:
+        """A checkpoint may be taken after any step."""
+        return True
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out ``loss`` (mean of prompts), ``accuracy`` (of pairs), ``reward_mean``, ``reward_std``."""
+        if len(self.held_out) == 0:
+            return {}
+        sums = torch.zeros(5, dtype=torch.float64, device=self._device)
+        answers = prompts = 0
+        with torch.no_grad():
+            for batch in self.held_out.batches():
+                moved = batch.to(self._device)
+                rewards = self.objective.rewards(moved)
+                owners, ranks = moved.segment_samples, moved.segment_ranks
+                count = len(batch.sample_indices)
+                sums += torch.stack(
+                    [
+                        ranking_loss(rewards, owners, ranks, count).double(),
+                        correct_pairs(rewards, owners, ranks).double(),
+                        ranking_pairs(owners, ranks).sum().double(),
+                        rewards.double().sum(),
+                        rewards.double().square().sum(),
+                    ]
+                )
+                answers += len(batch.segment_ends)
+                prompts += count
+        loss, right, pairs, total, squares, answered, asked = sum_over_ranks(
+            [*sums, answers, prompts], self._device
+        )
+        mean = total / answered
+        metrics = {
+            "loss": loss / asked,
+            "accuracy": right / pairs if pairs else math.nan,
+            "reward_mean": mean,
+            "reward_std": math.sqrt(max(squares / answered - mean * mean, 0.0)),
+        }
+        # The same choice as the loop makes; the evaluation before the first step is no candidate.
+        if self._trained and metrics["loss"] < self._best.get("loss", math.inf):
+            self._best = metrics
+        return metrics
+
+    def finish(self, folder: Path) -> dict[str, Any]:
+        """Writes adapter and head; returns the best checkpoint's held-out reward mean and deviation."""
+        save_reward_model(self.model, folder, self._base_reference)
+        copy_tokenizer(self._tokenizer_folder, folder)
+        return {
+            "rewardMean": self._best.get("reward_mean"),
+            "rewardStd": self._best.get("reward_std"),
+            "epochSamples": self.feeder.order.contributions,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best held-out metrics so far."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state_dict`` gave."""
+        self._best = dict(state["best"])
