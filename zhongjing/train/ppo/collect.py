@@ -1,0 +1,206 @@
+"""Making a rollout: responses, scores, log-probabilities, values, advantages.
+
+Shapes: E episodes of all ranks, T = maxNewTokens columns, counted from the first response token. Everything
+ends up on CPU, in fp32, equal on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from zhongjing.config.stages import PpoSettings
+from zhongjing.errors import TrainingError
+from zhongjing.model.rollout import RolloutEngine, Tokens
+from zhongjing.train.ppo.advantages import (
+    episode_scores,
+    explained_variance,
+    gae,
+    kl_per_token,
+    masked_mean,
+    token_rewards,
+    whiten,
+)
+from zhongjing.train.ppo.episodes import Episode, response_mask, reward_rows, rows_of, to_steps
+from zhongjing.train.ppo.exchange import Group
+from zhongjing.train.ppo.roles import PpoModule
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What the four roles say of some episodes.
+
+    Attributes:
+        mask: bool [E, T], true on response tokens; the next four are 0 elsewhere.
+        logprobs: of the policy, fp32 [E, T].
+        ref_logprobs: of the reference.
+        values: of the critic.
+        entropies: of the policy.
+        scores: of the reward model, in its own units, fp32 [E].
+        ended: bool [E].
+    """
+
+    mask: torch.Tensor
+    logprobs: torch.Tensor
+    ref_logprobs: torch.Tensor
+    values: torch.Tensor
+    entropies: torch.Tensor
+    scores: torch.Tensor
+    ended: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """A rollout that can be learnt from."""
+
+    iteration: int
+    episodes: Sequence[Episode]
+    measures: Measures
+    advantages: torch.Tensor  # fp32 [E, T], whitened if the settings say so
+    returns: torch.Tensor  # fp32 [E, T]
+
+
+class Collector:
+    """Makes and measures episodes, each rank its share.
+
+    Args:
+        module: the four roles.
+        engine: what makes responses.
+        group: the ranks.
+        settings: of the stage.
+        stop_ids: tokens that end a response.
+        closing: tokens that end an answer where the reward model reads it: the turn's end.
+        pad_id: fills rows up.
+    """
+
+    def __init__(
+        self,
+        module: PpoModule,
+        engine: RolloutEngine,
+        group: Group,
+        settings: PpoSettings,
+        *,
+        stop_ids: Sequence[int],
+        closing: Sequence[int],
+        pad_id: int,
+    ) -> None:
+        self._module = module
+        self._engine = engine
+        self._group = group
+        self._settings = settings
+        self._stop_ids = tuple(stop_ids)
+        self._closing = tuple(closing)
+        self._pad_id = pad_id
+
+    def respond(self, prompts: Sequence[Tokens], seeds: Sequence[int], version: int) -> list[Episode]:
+        """The policy's responses to ``prompts``; all ranks call it with the same arguments."""
+        count, width = len(prompts), self._settings.max_new_tokens
+        tokens = torch.zeros(count, width, dtype=torch.int64)
+        facts = torch.zeros(count, 2, dtype=torch.int64)  # length, ended
+        mine = self._group.mine(count)
+        if mine:
+            self._engine.wake()
+            self._engine.load_adapter(version)
+            made = self._engine.generate([prompts[i] for i in mine], [seeds[i] for i in mine])
+            self._engine.sleep()
+            tokens[mine], facts[mine, 0], facts[mine, 1] = made.tokens, made.lengths, made.ended.long()
+        tokens, facts = self._group.share(tokens), self._group.share(facts)
+        return [
+            Episode(
+                np.asarray(prompt, dtype=np.int64), tokens[i, : int(facts[i, 0])].numpy(), bool(facts[i, 1])
+            )
+            for i, prompt in enumerate(prompts)
+        ]
+
+    def measure(self, episodes: Sequence[Episode], micro_batches: Sequence[Sequence[int]]) -> Measures:
+        """What the roles say of all episodes.
+
+        Args:
+            episodes: all ranks'.
+            micro_batches: positions in ``episodes`` that this rank measures, grouped as they will be learnt
+                from: the same rows with the same padding give the same numbers then. Over all ranks every
+                episode occurs once.
+
+        Raises:
+            TrainingError: a role gave a number that is not finite.
+        """
+        count, width = len(episodes), self._settings.max_new_tokens
+        tokens = torch.zeros(4, count, width)
+        scores = torch.zeros(count)
+        device = self._group.device
+        for positions in micro_batches:
+            if not positions:
+                continue
+            chosen = [episodes[position] for position in positions]
+            batch = rows_of(chosen, self._pad_id).to(device)
+            logprobs, values, entropies = self._module.measure_policy(batch)
+            reference = self._module.measure_reference(batch)
+            for index, found in enumerate((logprobs, reference, values, entropies)):
+                tokens[index, list(positions)] = to_steps(batch, found, width)
+            ids, ends = reward_rows(chosen, self._closing, self._stop_ids, self._pad_id)
+            scores[list(positions)] = self._module.measure_reward(ids.to(device), ends.to(device)).cpu()
+        tokens, scores = self._group.share(tokens), self._group.share(scores)
+        if not (torch.isfinite(tokens).all() and torch.isfinite(scores).all()):
+            raise TrainingError(
+                "the policy, reference, critic or reward model gave a number that is not finite",
+                remedy="use precision: bf16 or fp32, or a lower learningRate",
+            )
+        ended = torch.tensor([episode.ended for episode in episodes])
+        mask = response_mask(episodes, width)
+        return Measures(mask, tokens[0], tokens[1], tokens[2], tokens[3], scores, ended)
+
+    def rewards(self, measures: Measures) -> torch.Tensor:
+        """What each episode earns besides the KL penalty, fp32 [E]."""
+        return episode_scores(
+            measures.scores,
+            measures.ended,
+            mean=self._module.reward_mean,
+            std=self._module.reward_std,
+            clip=self._settings.reward_clip,
+            missing_eos_penalty=self._settings.missing_eos_penalty,
+        )
+
+    def kl(self, measures: Measures) -> torch.Tensor:
+        """KL to the reference of every response token, by the configured estimator; fp32 [E, T]."""
+        kl = kl_per_token(measures.logprobs, measures.ref_logprobs, self._settings.kl_estimator)
+        return torch.where(measures.mask, kl, 0)
+
+    def experience(
+        self, iteration: int, episodes: Sequence[Episode], measures: Measures, kl_coef: float
+    ) -> Experience:
+        """Advantages and returns of a rollout."""
+        settings = self._settings
+        per_token = token_rewards(self.rewards(measures), self.kl(measures), measures.mask, kl_coef)
+        advantages, returns = gae(
+            per_token, measures.values, measures.mask, settings.gamma, settings.gae_lambda
+        )
+        if settings.whiten_advantages:
+            advantages = whiten(advantages, measures.mask)
+        return Experience(iteration, episodes, measures, advantages, returns)
+
+    def describe(self, measures: Measures) -> dict[str, float]:
+        """Means over the episodes: reward, score, KL per response, entropy, length, share with an end."""
+        rewards, kl = self.rewards(measures), self.kl(measures)
+        lengths = measures.mask.sum(1).float()
+        return {
+            "reward": float(rewards.mean()),
+            "reward_std": float(rewards.std(correction=0)),
+            "score": float(measures.scores.mean()),
+            "kl": float(kl.sum(1).mean()),
+            "entropy": float(masked_mean(measures.entropies, measures.mask)),
+            "eos_share": float(measures.ended.float().mean()),
+            "response_length": float(lengths.mean()),
+        }
+
+
+def describe_values(experience: Experience) -> dict[str, float]:
+    """How well the critic knew the returns, and what they were."""
+    measures = experience.measures
+    return {
+        "explained_variance": float(explained_variance(measures.values, experience.returns, measures.mask)),
+        "value": float(masked_mean(measures.values, measures.mask)),
+        "return": float(masked_mean(experience.returns, measures.mask)),
+    }

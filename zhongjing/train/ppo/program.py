@@ -1,0 +1,333 @@
+"""PPO as a stage program: rollouts in ``plan``, one adapter over the pretrained base as the result.
+
+An *iteration* is one rollout of ``globalBatchSize`` episodes and ``ppoEpochs x minibatches`` optimizer steps
+over it. Everything random is a pure function of (seed, iteration, episode), and the rollout is made again
+from the weights, so a checkpoint between iterations needs no more than the weights and the KL coefficient.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from zhongjing.config.stages import PpoSettings
+from zhongjing.data.batches import deal
+from zhongjing.data.order import permutation
+from zhongjing.data.samples import SampleSet
+from zhongjing.errors import ConfigError, DataError, TrainingError
+from zhongjing.model.export import finish_adapter_folder
+from zhongjing.model.rollout import RolloutEngine
+from zhongjing.train.distributed import seed_of
+from zhongjing.train.ppo.artifact import write_critic, write_policy
+from zhongjing.train.ppo.collect import Collector, Experience, describe_values
+from zhongjing.train.ppo.episodes import Episode, PpoMicroBatch, rows_of, to_columns
+from zhongjing.train.ppo.exchange import Group
+from zhongjing.train.ppo.kl_control import KlController
+from zhongjing.train.ppo.roles import CRITIC, PPO, PpoModule
+from zhongjing.train.ppo.sources import Sources, Vocabulary
+from zhongjing.train.program import StepPlan
+
+# Places of the random streams, beside the seed.
+_ROLLOUT, _EVALUATION, _MINIBATCH = 1, 2, 3
+
+
+class Order(Protocol):
+    """The infinite order of prompts; see :class:`zhongjing.data.order.SampleOrder`."""
+
+    @property
+    def epoch_size(self) -> int:
+        """Prompts of one pass."""
+        ...
+
+    def indices(self, start: int, count: int) -> npt.NDArray[np.int64]:
+        """Prompts ``start`` to ``start + count``."""
+        ...
+
+
+class PpoProgram:
+    """The PPO stage; see :class:`zhongjing.train.program.StageProgram`.
+
+    Args:
+        module: the four roles.
+        engine: what makes responses.
+        prompts: training prompts, one segment each.
+        order: their order.
+        held_out: held-out prompts.
+        settings: of the stage.
+        vocabulary: tokens with a meaning.
+        group: the ranks.
+        seed: of everything random.
+        sources: what :meth:`finish` refers to.
+
+    Raises:
+        DataError: there are no prompts, or no held-out prompts.
+        ConfigError: ``criticLearningRate`` is set where ``learningRate`` is 0.
+    """
+
+    best_metric = "reward"
+    best_is_lower = False
+
+    def __init__(
+        self,
+        module: PpoModule,
+        engine: RolloutEngine,
+        *,
+        prompts: SampleSet,
+        order: Order,
+        held_out: SampleSet,
+        settings: PpoSettings,
+        vocabulary: Vocabulary,
+        group: Group,
+        seed: int,
+        sources: Sources,
+    ) -> None:
+        for name, found in (("training", prompts), ("held-out", held_out)):
+            if not len(found):
+                raise DataError(
+                    f"there are no {name} prompts", remedy="give more prompts or another validationFraction"
+                )
+        self.module = module
+        self._settings = settings
+        self._prompts = prompts
+        self._order = order
+        self._held_out = held_out
+        self._pad_id = vocabulary.pad_id
+        self._group = group
+        self._seed = seed
+        self._sources = sources
+        self._collector = Collector(
+            module,
+            engine,
+            group,
+            settings,
+            stop_ids=vocabulary.stop_ids,
+            closing=vocabulary.closing,
+            pad_id=vocabulary.pad_id,
+        )
+        self._kl = KlController(settings.kl_coef, settings.kl_target, settings.kl_horizon)
+        self._critic_scale = _critic_scale(settings)
+        self._steps_per_rollout = settings.ppo_epochs * settings.minibatches
+        iterations = math.ceil(settings.epochs * order.epoch_size / settings.global_batch_size)
+        if settings.max_steps is not None:
+            # Whole rollouts, at least one: a checkpoint exists only between rollouts.
+            iterations = min(iterations, max(settings.max_steps // self._steps_per_rollout, 1))
+        self.total_steps = iterations * self._steps_per_rollout
+        self._experience: Experience | None = None
+        self._step_tokens = 0  # of the step before, over all ranks
+        self._stopped = False
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The policy's adapter, and the critic's with its head."""
+        router = self.module.router
+        decay = self._settings.weight_decay
+        return [
+            {
+                "params": [parameter for _, parameter in router.parameters_of(PPO)],
+                "lr_scale": 1.0,
+                "weight_decay": decay,
+            },
+            {
+                "params": [*(p for _, p in router.parameters_of(CRITIC)), self.module.critic_head],
+                "lr_scale": self._critic_scale,
+                "weight_decay": decay,
+            },
+        ]
+
+    def boundary(self, step: int) -> bool:
+        """True only between iterations: a rollout is never stored."""
+        return step % self._steps_per_rollout == 0
+
+    def plan(self, step: int) -> StepPlan:
+        """Makes a rollout if an iteration begins, and deals out one minibatch of it.
+
+        A step whose rollout has been left (``maxKl``) has denominator 0: nothing is learnt in it.
+
+        Raises:
+            TrainingError: the step is in the middle of an iteration whose rollout is not there.
+        """
+        self.module.router.check_trainable()
+        iteration, within = divmod(step, self._steps_per_rollout)
+        metrics: dict[str, float] = {}
+        if within == 0:
+            metrics = self._begin(iteration)
+        elif self._experience is None or self._experience.iteration != iteration:
+            raise TrainingError(
+                f"step {step} belongs to a rollout that does not exist any more",
+                remedy="resume from a checkpoint that was taken between rollouts",
+            )
+        else:
+            self._stop_if_far()
+        return self._minibatch(iteration, within, metrics)
+
+    def _begin(self, iteration: int) -> dict[str, float]:
+        """A new rollout; returns what is to be logged of it."""
+        settings = self._settings
+        size = settings.global_batch_size
+        first = iteration * size
+        indices = [int(index) for index in self._order.indices(first, size)]
+        seeds = [seed_of(self._seed, _ROLLOUT, iteration, first + position) for position in range(size)]
+        episodes = self._collector.respond(self._fetch(self._prompts, indices), seeds, iteration)
+        dealt = [
+            batch for part in range(settings.minibatches) for batch in self._dealt(iteration, part, episodes)
+        ]
+        measures = self._collector.measure(episodes, dealt)
+        kl_coef = self._kl.coefficient
+        self._experience = self._collector.experience(iteration, episodes, measures, kl_coef)
+        self._stopped = False
+        self.module.take_update_kl()
+        metrics = {
+            **self._collector.describe(measures),
+            **describe_values(self._experience),
+            "kl_coef": kl_coef,
+        }
+        self._kl.update(metrics["kl"], size)
+        return metrics
+
+    def _minibatch(self, iteration: int, within: int, metrics: dict[str, float]) -> StepPlan:
+        experience = self._experience
+        assert experience is not None
+        settings = self._settings
+        size = settings.global_batch_size
+        # Counted from rollout to rollout, so that throughput is of prompts seen and tokens learnt from.
+        epoch = (iteration + (within + 1) / self._steps_per_rollout) * size / self._order.epoch_size
+        kind = "rollout" if metrics else "train"
+        if self._stopped:
+            return StepPlan([rows_of([], self._pad_id)], 0.0, epoch=epoch, metrics=metrics, metrics_kind=kind)
+        positions = self._positions(iteration, within)
+        warming = iteration < settings.critic_warmup_steps
+        dealt = self._dealt(iteration, within, experience.episodes)
+        batches = [
+            replace(
+                self._micro_batch(experience, chosen),
+                policy_weight=0.0 if warming else 1.0,
+                fresh=within == 0,
+                last=at == len(dealt) - 1,
+            )
+            for at, chosen in enumerate(dealt)
+        ]
+        self._step_tokens = sum(len(experience.episodes[position].response) for position in positions)
+        return StepPlan(
+            batches,
+            float(self._step_tokens),
+            samples=len(positions) if within < settings.minibatches else 0,
+            tokens=sum(experience.episodes[position].tokens for position in positions),
+            epoch=epoch,
+            metrics=metrics,
+            metrics_kind=kind,
+        )
+
+    def _positions(self, iteration: int, within: int) -> list[int]:
+        """Episodes of a minibatch, as positions in the rollout: the same on every rank."""
+        settings = self._settings
+        passed, part = divmod(within, settings.minibatches)
+        order = permutation(settings.global_batch_size, self._seed, _MINIBATCH, iteration, passed)
+        share = settings.global_batch_size // settings.minibatches
+        return [int(position) for position in order[part * share : (part + 1) * share]]
+
+    def _dealt(self, iteration: int, within: int, episodes: Sequence[Episode]) -> list[list[int]]:
+        """This rank's micro-batches of a minibatch, as positions in the rollout; empty ones are fillers."""
+        positions = self._positions(iteration, within)
+        mine = self._deal([episodes[position].tokens for position in positions])
+        return [[positions[index] for index in batch] for batch in mine]
+
+    def _deal(self, sizes: Sequence[int]) -> list[list[int]]:
+        settings = self._settings
+        return deal(
+            sizes, self._group.world_size, settings.micro_batch_size, settings.micro_batch_tokens, "padded"
+        )[self._group.rank]
+
+    def _micro_batch(self, experience: Experience, positions: Sequence[int]) -> PpoMicroBatch:
+        batch = rows_of([experience.episodes[position] for position in positions], self._pad_id)
+        if not positions:
+            return batch
+        chosen = list(positions)
+        return replace(
+            batch,
+            old_logprobs=to_columns(batch, experience.measures.logprobs[chosen]),
+            old_values=to_columns(batch, experience.measures.values[chosen]),
+            advantages=to_columns(batch, experience.advantages[chosen]),
+            returns=to_columns(batch, experience.returns[chosen]),
+        )
+
+    def _stop_if_far(self) -> None:
+        """Leaves the rollout once the policy is farther than ``maxKl`` from it; all ranks agree."""
+        limit = self._settings.max_kl
+        if limit is None or self._stopped:
+            return
+        total = float(self._group.share(self.module.take_update_kl().detach().to(self._group.device)))
+        self._stopped = not total / max(self._step_tokens, 1) <= limit
+
+    def evaluate(self) -> dict[str, float]:
+        """Means over held-out prompts, equal on all ranks.
+
+        Responses are sampled at the configured temperature, as in training, because the KL estimate holds for
+        samples only; every prompt has a seed that never changes, so evaluations differ by the policy alone.
+        """
+        wanted = min(len(self._held_out), self._settings.max_evaluation_samples)
+        indices = [int(index) for index in np.linspace(0, len(self._held_out) - 1, wanted).astype(np.int64)]
+        seeds = [seed_of(self._seed, _EVALUATION, index) for index in indices]
+        episodes = self._collector.respond(self._fetch(self._held_out, indices), seeds, -1)
+        measures = self._collector.measure(episodes, self._deal([episode.tokens for episode in episodes]))
+        return self._collector.describe(measures)
+
+    def finish(self, folder: Path) -> dict[str, Any]:
+        """Writes the policy as one adapter over the base, the critic beside it, and the tokenizer."""
+        sources = self._sources
+        with tempfile.TemporaryDirectory() as scratch:
+            write_policy(
+                self.module.router,
+                folder,
+                Path(scratch),
+                sft=sources.sft,
+                lora=self._settings.lora,
+                base=sources.base_reference,
+            )
+        write_critic(
+            self.module.router,
+            self.module.critic_head,
+            folder / "critic",
+            reward=sources.reward,
+            base=sources.base_reference,
+        )
+        finish_adapter_folder(folder, sources.tokenizer)
+        return {
+            "klCoef": self._kl.coefficient,
+            "rewardMean": self.module.reward_mean,
+            "rewardStd": self.module.reward_std,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The KL coefficient."""
+        return {"kl": self._kl.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state_dict`` gave; a rollout that was begun is forgotten."""
+        self._kl.load_state_dict(state["kl"])
+        self._experience = None
+
+    def _fetch(self, samples: SampleSet, indices: Sequence[int]) -> list[npt.NDArray[np.int64]]:
+        found = []
+        for sample in samples.fetch(indices):
+            if len(sample.segments) != 1:
+                raise DataError(f"prompt {sample.index} has {len(sample.segments)} segments, not one")
+            found.append(sample.segments[0].ids.astype(np.int64))
+        return found
+
+
+def _critic_scale(settings: PpoSettings) -> float:
+    if settings.critic_learning_rate is None:
+        return 1.0
+    if settings.learning_rate == 0:
+        raise ConfigError(
+            "criticLearningRate is relative to the schedule of learningRate, which is 0",
+            where="spec.stages.ppo.criticLearningRate",
+            remedy="leave criticLearningRate out where learningRate is 0",
+        )
+    return settings.critic_learning_rate / settings.learning_rate
