@@ -279,8 +279,11 @@ class Engine:
         norm = self._scaled_norm / scale
         finite = math.isfinite(norm)
         overflow = not finite and self.settings.precision == "fp16" and math.isfinite(loss)
-        decision = None if overflow else self.guard.observe(norm if math.isfinite(loss) else math.nan)
-        self._skip = not finite or not math.isfinite(loss)
+        # A step without weight changes nothing: zero gradients would still let Adam's momentum act.
+        empty = plan.denominator == 0
+        ignored = overflow or (empty and finite)
+        decision = None if ignored else self.guard.observe(norm if math.isfinite(loss) else math.nan)
+        self._skip = empty or not finite or not math.isfinite(loss)
         self._keep_scale = self._skip and not overflow
         self._loss_factor = decision.loss_factor if decision else self.guard.loss_factor
         rate = learning_rate * (

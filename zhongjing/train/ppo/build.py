@@ -3,57 +3,72 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 
 from zhongjing.config.stages import PpoSettings
+from zhongjing.data.order import SampleOrder, mixture_of
 from zhongjing.data.samples import SampleSet
 from zhongjing.errors import ConfigError, DataError
 from zhongjing.model.adapters import read_adapter
 from zhongjing.model.base import load_base
 from zhongjing.model.rollout import CompactingEngine, Sampling
 from zhongjing.train.distributed import seed_of
+from zhongjing.train.parameters import DTYPES
 from zhongjing.train.ppo.exchange import Group
-from zhongjing.train.ppo.program import Order, PpoProgram
+from zhongjing.train.ppo.program import PpoProgram
 from zhongjing.train.ppo.roles import POLICY, PpoModule
 from zhongjing.train.ppo.sources import Sources, Vocabulary
 
 
 def build_ppo(
-    sources: Sources,
-    *,
-    prompts: SampleSet,
-    order: Order,
-    held_out: SampleSet,
     settings: PpoSettings,
-    group: Group,
+    base_folder: Path,
+    *,
+    adapter_folder: Path | None,
+    reward_folder: Path,
+    base_reference: str,
+    tokenizer_folder: Path,
+    train: SampleSet,
+    validation: SampleSet,
+    rank: int,
+    world_size: int,
+    device: torch.device,
     seed: int,
-    reward_mean: float = 0.0,
-    reward_std: float = 1.0,
+    reward_mean: float | None = None,
+    reward_std: float | None = None,
 ) -> PpoProgram:
     """The program of a PPO job.
 
     Args:
-        sources: folders of base, adapters and tokenizer.
-        prompts: training prompts.
-        order: their order, a :class:`zhongjing.data.order.SampleOrder`.
-        held_out: held-out prompts.
         settings: of the stage.
-        group: the ranks.
+        base_folder: full model under all roles. Where SFT was a full tuning, the SFT model.
+        adapter_folder: adapter that policy and reference start from; None where ``base_folder`` is it.
+        reward_folder: the reward model's adapter, of the same base.
+        base_reference: URI or path by which the result refers to its base.
+        tokenizer_folder: tokenizer with the chat template in use; copied beside the result.
+        train: training prompts, one segment each.
+        validation: held-out prompts; may be empty.
+        rank: of this process.
+        world_size: number of processes.
+        device: of this process.
         seed: of the stage.
-        reward_mean: mean of the reward model's scores on its held-out answers (in the rm stage's metrics).
-        reward_std: their standard deviation. Both count only where ``normalizeReward`` is set.
+        reward_mean: mean of the reward model's scores on its held-out answers (``rewardMean`` of the rm
+            stage's manifest); None counts as 0. It and the next count only where ``normalizeReward`` is set.
+        reward_std: their standard deviation (``rewardStd``); None counts as 1.
 
     Raises:
         DataError: a model, adapter or prompt cannot be used.
         ConfigError: settings contradict each other.
     """
-    if not settings.normalize_reward:
-        reward_mean, reward_std = 0.0, 1.0
-    if not (math.isfinite(reward_mean) and math.isfinite(reward_std) and reward_std > 0):
+    normalize = settings.normalize_reward
+    mean = reward_mean if normalize and reward_mean is not None else 0.0
+    std = reward_std if normalize and reward_std is not None else 1.0
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
         raise DataError(
-            f"the reward model's mean {reward_mean:g} and deviation {reward_std:g} cannot normalise a reward",
-            where=str(sources.reward),
+            f"the reward model's mean {mean:g} and deviation {std:g} cannot normalise a reward",
+            where=str(reward_folder),
             remedy="set normalizeReward: false, or train the reward model again",
         )
     if settings.lora.dropout:
@@ -62,32 +77,32 @@ def build_ppo(
             where="spec.stages.ppo.lora.dropout",
             remedy="set it to 0",
         )
-    vocabulary = Vocabulary.of(sources.tokenizer)
+    if not len(train):
+        raise DataError(
+            "no training prompts are left", where="data", remedy="add sources, or lower validationFraction"
+        )
+    vocabulary = Vocabulary.of(tokenizer_folder)
     module = PpoModule(
-        load_base(sources.base, dtype=_dtype(settings)),
-        None if sources.sft is None else read_adapter(sources.sft),
-        read_adapter(sources.reward),
+        load_base(base_folder, dtype=DTYPES[settings.precision]),
+        None if adapter_folder is None else read_adapter(adapter_folder),
+        read_adapter(reward_folder),
         settings,
         seed_of(seed, 0),
-        reward_mean=reward_mean,
-        reward_std=reward_std,
+        reward_mean=mean,
+        reward_std=std,
     )
-    module.to(group.device)
+    module.to(device)
     sampling = Sampling(settings.max_new_tokens, vocabulary.stop_ids, settings.temperature)
-    engine = CompactingEngine(module.router, POLICY, sampling)
+    weights, repeats = mixture_of(settings)
     return PpoProgram(
         module,
-        engine,
-        prompts=prompts,
-        order=order,
-        held_out=held_out,
+        CompactingEngine(module.router, POLICY, sampling),
+        prompts=train,
+        order=SampleOrder(train.groups, train.group_names, seed, weights, repeats),
+        held_out=validation,
         settings=settings,
         vocabulary=vocabulary,
-        group=group,
+        group=Group(rank, world_size, device),
         seed=seed,
-        sources=sources,
+        sources=Sources(adapter_folder, reward_folder, tokenizer_folder, base_reference),
     )
-
-
-def _dtype(settings: PpoSettings) -> torch.dtype:
-    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[settings.precision]

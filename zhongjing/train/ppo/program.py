@@ -59,7 +59,7 @@ class PpoProgram:
         engine: what makes responses.
         prompts: training prompts, one segment each.
         order: their order.
-        held_out: held-out prompts.
+        held_out: held-out prompts; may be empty.
         settings: of the stage.
         vocabulary: tokens with a meaning.
         group: the ranks.
@@ -67,7 +67,7 @@ class PpoProgram:
         sources: what :meth:`finish` refers to.
 
     Raises:
-        DataError: there are no prompts, or no held-out prompts.
+        DataError: there are no prompts.
         ConfigError: ``criticLearningRate`` is set where ``learningRate`` is 0.
     """
 
@@ -88,11 +88,12 @@ class PpoProgram:
         seed: int,
         sources: Sources,
     ) -> None:
-        for name, found in (("training", prompts), ("held-out", held_out)):
-            if not len(found):
-                raise DataError(
-                    f"there are no {name} prompts", remedy="give more prompts or another validationFraction"
-                )
+        if not len(prompts):
+            raise DataError(
+                "no training prompts are left",
+                where="data",
+                remedy="add sources, or lower validationFraction",
+            )
         self.module = module
         self._settings = settings
         self._prompts = prompts
@@ -271,7 +272,10 @@ class PpoProgram:
         samples only; every prompt has a seed that never changes, so evaluations differ by the policy alone.
         """
         wanted = min(len(self._held_out), self._settings.max_evaluation_samples)
-        indices = [int(index) for index in np.linspace(0, len(self._held_out) - 1, wanted).astype(np.int64)]
+        if not wanted:
+            return {}
+        # The same choice for all runs of a pipeline, whatever their seed.
+        indices = [int(index) for index in np.sort(permutation(len(self._held_out), 0)[:wanted])]
         seeds = [seed_of(self._seed, _EVALUATION, index) for index in indices]
         episodes = self._collector.respond(self._fetch(self._held_out, indices), seeds, -1)
         measures = self._collector.measure(episodes, self._deal([episode.tokens for episode in episodes]))

@@ -38,17 +38,15 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Folders on this machine that the program reads and refers to.
+    """What the program's result is made from; folders of this machine.
 
     Attributes:
-        base: full model. Where SFT was a full tuning, the SFT model.
         sft: adapter that policy and reference start from, or None.
         reward: the reward model's adapter.
         tokenizer: folder with tokenizer and chat template.
         base_reference: what the result names as its base (``base_model_name_or_path``).
     """
 
-    base: Path
     sft: Path | None
     reward: Path
     tokenizer: Path
