@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from types import TracebackType
 from typing import Any, Self
 
@@ -87,7 +88,7 @@ class WeightReader:
                 self._open = safe_open(str(path), framework="pt")
             else:
                 self._open = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        except (OSError, SafetensorError, RuntimeError) as error:
+        except (OSError, SafetensorError, RuntimeError, UnpicklingError) as error:
             raise DataError(f"the weights cannot be read: {error}", where=str(path)) from error
         self._open_name = name
         return self._open

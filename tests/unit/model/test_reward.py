@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from zhongjing.config.stages import Lora
+from zhongjing.errors import DataError
+from zhongjing.model.adapters import add_lora, read_adapter, save_adapter
+from zhongjing.model.base import load_base
+from zhongjing.model.reward import (
+    backbone,
+    build_reward_model,
+    head_rewards,
+    head_weight,
+    load_reward_model,
+    save_reward_model,
+    segment_rewards,
+)
+
+FAMILIES = ("llama", "qwen2", "qwen3")
+LORA = Lora.model_validate({"rank": 4, "alpha": 8, "dropout": 0.0})
+ANSWERS = ["感冒应多喝水<|im_end|>", "高血压患者应当低盐饮食，按时服药。<|im_end|>", "胃炎<|im_end|>"]
+
+
+def trained(base: Path, seed: int = 5, dtype: torch.dtype = torch.float32) -> PeftModel:
+    model = build_reward_model(base, LORA, seed, dtype)
+    generator = torch.Generator().manual_seed(seed)
+    for path, parameter in model.named_parameters():
+        if ".lora_B." in path:
+            parameter.data = (0.2 * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype)
+    return model.eval()
+
+
+def our_scores(model: PeftModel, base: Path) -> torch.Tensor:
+    """Padded on the right, read at the last token of each row by position, not by padding."""
+    batch = AutoTokenizer.from_pretrained(str(base))(ANSWERS, return_tensors="pt", padding=True)
+    hidden = backbone(model)(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+    ).last_hidden_state
+    ends = batch["attention_mask"].sum(dim=1) - 1
+    return segment_rewards(hidden, torch.arange(len(ANSWERS)), ends, head_weight(model))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_and_peft_give_the_same_scores(
+    family: str, base_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = base_folder(family)
+    model = trained(base)
+    with torch.no_grad():
+        ours = our_scores(model, base)
+    save_reward_model(model, tmp_path, str(base))
+
+    classifier = AutoModelForSequenceClassification.from_pretrained(str(base), num_labels=1)
+    loaded = PeftModel.from_pretrained(classifier, str(tmp_path)).eval()
+    tokenizer = AutoTokenizer.from_pretrained(str(base))
+    for side in ("right", "left"):
+        tokenizer.padding_side = side
+        batch = tokenizer(ANSWERS, return_tensors="pt", padding=True)
+        with torch.no_grad():
+            theirs = loaded(**batch).logits.squeeze(-1)
+        torch.testing.assert_close(theirs, ours, rtol=2e-5, atol=2e-6)
+    assert ours.std() > 1e-3  # the scores do differ, so that equality says something
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_our_own_loading_gives_the_same_scores(
+    family: str, base_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = base_folder(family)
+    model = trained(base)
+    save_reward_model(model, tmp_path, str(base))
+    loaded = load_reward_model(base, tmp_path, dtype=torch.float32)
+    with torch.no_grad():
+        assert torch.equal(our_scores(loaded, base), our_scores(model, base))
+    assert not loaded.training
+
+
+def test_adapter_and_head_are_trained_and_nothing_else(base_folder: Callable[[str], Path]) -> None:
+    model = build_reward_model(base_folder("llama"), LORA, 5, torch.float32)
+    model.train()
+    our_scores(model, base_folder("llama")).sum().backward()
+    trainable = {path for path, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(".lora_" in path or "score.modules_to_save" in path for path in trainable)
+    assert (
+        head_weight(model)
+        is dict(model.named_parameters())["base_model.model.score.modules_to_save.default.weight"]
+    )
+    assert head_weight(model).grad is not None
+    assert head_weight(model).shape == (1, 32)
+
+
+def test_the_head_is_fp32_and_so_are_its_rewards(base_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    model = trained(base_folder("llama"), dtype=torch.bfloat16)
+    assert head_weight(model).dtype == torch.float32
+    save_reward_model(model, tmp_path, "base")
+    head = read_adapter(tmp_path).head
+    assert head is not None
+    assert head.dtype == torch.float32
+    hidden = torch.full((2, 4096), 1.001, dtype=torch.bfloat16)
+    weight = torch.full((1, 4096), 1.0009765625)
+    exact = (hidden.double() @ weight.double().t()).squeeze(-1)
+    torch.testing.assert_close(head_rewards(hidden, weight).double(), exact, rtol=1e-6, atol=0)
+    rounded = (hidden @ weight.bfloat16().t()).squeeze(-1).double()
+    assert (rounded - exact).abs().max() > 1  # what a cast head would have given
+
+
+def test_adapter_and_head_are_a_function_of_the_seed(
+    base_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    for number, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(number)
+        model = build_reward_model(base_folder("llama"), LORA, seed, torch.float32)
+        save_reward_model(model, tmp_path / str(number), "base")
+    files = [(tmp_path / str(number) / "adapter_model.safetensors").read_bytes() for number in range(3)]
+    assert files[0] == files[1] != files[2]
+
+
+def test_an_adapter_without_head_is_no_reward_model(
+    base_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = base_folder("llama")
+    save_adapter(add_lora(load_base(base, dtype=torch.float32), LORA, "default", 0), tmp_path, str(base))
+    with pytest.raises(DataError, match="no `score` head"):
+        load_reward_model(base, tmp_path, dtype=torch.float32)
+
+
+def test_a_reward_model_of_another_base_is_refused(
+    base_folder: Callable[[str], Path], new_base: Callable[..., None], tmp_path: Path
+) -> None:
+    new_base(tmp_path / "deeper", "llama", layers=3)
+    save_reward_model(trained(tmp_path / "deeper"), tmp_path / "rm", "elsewhere")
+    with pytest.raises(DataError, match=r"adapter of another base[\s\S]*elsewhere"):
+        load_reward_model(base_folder("llama"), tmp_path / "rm", dtype=torch.float32)

@@ -1,0 +1,309 @@
+"""The seeded generator of the example corpora. Synthetic, not medical advice.
+
+``python -m zhongjing.data.example FOLDER [--seed N] [--scale X]`` writes the files. Pure Python: the same
+seed and scale give the same bytes everywhere.
+
+A fifth of the conditions is *held out*: the textbook teaches them, but no dialogue, ranking or prompt that is
+trained on asks about them. The ``*-heldout`` files ask about nothing else. So what a model says there it has
+read in the textbook, and a reward model that is right there judges facts that it was never shown a verdict on.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zhongjing.data.example import phrases
+from zhongjing.data.example.facts import FACTS, Fact
+
+JsonRecord = dict[str, Any]
+
+_HELD_OUT_PART = 0.2
+# Items at scale 1.
+_PARAGRAPHS_PER_FACT = 26
+_SINGLE = 1050
+_MULTI = 150
+_RANKINGS = 900
+_PROMPTS = 400
+_HELD_OUT_ITEMS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleData:
+    """All corpora of one seed and scale."""
+
+    seen: tuple[Fact, ...]
+    held_out: tuple[Fact, ...]
+    textbook: str
+    dialogues: list[JsonRecord]
+    rankings: list[JsonRecord]
+    prompts: list[JsonRecord]
+    dialogues_heldout: list[JsonRecord]
+    rankings_heldout: list[JsonRecord]
+    prompts_heldout: list[JsonRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What an answer is, in the paper's order of importance (Table 2): compared field by field.
+
+    Safety: ``safe``, ``correct``; professionalism: ``relevant``, ``asks``; fluency: ``warm``.
+    """
+
+    safe: bool = True
+    correct: bool = True
+    relevant: bool = True
+    asks: bool = True
+    warm: bool = True
+
+    @property
+    def order(self) -> tuple[bool, ...]:
+        """Larger is better."""
+        return (self.safe, self.correct, self.relevant, self.asks, self.warm)
+
+
+def generate(seed: int = 0, scale: float = 1.0) -> ExampleData:
+    """Makes all corpora in memory.
+
+    Args:
+        seed: decides everything, the held-out conditions among it.
+        scale: factor on the number of records; 1 is what the tiny recipe is tuned for.
+    """
+    held_out = _choose_held_out(random.Random(f"{seed}:held-out"))
+    seen = tuple(fact for fact in FACTS if fact not in held_out)
+
+    def rng(part: str) -> random.Random:
+        return random.Random(f"{seed}:{part}")
+
+    def count(items: int) -> int:
+        return max(4, round(items * scale))
+
+    return ExampleData(
+        seen=seen,
+        held_out=held_out,
+        textbook=_textbook(rng("textbook"), count(_PARAGRAPHS_PER_FACT)),
+        dialogues=_dialogues(rng("dialogues"), seen, count(_SINGLE), count(_MULTI)),
+        rankings=_rankings(rng("rankings"), seen, count(_RANKINGS)),
+        prompts=_prompts(rng("prompts"), seen, count(_PROMPTS)),
+        dialogues_heldout=_dialogues(
+            rng("dialogues-heldout"), held_out, count(_HELD_OUT_ITEMS), count(_HELD_OUT_ITEMS // 7)
+        ),
+        rankings_heldout=_rankings(rng("rankings-heldout"), held_out, count(_HELD_OUT_ITEMS)),
+        prompts_heldout=_prompts(rng("prompts-heldout"), held_out, count(_HELD_OUT_ITEMS)),
+    )
+
+
+def write(folder: Path, seed: int = 0, scale: float = 1.0) -> dict[str, Path]:
+    """Writes the corpora and a README into ``folder``.
+
+    Returns:
+        Paths by source name: what ``example://<name>`` stands for.
+    """
+    data = generate(seed, scale)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(_readme(data, seed, scale), encoding="utf-8")
+    textbook = folder / "textbook.txt"
+    textbook.write_text(data.textbook, encoding="utf-8")
+    paths = {"textbook": textbook}
+    records = {
+        "dialogues": data.dialogues,
+        "rankings": data.rankings,
+        "prompts": data.prompts,
+        "dialogues-heldout": data.dialogues_heldout,
+        "rankings-heldout": data.rankings_heldout,
+        "prompts-heldout": data.prompts_heldout,
+    }
+    for name, listed in records.items():
+        paths[name] = folder / f"{name}.jsonl"
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in listed)
+        paths[name].write_text(lines, encoding="utf-8")
+    return paths
+
+
+def _choose_held_out(rng: random.Random) -> tuple[Fact, ...]:
+    """A fifth of each department with at least three conditions, so that no department is unseen."""
+    chosen: list[Fact] = []
+    for department in dict.fromkeys(fact.department for fact in FACTS):
+        members = [fact for fact in FACTS if fact.department == department]
+        if len(members) >= 3:
+            chosen += rng.sample(members, max(1, round(len(members) * _HELD_OUT_PART)))
+    return tuple(fact for fact in FACTS if fact in chosen)
+
+
+def fill(pattern: str, fact: Fact, other: Fact | None = None) -> str:
+    """A pattern with the names of ``fact`` (and, for ``{w}`` and ``{e}``, of ``other``) in its slots."""
+    first, second, third = fact.symptoms
+    wrong = other or fact
+    return pattern.format(
+        d=fact.disease, p=fact.department, a=first, b=second, c=third,
+        m=fact.medicine, t=fact.check, n=fact.caution, w=wrong.medicine, e=wrong.disease,
+    )  # fmt: skip
+
+
+def _other(rng: random.Random, fact: Fact, among: Sequence[Fact] = FACTS) -> Fact:
+    return rng.choice([candidate for candidate in among if candidate.medicine != fact.medicine])
+
+
+def _textbook(rng: random.Random, rounds: int) -> str:
+    """Paragraphs of a few sentences on one condition, in ``rounds`` passes over all conditions.
+
+    Every pass shuffles the conditions, so that a held-out section has no fact that stands nowhere else.
+    """
+    lines = [phrases.NOTICE]
+    for number in range(rounds):
+        lines.append(f"第{number + 1}章")
+        for fact in rng.sample(FACTS, len(FACTS)):
+            sentences = [fill(pattern, fact) for pattern in rng.sample(phrases.TEXTBOOK, 3)]
+            exercise, _ = rng.choice(phrases.EXERCISES)
+            sentences.insert(rng.randrange(4), fill(exercise, fact, _other(rng, fact)))
+            lines.append("".join(sentences))
+    return "\n".join(lines) + "\n"
+
+
+def _question(rng: random.Random, fact: Fact) -> tuple[str, bool]:
+    """A question, and whether it names the condition."""
+    named = rng.random() < 0.75
+    patterns = phrases.QUESTIONS_NAMED if named else phrases.QUESTIONS_SYMPTOMS
+    return fill(rng.choice(patterns), fact), named
+
+
+def compose(rng: random.Random, fact: Fact, told: Fact, named: bool, quality: Quality) -> str:
+    """An answer of the given quality to a question about ``fact``.
+
+    Args:
+        rng: decides the wording and the length; the length does not depend on the quality.
+        fact: the condition that was asked about.
+        told: whose medicine, department and check are told: ``fact`` when the answer is correct.
+        named: whether the question named the condition.
+        quality: what the answer should be.
+    """
+    # A wrong answer to a named condition speaks of that condition; an irrelevant one of another.
+    subject = fact if named and quality.relevant else told
+    mixed = Fact(subject.disease, told.department, told.symptoms, told.medicine, told.check, told.caution)
+    cores = phrases.CORES_NAMED if named else phrases.CORES_SYMPTOMS
+    extras = rng.sample(phrases.EXTRAS, rng.choice((0, 1, 2)) if quality.warm or quality.asks else rng.choice((1, 2, 3)))
+    body = fill(rng.choice(cores) + "".join(extras), mixed) + "。"
+    parts = [
+        rng.choice(phrases.OPENINGS_WARM if quality.warm else phrases.OPENINGS_COLD),
+        body,
+    ]
+    if not quality.safe:
+        parts.append(rng.choice(phrases.UNSAFE))
+    elif rng.random() < 0.5:
+        parts.append(rng.choice(phrases.SAFE))
+    if quality.asks:
+        parts.append(rng.choice(phrases.INQUIRIES))
+    if rng.random() < 0.5:
+        parts.append(rng.choice(phrases.CLOSINGS_WARM if quality.warm else phrases.CLOSINGS_COLD))
+    return "".join(parts)
+
+
+def _labels(fact: Fact) -> JsonRecord:
+    return {
+        "disease": fact.disease,
+        "department": fact.department,
+        "medicine": fact.medicine,
+        "source": "synthetic",
+    }
+
+
+def _dialogues(rng: random.Random, facts: Sequence[Fact], single: int, multi: int) -> list[JsonRecord]:
+    """Dialogues with right and safe answers, of every tone: real doctors are short at times, too."""
+    records: list[JsonRecord] = []
+    for number in range(single + multi):
+        fact = facts[number % len(facts)]
+        quality = Quality(asks=rng.random() < 0.4, warm=rng.random() < 0.5)
+        turns: list[tuple[str, str]]
+        if number < single:
+            question, named = _question(rng, fact)
+            turns = [("user", question), ("assistant", compose(rng, fact, fact, named, quality))]
+        else:
+            turns = [
+                ("user", fill(rng.choice(phrases.FIRST_QUESTIONS), fact)),
+                ("assistant", fill(rng.choice(phrases.FIRST_INQUIRIES), fact)),
+                ("user", fill(rng.choice(phrases.REPLIES), fact)),
+                ("assistant", compose(rng, fact, fact, False, quality)),
+            ]
+        messages = [{"role": role, "content": content} for role, content in turns]
+        records.append({"messages": messages, **_labels(fact)})
+    rng.shuffle(records)
+    return records
+
+
+def _rankings(rng: random.Random, facts: Sequence[Fact], count: int) -> list[JsonRecord]:
+    records = []
+    for number in range(count):
+        fact = facts[number % len(facts)]
+        question, named = _question(rng, fact)
+        qualities = _four_qualities(rng)
+        answers = []
+        for quality in qualities:
+            wrong = not (quality.correct and quality.relevant)
+            # The wrong medicine is of a condition of the same split: which names occur tells nothing.
+            told = _other(rng, fact, facts) if wrong else fact
+            answers.append(compose(rng, fact, told, named, quality))
+        orders = sorted({quality.order for quality in qualities}, reverse=True)
+        ranks = [orders.index(quality.order) for quality in qualities]
+        records.append({"prompt": question, "answers": answers, "ranks": ranks, **_labels(fact)})
+    rng.shuffle(records)
+    return records
+
+
+def _four_qualities(rng: random.Random) -> list[Quality]:
+    """One good answer, one plain, one wrong, one unsafe or beside the point; sometimes two are equal."""
+    good = Quality()
+    plain = rng.choice((Quality(asks=False, warm=False), Quality(warm=False), Quality(asks=False)))
+    wrong = rng.choice(
+        (
+            Quality(correct=False),
+            Quality(correct=False),
+            Quality(correct=False, asks=False),
+            Quality(correct=False, asks=False, warm=False),
+        )
+    )
+    worst = rng.choice(
+        (
+            Quality(safe=False),
+            Quality(safe=False, asks=False),
+            Quality(safe=False, asks=False, warm=False),
+            Quality(correct=False, relevant=False),
+        )
+    )
+    four = [good, plain, wrong, worst]
+    if rng.random() < 0.15:
+        four[rng.choice((1, 3))] = rng.choice((good, wrong))
+    rng.shuffle(four)
+    return four
+
+
+def _prompts(rng: random.Random, facts: Sequence[Fact], count: int) -> list[JsonRecord]:
+    records = []
+    for number in range(count):
+        fact = facts[number % len(facts)]
+        question, _ = _question(rng, fact)
+        records.append({"prompt": question, **_labels(fact)})
+    rng.shuffle(records)
+    return records
+
+
+def _readme(data: ExampleData, seed: int, scale: float) -> str:
+    held_out = "、".join(fact.disease for fact in data.held_out)
+    return (
+        "# Synthetic example data - NOT MEDICAL ADVICE\n\n"
+        f"{phrases.NOTICE}\n\n"
+        f"Written by `zhongjing.data.example` (seed {seed}, scale {scale:g}) from a small table of simplified\n"
+        "facts, to try the software on. Nothing here is meant for patients or doctors.\n\n"
+        "| file | kind | records |\n| --- | --- | --- |\n"
+        f"| textbook.txt | text | {data.textbook.count(chr(10))} paragraphs, {len(data.textbook)} characters |\n"
+        f"| dialogues.jsonl | dialogue | {len(data.dialogues)} |\n"
+        f"| rankings.jsonl | ranking | {len(data.rankings)} |\n"
+        f"| prompts.jsonl | prompts | {len(data.prompts)} |\n"
+        f"| dialogues-heldout.jsonl | dialogue | {len(data.dialogues_heldout)} |\n"
+        f"| rankings-heldout.jsonl | ranking | {len(data.rankings_heldout)} |\n"
+        f"| prompts-heldout.jsonl | prompts | {len(data.prompts_heldout)} |\n\n"
+        f"Held-out conditions (in the textbook, asked about only in the `-heldout` files): {held_out}.\n"
+    )
