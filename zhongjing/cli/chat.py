@@ -36,6 +36,7 @@ At the prompt /reset forgets the dialogue, /exit (or Ctrl-D) leaves, Ctrl-C cuts
 
 @guarded
 def chat(
+    *,
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Model or adapter, as `zhongjing pull` makes it.")
     ],

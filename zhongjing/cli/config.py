@@ -89,7 +89,9 @@ def as_yaml(document: TrainingPipeline) -> str:
 
 def as_json(document: TrainingPipeline) -> str:
     """The document as JSON, a newline at the end."""
-    return json.dumps(document.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"
+    return (
+        json.dumps(document.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"
+    )
 
 
 def equivalents(document: TrainingPipeline) -> list[str]:

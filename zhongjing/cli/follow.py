@@ -17,7 +17,7 @@ from zhongjing.pipeline.state import WAITING_FOR_INPUT, ConditionType, DesiredSt
 from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.progress import Progress
 
-_POLL_SECONDS = 1.0
+POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 60.0
 
 
@@ -106,13 +106,13 @@ def follow(
                 silent_since = silent_since if silent_since is not None else now()
                 if now() - silent_since > _PATIENCE_SECONDS:
                     raise
-                sleep(_POLL_SECONDS)
+                sleep(POLL_SECONDS)
                 continue
             silent_since = None
             display.update(seen)
             if seen.settled and not (wait_for_input and waits_for_input(seen)):
                 return seen
-            sleep(_POLL_SECONDS)
+            sleep(POLL_SECONDS)
 
 
 def waits_for_input(seen: RunView) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from zhongjing.cli.options import DEFAULT_WORKDIR
 from zhongjing.errors import BackendError, ConfigError
@@ -50,16 +50,16 @@ def local_workdir(
     kubeconfig = find_kubeconfig(context)
     if kubeconfig is None and not strict and not given and DEFAULT_WORKDIR.is_dir():
         return DEFAULT_WORKDIR
-    _no_cluster(kubeconfig)
+    raise _no_cluster(kubeconfig)
 
 
-def _no_cluster(kubeconfig: str | None) -> NoReturn:
+def _no_cluster(kubeconfig: str | None) -> BackendError:
     if kubeconfig is None:
-        raise BackendError(
+        return BackendError(
             "there is no cluster: no usable kubeconfig was found",
             remedy="add --local to run on this machine, or point KUBECONFIG to a cluster",
         )
-    raise BackendError(
+    return BackendError(
         "this version does not submit to clusters yet",
         where=kubeconfig,
         remedy="add --local to run on this machine",

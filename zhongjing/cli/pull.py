@@ -59,6 +59,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a folder that is n
 
 @guarded
 def pull(
+    *,
     target: Target,
     folder: Folder,
     merged: Annotated[
@@ -77,9 +78,7 @@ def pull(
 ) -> None:
     """Fetch a stage's model into a folder that transformers and PEFT load."""
     name, stage = split_target(target)
-    place = local_workdir(
-        local=local, workdir=workdir, namespace=namespace, context=context, release=release
-    )
+    place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console(json_mode=output == Format.JSON)
     with open_runs(place) as session, new_folder(folder, force=force) as partial:
         manifest = manifest_of(session, name, stage)
@@ -105,6 +104,7 @@ def pull(
 
 @guarded
 def curves(
+    *,
     target: Target,
     folder: Folder,
     force: Force = False,
@@ -116,9 +116,7 @@ def curves(
 ) -> None:
     """Fetch the curves (loss, reward, KL) of a stage as PNG files."""
     name, stage = split_target(target)
-    place = local_workdir(
-        local=local, workdir=workdir, namespace=namespace, context=context, release=release
-    )
+    place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     with open_runs(place) as session, new_folder(folder, force=force) as partial:
         _fetch_curves(session, manifest_of(session, name, stage), partial)
     for file in sorted(folder.iterdir()):
@@ -256,7 +254,9 @@ def _fetch_curves(session: Session, manifest: StageManifest, folder: Path) -> No
         session.store.download_folder(layout.curves, folder)
     except NotFoundError:
         raise MissingInputError(
-            "the stage has no curves", where=layout.curves, remedy="its metrics are in metrics.jsonl beside it"
+            "the stage has no curves",
+            where=layout.curves,
+            remedy="metrics.jsonl beside it has the numbers",
         ) from None
 
 

@@ -58,6 +58,7 @@ Examples:
 
 @guarded
 def status(
+    *,
     name: OptionalName = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow until nothing changes.")] = False,
     local: Local = False,
@@ -71,9 +72,7 @@ def status(
     from zhongjing.cli.follow import look
 
     console = Console(json_mode=output == Format.JSON)
-    place = local_workdir(
-        local=local, workdir=workdir, namespace=namespace, context=context, release=release
-    )
+    place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     with open_runs(place) as session:
         if watch:
             return _watch(session, find(session, name), console)
@@ -133,6 +132,7 @@ def _result(session: Session, shown: RunView) -> dict[str, Any]:
 
 @guarded
 def logs(
+    *,
     name: OptionalName = None,
     stage: StageOption = None,
     attempt: Annotated[int | None, typer.Option(help="Attempt; the latest unless given.", min=1)] = None,
@@ -146,9 +146,7 @@ def logs(
     """Print the log of a stage's job."""
     from zhongjing.config.stages import Stage
 
-    place = local_workdir(
-        local=local, workdir=workdir, namespace=namespace, context=context, release=release
-    )
+    place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console()
     with open_runs(place) as session:
         desired = find(session, name)
@@ -180,6 +178,7 @@ def _latest_stage(session: Session, desired: DesiredState) -> Stage:
 
 @guarded
 def stop(
+    *,
     name: OptionalName = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has stopped.")] = True,
     local: Local = False,
@@ -191,9 +190,7 @@ def stop(
     """Stop a run with a checkpoint; `resume`, or the same submit, goes on from it."""
     from zhongjing.cli.follow import display_for, follow
 
-    place = local_workdir(
-        local=local, workdir=workdir, namespace=namespace, context=context, release=release
-    )
+    place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console()
     with open_runs(place) as session:
         desired = session.suspend(find(session, name).pipeline)
@@ -209,6 +206,7 @@ def stop(
 
 @guarded
 def resume(
+    *,
     name: OptionalName = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run until it ends.")] = True,
     local: Local = False,
@@ -221,9 +219,7 @@ def resume(
     """Let a stopped or failed run go on from its last checkpoint."""
     from zhongjing.cli.run import attend
 
-    place = local_workdir(
-        local=local, workdir=workdir, namespace=namespace, context=context, release=release
-    )
+    place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console(json_mode=output == Format.JSON)
     with open_runs(place) as session:
         desired = session.resume(find(session, name).pipeline)

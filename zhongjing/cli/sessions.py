@@ -92,6 +92,8 @@ def split_target(target: str) -> tuple[str, Stage]:
     if not slash or not name or stage not in {known.value for known in Stage}:
         stages = ", ".join(known.value for known in Stage if known is not Stage.EVALUATION)
         raise ConfigError(
-            "a result is named PIPELINE/STAGE", where=target, remedy=f"e.g. tiny/ppo; the stages are: {stages}"
+            "a result is named PIPELINE/STAGE",
+            where=target,
+            remedy=f"e.g. tiny/ppo; the stages are: {stages}",
         )
     return name, Stage(stage)

@@ -51,6 +51,7 @@ Exit codes: 0 done, 1 a stage failed or waits for input, 2 bad input, 3 backend 
 
 @guarded
 def submit(
+    *,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="Document to run (YAML or JSON).")
     ] = None,
