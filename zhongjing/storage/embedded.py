@@ -113,9 +113,17 @@ class EmbeddedS3:
         return self._running is not None and _start_time(self._running.pid) == self._running.started
 
     def environment(self) -> dict[str, str]:
-        """Endpoint, region and credentials, as the AWS tools and :func:`open_store` read them."""
+        """Endpoint, region and credentials, as the AWS tools and :func:`open_store` read them.
+
+        Loopback is added to ``NO_PROXY``: the clients would send even these requests to a proxy.
+        """
         access_key, secret_key = self._credentials()
+        direct = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+        if "127.0.0.1" not in direct.split(","):
+            direct = f"{direct},127.0.0.1".lstrip(",")
         return {
+            "NO_PROXY": direct,
+            "no_proxy": direct,
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_REGION": REGION,
             "AWS_ACCESS_KEY_ID": access_key,

@@ -1,0 +1,188 @@
+"""Documents and models of a stage in the store: requests, manifests, the result in use, stop marks.
+
+What makes a result is the existence of its manifest, written last and once. Everything else may be
+incomplete at any time and nobody is misled.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from zhongjing.config.stages import Stage
+from zhongjing.errors import ConflictError, NotFoundError, StorageError
+from zhongjing.storage.documents import record_bytes
+from zhongjing.storage.layout import Layout, StageLayout
+from zhongjing.storage.manifest import ModelArtifact, Record, StageManifest, StageRequest
+from zhongjing.storage.objects import ObjectStore
+
+
+class CurrentResult(Record):
+    """``current.json``: which result of a stage is in use."""
+
+    key: str
+    manifest_uri: str
+
+
+class StopMark(Record):
+    """``stop/aN.json``: its existence asks attempt N to stop with a checkpoint."""
+
+    reason: str
+    requested_at: str
+
+
+def require_conditional_writes(store: ObjectStore, uri: str) -> None:
+    """Refuses a server on which two attempts could both believe that they finished.
+
+    Raises:
+        StorageError: the server ignores If-None-Match or If-Match.
+    """
+    if not store.supports_conditional_writes(uri):
+        raise StorageError(
+            "this object store ignores conditional writes (If-None-Match, If-Match)",
+            where=uri,
+            remedy="use a store that honours them: AWS S3, SeaweedFS, MinIO, Ceph of a recent release",
+        )
+
+
+def write_request(store: ObjectStore, layout: StageLayout, request: StageRequest) -> str:
+    """Stores what attempt ``request.attempt`` is asked to do and returns its URI.
+
+    Raises:
+        ConflictError: the attempt was asked for something else already.
+    """
+    uri = layout.request(request.attempt)
+    store.put_once(uri, record_bytes(request))
+    return uri
+
+
+def read_request(store: ObjectStore, uri: str) -> StageRequest:
+    """What an attempt is asked to do.
+
+    Raises:
+        NotFoundError: nobody asked.
+        StorageError: the object is damaged, or of another release.
+    """
+    return store.get_record(uri, StageRequest)
+
+
+def write_manifest(store: ObjectStore, layout: StageLayout, manifest: StageManifest) -> StageManifest:
+    """Completes a stage and returns the manifest that stands.
+
+    If one is there already and names this very attempt, the answer to one's own write was lost: that one
+    stands, and all is well.
+
+    Raises:
+        ConflictError: another attempt completed the stage first.
+    """
+    try:
+        store.put(layout.manifest, record_bytes(manifest), if_none_match=True)
+    except ConflictError:
+        standing = store.get_record(layout.manifest, StageManifest)
+        if (standing.attempt, standing.submission_id) != (manifest.attempt, manifest.submission_id):
+            raise ConflictError(
+                f"attempt {standing.attempt} ({standing.submission_id}) completed this stage before "
+                f"attempt {manifest.attempt} did",
+                where=layout.manifest,
+                remedy="nothing is lost: its result is in use",
+            ) from None
+        return standing
+    return manifest
+
+
+def read_manifest(store: ObjectStore, layout: StageLayout) -> StageManifest | None:
+    """The manifest of a stage, or None while it is not done.
+
+    Raises:
+        StorageError: the object is damaged, or of another release.
+    """
+    try:
+        return store.get_record(layout.manifest, StageManifest)
+    except NotFoundError:
+        return None
+
+
+def read_current(store: ObjectStore, layout: Layout, stage: Stage) -> CurrentResult | None:
+    """Which result of ``stage`` is in use, if any."""
+    try:
+        return store.get_record(layout.current(stage), CurrentResult)
+    except NotFoundError:
+        return None
+
+
+def set_current(store: ObjectStore, layout: Layout, stage: Stage, key: str) -> bool:
+    """Puts the result of ``key`` into use; returns whether anything changed.
+
+    Raises:
+        NotFoundError: that result does not exist.
+        ConflictError: somebody else changed it at the same moment.
+    """
+    manifest_uri = layout.stage(stage, key).manifest
+    if not store.exists(manifest_uri):
+        raise NotFoundError("there is no such result", where=manifest_uri, remedy="run the stage first")
+    uri = layout.current(stage)
+    wanted = CurrentResult(key=key, manifest_uri=manifest_uri)
+    # The ETag is asked for before the content: a change in between is then refused by the server.
+    info = store.head(uri)
+    if info is not None and read_current(store, layout, stage) == wanted:
+        return False
+    try:
+        store.put_record(uri, wanted, if_none_match=info is None, if_match=info.etag if info else None)
+    except ConflictError:
+        if read_current(store, layout, stage) != wanted:
+            raise
+    return True
+
+
+def request_stop(store: ObjectStore, layout: StageLayout, attempt: int, reason: str) -> None:
+    """Asks an attempt to stop with a checkpoint; asking twice is harmless, the first reason stands."""
+    mark = StopMark(reason=reason, requested_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    try:
+        store.put_record(layout.stop(attempt), mark, if_none_match=True)
+    except ConflictError:
+        return
+
+
+def stop_requested(store: ObjectStore, layout: StageLayout, attempt: int) -> bool:
+    """Whether somebody asked the attempt to stop."""
+    return store.exists(layout.stop(attempt))
+
+
+def upload_model(
+    store: ObjectStore,
+    folder: Path,
+    uri: str,
+    *,
+    format: Literal["full", "adapter"],
+    base_uri: str | None = None,
+) -> ModelArtifact:
+    """Uploads a model folder, removes what a dead attempt left there, and describes the result.
+
+    Args:
+        store: where to.
+        folder: local folder in Hugging Face or PEFT format.
+        uri: the stored folder.
+        format: full weights or an adapter.
+        base_uri: the full model that an adapter stands on.
+
+    Raises:
+        StorageError: the folder is empty or cannot be read.
+    """
+    files = store.upload_folder(folder, uri)
+    if not files:
+        raise StorageError("the model folder is empty", where=str(folder))
+    kept = {f"{uri}/{file.name}" for file in files}
+    store.delete([info.uri for info in store.list(uri) if info.uri not in kept])
+    return ModelArtifact(uri=uri, format=format, base_uri=base_uri, files=files)
+
+
+def download_model(store: ObjectStore, model: ModelArtifact, folder: Path) -> Path:
+    """Downloads a model and checks every file's sha256; a broken download goes on. Returns ``folder``.
+
+    Raises:
+        NotFoundError: a file is missing.
+        StorageError: a file is damaged.
+    """
+    store.download_folder(model.uri, folder, model.files or None)
+    return folder

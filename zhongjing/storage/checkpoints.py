@@ -1,0 +1,353 @@
+"""Checkpoints in the store, written while the training goes on.
+
+``save`` lets the training fill a local spool folder: that is all it waits for. A niced process
+(:mod:`zhongjing.storage.checkpoint_upload`) uploads it: in a thread of the training process the upload made
+CPU training five times slower, as a niced process 1.4 times. The manifest comes last, so a checkpoint exists
+whole or not at all; each file's sha256 stands in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import zhongjing
+from zhongjing import errors
+from zhongjing.config.sources import Storage
+from zhongjing.errors import NotFoundError, StorageError, TransientError
+from zhongjing.storage.documents import parse_json, parse_record, record_bytes
+from zhongjing.storage.files import disk_error, is_disk_full, is_intact, path_inside
+from zhongjing.storage.layout import StageLayout
+from zhongjing.storage.manifest import ModelFile, Record
+from zhongjing.storage.objects import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+# So many uploads in a row may fall to an outage of the store before the training is told.
+TOLERATED_OUTAGES = 3
+# How long a new attempt waits for the uploader of a dead one on the same machine.
+ORPHAN_SECONDS = 30.0
+_STEP = "step-"
+
+
+class CheckpointManifest(Record):
+    """Completion of a checkpoint, written last."""
+
+    version: Literal[1] = 1
+    step: int
+    attempt: int
+    best: bool
+    created: str
+    files: list[ModelFile]
+
+
+class UploadJob(Record):
+    """What the uploading process is told; it has no secrets, those come through the environment."""
+
+    storage: Storage
+    root: str
+    step: int
+    attempt: int
+    best: bool
+    keep: int
+    folder: str
+
+
+@dataclass(slots=True)
+class _Upload:
+    step: int
+    home: Path
+    process: subprocess.Popen[bytes]
+
+
+class CheckpointStore:
+    """Checkpoints of one run of a stage.
+
+    Any process may read. One process at a time, rank 0 of the current attempt, may call ``save``,
+    ``wait`` and ``latest_good``.
+
+    Args:
+        store: the object store.
+        layout: URIs of this run of the stage.
+        spool: a local folder for nobody else but the attempts of this run; what it holds may be lost.
+        keep: how many of the latest checkpoints are kept, besides the best.
+        attempt: number of this attempt; it stands in the manifests.
+    """
+
+    def __init__(
+        self, store: ObjectStore, layout: StageLayout, spool: Path, keep: int, attempt: int = 0
+    ) -> None:
+        self.store = store
+        self.layout = layout
+        self.spool = spool
+        self.keep = keep
+        self.attempt = attempt
+        self._upload: _Upload | None = None
+        self._outages = 0
+        self._restored: tuple[int, Path] | None = None
+
+    # Writing
+
+    def save(self, step: int, write: Callable[[Path], None], best: bool = False) -> None:
+        """Keeps a checkpoint: ``write`` fills an empty local folder, the upload goes on behind.
+
+        An upload that still runs is waited for: at most one snapshot waits on the local disk.
+
+        Raises:
+            StorageError: the previous upload failed for good (this checkpoint was not taken; another call
+                would take it), or the local disk is full.
+        """
+        self._finish(tolerant=True)
+        home = self.spool / f"{_STEP}{step:08d}-{uuid.uuid4().hex[:8]}"
+        folder = home / "files"
+        try:
+            folder.mkdir(parents=True)
+            write(folder)
+            job = UploadJob(
+                storage=self.store.storage,
+                root=self.layout.root,
+                step=step,
+                attempt=self.attempt,
+                best=best,
+                keep=self.keep,
+                folder=str(folder.resolve()),
+            )
+            (home / "job.json").write_bytes(record_bytes(job))
+        except BaseException as error:
+            full = is_disk_full(error) or _is_full(self.spool)
+            shutil.rmtree(home, ignore_errors=True)
+            if isinstance(error, Exception) and full:
+                # torch reports a full disk as a RuntimeError of its own.
+                raise StorageError(
+                    f"the disk is full: the checkpoint of step {step} was not taken",
+                    where=str(self.spool),
+                    remedy="free some space there, or move the scratch folder to a larger disk",
+                ) from error
+            if isinstance(error, OSError):
+                raise disk_error(error, home) from error
+            raise
+        self._upload = _Upload(step, home, _start(home))
+
+    def wait(self) -> None:
+        """Blocks until the checkpoint handed to ``save`` last is complete in the store.
+
+        Raises:
+            StorageError: it is not and will not be; after an outage the upload was tried once more.
+        """
+        upload = self._upload
+        try:
+            self._finish(tolerant=False)
+        except TransientError as outage:
+            if upload is None or not (upload.home / "job.json").exists():
+                raise
+            logger.warning("the upload of step %d failed; trying once more: %s", upload.step, outage)
+            self._upload = _Upload(upload.step, upload.home, _start(upload.home))
+            self._finish(tolerant=False)
+
+    def _finish(self, *, tolerant: bool) -> None:
+        upload, self._upload = self._upload, None
+        if upload is None:
+            return
+        code = upload.process.wait()
+        if code == 0:
+            self._outages = 0
+            return
+        error = _error_of(upload, code)
+        if isinstance(error, TransientError):
+            self._outages += 1
+            if not tolerant:
+                raise error
+            if self._outages < TOLERATED_OUTAGES:
+                # The snapshot that is about to be taken is newer and takes its place.
+                logger.warning("the checkpoint of step %d was not stored: %s", upload.step, error)
+                shutil.rmtree(upload.home, ignore_errors=True)
+                return
+        shutil.rmtree(upload.home, ignore_errors=True)
+        self._outages = 0
+        raise error
+
+    # Reading
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, in order."""
+        return sorted(step for step, complete in self._listing().items() if complete)
+
+    def latest(self) -> int | None:
+        """Step of the latest complete checkpoint, not checked beyond its manifest."""
+        return max(self.steps(), default=None)
+
+    def manifest(self, step: int) -> CheckpointManifest:
+        """Manifest of a checkpoint.
+
+        Raises:
+            NotFoundError: there is no such checkpoint.
+            StorageError: the manifest is damaged.
+        """
+        return self.store.get_record(f"{self.layout.checkpoint(step)}/{MANIFEST}", CheckpointManifest)
+
+    def download(self, step: int, folder: Path) -> None:
+        """Downloads a checkpoint into ``folder`` (which must not exist) and checks every file.
+
+        Raises:
+            NotFoundError: there is no such checkpoint, or one of its files is missing.
+            StorageError: a file is damaged, or the local disk is full.
+        """
+        if self._restored is not None and self._restored[0] == step and self._restored[1].is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(self._restored[1], folder)
+            self._restored = None
+            return
+        partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            self.store.download_folder(self.layout.checkpoint(step), partial, self.manifest(step).files)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def latest_good(self, folder: Path | None = None) -> int | None:
+        """Where this attempt goes on: the latest checkpoint that is whole, down to every byte.
+
+        To be called once, by rank 0, before the first ``save``. What dead attempts left is removed first. A
+        damaged checkpoint is reported and loses its manifest, so that nobody meets it again; the one
+        before it is used.
+
+        Args:
+            folder: where to put it; None leaves it for the next ``download`` of that step.
+        """
+        self.clean()
+        for step in reversed(self.steps()):
+            target = self.spool / f"restore-{step:08d}"
+            damage = self._fetch(step, target)
+            if damage is None:
+                self._restored = (step, target)
+                if folder is not None:
+                    self.download(step, folder)
+                return step
+            logger.error(
+                "checkpoint %s cannot be used (%s); going back to the one before",
+                self.layout.checkpoint(step),
+                damage,
+            )
+            shutil.rmtree(target, ignore_errors=True)
+            self.store.delete(f"{self.layout.checkpoint(step)}/{MANIFEST}")
+        return None
+
+    def _fetch(self, step: int, target: Path) -> str | None:
+        """Downloads and checks a checkpoint; returns what is wrong with *it*. Other errors are raised."""
+        uri = self.layout.checkpoint(step)
+        try:
+            data = self.store.get(f"{uri}/{MANIFEST}")
+        except NotFoundError:
+            return "it has just been removed"
+        try:
+            files = _parse(data, f"{uri}/{MANIFEST}").files
+        except StorageError as error:
+            return error.message
+        for file in files:
+            path = path_inside(target, file.name, uri)
+            try:
+                self.store.get_file(f"{uri}/{file.name}", path)
+            except NotFoundError:
+                return f"{file.name} is missing"
+            if not is_intact(path, file):
+                return f"{file.name} is damaged"
+        return None
+
+    def clean(self) -> None:
+        """Removes what dead attempts left: snapshots on the local disk, uploads without a manifest.
+
+        An uploader of theirs that still runs on this machine may finish first (half a minute).
+        """
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        for home in sorted(self.spool.iterdir()) if self.spool.is_dir() else []:
+            while _is_uploading(home) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if not _is_uploading(home):
+                shutil.rmtree(home, ignore_errors=True)
+        for step, complete in self._listing().items():
+            if not complete:
+                removed = self.store.delete_folder(self.layout.checkpoint(step))
+                logger.info("removed the incomplete checkpoint of step %d (%d objects)", step, removed)
+
+    def _listing(self) -> dict[int, bool]:
+        return list_steps(self.store, self.layout)
+
+
+def list_steps(store: ObjectStore, layout: StageLayout) -> dict[int, bool]:
+    """Steps that have objects, and whether their checkpoint is complete."""
+    found: dict[int, bool] = {}
+    for info in store.list(layout.checkpoints):
+        name, _, rest = info.uri.removeprefix(f"{layout.checkpoints}/").partition("/")
+        if name.startswith(_STEP) and name.removeprefix(_STEP).isdigit():
+            step = int(name.removeprefix(_STEP))
+            found[step] = found.get(step, False) or rest == MANIFEST
+    return found
+
+
+def _parse(data: bytes, uri: str) -> CheckpointManifest:
+    return parse_record(parse_json(data, uri), CheckpointManifest, uri)
+
+
+def _start(home: Path) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ)
+    # The uploader runs the very code that runs here, wherever this was imported from.
+    source = str(Path(zhongjing.__file__).resolve().parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, environment.get("PYTHONPATH")]))
+    (home / "error.json").unlink(missing_ok=True)
+    with (home / "upload.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "zhongjing.storage.checkpoint_upload", str(home / "job.json")],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _error_of(upload: _Upload, code: int) -> StorageError:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        told = json.loads((upload.home / "error.json").read_text())
+        kind = getattr(errors, told["error"], StorageError)
+        if not issubclass(kind, StorageError):
+            kind = StorageError
+        result: StorageError = kind(told["message"], where=told["where"], remedy=told["remedy"])
+        return result
+    reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    tail = ""
+    with contextlib.suppress(OSError):
+        tail = "".join(f"\n{line}" for line in (upload.home / "upload.log").read_text().splitlines()[-5:])
+    return StorageError(
+        f"the process that uploads the checkpoint of step {upload.step} {reason}{tail}",
+        where=str(upload.home),
+        remedy="signal 9 is often the out-of-memory killer; the checkpoint before this one is complete",
+    )
+
+
+def _is_uploading(home: Path) -> bool:
+    try:
+        with (home / "job.json").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _is_full(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(folder).free < 2**20
+    return False
