@@ -8,6 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import numpy as np
@@ -25,8 +28,9 @@ def prepare_deepspeed(device: torch.device) -> None:
         # Else a machine with a GPU would train there although the document asked for the CPU.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("LOCAL_RANK", "0")
-    import deepspeed
-    from deepspeed.utils import logger
+    with _silent_compiler():
+        import deepspeed
+        from deepspeed.utils import logger
 
     # Its handler writes to stdout, where people read our progress.
     logger.setLevel(logging.ERROR)
@@ -34,6 +38,28 @@ def prepare_deepspeed(device: torch.device) -> None:
         handler.setLevel(logging.ERROR)
     # A shared-memory all-reduce for the CPU: a minute of g++ at first use, where gloo does as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+@contextmanager
+def _silent_compiler() -> Iterator[None]:
+    """Keeps the standard error stream of child processes quiet.
+
+    DeepSpeed's import asks a linker for libraries that none of its parts used here needs, and the linker
+    complains. Errors of the import itself are exceptions and not lost.
+    """
+    if "deepspeed" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def ensure_process_group(device: torch.device) -> tuple[int, int]:

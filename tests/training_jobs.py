@@ -1,0 +1,193 @@
+"""What the ranks of a test run: ``python -m tests.training_jobs JOB FOLDER OPTIONS``, a result each."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.training_support import dialogues, rankings
+from zhongjing.config.stages import RmSettings, SftSettings
+from zhongjing.train.distributed import ensure_process_group
+from zhongjing.train.engine import Engine
+from zhongjing.train.local_context import LocalContext
+from zhongjing.train.loop import run_loop
+from zhongjing.train.program import MicroLoss, StepPlan
+from zhongjing.train.rm import RmProgram
+from zhongjing.train.sft import SftProgram
+from zhongjing.train.state import read_state, write_state
+
+CPU = torch.device("cpu")
+SOURCE: list[dict[str, Any]] = [{"source": "any"}]
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class Toy(nn.Module):
+    """Weighted squares; has a parameter without use and a frozen one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(7, 5)
+        self.second = nn.Linear(5, 3)
+        self.unused = nn.Linear(3, 3)
+        self.frozen = nn.Linear(3, 3)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> MicroLoss:
+        x, y, weights = batch
+        errors = (self.frozen(self.second(self.first(x).tanh())) - y).square().sum(-1) * weights
+        return MicroLoss(errors.sum(), {"count": weights.sum()})
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Parameters with a gradient."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+
+def toy_batches(step: int, count: int) -> list[Batch]:
+    """``count`` micro-batches of unequal size."""
+    made = []
+    for at in range(count):
+        random = torch.Generator().manual_seed(step * 100 + at)
+        rows = 1 + (step + at) % 4
+        made.append(
+            (
+                torch.randn(rows, 7, generator=random),
+                torch.randn(rows, 3, generator=random),
+                torch.ones(rows),
+            )
+        )
+    return made
+
+
+def toy_filler() -> Batch:
+    """A micro-batch of no weight."""
+    return torch.ones(1, 7), torch.ones(1, 3), torch.zeros(1)
+
+
+def toy_settings(**changes: Any) -> SftSettings:
+    """Settings of the engine's tests."""
+    return SftSettings(
+        **{"precision": "fp32", "learning_rate": 1e-2, "max_gradient_norm": 0.5, "data": SOURCE, **changes}
+    )
+
+
+def toy_engine(**changes: Any) -> Engine:
+    """An engine around a fresh toy, its vectors in a group of their own."""
+    module = Toy()
+    matrices = [p for p in module.trainable() if p.ndim > 1]
+    vectors = [p for p in module.trainable() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "lr_scale": 2.0}]
+    return Engine(module, groups, toy_settings(**changes), CPU)
+
+
+def weights_of(module: nn.Module) -> dict[str, list[float]]:
+    """Trainable parameters as JSON; every float32 survives it."""
+    return {name: p.detach().flatten().tolist() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def toy_plan(step: int, count: int, rank: int, world_size: int) -> StepPlan:
+    """This rank's share of a step of ``count`` micro-batches; fillers where they do not suffice."""
+    everything = toy_batches(step, count)
+    mine: list[Batch] = everything[rank::world_size]
+    mine += [toy_filler()] * (-(-count // world_size) - len(mine))
+    return StepPlan(mine, float(sum(len(batch[2]) for batch in everything)))
+
+
+def engine_steps(
+    folder: Path, *, counts: list[int], save: bool = False, load: bool = False
+) -> dict[str, Any]:
+    """Optimizer steps with given numbers of micro-batches."""
+    engine = toy_engine()
+    first = 0
+    if load:
+        first = int(read_state(engine, folder / "state")["step"])
+    results = []
+    for step, count in enumerate(counts, start=first):
+        plan = toy_plan(step, count, engine.rank, engine.world_size)
+        results.append(engine.train_step(plan, 1e-2, (1.0, float(engine.rank)), step=step))
+    if save:
+        target = folder / "state"
+        if engine.rank == 0:
+            target.mkdir()
+        # So small a file that the state spreads over several.
+        write_state(
+            engine, target if engine.rank == 0 else None, {"step": first + len(counts)}, file_bytes=200
+        )
+    return {
+        "losses": [result.loss for result in results],
+        "norms": [result.gradient_norm for result in results],
+        "counts": [result.sums["count"] for result in results],
+        "flags": [list(result.flags) for result in results],
+        "weights": weights_of(engine.module),
+    }
+
+
+def train(
+    folder: Path,
+    *,
+    stage: str,
+    base: str,
+    settings: dict[str, Any],
+    stop_at: int | None = None,
+    samples: int = 40,
+    seed: int = 3,
+) -> dict[str, Any]:
+    """Runs a whole stage, or until ``stop_at``."""
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    common: dict[str, Any] = {"precision": "fp32", "data": SOURCE, "max_length": 64}
+    ensure_process_group(CPU)
+    places: dict[str, Any] = {
+        "base_reference": "s3://bucket/base",
+        "tokenizer_folder": Path(base),
+        "rank": rank,
+        "world_size": world_size,
+        "device": CPU,
+        "seed": seed,
+    }
+    context = LocalContext(folder / "run", rank=rank, world_size=world_size, stop_at=stop_at)
+    program: SftProgram | RmProgram
+    if stage == "rm":
+        chosen: Any = RmSettings(**{**common, **settings})
+        program = RmProgram(
+            chosen, Path(base), train=rankings(samples), validation=rankings(12, seed=9), **places
+        )
+    else:
+        chosen = SftSettings(**{**common, **settings})
+        program = SftProgram(
+            chosen, Path(base), train=dialogues(samples), validation=dialogues(12, seed=9), **places
+        )
+    result = run_loop(program, chosen, context, seed=seed)
+    if rank == 0 and not result.suspended:
+        (folder / "model").mkdir(exist_ok=True)
+        extra = program.finish(folder / "model")
+    else:
+        extra = {}
+    return {
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "suspended": result.suspended,
+        "before": result.metrics_before,
+        "metrics": result.metrics,
+        "samples": result.samples,
+        "tokens": result.tokens,
+        "extra": extra,
+        "weights": weights_of(program.module),
+        "points": context.points,
+    }
+
+
+JOBS: dict[str, Callable[..., dict[str, Any]]] = {"engine_steps": engine_steps, "train": train}
+
+if __name__ == "__main__":
+    name, where, options = sys.argv[1:4]
+    # Warnings of training are errors in the tests' own process; here they would be lost.
+    outcome = JOBS[name](Path(where), **json.loads(options))
+    (Path(where) / f"result-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(outcome))

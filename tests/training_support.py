@@ -1,0 +1,140 @@
+"""Small samples, a tiny base and processes of several ranks, for the tests of training."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zhongjing.config.sources import TinyBase
+from zhongjing.data.samples import Sample, Segment
+from zhongjing.model.base import make_tiny_base
+from zhongjing.model.tokenizer import load_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class ListSamples:
+    """A :class:`zhongjing.data.samples.SampleSet` in memory."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = list(samples)
+        self.tokens: npt.NDArray[np.int64] = np.array([s.tokens for s in samples], dtype=np.int64)
+        self.targets: npt.NDArray[np.int64] = np.array([s.targets for s in samples], dtype=np.int64)
+        self.groups: npt.NDArray[np.int32] = np.zeros(len(samples), dtype=np.int32)
+        self.group_names = ["all"]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def fetch(self, indices: Sequence[int]) -> list[Sample]:
+        return [self.samples[index] for index in indices]
+
+
+def dialogues(count: int, *, seed: int = 0, first: int = 50, tokens: int = 20) -> ListSamples:
+    """Sequences of a counting rule that a model can learn; a random head without targets, lengths unequal."""
+    random = np.random.default_rng(seed)
+    samples = []
+    for index in range(count):
+        prompt, answer = int(random.integers(2, 9)), int(random.integers(2, 14))
+        start, stride = int(random.integers(tokens)), int(random.integers(1, 3))
+        rule = first + (start + stride * np.arange(prompt + answer)) % tokens
+        target = np.arange(prompt + answer) >= prompt
+        samples.append(Sample(index, (Segment(rule.astype(np.int32), target),)))
+    return ListSamples(samples)
+
+
+def rankings(count: int, *, answers: int = 4, seed: int = 0, first: int = 50) -> ListSamples:
+    """Prompts whose better answers hold more of one token; every fifth has a tie."""
+    random = np.random.default_rng(seed)
+    samples = []
+    for index in range(count):
+        prompt = random.integers(first, first + 20, 4)
+        ranks = list(range(answers))
+        if answers > 2 and index % 5 == 0:
+            ranks[-1] = ranks[-2]
+        segments = []
+        for rank in ranks:
+            length = int(random.integers(4, 9))
+            body = random.integers(first, first + 20, length)
+            body[: max(answers - rank, 0)] = first + 30
+            ids = np.concatenate([prompt, random.permutation(body), [first + 31]]).astype(np.int32)
+            segments.append(Segment(ids, np.zeros(len(ids), dtype=np.bool_)))
+        samples.append(Sample(index, tuple(segments), tuple(ranks)))
+    return ListSamples(samples)
+
+
+def tiny_base(folder: Path, **changes: Any) -> Path:
+    """Writes a random model of a few ten thousand parameters with its tokenizer."""
+    settings = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 2,
+        "vocabulary_size": 400,
+        "max_positions": 128,
+    }
+    texts = ["感冒有哪些症状？", "高血压患者应该注意什么？", "a b c d e f g"] * 20
+    make_tiny_base(folder, TinyBase(**{**settings, **changes}), texts, 0, TEMPLATE)
+    assert len(load_tokenizer(folder)) > 100
+    return folder
+
+
+def free_port() -> int:
+    """A port of loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_ranks(job: str, folder: Path, world_size: int, **options: Any) -> list[dict[str, Any]]:
+    """Runs ``tests.training_jobs.<job>(folder, **options)`` in processes; their results by rank."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ,
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    processes = []
+    for rank in range(world_size):
+        output = (folder / f"output-{rank}.txt").open("w")
+        command = [sys.executable, "-m", "tests.training_jobs", job, str(folder), json.dumps(options)]
+        processes.append(
+            subprocess.Popen(
+                command,
+                env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        )
+        output.close()
+    try:
+        codes = [process.wait(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    outputs = [(folder / f"output-{rank}.txt").read_text() for rank in range(world_size)]
+    assert codes == [0] * world_size, "\n".join(outputs)
+    assert not any("DeepSpeed" in output for output in outputs), outputs
+    results: list[dict[str, Any]] = [
+        json.loads((folder / f"result-{rank}.json").read_text()) for rank in range(world_size)
+    ]
+    return results
