@@ -1,0 +1,186 @@
+"""The engine against plain torch: accumulation, clipping, guard, state; on one rank and on two."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training_jobs import (
+    CPU,
+    Batch,
+    Toy,
+    engine_steps,
+    toy_batches,
+    toy_engine,
+    toy_filler,
+    toy_settings,
+    weights_of,
+)
+from tests.training_support import run_ranks
+from zhongjing.errors import ConfigError, StorageError
+from zhongjing.train.engine import Engine
+from zhongjing.train.program import StepPlan
+from zhongjing.train.state import read_state, write_state
+
+pytestmark = pytest.mark.integration
+
+COUNTS = [3, 1, 4, 2, 5]
+
+
+def plain(counts: list[int]) -> dict[str, Any]:
+    """The same steps by torch alone, every micro-batch in one sum."""
+    module = Toy()
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in module.trainable() if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in module.trainable() if p.ndim == 1], "lr": 2e-2, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
+    losses, norms = [], []
+    for step, count in enumerate(counts):
+        batches = toy_batches(step, count)
+        optimizer.zero_grad()
+        rows = sum(len(batch[2]) for batch in batches)
+        loss = torch.stack([module(batch).total for batch in batches]).sum() / rows
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameter in module.trainable():
+            # DeepSpeed gives unused parameters a gradient of zero, so that decay moves them (training.md).
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        norms.append(float(torch.nn.utils.clip_grad_norm_(module.trainable(), 0.5)))
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return {"losses": losses, "norms": norms, "weights": weights_of(module)}
+
+
+def assert_same(got: dict[str, Any], wanted: dict[str, Any], tolerance: float = 1e-5) -> None:
+    assert got["losses"] == pytest.approx(wanted["losses"], rel=tolerance)
+    assert got["norms"] == pytest.approx(wanted["norms"], rel=tolerance)
+    for name, values in wanted["weights"].items():
+        assert got["weights"][name] == pytest.approx(values, rel=tolerance, abs=1e-6), name
+
+
+def test_steps_equal_plain_torch(tmp_path: Path) -> None:
+    got = engine_steps(tmp_path, counts=COUNTS)
+    assert_same(got, plain(COUNTS))
+    assert got["counts"] == [1.0] * len(COUNTS)  # a sum over its denominator
+    assert got["flags"] == [[1.0, 0.0]] * len(COUNTS)
+
+
+def test_two_ranks_with_fillers_equal_plain_torch(tmp_path: Path) -> None:
+    first, second = run_ranks("engine_steps", tmp_path, 2, counts=COUNTS)
+    assert first == second
+    assert_same(first, plain(COUNTS))
+    assert first["flags"] == [[2.0, 1.0]] * len(COUNTS)  # summed over the ranks
+
+
+def test_state_moves_between_world_sizes(tmp_path: Path) -> None:
+    run_ranks("engine_steps", tmp_path / "two", 2, counts=COUNTS[:3], save=True)
+    assert len(list((tmp_path / "two" / "state").glob("*.safetensors"))) > 2
+    wanted = plain(COUNTS)
+    got = engine_steps(tmp_path / "two", counts=COUNTS[3:], load=True)
+    assert_same(got, {**wanted, "losses": wanted["losses"][3:], "norms": wanted["norms"][3:]})
+
+    (tmp_path / "one").mkdir()
+    engine_steps(tmp_path / "one", counts=COUNTS[:3], save=True)
+    one, two = run_ranks("engine_steps", tmp_path / "one", 2, counts=COUNTS[3:], load=True)
+    assert one["weights"] == two["weights"]
+    assert_same(one, {**wanted, "losses": wanted["losses"][3:], "norms": wanted["norms"][3:]})
+
+
+def test_same_world_size_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    whole = engine_steps(tmp_path, counts=COUNTS)
+    engine_steps(tmp_path, counts=COUNTS[:2], save=True)
+    rest = engine_steps(tmp_path, counts=COUNTS[2:], load=True)
+    assert rest["weights"] == whole["weights"]
+    assert rest["losses"] == whole["losses"][2:]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    engine = toy_engine()
+    write_state(engine, tmp_path, {})
+    engine.names = {"stranger": next(iter(engine.names.values()))}
+    with pytest.raises(StorageError, match="another model"):
+        read_state(engine, tmp_path)
+
+
+def test_a_cut_checkpoint_is_refused(tmp_path: Path) -> None:
+    engine = toy_engine()
+    write_state(engine, tmp_path, {})
+    content = (tmp_path / "trainer.json").read_text()
+    (tmp_path / "trainer.json").write_text(content[: len(content) // 2])
+    with pytest.raises(StorageError, match="not a checkpoint"):
+        read_state(engine, tmp_path)
+
+
+def scaled(batches: list[Batch], factor: float) -> list[Batch]:
+    return [(x, y, weights * factor) for x, y, weights in batches]
+
+
+def test_a_spike_halves_the_clipped_update() -> None:
+    guard = {"warmup_steps": 2, "window": 8, "recovery_steps": 4}
+    engine = toy_engine(guard=guard)
+    batches = toy_batches(0, 2)
+    for step in range(3):
+        assert not engine.train_step(StepPlan(batches, 5.0), 0.0, step=step).guard.spike  # type: ignore[union-attr]
+    seen: list[float] = []
+    # What reaches AdamW: the gradient after unscaling, clipping and the guard.
+    original = engine.zero._optimizer_step
+
+    def spy(group: int) -> None:
+        seen.append(float(engine.zero.single_partition_of_fp32_groups[group].grad.norm()))
+        original(group)
+
+    engine.zero._optimizer_step = spy
+    result = engine.train_step(StepPlan(scaled(batches, 1000.0), 5.0), 1e-3, step=3)
+    assert result.guard is not None
+    assert result.guard.spike
+    assert result.learning_rate == pytest.approx(0.5e-3)
+    assert math.hypot(*seen) == pytest.approx(0.5 * 0.5, rel=1e-4)  # half of max_gradient_norm
+    seen.clear()
+    calm = engine.train_step(StepPlan(batches, 5.0), 1e-3, step=4)
+    assert calm.guard is not None
+    assert not calm.guard.spike
+    assert calm.learning_rate == pytest.approx(1e-3 * 0.625)  # a quarter of the way back
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    engine = toy_engine()
+    engine.train_step(StepPlan(toy_batches(0, 2), 5.0), 1e-2)
+    before = weights_of(engine.module)
+    bad = engine.train_step(StepPlan(scaled(toy_batches(1, 2), math.inf), 5.0), 1e-2)
+    assert not bad.applied
+    assert not bad.overflow
+    assert bad.guard is not None
+    assert bad.guard.spike
+    assert weights_of(engine.module) == before
+    good = engine.train_step(StepPlan(toy_batches(2, 1), 3.0), 1e-2)
+    assert good.applied
+    assert weights_of(engine.module) != before
+
+
+def test_fillers_add_nothing() -> None:
+    alone, filled = toy_engine(), toy_engine()
+    one = alone.train_step(StepPlan(toy_batches(0, 2), 5.0), 1e-2)
+    two = filled.train_step(StepPlan([*toy_batches(0, 2), toy_filler(), toy_filler()], 5.0), 1e-2)
+    assert one.loss == two.loss
+    assert weights_of(alone.module) == weights_of(filled.module)
+
+
+def test_fp16_needs_a_gpu() -> None:
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        toy_engine(precision="fp16")
+
+
+def test_every_trainable_parameter_must_be_optimised() -> None:
+    module = Toy()
+    with pytest.raises(ConfigError, match="trainable"):
+        Engine(module, [{"params": list(module.first.parameters())}], toy_settings(), CPU)
+
+
+def test_nothing_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    engine = toy_engine()
+    engine.train_step(StepPlan(toy_batches(0, 2), 5.0), 1e-2)
+    assert capfd.readouterr().out == ""
