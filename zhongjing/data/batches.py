@@ -86,7 +86,7 @@ def _even_out(batches: list[list[int]], world_size: int, sizes: Sequence[int]) -
     return batches
 
 
-def plan_step(
+def plan_step(  # noqa: PLR0917
     samples: Sequence[Sample],
     rank: int,
     world_size: int,
@@ -114,7 +114,7 @@ def plan_step(
     return [collate([samples[position] for position in batch], pad_id, layout) for batch in mine]
 
 
-def fetch_step(
+def fetch_step(  # noqa: PLR0917
     sample_set: SampleSet,
     indices: Sequence[int],
     rank: int,

@@ -99,9 +99,7 @@ def detect_encoding(head: bytes, *, complete: bool = False) -> str:
         return "utf-8"
     if wrong["gb18030"] <= _DAMAGE_TOLERATED:
         return "gb18030"
-    raise DataError(
-        "the object is neither UTF-8 nor GB18030 text", remedy="name its codec under `encoding`"
-    )
+    raise DataError("the object is neither UTF-8 nor GB18030 text", remedy="name its codec under `encoding`")
 
 
 def has_undecodable(text: str) -> bool:

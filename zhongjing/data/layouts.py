@@ -113,7 +113,8 @@ def _ranked(value: Mapping[str, object]) -> Parsed | None:
     if not isinstance(answers, list) or not _prompt_of(value):
         return None
     texts, ranks = _answers(answers, value.get("ranks"))
-    return Parsed("answers", turns=_prompt_of(value), answers=texts, ranks=ranks, department=_department(value))
+    prompt = _prompt_of(value)
+    return Parsed("answers", turns=prompt, answers=texts, ranks=ranks, department=_department(value))
 
 
 def _preference(value: Mapping[str, object]) -> Parsed | None:
@@ -252,7 +253,7 @@ def _exchange(question: object, second: object, history: object, system: object)
 
 
 def _history(history: object) -> tuple[Turn, ...]:
-    if history is None or history == "" or history == []:
+    if history is None or history in ("", []):
         return ()
     if not isinstance(history, Sequence) or isinstance(history, str):
         raise RejectedError("history is not a list")
@@ -289,9 +290,10 @@ def _joined_parts(parts: Sequence[object]) -> object:
     """Content in typed parts, as multimodal chats have it: texts are joined, anything else is refused."""
     texts: list[str] = []
     for part in parts:
-        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
+        if not isinstance(text, str):
             return parts
-        texts.append(str(part["text"]))
+        texts.append(text)
     return "".join(texts)
 
 

@@ -1,4 +1,4 @@
-"""Sources read into records. What cannot be read is named, counted and left out; nothing is dropped silently."""
+"""Sources read into records. What cannot be read is named and counted; nothing is dropped silently."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ class ReadStats:
     detected: dict[str, Detected] = field(default_factory=dict)  # by URI
     layouts: Counter[str] = field(default_factory=Counter)
     truncated: int = 0  # dialogues that lost a last user turn without an answer
+    stream: BinaryIO | None = None  # the object being read: its position tells how far reading has come
 
 
 def read_object(
@@ -90,14 +91,15 @@ def read_object(
         yield from _Reading(uri, source, forbidden, stats).rows(_hub_rows(uri))
         return
     with open_object(uri, store) as stream:
+        stats.stream = stream
         try:
             yield from read_stream(
                 stream, uri, source, section_characters=section_characters, forbidden=forbidden, stats=stats
             )
         except DataError as error:
-            raise DataError(
-                error.message, where=error.where or uri, remedy=error.remedy
-            ) from error
+            raise DataError(error.message, where=error.where or uri, remedy=error.remedy) from error
+        finally:
+            stats.stream = None
 
 
 def read_stream(
@@ -269,12 +271,10 @@ def _hub_rows(uri: str) -> Iterator[Row | BadRow]:
         ) from None
     parts = urlsplit(uri)
     name, _, revision = parts.path.lstrip("/").partition("@")
-    query = {key: values[-1] for key, values in parse_qs(parts.query, strict_parsing=bool(parts.query)).items()}
+    query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
     unknown = set(query) - {"config", "split"}
     if unknown or not name:
-        raise DataError(
-            "the URI is not hf://datasets/owner/name[@revision][?config=..&split=..]", where=uri
-        )
+        raise DataError("the URI is not hf://datasets/owner/name[@revision][?config=..&split=..]", where=uri)
     try:
         rows = load_dataset(
             name,

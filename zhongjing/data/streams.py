@@ -56,7 +56,7 @@ class ObjectStream(io.RawIOBase):
             piece = bytes(self._store.get_range(self._uri, self._position, length))
             if len(piece) != length:
                 raise StorageError(
-                    f"{len(piece)} bytes came instead of {length}: the object has changed since it was listed",
+                    f"{len(piece)} bytes came instead of {length}: the object has changed",
                     where=self._uri,
                 )
             self._start, self._piece = self._position, piece

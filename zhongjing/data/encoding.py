@@ -1,0 +1,116 @@
+"""Records as tokens, stage by stage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from zhongjing.config.stages import Stage
+from zhongjing.data.chat import encode_dialogues, encode_prompt, encode_ranking, encode_texts
+from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, TextRecord
+from zhongjing.data.samples import Segment
+from zhongjing.data.templates import ensure_chat_template, special_tokens
+from zhongjing.data.tokens import TokenType
+from zhongjing.errors import DataError
+
+
+def adapt(record: Record, stage: Stage) -> Record:
+    """The record as ``stage`` uses it: PPO takes the questions of dialogues and rankings."""
+    if stage is not Stage.PPO:
+        return record
+    if isinstance(record, Dialogue):
+        return Prompt(record.turns[:-1], record.position)
+    if isinstance(record, Ranking):
+        return Prompt(record.prompt, record.position)
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Tokens of one record: segments of a sample, or a ``document`` that is yet to be packed."""
+
+    segments: tuple[Segment, ...] = ()
+    ranks: tuple[int, ...] | None = None
+    truncated: bool = False
+    document: npt.NDArray[np.int32] | None = None
+
+
+class RecordEncoder:
+    """Tokenises records for one stage.
+
+    Args:
+        tokenizer: a fast tokenizer; gets a chat template if it has none.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        ensure_chat_template(tokenizer)
+        self.tokenizer = tokenizer
+        self._stage = Stage.SFT
+        self._max_length = 0
+        self._system_prompt: str | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> RecordEncoder:
+        """From a tokenizer folder.
+
+        Raises:
+            DataError: it cannot be loaded.
+        """
+        try:
+            return cls(AutoTokenizer.from_pretrained(str(folder)))
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"the tokenizer cannot be loaded: {error}", where=str(folder)) from error
+
+    def configure(self, stage: Stage, max_length: int, system_prompt: str | None) -> None:
+        """Sets what the records are encoded for."""
+        self._stage, self._max_length, self._system_prompt = stage, max_length, system_prompt
+
+    @property
+    def special(self) -> re.Pattern[str] | None:
+        """What must not stand in a record's text: the tokenizer would take it for its own marks.
+
+        None in pretraining, where texts are tokenised without looking for marks.
+        """
+        return None if self._stage is Stage.PRETRAIN else special_tokens(self.tokenizer)
+
+    @property
+    def dtype(self) -> TokenType:
+        """The smallest type that holds every token id."""
+        return "uint16" if max(self.tokenizer.get_vocab().values()) < 1 << 16 else "uint32"
+
+    def encode(self, records: Sequence[Record]) -> list[Encoded | None]:
+        """Tokens of each record; None for those that are too long."""
+        if not records:
+            return []
+        if self._stage is Stage.PRETRAIN:
+            documents = encode_texts(self.tokenizer, [_document(record) for record in records])
+            return [Encoded(document=document) for document in documents]
+        if self._stage is Stage.SFT:
+            turns = [record.turns for record in records if isinstance(record, Dialogue)]
+            assert len(turns) == len(records), "sft reads dialogues, as the document's validation says"
+            found = encode_dialogues(self.tokenizer, turns, self._max_length, self._system_prompt)
+            return [None if one is None else Encoded(one[0], None, one[1]) for one in found]
+        return [self._one(record) for record in records]
+
+    def _one(self, record: Record) -> Encoded | None:
+        if isinstance(record, Ranking):
+            ranking = encode_ranking(
+                self.tokenizer, record.prompt, record.answers, self._max_length, self._system_prompt
+            )
+            return None if ranking is None else Encoded(ranking[0], record.ranks, ranking[1])
+        assert isinstance(record, Prompt), "rm reads rankings and ppo prompts, as the validation says"
+        prompt = encode_prompt(self.tokenizer, record.turns, self._max_length, self._system_prompt)
+        return None if prompt is None else Encoded((prompt[0],), None, prompt[1])
+
+
+def _document(record: Record) -> str:
+    if isinstance(record, TextRecord):
+        return record.text
+    assert isinstance(record, Dialogue), "pretrain reads texts and dialogues, as the validation says"
+    return "\n".join(turn.content for turn in record.turns)

@@ -1,0 +1,224 @@
+"""Chat templates: the two built-in ones, and what a tokenizer's template does to a dialogue.
+
+A template is a program, so what it writes around the turns is found out by rendering stand-ins: a *skeleton*
+is the text before, between and after the contents. From it follow the character spans that are to be
+learned, and whether the template is *consistent*: whether the prompt of every assistant turn, as it will be
+at inference, is a prefix of the whole dialogue. Qwen3's is not: it strips the reasoning of earlier turns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from zhongjing.data.records import Role, Turn
+from zhongjing.errors import ConfigError
+
+CHATML_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+"""ChatML: for tokenizers that have its two markers as special tokens."""
+
+PLAIN_TEMPLATE = (
+    "{%- if bos_token is defined and bos_token -%}{{- bos_token -}}{%- endif -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'assistant' -%}{{- '<bot>:' + message['content'] + eos_token + '\\n' -}}"
+    "{%- elif message['role'] == 'user' -%}{{- '<human>:' + message['content'] + '\\n' -}}"
+    "{%- else -%}{{- message['content'] + '\\n' -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<bot>:' -}}{%- endif -%}"
+)
+"""Ziya-LLaMA's plain turns; the end of a turn is the tokenizer's EOS."""
+
+_IM_START, _IM_END = "<|im_start|>", "<|im_end|>"
+_STAND_IN = re.compile("\ue000([0-9]+)\ue001")
+
+
+def default_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template for a tokenizer that has none: ChatML where it has the markers, else Ziya's plain turns.
+
+    Raises:
+        ConfigError: the tokenizer has no token that could end a turn.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if _IM_START in vocabulary and _IM_END in vocabulary:
+        return CHATML_TEMPLATE
+    if not tokenizer.eos_token:
+        raise ConfigError(
+            "the tokenizer has neither a chat template, nor ChatML's markers, nor an EOS token",
+            where="spec.base.chatTemplate",
+            remedy="give a template, and a tokenizer with a token that ends a turn",
+        )
+    return PLAIN_TEMPLATE
+
+
+def ensure_chat_template(tokenizer: PreTrainedTokenizerBase, given: str | None = None) -> str:
+    """Gives a tokenizer without a chat template one, and shows that the template can be trained with.
+
+    Args:
+        tokenizer: changed in place: ``chat_template`` is set where it had none.
+        given: ``base.chatTemplate`` of the document, for a tokenizer that has none.
+
+    Returns:
+        The template in use: the tokenizer's own, else ``given``, else :func:`default_template`.
+
+    Raises:
+        ConfigError: the template fails, or writes no token at the end of an assistant turn.
+    """
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = given or default_template(tokenizer)
+    chat_format(tokenizer).outline(("user", "assistant"))
+    return str(tokenizer.chat_template)
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a template writes for one sequence of roles.
+
+    ``pieces`` surround the contents: piece i stands before content i, the last after them all. For each
+    assistant turn, ``begins`` is how many characters before its content the target begins (what the template
+    writes between generation prompt and content), ``ends`` how many after it the end-of-turn token ends.
+    """
+
+    pieces: tuple[str, ...]
+    begins: dict[int, int]
+    ends: dict[int, int]
+
+
+class ChatFormat:
+    """A tokenizer's chat template, looked at from outside.
+
+    Args:
+        tokenizer: must have a chat template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                "the tokenizer has no chat template",
+                where="spec.base.chatTemplate",
+                remedy="name one, or use ensure_chat_template",
+            )
+        self.tokenizer = tokenizer
+        self.template = tokenizer.chat_template
+        self.special = special_tokens(tokenizer)
+        self._closing: str | None = None
+        self._outlines: dict[tuple[Role, ...], Outline | None] = {}
+        self._prompts: dict[tuple[Role, ...], tuple[str, ...] | None] = {}
+
+    def render(self, turns: Sequence[Turn], *, generation: bool = False) -> str:
+        """What the template writes for ``turns``; ``generation`` adds the beginning of an answer.
+
+        Raises:
+            ConfigError: the template refuses the turns.
+        """
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generation
+            )
+        except jinja2.TemplateError as error:
+            roles = ", ".join(turn.role for turn in turns[:3])
+            raise ConfigError(
+                f"the chat template refuses a dialogue beginning with {roles} ({type(error).__name__})",
+                where="chat_template",
+                remedy="use a template that takes these roles, or data without them",
+            ) from error
+        return cast("str", rendered)
+
+    def outline(self, roles: tuple[Role, ...]) -> Outline | None:
+        """The outline of a dialogue with these roles; None where the template is not consistent.
+
+        Raises:
+            ConfigError: the template writes no special token after an assistant turn, so nothing would teach
+                the model to stop.
+        """
+        if roles not in self._outlines:
+            self._outlines[roles] = self._outline(roles)
+        return self._outlines[roles]
+
+    def prompt_pieces(self, roles: tuple[Role, ...]) -> tuple[str, ...] | None:
+        """What surrounds the contents of a prompt, generation prompt last; None if contents are rewritten."""
+        if roles not in self._prompts:
+            self._prompts[roles] = self._skeleton(roles, generation=True)
+        return self._prompts[roles]
+
+    def _outline(self, roles: tuple[Role, ...]) -> Outline | None:
+        pieces = self._skeleton(roles, generation=False)
+        begins: dict[int, int] = {}
+        ends: dict[int, int] = {}
+        for index, role in enumerate(roles):
+            if role != "assistant":
+                continue
+            prompt = self.prompt_pieces(roles[:index])
+            if pieces is None or prompt is None:
+                return None
+            *before, opening = prompt
+            if pieces[:index] != tuple(before) or not pieces[index].startswith(opening):
+                return None
+            begins[index] = len(pieces[index]) - len(opening)
+            ends[index] = self.turn_end(pieces[index + 1])
+        return None if pieces is None else Outline(pieces, begins, ends)
+
+    def turn_end(self, after: str) -> int:
+        """How far into ``after``, the text behind an answer, the token reaches that ends the turn.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        match = self.special.search(after)
+        if match is None:
+            raise ConfigError(
+                "the chat template writes no special token at the end of an assistant turn, "
+                "so the model would never learn to stop",
+                where="chat_template",
+                remedy="end assistant turns with the tokenizer's EOS or another special token",
+            )
+        return match.end()
+
+    def last_turn_end(self, rendered: str) -> int:
+        """Where the token ends that ends the last turn of a rendered dialogue, an assistant's.
+
+        Raises:
+            ConfigError: there is no such token.
+        """
+        if self._closing is None:
+            pieces = self._skeleton(("user", "assistant"), generation=False)
+            self._closing = pieces[-1] if pieces else ""
+        if self._closing and rendered.endswith(self._closing):
+            return len(rendered) - len(self._closing) + self.turn_end(self._closing)
+        ends = [match.end() for match in self.special.finditer(rendered)]
+        return ends[-1] if ends else self.turn_end("")
+
+    def _skeleton(self, roles: tuple[Role, ...], *, generation: bool) -> tuple[str, ...] | None:
+        turns = [Turn(role, f"\ue000{index}\ue001") for index, role in enumerate(roles)]
+        parts = _STAND_IN.split(self.render(turns, generation=generation))
+        if parts[1::2] != [str(index) for index in range(len(roles))]:
+            return None
+        return tuple(parts[::2])
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Matches every special token of a tokenizer, written out in a text."""
+    names = set(tokenizer.all_special_tokens)
+    names |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    longest_first = sorted((name for name in names if name), key=lambda name: (-len(name), name))
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
+    """The format of a tokenizer, kept with it until its template changes."""
+    kept: Any = tokenizer.__dict__.get("_zhongjing_chat_format")
+    if isinstance(kept, ChatFormat) and kept.template == tokenizer.chat_template:
+        return kept
+    made = ChatFormat(tokenizer)
+    tokenizer.__dict__["_zhongjing_chat_format"] = made
+    return made
