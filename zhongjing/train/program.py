@@ -1,0 +1,82 @@
+"""What a stage is, to the loop: a module with a loss, a plan for every optimizer step, an evaluation.
+
+The four stages implement :class:`StageProgram`; the loop (``train/loop.py``) does everything else: ZeRO-2
+engine, schedule, spike guard, checkpoints, resume, cooperative stop, best checkpoint, progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+
+@dataclass(slots=True)
+class MicroLoss:
+    """Result of one forward pass.
+
+    ``total`` is a *sum* (over target tokens, pairs, ...), scalar fp32 with grad; the loop divides it by the
+    step's denominator, so micro-batches and ranks of unequal size weigh what they should. ``sums`` are
+    detached fp32 scalars, summed over micro-batches and ranks and divided likewise.
+    """
+
+    total: torch.Tensor
+    sums: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """One optimizer step of this rank. Every rank has the same number of micro-batches (fillers included)."""
+
+    micro_batches: Sequence[Any]
+    denominator: float  # global, over all ranks: target tokens (or pairs, ...) of the step
+    denominators: Mapping[str, float] = field(default_factory=dict)  # of MicroLoss.sums, where another
+    samples: int = 0  # global
+    tokens: int = 0  # global
+    epoch: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)  # host values to log with the step (PPO)
+    metrics_kind: str = "train"
+
+
+class StageProgram(Protocol):
+    """A stage. ``module.forward(micro_batch)`` returns a :class:`MicroLoss`; sampling is a pure function of
+    (seed, step), so that resuming at a step needs no more than the step's number and ``state_dict()``.
+    """
+
+    module: torch.nn.Module
+    total_steps: int
+    best_metric: str  # key of evaluate()'s result
+    best_is_lower: bool
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """AdamW groups of the trainable parameters; may set ``lr_scale`` (relative to the schedule) and
+        ``weight_decay``.
+        """
+        ...
+
+    def plan(self, step: int) -> StepPlan:
+        """Micro-batches of optimizer step ``step`` (from 0). Called in order; PPO makes rollouts here."""
+        ...
+
+    def boundary(self, step: int) -> bool:
+        """Whether a checkpoint may be taken after ``step`` steps (PPO: only between rollouts)."""
+        ...
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out metrics, equal on all ranks."""
+        ...
+
+    def finish(self, folder: Path) -> dict[str, Any]:
+        """Rank 0, after the best checkpoint was loaded: writes the model folder, returns manifest extras."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON state beyond the parameters (PPO: KL coefficient, ...)."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state_dict`` gave."""
+        ...
