@@ -30,7 +30,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from zhongjing.config.stages import Lora
 from zhongjing.errors import DataError, TrainingError
-from zhongjing.model.adapters import AdapterFile, check_adapter, target_modules
+from zhongjing.model.adapters import AdapterFile, check_adapter, linear_layers, target_modules
 from zhongjing.model.causal import backbone
 
 
@@ -67,7 +67,8 @@ class RoutedLinear(nn.Module):
     """A frozen linear layer with the adapters of several roles beside it.
 
     Attributes:
-        base: the layer itself, never merged with anything.
+        base_layer: the layer itself, never merged with anything. It has PEFT's name for it, by which
+            ``linear_layers`` finds the layer under its own path.
         lora_a: A [r, H] by adapter.
         lora_b: B [O, r] by adapter.
         scaling: factor on ``B A x`` by adapter.
@@ -75,7 +76,7 @@ class RoutedLinear(nn.Module):
 
     def __init__(self, base: nn.Linear, shared: _Shared) -> None:
         super().__init__()
-        self.base = base
+        self.base_layer = base
         self.lora_a = nn.ParameterDict()
         self.lora_b = nn.ParameterDict()
         self.scaling: dict[str, float] = {}
@@ -85,29 +86,29 @@ class RoutedLinear(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """Weight [O, H] of the base layer."""
-        return self.base.weight
+        return self.base_layer.weight
 
     @property
     def bias(self) -> torch.Tensor | None:
         """Bias [O] of the base layer."""
-        return self.base.bias
+        return self.base_layer.bias
 
     @property
     def in_features(self) -> int:
         """H."""
-        return self.base.in_features
+        return self.base_layer.in_features
 
     @property
     def out_features(self) -> int:
         """O."""
-        return self.base.out_features
+        return self.base_layer.out_features
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[R, L, H] to [R, L, O], every range of rows with the update of its role."""
         route = self._shared.route
         if route is None:
             raise RuntimeError("a routed layer was called while no route was open")
-        outputs: torch.Tensor = self.base(inputs)
+        outputs: torch.Tensor = self.base_layer(inputs)
         if len(route.parts) == 1:
             return self._add(outputs, inputs, route.parts[0].role, route.fused)
         if inputs.shape[0] != route.rows:
@@ -134,7 +135,7 @@ class RoutedLinear(nn.Module):
 
     def add(self, name: str, a: torch.Tensor, b: torch.Tensor, scaling: float) -> None:
         """Adds adapter ``name``: A [r, H], B [O, r]; both are copied."""
-        device = self.base.weight.device
+        device = self.base_layer.weight.device
         self.lora_a[name] = nn.Parameter(a.detach().clone().to(device), requires_grad=False)
         self.lora_b[name] = nn.Parameter(b.detach().clone().to(device), requires_grad=False)
         self.scaling[name] = scaling
@@ -144,7 +145,7 @@ class RoutedLinear(nn.Module):
         """Makes one pair of the role's stack, scaling multiplied in: A [sum r, H], B [O, sum r]."""
         names = [name for name in self._shared.stacks[role] if name in self.scaling]
         if names:
-            dtype = self.base.weight.dtype
+            dtype = self.base_layer.weight.dtype
             self.fused[role] = (
                 torch.cat([self.lora_a[name] for name in names]).to(dtype),
                 torch.cat([self.lora_b[name] * self.scaling[name] for name in names], dim=1).to(dtype),
@@ -211,7 +212,7 @@ class AdapterRouter:
                 where=str(adapter.folder),
                 remedy="train it with linear layers of the decoder as its only target modules",
             )
-        check_adapter(adapter, self._unrouted())
+        check_adapter(adapter, self.model)
         for path in adapter.modules:
             a, b = adapter.pair(path)
             layer = self._routed(path)
@@ -234,11 +235,10 @@ class AdapterRouter:
             raise DataError(
                 f"dropout is {lora.dropout} in an adapter of PPO", where="lora.dropout", remedy="set it to 0"
             )
-        plain = self._unrouted()
-        wanted = set(target_modules(plain, lora))
+        wanted = set(target_modules(self.model, lora))
         generator = torch.Generator().manual_seed(seed)
-        for path, module in sorted(plain.named_modules()):
-            if not isinstance(module, nn.Linear) or path.rsplit(".", 1)[-1] not in wanted:
+        for path in sorted(linear_layers(self.model)):
+            if path.rsplit(".", 1)[-1] not in wanted:
                 continue
             layer = self._routed(path)
             kind = dtype or layer.weight.dtype
@@ -339,9 +339,6 @@ class AdapterRouter:
         for layer in self._layers.values():
             layer.fused.clear()
 
-    def _unrouted(self) -> PreTrainedModel:
-        return cast(PreTrainedModel, _Unrouted(self.model, self._layers))
-
     def _routed(self, path: str) -> RoutedLinear:
         if path not in self._layers:
             parent_path, _, leaf = path.rpartition(".")
@@ -366,20 +363,3 @@ class _Reopen:
 
     def __exit__(self, *_: object) -> None:
         self._shared.route = self._before
-
-
-class _Unrouted:
-    """The model as it was before layers were routed: what adapters are compared with."""
-
-    def __init__(self, model: PreTrainedModel, layers: dict[str, RoutedLinear]) -> None:
-        self.config = model.config
-        inside = tuple(f"{path}." for path in layers)
-        self._plain = {
-            path: layers[path].base if path in layers else module
-            for path, module in model.named_modules()
-            if not path.startswith(inside)
-        }
-
-    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        """Paths and modules of the base."""
-        yield from self._plain.items()

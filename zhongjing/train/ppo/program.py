@@ -67,7 +67,6 @@ class PpoProgram:
         sources: what :meth:`finish` refers to.
 
     Raises:
-        DataError: there are no prompts.
         ConfigError: ``criticLearningRate`` is set where ``learningRate`` is 0.
     """
 
@@ -88,12 +87,6 @@ class PpoProgram:
         seed: int,
         sources: Sources,
     ) -> None:
-        if not len(prompts):
-            raise DataError(
-                "no training prompts are left",
-                where="data",
-                remedy="add sources, or lower validationFraction",
-            )
         self.module = module
         self._settings = settings
         self._prompts = prompts
