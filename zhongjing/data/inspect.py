@@ -1,0 +1,391 @@
+"""What is in a source, before anything is trained on it: formats, counts, lengths, what would be quarantined.
+
+Works on local files with no object store, and shows no record's text.
+"""
+
+from __future__ import annotations
+
+import glob as globs
+import itertools
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from zhongjing.config.sources import Kind, Source
+from zhongjing.data.readers import (
+    HF_SCHEME,
+    ReadStats,
+    Rejected,
+    read_object,
+    record_texts,
+)
+from zhongjing.data.records import Dialogue, Ranking, Record, TextRecord
+from zhongjing.data.split import content_of, unit_of
+from zhongjing.errors import DataError, MissingInputError
+from zhongjing.storage.manifest import Record as Document
+
+if TYPE_CHECKING:
+    from zhongjing.storage.objects import ObjectStore
+
+_PROBED = 50  # records that decide the kind of a source given without one
+_LOCATED = 20  # rejections told with their place
+_TOKENISED_TOGETHER = 256
+
+
+class Lengths(Document):
+    """Distribution of a length."""
+
+    total: int = 0
+    smallest: int = 0
+    mean: float = 0.0
+    median: int = 0
+    p95: int = 0
+    largest: int = 0
+
+
+class Located(Document):
+    """A record that would be quarantined: its place and the reason, never its text."""
+
+    uri: str
+    index: int
+    line: int | None
+    reason: str
+    sha256: str
+
+
+class ObjectReport(Document):
+    """How one object is written."""
+
+    uri: str
+    format: str
+    encoding: str | None = None
+    size: int | None = Field(default=None, description="bytes")
+
+
+class SourceReport(Document):
+    """One source."""
+
+    name: str
+    uri: str
+    kind: Kind
+    objects: list[ObjectReport]
+    layouts: dict[str, int]
+    read: int
+    kept: int
+    duplicates: int = Field(description="equal in every turn to an earlier record of the source")
+    same_opening: int = Field(description="records that open like an earlier one: same split, same unit")
+    truncated: int = Field(description="dialogues whose last question has no answer; it is left out")
+    rejected: int
+    reasons: dict[str, int]
+    examples: list[Located]
+    limit: float = Field(description="fraction of rejected records above which a stage stops")
+    turns: dict[int, int] = Field(description="dialogues and prompts by number of user turns")
+    with_system: int
+    answers: dict[int, int] = Field(description="rankings by number of answers")
+    ties: int = Field(description="rankings with a tie")
+    departments: dict[str, int]
+    without_department: int
+    characters: Lengths = Field(description="of a record, over all its texts")
+    tokens: Lengths | None = Field(
+        default=None, description="of a record's texts, without a template's tokens"
+    )
+    error: str | None = Field(default=None, description="why reading ended early: the object is damaged")
+
+    @property
+    def over_limit(self) -> bool:
+        """Whether a stage would stop over this source."""
+        return self.read > 0 and self.rejected / self.read > self.limit
+
+
+class InspectReport(Document):
+    """All sources that were asked for."""
+
+    sources: list[SourceReport]
+
+    @property
+    def usable(self) -> bool:
+        """Whether a stage could be trained on every one of them."""
+        return not any(source.over_limit or source.error for source in self.sources)
+
+
+def inspect_sources(
+    targets: Sequence[Source | str],
+    *,
+    store: ObjectStore | None = None,
+    kind: Kind | None = None,
+    tokenizer_folder: Path | None = None,
+    max_records: int | None = None,
+    section_characters: int = 2000,
+) -> InspectReport:
+    """Looks at sources.
+
+    Args:
+        targets: sources of a document, or bare URIs: local path or glob, s3:// URI or glob, hf://datasets/...
+        store: needed for s3:// only.
+        kind: what bare URIs are read as; None: told from their first records.
+        tokenizer_folder: if given, lengths are counted in tokens too.
+        max_records: stop after so many records of a source.
+        section_characters: about how long sections of a book are.
+
+    Returns:
+        What was found. An object that is damaged as a whole ends its source with ``error`` set.
+
+    Raises:
+        MissingInputError: a path or glob matches nothing.
+        DataError: a tokenizer cannot be loaded.
+    """
+    count = _token_counter(tokenizer_folder)
+    reports: list[SourceReport] = []
+    for target in targets:
+        uri = target if isinstance(target, str) else target.uri
+        objects = expand(uri, store)
+        source = target if isinstance(target, Source) else _guessed(uri, objects[0], store, kind)
+        reports.append(
+            _inspect(
+                source,
+                objects,
+                store,
+                count,
+                max_records=max_records,
+                section_characters=section_characters,
+            )
+        )
+    return InspectReport(sources=reports)
+
+
+def expand(uri: str, store: ObjectStore | None = None) -> list[str]:
+    """The objects that a URI or glob names, by name.
+
+    Raises:
+        MissingInputError: there is none.
+    """
+    if uri.startswith(HF_SCHEME):
+        return [uri]
+    if uri.startswith("s3://"):
+        if store is None:
+            raise MissingInputError("reading s3:// needs an object store", where=uri)
+        found = sorted(item.uri for item in store.glob(uri))
+    elif "://" in uri and not uri.startswith("file://"):
+        scheme = uri.split("://", 1)[0]
+        raise MissingInputError(
+            f"{scheme}:// is generated by submit and cannot be read here",
+            where=uri,
+            remedy="give a path or s3://",
+        )
+    else:
+        path = uri.removeprefix("file://")
+        matches = [path] if Path(path).is_file() else sorted(globs.glob(path, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
+        found = [match for match in matches if Path(match).is_file()]
+    if not found:
+        raise MissingInputError(
+            "nothing is there", where=uri, remedy="check the path; globs must match files"
+        )
+    return found
+
+
+def _guessed(uri: str, first: str, store: ObjectStore | None, kind: Kind | None) -> Source:
+    """A source for a bare URI; its kind is what most of its first records look like."""
+    stem = Path(uri.split("?", 1)[0]).stem.lower()
+    name = (
+        "".join(c if c.isascii() and c.isalnum() else "-" for c in stem).strip("-")[:63].strip("-")
+        or "source"
+    )
+    if kind is not None:
+        return Source(name=name, uri=uri, kind=kind)
+    # Reading as text accepts every layout; the layout's name then tells the kind.
+    stats = ReadStats()
+    try:
+        for _ in itertools.islice(
+            read_object(first, Source(name=name, uri=uri, kind=Kind.TEXT), store, stats=stats), _PROBED
+        ):
+            pass
+    except DataError:
+        return Source(name=name, uri=uri, kind=Kind.TEXT)  # the inspection itself will tell
+    votes: Counter[Kind] = Counter()
+    for layout, number in stats.layouts.items():
+        votes[_KIND_OF_LAYOUT.get(layout, Kind.DIALOGUE)] += number
+    return Source(name=name, uri=uri, kind=votes.most_common(1)[0][0] if votes else Kind.TEXT)
+
+
+_KIND_OF_LAYOUT = {
+    "sections": Kind.TEXT,
+    "text": Kind.TEXT,
+    "content": Kind.TEXT,
+    "正文": Kind.TEXT,
+    "answers": Kind.RANKING,
+    "preference": Kind.RANKING,
+    "conversational preference": Kind.RANKING,
+    "prompt": Kind.PROMPTS,
+}
+
+
+TokenCounter = Callable[[Sequence[str]], list[int]]
+
+
+def _inspect(
+    source: Source,
+    objects: Sequence[str],
+    store: ObjectStore | None,
+    count: TokenCounter | None,
+    *,
+    max_records: int | None,
+    section_characters: int,
+) -> SourceReport:
+    stats = ReadStats()
+    seen = _Seen()
+    error: str | None = None
+    records = itertools.chain.from_iterable(
+        read_object(uri, source, store, section_characters=section_characters, stats=stats) for uri in objects
+    )
+    try:
+        for record in itertools.islice(records, max_records):
+            seen.add(record, count)
+    except DataError as damage:
+        error = str(damage)
+    if count is not None:
+        seen.count_tokens(count)
+    return SourceReport(
+        name=source.name,
+        uri=source.uri,
+        kind=source.kind,
+        objects=[_object_report(uri, stats, store) for uri in objects],
+        layouts=dict(stats.layouts.most_common()),
+        read=seen.read,
+        kept=seen.read - sum(seen.reasons.values()) - seen.duplicates,
+        duplicates=seen.duplicates,
+        same_opening=seen.same_opening,
+        truncated=stats.truncated,
+        rejected=sum(seen.reasons.values()),
+        reasons=dict(seen.reasons.most_common()),
+        examples=seen.examples,
+        limit=source.max_quarantine_fraction,
+        turns=dict(sorted(seen.turns.items())),
+        with_system=seen.with_system,
+        answers=dict(sorted(seen.answers.items())),
+        ties=seen.ties,
+        departments=dict(seen.departments.most_common()),
+        without_department=seen.without_department,
+        characters=lengths(seen.characters),
+        tokens=None if count is None else lengths(seen.tokens),
+        error=error,
+    )
+
+
+class _Seen:
+    """What has been seen of one source."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.duplicates = 0
+        self.same_opening = 0
+        self.reasons: Counter[str] = Counter()
+        self.examples: list[Located] = []
+        self.turns: Counter[int] = Counter()
+        self.with_system = 0
+        self.answers: Counter[int] = Counter()
+        self.ties = 0
+        self.departments: Counter[str] = Counter()
+        self.without_department = 0
+        self.characters: list[int] = []
+        self.tokens: list[int] = []
+        self._pending: list[str] = []
+        self._contents: set[bytes] = set()
+        self._units: set[bytes] = set()
+
+    def add(self, record: Record | Rejected, count: TokenCounter | None) -> None:
+        """Takes the next record."""
+        self.read += 1
+        if isinstance(record, Rejected):
+            self.reasons[record.reason] += 1
+            if len(self.examples) < _LOCATED:
+                at = record.position
+                self.examples.append(
+                    Located(
+                        uri=at.uri, index=at.index, line=at.line, reason=record.reason, sha256=record.sha256
+                    )
+                )
+            return
+        content, unit = content_of(record), unit_of(record)
+        if content in self._contents:
+            self.duplicates += 1
+            return
+        self._contents.add(content)
+        self.same_opening += unit in self._units
+        self._units.add(unit)
+        self._shape(record)
+        texts = list(record_texts(record))
+        self.characters.append(sum(map(len, texts)))
+        if count is not None:
+            self._pending.append("\n".join(texts))
+            if len(self._pending) >= _TOKENISED_TOGETHER:
+                self.count_tokens(count)
+
+    def count_tokens(self, count: TokenCounter) -> None:
+        """Counts the tokens of what has been taken since the last call."""
+        if self._pending:
+            self.tokens += count(self._pending)
+            self._pending = []
+
+    def _shape(self, record: Record) -> None:
+        if isinstance(record, TextRecord):
+            return
+        turns = record.prompt if isinstance(record, Ranking) else record.turns
+        self.with_system += turns[0].role == "system"
+        self.turns[sum(turn.role == "user" for turn in turns)] += 1
+        if isinstance(record, Ranking):
+            self.answers[len(record.answers)] += 1
+            self.ties += len(set(record.ranks)) < len(record.ranks)
+        if isinstance(record, Dialogue):
+            if record.department is None:
+                self.without_department += 1
+            else:
+                self.departments[record.department] += 1
+
+
+def lengths(values: Sequence[int]) -> Lengths:
+    """The distribution of some lengths."""
+    if not values:
+        return Lengths()
+    ordered = sorted(values)
+    return Lengths(
+        total=sum(ordered),
+        smallest=ordered[0],
+        mean=round(statistics.fmean(ordered), 1),
+        median=ordered[len(ordered) // 2],
+        p95=ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        largest=ordered[-1],
+    )
+
+
+def _object_report(uri: str, stats: ReadStats, store: ObjectStore | None) -> ObjectReport:
+    detected = stats.detected.get(uri)
+    size: int | None = None
+    if uri.startswith("s3://") and store is not None:
+        info = store.head(uri)
+        size = None if info is None else info.size
+    elif not uri.startswith(HF_SCHEME):
+        size = Path(uri).stat().st_size
+    if detected is None:
+        return ObjectReport(uri=uri, format="dataset" if uri.startswith(HF_SCHEME) else "not read", size=size)
+    return ObjectReport(uri=uri, format=detected.format, encoding=detected.encoding, size=size)
+
+
+def _token_counter(folder: Path | None) -> TokenCounter | None:
+    if folder is None:
+        return None
+    # Imported here: without a tokenizer the inspection needs no torch and no transformers.
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"the tokenizer cannot be loaded: {error}", where=str(folder)) from error
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    return count
