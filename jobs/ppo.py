@@ -1,4 +1,7 @@
-"""Job of PPO: ``python -m jobs.ppo --request s3://.../requests/a1.json`` on a Ray cluster."""
+"""Job of PPO.
+
+``python -m jobs.ppo --request s3://.../requests/a1.json``, on a Ray cluster.
+"""
 
 import sys
 

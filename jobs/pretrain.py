@@ -1,4 +1,7 @@
-"""Job of continued pretraining: ``python -m jobs.pretrain --request s3://.../requests/a1.json`` on a Ray cluster."""
+"""Job of continued pretraining.
+
+``python -m jobs.pretrain --request s3://.../requests/a1.json``, on a Ray cluster.
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""Job of the reward model: ``python -m jobs.rm --request s3://.../requests/a1.json`` on a Ray cluster."""
+"""Job of the reward model.
+
+``python -m jobs.rm --request s3://.../requests/a1.json``, on a Ray cluster.
+"""
 
 import sys
 

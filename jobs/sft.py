@@ -1,4 +1,7 @@
-"""Job of supervised fine-tuning: ``python -m jobs.sft --request s3://.../requests/a1.json`` on a Ray cluster."""
+"""Job of supervised fine-tuning.
+
+``python -m jobs.sft --request s3://.../requests/a1.json``, on a Ray cluster.
+"""
 
 import sys
 

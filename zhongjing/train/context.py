@@ -39,7 +39,7 @@ class RunContext(Protocol):
         ...
 
     def report(self, activity: Activity, **fields: Any) -> None:
-        """Rank 0: publishes progress; ``fields`` are those of :class:`zhongjing.storage.progress.Progress`."""
+        """Rank 0: publishes progress; ``fields`` are those of ``zhongjing.storage.progress.Progress``."""
         ...
 
     def log(self, kind: str, step: int, values: dict[str, float], *, epoch: float = 0.0) -> None:
@@ -47,8 +47,10 @@ class RunContext(Protocol):
         ...
 
     def save(self, step: int, write: Callable[[Path], None], *, best: bool = False) -> None:
-        """Rank 0: keeps a checkpoint. ``write`` fills an empty local folder before ``save`` returns; the
-        upload goes on behind, and its manifest comes last. ``best`` protects it from rotation.
+        """Rank 0: keeps a checkpoint.
+
+        ``write`` fills an empty local folder before ``save`` returns; the upload goes on behind, and its
+        manifest comes last. ``best`` protects it from rotation.
         """
         ...
 

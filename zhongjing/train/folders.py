@@ -72,7 +72,7 @@ class Folders:
 
 def _from_hub(reference: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(
@@ -86,7 +86,7 @@ def _from_hub(reference: str, revision: str | None) -> Path:
         raise DataError(
             f"neither a folder nor a model that the hub gives: {error}",
             where=reference,
-            remedy="correct the name, set HF_TOKEN for a gated model, or upload the folder to S3 and name that",
+            remedy="correct the name, set HF_TOKEN for a gated model, or name a folder in S3",
         ) from None
 
 

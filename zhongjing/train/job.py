@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import AnySettings, Stage
@@ -130,7 +130,7 @@ class Job:
         if gpu:
             per_worker["GPU"] = resources.gpus
         trainer = TorchTrainer(
-            train_worker,
+            cast("Any", train_worker),
             train_loop_config={"worker": config},
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             scaling_config=ScalingConfig(
@@ -145,7 +145,7 @@ class Job:
             ),
         )
         try:
-            result = trainer.fit()
+            result: Any = trainer.fit()
         except TrainingFailedError as error:
             raise _cause(error) from error
         outcome = result.return_value

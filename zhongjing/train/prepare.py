@@ -8,22 +8,25 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from zhongjing.config.keys import digest, tokenizer_sources
 from zhongjing.config.stages import Stage
 from zhongjing.data.build import build_token_cache, corpus_texts
-from zhongjing.data.chat import CHATML_TEMPLATE, default_template
+from zhongjing.data.templates import CHATML_TEMPLATE, ensure_chat_template
 from zhongjing.errors import ConflictError, DataError
 from zhongjing.model.base import check_max_length, load_config, make_tiny_base, merge_delta
 from zhongjing.model.tokenizer import load_tokenizer
-from zhongjing.storage.layout import Layout
+from zhongjing.storage.artifacts import read_manifest
+from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import SourceCounts, StageInput, StageRequest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.train.folders import Folders
 
 BASE = "base"
+_MADE = "made.json"  # stands in a folder that is complete
 Report = Callable[[str, float], None]
 
 
@@ -35,6 +38,8 @@ class Prepared:
         base: full model that the workers load.
         adapter: PPO only: the adapter that policy and reference start from, if ``from`` is one.
         reward: PPO only: the reward model's adapter.
+        reward_mean: PPO only: mean of its held-out rewards, where its manifest tells it.
+        reward_std: PPO only: their standard deviation.
         tokenizer: folder of the tokenizer, chat template included.
         tokens: the token cache.
         counts: what became of the sources' records.
@@ -44,6 +49,8 @@ class Prepared:
     base_revision: str | None
     adapter: str | None
     reward: str | None
+    reward_mean: float | None
+    reward_std: float | None
     tokenizer: str
     tokens: str
     counts: tuple[SourceCounts, ...]
@@ -54,155 +61,155 @@ def prepare(
 ) -> Prepared:
     """Prepares a stage.
 
+    Args:
+        request: what the job was asked to do.
+        store: the object store.
+        layout: names of the pipeline's objects.
+        scratch: local folder of this attempt.
+        report: is told what is being done and how much of it is done, 0 to 1.
+
     Raises:
         DataError: the base, an adapter or the data cannot be used; MissingInputError where one is not there.
         StorageError: the object store refused or went away.
     """
-    document = request.document
-    settings = document.spec.stages.get(request.stage)
-    assert settings is not None, "the request's document has the request's stage"
-    folders = Folders(store, scratch.parent)
-    start = next(item for item in request.inputs if item.role == "from")
-    revision = None
-    reference = start.uri
-    if reference == BASE:
-        reference, revision = _ensure_base(request, start, store, layout, scratch, report)
-    report("fetching the model to start from", 0.0)
-    local = folders.local(reference, revision)
-    adapter = folders.base_of(local) and reference
-    base = folders.base_of(local) or reference
-    if adapter and request.stage is not Stage.PPO:
-        raise DataError(
-            f"{request.stage} starts from a full model, this is an adapter",
-            where=reference,
-            remedy="merge it first: zhongjing pull --merged",
-        )
-    base_local = folders.local(base, None if adapter else revision)
-    reward = next((item.uri for item in request.inputs if item.role == "reward"), None)
-    if reward is not None:
-        _check_reward(folders, reward, base, sft_is_full=adapter is None)
-    check_max_length(load_config(base_local), settings.max_length)
-    tokenizer, tokenizer_local = _ensure_tokenizer(
-        request, base, base_local, store, layout, scratch, report
-    )
-    cache = build_token_cache(
-        store,
-        layout,
-        document,
-        request.stage,
-        request.sources,
-        tokenizer_local,
-        report,
-        layout.stage(request.stage, request.key).quarantine,
-    )
-    return Prepared(
-        base=base,
-        base_revision=None if adapter else revision,
-        adapter=adapter,
-        reward=reward,
-        tokenizer=tokenizer,
-        tokens=cache.uri,
-        counts=tuple(cache.counts),
-    )
+    return _Preparation(request, store, layout, scratch, report).run()
 
 
-def _check_reward(folders: Folders, reward: str, base: str, *, sft_is_full: bool) -> None:
-    reward_base = folders.base_of(folders.local(reward))
-    if reward_base is None:
-        raise DataError(
-            "the reward model is no PEFT adapter with a head",
-            where=reward,
-            remedy="PPO keeps all four roles on one base: give the adapter that the rm stage made",
+@dataclass
+class _Preparation:
+    request: StageRequest
+    store: ObjectStore
+    layout: Layout
+    scratch: Path
+    report: Report
+    folders: Folders = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Beside the attempts' folders, so that the next attempt on this node finds what is there.
+        self.folders = Folders(self.store, self.scratch.parent)
+
+    def run(self) -> Prepared:
+        request = self.request
+        settings = request.document.spec.stages.get(request.stage)
+        assert settings is not None, "the request's document has the request's stage"
+        inputs = {item.role: item for item in request.inputs}
+        reference, revision = self._start(inputs["from"])
+        self.report("fetching the model to start from", 0.0)
+        local = self.folders.local(reference, revision)
+        under = self.folders.base_of(local)
+        if under is not None and request.stage is not Stage.PPO:
+            raise DataError(
+                f"{request.stage} starts from a full model, this is an adapter",
+                where=reference,
+                remedy="merge it first: zhongjing pull --merged",
+            )
+        base = reference if under is None else under
+        base_local = local if under is None else self.folders.local(under)
+        reward = inputs["reward"].uri if "reward" in inputs else None
+        if reward is not None:
+            self._check_reward(reward, base, policy_is_adapter=under is not None)
+        mean, std = self._reward_scale(reward)
+        check_max_length(load_config(base_local), settings.max_length)
+        tokenizer, tokenizer_local = self._tokenizer(base, base_local)
+        cache = build_token_cache(
+            self.store,
+            self.layout,
+            request.document,
+            request.stage,
+            request.sources,
+            tokenizer_local,
+            self.report,
+            self.layout.stage(request.stage, request.key).quarantine,
         )
-    if reward_base != base:
-        remedy = (
-            "PPO keeps all four roles on one base: set spec.stages.sft.tuning: lora"
-            if sft_is_full
-            else "train policy and reward model from the same base"
-        )
-        raise DataError(
-            f"the reward model stands on {reward_base}, the policy on {base}", where=reward, remedy=remedy
+        return Prepared(
+            base=base,
+            base_revision=revision if under is None else None,
+            adapter=None if under is None else reference,
+            reward=reward,
+            reward_mean=mean,
+            reward_std=std,
+            tokenizer=tokenizer,
+            tokens=cache.uri,
+            counts=tuple(cache.counts),
         )
 
-
-def _ensure_base(
-    request: StageRequest,
-    start: StageInput,
-    store: ObjectStore,
-    layout: Layout,
-    scratch: Path,
-    report: Report,
-) -> tuple[str, str | None]:
-    """Reference and revision of ``spec.base``, which is made first where it has to be."""
-    base = request.document.spec.base
-    if base.uri is not None:
-        return base.uri, base.revision
-    uri = layout.base(start.key)
-    if store.exists(f"{uri}/made.json"):
+    def _start(self, start: StageInput) -> tuple[str, str | None]:
+        """Reference and revision of the model to start from; a base that has to be made is made here."""
+        base = self.request.document.spec.base
+        if start.uri != BASE:
+            return start.uri, None
+        if base.uri is not None:
+            return base.uri, base.revision
+        uri = self.layout.base(start.key)
+        if self.store.exists(f"{uri}/{_MADE}"):
+            return uri, None
+        folder = self.scratch / "base"
+        shutil.rmtree(folder, ignore_errors=True)
+        if base.tiny is not None:
+            self.report("making the tiny base and its tokenizer", 0.0)
+            template = base.chat_template or CHATML_TEMPLATE
+            make_tiny_base(
+                folder, base.tiny, self._tokenizer_texts(), self.request.document.spec.seed, template
+            )
+        else:
+            assert base.delta is not None, "validation left one way to name a base"
+            assert base.root is not None, "validation left one way to name a base"
+            self.report("adding the published delta to its root", 0.0)
+            merge_delta(self.folders.local(base.delta), self.folders.local(base.root), folder)
+        self._store_once(folder, uri)
         return uri, None
-    folder = scratch / "base"
-    shutil.rmtree(folder, ignore_errors=True)
-    if base.tiny is not None:
-        report("making the tiny base and its tokenizer", 0.0)
-        make_tiny_base(
-            folder,
-            base.tiny,
-            _tokenizer_texts(request, store),
-            request.document.spec.seed,
-            base.chat_template or CHATML_TEMPLATE,
-        )
-    else:
-        assert base.delta is not None, "validation left one way to name a base"
-        assert base.root is not None, "validation left one way to name a base"
-        report("adding the published delta to its root", 0.0)
-        folders = Folders(store, scratch.parent)
-        merge_delta(folders.local(base.delta), folders.local(base.root), folder)
-    _store_once(store, folder, uri, {"base": start.key})
-    return uri, None
 
+    def _tokenizer_texts(self) -> Iterator[str]:
+        frozen = {source.name: source for source in self.request.sources}
+        for source in tokenizer_sources(self.request.document):
+            if source.name in frozen:
+                yield from corpus_texts(self.store, source, frozen[source.name])
 
-def _tokenizer_texts(request: StageRequest, store: ObjectStore) -> Iterator[str]:
-    frozen = {source.name: source for source in request.sources}
-    for source in tokenizer_sources(request.document):
-        if source.name in frozen:
-            yield from corpus_texts(store, source, frozen[source.name])
+    def _tokenizer(self, base: str, base_local: Path) -> tuple[str, Path]:
+        """Reference and local folder of the tokenizer; one without a chat template is stored with one."""
+        tokenizer = load_tokenizer(base_local)
+        own = tokenizer.chat_template
+        template = ensure_chat_template(tokenizer, self.request.document.spec.base.chat_template)
+        if own:
+            return base, base_local
+        uri = self.layout.base(f"{digest({'base': base, 'template': template})}-tokenizer")
+        if not self.store.exists(f"{uri}/{_MADE}"):
+            folder = self.scratch / "tokenizer"
+            shutil.rmtree(folder, ignore_errors=True)
+            tokenizer.save_pretrained(str(folder))
+            self._store_once(folder, uri)
+        return uri, self.folders.local(uri)
 
-
-def _ensure_tokenizer(
-    request: StageRequest,
-    base: str,
-    base_local: Path,
-    store: ObjectStore,
-    layout: Layout,
-    scratch: Path,
-    report: Report,
-) -> tuple[str, Path]:
-    """Reference and local folder of the tokenizer with the chat template that the document wants."""
-    tokenizer = load_tokenizer(base_local)
-    wanted = request.document.spec.base.chat_template
-    template = wanted or tokenizer.chat_template or default_template(tokenizer)
-    if template == tokenizer.chat_template:
-        return base, base_local
-    key = digest({"base": base, "template": template})
-    uri = layout.base(f"{key}-tokenizer")
-    folders = Folders(store, scratch.parent)
-    if not store.exists(f"{uri}/made.json"):
-        report("storing the tokenizer with its chat template", 0.0)
-        folder = scratch / "tokenizer"
+    def _store_once(self, folder: Path, uri: str) -> None:
+        """Uploads a folder; its mark comes last. Another job that made the same first is as good."""
+        files = self.store.upload_folder(folder, uri)
+        mark = json.dumps([file.model_dump(mode="json") for file in files])
+        with suppress(ConflictError):
+            self.store.put(f"{uri}/{_MADE}", mark.encode(), if_none_match=True)
         shutil.rmtree(folder, ignore_errors=True)
-        tokenizer.chat_template = template
-        tokenizer.save_pretrained(str(folder))
-        _store_once(store, folder, uri, {"base": base})
-    return uri, folders.local(uri)
 
+    def _check_reward(self, reward: str, base: str, *, policy_is_adapter: bool) -> None:
+        reward_base = self.folders.base_of(self.folders.local(reward))
+        if reward_base is None:
+            raise DataError(
+                "the reward model is no PEFT adapter with a head",
+                where=reward,
+                remedy="PPO keeps all four roles on one base: give the adapter that the rm stage made",
+            )
+        if reward_base != base:
+            remedy = (
+                "train policy and reward model from the same base"
+                if policy_is_adapter
+                else "PPO keeps all four roles on one base: set spec.stages.sft.tuning: lora"
+            )
+            raise DataError(
+                f"the reward model stands on {reward_base}, the policy on {base}", where=reward, remedy=remedy
+            )
 
-def _store_once(store: ObjectStore, folder: Path, uri: str, facts: dict[str, str]) -> None:
-    """Uploads a folder; its mark comes last. Another job that made the same first is as good."""
-    files = store.upload_folder(folder, uri)
-    mark = {**facts, "files": [file.model_dump(mode="json") for file in files]}
-    try:
-        store.put(f"{uri}/made.json", json.dumps(mark).encode(), if_none_match=True)
-    except ConflictError:
-        return
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    def _reward_scale(self, reward: str | None) -> tuple[float | None, float | None]:
+        """Held-out mean and deviation of a reward model that a stage made; they stand in its manifest."""
+        if reward is None or not reward.startswith("s3://") or not reward.endswith("/model"):
+            return None, None
+        manifest = read_manifest(self.store, StageLayout(reward.removesuffix("/model")))
+        extra = manifest.extra if manifest is not None else {}
+        return extra.get("rewardMean"), extra.get("rewardStd")

@@ -42,18 +42,25 @@ class StepPlan:
 
 
 class StageProgram(Protocol):
-    """A stage. ``module.forward(micro_batch)`` returns a :class:`MicroLoss`; sampling is a pure function of
-    (seed, step), so that resuming at a step needs no more than the step's number and ``state_dict()``.
+    """A stage. ``module.forward(micro_batch)`` returns a :class:`MicroLoss`.
+
+    Sampling is a pure function of (seed, step), so that resuming at a step needs no more than the step's
+    number and ``state_dict()``. ``best_metric`` is a key of what ``evaluate`` returns.
     """
 
-    module: torch.nn.Module
     total_steps: int
-    best_metric: str  # key of evaluate()'s result
+    best_metric: str
     best_is_lower: bool
 
+    @property
+    def module(self) -> torch.nn.Module:
+        """What is trained, with everything frozen around it."""
+        ...
+
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """AdamW groups of the trainable parameters; may set ``lr_scale`` (relative to the schedule) and
-        ``weight_decay``.
+        """AdamW groups of the trainable parameters.
+
+        A group may set ``lr_scale`` (relative to the schedule) and ``weight_decay``.
         """
         ...
 

@@ -87,7 +87,7 @@ class RayRunContext:
         self._local_rank = local_rank
         self._spool = spool
         self._gauges = gauges
-        self._checkpoints = CheckpointStore(store, layout, spool / "checkpoints", keep=keep)
+        self._checkpoints = CheckpointStore(store, layout, spool / "checkpoints", keep, request.attempt)
         self._fields: dict[str, Any] = {
             "stage": request.stage,
             "key": request.key,
@@ -138,7 +138,7 @@ class RayRunContext:
         step = [self._checkpoints.latest_good() if self.rank == 0 else None]
         _broadcast(step)
         if self._metrics is not None:
-            self._metrics.truncate(step[0] or 0)
+            self._metrics.truncate(step[0])
         if step[0] is None:
             return None
         self._fields["checkpoint_step"] = step[0]
@@ -206,7 +206,7 @@ class TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder))
 
     def __call__(self, point: MetricPoint) -> None:
         """Adds a scalar for every value of the point."""

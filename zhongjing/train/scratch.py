@@ -10,7 +10,7 @@ VARIABLE = "ZHONGJING_SCRATCH"
 
 
 def scratch_root() -> Path:
-    """The node's scratch folder: ``ZHONGJING_SCRATCH`` (a fast local disk), else under the temporary folder."""
+    """The node's scratch folder: ``ZHONGJING_SCRATCH`` (a fast local disk), else a temporary one."""
     root = Path(os.environ.get(VARIABLE) or Path(tempfile.gettempdir()) / "zhongjing-scratch")
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     return root

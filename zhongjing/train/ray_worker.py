@@ -1,0 +1,201 @@
+"""What runs on each Ray Train worker: one rank of a stage, from folders to an uploaded model."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zhongjing.config.stages import AnySettings, Stage
+from zhongjing.data.tokens import open_split
+from zhongjing.errors import TrainingError
+from zhongjing.storage.artifacts import upload_model
+from zhongjing.storage.layout import Layout, StageLayout
+from zhongjing.storage.manifest import StageRequest
+from zhongjing.storage.objects import ObjectStore, open_store
+from zhongjing.storage.progress import Activity
+from zhongjing.train.folders import Folders
+from zhongjing.train.prepare import Prepared
+from zhongjing.train.ray_context import RayGauges, RayRunContext, TensorBoard
+from zhongjing.train.scratch import scratch_folder
+
+if TYPE_CHECKING:
+    from zhongjing.train.programs import Local
+
+_ANSWER_TOKENS = 96  # of the answers that are shown side by side
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What the driver hands to every worker. No secret: credentials are in each worker's environment."""
+
+    request: str  # StageRequest as JSON
+    prepared: Prepared
+    submission_id: str
+
+
+def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
+    """Trains one rank; rank 0 uploads the result and returns what the manifest needs."""
+    import ray.train
+
+    worker: WorkerConfig = config["worker"]
+    context = ray.train.get_context()
+    return _Rank(worker, context.get_world_rank(), context.get_world_size(), context.get_local_rank()).run()
+
+
+class _Rank:
+    def __init__(self, worker: WorkerConfig, rank: int, world_size: int, local_rank: int) -> None:
+        self.request = StageRequest.model_validate_json(worker.request)
+        self.prepared = worker.prepared
+        self.rank = rank
+        self.world_size = world_size
+        self.local_rank = local_rank
+        document = self.request.document
+        settings = document.spec.stages.get(self.request.stage)
+        assert settings is not None, "the request's document has the request's stage"
+        self.settings: AnySettings = settings
+        self.seed = document.spec.seed if settings.seed is None else settings.seed
+        self.store: ObjectStore = open_store(document.spec.storage)
+        self.layout: StageLayout = Layout(document.spec.storage.uri, document.namespace, document.name).stage(
+            self.request.stage, self.request.key
+        )
+        self.scratch = scratch_folder(worker.submission_id)
+        self.device = _device(settings)
+
+    def run(self) -> dict[str, Any] | None:
+        from zhongjing.train.distributed import prepare_deepspeed
+
+        prepare_deepspeed(self.device)
+        if self.device.type == "cpu":
+            torch.set_num_threads(max(1, int(self.settings.resources.cpus)))
+        tensorboard = TensorBoard(self.scratch / "tensorboard") if self._wants_tensorboard() else None
+        gauges = [RayGauges(self.request.stage.value, self.request.document.name)] if self.rank == 0 else []
+        context = RayRunContext(
+            self.request,
+            self.layout,
+            self.store,
+            self.scratch,
+            rank=self.rank,
+            world_size=self.world_size,
+            local_rank=self.local_rank,
+            device=self.device,
+            keep=self.settings.checkpoints.keep,
+            gauges=(*gauges, *([tensorboard] if tensorboard else [])),
+        )
+        try:
+            context.report(Activity.STARTING, message="loading the model")
+            return self._train(context, tensorboard)
+        finally:
+            context.close()
+            if tensorboard is not None:
+                tensorboard.close()
+
+    def _wants_tensorboard(self) -> bool:
+        return self.rank == 0 and self.settings.logging.tensorboard
+
+    def _train(self, context: RayRunContext, tensorboard: TensorBoard | None) -> dict[str, Any] | None:
+        from zhongjing.train.loop import run_loop
+        from zhongjing.train.programs import Local, build_program
+
+        prepared = self.prepared
+        folders = Folders(self.store, self.scratch.parent)
+        local = Local(
+            base=folders.local(prepared.base, prepared.base_revision),
+            adapter=folders.local(prepared.adapter) if prepared.adapter else None,
+            reward=folders.local(prepared.reward) if prepared.reward else None,
+            tokenizer=folders.local(prepared.tokenizer),
+            train=open_split(self.store, prepared.tokens, "train"),
+            validation=open_split(self.store, prepared.tokens, "validation"),
+            rank=self.rank,
+            world_size=self.world_size,
+            device=self.device,
+            seed=self.seed,
+        )
+        program = build_program(self.settings, prepared, local)
+        result = run_loop(program, self.settings, context, seed=self.seed)
+        if self.rank != 0:
+            return None
+        outcome: dict[str, Any] = {
+            "suspended": result.suspended,
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "metrics_before": result.metrics_before,
+            "metrics": result.metrics,
+            "spikes": result.spikes,
+            "tokens": result.tokens,
+            "samples": result.samples,
+            "device": self._device_name(),
+        }
+        if result.suspended:
+            return outcome
+        context.report(Activity.SAVING, message="uploading the result")
+        folder = self.scratch / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        outcome["extra"] = program.finish(folder)
+        outcome["extra"] |= self._answers(folder, local)
+        adapter = (folder / "adapter_config.json").is_file()
+        model = upload_model(
+            self.store,
+            folder,
+            self.layout.model,
+            format="adapter" if adapter else "full",
+            base_uri=prepared.base if adapter else None,
+        )
+        outcome["model"] = model.model_dump(mode="json")
+        self._upload_curves(context, tensorboard)
+        shutil.rmtree(folder, ignore_errors=True)
+        return outcome
+
+    def _answers(self, folder: Path, local: Local) -> dict[str, Any]:
+        """One held-out question, answered before and after the stage, for people to look at."""
+        from zhongjing.train.parameters import DTYPES
+        from zhongjing.train.sample_answers import sample_answers
+
+        if self.request.stage not in (Stage.SFT, Stage.PPO):
+            return {}
+        answers = sample_answers(
+            local,
+            folder,
+            stage=self.request.stage,
+            dtype=DTYPES[self.settings.precision],
+            max_new_tokens=_ANSWER_TOKENS,
+        )
+        return {"answers": answers} if answers else {}
+
+    def _upload_curves(self, context: RayRunContext, tensorboard: TensorBoard | None) -> None:
+        from zhongjing.train.curves import render_curves
+
+        points = context.compact_metrics()
+        folder = self.scratch / "curves"
+        shutil.rmtree(folder, ignore_errors=True)
+        render_curves(points, folder)
+        if folder.is_dir() and any(folder.iterdir()):
+            self.store.upload_folder(folder, self.layout.curves)
+        if tensorboard is not None:
+            tensorboard.close()
+            with suppress(FileNotFoundError):
+                self.store.upload_folder(self.scratch / "tensorboard", f"{self.layout.root}/tensorboard")
+
+    def _device_name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
+
+def _device(settings: AnySettings) -> torch.device:
+    """The device that Ray gave this worker. Never a silent fall-back to the CPU."""
+    if settings.resources.gpus == 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise TrainingError(
+            "the stage asks for a GPU, and torch finds none here",
+            where=f"torch {torch.__version__}, CUDA {torch.version.cuda}",
+            remedy="check the node's driver (nvidia-smi) against torch's CUDA, or set resources.gpus: 0",
+        )
+    import ray.train.torch
+
+    device: torch.device = ray.train.torch.get_device()
+    return device
