@@ -1,10 +1,8 @@
-"""What the ranks of a test run: ``python -m tests.training_jobs JOB FOLDER OPTIONS``, a result each."""
+"""What the ranks of a test run (:func:`tests.training_support.run_ranks`); each returns JSON values."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,9 +183,3 @@ def train(
 
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {"engine_steps": engine_steps, "train": train}
-
-if __name__ == "__main__":
-    name, where, options = sys.argv[1:4]
-    # Warnings of training are errors in the tests' own process; here they would be lost.
-    outcome = JOBS[name](Path(where), **json.loads(options))
-    (Path(where) / f"result-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(outcome))

@@ -47,4 +47,6 @@ def adamw_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
 
 def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
     """Recomputes activations in the backward pass; the non-reentrant way, which works with frozen inputs."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # transformers renamed it; the versions that we support have either name.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
