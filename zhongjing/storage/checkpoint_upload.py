@@ -7,7 +7,6 @@ the manifest last, then rotation. An error is left as ``error.json`` beside the 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -35,15 +34,13 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     path = Path(arguments[0])
-    with path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # tells a later attempt that this one still runs
-        job = parse_record(parse_json(file.read(), str(path)), UploadJob, str(path))
-        try:
-            upload(open_store(job.storage), job)
-        except ZhongjingError as error:
-            (path.parent / "error.json").write_text(json.dumps(error.as_dict()))
-            logger.error("%s", error)
-            return error.exit_code
+    try:
+        job = parse_record(parse_json(path.read_bytes(), str(path)), UploadJob, str(path))
+        upload(open_store(job.storage), job)
+    except ZhongjingError as error:
+        (path.parent / "error.json").write_text(json.dumps(error.as_dict()))
+        logger.error("%s", error)
+        return error.exit_code
     shutil.rmtree(path.parent, ignore_errors=True)
     return 0
 

@@ -307,13 +307,16 @@ def _start(home: Path) -> subprocess.Popen[bytes]:
     source = str(Path(zhongjing.__file__).resolve().parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, environment.get("PYTHONPATH")]))
     (home / "error.json").unlink(missing_ok=True)
-    with (home / "upload.log").open("ab") as log:
+    with (home / "job.json").open("rb") as job, (home / "upload.log").open("ab") as log:
+        # The child inherits the lock and keeps it as long as it lives, from its first moment on.
+        fcntl.flock(job, fcntl.LOCK_EX)
         return subprocess.Popen(
             [sys.executable, "-m", "zhongjing.storage.checkpoint_upload", str(home / "job.json")],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            pass_fds=[job.fileno()],
         )
 
 

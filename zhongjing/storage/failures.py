@@ -141,7 +141,11 @@ def translate(error: Exception, uri: str, connection: Connection) -> ZhongjingEr
         return ConflictError("the object exists already", where=uri)
     if isinstance(error, foreign.PreconditionError) or status == 412:
         return ConflictError("the object was changed by somebody else", where=uri)
-    if isinstance(error, foreign.PermissionDeniedError | foreign.UnauthenticatedError):
+    # A refused listing comes as a generic error.
+    if isinstance(error, foreign.PermissionDeniedError | foreign.UnauthenticatedError) or status in (
+        401,
+        403,
+    ):
         return refused(code, uri, connection)
     if code in _REDIRECT_CODES or (status is not None and 300 <= status < 400):
         return ConfigError(

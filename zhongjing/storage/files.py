@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from pathlib import Path
 
 from zhongjing.errors import StorageError
 from zhongjing.storage.manifest import ModelFile
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def sha256_of(path: Path) -> str:
@@ -53,6 +54,14 @@ def path_inside(folder: Path, name: str, where: str) -> Path:
     if not name or not path.resolve().is_relative_to(folder.resolve()):
         raise StorageError(f"the file name {name!r} leads out of its folder", where=where)
     return path
+
+
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Writes all of ``data``. A disk that fills up takes a part first and refuses only the next write."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -8,7 +8,6 @@ Do not use one store on both sides of a fork; its client's threads stay behind.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from zhongjing.storage import failures, globs
 from zhongjing.storage.client import PART_BYTES, TRANSFERS, make_client, part_size
 from zhongjing.storage.connection import Connection, split_uri
 from zhongjing.storage.documents import parse_json, parse_record, record_bytes
-from zhongjing.storage.files import describe_folder, disk_error, is_intact, path_inside
+from zhongjing.storage.files import describe_folder, disk_error, is_intact, path_inside, write_at
 from zhongjing.storage.manifest import ModelFile, Record
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ class ObjectStore:
                     raise failures.PassingError(f"got {len(data)} of {end - start} bytes")
                 return data
 
-            os.pwrite(descriptor, self._run(info.uri, read), start)
+            write_at(descriptor, self._run(info.uri, read), start)
 
         starts = range(0, info.size, PART_BYTES)
         if len(starts) <= 1:

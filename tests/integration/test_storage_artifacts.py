@@ -1,0 +1,159 @@
+"""Requests, manifests, the result in use and models in a real store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zhongjing.config.stages import Stage
+from zhongjing.errors import ConflictError, NotFoundError, StorageError
+from zhongjing.storage import artifacts
+from zhongjing.storage.documents import record_bytes
+from zhongjing.storage.layout import Layout, StageLayout
+from zhongjing.storage.manifest import Lineage, ModelArtifact, StageManifest
+from zhongjing.storage.objects import ObjectStore
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def layout(bucket_uri: str) -> Layout:
+    return Layout(f"{bucket_uri}/prefix", "local", "tiny")
+
+
+@pytest.fixture
+def stage(layout: Layout) -> StageLayout:
+    return layout.stage(Stage.SFT, "abc123")
+
+
+def manifest(attempt: int, **changes: Any) -> StageManifest:
+    fields: dict[str, Any] = {
+        "pipeline": "tiny",
+        "namespace": "local",
+        "stage": Stage.SFT,
+        "key": "abc123",
+        "attempt": attempt,
+        "submission_id": f"tiny-01234567-sft-a{attempt}",
+        "started_at": "2026-11-22T20:00:00Z",
+        "finished_at": "2026-11-22T20:10:00Z",
+        "seconds": 600.0,
+        "model": ModelArtifact(uri="s3://bucket/model", format="adapter", base_uri="s3://bucket/base"),
+        "inputs": [],
+        "sources": [],
+        "steps": 10,
+        "best_step": 8,
+        "samples": 640,
+        "tokens": 12345,
+        "spikes": 0,
+        "metrics_before": {"loss": 8.3},
+        "metrics": {"loss": 2.1},
+        "document": {"kind": "TrainingPipeline"},
+        "lineage": Lineage(
+            code_version="0.1.0",
+            python="3.11",
+            packages={},
+            host="h",
+            platform="linux",
+            workers=2,
+            device="cpu",
+        ),
+    }
+    return StageManifest.model_validate({**fields, **changes})
+
+
+def test_manifest_is_written_once(store: ObjectStore, stage: StageLayout) -> None:
+    assert artifacts.read_manifest(store, stage) is None
+    first = artifacts.write_manifest(store, stage, manifest(1))
+    assert artifacts.read_manifest(store, stage) == first
+    # The same attempt again, at another time of day: the answer to the first write was lost.
+    again = artifacts.write_manifest(store, stage, manifest(1, finished_at="2026-11-22T20:10:05Z"))
+    assert again == first
+    with pytest.raises(ConflictError, match=r"attempt 1 .* completed this stage before attempt 2") as caught:
+        artifacts.write_manifest(store, stage, manifest(2))
+    assert caught.value.where == stage.manifest
+    assert artifacts.read_manifest(store, stage) == first
+
+
+def test_manifest_of_a_newer_release(store: ObjectStore, stage: StageLayout) -> None:
+    document = json.loads(record_bytes(manifest(1)))
+    store.put_json(stage.manifest, {**document, "version": 2, "novelty": {}})
+    with pytest.raises(StorageError, match="version 2; this program knows 1") as caught:
+        artifacts.read_manifest(store, stage)
+    assert caught.value.where == stage.manifest
+
+
+def test_damaged_manifest(store: ObjectStore, stage: StageLayout) -> None:
+    store.put(stage.manifest, record_bytes(manifest(1))[:-20])
+    with pytest.raises(StorageError, match="not valid JSON") as caught:
+        artifacts.read_manifest(store, stage)
+    assert caught.value.where == stage.manifest
+
+
+def test_current_result(store: ObjectStore, layout: Layout) -> None:
+    assert artifacts.read_current(store, layout, Stage.SFT) is None
+    with pytest.raises(NotFoundError):
+        artifacts.set_current(store, layout, Stage.SFT, "abc123")
+    for key in ("abc123", "def456"):
+        artifacts.write_manifest(store, layout.stage(Stage.SFT, key), manifest(1, key=key))
+    assert artifacts.set_current(store, layout, Stage.SFT, "abc123")
+    assert not artifacts.set_current(store, layout, Stage.SFT, "abc123")
+    assert artifacts.set_current(store, layout, Stage.SFT, "def456")
+    current = artifacts.read_current(store, layout, Stage.SFT)
+    assert current is not None
+    assert current.key == "def456"
+    assert current.manifest_uri == layout.stage(Stage.SFT, "def456").manifest
+    assert store.get_json(layout.current(Stage.SFT)) == {
+        "key": "def456",
+        "manifestUri": layout.stage(Stage.SFT, "def456").manifest,
+    }
+
+
+def test_current_result_is_not_overwritten_unread(
+    store: ObjectStore, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("abc123", "def456", "fff999"):
+        artifacts.write_manifest(store, layout.stage(Stage.SFT, key), manifest(1, key=key))
+    artifacts.set_current(store, layout, Stage.SFT, "abc123")
+    put_record = store.put_record
+
+    def somebody_is_faster(*arguments: Any, **options: Any) -> str:
+        monkeypatch.setattr(store, "put_record", put_record)
+        artifacts.set_current(store, layout, Stage.SFT, "def456")
+        return put_record(*arguments, **options)
+
+    monkeypatch.setattr(store, "put_record", somebody_is_faster)
+    with pytest.raises(ConflictError):
+        artifacts.set_current(store, layout, Stage.SFT, "fff999")
+    current = artifacts.read_current(store, layout, Stage.SFT)
+    assert current is not None
+    assert current.key == "def456"
+
+
+def test_stop_mark(store: ObjectStore, stage: StageLayout) -> None:
+    assert not artifacts.stop_requested(store, stage, 1)
+    artifacts.request_stop(store, stage, 1, "suspended")
+    artifacts.request_stop(store, stage, 1, "deleted")
+    assert artifacts.stop_requested(store, stage, 1)
+    assert not artifacts.stop_requested(store, stage, 2)
+    assert store.get_record(stage.stop(1), artifacts.StopMark).reason == "suspended"
+
+
+def test_model_round_trip(store: ObjectStore, stage: StageLayout, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with pytest.raises(StorageError, match="empty"):
+        artifacts.upload_model(store, folder, stage.model, format="full")
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    store.put(f"{stage.model}/left-by-a-dead-attempt.bin", b"x")
+    model = artifacts.upload_model(store, folder, stage.model, format="adapter", base_uri="s3://b/base")
+    assert [file.name for file in model.files] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert not store.exists(f"{stage.model}/left-by-a-dead-attempt.bin")
+    copy = artifacts.download_model(store, model, tmp_path / "copy")
+    assert (copy / "adapter_model.safetensors").read_bytes() == b"weights"
+    store.put(f"{stage.model}/adapter_model.safetensors", b"Weights")
+    with pytest.raises(StorageError, match="damaged"):
+        artifacts.download_model(store, model, tmp_path / "other")

@@ -1,0 +1,234 @@
+"""Checkpoints: background upload by a real process, rotation, damage, dead attempts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from zhongjing.config.sources import Storage
+from zhongjing.config.stages import Stage
+from zhongjing.errors import NotFoundError, StorageError, StorageUnavailableError
+from zhongjing.storage.checkpoint_upload import NICENESS
+from zhongjing.storage.checkpoints import CheckpointStore
+from zhongjing.storage.layout import Layout, StageLayout
+from zhongjing.storage.objects import ObjectStore, open_store
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def layout(bucket_uri: str) -> StageLayout:
+    return Layout(bucket_uri, "local", "tiny").stage(Stage.SFT, "abc123")
+
+
+def writing(text: str, size: int = 1000) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        assert list(folder.iterdir()) == []
+        (folder / "engine").mkdir()
+        (folder / "engine" / "rank-0.bin").write_bytes(os.urandom(size))
+        (folder / "trainer.json").write_text(text)
+
+    return write
+
+
+def uploader(checkpoints: CheckpointStore) -> psutil.Process:
+    assert checkpoints._upload is not None
+    return psutil.Process(checkpoints._upload.process.pid)
+
+
+def test_save_rotate_and_resume(store: ObjectStore, layout: StageLayout, tmp_path: Path) -> None:
+    checkpoints = CheckpointStore(store, layout, tmp_path / "spool", keep=2, attempt=1)
+    assert checkpoints.latest_good() is None
+    assert checkpoints.latest() is None
+    for step in (10, 20, 30, 40):
+        checkpoints.save(step, writing(f"step {step}"), best=step == 20)
+    checkpoints.wait()
+    assert checkpoints.steps() == [20, 30, 40], "the last two and the best"
+    assert list((tmp_path / "spool").iterdir()) == []
+    manifest = checkpoints.manifest(20)
+    assert (manifest.step, manifest.attempt, manifest.best) == (20, 1, True)
+    assert [file.name for file in manifest.files] == ["engine/rank-0.bin", "trainer.json"]
+
+    second = CheckpointStore(open_store(store.storage), layout, tmp_path / "spool", keep=2, attempt=2)
+    assert second.latest_good() == 40
+    second.download(40, tmp_path / "restored")
+    assert (tmp_path / "restored" / "trainer.json").read_text() == "step 40"
+    second.download(20, tmp_path / "best")
+    assert (tmp_path / "best" / "trainer.json").read_text() == "step 20"
+    # A new best frees the old one.
+    second.save(50, writing("step 50"), best=True)
+    second.wait()
+    assert second.steps() == [40, 50]
+    with pytest.raises(NotFoundError):
+        second.download(20, tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
+    assert second.latest_good(tmp_path / "into") == 50
+    assert (tmp_path / "into" / "trainer.json").read_text() == "step 50"
+
+
+def test_upload_is_niced_and_does_not_hold_the_training(
+    store: ObjectStore, layout: StageLayout, tmp_path: Path
+) -> None:
+    checkpoints = CheckpointStore(store, layout, tmp_path / "spool", keep=2)
+    started = time.monotonic()
+    checkpoints.save(1, writing("1", size=64 << 20))
+    assert time.monotonic() - started < 2.0
+    process = uploader(checkpoints)
+    base = psutil.Process().nice()
+    while process.is_running() and process.nice() == base:
+        time.sleep(0.01)
+    assert process.nice() == min(19, base + NICENESS)
+    with process.oneshot():
+        assert not any("SECRET" in argument.upper() for argument in process.cmdline())
+    assert checkpoints.latest() is None, "the manifest comes last"
+    checkpoints.wait()
+    assert checkpoints.latest() == 1
+
+
+def test_uploader_killed_half_way(store: ObjectStore, layout: StageLayout, tmp_path: Path) -> None:
+    first = CheckpointStore(store, layout, tmp_path / "spool", keep=2, attempt=1)
+    first.save(10, writing("step 10"))
+    first.wait()
+    first.save(20, writing("step 20", size=256 << 20))
+    process = uploader(first)
+    # Kill it when the first bytes have arrived: a part of the checkpoint is in the store, no manifest.
+    small = f"{layout.checkpoint(20)}/aaa"
+    store.put(small, b"a file that was uploaded before the end")
+    process.send_signal(signal.SIGKILL)
+    with pytest.raises(StorageError, match=r"step 20 was killed by signal 9") as caught:
+        first.save(30, writing("step 30"))
+    assert "out-of-memory" in (caught.value.remedy or "")
+    assert first.latest() == 10
+    first.wait()  # the failure was told; nothing is pending
+    (tmp_path / "spool" / "step-00000020-left-over").mkdir()
+
+    second = CheckpointStore(store, layout, tmp_path / "spool", keep=2, attempt=2)
+    assert second.latest_good() == 10
+    assert list(store.list(layout.checkpoint(20))) == []
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["restore-00000010"]
+    second.save(20, writing("step 20 again"))
+    second.wait()
+    assert second.steps() == [10, 20]
+
+
+def test_straggler_of_a_dead_attempt_is_waited_for(
+    store: ObjectStore, layout: StageLayout, tmp_path: Path
+) -> None:
+    first = CheckpointStore(store, layout, tmp_path / "spool", keep=2, attempt=1)
+    first.save(10, writing("step 10", size=32 << 20))
+    # The trainer is gone at once; its uploader has hardly started.
+    second = CheckpointStore(store, layout, tmp_path / "spool", keep=2, attempt=2)
+    assert second.latest_good() == 10
+    first.wait()
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "missing", "manifest"])
+def test_damaged_checkpoint_falls_back(
+    harm: str, store: ObjectStore, layout: StageLayout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = CheckpointStore(store, layout, tmp_path / "spool", keep=3, attempt=1)
+    for step in (10, 20):
+        first.save(step, writing(f"step {step}"), best=step == 20)
+    first.wait()
+    uri = f"{layout.checkpoint(20)}/engine/rank-0.bin"
+    content = store.get(uri)
+    if harm == "flip":
+        store.put(uri, content[:500] + bytes([content[500] ^ 1]) + content[501:])
+    elif harm == "cut":
+        store.put(uri, content[:-1])
+    elif harm == "missing":
+        store.delete(uri)
+    else:
+        store.put(f"{layout.checkpoint(20)}/manifest.json", b'{"version": 1, "step"')
+
+    second = CheckpointStore(store, layout, tmp_path / "spool", keep=3, attempt=2)
+    assert second.latest_good(tmp_path / "restored") == 10
+    assert (tmp_path / "restored" / "trainer.json").read_text() == "step 10"
+    assert layout.checkpoint(20) in caplog.text
+    # Step 20 is reached and kept again, by the new attempt.
+    second.save(20, writing("step 20 of attempt 2"))
+    second.wait()
+    assert second.manifest(20).attempt == 2
+    second.download(20, tmp_path / "again")
+    assert (tmp_path / "again" / "trainer.json").read_text() == "step 20 of attempt 2"
+
+
+def test_download_of_a_damaged_step_is_an_error(
+    store: ObjectStore, layout: StageLayout, tmp_path: Path
+) -> None:
+    checkpoints = CheckpointStore(store, layout, tmp_path / "spool", keep=2)
+    checkpoints.save(10, writing("step 10"))
+    checkpoints.wait()
+    store.put(f"{layout.checkpoint(10)}/trainer.json", b"step 11")
+    with pytest.raises(StorageError, match="damaged"):
+        checkpoints.download(10, tmp_path / "restored")
+    assert not (tmp_path / "restored").exists()
+
+
+def test_full_disk_is_named_and_leaves_nothing(
+    store: ObjectStore, layout: StageLayout, tmp_path: Path
+) -> None:
+    checkpoints = CheckpointStore(store, layout, tmp_path / "spool", keep=2)
+
+    def write(folder: Path) -> None:
+        (folder / "small.bin").write_bytes(b"fits")
+        (folder / "large.bin").symlink_to("/dev/full")
+        with (folder / "large.bin").open("wb") as file:
+            file.write(bytes(1 << 20))
+
+    with pytest.raises(StorageError, match="disk is full") as caught:
+        checkpoints.save(10, write)
+    assert str(tmp_path / "spool") in str(caught.value)
+    assert list((tmp_path / "spool").iterdir()) == []
+    checkpoints.save(11, writing("there is space again"))
+    checkpoints.wait()
+    assert checkpoints.steps() == [11]
+
+
+def test_error_of_write_is_passed_on(store: ObjectStore, layout: StageLayout, tmp_path: Path) -> None:
+    checkpoints = CheckpointStore(store, layout, tmp_path / "spool", keep=2)
+
+    def write(folder: Path) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        checkpoints.save(10, write)
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_outages_are_borne_then_told(
+    store: ObjectStore, layout: StageLayout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = open_store(Storage(uri=store.storage.uri, endpoint="http://127.0.0.1:1", deadline_seconds=0.2))
+    checkpoints = CheckpointStore(gone, layout, tmp_path / "spool", keep=2)
+    for step in (10, 20, 30):
+        checkpoints.save(step, writing(f"step {step}"))
+    assert caplog.text.count("was not stored") == 2
+    with pytest.raises(StorageUnavailableError, match="did not answer"):
+        checkpoints.save(40, writing("step 40"))
+
+    # The last one is tried once more: here the store is back by then.
+    checkpoints.save(50, writing("step 50"))
+    assert checkpoints._upload is not None
+    checkpoints._upload.process.wait()
+    job = next((tmp_path / "spool").glob("*/job.json"))
+    job.write_text(job.read_text().replace("http://127.0.0.1:1", store.connection.endpoint or ""))
+    checkpoints.wait()
+    assert CheckpointStore(store, layout, tmp_path / "spool", keep=2).steps() == [50]
+
+
+def test_lost_uploader_credentials_surface(
+    store: ObjectStore, layout: StageLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = CheckpointStore(store, layout, tmp_path / "spool", keep=2)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    checkpoints.save(10, writing("step 10"))
+    monkeypatch.undo()
+    with pytest.raises(StorageError, match="does not accept these credentials"):
+        checkpoints.wait()

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from zhongjing.config.sources import Storage
+from zhongjing.errors import ConfigError
+from zhongjing.storage.connection import Connection, split_uri
+from zhongjing.storage.objects import ObjectStore, open_store
+
+
+@pytest.fixture(autouse=True)
+def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_CA_BUNDLE",
+        "AWS_PROFILE",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    # Nothing of this machine's own configuration, and no instance role.
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.mark.parametrize("uri", ["https://host/bucket", "/a/b", "s3://", "s3:/bucket/key", ""])
+def test_only_s3_uris(uri: str) -> None:
+    with pytest.raises(ConfigError):
+        split_uri(uri)
+
+
+def test_split_uri_keeps_the_key_as_it_is() -> None:
+    assert split_uri("s3://bucket/a b/中文#1.json") == ("bucket", "a b/中文#1.json")
+    assert split_uri("s3://bucket") == ("bucket", "")
+
+
+def test_document_wins_over_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://from-environment:1")
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    given = Connection.of(Storage(endpoint="https://from-document/", region="cn-north-1"))
+    assert (given.endpoint, given.region) == ("https://from-document", "cn-north-1")
+    default = Connection.of(Storage())
+    assert (default.endpoint, default.region) == ("http://from-environment:1", "eu-north-1")
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:9000", "ftp://host", "http://"])
+def test_endpoint_must_be_a_url(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match="not the URL"):
+        Connection.of(Storage(endpoint=endpoint))
+
+
+def test_endpoint_with_credentials_is_refused_without_repeating_them() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Connection.of(Storage(endpoint="http://user:hunter2@host"))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_ca_bundle_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        Connection.of(Storage(ca_bundle=str(tmp_path / "none.pem")))
+
+
+def test_no_credentials_is_an_error_with_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(Storage(endpoint="http://127.0.0.1:1"))
+    with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID"):
+        store.get("s3://bucket/key")
+
+
+def test_credentials_of_a_profile_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "credentials").write_text(
+        "[team]\naws_access_key_id = AKIDEXAMPLE\naws_secret_access_key = hunter2\n"
+    )
+    monkeypatch.setenv("AWS_PROFILE", "team")
+    provided = Connection.of(Storage()).credential_provider()()
+    assert provided["access_key_id"] == "AKIDEXAMPLE"
+    assert provided["secret_access_key"] == "hunter2"
+
+
+def test_pickle_carries_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token-token")
+    store = open_store(Storage(endpoint="http://127.0.0.1:1", deadline_seconds=0.2))
+    with pytest.raises(Exception, match="did not answer"):
+        store.get("s3://bucket/key")  # the client, which has the secret, exists now
+    pickled = pickle.dumps(store)
+    assert b"hunter2" not in pickled
+    assert b"token-token" not in pickled
+    again = pickle.loads(pickled)
+    assert isinstance(again, ObjectStore)
+    assert again.storage == store.storage
+
+
+def test_text_of_credentials_hides_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    keys = Connection.of(Storage()).static_credentials()
+    assert keys is not None
+    assert keys.secret_key == "hunter2"
+    assert "hunter2" not in repr(keys)

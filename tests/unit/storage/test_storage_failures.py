@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zhongjing.config.sources import Storage
+from zhongjing.errors import (
+    ConflictError,
+    NotFoundError,
+    StorageError,
+    StorageUnavailableError,
+    TransientError,
+)
+from zhongjing.storage.artifacts import require_conditional_writes
+from zhongjing.storage.objects import ObjectStore, open_store
+
+if TYPE_CHECKING:
+    from tests.unit.storage.conftest import RudeServer
+
+URI = "s3://rude-bucket/a/b.json"
+
+
+def test_503_is_borne(rude_server: RudeServer, rude_store: ObjectStore) -> None:
+    rude_server.objects["/rude-bucket/a/b.json"] = b"content"
+    rude_server.statuses.extend([503] * 7)  # more than the client itself bears
+    assert rude_store.get(URI) == b"content"
+    assert not rude_server.statuses
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 504])
+def test_other_passing_answers_are_borne(
+    status: int, rude_server: RudeServer, rude_store: ObjectStore
+) -> None:
+    rude_server.statuses.extend([status] * 2)
+    rude_store.put(URI, b"content")
+    assert rude_server.objects["/rude-bucket/a/b.json"] == b"content"
+
+
+def test_outage_ends_at_the_deadline(rude_server: RudeServer) -> None:
+    rude_server.statuses.extend([503] * 1000)
+    store = open_store(Storage(uri="s3://rude-bucket", deadline_seconds=1))
+    started = time.monotonic()
+    with pytest.raises(StorageUnavailableError) as caught:
+        store.get(URI)
+    assert 0.4 < time.monotonic() - started < 2.5
+    assert isinstance(caught.value, TransientError)
+    assert URI in str(caught.value)
+    assert "HTTP 503" in str(caught.value)
+    assert "remedy" in str(caught.value)
+
+
+def test_nobody_listens(rude_server: RudeServer) -> None:
+    store = open_store(Storage(endpoint="http://127.0.0.1:1", deadline_seconds=0.5))
+    with pytest.raises(StorageUnavailableError, match=r"127\.0\.0\.1:1"):
+        store.head(URI)
+
+
+def test_bad_request_is_not_retried(rude_server: RudeServer, rude_store: ObjectStore) -> None:
+    rude_server.statuses.extend([400])
+    with pytest.raises(StorageError, match="HTTP 400"):
+        rude_store.get(URI)
+    assert len(rude_server.requests) == 1
+
+
+def test_refusal_is_not_retried_and_names_a_remedy(rude_server: RudeServer, rude_store: ObjectStore) -> None:
+    rude_server.statuses.extend([403])
+    with pytest.raises(StorageError, match="refused access") as caught:
+        rude_store.get(URI)
+    assert caught.value.remedy is not None
+    assert not isinstance(caught.value, TransientError)
+    assert len(rude_server.requests) == 1
+
+
+def test_body_cut_short_is_never_returned(rude_server: RudeServer, rude_store: ObjectStore) -> None:
+    content = b"0123456789" * 1000
+    rude_server.objects["/rude-bucket/a/b.json"] = content
+    rude_server.cut_bodies = 4
+    assert rude_store.get(URI) == content
+    assert rude_server.cut_bodies == 0
+
+
+def test_body_cut_short_for_ever_is_an_outage(rude_server: RudeServer, tmp_path: Path) -> None:
+    rude_server.objects["/rude-bucket/a/b.json"] = b"0123456789" * 1000
+    rude_server.cut_bodies = 10_000
+    store = open_store(Storage(uri="s3://rude-bucket", deadline_seconds=1))
+    with pytest.raises(StorageUnavailableError):
+        store.get_file(URI, tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lost_answer_to_ones_own_write_is_recognised(
+    rude_server: RudeServer, rude_store: ObjectStore
+) -> None:
+    rude_server.lost_answers = 1
+    rude_store.put_once(URI, b"by attempt 1")
+    conditional = [request for request in rude_server.requests if request[0] == "PUT"]
+    assert len(conditional) >= 2, "the write was repeated"
+    assert {request[2] for request in conditional} == {"*"}
+    with pytest.raises(ConflictError):
+        rude_store.put_once(URI, b"by attempt 2")
+    assert rude_server.objects["/rude-bucket/a/b.json"] == b"by attempt 1"
+
+
+def test_server_that_ignores_conditions_is_detected(rude_server: RudeServer, rude_store: ObjectStore) -> None:
+    require_conditional_writes(rude_store, "s3://rude-bucket/prefix")
+    rude_server.honours_conditions = False
+    assert not rude_store.supports_conditional_writes("s3://rude-bucket/prefix")
+    with pytest.raises(StorageError, match="ignores conditional writes"):
+        require_conditional_writes(rude_store, "s3://rude-bucket/prefix")
+    assert rude_server.objects == {}, "the probe removes its object"
+
+
+def test_messages_have_no_secret_and_no_debug_output(
+    rude_server: RudeServer, rude_store: ObjectStore
+) -> None:
+    rude_server.statuses.extend([403])
+    with pytest.raises(StorageError) as caught:
+        rude_store.get(URI)
+    texts = f"{caught.value} {caught.value.__cause__!r}"
+    assert "secret-of-the-test" not in texts
+    assert "RetryError" not in texts
+
+
+def test_unusable_key_is_said_so(rude_store: ObjectStore) -> None:
+    with pytest.raises(Exception, match="cannot be used"):
+        rude_store.get("s3://rude-bucket/a//b")
+
+
+def test_missing_object(rude_server: RudeServer, rude_store: ObjectStore) -> None:
+    with pytest.raises(NotFoundError):
+        rude_store.get(URI)
