@@ -9,7 +9,7 @@ from typing import Protocol
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.view import RunView, view
-from zhongjing.cli.guard import FAILED, OK
+from zhongjing.cli.guard import BAD_INPUT, FAILED, OK
 from zhongjing.config.stages import Stage
 from zhongjing.errors import NotFoundError, TransientError
 from zhongjing.pipeline.session import Session
@@ -18,7 +18,8 @@ from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.progress import Progress
 
 POLL_SECONDS = 1.0
-_PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 60.0
+_MISSING_INPUT = "MissingInput"  # a condition's reason
 
 
 class Display(Protocol):
@@ -104,7 +105,7 @@ def follow(
             except TransientError:
                 # A store under load or being restarted: the run itself goes on.
                 silent_since = silent_since if silent_since is not None else now()
-                if now() - silent_since > _PATIENCE_SECONDS:
+                if now() - silent_since > PATIENCE_SECONDS:
                     raise
                 sleep(POLL_SECONDS)
                 continue
@@ -122,9 +123,12 @@ def waits_for_input(seen: RunView) -> bool:
 
 
 def exit_code(seen: RunView) -> int:
-    """0 when everything that was asked for exists, else 1."""
+    """0 when everything that was asked for exists, 2 when a stage that is needed was never made, else 1."""
     assert seen.status is not None
-    return OK if seen.status.holds(ConditionType.COMPLETE) else FAILED
+    if seen.status.holds(ConditionType.COMPLETE):
+        return OK
+    condition = seen.status.condition()
+    return BAD_INPUT if condition is not None and condition.reason == _MISSING_INPUT else FAILED
 
 
 def ending(seen: RunView) -> list[str]:

@@ -118,5 +118,5 @@ def submit(
     )
     console = Console(json_mode=output is DocumentFormat.JSON)
     if dry_run:
-        return dry_run_of(order, place, console, as_yaml=output is not DocumentFormat.JSON)
+        return dry_run_of(order, place, console, as_yaml_text=output is not DocumentFormat.JSON)
     return launch(order, place, console, wait=not no_wait, wait_for_input=wait_for_input)

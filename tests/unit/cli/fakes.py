@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,7 @@ from zhongjing.pipeline.state import (
 )
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import Lineage, ModelArtifact, StageManifest
+from zhongjing.storage.objects import ObjectInfo
 from zhongjing.storage.progress import Activity, Progress
 
 TIME = "2026-01-02T03:04:05.000Z"
@@ -40,7 +42,8 @@ def user_document(name: str = "demo", *, stages: Sequence[str] = ("sft", "rm")) 
         "spec": {
             "base": {"tiny": {}},
             "sources": [
-                {"name": stage, "uri": f"s3://corpora/{stage}.jsonl", "kind": kinds[stage]} for stage in stages
+                {"name": stage, "uri": f"s3://corpora/{stage}.jsonl", "kind": kinds[stage]}
+                for stage in stages
             ],
             "stages": {stage: {"data": [{"source": stage}]} for stage in stages},
         },
@@ -153,7 +156,9 @@ class MemoryStore:
 
     def download_folder(self, uri: str, folder: Path, files: Sequence[Any] | None = None) -> list[Path]:
         prefix = f"{uri}/"
-        found = {key.removeprefix(prefix): data for key, data in self.objects.items() if key.startswith(prefix)}
+        found = {
+            key.removeprefix(prefix): data for key, data in self.objects.items() if key.startswith(prefix)
+        }
         if not found:
             raise NotFoundError("there is no such folder", where=uri)
         if files is not None:
@@ -165,7 +170,9 @@ class MemoryStore:
             path.write_bytes(data)
             paths.append(path)
             if self.damaged:
-                raise StorageError("the object's content is not what its manifest says", where=f"{uri}/{name}")
+                raise StorageError(
+                    "the object's content is not what its manifest says", where=f"{uri}/{name}"
+                )
         return paths
 
     def get_record(self, uri: str, kind: type[Any]) -> Any:
@@ -173,6 +180,24 @@ class MemoryStore:
             raise NotFoundError("there is no such object", where=uri)
         assert isinstance(self.records[uri], kind)
         return self.records[uri]
+
+    def exists(self, uri: str) -> bool:
+        return uri in self.objects or uri in self.records
+
+    def head(self, uri: str) -> ObjectInfo | None:
+        if uri not in self.objects:
+            return None
+        return ObjectInfo(uri=uri, size=len(self.objects[uri]), etag="e", last_modified=datetime(2026, 1, 2, tzinfo=UTC))
+
+    def glob(self, uri: str) -> list[ObjectInfo]:
+        found = (self.head(key) for key in sorted(self.objects) if key == uri)
+        return [info for info in found if info is not None]
+
+    def put_file(self, uri: str, path: Path) -> ObjectInfo:
+        self.objects[uri] = path.read_bytes()
+        info = self.head(uri)
+        assert info is not None
+        return info
 
     def get_json(self, uri: str) -> Any:
         if uri not in self.records:
@@ -198,8 +223,10 @@ class MemorySession:
         self.after_suspend: list[tuple[PipelineStatus, dict[Stage, Progress]] | BaseException] = []
         self.manifests: dict[Stage, StageManifest] = {}
         self.log_lines: dict[Stage, list[str]] = {}
+        self.refusals: list[Exception] = []
         self.calls: list[str] = []
         self.watched = 0
+        self.looks = 0
         self.closed = False
         self._now: tuple[PipelineStatus, dict[Stage, Progress]] | None = None
 
@@ -217,13 +244,18 @@ class MemorySession:
         return self.wanted.get(pipeline)
 
     def status(self, pipeline: str) -> PipelineStatus | None:
-        frame = self.frames.pop(0) if len(self.frames) > 1 else (self.frames or [None])[0]
+        self.looks += 1
+        assert self.looks < 200, "the script of frames never settles"
+        if not self.frames:
+            self._now = None
+            return None
+        frame = self.frames.pop(0) if len(self.frames) > 1 else self.frames[0]
         if isinstance(frame, BaseException):
             if len(self.frames) <= 1:
                 self.frames = []
             raise frame
         self._now = frame
-        return frame[0] if frame is not None else None
+        return frame[0]
 
     def progress(self, pipeline: str, stage: Stage) -> Progress | None:
         return self._now[1].get(stage) if self._now is not None else None
@@ -233,7 +265,10 @@ class MemorySession:
 
     def apply(self, desired: DesiredState) -> DesiredState:
         self.calls.append(f"apply {desired.pipeline} {','.join(desired.targets)}")
-        return self.add(desired)
+        if self.refusals:
+            raise self.refusals.pop(0)
+        # Scripted statuses carry this uid and generation; a pipeline's own uid is random.
+        return self.add(desired.model_copy(update={"uid": UID, "generation": 1}))
 
     def suspend(self, pipeline: str) -> DesiredState:
         self.calls.append(f"suspend {pipeline}")

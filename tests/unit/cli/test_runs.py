@@ -20,7 +20,9 @@ from zhongjing.config.stages import Stage
 from zhongjing.pipeline.state import ConditionType, StageState
 
 SFT_RUNS = {
-    Stage.SFT: stage_status(StageState.RUNNING, submission_id="demo-0a1b2c3d-sft-a1", submitted_at="2026-01-02"),
+    Stage.SFT: stage_status(
+        StageState.RUNNING, submission_id="demo-0a1b2c3d-sft-a1", submitted_at="2026-01-02"
+    ),
     Stage.RM: stage_status(StageState.PENDING, attempt=0),
 }
 ALL_DONE = {Stage.SFT: stage_status(StageState.SUCCEEDED), Stage.RM: stage_status(StageState.SKIPPED)}

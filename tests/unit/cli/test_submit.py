@@ -1,0 +1,381 @@
+"""submit over a session in memory: bad input, plan, dry run, exit codes, Ctrl-C, JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.unit.cli.conftest import CommandLine
+from tests.unit.cli.fakes import (
+    MemorySession,
+    manifest,
+    pipeline_status,
+    stage_status,
+    training_progress,
+    user_document,
+)
+from zhongjing.config.stages import Stage
+from zhongjing.errors import BackendUnavailableError, ConfigError, ConflictError
+from zhongjing.pipeline.state import ConditionType, StageState
+
+RUNS = pipeline_status({Stage.SFT: stage_status(StageState.RUNNING)})
+DONE = pipeline_status(
+    {Stage.SFT: stage_status(StageState.SUCCEEDED), Stage.RM: stage_status(StageState.SKIPPED)},
+    ConditionType.COMPLETE,
+)
+FAILED = pipeline_status(
+    {
+        Stage.SFT: stage_status(
+            StageState.FAILED, message="loss is not finite", remedy="lower the learning rate", submission_id="s"
+        ),
+        Stage.RM: stage_status(StageState.PENDING, attempt=0),
+    },
+    ConditionType.FAILED,
+    reason="Failed",
+)
+SUSPENDED = pipeline_status(
+    {Stage.SFT: stage_status(StageState.SUSPENDED)}, ConditionType.SUSPENDED, reason="Suspended"
+)
+
+
+@pytest.fixture
+def my_yaml(tmp_path: Path) -> Path:
+    """A document with two stages and local sources that exist."""
+    data = user_document()
+    for source in data["spec"]["sources"]:
+        source["uri"] = f"{source['name']}.jsonl"
+        (tmp_path / source["uri"]).write_text("{}\n")
+    file = tmp_path / "my.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+def submit(command: CommandLine, *more: str) -> Any:
+    return command("submit", "--local", "-f", "my.yaml", *more)
+
+
+def test_success_is_0_and_ends_with_the_table(
+    command: CommandLine, session: MemorySession, my_yaml: Path
+) -> None:
+    session.frames = [(RUNS, {Stage.SFT: training_progress(Stage.SFT, 10)}), (DONE, {})]
+    session.manifests = {Stage.SFT: manifest(Stage.SFT), Stage.RM: manifest(Stage.RM)}
+    result = submit(command)
+    assert result.exit_code == 0, result.output
+    assert session.calls == ["apply demo sft,rm"]
+    assert session.watched == 1
+    assert session.closed
+    lines = result.stdout.splitlines()
+    assert lines[0] == "demo: runs in zhongjing-runs"
+    assert lines[1:4] == [
+        "stage  plan  why",
+        "sft    run   was never run",
+        "rm     run   was never run",
+    ]
+    table = lines[lines.index("stage  state      held-out  before  after  steps   time") :]
+    assert table[1] == "sft    succeeded  loss         6.5   3.25    100  1m15s"
+    assert "  sft      s3://zhongjing/local/demo/sft/kkkkkkkkkkkkkkkk/model" in table
+
+
+def test_a_failed_stage_is_1_and_says_why(
+    command: CommandLine, session: MemorySession, my_yaml: Path
+) -> None:
+    session.frames = [(FAILED, {})]
+    result = submit(command)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "",
+        "sft: failed: loss is not finite",
+        "  remedy: lower the learning rate",
+        "  its log: zhongjing logs demo --stage sft --local",
+    ]
+
+
+def test_waiting_for_input_is_1_and_names_the_command(
+    command: CommandLine, session: MemorySession, my_yaml: Path
+) -> None:
+    waits = pipeline_status(
+        {
+            Stage.RM: stage_status(
+                StageState.WAITING_FOR_INPUT,
+                message="waits for ranked: nothing is at s3://b/k yet",
+                remedy="zhongjing feedback export",
+            )
+        },
+        reason="WaitingForInput",
+    )
+    session.frames = [(waits, {})]
+    result = submit(command, "-o", "json")
+    assert result.exit_code == 1
+    assert "remedy: zhongjing feedback export" in result.stderr
+    assert json.loads(result.stdout)["error"] == "MissingInputError"
+
+    session.frames = [(waits, {}), (waits, {}), (DONE, {})]
+    assert submit(command, "--wait-for-input").exit_code == 0
+
+
+def test_a_stage_that_was_never_made_is_bad_input(
+    command: CommandLine, session: MemorySession, my_yaml: Path
+) -> None:
+    missing = pipeline_status(
+        {Stage.SFT: stage_status(StageState.BLOCKED, message="was not made", remedy="submit --stage sft")},
+        ConditionType.FAILED,
+        reason="MissingInput",
+    )
+    session.frames = [(missing, {})]
+    result = submit(command)
+    assert result.exit_code == 2
+    assert "remedy: submit --stage sft" in result.stderr
+
+
+def test_json_is_exactly_one_object_on_stdout(
+    command: CommandLine, session: MemorySession, my_yaml: Path
+) -> None:
+    answers = {"question": "发烧怎么办？", "base": "##", "sft": "多喝水。", "ppo": "请测体温。"}
+    session.frames = [(RUNS, {Stage.SFT: training_progress(Stage.SFT, 10)}), (DONE, {})]
+    session.manifests = {Stage.SFT: manifest(Stage.SFT, extra={"answers": answers})}
+    result = submit(command, "-o", "json")
+    assert result.exit_code == 0
+    shown = json.loads(result.stdout)
+    assert "error" not in shown
+    assert shown["answers"] == answers
+    assert shown["stages"]["sft"] == {
+        "state": "Succeeded",
+        "attempt": 1,
+        "key": "k" * 16,
+        "reason": "",
+        "message": "",
+        "remedy": None,
+        "manifestUri": None,
+        "modelUri": "s3://zhongjing/local/demo/sft/kkkkkkkkkkkkkkkk/model",
+        "metricsBefore": {"loss": 6.5, "perplexity": 665.1},
+        "metrics": {"loss": 3.25, "perplexity": 25.8},
+        "seconds": 75.0,
+        "step": 100,
+        "totalSteps": 100,
+    }
+    assert "training 10/100" in result.stderr
+    assert "请测体温。" in result.stderr
+
+
+def test_a_failure_as_json_says_so(command: CommandLine, session: MemorySession, my_yaml: Path) -> None:
+    session.frames = [(FAILED, {})]
+    shown = json.loads(submit(command, "-o", "json").stdout)
+    assert shown["error"] == "TrainingError"
+    assert shown["exitCode"] == 1
+    assert shown["stages"]["sft"]["message"] == "loss is not finite"
+
+
+def test_no_wait_leaves_at_once(command: CommandLine, session: MemorySession, my_yaml: Path) -> None:
+    result = submit(command, "--no-wait")
+    assert result.exit_code == 0
+    assert "zhongjing status demo --local --watch" in result.stdout
+    assert session.watched == 0
+
+
+def test_ctrl_c_stops_with_a_checkpoint(command: CommandLine, session: MemorySession, my_yaml: Path) -> None:
+    session.frames = [(RUNS, {}), KeyboardInterrupt()]
+    session.after_suspend = [(RUNS, {}), (SUSPENDED, {})]
+    result = submit(command)
+    assert result.exit_code == 130
+    assert session.calls == ["apply demo sft,rm", "suspend demo"]
+    assert "stopping with a checkpoint" in result.stdout
+    assert "stopped with a checkpoint; the same command goes on" in result.stderr
+
+
+def test_a_second_ctrl_c_leaves_at_once(command: CommandLine, session: MemorySession, my_yaml: Path) -> None:
+    session.frames = [KeyboardInterrupt()]
+    session.after_suspend = [KeyboardInterrupt(), (RUNS, {})]
+    result = submit(command, "-o", "json")
+    assert result.exit_code == 130
+    assert json.loads(result.stdout)["error"] == "Interrupted"
+    assert "the run goes on stopping by itself" in result.stderr
+
+
+def test_a_lost_race_is_prepared_again(command: CommandLine, session: MemorySession, my_yaml: Path) -> None:
+    session.refusals = [ConflictError("somebody wrote first")]
+    session.frames = [(DONE, {})]
+    assert submit(command).exit_code == 0
+    assert len(session.calls) == 2
+
+
+def test_another_document_that_runs_is_bad_input(
+    command: CommandLine, session: MemorySession, my_yaml: Path
+) -> None:
+    session.refusals = [ConfigError("another document runs here", remedy="zhongjing stop")]
+    result = submit(command, "-o", "json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout) == {
+        "error": "ConfigError",
+        "message": "another document runs here",
+        "where": None,
+        "remedy": "zhongjing stop",
+    }
+
+
+def test_a_place_that_stays_away_is_3(
+    command: CommandLine, session: MemorySession, my_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zhongjing.cli.follow.PATIENCE_SECONDS", -1.0)
+    session.frames = [BackendUnavailableError("no answer", where="the supervisor")]
+    result = submit(command)
+    assert result.exit_code == 3
+    assert "the supervisor: no answer" in result.stderr
+
+
+def test_a_hiccup_is_sat_out(command: CommandLine, session: MemorySession, my_yaml: Path) -> None:
+    session.frames = [BackendUnavailableError("no answer"), (RUNS, {}), (DONE, {})]
+    assert submit(command).exit_code == 0
+
+
+def test_an_unexpected_error_leaves_a_log_and_no_traceback(
+    command: CommandLine, session: MemorySession, my_yaml: Path, tmp_path: Path
+) -> None:
+    session.frames = [ZeroDivisionError("odd")]
+    result = submit(command, "-o", "json")
+    assert result.exit_code == 1
+    shown = json.loads(result.stdout)
+    assert shown["error"] == "ZeroDivisionError"
+    assert "Traceback" not in result.output
+    log = Path(shown["log"])
+    assert log.is_relative_to(tmp_path / "zhongjing-runs" / "logs")
+    assert "ZeroDivisionError: odd" in log.read_text()
+    assert str(log) in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--set", "spec.seed"), "--set takes path=value"),
+        (("--set", "spec.sed=1"), "did you mean 'seed'"),
+        (("--set", "spec.seed=-1"), "spec.seed"),
+        (("--set", "spec.sources.sft.uri=gone.jsonl"), "nothing is at gone.jsonl"),
+        (("--stage", "ppo"), "the pipeline has no stage ppo"),
+        (("--rerun", "pretrain"), "the pipeline has no stage pretrain"),
+        (("--recipe", "tiny"), "--file and --recipe are two documents"),
+        (("-o", "yaml"), "-o yaml prints a document"),
+        (("--wait-for-input", "--no-wait"), "contradict each other"),
+        (("--release", "z"), "--release belong"),
+    ],
+)
+def test_bad_input_is_2_and_starts_nothing(
+    command: CommandLine, session: MemorySession, my_yaml: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    result = submit(command, *arguments)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+    assert command.workdirs == []
+    assert session.calls == []
+
+
+def test_without_local_and_without_a_cluster(command: CommandLine, my_yaml: Path, workdir: Path) -> None:
+    result = command("submit", "-f", "my.yaml")
+    assert result.exit_code == 3
+    assert "--local" in result.stderr
+    assert "no usable kubeconfig" in result.stderr
+
+
+def test_dry_run_in_a_fresh_place_starts_nothing(
+    command: CommandLine, session: MemorySession, my_yaml: Path, tmp_path: Path
+) -> None:
+    result = submit(command, "--dry-run", "--set", "spec.stages.sft.learningRate=0.001")
+    assert result.exit_code == 0
+    assert command.workdirs == []
+    assert not (tmp_path / "zhongjing-runs").exists()
+    assert "# sft    run   was never run" in result.stdout
+    shown = yaml.safe_load(result.stdout)
+    assert shown["spec"]["stages"]["sft"]["learningRate"] == 0.001
+    assert shown["spec"]["stages"]["rm"]["epochs"] == 10
+
+
+def test_dry_run_as_json(command: CommandLine, session: MemorySession, my_yaml: Path, workdir: Path) -> None:
+    result = submit(command, "--dry-run", "-o", "json")
+    shown = json.loads(result.stdout)
+    assert [entry["action"] for entry in shown["plan"]] == ["run", "run"]
+    assert len(shown["plan"][0]["key"]) == 16
+    assert shown["document"]["metadata"]["name"] == "demo"
+    assert session.calls == []
+    assert command.workdirs == [Path("zhongjing-runs")]
+
+
+def test_dry_run_shows_what_is_skipped(
+    command: CommandLine, session: MemorySession, my_yaml: Path, workdir: Path
+) -> None:
+    first = json.loads(submit(command, "--dry-run", "-o", "json").stdout)
+    key = first["plan"][0]["key"]
+    session.store.objects[session.layout("demo").stage(Stage.SFT, key).manifest] = b"{}"
+    again = json.loads(submit(command, "--dry-run", "-o", "json").stdout)
+    assert [(entry["action"], entry["reason"]) for entry in again["plan"]] == [
+        ("skip", "is done"),
+        ("run", "was never run"),
+    ]
+
+
+def test_a_document_printed_by_a_dry_run_is_a_document(
+    command: CommandLine, session: MemorySession, my_yaml: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "again.yaml").write_text(submit(command, "--dry-run").stdout)
+    again = command("submit", "--local", "-f", "again.yaml", "--dry-run")
+    assert again.exit_code == 0
+    assert again.stdout == (tmp_path / "again.yaml").read_text()
+
+
+def test_one_stage_whose_input_is_missing_names_the_command(
+    command: CommandLine, session: MemorySession, tmp_path: Path, workdir: Path
+) -> None:
+    data = user_document(stages=("sft", "rm", "ppo"))
+    for source in data["spec"]["sources"]:
+        source["uri"] = "all.jsonl"
+    (tmp_path / "all.jsonl").write_text("{}\n")
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(data))
+    result = submit(command, "--stage", "ppo")
+    assert result.exit_code == 2
+    assert "python -m zhongjing.submit --local -f my.yaml --stage sft" in result.stderr
+    workdir.rmdir()
+    fresh = submit(command, "--stage", "ppo", "--dry-run")
+    assert fresh.exit_code == 2
+    assert "python -m zhongjing.submit --local -f my.yaml --stage sft" in fresh.stderr
+
+
+def test_examples_are_written_into_the_workdir(
+    command: CommandLine, session: MemorySession, tmp_path: Path
+) -> None:
+    data = user_document(stages=("sft",))
+    data["spec"]["sources"][0]["uri"] = "example://dialogues?seed=1&scale=0.01"
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(data))
+    session.frames = [(pipeline_status({Stage.SFT: stage_status(StageState.SUCCEEDED)}, ConditionType.COMPLETE), {})]
+    assert submit(command).exit_code == 0
+    folder = tmp_path / "zhongjing-runs" / "example" / "seed-1-scale-0.01"
+    source = session.wanted["demo"].document.spec.sources[0]
+    assert Path(source.uri).parent == folder
+    assert Path(source.uri).read_text(encoding="utf-8")
+    before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert submit(command).exit_code == 0
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+
+    shown = yaml.safe_load(submit(command, "--dry-run").stdout)
+    assert shown["spec"]["sources"][0]["uri"] == "example://dialogues?seed=1&scale=0.01"
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("example://nothing?scale=0.01", "there is no example 'nothing'"),
+        ("example://dialogues?seed=x", "seed must be a whole number"),
+        ("example://dialogues?size=3", "is not understood"),
+        ("example://dialogues?scale=0", "is not understood"),
+    ],
+)
+def test_examples_that_do_not_exist(
+    command: CommandLine, session: MemorySession, tmp_path: Path, uri: str, words: str
+) -> None:
+    data = user_document(stages=("sft",))
+    data["spec"]["sources"][0]["uri"] = uri
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(data))
+    result = submit(command)
+    assert result.exit_code == 2
+    assert words in result.stderr

@@ -1,0 +1,239 @@
+"""From the options of submit to a run: document, examples, plan, apply, follow."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zhongjing.cli.config import as_yaml
+from zhongjing.cli.console import Console
+from zhongjing.cli.display.text import count, table
+from zhongjing.cli.example import is_example, with_examples
+from zhongjing.cli.guard import OK
+from zhongjing.cli.options import DEFAULT_WORKDIR, StageName, StageTarget
+from zhongjing.cli.run import attend
+from zhongjing.cli.sessions import open_or_create, open_runs
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.resolve import UserDocument, apply_overrides, load_document, recipe, resolve
+from zhongjing.config.stages import Stage
+from zhongjing.errors import ConflictError, MissingInputError
+from zhongjing.pipeline import graph
+from zhongjing.pipeline.freeze import OnUpload, local_files
+from zhongjing.pipeline.plan import Plan, StagePlan, missing_input
+from zhongjing.pipeline.prepare import Forecast, Prepared, prepare
+from zhongjing.pipeline.session import Session
+
+_ATTEMPTS = 3
+_SHOWN_FROM_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for."""
+
+    document: str | None
+    recipe: str
+    overrides: tuple[str, ...] = ()
+    stage: StageTarget | None = None
+    rerun: tuple[StageName, ...] = ()
+    refresh_data: bool = False
+
+    def command(self, workdir: Path) -> str:
+        """The command line without its stage: what a remedy tells the user to type."""
+        words = ["python", "-m", "zhongjing.submit", "--local"]
+        if self.document is not None:
+            words += ["-f", self.document]
+        elif self.recipe != "tiny":
+            words += ["--recipe", self.recipe]
+        if workdir != DEFAULT_WORKDIR:
+            words += ["--workdir", str(workdir)]
+        for override in self.overrides:
+            words += ["--set", override]
+        return shlex.join(words)
+
+    def user(self) -> UserDocument:
+        """What the user wants, overrides applied. Raises ConfigError."""
+        written = load_document(self.document) if self.document is not None else recipe(self.recipe)
+        return UserDocument(apply_overrides(written, self.overrides), written.origin, written.lines)
+
+    def stages(self, document: TrainingPipeline) -> list[Stage]:
+        """The stages asked for; none: what the document says."""
+        if self.stage is None:
+            return []
+        return document.spec.stages.present() if self.stage is StageTarget.ALL else [Stage(self.stage.value)]
+
+    def reruns(self) -> list[Stage]:
+        """The stages to run again."""
+        return [Stage(stage.value) for stage in self.rerun]
+
+
+def launch(order: Order, workdir: Path, console: Console, *, wait: bool, wait_for_input: bool) -> int:
+    """Brings about what was asked for; returns the exit code.
+
+    What can be found wrong without a running service is found first.
+
+    Raises:
+        ConfigError, DataError: bad input.
+        BackendError, StorageError: the place cannot be reached.
+    """
+    user = order.user()
+    document = resolve(user)
+    check(document, order)
+    console.say(f"{document.name}: runs in {workdir}")
+    with open_or_create(workdir) as session:
+        user = with_examples(user, workdir / "example")
+        for attempt in range(1, _ATTEMPTS + 1):
+            prepared = prepare(
+                session,
+                user,
+                stages=order.stages(document),
+                rerun=order.reruns(),
+                refresh_data=order.refresh_data,
+                command=order.command(workdir),
+                on_upload=_announcer(console),
+            )
+            try:
+                desired = session.apply(prepared.desired)
+            except ConflictError:
+                # Another command wrote first; what it wrote counts when this one is prepared again.
+                if attempt == _ATTEMPTS:
+                    raise
+                continue
+            break
+        for line in plan_lines(prepared):
+            console.say(line)
+        return attend(session, desired, console, wait=wait, wait_for_input=wait_for_input)
+
+
+def dry_run_of(order: Order, workdir: Path, console: Console, *, as_yaml_text: bool) -> int:
+    """Prints the complete document and what would run; starts no job.
+
+    Where nothing was ever run, everything would, and no service is started to find that out.
+    """
+    user = order.user()
+    document = resolve(user)
+    check(document, order)
+    if workdir.is_dir():
+        with open_runs(workdir) as session:
+            document, forecasts, notes = _preview(session, order, user, document, workdir)
+    else:
+        forecasts, notes = first_forecasts(document, order, workdir), []
+    _print_dry_run(document, forecasts, notes, console, as_yaml_text=as_yaml_text)
+    return OK
+
+
+def check(document: TrainingPipeline, order: Order) -> None:
+    """Raises what is wrong with a document, the stages asked for, and local sources."""
+    graph.check(document)
+    graph.targets(document, [*order.stages(document), *order.reruns()])
+    for source in document.spec.sources:
+        if "://" in source.uri.removeprefix("file://") or source.wait:
+            continue
+        if not local_files(source.uri):
+            raise MissingInputError(
+                f"nothing is at {source.uri}",
+                where=f"spec.sources.{source.name}.uri",
+                remedy="correct the path, or say wait: true if it is still to be made",
+            )
+
+
+def first_forecasts(document: TrainingPipeline, order: Order, workdir: Path) -> list[Forecast]:
+    """What would become of each stage in a workdir where nothing was ever run.
+
+    Raises:
+        MissingInputError: a stage that is only needed was never made.
+    """
+    targets = graph.targets(document, order.stages(document))
+    plan: Plan = {
+        stage: StagePlan(stage, stage in targets, graph.needs(document, stage), (), None, {}, {})
+        for stage in graph.closure(document, targets)
+    }
+    missing = missing_input(plan, {}, order.command(workdir))
+    if missing is not None:
+        raise missing
+    return [Forecast(stage, "run", "was never run", None) for stage in plan]
+
+
+def plan_lines(prepared: Prepared) -> list[str]:
+    """What will become of each stage, for people."""
+    lines = [f"note: {note}" for note in prepared.notes]
+    if prepared.desired is prepared.previous:
+        lines.append(f"{prepared.desired.pipeline}: runs already, attached to it")
+    return lines + forecast_lines(prepared.forecasts)
+
+
+def forecast_lines(forecasts: list[Forecast]) -> list[str]:
+    """The plan as a table; every field that changed on a line of its own."""
+    rows = [[forecast.stage.value, forecast.action, forecast.reason] for forecast in forecasts]
+    lines = table(["stage", "plan", "why"], rows)
+    shown = [lines[0]] if lines else []
+    for forecast, line in zip(forecasts, lines[1:], strict=True):
+        shown.append(line)
+        shown += [f"{'':10}{change}" for change in forecast.changes if len(forecast.changes) > 1]
+    return shown
+
+
+def _preview(
+    session: Session, order: Order, user: UserDocument, document: TrainingPipeline, workdir: Path
+) -> tuple[TrainingPipeline, list[Forecast], list[str]]:
+    prepared = prepare(
+        session,
+        with_examples(user, workdir / "example"),
+        stages=order.stages(document),
+        rerun=order.reruns(),
+        refresh_data=order.refresh_data,
+        upload=False,
+        command=order.command(workdir),
+    )
+    # Shown as it was written: a document with the paths of this workdir would be of no use elsewhere.
+    uris = {source.name: source.uri for source in document.spec.sources if is_example(source.uri)}
+    shown = prepared.desired.document
+    sources = [
+        source.model_copy(update={"uri": uris.get(source.name, source.uri)}) for source in shown.spec.sources
+    ]
+    spec = shown.spec.model_copy(update={"sources": sources})
+    return shown.model_copy(update={"spec": spec}), prepared.forecasts, prepared.notes
+
+
+def _print_dry_run(
+    document: TrainingPipeline,
+    forecasts: list[Forecast],
+    notes: list[str],
+    console: Console,
+    *,
+    as_yaml_text: bool,
+) -> None:
+    if not as_yaml_text:
+        console.result(
+            {
+                "document": document.model_dump(mode="json", exclude_none=True),
+                "plan": [_forecast_object(forecast) for forecast in forecasts],
+                "notes": notes,
+            }
+        )
+        return
+    for line in [*(f"note: {note}" for note in notes), *forecast_lines(forecasts)]:
+        console.raw(f"# {line}\n")
+    console.raw(as_yaml(document))
+
+
+def _forecast_object(forecast: Forecast) -> dict[str, Any]:
+    return {
+        "stage": forecast.stage.value,
+        "action": forecast.action,
+        "reason": forecast.reason,
+        "key": forecast.key,
+        "changes": list(forecast.changes),
+    }
+
+
+def _announcer(console: Console) -> OnUpload:
+    """Says which large files are being uploaded."""
+
+    def announce(name: str, done: int, size: int) -> None:
+        if done == 0 and size >= _SHOWN_FROM_BYTES:
+            console.say(f"uploading {name} ({count(size)}B)")
+
+    return announce
