@@ -102,7 +102,7 @@ def encode_dialogues(
         if len(tokens.ids) <= max_length:
             results.append(((tokens.segment(),), False))
         else:
-            fitted = _fit(form, turns, max_length, _render_dialogue)
+            fitted = _fit(form, turns, max_length, _render_dialogue, tokens)
             results.append(None if fitted is None else ((fitted[0].segment(),), True))
     return results
 
@@ -339,18 +339,21 @@ def _turn_by_turn(form: ChatFormat, turns: Turns, max_length: int) -> tuple[tupl
     return tuple(segments), truncated
 
 
-def _fit(form: ChatFormat, turns: Turns, max_length: int, render: _Renderer) -> tuple[_Tokens, bool] | None:
-    """The longest end of a dialogue that fits; None if nothing does."""
+def _fit(
+    form: ChatFormat, turns: Turns, max_length: int, render: _Renderer, tokens: _Tokens | None = None
+) -> tuple[_Tokens, bool] | None:
+    """The longest end of a dialogue that fits; None if nothing does. ``tokens``: of the whole, if known."""
     cut = False
     while True:
-        text = render(form, turns) or _render_last(form, turns)
-        tokens = _Tokens.of(form.tokenizer, text, _encode(form.tokenizer, [text.text])[0])
+        if tokens is None:
+            text = render(form, turns) or _render_last(form, turns)
+            tokens = _Tokens.of(form.tokenizer, text, _encode(form.tokenizer, [text.text])[0])
         if len(tokens.ids) <= max_length:
             return tokens, cut
         shorter = _shorten(turns, tokens, max_length)
         if shorter is None:
             return None
-        turns, cut = shorter, True
+        turns, tokens, cut = shorter, None, True
 
 
 def _shorten(turns: Turns, tokens: _Tokens, max_length: int) -> Turns | None:

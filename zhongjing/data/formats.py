@@ -10,6 +10,7 @@ import codecs
 import csv
 import itertools
 import json
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,7 @@ SNIFF_BYTES = 1 << 18
 
 # Among bytes above 127; GB18030 text read as UTF-8 contradicts it in a third of them or more.
 _DAMAGE_TOLERATED = 0.05
+_ASCII = bytes(range(128))
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -29,6 +31,7 @@ _COMPRESSED = {
     b"\xfd7zXZ": "xz",
 }
 _DELIMITERS = (",", "\t", ";")
+_ESCAPED = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte that does not decode
 _HEADER_CELL = 40  # characters; longer ones are sentences, not names
 
 
@@ -71,7 +74,11 @@ def sniff(
     text = _decoder(encoding).decode(head, complete)
     if format_hint != "auto":
         chosen: Format = format_hint  # type: ignore[assignment]  # config's literal without auto
-        return Detected(chosen, encoding, _delimiter(text, complete) or "," if chosen == "csv" else None)
+        if chosen != "csv":
+            return Detected(chosen, encoding)
+        header = text.split("\n", 1)[0]
+        likely = _delimiter(text, complete) or max(_DELIMITERS, key=header.count)
+        return Detected(chosen, encoding, likely)
     found = _json_format(text, complete)
     if found is not None:
         return Detected(found, encoding)
@@ -91,7 +98,7 @@ def detect_encoding(head: bytes, *, complete: bool = False) -> str:
         return "utf-16"
     if b"\0" in head:
         raise DataError("the object is binary, not text")
-    high = sum(1 for byte in head if byte > 127)
+    high = len(head.translate(None, _ASCII))
     if high == 0:
         return "utf-8"
     wrong = {name: _undecodable(head, name, complete) / high for name in ("utf-8", "gb18030")}
@@ -117,7 +124,7 @@ def _decoder(encoding: str) -> codecs.IncrementalDecoder:
 
 def _undecodable(head: bytes, encoding: str, complete: bool) -> int:
     text = _decoder(encoding).decode(head, complete)
-    return sum(1 for character in text if "\udc80" <= character <= "\udcff")
+    return len(_ESCAPED.findall(text))
 
 
 def _known(encoding: str) -> str:

@@ -2,8 +2,8 @@
 
 A template is a program, so what it writes around the turns is found out by rendering stand-ins: a *skeleton*
 is the text before, between and after the contents. From it follow the character spans that are to be
-learned, and whether the template is *consistent*: whether the prompt of every assistant turn, as it will be
-at inference, is a prefix of the whole dialogue. Qwen3's is not: it strips the reasoning of earlier turns.
+learned, and whether the template is *consistent*: whether every prompt and every answer, as inference will
+have them, stand in the whole dialogue as they are. In Qwen3's they do not: earlier turns lose their reasoning.
 """
 
 from __future__ import annotations
@@ -166,6 +166,12 @@ class ChatFormat:
                 return None
             begins[index] = len(pieces[index]) - len(opening)
             ends[index] = self.turn_end(pieces[index + 1])
+            # As an answer stands when it is the last, so the model will give it: it must stand so in the whole.
+            answered = self._skeleton(roles[: index + 1], generation=False)
+            if answered is None or answered[: index + 1] != pieces[: index + 1]:
+                return None
+            if answered[-1][: ends[index]] != pieces[index + 1][: ends[index]]:
+                return None
         return None if pieces is None else Outline(pieces, begins, ends)
 
     def turn_end(self, after: str) -> int:
