@@ -45,7 +45,7 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """K answers to one prompt. ``ranks[i]`` is the rank of ``answers[i]``, 0 the best; equal ranks are ties."""
+    """K answers to one prompt. ``ranks[i]`` is the rank of ``answers[i]``, 0 the best; equal ones tie."""
 
     prompt: tuple[Turn, ...]
     answers: tuple[str, ...]

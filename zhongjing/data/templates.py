@@ -3,7 +3,7 @@
 A template is a program, so what it writes around the turns is found out by rendering stand-ins: a *skeleton*
 is the text before, between and after the contents. From it follow the character spans that are to be
 learned, and whether the template is *consistent*: whether every prompt and every answer, as inference will
-have them, stand in the whole dialogue as they are. In Qwen3's they do not: earlier turns lose their reasoning.
+have them, stand in the whole dialogue as they are. In Qwen3's they do not: earlier turns lose their thoughts.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class ChatFormat:
                 return None
             begins[index] = len(pieces[index]) - len(opening)
             ends[index] = self.turn_end(pieces[index + 1])
-            # As an answer stands when it is the last, so the model will give it: it must stand so in the whole.
+            # The model will give an answer as it stands when it is the last: so it must stand in the whole.
             answered = self._skeleton(roles[: index + 1], generation=False)
             if answered is None or answered[: index + 1] != pieces[: index + 1]:
                 return None
