@@ -130,7 +130,7 @@ def local_files(uri: str) -> list[Path]:
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.is_file()]
         return sorted(file.absolute() for file in found if not _is_hidden(file.relative_to(path)))
-    names = glob.glob(text, recursive=True)
+    names = glob.glob(text, recursive=True)  # noqa: PTH207 - pathlib globs no absolute pattern
     return sorted(Path(name).absolute() for name in names if Path(name).is_file())
 
 

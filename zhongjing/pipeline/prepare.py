@@ -19,7 +19,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.freeze import OnUpload, absolute, freeze
 from zhongjing.pipeline.plan import DEFAULT_COMMAND, Plan, frozen_sources, make_plan, missing_input
-from zhongjing.pipeline.session import Session
+from zhongjing.pipeline.session import Session, Warmable
 from zhongjing.pipeline.state import (
     WAITING_FOR_INPUT,
     ConditionType,
@@ -95,6 +95,8 @@ def prepare(
     document = _resolve(session, user, overrides, previous, folder or Path.cwd())
     graph.check(document)
     targets = graph.targets(document, stages)
+    if upload and isinstance(session, Warmable):
+        session.warm()  # while files are hashed and uploaded
     layout = session.layout(document.name)
     frozen = freeze(
         session.store,

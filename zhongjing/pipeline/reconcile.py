@@ -8,9 +8,11 @@ every act may be repeated.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.errors import (
     BackendError,
@@ -19,8 +21,8 @@ from zhongjing.errors import (
     TransientError,
     ZhongjingError,
 )
-from zhongjing.pipeline.actions import Action, Conclude, Kill, Mark, RequestStop, Submit, fold
-from zhongjing.pipeline.backend import Backend, ForeignJobError, JobRequest, JobState
+from zhongjing.pipeline.actions import Action, Adopt, Conclude, Kill, Mark, RequestStop, Submit, fold
+from zhongjing.pipeline.backend import Backend, ForeignJobError, JobRequest
 from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.freeze import freeze_source
 from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
@@ -31,13 +33,12 @@ from zhongjing.pipeline.state import (
     DesiredState,
     PipelineStatus,
     StageState,
-    StageStatus,
     seconds,
     stamp,
 )
-from zhongjing.pipeline.stored import Versioned, find_record, read_desired, read_status, write
+from zhongjing.pipeline.stored import find_record, read_desired, read_status, write
 from zhongjing.storage.layout import Layout
-from zhongjing.storage.manifest import FrozenSource, StageManifest
+from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Progress
 
@@ -56,29 +57,6 @@ class _Mark:
     step_since: float
 
 
-@dataclass
-class Watch:
-    """What a reconciler remembers between passes. Losing it costs patience, never correctness."""
-
-    marks: dict[str, _Mark] = field(default_factory=dict)
-    results: dict[tuple[Stage, str], ResultView] = field(default_factory=dict)
-    published: dict[Stage, str] = field(default_factory=dict)
-    next_poll: float = 0.0
-
-    def look(self, submission_id: str, progress: Progress | None, now: float) -> _Mark:
-        """Notes what an attempt's progress says now."""
-        text = progress.updated_at if progress is not None else ""
-        step = f"{progress.activity} {progress.step} {progress.message}" if progress is not None else ""
-        mark = self.marks.get(submission_id)
-        if mark is None:
-            mark = self.marks[submission_id] = _Mark(text, now, step, now)
-        if mark.text != text:
-            mark.text, mark.since = text, now
-        if mark.step != step:
-            mark.step, mark.step_since = step, now
-        return mark
-
-
 @dataclass(frozen=True)
 class Cadence:
     """How long until the next pass, in seconds."""
@@ -87,288 +65,285 @@ class Cadence:
     waiting: float = 20.0
 
 
-def reconcile_once(
-    store: ObjectStore,
-    layout: Layout,
-    backend: Backend,
-    now: float,
-    *,
-    watch: Watch | None = None,
-    policy: Policy | None = None,
-    cadence: Cadence | None = None,
-) -> float | None:
-    """One pass over a pipeline.
+class Reconciler:
+    """Drives one pipeline. Losing it costs patience (times since it first looked), never correctness.
 
     Args:
         store: where the pipeline's documents and artifacts are.
         layout: the pipeline.
         backend: where its jobs run.
-        now: seconds since the epoch.
-        watch: what earlier passes of this process saw.
         policy: times of decisions.
         cadence: times between passes.
-
-    Returns:
-        Seconds until the next pass is due, or None if nothing will change until something else is wanted.
-
-    Raises:
-        TransientError: store or backend did not answer; the pass may be repeated at any time.
-        ConflictError: somebody else wrote the status in between; nothing was done.
-        StorageError: ``pipeline.json`` cannot be read.
     """
-    watch = watch if watch is not None else Watch()
-    policy = policy or Policy()
-    wanted = read_desired(store, layout)
-    if wanted is None:
-        return None
-    desired = wanted.value
-    stored = read_status(store, layout)
-    etag = stored.etag if stored is not None else None
-    if stored is None or stored.value.uid != desired.uid:
-        status = PipelineStatus(uid=desired.uid)
-    else:
-        status = stored.value
-    before = status
-    try:
-        status = _take_late(store, layout, desired, status, watch, now, (cadence or Cadence()).waiting)
-        observed = _observe(store, layout, backend, desired, status, watch, now)
-        actions = decide(desired, status, observed, policy)
-    except ZhongjingError as error:
-        if isinstance(error, TransientError | BackendError):
-            raise
-        # What cannot be read must be seen by whoever asks for the status, not only in a log.
-        conclusion = Conclude(ConditionType.FAILED, type(error).__name__, str(error), error.remedy)
-        actions = [conclusion]
-    after = fold(status, actions, now)
-    version: Versioned[PipelineStatus] | None = None
-    if after != before or stored is None:
-        after = after.model_copy(update={"updated_at": stamp(now)})
-        version = write(store, layout.status, after, etag)
-    after = _perform(store, layout, backend, desired, after, version, actions, now)
-    _publish(store, layout, after, watch)
-    _keep_logs(store, layout, backend, before, after)
-    return _next(after, now, cadence or Cadence())
 
+    def __init__(
+        self,
+        store: ObjectStore,
+        layout: Layout,
+        backend: Backend,
+        *,
+        policy: Policy | None = None,
+        cadence: Cadence | None = None,
+    ) -> None:
+        self.store = store
+        self.layout = layout
+        self.backend = backend
+        self.policy = policy or Policy()
+        self.cadence = cadence or Cadence()
+        self.status: PipelineStatus | None = None
+        self.document: TrainingPipeline | None = None
+        self._marks: dict[str, _Mark] = {}
+        self._results: dict[tuple[Stage, str], ResultView] = {}
+        self._published: dict[Stage, str] = {}
+        self._next_poll = 0.0
 
-def _take_late(
-    store: ObjectStore,
-    layout: Layout,
-    desired: DesiredState,
-    status: PipelineStatus,
-    watch: Watch,
-    now: float,
-    interval: float,
-) -> PipelineStatus:
-    """Looks, now and then, whether a waited-for source has come, and freezes it if so."""
-    known = {source.name for source in status.sources}
-    missing = [name for name in desired.waiting if name not in known]
-    stale = any(source.name not in desired.waiting for source in status.sources)
-    if stale:
-        kept = [source for source in status.sources if source.name in desired.waiting]
-        status = status.model_copy(update={"sources": kept})
-    if not missing or (now < watch.next_poll and status.observed_generation == desired.generation):
-        return status
-    watch.next_poll = now + interval
-    found: list[FrozenSource] = []
-    for name in missing:
-        frozen = freeze_source(store, layout, desired.document.spec.source(name))
-        if frozen is not None:
-            found.append(frozen)
-    return status.model_copy(update={"sources": [*status.sources, *found]}) if found else status
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the pipeline only waits for a source, as of the last pass."""
+        condition = self.status.condition() if self.status is not None else None
+        return condition is not None and condition.reason == WAITING_FOR_INPUT
 
+    def once(self, now: float) -> float | None:
+        """One pass.
 
-def _observe(
-    store: ObjectStore,
-    layout: Layout,
-    backend: Backend,
-    desired: DesiredState,
-    status: PipelineStatus,
-    watch: Watch,
-    now: float,
-) -> Observed:
-    """Looks at jobs, then progress, then manifests. The order matters (:class:`Observed`)."""
-    attempts: dict[Stage, AttemptView] = {}
-    for stage, entry in status.stages.items():
-        if entry.submission_id is None or entry.key is None or entry.state.is_done:
-            continue
-        job = backend.describe(entry.submission_id)
-        progress = find_record(store, layout.stage(stage, entry.key).progress, Progress)
-        if progress is not None and progress.attempt != entry.attempt:
-            progress = None
-        mark = watch.look(entry.submission_id, progress, now)
-        attempts[stage] = AttemptView(job, progress, now - mark.since, now - mark.step_since)
-    keys = {(stage, node.key) for stage, node in make_plan(desired, status.sources).items()}
-    keys |= {(stage, entry.key) for stage, entry in status.stages.items() if entry.state.is_active}
-    results: dict[tuple[Stage, str], ResultView] = {}
-    for stage, key in keys:
-        result = _result(store, layout, stage, key, watch) if key is not None else None
-        if result is not None and key is not None:
-            results[stage, key] = result
-    return Observed(now, results, attempts)
+        Args:
+            now: seconds since the epoch.
 
+        Returns:
+            Seconds until the next pass is due, or None if nothing will change until something else is wanted.
 
-def _result(store: ObjectStore, layout: Layout, stage: Stage, key: str, watch: Watch) -> ResultView | None:
-    uri = layout.stage(stage, key).manifest
-    known = watch.results.get((stage, key))
-    if known is not None:
-        return known if store.exists(uri) else None
-    manifest = find_record(store, uri, StageManifest)
-    if manifest is None:
-        return None
-    result = ResultView(uri, manifest.model.uri, manifest.attempt, manifest.submission_id)
-    watch.results[stage, key] = result
-    return result
+        Raises:
+            TransientError: store or backend did not answer; the pass may be repeated at any time.
+            ConflictError: somebody else wrote the status in between; nothing was done.
+            StorageError: ``pipeline.json`` or ``status.json`` cannot be read.
+        """
+        wanted = read_desired(self.store, self.layout)
+        if wanted is None:
+            self.status = None
+            return None
+        desired = wanted.value
+        self.document = desired.document
+        stored = read_status(self.store, self.layout)
+        before = PipelineStatus(uid=desired.uid)
+        if stored is not None and stored.value.uid == desired.uid:
+            before = stored.value
+        status, actions = self._think(desired, before, now)
+        after = fold(status, actions, now)
+        etag = stored.etag if stored is not None else None
+        if stored is None or after != before:
+            after = after.model_copy(update={"updated_at": stamp(now)})
+            etag = write(self.store, self.layout.status, after, etag).etag
+        self.status = after
+        refused = self._perform(desired, after, actions)
+        if refused:
+            after = fold(after, refused, now)
+            write(self.store, self.layout.status, after, etag)
+            self.status = after
+        self._publish(after)
+        self._keep_logs(before, after)
+        return self._next(after, now)
 
-
-def _perform(
-    store: ObjectStore,
-    layout: Layout,
-    backend: Backend,
-    desired: DesiredState,
-    status: PipelineStatus,
-    version: Versioned[PipelineStatus] | None,
-    actions: Sequence[Action],
-    now: float,
-) -> PipelineStatus:
-    """Does what reaches outside. A submission that the backend refuses fails its stage."""
-    for action in actions:
-        if isinstance(action, Submit):
-            try:
-                _submit(store, layout, backend, desired, status, action)
-            except ForeignJobError as error:
-                logger.warning("%s", error)  # the next pass sees it and takes another id
-            except TransientError:
-                raise
-            except BackendError as error:
-                status = _refused(store, layout, status, version, action, error, now)
-        elif isinstance(action, RequestStop):
-            uri = layout.stage(action.stage, action.key).stop(action.attempt)
-            if not store.exists(uri):
-                store.put_json(uri, {"reason": action.reason, "requestedAt": stamp(now)})
-        elif isinstance(action, Kill):
-            logger.info("ending %s", action.submission_id)
-            backend.stop(action.submission_id)
-    return status
-
-
-def _submit(
-    store: ObjectStore,
-    layout: Layout,
-    backend: Backend,
-    desired: DesiredState,
-    status: PipelineStatus,
-    action: Submit,
-) -> None:
-    node = make_plan(desired, status.sources)[action.stage]
-    request = make_request(
-        desired,
-        status.sources,
-        node,
-        layout,
-        attempt=action.attempt,
-        submission_id=action.submission_id,
-    )
-    uri = layout.stage(action.stage, action.key).request(action.attempt)
-    store.put_record(uri, request)
-    logger.info("submitting %s (%s)", action.submission_id, action.message)
-    backend.submit(
-        JobRequest(
-            submission_id=action.submission_id,
-            stage=action.stage,
-            request_uri=uri,
-            metadata={
-                "specHash": action.spec_hash,
-                "pipeline": desired.pipeline,
-                "namespace": desired.namespace,
-                "stage": action.stage.value,
-                "key": action.key,
-                "attempt": str(action.attempt),
-            },
-        )
-    )
-
-
-def _refused(
-    store: ObjectStore,
-    layout: Layout,
-    status: PipelineStatus,
-    version: Versioned[PipelineStatus] | None,
-    action: Submit,
-    error: BackendError,
-    now: float,
-) -> PipelineStatus:
-    failed: list[Action] = [
-        Mark(action.stage, StageState.FAILED, "SubmissionRefused", error.message, error.remedy),
-        Conclude(ConditionType.FAILED, "SubmissionRefused", f"{action.stage}: {error.message}", error.remedy),
-    ]
-    after = fold(status, failed, now)
-    write(store, layout.status, after, version.etag if version is not None else None)
-    return after
-
-
-def _publish(store: ObjectStore, layout: Layout, status: PipelineStatus, watch: Watch) -> None:
-    """Points ``current.json`` of each finished stage at the result in use."""
-    for stage, entry in status.stages.items():
-        if not entry.state.is_done or entry.key is None or watch.published.get(stage) == entry.key:
-            continue
-        uri = layout.current(stage)
-        info = store.head(uri)
-        value = {"key": entry.key, "manifestUri": entry.manifest_uri}
+    def _think(
+        self, desired: DesiredState, status: PipelineStatus, now: float
+    ) -> tuple[PipelineStatus, list[Action]]:
         try:
-            if info is None:
-                store.put_json(uri, value, if_none_match=True)
-            elif store.get_json(uri) != value:
-                store.put_json(uri, value, if_match=info.etag)
-        except ConflictError:
-            continue  # the next pass looks again
-        watch.published[stage] = entry.key
+            status = self._take_late(desired, status, now)
+            observed = self._observe(desired, status, now)
+            return status, decide(desired, status, observed, self.policy)
+        except ZhongjingError as error:
+            if isinstance(error, TransientError | BackendError):
+                raise
+            # What cannot be read must be seen by whoever asks for the status, not only in a log.
+            adopt = Adopt(desired.generation)
+            return status, [
+                adopt,
+                Conclude(ConditionType.FAILED, type(error).__name__, _sentence(error), error.remedy),
+            ]
 
+    def _take_late(self, desired: DesiredState, status: PipelineStatus, now: float) -> PipelineStatus:
+        """Looks, now and then, whether a waited-for source has come, and freezes it if so."""
+        kept = [source for source in status.sources if source.name in desired.waiting]
+        if len(kept) != len(status.sources):
+            status = status.model_copy(update={"sources": kept})
+        missing = [name for name in desired.waiting if name not in {source.name for source in kept}]
+        if not missing or (now < self._next_poll and status.observed_generation == desired.generation):
+            return status
+        self._next_poll = now + self.cadence.waiting
+        sources = [desired.document.spec.source(name) for name in missing]
+        frozen = [freeze_source(self.store, self.layout, source) for source in sources]
+        found = [source for source in frozen if source is not None]
+        return status.model_copy(update={"sources": [*kept, *found]}) if found else status
 
-def _keep_logs(
-    store: ObjectStore, layout: Layout, backend: Backend, before: PipelineStatus, after: PipelineStatus
-) -> None:
-    """Copies the driver's log of each attempt that just ended: a backend forgets, the store does not."""
-    for stage, entry in before.stages.items():
-        now = after.stage(stage)
-        if entry.state.is_active and not now.state.is_active and entry.submission_id and entry.key:
+    def _observe(self, desired: DesiredState, status: PipelineStatus, now: float) -> Observed:
+        """Looks at jobs, then progress, then manifests. The order matters (:class:`Observed`)."""
+        attempts: dict[Stage, AttemptView] = {}
+        for stage, entry in status.stages.items():
+            if entry.submission_id is None or entry.key is None or entry.state.is_done:
+                continue
+            job = self.backend.describe(entry.submission_id)
+            progress = find_record(self.store, self.layout.stage(stage, entry.key).progress, Progress)
+            if progress is not None and progress.attempt != entry.attempt:
+                progress = None
+            mark = self._look(entry.submission_id, progress, now)
+            attempts[stage] = AttemptView(job, progress, now - mark.since, now - mark.step_since)
+        keys = {(stage, node.key) for stage, node in make_plan(desired, status.sources).items()}
+        keys |= {(stage, entry.key) for stage, entry in status.stages.items() if entry.state.is_active}
+        results: dict[tuple[Stage, str], ResultView] = {}
+        for stage, key in keys:
+            result = self._result(stage, key) if key is not None else None
+            if result is not None and key is not None:
+                results[stage, key] = result
+        return Observed(now, results, attempts)
+
+    def _look(self, submission_id: str, progress: Progress | None, now: float) -> _Mark:
+        """Notes what an attempt's progress says now."""
+        text = progress.updated_at if progress is not None else ""
+        step = f"{progress.activity} {progress.step} {progress.message}" if progress is not None else ""
+        mark = self._marks.get(submission_id)
+        if mark is None:
+            mark = self._marks[submission_id] = _Mark(text, now, step, now)
+        if mark.text != text:
+            mark.text, mark.since = text, now
+        if mark.step != step:
+            mark.step, mark.step_since = step, now
+        return mark
+
+    def _result(self, stage: Stage, key: str) -> ResultView | None:
+        uri = self.layout.stage(stage, key).manifest
+        known = self._results.get((stage, key))
+        if known is not None:
+            # A manifest never changes, but somebody may have removed it.
+            return known if self.store.exists(uri) else None
+        manifest = find_record(self.store, uri, StageManifest)
+        if manifest is None:
+            return None
+        result = ResultView(uri, manifest.model.uri, manifest.attempt, manifest.submission_id)
+        self._results[stage, key] = result
+        return result
+
+    def _perform(
+        self, desired: DesiredState, status: PipelineStatus, actions: Sequence[Action]
+    ) -> list[Action]:
+        """Does what reaches outside; returns what a refused submission changes."""
+        refused: list[Action] = []
+        for action in actions:
+            if isinstance(action, Submit):
+                try:
+                    self._submit(desired, status, action)
+                except ForeignJobError as error:
+                    logger.warning("%s", error)  # the next pass sees it and takes another id
+                except TransientError:
+                    raise
+                except BackendError as error:
+                    logger.error("%s", error)
+                    message, why = _sentence(error), "SubmissionRefused"
+                    refused = [
+                        Mark(action.stage, StageState.FAILED, why, message, error.remedy),
+                        Conclude(ConditionType.FAILED, why, f"{action.stage}: {message}", error.remedy),
+                    ]
+            elif isinstance(action, RequestStop):
+                uri = self.layout.stage(action.stage, action.key).stop(action.attempt)
+                if not self.store.exists(uri):
+                    logger.info("asking %s a%d to stop: %s", action.stage, action.attempt, action.message)
+                    self.store.put_json(uri, {"reason": action.reason, "message": action.message})
+            elif isinstance(action, Kill):
+                logger.info("ending %s", action.submission_id)
+                self.backend.stop(action.submission_id)
+        return refused
+
+    def _submit(self, desired: DesiredState, status: PipelineStatus, action: Submit) -> None:
+        request = make_request(
+            desired,
+            status.sources,
+            make_plan(desired, status.sources)[action.stage],
+            self.layout,
+            attempt=action.attempt,
+            submission_id=action.submission_id,
+        )
+        uri = self.layout.stage(action.stage, action.key).request(action.attempt)
+        self.store.put_record(uri, request)
+        logger.info("submitting %s (%s)", action.submission_id, action.message)
+        metadata = {
+            "specHash": action.spec_hash,
+            "pipeline": desired.pipeline,
+            "namespace": desired.namespace,
+            "stage": action.stage.value,
+            "key": action.key,
+            "attempt": str(action.attempt),
+        }
+        self.backend.submit(
+            JobRequest(
+                submission_id=action.submission_id, stage=action.stage, request_uri=uri, metadata=metadata
+            )
+        )
+
+    def _publish(self, status: PipelineStatus) -> None:
+        """Points ``current.json`` of each finished stage at the result in use."""
+        for stage, entry in status.stages.items():
+            if not entry.state.is_done or entry.key is None or self._published.get(stage) == entry.key:
+                continue
+            uri = self.layout.current(stage)
+            info = self.store.head(uri)
+            value = {"key": entry.key, "manifestUri": entry.manifest_uri}
             try:
-                if backend.describe(entry.submission_id).state is not JobState.UNKNOWN:
-                    store.put(driver_log(layout, stage, entry), _tail(backend, entry.submission_id))
+                if info is None:
+                    self.store.put_json(uri, value, if_none_match=True)
+                elif self.store.get_json(uri) != value:
+                    self.store.put_json(uri, value, if_match=info.etag)
+            except ConflictError:
+                continue  # the next pass looks again
+            self._published[stage] = entry.key
+
+    def _keep_logs(self, before: PipelineStatus, after: PipelineStatus) -> None:
+        """Copies the driver's log of each attempt that just ended: a backend forgets, the store does not.
+
+        A job stores its log itself when it ends in order; one that was killed does not.
+        """
+        for stage, entry in before.stages.items():
+            ended = entry.state.is_active and not after.stage(stage).state.is_active
+            if not ended or entry.submission_id is None or entry.key is None:
+                continue
+            try:
+                if self.backend.describe(entry.submission_id).state.is_terminal:
+                    uri = driver_log(self.layout, stage, entry.key, entry.attempt)
+                    self.store.put(uri, _tail(self.backend, entry.submission_id))
             except (BackendError, StorageError) as error:
                 logger.warning("the log of %s could not be kept: %s", entry.submission_id, error)
 
+    def _next(self, status: PipelineStatus, now: float) -> float | None:
+        condition = status.condition()
+        if condition is None:
+            return self.cadence.active
+        if condition.type is not ConditionType.PROGRESSING:
+            return None
+        if condition.reason == WAITING_FOR_INPUT:
+            return self.cadence.waiting
+        times = [seconds(each.next_retry_at) - now for each in status.stages.values() if each.next_retry_at]
+        return max(min([self.cadence.active, *times]), 0.05)
 
-def driver_log(layout: Layout, stage: Stage, entry: StageStatus) -> str:
+
+def reconcile_once(
+    store: ObjectStore, layout: Layout, backend: Backend, now: float, policy: Policy | None = None
+) -> float | None:
+    """One pass by a reconciler without memory: :meth:`Reconciler.once`."""
+    return Reconciler(store, layout, backend, policy=policy).once(now)
+
+
+def driver_log(layout: Layout, stage: Stage, key: str, attempt: int) -> str:
     """Where the driver's log of an attempt is kept after its end."""
-    assert entry.key is not None
-    return f"{layout.stage(stage, entry.key).logs}/a{entry.attempt}/driver.log"
+    return f"{layout.stage(stage, key).logs}/driver-a{attempt}.log"
+
+
+def _sentence(error: ZhongjingError) -> str:
+    return f"{error.where}: {error.message}" if error.where else error.message
 
 
 def _tail(backend: Backend, submission_id: str) -> bytes:
-    lines: list[bytes] = []
+    lines: deque[bytes] = deque()
     size = 0
     for line in backend.tail_logs(submission_id):
-        data = line.encode() + b"\n"
-        lines.append(data)
-        size += len(data)
+        lines.append(line.encode() + b"\n")
+        size += len(lines[-1])
         while size > LOG_BYTES and len(lines) > 1:
-            size -= len(lines.pop(0))
+            size -= len(lines.popleft())
     return b"".join(lines)[-LOG_BYTES:]
-
-
-def _next(status: PipelineStatus, now: float, cadence: Cadence) -> float | None:
-    condition = status.condition()
-    if condition is None:
-        return cadence.active
-    if condition.type is not ConditionType.PROGRESSING:
-        return None
-    if condition.reason == WAITING_FOR_INPUT:
-        return cadence.waiting
-    times = [
-        seconds(entry.next_retry_at) - now
-        for entry in status.stages.values()
-        if entry.state is StageState.PENDING and entry.next_retry_at is not None
-    ]
-    if times and not any(entry.state.is_active for entry in status.stages.values()):
-        return max(min(*times, cadence.active) if len(times) > 1 else min(times[0], cadence.active), 0.05)
-    return cadence.active

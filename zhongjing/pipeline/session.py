@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
@@ -111,3 +111,12 @@ class Session(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class Warmable(Protocol):
+    """A session whose jobs' services take a while to start and can do so before a run is applied."""
+
+    def warm(self) -> None:
+        """Says that a run is about to be applied."""
+        ...

@@ -1,0 +1,1 @@
+"""Stage jobs without torch: same request, progress, stop object and manifest as the real ones."""

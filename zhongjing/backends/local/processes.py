@@ -1,0 +1,110 @@
+"""Processes of this machine, recognised for sure: a process id alone may be somebody else's by now."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from collections.abc import Iterable
+
+import psutil
+
+from zhongjing.storage.manifest import Record
+
+# What every process that a supervisor starts for Ray has in its environment; children inherit it.
+MARK_VARIABLE = "ZHONGJING_RUN"
+
+
+class ProcessRecord(Record):
+    """A process, by its id and the time it started (seconds since the epoch)."""
+
+    pid: int
+    started: float
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether this very process still runs."""
+        return started_at(self.pid) == self.started
+
+
+def started_at(pid: int) -> float | None:
+    """When the process with this id started, or None if there is none (a zombie is none)."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.Error:
+        return None
+
+
+def record(pid: int) -> ProcessRecord:
+    """The record of a process that runs now."""
+    return ProcessRecord(pid=pid, started=started_at(pid) or 0.0)
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """All processes of this user that carry ``mark``, wherever in the process tree they are by now.
+
+    Ray puts jobs and their watchers into sessions of their own, so a process group does not hold them all.
+    """
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(MARK_VARIABLE) == mark:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue  # another user's, or gone
+    return found
+
+
+def end_marked(mark: str, grace: float = 3.0) -> int:
+    """Ends all processes that carry ``mark``; returns how many there were."""
+    total = 0
+    for force in (False, True, True):  # a killed parent may just have started another child
+        processes = marked(mark)
+        if not processes:
+            break
+        total = max(total, len(processes))
+        end(processes, force=force, grace=grace)
+    return total
+
+
+def end(processes: Iterable[psutil.Process], *, force: bool, grace: float) -> None:
+    """Asks processes to end (or forces them) and waits for them up to ``grace`` seconds."""
+    listed = list(processes)
+    for process in listed:
+        try:
+            if force:
+                process.kill()
+            else:
+                process.terminate()
+        except psutil.Error:
+            continue
+    psutil.wait_procs(listed, timeout=grace)
+
+
+def free_ports(count: int, low: int = 22_100, high: int = 31_900) -> list[int]:
+    """Ports of the loopback that nothing listens on, below the range that the kernel deals from."""
+    chosen: list[int] = []
+    for port in random.SystemRandom().sample(range(low, high), high - low):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        chosen.append(port)
+        if len(chosen) == count:
+            return chosen
+    raise OSError(f"no {count} free ports between {low} and {high}")
+
+
+def wait_until(condition: object, seconds: float, interval: float = 0.05) -> bool:
+    """Waits until ``condition()`` is true; returns whether it came true in time."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(interval)
+    return True

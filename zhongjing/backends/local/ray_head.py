@@ -1,0 +1,259 @@
+"""A Ray head of one's own on this machine: loopback, free ports, token authentication, dashboard on.
+
+It lives beside any other Ray of the host: it has its own ports, temporary folder, home and token, it is never
+found by ``address="auto"`` of other programs, and ``ray stop``, which ends every Ray of the user, is never
+called. Its processes carry a mark in their environment, and are ended by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import zhongjing
+from zhongjing.backends.local.processes import (
+    MARK_VARIABLE,
+    ProcessRecord,
+    end_marked,
+    free_ports,
+    record,
+)
+from zhongjing.backends.ray_jobs import RayJobsBackend
+from zhongjing.errors import BackendError
+from zhongjing.storage.manifest import Record
+
+logger = logging.getLogger(__name__)
+
+READY_SECONDS = 120.0  # a healthy start takes 6 to 10 seconds on two cores
+OBJECT_STORE_BYTES = 200 * 2**20  # stages pass no data through it
+# Ray adds "/session_<date>_<time>_<microseconds>_<pid>/sockets/plasma_store" to its folder, and a socket's
+# path may have 107 bytes.
+_MAX_FOLDER_BYTES = 107 - 70
+
+
+class RayRecord(Record):
+    """A running head, as the supervisor's record holds it. No secrets."""
+
+    process: ProcessRecord
+    gcs_port: int
+    dashboard_port: int
+    cpus: int
+    temporary: str
+
+    @property
+    def dashboard_url(self) -> str:
+        """Address of the dashboard."""
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    @property
+    def address(self) -> str:
+        """Address for ``ray.init``."""
+        return f"127.0.0.1:{self.gcs_port}"
+
+
+class RayHead:
+    """Starts, watches and ends a head.
+
+    Args:
+        folder: for its token, logs and, where paths are short enough, its sockets.
+        environment: what jobs need on top of this process's environment (S3 endpoint and credentials).
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.folder = folder.resolve()
+        self._environment = dict(environment or {})
+        # The same for every supervisor of this folder: what one left behind, the next one finds.
+        self.mark = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
+        self.record: RayRecord | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def set_environment(self, environment: Mapping[str, str]) -> None:
+        """What jobs of the next start get: S3 endpoint and credentials."""
+        self._environment = dict(environment)
+
+    @property
+    def token_file(self) -> Path:
+        """The file with the token, mode 0600."""
+        return self.folder / "ray-token"
+
+    @property
+    def log(self) -> Path:
+        """What ``ray start`` said."""
+        return self.folder / "ray.log"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the head's process lives."""
+        if self._process is not None:
+            return self._process.poll() is None
+        return self.record is not None and self.record.process.is_alive
+
+    def backend(self, package: str) -> RayJobsBackend:
+        """The Jobs API of the running head."""
+        assert self.record is not None
+        return RayJobsBackend(
+            self.record.dashboard_url, self._token(), python=sys.executable, package=package
+        )
+
+    def start(self, cpus: int) -> None:
+        """Starts the head (anew, if one runs) and waits until jobs can be submitted.
+
+        Args:
+            cpus: how many (logical) CPUs Ray may give to workers.
+
+        Raises:
+            BackendError: it did not become ready; names its log.
+        """
+        self.stop()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for _ in range(3):
+            if self._launch(cpus):
+                return
+            self.stop()
+        raise BackendError(
+            f"Ray did not start:\n{self._tail()}",
+            where=str(self.log),
+            remedy="see the log; a starved machine or a full disk are the usual reasons",
+        )
+
+    def adopt(self, known: RayRecord) -> bool:
+        """Takes over a head that an earlier supervisor left behind; False (and it is ended) if it is dead."""
+        self.record = known
+        if known.process.is_alive and self._is_ready():
+            return True
+        self.stop()
+        return False
+
+    def stop(self) -> None:
+        """Ends the head with every job and worker on it, and removes its temporary folder.
+
+        Finds also what an earlier supervisor of this folder left behind. Nothing that Ray holds is worth
+        waiting for: results and checkpoints are in the object store.
+        """
+        ended = end_marked(self.mark, grace=1.0)
+        if self._process is not None:
+            self._process.wait()
+        if ended:
+            logger.info("ended Ray (%d processes)", ended)
+        for folder in (self.folder / "ray", Path(self.record.temporary) if self.record else None):
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+        self.record = None
+        self._process = None
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.backend("jobs").is_ready()
+        except BackendError:
+            return False
+
+    def _token(self) -> str:
+        if not self.token_file.exists():
+            partial = self.token_file.with_suffix(".partial")
+            partial.unlink(missing_ok=True)
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
+            partial.replace(self.token_file)
+        return self.token_file.read_text().strip()
+
+    def _launch(self, cpus: int) -> bool:
+        self._token()
+        temporary = self._temporary()
+        gcs, dashboard, client, agent, agent_grpc = free_ports(5)
+        command = [
+            *(sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head"),
+            *("--block", "--disable-usage-stats", "--no-monitor", "--log-style=record", "--log-color=false"),
+            *("--node-ip-address=127.0.0.1", f"--port={gcs}", "--include-dashboard=true"),
+            *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+            *(f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"),
+            *(f"--ray-client-server-port={client}", f"--temp-dir={temporary}"),
+            *(f"--num-cpus={cpus}", f"--object-store-memory={OBJECT_STORE_BYTES}"),
+        ]
+        started = time.monotonic()
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                env=self._ray_environment(),
+                cwd=self._job_folder(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.record = RayRecord(
+            process=record(self._process.pid),
+            gcs_port=gcs,
+            dashboard_port=dashboard,
+            cpus=cpus,
+            temporary=str(temporary),
+        )
+        deadline = started + READY_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            if self._is_ready():
+                logger.info("Ray is ready after %.1f s", time.monotonic() - started)
+                return True
+            time.sleep(0.1)
+        return False
+
+    def _temporary(self) -> Path:
+        own = self.folder / "ray"
+        if len(os.fsencode(own)) <= _MAX_FOLDER_BYTES:
+            own.mkdir(parents=True, exist_ok=True)
+            return own
+        return Path(tempfile.mkdtemp(prefix="zj-", dir="/tmp"))
+
+    def _job_folder(self) -> Path:
+        folder = self.folder / "jobs"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _ray_environment(self) -> dict[str, str]:
+        home = self.folder / "home"
+        home.mkdir(exist_ok=True)
+        cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        foreign = ("RAY_", "AWS_")  # another cluster's, another store's
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        environment |= self._environment
+        environment |= {
+            MARK_VARIABLE: self.mark,
+            # Ray writes into the home folder; what was downloaded there before stays in use.
+            "HOME": str(home),
+            "XDG_CACHE_HOME": cache,
+            "HF_HOME": os.environ.get("HF_HOME") or f"{cache}/huggingface",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token_file),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            # Trims what one machine does not need: the client server, workers kept in stock.
+            "RAY_START_HOOK": "zhongjing.backends.local.ray_hook.trim",
+            "RAY_prestart_worker_first_driver": "0",
+            "ZHONGJING_SCRATCH": str(self.folder / "scratch"),
+            "PYTHONPATH": _python_path(),
+        }
+        return environment
+
+    def _tail(self, lines: int = 12) -> str:
+        with contextlib.suppress(OSError):
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+
+def _python_path() -> str:
+    """PYTHONPATH under which jobs find this very package when it runs from a checkout."""
+    root = Path(zhongjing.__file__).parent.parent
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [str(Path(path).absolute()) for path in given if path]
+    if (root / "pyproject.toml").is_file() and str(root) not in paths:
+        paths.insert(0, str(root))
+    return os.pathsep.join(paths)

@@ -1,0 +1,391 @@
+"""Runs on this machine, as commands see them: what is wanted goes in, what is so comes out.
+
+Opening a session starts the workdir's supervisor unless one runs. Commands talk to the S3 server directly;
+the supervisor is told by touched files that there is something to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from zhongjing.backends.local.workdir import (
+    LOCAL_NAMESPACE,
+    LOCAL_ROOT,
+    SupervisorRecord,
+    Workdir,
+    use_environment,
+)
+from zhongjing.backends.ray_jobs import RayJobsBackend
+from zhongjing.config.sources import Storage
+from zhongjing.config.stages import Stage
+from zhongjing.errors import (
+    BackendError,
+    BackendUnavailableError,
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    TransientError,
+)
+from zhongjing.pipeline.backend import JobState
+from zhongjing.pipeline.prepare import changed_under_way, in_progress
+from zhongjing.pipeline.reconcile import driver_log
+from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
+from zhongjing.pipeline.stored import (
+    read_desired,
+    read_manifest,
+    read_progress,
+    read_status,
+    write,
+)
+from zhongjing.pipeline.world import submission_id
+from zhongjing.storage.layout import Layout
+from zhongjing.storage.manifest import StageManifest
+from zhongjing.storage.objects import ObjectStore, open_store
+from zhongjing.storage.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 120.0
+BEAT_SECONDS = 3.0
+_TRIES = 5
+
+
+class LocalSession:
+    """The runs of one workdir. Implements :class:`zhongjing.pipeline.session.Session`."""
+
+    def __init__(self, workdir: Workdir, *, idle_seconds: float | None, package: str) -> None:
+        self.workdir = workdir
+        self._idle_seconds = idle_seconds
+        self._package = package
+        self.storage = Storage(uri=LOCAL_ROOT)
+        self.namespace = LOCAL_NAMESPACE
+        self._store: ObjectStore | None = None
+        self._environment: dict[str, str] = {}
+
+    @classmethod
+    def open(
+        cls, workdir: Path, *, start: bool, idle_seconds: float | None = None, package: str = "jobs"
+    ) -> LocalSession:
+        """Attaches to the supervisor of a workdir.
+
+        Args:
+            workdir: where its data are.
+            start: whether to start a supervisor (and with it the S3 server) where none runs.
+            idle_seconds: how long a supervisor started here lives on without work or watchers.
+            package: package of the jobs' entry points, of a supervisor started here.
+
+        Raises:
+            BackendError: none runs and ``start`` is False, or it does not start; names its log.
+        """
+        session = cls(Workdir(workdir), idle_seconds=idle_seconds, package=package)
+        session._attach(start=start)
+        return session
+
+    # What there is
+
+    @property
+    def store(self) -> ObjectStore:
+        """The workdir's object store."""
+        assert self._store is not None
+        return self._store
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """Address of the Ray dashboard, None while no Ray runs."""
+        record = self.workdir.live_record()
+        return record.dashboard_url if record is not None else None
+
+    @property
+    def dashboard_login(self) -> str | None:
+        """How to log in to the dashboard; names the file with the token, never the token."""
+        return f"paste the token that is in {self.workdir.token_file}" if self.dashboard_url else None
+
+    def layout(self, pipeline: str) -> Layout:
+        """Where the pipeline's objects are."""
+        return Layout(LOCAL_ROOT, LOCAL_NAMESPACE, pipeline)
+
+    def pipelines(self) -> list[str]:
+        """Names of all pipelines of the workdir, sorted."""
+        return [name for name in self.workdir.pipelines() if self.store.exists(self.layout(name).desired)]
+
+    def desired(self, pipeline: str) -> DesiredState | None:
+        """What is wanted, or None if there is no such pipeline."""
+        self.workdir.touch("heartbeat")
+        found = read_desired(self.store, self.layout(pipeline))
+        return found.value if found is not None else None
+
+    def status(self, pipeline: str) -> PipelineStatus | None:
+        """What is so, or None if the supervisor has not looked at the pipeline yet."""
+        self.workdir.touch("heartbeat")
+        found = read_status(self.store, self.layout(pipeline))
+        return found.value if found is not None else None
+
+    def progress(self, pipeline: str, stage: Stage) -> Progress | None:
+        """Live progress of the stage's current attempt."""
+        status = self.status(pipeline)
+        key = status.stage(stage).key if status is not None else None
+        return read_progress(self.store, self.layout(pipeline), stage, key) if key is not None else None
+
+    def manifest(self, pipeline: str, stage: Stage) -> StageManifest | None:
+        """The result of a stage that is in use, or None if there is none."""
+        layout = self.layout(pipeline)
+        try:
+            current = self.store.get_json(layout.current(stage))
+        except NotFoundError:
+            return None
+        return read_manifest(self.store, layout, stage, str(current["key"]))
+
+    # What is wanted
+
+    def apply(self, desired: DesiredState) -> DesiredState:
+        """Writes what is wanted and wakes the supervisor; returns what was stored.
+
+        Raises:
+            ConfigError: another document runs in this workdir.
+            ConflictError: somebody else changed the pipeline in between; prepare it again.
+        """
+        layout = self.layout(desired.pipeline)
+        self._refuse_others(desired.pipeline)
+        stored = read_desired(self.store, layout)
+        if stored is not None:
+            there = stored.value
+            if there == desired:
+                self._wake(desired.pipeline)
+                return there
+            if there.uid != desired.uid or desired.generation != there.generation + 1:
+                raise ConflictError(
+                    f"the pipeline {desired.pipeline} was changed by another command", where=layout.desired
+                )
+            self._refuse_change(there, desired)
+        elif desired.generation != 1:
+            raise ConflictError(f"the pipeline {desired.pipeline} was removed", where=layout.desired)
+        # First the sign, then the document: whoever is killed in between leaves a sign of nothing.
+        self._wake(desired.pipeline)
+        write(self.store, layout.desired, desired, stored.etag if stored is not None else None)
+        self._wake(desired.pipeline)
+        return desired
+
+    def suspend(self, pipeline: str) -> DesiredState:
+        """Wants the pipeline stopped with a checkpoint; returns at once."""
+        return self._set_suspend(pipeline, suspend=True)
+
+    def resume(self, pipeline: str) -> DesiredState:
+        """Wants a suspended or failed pipeline to go on.
+
+        Raises:
+            ConfigError: another document runs in this workdir.
+        """
+        self._refuse_others(pipeline)
+        return self._set_suspend(pipeline, suspend=False)
+
+    def warm(self) -> None:
+        """Lets Ray start already: a run is about to be applied."""
+        self.workdir.touch("heartbeat")
+        self.workdir.touch("warm")
+
+    # Logs
+
+    def logs(
+        self, pipeline: str, stage: Stage, *, follow: bool = False, attempt: int | None = None
+    ) -> Iterator[str]:
+        """Lines of the driver's log of an attempt (the latest), live or from the store.
+
+        Raises:
+            ConfigError: the stage has not been run, or there was no such attempt.
+            NotFoundError: no log of that attempt was kept.
+        """
+        desired, status = self.desired(pipeline), self.status(pipeline)
+        entry = status.stage(stage) if status is not None else None
+        if desired is None or entry is None or entry.attempt == 0:
+            raise ConfigError(
+                f"{stage} of {pipeline} has not been run", remedy=f"zhongjing status {pipeline}"
+            )
+        number = attempt or entry.attempt
+        if number > entry.attempt:
+            raise ConfigError(f"{stage} has had {entry.attempt} attempts", where=f"--attempt {number}")
+        yield from self._live_log(submission_id(desired, stage, number), follow=follow) or self._kept_log(
+            pipeline, stage, number, entry.key
+        )
+
+    # Being there
+
+    @contextlib.contextmanager
+    def heartbeat(self) -> Iterator[None]:
+        """While entered, the supervisor lives, and is started again should it die."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while True:
+                self.workdir.touch("heartbeat")
+                try:
+                    self._attach(start=True)
+                except (BackendError, OSError) as error:
+                    logger.warning("%s", error)
+                if ended.wait(BEAT_SECONDS):
+                    return
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def close(self) -> None:
+        """Ends the session; pipelines go on."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # The supervisor
+
+    def _attach(self, *, start: bool) -> None:
+        self.workdir.touch("heartbeat")
+        record = self.workdir.live_record()
+        if record is None or not record.ready:
+            if not start and record is None:
+                raise BackendUnavailableError(
+                    "nothing runs in this workdir",
+                    where=str(self.workdir.path),
+                    remedy="start a run with: zhongjing submit --local",
+                )
+            self.workdir.prepare()
+            self.workdir.touch("heartbeat")
+            self._start()
+        environment = self.workdir.environment()
+        if self._store is None or environment != self._environment:
+            use_environment(environment)
+            self._environment = environment
+            self._store = open_store(self.storage)
+
+    def _start(self) -> SupervisorRecord:
+        """Starts a supervisor, or waits for one that another command is starting."""
+        deadline = time.monotonic() + START_SECONDS
+        process: subprocess.Popen[bytes] | None = None
+        while time.monotonic() < deadline:
+            record = self.workdir.live_record()
+            if record is not None and record.ready:
+                return record
+            if record is None and (process is None or process.poll() is not None):
+                if process is not None and process.returncode != 0:
+                    raise self._broken()
+                # Several commands may do this at once: one supervisor gets the lock, the others end.
+                process = self._spawn()
+            time.sleep(0.05)
+        raise BackendError(
+            f"the supervisor was not ready after {START_SECONDS:.0f} s",
+            where=str(self.workdir.log),
+            remedy="see the log; the machine may be starved",
+        )
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "zhongjing.backends.local.supervisor"]
+        command += ["--workdir", str(self.workdir.path), "--jobs-package", self._package]
+        if self._idle_seconds is not None:
+            command += ["--idle-seconds", str(self._idle_seconds)]
+        with self.workdir.log.open("ab") as log:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _broken(self) -> BackendError:
+        record = self.workdir.record()
+        lines = self.workdir.log.read_text(errors="replace").splitlines()[-5:]
+        reason = record.error if record is not None and record.error else "\n".join(lines)
+        return BackendError(f"the supervisor did not start: {reason}", where=str(self.workdir.log))
+
+    def _wake(self, pipeline: str) -> None:
+        self.workdir.touch("heartbeat")
+        self.workdir.touch(f"pipelines/{pipeline}")
+
+    # One document at a time
+
+    def _refuse_others(self, pipeline: str) -> None:
+        for name in self.workdir.pipelines():
+            other = self.desired(name) if name != pipeline else None
+            if other is not None and in_progress(other, self.status(name)):
+                raise ConfigError(
+                    f"the pipeline {name} runs in this workdir",
+                    where=str(self.workdir.path),
+                    remedy=f"wait for it, stop it (zhongjing stop {name} --local), or use another --workdir",
+                )
+
+    def _refuse_change(self, old: DesiredState, new: DesiredState) -> None:
+        status = self.status(old.pipeline)
+        if not in_progress(old, status):
+            return
+        changes = changed_under_way(old, new, status)
+        if changes:
+            more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+            raise ConfigError(
+                f"the pipeline {old.pipeline} runs with another document ({changes[0]}{more})",
+                where=str(self.workdir.path),
+                remedy=f"wait for it, or stop it first: zhongjing stop {old.pipeline} --local",
+            )
+
+    def _set_suspend(self, pipeline: str, *, suspend: bool) -> DesiredState:
+        layout = self.layout(pipeline)
+        for _ in range(_TRIES):
+            stored = read_desired(self.store, layout)
+            if stored is None:
+                raise ConfigError(f"there is no pipeline {pipeline!r}", remedy="zhongjing status --local")
+            there = stored.value
+            going = in_progress(there, self.status(pipeline))
+            if there.suspend == suspend and (suspend or going):
+                self._wake(pipeline)
+                return there
+            update = {
+                "suspend": suspend,
+                "generation": there.generation + 1,
+                "updated_at": stamp(time.time()),
+            }
+            try:
+                written = write(self.store, layout.desired, there.model_copy(update=update), stored.etag)
+            except ConflictError:
+                continue
+            self._wake(pipeline)
+            return written.value
+        raise ConflictError(f"the pipeline {pipeline} is being changed by others", where=layout.desired)
+
+    # Logs
+
+    def _live_log(self, identity: str, *, follow: bool) -> Iterator[str] | None:
+        record = self.workdir.live_record()
+        if record is None or record.ray is None or record.token_file is None:
+            return None
+        try:
+            token = Path(record.token_file).read_text().strip()
+            jobs = RayJobsBackend(record.ray.dashboard_url, token)
+            if jobs.describe(identity).state is JobState.UNKNOWN:
+                return None
+            return jobs.tail_logs(identity) if follow else jobs.read_log(identity)
+        except (OSError, TransientError):
+            return None
+
+    def _kept_log(self, pipeline: str, stage: Stage, attempt: int, key: str | None) -> Iterator[str]:
+        layout = self.layout(pipeline)
+        uris = [driver_log(layout, stage, key, attempt)] if key is not None else []
+        name = f"driver-a{attempt}.log"
+        uris += [item.uri for item in self.store.list(f"{layout.home}/{stage}") if item.uri.endswith(name)]
+        for uri in uris:
+            with contextlib.suppress(NotFoundError):
+                yield from self.store.get(uri).decode(errors="replace").splitlines()
+                return
+        raise NotFoundError(f"no log of attempt {attempt} of {stage} was kept", where=layout.home)

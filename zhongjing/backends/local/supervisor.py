@@ -1,0 +1,297 @@
+"""The supervisor of a workdir: owns its S3 server and its Ray, and drives its pipelines.
+
+``python -m zhongjing.backends.local.supervisor --workdir W``: commands start it, nobody needs to. There is
+one a workdir (flock). It outlives the command that started it, adopts what a killed predecessor left behind,
+and ends itself, Ray and S3 when nothing is active and nobody has watched for a while.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from types import FrameType
+
+from zhongjing.backends.local.local_backend import LocalBackend
+from zhongjing.backends.local.processes import record
+from zhongjing.backends.local.ray_head import RayHead
+from zhongjing.backends.local.workdir import (
+    LOCAL_NAMESPACE,
+    LOCAL_ROOT,
+    SupervisorRecord,
+    Workdir,
+    use_environment,
+)
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.sources import Storage
+from zhongjing.errors import BackendError, ConflictError, StorageError, TransientError, ZhongjingError
+from zhongjing.pipeline.observe import Policy
+from zhongjing.pipeline.reconcile import Cadence, Reconciler
+from zhongjing.storage.admin import BucketAdmin
+from zhongjing.storage.embedded import EmbeddedS3
+from zhongjing.storage.layout import Layout
+from zhongjing.storage.objects import ObjectStore, open_store
+
+logger = logging.getLogger("zhongjing.supervisor")
+
+IDLE_SECONDS = 60.0
+TICK = 0.25
+S3_RESTARTS = 5  # within S3_WINDOW seconds
+S3_WINDOW = 600.0
+
+# On one machine everything is near: jobs start and end in seconds.
+POLICY = Policy(
+    stop_seconds=180.0,
+    hung_stop_seconds=15.0,
+    finish_seconds=30.0,
+    unknown_seconds=2.0,
+    quiet_seconds=8.0,  # progress is written every 5 s at most
+    backoff_seconds=2.0,
+    max_backoff_seconds=60.0,
+    command="python -m zhongjing.submit --local",
+)
+CADENCE = Cadence(active=0.5, waiting=5.0)
+
+
+class Supervisor:
+    """The services of a workdir and the loop that drives its pipelines."""
+
+    def __init__(self, workdir: Workdir, *, idle_seconds: float, package: str) -> None:
+        self.workdir = workdir
+        self._idle_seconds = idle_seconds
+        self._s3 = EmbeddedS3(workdir.s3)
+        self._head = RayHead(workdir.path)
+        self._backend = LocalBackend(
+            self._head, cpus=self._cpus, package=package, on_change=self._write_record
+        )
+        self._me = record(os.getpid())
+        self._ready = False
+        self._error: str | None = None
+        self._driven: dict[str, _Driven] = {}
+        self._store: ObjectStore | None = None
+        self._record_lock = threading.Lock()
+        self._ending = threading.Event()
+        self._moved = threading.Event()
+        self._watcher = threading.Thread(target=self._watch_store, name="s3", daemon=True)
+        self._s3_starts: deque[float] = deque(maxlen=S3_RESTARTS)
+
+    def run(self) -> None:
+        """Starts the services, drives pipelines until idle, ends the services.
+
+        Raises:
+            ZhongjingError: a service does not start.
+        """
+        earlier = self.workdir.record()
+        try:
+            self._write_record()
+            self._s3.start()
+            self._use_store()
+            if earlier is not None and earlier.ray is not None and self._head.adopt(earlier.ray):
+                logger.info("adopted the Ray of process %d", earlier.ray.process.pid)
+            else:
+                self._head.stop()  # what a predecessor left without a record
+            self._ready = True
+            self._write_record()
+            self._watcher.start()
+            self._loop()
+        except ZhongjingError as error:
+            self._error = str(error)
+            self._write_record()
+            raise
+        finally:
+            # From here nothing may interrupt the clean-up.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self._ending.set()
+            if self._watcher.is_alive():
+                self._watcher.join(10.0)
+            self._head.stop()
+            self._s3.stop()
+            if self._error is None:
+                self.workdir.remove_record()
+
+    # The loop
+
+    def _loop(self) -> None:
+        last_active = time.time()
+        while not self._ending.is_set():
+            self._follow_store()
+            self._drive()
+            now = time.time()
+            if any(driven.is_active for driven in self._driven.values()):
+                last_active = now
+            watched = max(last_active, self.workdir.touched("heartbeat"))
+            if now - watched > self._idle_seconds:
+                logger.info("nothing is active and nobody watches: ending")
+                return
+            if self.workdir.touched("warm") > now - self._idle_seconds and not self._head.is_running:
+                self._warm()
+            self._ending.wait(TICK)
+        if self._error is not None:
+            raise StorageError(self._error, where=str(self._s3.log))
+
+    def _drive(self) -> None:
+        """Gives every pipeline whose time has come one pass."""
+        for name in self.workdir.pipelines():
+            driven = self._driven.get(name)
+            if driven is None:
+                driven = self._driven[name] = _Driven(self._reconciler(name))
+            touched = self.workdir.touched(f"pipelines/{name}")
+            if touched != driven.touched or (driven.due is not None and time.time() >= driven.due):
+                driven.touched = touched
+                driven.due = self._pass(name, driven)
+
+    def _pass(self, name: str, driven: _Driven) -> float | None:
+        try:
+            wait = driven.reconciler.once(time.time())
+        except ConflictError:
+            wait = TICK
+        except TransientError as error:
+            logger.warning("%s: %s", name, error)
+            wait = 2.0
+        except ZhongjingError as error:
+            logger.error("%s: %s", name, error)
+            wait = 10.0
+        except Exception:
+            # One pipeline's surprise must not end the others, nor the services.
+            logger.exception("%s: a pass failed", name)
+            wait = 10.0
+        return None if wait is None else time.time() + wait
+
+    def _warm(self) -> None:
+        (self.workdir.path / "warm").unlink(missing_ok=True)
+        try:
+            self._backend.warm()
+        except BackendError as error:
+            logger.error("%s", error)  # whoever submits is told
+
+    def _reconciler(self, name: str) -> Reconciler:
+        assert self._store is not None
+        layout = Layout(LOCAL_ROOT, LOCAL_NAMESPACE, name)
+        return Reconciler(self._store, layout, self._backend, policy=POLICY, cadence=CADENCE)
+
+    def _cpus(self) -> int:
+        """Logical CPUs that every wanted stage finds room in, one at a time."""
+        documents = [driven.reconciler.document for driven in self._driven.values()]
+        return max([os.cpu_count() or 1, *(_needed_cpus(each) for each in documents if each is not None)])
+
+    # The services
+
+    def _use_store(self) -> None:
+        environment = self._s3.environment()
+        use_environment(environment)
+        self._head.set_environment(environment)
+        storage = Storage(uri=LOCAL_ROOT)
+        BucketAdmin(storage).ensure_bucket(LOCAL_ROOT)
+        self._store = open_store(storage)
+        self.workdir.write_environment(environment)
+
+    def _watch_store(self) -> None:
+        """Starts the S3 server again when it dies: on its old ports, so that jobs and clients find it."""
+        while not self._ending.wait(TICK):
+            if self._s3.is_running:
+                continue
+            now = time.monotonic()
+            if len(self._s3_starts) == S3_RESTARTS and now - self._s3_starts[0] < S3_WINDOW:
+                self._error = f"the S3 server died {S3_RESTARTS} times within {S3_WINDOW / 60:.0f} minutes"
+                self._ending.set()
+                return
+            self._s3_starts.append(now)
+            logger.warning("the S3 server died; it is started again")
+            try:
+                self._s3.start()
+            except ZhongjingError as error:
+                logger.error("%s", error)
+                continue
+            if self._s3.environment() != self.workdir.environment():
+                self._moved.set()
+
+    def _follow_store(self) -> None:
+        """When the S3 server had to move: jobs hold its old address, so they end with their Ray."""
+        if not self._moved.is_set():
+            return
+        self._moved.clear()
+        logger.warning("the S3 server has another address now; Ray is started again")
+        self._use_store()
+        self._driven.clear()
+        self._head.stop()
+        self._write_record()
+
+    def _write_record(self) -> None:
+        with self._record_lock:
+            self.workdir.write_record(
+                SupervisorRecord(
+                    process=self._me,
+                    ready=self._ready,
+                    error=self._error,
+                    s3_endpoint=self._s3.endpoint if self._ready else None,
+                    token_file=str(self._head.token_file),
+                    ray=self._head.record,
+                )
+            )
+
+    def terminate(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: ends whatever goes on, also the start of a service."""
+        logger.info("ended by signal %d", number)
+        raise SystemExit(0)
+
+
+class _Driven:
+    """A pipeline and when its next pass is due (None: when something else is wanted)."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self.reconciler = reconciler
+        self.touched = -1.0
+        self.due: float | None = None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the supervisor must live for this pipeline."""
+        reconciler = self.reconciler
+        return self.due is not None and reconciler.status is not None and not reconciler.is_waiting
+
+
+def _needed_cpus(document: TrainingPipeline) -> int:
+    stages = [document.spec.stages.get(stage) for stage in document.spec.stages.present()]
+    return max(
+        (math.ceil(each.workers * each.resources.cpus) for each in stages if each is not None), default=1
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the supervisor; 0 also when another one is there already."""
+    parser = argparse.ArgumentParser(description="Runs the services and pipelines of a workdir.")
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS)
+    parser.add_argument("--jobs-package", default="jobs")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    logging.getLogger("zhongjing").setLevel(logging.INFO)
+    workdir = Workdir(options.workdir)
+    workdir.prepare()
+    lock = workdir.lock()
+    if lock is None:
+        logger.info("another supervisor is here")
+        return 0
+    with lock:
+        supervisor = Supervisor(workdir, idle_seconds=options.idle_seconds, package=options.jobs_package)
+        signal.signal(signal.SIGTERM, supervisor.terminate)
+        signal.signal(signal.SIGINT, supervisor.terminate)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            supervisor.run()
+        except ZhongjingError as error:
+            logger.error("%s", error)
+            return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""The files by which a supervisor and its clients find each other in a workdir.
+
+::
+
+    <workdir>/supervisor.lock    held (flock) by the one supervisor, as long as it lives
+             /supervisor.json    who it is, and where Ray and S3 answer; no secrets
+             /supervisor.log
+             /environment.json   endpoint and credentials of the S3 server, mode 0600
+             /heartbeat          touched by clients: somebody watches
+             /warm               touched by clients: a run comes, Ray may start already
+             /pipelines/<name>   touched when something else is wanted of the pipeline
+             /s3/                the S3 server and all data
+             /ray-token, ray.log, ray/, home/, scratch/, jobs/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+
+from zhongjing.backends.local.processes import ProcessRecord
+from zhongjing.backends.local.ray_head import RayRecord
+from zhongjing.storage.manifest import Record
+
+LOCAL_ROOT = "s3://zhongjing"
+LOCAL_NAMESPACE = "local"
+
+
+class SupervisorRecord(Record):
+    """Who drives the pipelines of a workdir."""
+
+    process: ProcessRecord
+    ready: bool = False
+    error: str | None = None
+    s3_endpoint: str | None = None
+    token_file: str | None = None
+    ray: RayRecord | None = None
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """Address of the Ray dashboard, while a Ray runs."""
+        return self.ray.dashboard_url if self.ray is not None else None
+
+
+class Workdir:
+    """Paths and small files of a workdir."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+
+    @property
+    def s3(self) -> Path:
+        """Folder of the embedded S3 server."""
+        return self.path / "s3"
+
+    @property
+    def log(self) -> Path:
+        """The supervisor's log."""
+        return self.path / "supervisor.log"
+
+    @property
+    def token_file(self) -> Path:
+        """Ray's token."""
+        return self.path / "ray-token"
+
+    def prepare(self) -> None:
+        """Makes the folders; the workdir holds data and keys, so only its owner may look in."""
+        created = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        if created:
+            self.path.chmod(0o700)
+        (self.path / "pipelines").mkdir(exist_ok=True)
+
+    def lock(self) -> IO[str] | None:
+        """The supervisor's lock, held until the returned file is closed; None if another process has it."""
+        file = (self.path / "supervisor.lock").open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return None
+        return file
+
+    def record(self) -> SupervisorRecord | None:
+        """What the last supervisor wrote, whether it lives or not."""
+        try:
+            return SupervisorRecord.model_validate_json((self.path / "supervisor.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def live_record(self) -> SupervisorRecord | None:
+        """The record of a supervisor that lives."""
+        record = self.record()
+        return record if record is not None and record.process.is_alive else None
+
+    def write_record(self, record: SupervisorRecord) -> None:
+        """Replaces the record at once."""
+        self._write("supervisor.json", record.model_dump_json(indent=2), 0o644)
+
+    def remove_record(self) -> None:
+        """Says that no supervisor is here."""
+        (self.path / "supervisor.json").unlink(missing_ok=True)
+
+    def write_environment(self, environment: Mapping[str, str]) -> None:
+        """Tells clients how to reach the S3 server."""
+        self._write("environment.json", json.dumps(dict(environment)), 0o600)
+
+    def environment(self) -> dict[str, str]:
+        """How to reach the S3 server; empty when no supervisor ever wrote it."""
+        try:
+            found = json.loads((self.path / "environment.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return {str(name): str(value) for name, value in found.items()}
+
+    def touch(self, name: str) -> None:
+        """Leaves a sign: ``heartbeat``, ``warm`` or ``pipelines/<name>``."""
+        with contextlib.suppress(OSError):
+            (self.path / name).touch()
+
+    def touched(self, name: str) -> float:
+        """When a sign was last left, in seconds since the epoch; 0 if never."""
+        try:
+            return (self.path / name).stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def pipelines(self) -> list[str]:
+        """Names of all pipelines that were ever applied here."""
+        folder = self.path / "pipelines"
+        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+    def _write(self, name: str, text: str, mode: int) -> None:
+        partial = self.path / f".{name}.{os.getpid()}"
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+            file.write(text)
+        partial.replace(self.path / name)
+
+
+def use_environment(environment: Mapping[str, str]) -> None:
+    """Makes the workdir's store the one that this process talks to.
+
+    The store's client reads the environment, as every S3 client does. Whatever else it named is left.
+    """
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(environment)
+    # A proxy of the environment is for the world outside, never for this machine.
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
