@@ -62,6 +62,24 @@ def _silent_compiler() -> Iterator[None]:
         os.close(nowhere)
 
 
+@contextmanager
+def without_muon() -> Iterator[None]:
+    """Makes DeepSpeed believe that it has no Muon optimizer while it is initialised.
+
+    It imports Muon only to know its class, and Muon's module calls ``torch.compile``, which loads the whole
+    compiler: 560 modules and seconds of every worker's start.
+    """
+    name = "deepspeed.runtime.zero.muon.muon_optimizer"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
 def ensure_process_group(device: torch.device) -> tuple[int, int]:
     """Rank and world size; a plain process becomes a group of one, without a launcher or a port.
 

@@ -28,8 +28,9 @@ from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity, Failure, Progress
 from zhongjing.storage.progress_writer import ProgressWriter, read_progress
 from zhongjing.train.lineage import lineage
-from zhongjing.train.prepare import Prepared, prepare
+from zhongjing.train.prepare import prepare
 from zhongjing.train.scratch import scratch_folder
+from zhongjing.train.worker import Prepared, WorkerConfig, train_worker
 
 logger = logging.getLogger("zhongjing.job")
 
@@ -113,8 +114,6 @@ class Job:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
         from ray.train.v2.api.exceptions import TrainingFailedError
-
-        from zhongjing.train.ray_worker import WorkerConfig, train_worker
 
         settings = self._settings()
         resources = settings.resources

@@ -21,39 +21,14 @@ from zhongjing.model.base import check_max_length, load_config, make_tiny_base, 
 from zhongjing.model.tokenizer import load_tokenizer
 from zhongjing.storage.artifacts import read_manifest
 from zhongjing.storage.layout import Layout, StageLayout
-from zhongjing.storage.manifest import SourceCounts, StageInput, StageRequest
+from zhongjing.storage.manifest import StageInput, StageRequest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.train.folders import Folders
+from zhongjing.train.worker import Prepared
 
 BASE = "base"
 _MADE = "made.json"  # stands in a folder that is complete
 Report = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the workers need, by reference; every reference means the same on every node.
-
-    Attributes:
-        base: full model that the workers load.
-        adapter: PPO only: the adapter that policy and reference start from, if ``from`` is one.
-        reward: PPO only: the reward model's adapter.
-        reward_mean: PPO only: mean of its held-out rewards, where its manifest tells it.
-        reward_std: PPO only: their standard deviation.
-        tokenizer: folder of the tokenizer, chat template included.
-        tokens: the token cache.
-        counts: what became of the sources' records.
-    """
-
-    base: str
-    base_revision: str | None
-    adapter: str | None
-    reward: str | None
-    reward_mean: float | None
-    reward_std: float | None
-    tokenizer: str
-    tokens: str
-    counts: tuple[SourceCounts, ...]
 
 
 def prepare(

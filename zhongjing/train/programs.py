@@ -10,11 +10,11 @@ import torch
 from zhongjing.config.stages import AnySettings, PpoSettings, PretrainSettings, RmSettings, SftSettings
 from zhongjing.data.samples import SampleSet
 from zhongjing.train.ppo.build import build_ppo
-from zhongjing.train.prepare import Prepared
 from zhongjing.train.pretrain import PretrainProgram
 from zhongjing.train.program import StageProgram
 from zhongjing.train.rm import RmProgram
 from zhongjing.train.sft import SftProgram
+from zhongjing.train.worker import Prepared
 
 
 @dataclass(frozen=True, slots=True)

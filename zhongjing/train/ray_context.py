@@ -110,7 +110,8 @@ class RayRunContext:
         """Publishes progress (rank 0)."""
         if self._progress is None:
             return
-        self._fields.update(fields)
+        # A message is of the moment; everything else stays until it changes.
+        self._fields.update({"message": "", **fields})
         self._progress.write(Progress(activity=activity, updated_at=_now(), **self._fields))
 
     def log(self, kind: str, step: int, values: dict[str, float], *, epoch: float = 0.0) -> None:

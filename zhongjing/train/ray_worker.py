@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,30 +19,25 @@ from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity
 from zhongjing.train.folders import Folders
-from zhongjing.train.prepare import Prepared
 from zhongjing.train.ray_context import RayGauges, RayRunContext, TensorBoard
 from zhongjing.train.scratch import scratch_folder
+from zhongjing.train.worker import WorkerConfig
 
 if TYPE_CHECKING:
     from zhongjing.train.programs import Local
 
+# Between libraries that we only use; nothing that a user of ours could change.
+_FOREIGN_WARNINGS = (
+    "`torch.distributed.all_gather_into_tensor`",
+    "`is_gradient_checkpointing` is deprecated",
+)
 _ANSWER_TOKENS = 96  # of the answers that are shown side by side
 
 
-@dataclass(frozen=True)
-class WorkerConfig:
-    """What the driver hands to every worker. No secret: credentials are in each worker's environment."""
-
-    request: str  # StageRequest as JSON
-    prepared: Prepared
-    submission_id: str
-
-
-def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
-    """Trains one rank; rank 0 uploads the result and returns what the manifest needs."""
+def train_rank(worker: WorkerConfig) -> dict[str, Any] | None:
+    """Trains this process's rank; rank 0 uploads the result and returns what the manifest needs."""
     import ray.train
 
-    worker: WorkerConfig = config["worker"]
     context = ray.train.get_context()
     return _Rank(worker, context.get_world_rank(), context.get_world_size(), context.get_local_rank()).run()
 
@@ -69,6 +64,8 @@ class _Rank:
     def run(self) -> dict[str, Any] | None:
         from zhongjing.train.distributed import prepare_deepspeed
 
+        for message in _FOREIGN_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
         prepare_deepspeed(self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, int(self.settings.resources.cpus)))

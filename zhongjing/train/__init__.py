@@ -1,0 +1,1 @@
+"""The training loop, the four stages, and how a job runs them."""

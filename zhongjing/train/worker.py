@@ -1,0 +1,54 @@
+"""What the driver hands to the workers, and the function that Ray Train calls on each.
+
+This module is light on purpose: Ray Train's controller imports it too, and has no use for torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from zhongjing.storage.manifest import SourceCounts
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the workers need, by reference; every reference means the same on every node.
+
+    Attributes:
+        base: full model that the workers load.
+        adapter: PPO only: the adapter that policy and reference start from, if ``from`` is one.
+        reward: PPO only: the reward model's adapter.
+        reward_mean: PPO only: mean of its held-out rewards, where its manifest tells it.
+        reward_std: PPO only: their standard deviation.
+        tokenizer: folder of the tokenizer, chat template included.
+        tokens: the token cache.
+        counts: what became of the sources' records.
+    """
+
+    base: str
+    base_revision: str | None
+    adapter: str | None
+    reward: str | None
+    reward_mean: float | None
+    reward_std: float | None
+    tokenizer: str
+    tokens: str
+    counts: tuple[SourceCounts, ...]
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What every worker gets. No secret: credentials are in each worker's environment."""
+
+    request: str  # StageRequest as JSON
+    prepared: Prepared
+    submission_id: str
+
+
+def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
+    """Trains one rank; rank 0 uploads the result and returns what the manifest needs."""
+    from zhongjing.train.ray_worker import train_rank
+
+    worker: WorkerConfig = config["worker"]
+    return train_rank(worker)
