@@ -27,10 +27,10 @@ def deal(
 ) -> list[list[list[int]]]:
     """Deals the samples of one step to ranks and micro-batches.
 
-    Samples are sorted by size, the longest first, and cut into micro-batches, so rows of one micro-batch are
-    of similar length. The ranks then take micro-batches in rounds, one each: those that run at the same time
-    are neighbours in size, so nobody waits long. The longest come first: what does not fit into memory shows
-    in the first forward pass, not in the last.
+    The longest come first, so what does not fit into memory shows in the first forward pass; and what runs
+    at the same time on different ranks is of similar size, because every backward waits for the slowest.
+    Padded rows of one micro-batch are neighbours in length, so that little is padding. Packed rows need no
+    such neighbours: there the samples themselves are dealt out, which evens the ranks out to a few percent.
 
     Args:
         sizes: tokens of each sample of the step.
@@ -47,43 +47,75 @@ def deal(
     if world_size < 1 or micro_batch_size < 1:
         raise ValueError(f"world_size {world_size} and micro_batch_size {micro_batch_size} must be positive")
     order = sorted(range(len(sizes)), key=lambda position: (-sizes[position], position))
+    if layout == "packed":
+        shares = _to_the_lightest([[position] for position in order], world_size, sizes)
+        ranks = [
+            _cut(
+                [position for part in share for position in part], sizes, micro_batch_size, micro_batch_tokens
+            )
+            for share in shares
+        ]
+    else:
+        batches = _cut(order, sizes, micro_batch_size, micro_batch_tokens, padded=True)
+        wanted = -(-len(batches) // world_size) * world_size
+        ranks = _to_the_lightest(_halved(batches, wanted, sizes), world_size, sizes)
+    most = max(map(len, ranks))
+    return [[*found, *[[]] * (most - len(found))] for found in (_halved(rank, most, sizes) for rank in ranks)]
+
+
+def _cut(
+    order: Sequence[int],
+    sizes: Sequence[int],
+    micro_batch_size: int,
+    micro_batch_tokens: int | None,
+    *,
+    padded: bool = False,
+) -> list[list[int]]:
+    """Cuts samples, the longest first, into micro-batches within both bounds."""
     batches: list[list[int]] = []
     cost = 0
     for position in order:
-        # In sorted order the first sample of a micro-batch is its longest: it sets the width of all rows.
-        width = sizes[batches[-1][0]] if batches and layout == "padded" else sizes[position]
+        # The first sample of a padded micro-batch is its longest: it sets the width of all rows.
+        width = sizes[batches[-1][0]] if batches and padded else sizes[position]
         full = not batches or len(batches[-1]) >= micro_batch_size
         if full or (micro_batch_tokens is not None and cost + width > micro_batch_tokens):
             batches.append([])
             cost, width = 0, sizes[position]
         batches[-1].append(position)
         cost += width
-    batches = _even_out(batches, world_size, sizes)
+    return batches
+
+
+def _to_the_lightest(
+    parts: Sequence[list[int]], world_size: int, sizes: Sequence[int]
+) -> list[list[list[int]]]:
+    """Deals in rounds, one part a rank: the heaviest part of a round to the rank that has least so far."""
     ranks: list[list[list[int]]] = [[] for _ in range(world_size)]
     loads = [0] * world_size
-    for first in range(0, len(batches), world_size):
-        together = batches[first : first + world_size]
-        # The lightest rank takes the heaviest micro-batch of the round.
-        together.sort(key=lambda batch: -sum(sizes[position] for position in batch))
-        together += [[] for _ in range(world_size - len(together))]
+    for first in range(0, len(parts), world_size):
+        together = sorted(parts[first : first + world_size], key=lambda part: -_total(part, sizes))
         lightest_first = sorted(range(world_size), key=lambda rank: (loads[rank], rank))
-        for rank, batch in zip(lightest_first, together, strict=True):
-            ranks[rank].append(batch)
-            loads[rank] += sum(sizes[position] for position in batch)
+        for rank, part in zip(lightest_first, together, strict=False):
+            ranks[rank].append(part)
+            loads[rank] += _total(part, sizes)
     return ranks
 
 
-def _even_out(batches: list[list[int]], world_size: int, sizes: Sequence[int]) -> list[list[int]]:
-    """Halves the largest micro-batches until all ranks have work; what cannot be halved leaves fillers."""
-    batches = [list(batch) for batch in batches]
-    while len(batches) % world_size:
-        candidates = [index for index, batch in enumerate(batches) if len(batch) > 1]
+def _halved(batches: Sequence[list[int]], wanted: int, sizes: Sequence[int]) -> list[list[int]]:
+    """Halves the largest micro-batches until there are ``wanted``, as far as they can be halved."""
+    found = list(batches)
+    while len(found) < wanted:
+        candidates = [index for index, batch in enumerate(found) if len(batch) > 1]
         if not candidates:
             break
-        index = max(candidates, key=lambda i: (sum(sizes[p] for p in batches[i]), -i))
-        half = (len(batches[index]) + 1) // 2
-        batches[index : index + 1] = [batches[index][:half], batches[index][half:]]
-    return batches
+        index = max(candidates, key=lambda i: (_total(found[i], sizes), -i))
+        half = (len(found[index]) + 1) // 2
+        found[index : index + 1] = [found[index][:half], found[index][half:]]
+    return found
+
+
+def _total(part: Sequence[int], sizes: Sequence[int]) -> int:
+    return sum(sizes[position] for position in part)
 
 
 def plan_step(  # noqa: PLR0917

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.data.samples import Sample
 from zhongjing.errors import ConflictError, NotFoundError, StorageError
 from zhongjing.storage.manifest import FrozenObject, FrozenSource
 
@@ -150,3 +153,34 @@ def document(sources: list[dict[str, Any]], stages: dict[str, Any]) -> TrainingP
 
 def json_lines(records: list[Any]) -> bytes:
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+
+
+class ListedSamples:
+    """A SampleSet over a list; notes what is fetched."""
+
+    def __init__(self, samples: list[Sample]) -> None:
+        self._samples = samples
+        self.fetched: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def tokens(self) -> npt.NDArray[np.int64]:
+        return np.array([sample.tokens for sample in self._samples], dtype=np.int64)
+
+    @property
+    def targets(self) -> npt.NDArray[np.int64]:
+        return np.array([sample.targets for sample in self._samples], dtype=np.int64)
+
+    @property
+    def groups(self) -> npt.NDArray[np.int32]:
+        return np.zeros(len(self._samples), dtype=np.int32)
+
+    @property
+    def group_names(self) -> Sequence[str]:
+        return ["all"]
+
+    def fetch(self, indices: Sequence[int]) -> list[Sample]:
+        self.fetched += indices
+        return [self._samples[index] for index in indices]
