@@ -25,7 +25,10 @@ from zhongjing.train.ppo.program import PpoProgram
 from zhongjing.train.ppo.roles import PpoModule
 
 TEXTS = ["感冒的典型症状是发热、咳嗽、流鼻涕，多喝水，注意休息。", "高血压患者应当低盐饮食，按时服药。"] * 20
-TEMPLATE = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>\n{% endfor %}"
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 @dataclass(frozen=True)

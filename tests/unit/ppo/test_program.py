@@ -18,11 +18,17 @@ from zhongjing.model.adapters import read_adapter
 from zhongjing.model.base import load_base
 from zhongjing.model.reward import load_reward_model
 from zhongjing.model.router import Part
+from zhongjing.model.tokenizer import load_tokenizer
 from zhongjing.train.ppo.episodes import Episode, reward_rows, rows_of, to_columns, to_steps
 from zhongjing.train.ppo.exchange import Group
 from zhongjing.train.ppo.program import PpoProgram
+from zhongjing.train.ppo.sources import Vocabulary
 from zhongjing.train.program import StepPlan
 
+TEMPLATE_WITH_BREAK = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}\n<|im_end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 Programs = Callable[..., PpoProgram]
 
 
@@ -320,3 +326,24 @@ def test_reward_rows_close_as_in_training() -> None:
     ids, ends = reward_rows(episodes, [50], [50, 51], 0)
     assert ids.tolist() == [[1, 2, 7, 50, 0, 0], [1, 2, 7, 50, 0, 0], [1, 2, 7, 8, 9, 50]]
     assert ends.tolist() == [3, 3, 5]
+    # A template that writes 6 between the text and the turn's end: it stands there once.
+    episodes = [Episode(prompt, np.array([7, 6, 50]), True), Episode(prompt, np.array([7]), False)]
+    ids, ends = reward_rows(episodes, [6, 50], [50, 51], 0)
+    assert ids.tolist() == [[1, 2, 7, 6, 50], [1, 2, 7, 6, 50]]
+
+
+def test_answers_close_as_the_template_closes_them(folders_of: Callable[[str], Any], tmp_path: Path) -> None:
+    folder = folders_of("llama").base
+    tokenizer = load_tokenizer(folder)
+    end, document = (tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>"))
+    found = Vocabulary.of(folder)
+    assert found.closing == (end,)
+    assert set(found.stop_ids) == {end, document}
+    assert found.pad_id == document
+    # A base whose eos_token ends documents; and a template with a line break before the turn's end.
+    tokenizer.eos_token, tokenizer.pad_token = "<|endoftext|>", "<|im_start|>"
+    tokenizer.chat_template = TEMPLATE_WITH_BREAK
+    tokenizer.save_pretrained(tmp_path)
+    other = Vocabulary.of(tmp_path)
+    assert other.closing == (*tokenizer.encode("\n", add_special_tokens=False), end)
+    assert set(other.stop_ids) == {end, document}

@@ -124,15 +124,16 @@ def reward_rows(
     Returns:
         input_ids int64 [E, L], padded to the right, and ends int64 [E], the column of each last token.
     """
-    stops = set(stop_ids)
+    stops, end = set(stop_ids), np.asarray(closing, dtype=np.int64)
     rows = []
     for episode in episodes:
-        body = (
-            episode.response[:-1]
-            if episode.ended and int(episode.response[-1]) in stops
-            else episode.response
-        )
-        rows.append(np.concatenate([episode.prompt, body, np.asarray(closing, dtype=np.int64)]))
+        body = episode.response
+        if episode.ended and int(body[-1]) in stops:
+            body = body[:-1]
+            lead = len(end) - 1  # what a template writes between the text and the turn's end
+            if lead and len(body) >= lead and np.array_equal(body[-lead:], end[:-1]):
+                body = body[:-lead]
+        rows.append(np.concatenate([episode.prompt, body, end]))
     width = max(len(row) for row in rows)
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     for index, row in enumerate(rows):

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
+from zhongjing.data.chat import encode_prompt, encode_ranking
+from zhongjing.data.records import Turn
 from zhongjing.model.tokenizer import end_ids, load_tokenizer, padding_id
+
+_ROOM = 4096  # tokens, for a template's own words around one character
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +30,17 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer_folder: Path) -> Vocabulary:
-        """From a tokenizer: answers close with its ``eos_token``, the turn's end.
+        """From a tokenizer with its chat template.
+
+        What closes an answer is read off an encoded answer, as the reward model's data are encoded: a base's
+        ``eos_token`` may end documents while its template ends turns with another token.
 
         Raises:
-            DataError: the tokenizer has no end.
+            DataError: the tokenizer has no end, or its template cannot be used.
         """
         tokenizer = load_tokenizer(tokenizer_folder)
-        stops = tuple(end_ids(tokenizer))
-        turn_end = tokenizer.eos_token_id
-        closing = (turn_end if isinstance(turn_end, int) else stops[0],)
-        return cls(stops, closing, padding_id(tokenizer))
+        closing = _closing(tokenizer)
+        return cls(tuple(sorted({*end_ids(tokenizer), closing[-1]})), closing, padding_id(tokenizer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +58,15 @@ class Sources:
     reward: Path
     tokenizer: Path
     base_reference: str
+
+
+def _closing(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    question, answer = (Turn("user", "?"),), "."
+    prompt = encode_prompt(tokenizer, question, _ROOM)
+    ranked = encode_ranking(tokenizer, question, [answer], _ROOM)
+    assert prompt is not None, "a question of one character fits"
+    assert ranked is not None, "an answer of one character fits"
+    after = ranked[0][0].ids.tolist()[len(prompt[0].ids) :]
+    content = tokenizer.encode(answer, add_special_tokens=False)
+    # Where the answer's last character melts into what follows it, only the last token is sure to close.
+    return tuple(after[len(content) :] if after[: len(content)] == content else after[-1:])

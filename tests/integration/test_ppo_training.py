@@ -1,0 +1,159 @@
+"""PPO in the real loop on DeepSpeed ZeRO-2, in processes of their own, on one and two ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+WORKER = ROOT / "tests" / "integration" / "ppo_worker.py"
+
+pytestmark = pytest.mark.integration
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run(models: Path, out: Path, world_size: int = 1, **options: Any) -> dict[str, Any]:
+    """Runs the worker on every rank and returns what rank 0 reports, with its metric points."""
+    command = [sys.executable, str(WORKER), "--models", str(models), "--out", str(out)]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            command.append(flag)
+        else:
+            command += [flag, json.dumps(value)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    processes = []
+    for rank in range(world_size):
+        log = (out / f"rank-{rank}.log").open("w")
+        arguments = [*command, "--rank", str(rank), "--world-size", str(world_size)]
+        processes.append(
+            subprocess.Popen(
+                arguments, env={**environment, "RANK": str(rank)}, stdout=log, stderr=subprocess.STDOUT
+            )
+        )
+    try:
+        codes = [process.wait(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    logs = "\n".join((out / f"rank-{rank}.log").read_text()[-3000:] for rank in range(world_size))
+    assert codes == [0] * world_size, logs
+    outcome: dict[str, Any] = json.loads((out / "outcome.json").read_text())
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    outcome["points"] = [json.loads(line) for line in lines]
+    return outcome
+
+
+def rollouts(outcome: dict[str, Any]) -> list[dict[str, float]]:
+    return [point["values"] for point in outcome["points"] if point["kind"] == "rollout"]
+
+
+# Times differ between runs; everything else must not.
+_TIMES = ("tokens_per_second", "step_seconds", "plan_seconds", "data_seconds", "evaluation_seconds")
+
+
+def train_points(outcome: dict[str, Any]) -> dict[int, dict[str, float]]:
+    return {
+        point["step"]: {k: v for k, v in point["values"].items() if "second" not in k and k not in _TIMES}
+        for point in outcome["points"]
+        if point["kind"] == "train"
+    }
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.unit.ppo.conftest import make_folders
+
+    folder = tmp_path_factory.mktemp("models")
+    make_folders(folder, "llama")
+    return folder
+
+
+SHORT = {"epochs": 0.5, "globalBatchSize": 8, "ppoEpochs": 2, "minibatches": 2, "evaluations": 2}
+
+
+def test_one_and_two_ranks_agree_and_the_base_stays_frozen(models: Path, tmp_path: Path) -> None:
+    one = run(models, tmp_path / "one", settings=SHORT)
+    two = run(models, tmp_path / "two", world_size=2, settings=SHORT)
+    assert one["steps"] == two["steps"] == 16
+    for outcome in (one, two):
+        assert outcome["moved"]
+        assert all(name.endswith((".ppo", ".critic", "critic_head")) for name in outcome["moved"])
+    assert one["before"] == pytest.approx(two["before"], rel=1e-4, abs=1e-5)
+    assert rollouts(one)[0] == pytest.approx(rollouts(two)[0], rel=1e-4, abs=1e-5)
+    first, other = train_points(one), train_points(two)
+    for step in (1, 2, 3, 4):
+        for name in ("loss", "policy_loss", "value_loss", "grad_norm", "ratio"):
+            assert first[step][name] == pytest.approx(other[step][name], rel=2e-3, abs=1e-4), (step, name)
+    assert first[1]["ratio"] == pytest.approx(1.0, abs=1e-6)
+    ours = load_file(tmp_path / "one" / "model" / "adapter_model.safetensors")
+    theirs = load_file(tmp_path / "two" / "model" / "adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.isfinite(tensor).all()
+        assert tensor.shape == theirs[name].shape
+
+
+def test_resume_between_rollouts_gives_identical_metrics(models: Path, tmp_path: Path) -> None:
+    settings = {**SHORT, "klTarget": 0.5, "klHorizon": 20}
+    whole = run(models, tmp_path / "whole", settings=settings)
+    # Asked to stop in the middle of the second rollout: the checkpoint comes at its end.
+    stopped = run(models, tmp_path / "parts", settings=settings, stop_at=6)
+    assert stopped["suspended"]
+    assert stopped["steps"] == 8
+    resumed = run(models, tmp_path / "parts", settings=settings)
+    assert not resumed["suspended"]
+    assert resumed["steps"] == whole["steps"] == 16
+    expected, found = train_points(whole), train_points(resumed)
+    for step in range(1, 17):
+        assert found[step] == expected[step], step
+    assert rollouts(resumed) == rollouts(whole)
+    assert resumed["metrics"] == whole["metrics"]
+    ours = load_file(tmp_path / "whole" / "model" / "adapter_model.safetensors")
+    theirs = load_file(tmp_path / "parts" / "model" / "adapter_model.safetensors")
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_the_reward_rises(models: Path, tmp_path: Path) -> None:
+    settings = {
+        "epochs": 10,
+        "globalBatchSize": 32,
+        "microBatchSize": 16,
+        "ppoEpochs": 2,
+        "minibatches": 2,
+        "learningRate": 1e-2,
+        "klCoef": 0.01,
+        "missingEosPenalty": 0.0,
+        "schedule": "constant",
+        "evaluations": 2,
+    }
+    outcome = run(models, tmp_path / "toy", settings=settings, toy=True)
+    control = run(models, tmp_path / "control", settings={**settings, "learningRate": 0.0}, toy=True)
+    assert control["metrics"]["score"] == pytest.approx(control["before"]["score"], abs=1e-6)
+    assert outcome["before"] == pytest.approx(control["before"], abs=1e-6)
+    # Of 8 tokens the policy has about as many even as odd ones at first.
+    assert outcome["metrics"]["score"] > outcome["before"]["score"] + 0.5
+    assert outcome["metrics"]["kl"] > 0.1
+    assert rollouts(outcome)[-1]["explained_variance"] > rollouts(outcome)[0]["explained_variance"]
