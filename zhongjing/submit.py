@@ -12,8 +12,9 @@ import sys
 
 import typer
 
-from zhongjing.cli.app import SETTINGS, add_submit
+from zhongjing.cli.app import add_submit
 from zhongjing.cli.guard import run
+from zhongjing.cli.options import SETTINGS
 
 app = typer.Typer(add_completion=False, **SETTINGS)
 add_submit(app)

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from zhongjing.cli import chat, config, data, pull, runs, submit
 from zhongjing.cli.guard import run
-
-SETTINGS: dict[str, Any] = {
-    "rich_markup_mode": "rich",
-    "pretty_exceptions_enable": False,
-    "context_settings": {"help_option_names": ["-h", "--help"]},
-}
+from zhongjing.cli.options import SETTINGS
 
 EPILOG = """
+\b
 First steps:
-
   zhongjing submit --local                 the whole pipeline, on this machine
-
   zhongjing status --local --watch         what runs
-
   zhongjing pull tiny/ppo ./model --local  the result, as transformers loads it
-
   zhongjing chat ./model                   talk to it
-
   zhongjing config show tiny > my.yaml     a document to start from
 
 Exit codes: 0 done, 1 a stage failed or waits for input, 2 bad input, 3 backend unreachable, 130 interrupted.

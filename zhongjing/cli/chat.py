@@ -22,12 +22,10 @@ Reply = Callable[[list["Turn"]], Iterator[str]]
 """Pieces of the answer to a dialogue whose last turn is the user's."""
 
 EPILOG = """
+\b
 Examples:
-
   zhongjing pull tiny/ppo ./model && zhongjing chat ./model
-
   zhongjing chat ./model -q 发烧怎么办？
-
   zhongjing chat ./model < questions.txt
 
 At the prompt /reset forgets the dialogue, /exit (or Ctrl-D) leaves, Ctrl-C cuts an answer short.

@@ -11,6 +11,7 @@ import typer
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import guarded
+from zhongjing.cli.options import SETTINGS
 from zhongjing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     help="Show complete documents and their schema.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **SETTINGS,
 )
 
 SHOW_EPILOG = """
+\b
 Examples:
-
   zhongjing config show tiny > my.yaml
-
   zhongjing config show my.yaml --set spec.stages.sft.learningRate=1e-4
 """
 

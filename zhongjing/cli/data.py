@@ -2,15 +2,231 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from zhongjing.cli.console import Console
+from zhongjing.cli.guard import BAD_INPUT, OK, guarded
+from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, Workdir
+from zhongjing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zhongjing.config.sources import Source
+    from zhongjing.data.inspect import Lengths, SourceReport
+    from zhongjing.storage.objects import ObjectStore
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Look at corpora; write example ones.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **SETTINGS,
 )
 
+INSPECT_EPILOG = """
+\b
+Examples:
+  zhongjing data inspect corpora/*.jsonl
+  zhongjing data inspect ranked.json --kind ranking
+  zhongjing data inspect -f my.yaml --tokenizer ./model
+  zhongjing data inspect s3://zhongjing/corpora/a.jsonl --local
 
-@app.command("example")
-def example() -> None:
-    pass
+Exit code 2 when a stage would stop over one of the sources. No record's text is shown.
+"""
+
+EXAMPLE_EPILOG = """
+\b
+Examples:
+  zhongjing data example ./example
+  zhongjing data example ./example --seed 1 --scale 2
+
+The data are synthetic. They are no medical advice.
+"""
+
+
+class KindName(StrEnum):
+    """What records are."""
+
+    TEXT = "text"
+    DIALOGUE = "dialogue"
+    RANKING = "ranking"
+    PROMPTS = "prompts"
+
+
+@app.command("inspect", epilog=INSPECT_EPILOG)
+@guarded
+def inspect(
+    *,
+    uris: Annotated[
+        list[str] | None, typer.Argument(metavar="[URI]...", help="Paths, globs, s3:// or hf:// URIs.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="The sources of this document.")
+    ] = None,
+    kind: Annotated[
+        KindName | None, typer.Option("--kind", help="What the records are; told from them unless given.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option("--tokenizer", metavar="FOLDER", help="Also count tokens with this model's tokenizer."),
+    ] = None,
+    max_records: Annotated[
+        int | None, typer.Option("--max-records", help="Look at so many records of a source.", min=1)
+    ] = None,
+    local: Local = False,
+    workdir: Workdir = None,
+    output: OutputFormat = Format.TEXT,
+) -> int:
+    """Show what sources hold: formats, counts, lengths, turns, departments, what would be quarantined."""
+    from zhongjing.config.sources import Kind
+    from zhongjing.data.inspect import inspect_sources
+
+    console = Console(json_mode=output == Format.JSON)
+    with ExitStack() as stack:
+        targets = _targets(uris or [], file, stack)
+        report = inspect_sources(
+            targets,
+            store=_store_for(targets, stack, local=local, workdir=workdir),
+            kind=Kind(kind.value) if kind is not None else None,
+            tokenizer_folder=tokenizer,
+            max_records=max_records,
+        )
+    if console.json_mode:
+        console.result({**report.model_dump(mode="json"), "usable": report.usable})
+    for index, source in enumerate(() if console.json_mode else report.sources):
+        if index:
+            console.say()
+        for line in report_lines(source):
+            console.say(line)
+    return OK if report.usable else BAD_INPUT
+
+
+@app.command("example", epilog=EXAMPLE_EPILOG)
+@guarded
+def example(
+    *,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")],
+    seed: Annotated[int, typer.Option(help="Another seed gives other data.", min=0)] = 0,
+    scale: Annotated[float, typer.Option(help="Factor on the number of records.", min=0.001)] = 1.0,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
+) -> None:
+    """Write the synthetic example corpora: textbook, dialogues, rankings, prompts."""
+    from zhongjing.cli.example import write_examples
+
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("is a file", where=str(folder), remedy="give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise ConfigError("the folder is not empty", where=str(folder), remedy="give another one, or --force")
+    console = Console()
+    for name, path in write_examples(folder, seed, scale).items():
+        console.say(f"{name:<20}{path}")
+
+
+def _targets(uris: list[str], file: Path | None, stack: ExitStack) -> list[Source | str]:
+    """What is to be inspected; examples are written into a folder that ``stack`` removes.
+
+    Raises:
+        ConfigError: nothing was named, or the document is wrong.
+    """
+    import tempfile
+
+    from zhongjing.cli.example import is_example, parse, with_examples, write_examples
+
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zhongjing-example-")))
+    targets: list[Source | str] = []
+    for uri in uris:
+        if not is_example(uri):
+            targets.append(uri)
+            continue
+        name, seed, scale = parse(uri, uri)
+        paths = write_examples(folder / f"seed-{seed}-scale-{scale:g}", seed, scale)
+        if name not in paths:
+            known = ", ".join(paths)
+            raise ConfigError(f"there is no example {name!r}", where=uri, remedy=f"the examples are: {known}")
+        targets.append(str(paths[name]))
+    if file is not None:
+        from zhongjing.config.resolve import load_document, resolve
+
+        targets += resolve(with_examples(load_document(file), folder)).spec.sources
+    if not targets:
+        raise ConfigError("there is nothing to inspect", remedy="give a URI, or a document with --file")
+    return targets
+
+
+def _store_for(
+    targets: list[Source | str], stack: ExitStack, *, local: bool, workdir: Path | None
+) -> ObjectStore | None:
+    """The object store, if anything is to be read from one."""
+    places = [target if isinstance(target, str) else target.uri for target in targets]
+    if not any(place.startswith("s3://") for place in places):
+        return None
+    if local or workdir is not None:
+        from zhongjing.cli.places import local_workdir
+        from zhongjing.cli.sessions import open_runs
+
+        return stack.enter_context(open_runs(local_workdir(local=local, workdir=workdir))).store
+    import os
+
+    from zhongjing.config.sources import Storage
+    from zhongjing.storage.objects import open_store
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return open_store(Storage(endpoint=endpoint, region=os.environ.get("AWS_REGION", "us-east-1")))
+
+
+def report_lines(report: SourceReport) -> list[str]:
+    """What was found in a source, for people."""
+    lines = [f"{report.name}: {report.kind.value}, {report.read} records"]
+    for item in report.objects:
+        encoding = f", {item.encoding}" if item.encoding else ""
+        size = f", {item.size:,} bytes" if item.size is not None else ""
+        lines.append(f"  {item.uri}: {item.format}{encoding}{size}")
+    lines += [f"  {name:<13}{text}" for name, text in _facts(report)]
+    for entry in report.examples:
+        line = f", line {entry.line}" if entry.line is not None else ""
+        lines.append(f"    {entry.uri}, record {entry.index}{line}: {entry.reason}")
+    if report.error is not None:
+        lines.append(f"  error: {report.error}")
+    if report.over_limit:
+        lines.append(f"  more than {report.limit:.3g} of the records are unusable: a stage would stop")
+    return lines
+
+
+def _facts(report: SourceReport) -> Iterator[tuple[str, str]]:
+    yield "written as", _counts(report.layouts)
+    yield "kept", str(report.kept)
+    if report.duplicates:
+        yield "duplicates", f"{report.duplicates} (left out)"
+    if report.same_opening:
+        yield "same opening", f"{report.same_opening} (kept in one split)"
+    if report.truncated:
+        yield "truncated", f"{report.truncated} (a last question without an answer is left out)"
+    yield "characters", _lengths(report.characters)
+    if report.tokens is not None:
+        yield "tokens", _lengths(report.tokens)
+    if report.turns:
+        yield "turns", _counts(report.turns)
+    if report.answers:
+        yield "answers", _counts(report.answers) + (f"; {report.ties} with ties" if report.ties else "")
+    if report.with_system:
+        yield "system turn", str(report.with_system)
+    if report.departments:
+        yield "departments", _counts(report.departments, limit=8)
+    if report.rejected:
+        yield "quarantined", f"{report.rejected}: {_counts(report.reasons)}"
+
+
+def _counts(values: Mapping[Any, int], *, limit: int = 12) -> str:
+    shown = [f"{key}: {number}" for key, number in list(values.items())[:limit]]
+    more = len(values) - limit
+    return ", ".join([*shown, f"{more} more"] if more > 0 else shown)
+
+
+def _lengths(values: Lengths) -> str:
+    return (
+        f"{values.total:,} in all; mean {values.mean:g}, median {values.median}, "
+        f"95% {values.p95}, longest {values.largest}"
+    )

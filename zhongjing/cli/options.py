@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 DEFAULT_WORKDIR = Path("zhongjing-runs")
 """Where local runs live unless told otherwise, relative to the current folder."""
 
-CLUSTER_PANEL = "Cluster"
+SETTINGS: dict[str, Any] = {
+    # Plain help: twice as fast, and examples keep their lines.
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+"""What every typer application of ours is made with."""
 
 
 class StageName(StrEnum):
@@ -64,15 +70,15 @@ Workdir = Annotated[
 ]
 Namespace = Annotated[
     str | None,
-    typer.Option("--namespace", "-n", help="Kubernetes namespace.", rich_help_panel=CLUSTER_PANEL),
+    typer.Option("--namespace", "-n", help="Kubernetes namespace (clusters)."),
 ]
 KubeContext = Annotated[
     str | None,
-    typer.Option("--context", help="Context of the kubeconfig.", rich_help_panel=CLUSTER_PANEL),
+    typer.Option("--context", help="Context of the kubeconfig (clusters)."),
 ]
 Release = Annotated[
     str | None,
-    typer.Option("--release", help="Helm release of Zhongjing.", rich_help_panel=CLUSTER_PANEL),
+    typer.Option("--release", help="Helm release of Zhongjing (clusters)."),
 ]
 OutputFormat = Annotated[
     Format,

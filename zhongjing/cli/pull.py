@@ -34,12 +34,10 @@ BASE_FOLDER = "base"
 ADAPTER_CONFIG = "adapter_config.json"
 
 EPILOG = """
+\b
 Examples:
-
   zhongjing pull tiny/ppo ./model --local
-
   zhongjing pull tiny/ppo ./merged --merged --local
-
   zhongjing pull tiny/rm ./reward --curves --local
 
 An adapter comes with its base in FOLDER/base and refers to it by its absolute path: pull again rather than
@@ -47,8 +45,8 @@ move the folder, or pull with --merged.
 """
 
 CURVES_EPILOG = """
+\b
 Examples:
-
   zhongjing curves tiny/ppo ./curves --local
 """
 
@@ -76,7 +74,7 @@ def pull(
     context: KubeContext = None,
     release: Release = None,
 ) -> None:
-    """Fetch a stage's model into a folder that transformers and PEFT load."""
+    """Fetch a model into a folder that transformers and PEFT load."""
     name, stage = split_target(target)
     place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console(json_mode=output == Format.JSON)

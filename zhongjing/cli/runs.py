@@ -30,28 +30,24 @@ if TYPE_CHECKING:
     from zhongjing.pipeline.state import DesiredState
 
 STATUS_EPILOG = """
+\b
 Examples:
-
   zhongjing status --local
-
   zhongjing status tiny --local --watch
-
   zhongjing status tiny --local -o json | jq .stages.sft.metrics
 """
 
 LOGS_EPILOG = """
+\b
 Examples:
-
   zhongjing logs --local --follow
-
   zhongjing logs tiny --stage sft --attempt 1 --local
 """
 
 STOP_EPILOG = """
+\b
 Examples:
-
   zhongjing stop tiny --local
-
   zhongjing resume tiny --local
 """
 
@@ -187,7 +183,7 @@ def stop(
     context: KubeContext = None,
     release: Release = None,
 ) -> int:
-    """Stop a run with a checkpoint; `resume`, or the same submit, goes on from it."""
+    """Stop a run with a checkpoint (`resume` goes on from it)."""
     from zhongjing.cli.follow import display_for, follow
 
     place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)

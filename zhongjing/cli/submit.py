@@ -28,18 +28,13 @@ from zhongjing.errors import ConfigError
 DEFAULT_RECIPE = "tiny"
 
 EPILOG = """
+\b
 Examples:
-
   zhongjing submit --local                     everything, on example data
-
   zhongjing submit --local -f my.yaml          a document of your own
-
   zhongjing submit --local --stage rm          one stage; its inputs must exist
-
   zhongjing submit --local --dry-run           what would run, and why
-
   zhongjing submit --local -o json > out.json  the result for a program
-
   zhongjing submit --local --set spec.stages.sft.learningRate=1e-4
 
 What is done is skipped, and a changed field runs again exactly what depends on it. After a crash or Ctrl-C
@@ -81,7 +76,7 @@ def submit(
     ] = DocumentFormat.TEXT,
     rerun: Annotated[
         list[StageName] | None,
-        typer.Option("--rerun", help="Run this stage again though it is done; repeatable."),
+        typer.Option("--rerun", metavar="STAGE", help="Run this stage again though it is done; repeatable."),
     ] = None,
     refresh_data: Annotated[
         bool, typer.Option("--refresh-data", help="Look at the sources again: new and changed objects count.")

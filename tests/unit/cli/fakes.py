@@ -187,7 +187,9 @@ class MemoryStore:
     def head(self, uri: str) -> ObjectInfo | None:
         if uri not in self.objects:
             return None
-        return ObjectInfo(uri=uri, size=len(self.objects[uri]), etag="e", last_modified=datetime(2026, 1, 2, tzinfo=UTC))
+        return ObjectInfo(
+            uri=uri, size=len(self.objects[uri]), etag="e", last_modified=datetime(2026, 1, 2, tzinfo=UTC)
+        )
 
     def glob(self, uri: str) -> list[ObjectInfo]:
         found = (self.head(key) for key in sorted(self.objects) if key == uri)

@@ -30,7 +30,10 @@ DONE = pipeline_status(
 FAILED = pipeline_status(
     {
         Stage.SFT: stage_status(
-            StageState.FAILED, message="loss is not finite", remedy="lower the learning rate", submission_id="s"
+            StageState.FAILED,
+            message="loss is not finite",
+            remedy="lower the learning rate",
+            submission_id="s",
         ),
         Stage.RM: stage_status(StageState.PENDING, attempt=0),
     },
@@ -347,7 +350,9 @@ def test_examples_are_written_into_the_workdir(
     data = user_document(stages=("sft",))
     data["spec"]["sources"][0]["uri"] = "example://dialogues?seed=1&scale=0.01"
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(data))
-    session.frames = [(pipeline_status({Stage.SFT: stage_status(StageState.SUCCEEDED)}, ConditionType.COMPLETE), {})]
+    session.frames = [
+        (pipeline_status({Stage.SFT: stage_status(StageState.SUCCEEDED)}, ConditionType.COMPLETE), {})
+    ]
     assert submit(command).exit_code == 0
     folder = tmp_path / "zhongjing-runs" / "example" / "seed-1-scale-0.01"
     source = session.wanted["demo"].document.spec.sources[0]
