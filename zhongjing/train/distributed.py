@@ -36,6 +36,7 @@ def prepare_deepspeed(device: torch.device) -> None:
     logger.setLevel(logging.ERROR)
     for handler in logger.handlers:
         handler.setLevel(logging.ERROR)
+    _import_muon_uncompiled()
     # A shared-memory all-reduce for the CPU: a minute of g++ at first use, where gloo does as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
@@ -62,22 +63,20 @@ def _silent_compiler() -> Iterator[None]:
         os.close(nowhere)
 
 
-@contextmanager
-def without_muon() -> Iterator[None]:
-    """Makes DeepSpeed believe that it has no Muon optimizer while it is initialised.
+def _import_muon_uncompiled() -> None:
+    """Imports DeepSpeed's Muon optimizer without ``torch.compile``.
 
-    It imports Muon only to know its class, and Muon's module calls ``torch.compile``, which loads the whole
-    compiler: 560 modules and seconds of every worker's start.
+    ZeRO imports it only to know its class, but its module asks for the whole compiler: 560 modules and
+    seconds of every worker's start, for kernels that nobody runs here.
     """
-    name = "deepspeed.runtime.zero.muon.muon_optimizer"
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]
+    from deepspeed.runtime import compiler
+
+    compile_kernel = compiler.compile
+    compiler.compile = lambda *_arguments, **_options: lambda function: function
     try:
-        yield
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
     finally:
-        del sys.modules[name]
+        compiler.compile = compile_kernel
 
 
 def ensure_process_group(device: torch.device) -> tuple[int, int]:

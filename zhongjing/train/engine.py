@@ -18,7 +18,7 @@ from torch import distributed, nn
 
 from zhongjing.config.stages import StageSettings
 from zhongjing.errors import ConfigError
-from zhongjing.train.distributed import ensure_process_group, prepare_deepspeed, without_muon
+from zhongjing.train.distributed import ensure_process_group, prepare_deepspeed
 from zhongjing.train.guard import GuardDecision, SpikeGuard, exploded
 from zhongjing.train.program import MicroLoss, StepPlan
 
@@ -163,13 +163,12 @@ class Engine:
     def _initialize(self, optimizer: torch.optim.Optimizer) -> Any:
         import deepspeed
 
-        with without_muon():
-            engine, *_ = deepspeed.initialize(
-                args=_Placement(self.device),
-                model=_Entry(self.module),
-                optimizer=optimizer,
-                config=_engine_config(self.settings, self.trainable, self.world_size, self.device),
-            )
+        engine, *_ = deepspeed.initialize(
+            args=_Placement(self.device),
+            model=_Entry(self.module),
+            optimizer=optimizer,
+            config=_engine_config(self.settings, self.trainable, self.world_size, self.device),
+        )
         return engine
 
     def _take_over(self) -> None:
