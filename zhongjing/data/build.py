@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -191,9 +192,10 @@ class _Builder:
             scratch=self.scratch,
             quarantine_uri=quarantine_uri,
         )
-        counts = [self._read(source, frozen, test_units) for source, frozen in reading]
-        self.report("writing the token cache", 0.99)
-        splits = self.outputs.finish()
+        with closing(self.outputs):
+            counts = [self._read(source, frozen, test_units) for source, frozen in reading]
+            self.report("writing the token cache", 0.99)
+            splits = self.outputs.finish()
         if not splits["train"].samples:
             raise DataError(
                 f"nothing is left to train on: {_summary(counts)}",

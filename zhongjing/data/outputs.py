@@ -78,6 +78,11 @@ class CacheOutputs:
             self._store.put_file(self.quarantine_uri, self._quarantine_path)
             self._store.put_file(f"{self._uri}/quarantine.jsonl", self._bare_path)
 
+    def close(self) -> None:
+        """Lets go of local files, also after an error."""
+        for pieces in self._pieces.values():
+            pieces.close()
+
     def finish(self) -> dict[Split, SplitInfo]:
         """Packs the windows and writes what is left."""
         for (split, group), pieces in sorted(self._pieces.items()):

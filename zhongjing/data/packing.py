@@ -42,9 +42,13 @@ class Pieces:
             self._lengths.append(len(piece))
             start += self._longest - 1
 
+    def close(self) -> None:
+        """Closes the file; more cannot be added."""
+        self._file.close()
+
     def windows(self) -> Iterator[tuple[Segment, ...]]:
         """Windows of at most ``longest`` tokens; all tokens but the first of a piece are targets."""
-        self._file.close()
+        self.close()
         if not self._lengths:
             return
         tokens = np.memmap(self._path, dtype="<i4", mode="r")

@@ -57,7 +57,6 @@ class SplitWriter:
         self._target = np.zeros(self.block_tokens, dtype=np.bool_)
         self._filled = 0
         self._path = scratch / f"{split}.shard"
-        self._shard = self._path.open("wb")
         self._blocks_in_shard = 0
         self._shards: list[str] = []
         self._crcs: list[int] = []
@@ -95,7 +94,8 @@ class SplitWriter:
         bits = np.packbits(self._target[: self._filled], bitorder="little")
         payload = self._ids[: self._filled].tobytes() + bits.tobytes()
         self._crcs.append(zlib.crc32(payload))
-        self._shard.write(payload)
+        with self._path.open("ab" if self._blocks_in_shard else "wb") as file:
+            file.write(payload)
         self._blocks_in_shard += 1
         self._filled = 0
         if self._blocks_in_shard == self.blocks_per_shard:
@@ -103,10 +103,9 @@ class SplitWriter:
 
     def _end_shard(self) -> None:
         uri = f"{self._folder}/shard-{len(self._shards):05d}.bin"
-        self._shard.close()
         self._store.put_file(uri, self._path)
+        self._path.unlink()
         self._shards.append(uri)
-        self._shard = self._path.open("wb")
         self._blocks_in_shard = 0
 
     def finish(self) -> SplitInfo:
@@ -115,8 +114,6 @@ class SplitWriter:
             self._end_block()
         if self._blocks_in_shard:
             self._end_shard()
-        self._shard.close()
-        self._path.unlink()
         buffer = io.BytesIO()
         np.savez(
             buffer,
