@@ -139,6 +139,17 @@ def test_overrides_reach_fields_and_named_list_elements() -> None:
     assert result.spec.seed == 7
 
 
+def test_yaml_anchors_and_merges_work() -> None:
+    text = DOCUMENT.replace(
+        "    sft:\n      data: [{source: talks}]\n",
+        "    sft: &s {data: [{source: talks}], epochs: 2}\n",
+    ).replace("    ppo:\n      data", "    ppo:\n      <<: *s\n      epochs: 1\n      data")
+    stages = resolve.resolve(resolve.parse_document(text, "my.yaml")).spec.stages
+    assert stages.sft is not None
+    assert stages.ppo is not None
+    assert (stages.sft.epochs, stages.ppo.epochs) == (2, 1)
+
+
 def test_a_document_survives_yaml() -> None:
     first = document()
     assert resolve.resolve(resolve.parse_document(resolve.to_yaml(first), "again")) == first

@@ -1,0 +1,222 @@
+"""The main job through the real command line: supervisor, S3, Ray Jobs, Ray Train, ZeRO-2, artifacts.
+
+One small document is taken through all four stages once; the tests look at what it left and go on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+DOCUMENT = """\
+metadata: {name: small}
+spec:
+  base: {tiny: {hiddenSize: 64, intermediateSize: 176, layers: 2, vocabularySize: 1024, maxPositions: 256}}
+  sources:
+  - {name: textbook, uri: "example://textbook", kind: text}
+  - {name: dialogues, uri: "example://dialogues", kind: dialogue}
+  - {name: rankings, uri: "example://rankings", kind: ranking}
+  - {name: prompts, uri: "example://prompts", kind: prompts}
+  stages:
+    pretrain:
+      &common
+      data: [{source: textbook}]
+      precision: fp32
+      maxSteps: 6
+      maxLength: 192
+      globalBatchSize: 8
+      microBatchSize: 4
+      learningRate: 2.0e-3
+      evaluations: 2
+      maxEvaluationSamples: 16
+      workers: 2
+    sft: {<<: *common, data: [{source: dialogues}], workers: 1}
+    rm: {<<: *common, data: [{source: rankings}], microBatchSize: 2, workers: 1}
+    ppo: {<<: *common, data: [{source: prompts}], maxPromptLength: 64, maxNewTokens: 16, maxSteps: 8}
+"""
+
+
+class Run:
+    """The command line over one workdir and one document."""
+
+    def __init__(self, home: Path) -> None:
+        self.workdir = home / "runs"
+        self.document = home / "small.yaml"
+        self.document.write_text(DOCUMENT, encoding="utf-8")
+        # Ray and others write into HOME; credentials of this machine are not ours to use.
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_"))
+        } | {"HOME": str(home), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "zhongjing", *arguments, "--local", "--workdir", str(self.workdir)]
+
+    def run(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def submit(self, *arguments: str) -> dict[str, Any]:
+        done = self.run("submit", "-f", str(self.document), "-o", "json", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    place = Run(tmp_path_factory.mktemp("pipeline"))
+    yield place
+    record = place.workdir / "supervisor.json"
+    if record.is_file():
+        pid = json.loads(record.read_text(encoding="utf-8"))["pid"]
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 60
+        while record.is_file() and time.monotonic() < deadline:
+            time.sleep(0.2)
+    shutil.rmtree(place.workdir, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def finished(run: Run) -> dict[str, Any]:
+    return run.submit("--stage", "all")
+
+
+def test_all_four_stages_leave_a_result(finished: dict[str, Any]) -> None:
+    assert finished["condition"] == "Complete"
+    assert {name: stage["state"] for name, stage in finished["stages"].items()} == dict.fromkeys(
+        ("pretrain", "sft", "rm", "ppo"), "Succeeded"
+    )
+    pretrain = finished["stages"]["pretrain"]
+    assert pretrain["metrics"]["loss"] < pretrain["metricsBefore"]["loss"]
+    assert finished["stages"]["ppo"]["step"] == 8
+
+
+def test_what_is_done_is_skipped_at_once(run: Run, finished: dict[str, Any]) -> None:
+    again = run.submit("--stage", "all")
+    assert {stage["state"] for stage in again["stages"].values()} == {"Skipped"}
+    for name, stage in again["stages"].items():
+        assert stage["manifestUri"] == finished["stages"][name]["manifestUri"]
+
+
+def test_a_changed_field_reruns_what_depends_on_it(run: Run, finished: dict[str, Any]) -> None:
+    done = run.run(
+        "submit", "-f", str(run.document), "--dry-run", "--set", "spec.stages.rm.learningRate=1.0e-4"
+    )
+    assert done.returncode == 0, done.stderr
+    plan = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("# ")}
+    assert " skip " in plan["pretrain"]
+    assert " skip " in plan["sft"]
+    assert "changed: settings.learningRate: 0.002 -> 0.0001" in plan["rm"]
+    assert "changed: inputs.reward" in plan["ppo"]
+
+
+LOADS = {
+    "pretrain": """
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(folder)
+""",
+    "ppo": """
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+model = AutoPeftModelForCausalLM.from_pretrained(folder)
+""",
+    "rm": """
+import json, pathlib
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+base = json.loads(pathlib.Path(folder, "adapter_config.json").read_text())["base_model_name_or_path"]
+model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+model = PeftModel.from_pretrained(model, folder)
+""",
+}
+ASK = """
+tokenizer = AutoTokenizer.from_pretrained(folder)
+batch = tokenizer.apply_chat_template(
+    [{"role": "user", "content": "高血压吃什么药？"}], add_generation_prompt=True,
+    return_tensors="pt", return_dict=True,
+)
+import sys
+assert not any(name.startswith("zhongjing") for name in sys.modules)
+print(tuple(model(**batch).logits.shape))
+"""
+
+
+@pytest.mark.parametrize("stage", sorted(LOADS))
+def test_a_pulled_model_loads_without_our_code(
+    run: Run, finished: dict[str, Any], tmp_path: Path, stage: str
+) -> None:
+    folder = tmp_path / "model"
+    done = run.run("pull", f"small/{stage}", str(folder))
+    assert done.returncode == 0, done.stderr
+    script = f"folder = {str(folder)!r}\n{LOADS[stage]}{ASK}"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=run.environment | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    shape = tuple(json.loads(loaded.stdout.replace("(", "[").replace(")", "]")))
+    assert shape == (1, 1) if stage == "rm" else shape[0] == 1 and shape[2] == 1024
+
+
+def test_ctrl_c_stops_with_a_checkpoint_and_the_same_command_goes_on(
+    run: Run, finished: dict[str, Any], tmp_path: Path
+) -> None:
+    longer = [
+        "--stage",
+        "sft",
+        "--set",
+        "spec.stages.sft.maxSteps=400",
+        "--set",
+        "spec.stages.sft.evaluations=1",
+    ]
+    command = run.command("submit", "-f", str(run.document), *longer)
+    output = tmp_path / "output.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen(command, env=run.environment, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            deadline = time.monotonic() + 240
+            while "sft      training" not in output.read_text() and time.monotonic() < deadline:
+                assert process.poll() is None, output.read_text()
+                time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=120) == 130, output.read_text()
+        finally:
+            process.kill()
+    status = run.run("status", "small")
+    assert "suspended" in status.stdout.lower(), status.stdout + status.stderr
+    result = run.submit(*longer)
+    sft = result["stages"]["sft"]
+    assert (sft["state"], sft["step"]) == ("Succeeded", 400)
+    # The attempt after the stop went on from its checkpoint: no step was logged twice, none is missing.
+    pulled = run.run("pull", "small/sft", str(tmp_path / "sft"))
+    assert pulled.returncode == 0, pulled.stderr
+
+
+def test_bad_input_and_a_workdir_in_use_exit_2(run: Run, finished: dict[str, Any]) -> None:
+    done = run.run("submit", "-f", str(run.document), "--set", "spec.stages.sft.learningRte=1")
+    assert done.returncode == 2
+    assert "did you mean 'learningRate'" in done.stderr
+    assert "Traceback" not in done.stderr
