@@ -1,0 +1,126 @@
+"""The token cache on a real S3 server, and hf:// through the datasets package."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.data.support import document, make_tokenizer
+from zhongjing.config.sources import Kind, Source
+from zhongjing.config.stages import Stage
+from zhongjing.data.batches import fetch_step
+from zhongjing.data.build import build_token_cache
+from zhongjing.data.order import SampleOrder
+from zhongjing.data.readers import Rejected, read_object
+from zhongjing.data.records import Dialogue
+from zhongjing.data.templates import CHATML_TEMPLATE
+from zhongjing.data.tokens import open_split
+from zhongjing.errors import DataError
+from zhongjing.storage.layout import Layout
+from zhongjing.storage.manifest import FrozenObject, FrozenSource
+from zhongjing.storage.objects import ObjectStore
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def tokenizer_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "tokenizer"
+    make_tokenizer(CHATML_TEMPLATE, chatml=True).save_pretrained(str(folder))
+    return folder
+
+
+def upload(store: ObjectStore, bucket: str, name: str, data: bytes) -> FrozenSource:
+    uri = f"{bucket}/uploads/{name}"
+    store.put(uri, data)
+    info = store.head(uri)
+    assert info is not None
+    item = FrozenObject(uri=uri, size=info.size, digest=info.etag)
+    return FrozenSource(name=name, objects=[item], digest=info.etag)
+
+
+def test_build_race_read_resume_and_damage(
+    store: ObjectStore, bucket_uri: str, tokenizer_folder: Path
+) -> None:
+    records = [{"instruction": f"第{i}个问题是什么？", "output": f"第{i}个回答。" * 9} for i in range(3000)]
+    text = json.dumps(records, ensure_ascii=False, indent=1) + "\n"
+    frozen = upload(store, bucket_uri, "qa", text.encode("gb18030"))
+    doc = document(
+        [{"name": "qa", "uri": f"{bucket_uri}/uploads/qa", "kind": "dialogue"}],
+        {"sft": {"data": [{"source": "qa"}], "maxLength": 256}},
+    )
+    layout = Layout(bucket_uri, "local", "test")
+
+    def build(attempt: int) -> str:
+        ref = build_token_cache(
+            store, layout, doc, Stage.SFT, [frozen], tokenizer_folder, lambda *_: None,
+            f"{bucket_uri}/q{attempt}.jsonl",
+        )  # fmt: skip
+        assert ref.counts[0].kept == 3000
+        return ref.uri
+
+    with ThreadPoolExecutor(2) as pool:
+        uris = set(pool.map(build, range(2)))
+    (uri,) = uris
+
+    train = open_split(store, uri, "train")
+    order = SampleOrder(train.groups, train.group_names, seed=1)
+    whole = [s.index for s in train.fetch(order.indices(0, 64 * 3).tolist())]
+    resumed = open_split(store, uri, "train", memory=1)
+    assert [s.index for s in resumed.fetch(order.indices(64, 64).tolist())] == whole[64:128]
+    seen: list[int] = []
+    for rank in range(2):
+        for batch in fetch_step(train, order.indices(0, 64).tolist(), rank, 2, 8, None, 0, "packed"):
+            seen += batch.sample_indices
+    assert sorted(seen) == sorted(whole[:64])
+    everything = train.fetch(range(len(train)))
+    assert [sample.targets for sample in everything] == train.targets.tolist()
+
+    shard = f"{uri}/train/shard-00000.bin"
+    data = bytearray(store.get(shard))
+    data[len(data) // 3] ^= 1
+    store.put(shard, bytes(data))
+    with pytest.raises(DataError, match="shard-00000"):
+        open_split(store, uri, "train").fetch([0])
+    store.put(shard, bytes(data[:-1]))
+    with pytest.raises(DataError, match="shard-00000"):
+        open_split(store, uri, "train").fetch([0])
+
+
+def test_a_large_object_is_streamed(store: ObjectStore, bucket_uri: str) -> None:
+    line = json.dumps({"question": "问" * 700, "answer": "答" * 700}, ensure_ascii=False).encode() + b"\n"
+    count = (20 << 20) // len(line)
+    upload(store, bucket_uri, "big", line * count)
+    uri = f"{bucket_uri}/uploads/big"
+    source = Source(name="big", uri=uri, kind=Kind.DIALOGUE)
+    assert sum(isinstance(record, Dialogue) for record in read_object(uri, source, store)) == count
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_hub_datasets_are_read_through_the_datasets_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+    turns = [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}]
+    lines = [json.dumps({"conversations": turns}, ensure_ascii=False)] * 3 + ['{"conversations": []}']
+    (folder / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "test.jsonl").write_text(lines[0] + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    uri = "hf://datasets/owner/name"
+    found = list(read_object(uri, Source(name="hub", uri=uri, kind=Kind.DIALOGUE)))
+    assert [type(record) for record in found] == [Dialogue] * 3 + [Rejected]
+    assert isinstance(found[3], Rejected)
+    assert (found[3].position.index, found[3].reason) == (3, "the dialogue has no turns")
+    tested = list(read_object(f"{uri}?split=test", Source(name="hub", uri=uri, kind=Kind.DIALOGUE)))
+    assert len(tested) == 1
+    with pytest.raises(DataError, match="could not be read"):
+        list(read_object(f"{uri}?split=none", Source(name="hub", uri=uri, kind=Kind.DIALOGUE)))
+    with pytest.raises(DataError, match="the URI is not"):
+        list(read_object(f"{uri}?nonsense=1", Source(name="hub", uri=uri, kind=Kind.DIALOGUE)))
+    assert np.unique([record.position.index for record in found]).tolist() == [0, 1, 2, 3]
