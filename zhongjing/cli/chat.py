@@ -69,7 +69,8 @@ def chat(
     if sys.stdin.isatty():
         return talk.interactive()
     for line in sys.stdin:
-        talk.line(line)
+        if not talk.line(line):
+            break
     return None
 
 
