@@ -100,7 +100,6 @@ def test_a_large_object_is_streamed(store: ObjectStore, bucket_uri: str) -> None
     assert sum(isinstance(record, Dialogue) for record in read_object(uri, source, store)) == count
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_hub_datasets_are_read_through_the_datasets_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

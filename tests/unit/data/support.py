@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,9 @@ class Info:
     etag: str
 
 
+Infos: TypeAlias = list[Info]
+
+
 class MemoryStore:
     """The part of ObjectStore that data uses, in memory; counts what is read."""
 
@@ -98,7 +101,7 @@ class MemoryStore:
     def list(self, prefix_uri: str) -> Iterator[Info]:
         return (self._info(uri) for uri in sorted(self.objects) if uri.startswith(prefix_uri + "/"))
 
-    def glob(self, uri: str) -> list[Info]:
+    def glob(self, uri: str) -> Infos:
         return [self._info(name) for name in sorted(self.objects) if fnmatch(name, uri)]
 
     def _info(self, uri: str) -> Info:

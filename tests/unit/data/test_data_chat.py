@@ -35,7 +35,7 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
 
 
 def dialogue(*contents: str, system: str | None = None) -> tuple[Turn, ...]:
-    turns = [Turn(("user", "assistant")[i % 2], text) for i, text in enumerate(contents)]  # type: ignore[arg-type]
+    turns = [Turn(("user", "assistant")[i % 2], text) for i, text in enumerate(contents)]
     return (*([Turn("system", system)] if system else []), *turns)
 
 
@@ -45,7 +45,7 @@ def template_ids(
     """What anybody gets at inference."""
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=generation, return_dict=False)
-    return list(ids)  # type: ignore[arg-type]
+    return list(ids)
 
 
 def learned(tokenizer: PreTrainedTokenizerFast, segment: Segment) -> list[str]:
@@ -58,7 +58,7 @@ def learned(tokenizer: PreTrainedTokenizerFast, segment: Segment) -> list[str]:
         if target:
             runs[-1].append(token)
         before = target
-    return [tokenizer.decode(run) for run in runs]
+    return [str(tokenizer.decode(run)) for run in runs]
 
 
 TALK = dialogue(
@@ -113,7 +113,7 @@ def test_training_tokens_are_inference_tokens(tokenizer: PreTrainedTokenizerFast
             assert not segment.target[len(prompt) - 1]
             assert segment.target[len(prompt)]
             run = int(np.argmin(segment.target[len(prompt) :])) or len(segment.ids) - len(prompt)
-            said = tokenizer.decode(segment.ids[len(prompt) : len(prompt) + run])
+            said = str(tokenizer.decode(segment.ids[len(prompt) : len(prompt) + run]))
             assert said.endswith(turns[index].content + str(tokenizer.eos_token))
 
 
@@ -252,7 +252,7 @@ def test_ranked_answers_share_their_prompt_and_end_with_the_turn(tokenizer: PreT
     for answer, segment in zip(answers, encoded[0], strict=True):
         assert segment.ids[: len(prompt)].tolist() == prompt
         assert segment.ids[-1] == tokenizer.eos_token_id
-        assert tokenizer.decode(segment.ids).endswith(answer + str(tokenizer.eos_token))
+        assert str(tokenizer.decode(segment.ids)).endswith(answer + str(tokenizer.eos_token))
         assert not segment.target.any()
     longest = max(len(segment.ids) for segment in encoded[0])
     cut = encode_ranking(tokenizer, TALK[:4], answers, longest - 1)

@@ -89,7 +89,7 @@ class Trickle(io.BytesIO):
 
 def rows_of(data: bytes, **hints: str) -> list[Row | BadRow]:
     stream = cast("BinaryIO", io.BytesIO(data))
-    return list(iter_rows(stream, sniff(data, complete=True, **hints)))  # type: ignore[arg-type]
+    return list(iter_rows(stream, sniff(data, complete=True, **hints)))
 
 
 @pytest.mark.parametrize("indent", [None, 1])

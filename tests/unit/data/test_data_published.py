@@ -121,7 +121,9 @@ def test_sharegpt_keeps_its_longest_dialogue(
 def test_toyhom_quoted_line_breaks_and_missing_questions(real_data: Callable[[str], Path]) -> None:
     records, _, _ = read(real_data("toyhom_internal_medicine_gb18030.csv"), D)
     dialogues = [record for record in records if isinstance(record, Dialogue)]
-    assert sum("\n" in turn.content for record in dialogues for turn in record.turns) == 3  # four more at an end
+    assert (
+        sum("\n" in turn.content for record in dialogues for turn in record.turns) == 3
+    )  # four more at an end
     assert Counter(record.department for record in dialogues).most_common(2) == [
         ("肝病科", 3121),
         ("消化科", 1414),

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from zhongjing.data.records import Dialogue, Position, Prompt, Ranking, TextRecord, Turn
+from zhongjing.data.records import Dialogue, Position, Prompt, Ranking, Record, TextRecord, Turn
 from zhongjing.data.sections import Section, cut_sections
 from zhongjing.data.split import assign, bucket, content_of, normalise, unit_of
 
@@ -13,7 +13,7 @@ THERE = Position("other", "file", 9, 9)
 
 
 def dialogue(*contents: str, position: Position = HERE, system: str | None = None) -> Dialogue:
-    turns = [Turn(("user", "assistant")[i % 2], text) for i, text in enumerate(contents)]  # type: ignore[arg-type]
+    turns = [Turn(("user", "assistant")[i % 2], text) for i, text in enumerate(contents)]
     head = [Turn("system", system)] if system else []
     return Dialogue((*head, *turns), position)
 
@@ -56,7 +56,7 @@ def test_a_greeting_is_not_what_a_dialogue_is_about() -> None:
 
 def test_duplicates_are_equal_in_everything_but_their_place() -> None:
     assert content_of(dialogue("问", "答")) == content_of(dialogue("问", "答", position=THERE))
-    different = [
+    different: list[Record] = [
         dialogue("问", "答"),
         dialogue("问", "答", "问", "答"),
         dialogue("问答", ""),
