@@ -182,4 +182,131 @@ def train(
     }
 
 
-JOBS: dict[str, Callable[..., dict[str, Any]]] = {"engine_steps": engine_steps, "train": train}
+def _program(stage: str, base: str, samples: Any, settings: dict[str, Any]) -> tuple[Any, Any]:
+    """A stage's program over ``samples``, and its settings."""
+    chosen: Any = (RmSettings if stage == "rm" else SftSettings)(
+        **{"precision": "fp32", "data": SOURCE, "max_length": 64, **settings}
+    )
+    kind: Any = RmProgram if stage == "rm" else SftProgram
+    rank, world_size = ensure_process_group(CPU)
+    program = kind(
+        chosen,
+        Path(base),
+        base_reference="base",
+        tokenizer_folder=Path(base),
+        train=samples,
+        validation=samples,
+        rank=rank,
+        world_size=world_size,
+        device=CPU,
+        seed=3,
+    )
+    return program, chosen
+
+
+def gradients(
+    folder: Path, *, stage: str, base: str, settings: dict[str, Any], answers: int = 2
+) -> dict[str, Any]:
+    """Loss and averaged gradients of one optimizer step over 8 samples, by our engine."""
+    from deepspeed.utils import safe_get_full_grad
+
+    del folder
+    samples = rankings(8, answers=answers) if stage == "rm" else dialogues(8)
+    program, chosen = _program(stage, base, samples, {**settings, "global_batch_size": 8})
+    engine = Engine(program.module, program.parameter_groups(), chosen, CPU)
+    seen: dict[str, list[float]] = {}
+    original = engine._square_norm
+
+    def spy() -> torch.Tensor:
+        for name, parameter in engine.names.items():
+            seen[name.removeprefix("model.")] = safe_get_full_grad(parameter).flatten().tolist()
+        return original()
+
+    engine._square_norm = spy  # type: ignore[method-assign]
+    plan = program.plan(0)
+    program.module.train()
+    result = engine.train_step(plan, 0.0)
+    return {
+        "loss": result.loss,
+        "norm": result.gradient_norm,
+        "gradients": seen,
+        "micro_batches": len(plan.micro_batches),
+        "targets": [batch.target_tokens for batch in plan.micro_batches],
+    }
+
+
+def trl_gradients(
+    folder: Path, *, stage: str, base: str, settings: dict[str, Any], batch: int
+) -> dict[str, Any]:
+    """The same by TRL's trainer in one process: 8 samples, ``batch`` at a time."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+    seen: dict[str, list[float]] = {}
+
+    class Watch(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            for name, parameter in kwargs["model"].named_parameters():
+                if parameter.grad is not None:
+                    seen[name] = parameter.grad.flatten().tolist()
+
+    common: dict[str, Any] = {
+        "output_dir": str(folder / "trl"),
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": 8 // batch,
+        "max_steps": 1,
+        "learning_rate": 1e-12,
+        "max_grad_norm": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "max_length": None,
+        "disable_tqdm": True,
+    }
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    trainer: Any
+    if stage == "rm":
+        program, _ = _program(stage, base, rankings(8, answers=2), settings)
+        rows = [
+            {"chosen_ids": s.segments[0].ids.tolist(), "rejected_ids": s.segments[1].ids.tolist()}
+            for s in rankings(8, answers=2).samples
+        ]
+        trainer = RewardTrainer(
+            model=program.model,
+            args=RewardConfig(**common),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[Watch()],
+        )
+    else:
+        rows = [
+            {
+                "input_ids": segment.ids.tolist(),
+                "labels": [int(i) if t else -100 for i, t in zip(segment.ids, segment.target, strict=True)],
+            }
+            for sample in dialogues(8).samples
+            for segment in sample.segments
+        ]
+        trainer = SFTTrainer(
+            model=AutoModelForCausalLM.from_pretrained(base),
+            args=SFTConfig(**common, dataset_kwargs={"skip_prepare_dataset": True}),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[Watch()],
+        )
+    trainer.train()
+    return {"loss": trainer.state.log_history[0]["loss"], "gradients": seen}
+
+
+JOBS: dict[str, Callable[..., dict[str, Any]]] = {
+    "engine_steps": engine_steps,
+    "train": train,
+    "gradients": gradients,
+    "trl_gradients": trl_gradients,
+}
