@@ -160,6 +160,8 @@ def _runnable(world: World, node: StagePlan, entry: StageStatus, start: bool) ->
     """All that the stage needs is there."""
     stage = node.stage
     view = world.observed.attempts.get(stage)
+    if view is not None and world.is_foreign(entry, view):
+        view = None
     if view is not None and view.is_alive:
         # The backend changed its mind about an attempt that was given up, or one came late.
         return [

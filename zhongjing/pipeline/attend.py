@@ -20,7 +20,7 @@ def attend(world: World, stage: Stage, status: StageStatus) -> list[Action]:
     job = view.job
     if job.state is JobState.UNKNOWN:
         return [_succeeded(stage, result)] if result else _unknown(world, stage, status, view)
-    if job.metadata.get("specHash", status.spec_hash) != status.spec_hash:
+    if world.is_foreign(status, view):
         message = f"the id {status.submission_id} belongs to another job"
         return [
             ScheduleRetry(stage, world.now, "ForeignJob", message, status.failures, status.failed_at_step)

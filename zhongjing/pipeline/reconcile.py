@@ -129,6 +129,8 @@ class Reconciler:
             before = stored.value
         status, actions = self._think(desired, before, now)
         after = fold(status, actions, now)
+        # Before the status: who reads there that a stage is done finds its result in use.
+        self._publish(after)
         etag = stored.etag if stored is not None else None
         if stored is None or after != before:
             after = after.model_copy(update={"updated_at": stamp(now)})
@@ -139,7 +141,6 @@ class Reconciler:
             after = fold(after, refused, now)
             write(self.store, self.layout.status, after, etag)
             self.status = after
-        self._publish(after)
         self._keep_logs(before, after)
         return self._next(after, now)
 

@@ -50,6 +50,10 @@ class World:
         node = self.plan.get(stage)
         return node is not None and node.wanted and node.key == key
 
+    def is_foreign(self, entry: StageStatus, view: AttemptView) -> bool:
+        """Whether the job of the attempt's id is somebody else's: never to be waited for, nor ended."""
+        return view.job.metadata.get("specHash", entry.spec_hash) != entry.spec_hash
+
     def is_over(self, view: AttemptView) -> bool:
         """Whether an attempt that the backend gave up is certainly over.
 
