@@ -1,0 +1,132 @@
+"""Plans of optimizer steps: every sample once an epoch, whatever the number of ranks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training_support import ListSamples, dialogues
+from zhongjing.config.stages import SftSettings
+from zhongjing.errors import DataError
+from zhongjing.train.distributed import seed_of
+from zhongjing.train.feeding import Feeder, HeldOut, batch_layout
+
+CPU = torch.device("cpu")
+
+
+def settings(**changes: Any) -> SftSettings:
+    return SftSettings(
+        **{
+            "data": [{"source": "any"}],
+            "epochs": 2,
+            "global_batch_size": 8,
+            "micro_batch_size": 3,
+            **changes,
+        }
+    )
+
+
+def feeder(rank: int = 0, world_size: int = 1, count: int = 21, **changes: Any) -> Feeder:
+    samples = dialogues(count)
+    return Feeder(
+        samples,
+        settings(**changes),
+        seed=5,
+        rank=rank,
+        world_size=world_size,
+        device=CPU,
+        pad_id=0,
+        layout="padded",
+        denominator=lambda indices: float(samples.targets[list(indices)].sum()),
+    )
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_two_epochs_take_every_sample_twice(world_size: int) -> None:
+    feeders = [feeder(rank, world_size) for rank in range(world_size)]
+    steps = feeders[0].total_steps
+    assert steps == 6  # 42 samples in steps of 8: the last has two
+    seen: Counter[int] = Counter()
+    total = 0
+    for step in range(steps):
+        plans = [one.plan(step) for one in feeders]
+        assert len({len(plan.micro_batches) for plan in plans}) == 1
+        assert len({plan.denominator for plan in plans}) == 1
+        batches = [batch for plan in plans for batch in plan.micro_batches]
+        assert sum(batch.target_tokens for batch in batches) == plans[0].denominator
+        assert sum(batch.tokens for batch in batches) == plans[0].tokens
+        assert sum(len(batch.sample_indices) for batch in batches) == plans[0].samples
+        seen.update(index for batch in batches for index in batch.sample_indices)
+        total += plans[0].samples
+    assert total == 42
+    assert set(seen.values()) == {2}
+    assert plans[0].epoch == 2.0
+
+
+def test_a_step_can_be_planned_out_of_order() -> None:
+    one, two = feeder(), feeder()
+    ordered = [one.plan(step) for step in range(4)]
+    again = two.plan(3)
+    assert [b.sample_indices for b in again.micro_batches] == [
+        b.sample_indices for b in ordered[3].micro_batches
+    ]
+
+
+def test_max_steps_ends_a_stage_early() -> None:
+    assert feeder(max_steps=4).total_steps == 4
+    assert feeder(max_steps=400).total_steps == 6
+
+
+def test_an_error_of_the_reading_thread_is_raised() -> None:
+    one = feeder()
+    one.plan(0)
+    one.plan(1)
+
+    def broken(indices: Any) -> Any:
+        raise DataError("block 7 has a wrong checksum")
+
+    one.train.fetch = broken  # type: ignore[method-assign]
+    with pytest.raises(DataError, match="block 7"):
+        one.plan(5)
+
+
+def test_no_samples_is_an_error() -> None:
+    with pytest.raises(DataError, match="no training samples"):
+        feeder(count=0)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+def test_held_out_samples_are_evaluated_once(world_size: int) -> None:
+    seen: Counter[int] = Counter()
+    for rank in range(world_size):
+        held_out = HeldOut(
+            dialogues(70),
+            settings(max_evaluation_samples=50),
+            rank=rank,
+            world_size=world_size,
+            pad_id=0,
+            layout="padded",
+        )
+        seen.update(index for batch in held_out.batches() for index in batch.sample_indices)
+    assert len(seen) == 50
+    assert set(seen.values()) == {1}
+
+
+def test_without_held_out_samples_there_is_nothing() -> None:
+    held_out = HeldOut(ListSamples([]), settings(), rank=0, world_size=1, pad_id=0, layout="padded")
+    assert len(held_out) == 0
+    assert list(held_out.batches()) == []
+
+
+def test_layout_follows_the_attention() -> None:
+    assert batch_layout("sdpa") == "padded"
+    assert batch_layout("flash_attention_2") == "packed"
+
+
+def test_seeds_of_places_differ() -> None:
+    places = [(seed, step, rank) for seed in range(3) for step in range(20) for rank in range(4)]
+    assert len({seed_of(*place) for place in places}) == len(places)
+    assert seed_of(1, 2, 3) == seed_of(1, 2, 3)
