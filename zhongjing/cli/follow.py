@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Protocol
 
 from zhongjing.cli.console import Console
@@ -76,7 +75,6 @@ def follow(
     display: Display,
     *,
     wait_for_input: bool = False,
-    watching: AbstractContextManager[None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> RunView:
@@ -87,7 +85,6 @@ def follow(
         desired: what was applied.
         display: already entered.
         wait_for_input: go on while the run waits for a source.
-        watching: entered meanwhile; the session's heartbeat unless given.
         sleep: waits between two looks, in seconds.
         now: a clock in seconds.
 
@@ -98,7 +95,7 @@ def follow(
         StorageError, BackendError: the place could not be reached for a minute.
     """
     silent_since: float | None = None
-    with watching or session.heartbeat():
+    with session.heartbeat():
         while True:
             try:
                 seen = look(session, desired)
@@ -110,7 +107,8 @@ def follow(
                 sleep(POLL_SECONDS)
                 continue
             silent_since = None
-            display.update(seen)
+            if not seen.stale:
+                display.update(seen)
             if seen.settled and not (wait_for_input and waits_for_input(seen)):
                 return seen
             sleep(POLL_SECONDS)

@@ -97,6 +97,16 @@ def test_a_failed_stage_is_1_and_says_why(
     ]
 
 
+def test_how_an_earlier_run_ended_is_not_shown(
+    command: CommandLine, session: MemorySession, my_yaml: Path
+) -> None:
+    before = FAILED.model_copy(update={"observed_generation": 0})
+    session.frames = [(before, {}), (before, {}), (DONE, {})]
+    result = submit(command)
+    assert result.exit_code == 0
+    assert "failed" not in result.output
+
+
 def test_waiting_for_input_is_1_and_names_the_command(
     command: CommandLine, session: MemorySession, my_yaml: Path
 ) -> None:

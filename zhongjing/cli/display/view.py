@@ -6,7 +6,7 @@ Both displays draw from a :class:`RunView`, so they never disagree.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from zhongjing.cli.display.text import count, duration, number
 from zhongjing.config.stages import Stage
@@ -105,12 +105,19 @@ class RunView:
     stages: tuple[StageView, ...]
     dashboard_url: str | None = None
     dashboard_login: str | None = None
-    warnings: tuple[str, ...] = field(default=())
 
     @property
     def name(self) -> str:
         """Name of the pipeline."""
         return self.desired.pipeline
+
+    @property
+    def stale(self) -> bool:
+        """Whether the status tells of what was wanted before, and no attempt is alive: not worth showing."""
+        if self.status is None or any(stage.state.is_active for stage in self.stages):
+            return False
+        same = self.status.uid == self.desired.uid
+        return not same or self.status.observed_generation < self.desired.generation
 
     @property
     def settled(self) -> bool:
