@@ -42,7 +42,7 @@ _SPLIT = (
 )
 # Chinese has no spaces, so a whole clause is one word to BPE. Without a limit the frequent clauses of a small
 # corpus become single tokens, and a disease inside a new sentence is spelt in tokens never seen before.
-_LONGEST_TOKEN_BYTES = 12
+_LONGEST_TOKEN_BYTES = 24
 
 
 def train_bpe(
