@@ -192,6 +192,8 @@ class _Reading:
         kind = self.source.kind
         if kind is Kind.TEXT:
             return TextRecord(_as_text(parsed), position)
+        if parsed.text is not None and kind is not Kind.PROMPTS:
+            raise RejectedError(f"the record is plain text; the source is of kind {kind}")
         if kind is Kind.RANKING:
             return _as_ranking(parsed, position)
         if kind is Kind.PROMPTS:

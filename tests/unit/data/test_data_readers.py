@@ -267,6 +267,14 @@ def test_text_from_texts_and_dialogues() -> None:
     assert found.text == "问\n答"
 
 
+def test_plain_text_is_no_dialogue() -> None:
+    for kind in (Kind.DIALOGUE, Kind.RANKING):
+        assert (
+            reason(one({"text": "正文"}, kind)) == f"the record is plain text; the source is of kind {kind}"
+        )
+        assert reason(read("第一行\n".encode(), kind)[0]).startswith("the record is plain text")
+
+
 def test_columns_name_any_other_keys() -> None:
     record = {"q": "问", "a": "答", "d": "nan", "s": "系", "answer": "不用"}
     columns = {"prompt": "q", "response": "a", "department": "d", "system": "s"}
