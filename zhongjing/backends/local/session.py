@@ -57,6 +57,8 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 120.0
 BEAT_SECONDS = 3.0
 _TRIES = 5
+# Supervisors outlive the session that started them on purpose; their handles must not be collected before.
+_STARTED: list[subprocess.Popen[bytes]] = []
 
 
 class LocalSession:
@@ -301,9 +303,11 @@ class LocalSession:
         if self._idle_seconds is not None:
             command += ["--idle-seconds", str(self._idle_seconds)]
         with self.workdir.log.open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        _STARTED.append(process)
+        return process
 
     def _broken(self) -> BackendError:
         record = self.workdir.record()

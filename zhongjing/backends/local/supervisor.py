@@ -110,12 +110,12 @@ class Supervisor:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._ending.set()
+            if self._error is None:
+                self.workdir.remove_record()  # first: nobody shall come any more
             if self._watcher.is_alive():
                 self._watcher.join(10.0)
             self._head.stop()
             self._s3.stop()
-            if self._error is None:
-                self.workdir.remove_record()
 
     # The loop
 
@@ -127,8 +127,8 @@ class Supervisor:
             now = time.time()
             if any(driven.is_active for driven in self._driven.values()):
                 last_active = now
-            watched = max(last_active, self.workdir.touched("heartbeat"))
-            if now - watched > self._idle_seconds:
+            watched = self.workdir.touched("heartbeat")
+            if now - max(last_active, watched) > self._idle_seconds and self._leave(watched):
                 logger.info("nothing is active and nobody watches: ending")
                 return
             if self.workdir.touched("warm") > now - self._idle_seconds and not self._head.is_running:
@@ -136,6 +136,17 @@ class Supervisor:
             self._ending.wait(TICK)
         if self._error is not None:
             raise StorageError(self._error, where=str(self._s3.log))
+
+    def _leave(self, watched: float) -> bool:
+        """Takes the record away, unless somebody came at the last moment.
+
+        A client touches the heartbeat before it reads the record: whoever still read it is seen here.
+        """
+        self.workdir.remove_record()
+        if self.workdir.touched("heartbeat") == watched:
+            return True
+        self._write_record()
+        return False
 
     def _drive(self) -> None:
         """Gives every pipeline whose time has come one pass."""

@@ -1,0 +1,218 @@
+"""One pass at a time: what is read, in which order it is acted, what a failure leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from tests.unit.pipeline.support import (
+    LAYOUT,
+    Cluster,
+    MemoryStore,
+    backend_down,
+    desired_state,
+    store_down,
+    user_document,
+)
+from zhongjing.config.stages import Stage
+from zhongjing.errors import BackendError, BackendUnavailableError, StorageError, StorageUnavailableError
+from zhongjing.pipeline.backend import JobRequest
+from zhongjing.pipeline.observe import Policy
+from zhongjing.pipeline.reconcile import Cadence, Reconciler, reconcile_once
+from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
+from zhongjing.pipeline.stored import read_status, write
+from zhongjing.storage.manifest import StageRequest
+
+POLICY = Policy(quiet_seconds=3, backoff_seconds=2, hung_stop_seconds=4, stop_seconds=10)
+
+
+class Bench:
+    """A pipeline of one stage, its world, and a reconciler driven by hand."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.memory = MemoryStore()
+        self.store = cast(Any, self.memory)
+        self.cluster = Cluster(self.memory)
+        self.want(**settings)
+        self.reconciler = Reconciler(self.store, LAYOUT, self.cluster, policy=POLICY)
+
+    def want(self, *, generation: int = 1, suspend: bool = False, **settings: Any) -> None:
+        user = user_document(stages=("sft",), sft=settings)
+        desired = desired_state(user, generation=generation, suspend=suspend)
+        head = self.memory.head(LAYOUT.desired)
+        write(self.store, LAYOUT.desired, desired, head.etag if head else None)
+
+    def run(self, seconds: int) -> PipelineStatus:
+        for _ in range(seconds):
+            self.cluster.tick()
+            self.reconciler.once(self.cluster.now)
+        return self.status()
+
+    def status(self) -> PipelineStatus:
+        found = read_status(self.store, LAYOUT)
+        assert found is not None
+        return found.value
+
+
+def test_nothing_is_wanted() -> None:
+    store = MemoryStore()
+    assert reconcile_once(cast(Any, store), LAYOUT, Cluster(store), 0.0) is None
+    assert store.objects == {}
+
+
+def test_the_request_is_there_before_the_job() -> None:
+    bench = Bench()
+    order: list[str] = []
+    bench.memory.fault = lambda where: order.append(where) if "put" in where else None
+    bench.cluster.fault = order.append
+    bench.reconciler.once(bench.cluster.now)
+    key = bench.status().stage(Stage.SFT).key
+    assert key is not None
+    request = LAYOUT.stage(Stage.SFT, key).request(1)
+    sequence = [where for where in order if where.startswith(("after put", "before submit"))]
+    assert sequence == [f"after put {LAYOUT.status}", f"after put {request}", "before submit"]
+    stored = bench.store.get_record(request, StageRequest)
+    assert (stored.attempt, stored.submission_id) == (1, "demo-0123abcd-sft-a1")
+
+
+def test_when_the_next_pass_is_due() -> None:
+    bench = Bench()
+    bench.reconciler.cadence = Cadence(active=5, waiting=20)
+    assert bench.reconciler.once(bench.cluster.now) == 5
+    bench.run(3)
+    bench.cluster.crash(bench.cluster.running()[0])
+    assert bench.reconciler.once(bench.cluster.now) == pytest.approx(2, abs=0.01), (
+        "the pause before the retry"
+    )
+    bench.run(40)
+    assert bench.reconciler.once(bench.cluster.now) is None
+
+
+def test_a_finished_stage_is_in_use_before_the_status_says_so() -> None:
+    bench = Bench()
+
+    def look(where: str) -> None:
+        if where == f"after put {LAYOUT.status}" and bench.status().stage(Stage.SFT).state.is_done:
+            assert LAYOUT.current(Stage.SFT) in bench.memory.objects
+
+    for _ in range(20):
+        bench.memory.fault = lambda where: None
+        bench.cluster.tick()
+        bench.memory.fault = look
+        bench.reconciler.once(bench.cluster.now)
+    assert bench.status().holds(ConditionType.COMPLETE)
+
+
+def test_the_log_of_an_attempt_is_kept() -> None:
+    bench = Bench()
+    bench.run(3)
+    bench.cluster.crash(bench.cluster.running()[0])
+    bench.run(1)
+    key = bench.status().stage(Stage.SFT).key
+    assert key is not None
+    kept = bench.memory.objects[f"{LAYOUT.stage(Stage.SFT, key).logs}/driver-a1.log"]
+    assert kept == b"log of demo-0123abcd-sft-a1\n"
+
+
+def test_an_outage_changes_nothing_and_passes() -> None:
+    bench = Bench()
+    bench.run(3)
+    before = dict(bench.memory.objects)
+    bench.memory.fault = store_down
+    with pytest.raises(StorageUnavailableError):
+        bench.reconciler.once(bench.cluster.now)
+    bench.memory.fault = lambda where: None
+    bench.cluster.fault = backend_down
+    with pytest.raises(BackendUnavailableError):
+        bench.reconciler.once(bench.cluster.now)
+    assert bench.memory.objects == before
+    bench.cluster.fault = lambda where: None
+    assert bench.run(20).holds(ConditionType.COMPLETE)
+    assert len(bench.cluster.starts) == 1
+
+
+def test_a_refused_submission_fails_the_stage_and_says_why() -> None:
+    class Refusing(Cluster):
+        def submit(self, job: JobRequest) -> None:
+            raise BackendError("Ray does not start", where="ray.log", remedy="see the log")
+
+    bench = Bench()
+    bench.reconciler.backend = Refusing(bench.memory)
+    bench.reconciler.once(bench.cluster.now)
+    condition = bench.status().condition()
+    assert condition is not None
+    assert (condition.type, condition.reason) == (ConditionType.FAILED, "SubmissionRefused")
+    assert condition.message == "sft: ray.log: Ray does not start"
+    assert bench.reconciler.once(bench.cluster.now) is None, "it is not tried for ever"
+    # The same wish again tries again.
+    bench.reconciler.backend = bench.cluster
+    bench.want(generation=2)
+    assert bench.run(20).holds(ConditionType.COMPLETE)
+
+
+def test_a_hung_job_is_ended_and_goes_on() -> None:
+    bench = Bench(progressDeadlineSeconds=30)
+    bench.run(4)
+    bench.cluster.stuck = True
+    status = bench.run(29)
+    assert status.stage(Stage.SFT).stop_reason is None
+    status = bench.run(2)
+    assert status.stage(Stage.SFT).message == "made no step within progressDeadlineSeconds (30 s)"
+    status = bench.run(2)
+    bench.cluster.stuck = False
+    status = bench.run(40)
+    assert status.holds(ConditionType.COMPLETE)
+    assert [attempt for _, _, attempt in bench.cluster.starts] == [1, 2]
+
+
+def test_a_job_that_does_not_obey_is_ended_within_bounds() -> None:
+    bench = Bench()
+    bench.run(3)
+    bench.cluster.deaf = bench.cluster.stuck = True
+    bench.want(generation=2, suspend=True)
+    assert bench.run(9).stage(Stage.SFT).state is StageState.RUNNING
+    assert bench.run(4).holds(ConditionType.SUSPENDED)
+    assert bench.cluster.running() == []
+
+
+def test_a_status_of_an_earlier_pipeline_of_the_name_is_not_taken_over() -> None:
+    bench = Bench()
+    other = PipelineStatus(uid="ffffffff", observed_generation=9)
+    write(bench.store, LAYOUT.status, other, None)
+    status = bench.run(20)
+    assert status.uid == "0123abcd"
+    assert status.holds(ConditionType.COMPLETE)
+
+
+def test_a_damaged_manifest_is_seen_in_the_status() -> None:
+    bench = Bench()
+    bench.run(1)
+    key = bench.status().stage(Stage.SFT).key
+    assert key is not None
+    bench.memory.objects[LAYOUT.stage(Stage.SFT, key).manifest] = b"{damaged"
+    assert bench.reconciler.once(bench.cluster.now) is None
+    condition = bench.status().condition()
+    assert condition is not None
+    assert (condition.type, condition.reason) == (ConditionType.FAILED, "StorageError")
+    assert "manifest.json" in condition.message
+    assert bench.status().settled(desired_state(user_document(stages=("sft",))))
+
+
+def test_a_damaged_wish_is_an_error() -> None:
+    bench = Bench()
+    bench.memory.objects[LAYOUT.desired] = b"{damaged"
+    with pytest.raises(StorageError, match=r"pipeline\.json"):
+        bench.reconciler.once(bench.cluster.now)
+
+
+def test_a_removed_result_is_made_again() -> None:
+    bench = Bench()
+    bench.run(20)
+    key = bench.status().stage(Stage.SFT).key
+    assert key is not None
+    del bench.memory.objects[LAYOUT.stage(Stage.SFT, key).manifest]
+    bench.cluster.checkpoints.clear()
+    bench.want(generation=2)
+    assert bench.run(20).holds(ConditionType.COMPLETE)
+    assert [attempt for _, _, attempt in bench.cluster.starts] == [1, 2]
