@@ -1,9 +1,9 @@
 """Objects cut into raw records, one at a time, whatever the format. A damaged record does not end the rest.
 
 The JSON reader is written here and not taken from ijson. It decodes one array element at a time with the
-standard library's C decoder over a sliding window, so it is as fast as ``json.loads`` and needs no further
-package; and when an element is malformed it finds where the element ends by its brackets and goes on with
-the next, which an event parser cannot.
+standard library's C decoder over a sliding window (85 MB/s where ``json.loads`` of the whole does 225, and
+tokenising 1 to 2), so it needs no further package; and when an element is malformed it finds where the
+element ends by its brackets and goes on with the next, which an event parser cannot.
 """
 
 from __future__ import annotations
