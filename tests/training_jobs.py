@@ -243,7 +243,12 @@ def trl_gradients(
         os.environ.pop(name, None)
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+    from trl import (  # type: ignore[attr-defined]
+        RewardConfig,
+        RewardTrainer,
+        SFTConfig,
+        SFTTrainer,
+    )
 
     seen: dict[str, list[float]] = {}
 

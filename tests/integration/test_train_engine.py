@@ -45,7 +45,7 @@ def plain(counts: list[int]) -> dict[str, Any]:
         optimizer.zero_grad()
         rows = sum(len(batch[2]) for batch in batches)
         loss = torch.stack([module(batch).total for batch in batches]).sum() / rows
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for parameter in module.trainable():
             # DeepSpeed gives unused parameters a gradient of zero, so that decay moves them (training.md).
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -98,7 +98,7 @@ def test_rm_of_four_answers_with_ties_equals_a_hand_computation(tmp_path: Path, 
         assert len(pairs) == (5 if sample.index % 5 == 0 else 6)
         losses.append(torch.stack(pairs).mean())
     wanted = torch.stack(losses).mean()
-    wanted.backward()  # type: ignore[no-untyped-call]
+    wanted.backward()
     theirs = {
         "loss": float(wanted.detach()),
         "gradients": {

@@ -47,7 +47,7 @@ def test_the_order_of_answers_and_prompts_does_not_matter() -> None:
 
 def test_the_gradient_lifts_the_better_and_lowers_the_worse() -> None:
     rewards = torch.zeros(4, requires_grad=True)
-    ranking_loss(rewards, torch.zeros(4).long(), torch.arange(4), 1).backward()  # type: ignore[no-untyped-call]
+    ranking_loss(rewards, torch.zeros(4).long(), torch.arange(4), 1).backward()
     assert rewards.grad is not None
     assert rewards.grad.tolist() == pytest.approx([-1.5 / 6, -0.5 / 6, 0.5 / 6, 1.5 / 6])
 
@@ -55,7 +55,7 @@ def test_the_gradient_lifts_the_better_and_lowers_the_worse() -> None:
 def test_large_gaps_stay_finite() -> None:
     rewards = torch.tensor([-1e4, 1e4], requires_grad=True)
     loss = ranking_loss(rewards, torch.zeros(2).long(), torch.arange(2), 1)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert loss.item() == pytest.approx(2e4)
     assert rewards.grad is not None
     assert rewards.grad.isfinite().all()
