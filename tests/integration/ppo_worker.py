@@ -20,7 +20,7 @@ from zhongjing.train.ppo.build import build_ppo
 
 def even_share(input_ids: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """Even tokens less odd ones in each row, the closing one left out, over the longest response."""
-    inside = torch.arange(input_ids.shape[1])[None, :] < ends[:, None]
+    inside = torch.arange(input_ids.shape[1], device=ends.device)[None, :] < ends[:, None]
     signs = 1.0 - 2.0 * (input_ids % 2)
     return torch.where(inside, signs, 0.0).sum(1) / 8.0
 
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--world-size", type=int, default=1)
     parser.add_argument("--stop-at", type=int)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--settings", type=json.loads, default={})
     arguments = parser.parse_args()
@@ -43,6 +44,7 @@ def main() -> None:
         arguments.out,
         rank=arguments.rank,
         world_size=arguments.world_size,
+        device=arguments.device,
         stop_at=arguments.stop_at,
     )
     settings = make_settings(**arguments.settings)
@@ -57,13 +59,15 @@ def main() -> None:
         validation=random_prompts(16, seed=1),
         rank=arguments.rank,
         world_size=arguments.world_size,
-        device=torch.device("cpu"),
+        device=arguments.device,
         seed=5,
         reward_mean=0.0,
         reward_std=0.5,
     )
     if arguments.toy:
         program.module.measure_reward = even_share  # type: ignore[method-assign]
+        # A random head is so small that no hidden state prefers any token: there would be nothing to learn.
+        program.module.model.lm_head.weight.data *= 15.0
     before = {name: p.detach().clone() for name, p in program.module.named_parameters()}
     result = run_loop(program, settings, context, seed=5)
     moved = [

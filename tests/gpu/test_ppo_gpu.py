@@ -1,0 +1,63 @@
+"""PPO on a CUDA device: bf16 and fp16, the first ratio, generation, memory of the roles."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def run(folder: Path, **settings: Any) -> dict[str, Any]:
+    """A short run of the toy task in a process of its own; returns what it reports."""
+    command = [
+        sys.executable,
+        str(ROOT / "tests" / "integration" / "ppo_worker.py"),
+        *("--models", str(folder / "models"), "--out", str(folder / "out"), "--device", "cuda", "--toy"),
+        *("--settings", json.dumps(settings)),
+    ]
+    (folder / "out").mkdir(parents=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    outcome: dict[str, Any] = json.loads((folder / "out" / "outcome.json").read_text())
+    lines = (folder / "out" / "metrics.jsonl").read_text().splitlines()
+    outcome["points"] = [json.loads(line) for line in lines]
+    return outcome
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_reward_rises_on_a_gpu(tmp_path: Path, precision: str, checkpointing: bool) -> None:
+    outcome = run(
+        tmp_path,
+        precision=precision,
+        gradientCheckpointing=checkpointing,
+        epochs=10,
+        globalBatchSize=32,
+        microBatchSize=16,
+        ppoEpochs=2,
+        minibatches=2,
+        learningRate=1e-2,
+        klCoef=0.01,
+        missingEosPenalty=0.0,
+        schedule="constant",
+        evaluations=2,
+    )
+    # The worker checks the first ratio of every rollout itself; here it stands in the log.
+    first = [p["values"] for p in outcome["points"] if p["kind"] == "train" and p["step"] % 4 == 1]
+    tolerance = 1e-5 if precision == "fp32" else 2e-2
+    assert all(abs(values["ratio"] - 1.0) < tolerance for values in first)
+    assert outcome["metrics"]["score"] > outcome["before"]["score"] + 0.3
