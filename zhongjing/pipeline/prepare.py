@@ -34,7 +34,7 @@ from zhongjing.storage.manifest import FrozenSource
 
 @dataclass(frozen=True)
 class Forecast:
-    """What will become of one stage, and why. ``action`` is run, skip, wait or missing."""
+    """What will become of one stage, and why. ``action`` is run, skip or wait."""
 
     stage: Stage
     action: str

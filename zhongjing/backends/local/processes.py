@@ -6,10 +6,12 @@ import os
 import random
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import psutil
 
+import zhongjing
 from zhongjing.storage.manifest import Record
 
 # What every process that a supervisor starts for Ray has in its environment; children inherit it.
@@ -99,9 +101,18 @@ def free_ports(count: int, low: int = 22_100, high: int = 31_900) -> list[int]:
     raise OSError(f"no {count} free ports between {low} and {high}")
 
 
-def wait_until(condition: object, seconds: float, interval: float = 0.05) -> bool:
+def python_path() -> str:
+    """PYTHONPATH under which a child finds this very package, wherever it runs, also from a checkout."""
+    root = Path(zhongjing.__file__).absolute().parent.parent
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [str(Path(path).absolute()) for path in given if path]
+    if (root / "pyproject.toml").is_file() and str(root) not in paths:
+        paths.insert(0, str(root))
+    return os.pathsep.join(paths)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, interval: float = 0.05) -> bool:
     """Waits until ``condition()`` is true; returns whether it came true in time."""
-    assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -20,12 +20,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import zhongjing
 from zhongjing.backends.local.processes import (
     MARK_VARIABLE,
     ProcessRecord,
     end_marked,
     free_ports,
+    python_path,
     record,
 )
 from zhongjing.backends.ray_jobs import RayJobsBackend
@@ -239,7 +239,7 @@ class RayHead:
             "RAY_START_HOOK": "zhongjing.backends.local.ray_hook.trim",
             "RAY_prestart_worker_first_driver": "0",
             "ZHONGJING_SCRATCH": str(self.folder / "scratch"),
-            "PYTHONPATH": _python_path(),
+            "PYTHONPATH": python_path(),
         }
         return environment
 
@@ -247,13 +247,3 @@ class RayHead:
         with contextlib.suppress(OSError):
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
         return ""
-
-
-def _python_path() -> str:
-    """PYTHONPATH under which jobs find this very package when it runs from a checkout."""
-    root = Path(zhongjing.__file__).parent.parent
-    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    paths = [str(Path(path).absolute()) for path in given if path]
-    if (root / "pyproject.toml").is_file() and str(root) not in paths:
-        paths.insert(0, str(root))
-    return os.pathsep.join(paths)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from zhongjing.backends.local.attach import attach
 from zhongjing.backends.local.workdir import (
     LOCAL_NAMESPACE,
     LOCAL_ROOT,
-    SupervisorRecord,
     Workdir,
     use_environment,
 )
@@ -29,7 +27,6 @@ from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.errors import (
     BackendError,
-    BackendUnavailableError,
     ConfigError,
     ConflictError,
     NotFoundError,
@@ -54,11 +51,8 @@ from zhongjing.storage.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 120.0
 BEAT_SECONDS = 3.0
 _TRIES = 5
-# Supervisors outlive the session that started them on purpose; their handles must not be collected before.
-_STARTED: list[subprocess.Popen[bytes]] = []
 
 
 class LocalSession:
@@ -259,61 +253,12 @@ class LocalSession:
     # The supervisor
 
     def _attach(self, *, start: bool) -> None:
-        self.workdir.touch("heartbeat")
-        record = self.workdir.live_record()
-        if record is None or not record.ready:
-            if not start and record is None:
-                raise BackendUnavailableError(
-                    "nothing runs in this workdir",
-                    where=str(self.workdir.path),
-                    remedy="start a run with: zhongjing submit --local",
-                )
-            self.workdir.prepare()
-            self.workdir.touch("heartbeat")
-            self._start()
+        attach(self.workdir, start=start, idle_seconds=self._idle_seconds, package=self._package)
         environment = self.workdir.environment()
         if self._store is None or environment != self._environment:
             use_environment(environment)
             self._environment = environment
             self._store = open_store(self.storage)
-
-    def _start(self) -> SupervisorRecord:
-        """Starts a supervisor, or waits for one that another command is starting."""
-        deadline = time.monotonic() + START_SECONDS
-        process: subprocess.Popen[bytes] | None = None
-        while time.monotonic() < deadline:
-            record = self.workdir.live_record()
-            if record is not None and record.ready:
-                return record
-            if record is None and (process is None or process.poll() is not None):
-                if process is not None and process.returncode != 0:
-                    raise self._broken()
-                # Several commands may do this at once: one supervisor gets the lock, the others end.
-                process = self._spawn()
-            time.sleep(0.05)
-        raise BackendError(
-            f"the supervisor was not ready after {START_SECONDS:.0f} s",
-            where=str(self.workdir.log),
-            remedy="see the log; the machine may be starved",
-        )
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "zhongjing.backends.local.supervisor"]
-        command += ["--workdir", str(self.workdir.path), "--jobs-package", self._package]
-        if self._idle_seconds is not None:
-            command += ["--idle-seconds", str(self._idle_seconds)]
-        with self.workdir.log.open("ab") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-        _STARTED.append(process)
-        return process
-
-    def _broken(self) -> BackendError:
-        record = self.workdir.record()
-        lines = self.workdir.log.read_text(errors="replace").splitlines()[-5:]
-        reason = record.error if record is not None and record.error else "\n".join(lines)
-        return BackendError(f"the supervisor did not start: {reason}", where=str(self.workdir.log))
 
     def _wake(self, pipeline: str) -> None:
         self.workdir.touch("heartbeat")
