@@ -198,7 +198,7 @@ def _client(connection: Connection) -> S3Client:
             request_checksum_calculation=checksums,
             response_checksum_validation=checksums,
             connect_timeout=min(5.0, connection.deadline),
-            read_timeout=min(max(connection.deadline, 5.0), 60.0),
-            retries={"mode": "standard", "total_max_attempts": 2},
+            read_timeout=connection.silence,
+            retries={"mode": "standard", "total_max_attempts": 1},  # the loop around it retries
         ),
     )

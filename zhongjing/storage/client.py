@@ -44,8 +44,9 @@ def make_client(connection: Connection, bucket: str, patient: bool) -> S3Store:
     options: ClientConfig = {
         "allow_http": endpoint is not None and endpoint.startswith("http://"),
         "connect_timeout": timedelta(seconds=min(5.0, connection.deadline)),
-        # Of one request, so that a server that hangs does not hold a call far beyond its deadline.
-        "timeout": timedelta(seconds=min(max(connection.deadline, 5.0), 120.0)),
+        "read_timeout": timedelta(seconds=connection.silence),
+        # Of a whole request: only a bound, since one that still moves is not given up.
+        "timeout": timedelta(minutes=15),
     }
     if connection.ca_bundle is not None:
         options["root_certificate"] = Path(connection.ca_bundle).read_bytes()

@@ -103,6 +103,14 @@ class Connection:
         """What messages call the store."""
         return self.endpoint or f"AWS S3 ({self.region})"
 
+    @property
+    def silence(self) -> float:
+        """Seconds without a byte after which a request is given up: a part of the deadline, at most 20.
+
+        A connection whose other end has vanished is then replaced while there is still time.
+        """
+        return min(max(self.deadline / 3, 1.0), 20.0)
+
     def static_credentials(self) -> Credentials | None:
         """The keys that stand in the environment, if any."""
         access_key = os.environ.get("AWS_ACCESS_KEY_ID")

@@ -53,18 +53,17 @@ class ExpectedError(Exception):
 def call(connection: Connection, uri: str, action: Callable[[], T]) -> T:
     """Runs ``action`` until it succeeds, fails for good, or has failed for the deadline.
 
-    The clock starts with the first attempt that fails, and again when an attempt ran longer than the
-    deadline before it failed: a long transfer that makes progress is not an outage.
+    The clock starts with the first attempt, which is the first that failed if there is another.
 
     Raises:
         StorageUnavailableError: the store did not recover within the deadline.
         StorageError: any other refusal, translated.
         ExpectedError: as raised by ``action``.
     """
-    failing_since: float | None = None
+    started = time.monotonic()
+    failed = False
     pause = FIRST_PAUSE
     while True:
-        started = time.monotonic()
         try:
             result = action()
         except (ZhongjingError, ExpectedError):
@@ -72,13 +71,10 @@ def call(connection: Connection, uri: str, action: Callable[[], T]) -> T:
         except Exception as error:
             if not is_passing(error):
                 raise translate(error, uri, connection) from _cause(error)
-            now = time.monotonic()
-            if failing_since is None:
-                failing_since = started if now - started < connection.deadline else now
+            if not failed:
                 logger.warning("%s: the object store failed (%s); trying again", uri, summary(error))
-            elif now - started >= connection.deadline:
-                failing_since = now
-            if now - failing_since + pause >= connection.deadline:
+            failed = True
+            if time.monotonic() - started + pause >= connection.deadline:
                 raise StorageUnavailableError(
                     f"the object store {connection.name} did not answer for "
                     f"{connection.deadline:g} seconds ({summary(error)})",
@@ -89,10 +85,8 @@ def call(connection: Connection, uri: str, action: Callable[[], T]) -> T:
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE)
         else:
-            if failing_since is not None:
-                logger.warning(
-                    "%s: the object store is back after %.1f s", uri, time.monotonic() - failing_since
-                )
+            if failed:
+                logger.warning("%s: the object store is back after %.1f s", uri, time.monotonic() - started)
             return result
 
 
