@@ -273,6 +273,7 @@ class EmbeddedS3:
             process.wait()
             raise
         if process.poll() is not None:
+            _remove_sockets(ports)
             tail = self._log_tail()
             if "address already in use" in tail:
                 return False
@@ -284,6 +285,7 @@ class EmbeddedS3:
         if not ready:
             process.kill()
             process.wait()
+            _remove_sockets(ports)
             raise StorageError(
                 f"the embedded S3 server was not ready after {READY_SECONDS:g} seconds:\n{self._log_tail()}",
                 where=str(self.log),
