@@ -95,7 +95,8 @@ def prepare(
     document = _resolve(session, user, overrides, previous, folder or Path.cwd())
     graph.check(document)
     targets = graph.targets(document, stages)
-    if upload and isinstance(session, Warmable):
+    complete = status is not None and status.holds(ConditionType.COMPLETE)
+    if upload and not complete and isinstance(session, Warmable):
         session.warm()  # while files are hashed and uploaded
     layout = session.layout(document.name)
     frozen = freeze(

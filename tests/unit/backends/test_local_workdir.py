@@ -142,7 +142,9 @@ class Head(RayHead):
         self.starts.append(cpus)
         self.alive = True
         process = ProcessRecord(pid=1, started=1.0)
-        self.record = RayRecord(process=process, gcs_port=1, dashboard_port=2, cpus=cpus, temporary="/none")
+        self.record = RayRecord(
+            process=process, gcs_port=1, dashboard_port=2, agent_port=3, cpus=cpus, temporary="/none"
+        )
 
 
 def test_ray_is_started_when_needed_larger_when_needed_and_not_for_ever(tmp_path: Path) -> None:

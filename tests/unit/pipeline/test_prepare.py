@@ -142,6 +142,7 @@ def test_done_is_skipped_and_a_change_says_why(session: StoreSession, user: dict
     again = ready(session, user)
     assert actions(again) == {"sft": "skip", "rm": "skip", "ppo": "skip"}
     assert again.desired.generation == 2
+    assert session.warmed == 1, "Ray is not started to find that all is done"
     session.apply(again.desired)
     status = session.run(2)
     assert {entry.state for entry in status.stages.values()} == {StageState.SKIPPED}

@@ -94,7 +94,9 @@ class World:
         return found.value
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    "seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(10, 200))]
+)
 def test_it_ends_complete_and_never_runs_twice(seed: int) -> None:
     # Cluster itself asserts: no two processes of a stage at once, and no start of a stage that is done.
     world = World(seed)
@@ -128,15 +130,15 @@ def test_it_ends_complete_and_never_runs_twice(seed: int) -> None:
 def test_the_dice_do_break_things() -> None:
     # Otherwise the test above would prove little.
     attempts = kills = 0
-    for seed in range(4):
+    for seed in range(3):
         world = World(seed)
         for _ in range(120):
             before = world.reconciler
             world.second()
             kills += world.reconciler is not before
         attempts += len(world.cluster.starts)
-    assert kills > 20
-    assert attempts > 4 * 4 + 5  # what would do if nothing broke, and more
+    assert kills > 15
+    assert attempts > 3 * 4 + 5  # what would do if nothing broke, and more
 
 
 def test_without_trouble_every_stage_runs_once_in_order() -> None:

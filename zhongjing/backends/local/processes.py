@@ -101,6 +101,13 @@ def free_ports(count: int, low: int = 22_100, high: int = 31_900) -> list[int]:
     raise OSError(f"no {count} free ports between {low} and {high}")
 
 
+def is_listening(port: int) -> bool:
+    """Whether something accepts connections on a port of the loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def python_path() -> str:
     """PYTHONPATH under which a child finds this very package, wherever it runs, also from a checkout."""
     root = Path(zhongjing.__file__).absolute().parent.parent

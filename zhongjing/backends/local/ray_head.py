@@ -25,6 +25,7 @@ from zhongjing.backends.local.processes import (
     ProcessRecord,
     end_marked,
     free_ports,
+    is_listening,
     python_path,
     record,
 )
@@ -47,6 +48,7 @@ class RayRecord(Record):
     process: ProcessRecord
     gcs_port: int
     dashboard_port: int
+    agent_port: int
     cpus: int
     temporary: str
 
@@ -152,6 +154,10 @@ class RayHead:
         self._process = None
 
     def _is_ready(self) -> bool:
+        """The Jobs API answers, and the agent that runs what is submitted listens."""
+        assert self.record is not None
+        if not is_listening(self.record.agent_port):
+            return False
         try:
             return self.backend("jobs").is_ready()
         except BackendError:
@@ -195,6 +201,7 @@ class RayHead:
             process=record(self._process.pid),
             gcs_port=gcs,
             dashboard_port=dashboard,
+            agent_port=agent,
             cpus=cpus,
             temporary=str(temporary),
         )
