@@ -98,7 +98,8 @@ def _stopping(world: World, stage: Stage, status: StageStatus, view: AttemptView
 def _unknown(world: World, stage: Stage, status: StageStatus, view: AttemptView) -> list[Action]:
     """The backend does not know the job: it was never submitted, or the backend lost its memory."""
     assert status.key is not None
-    if not status.confirmed:
+    if not status.confirmed and view.progress is None:
+        # Without a word of the attempt itself, nothing says that it ever began.
         if world.wants(stage, status.key) and not world.desired.suspend:
             # The reconciler died between the status and the submission. The same id again is harmless.
             return [world.submit(world.plan[stage], status, status.attempt, status.message)]

@@ -159,6 +159,14 @@ def test_killed_between_status_and_submission_submits_the_same_attempt() -> None
     assert status.stage(Stage.SFT).attempt == 1
 
 
+def test_an_attempt_that_spoke_was_submitted_whatever_the_status_says() -> None:
+    # Its head was restarted before any pass saw the job: it is lost, not still to be submitted.
+    desired = desired_state(SFT)
+    status, actions = look(desired, submitted(desired), JobState.UNKNOWN, activity=Activity.TRAINING)
+    assert kinds(actions) == []
+    assert status.stage(Stage.SFT).unknown_since is not None
+
+
 def test_a_job_that_the_backend_forgot_is_lost_after_a_while() -> None:
     desired = desired_state(SFT)
     status, actions = look(desired, running(desired), JobState.UNKNOWN, now=NOW + 2)
