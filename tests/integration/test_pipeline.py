@@ -86,7 +86,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     yield place
     record = place.workdir / "supervisor.json"
     if record.is_file():
-        pid = json.loads(record.read_text(encoding="utf-8"))["pid"]
+        pid = json.loads(record.read_text(encoding="utf-8"))["process"]["pid"]
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 60
         while record.is_file() and time.monotonic() < deadline:
@@ -121,7 +121,10 @@ def test_a_changed_field_reruns_what_depends_on_it(run: Run, finished: dict[str,
         "submit", "-f", str(run.document), "--dry-run", "--set", "spec.stages.rm.learningRate=1.0e-4"
     )
     assert done.returncode == 0, done.stderr
-    plan = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("# ")}
+    plan: dict[str, str] = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("# "):
+            plan.setdefault(line.split()[1], line)
     assert " skip " in plan["pretrain"]
     assert " skip " in plan["sft"]
     assert "changed: settings.learningRate: 0.002 -> 0.0001" in plan["rm"]
