@@ -163,8 +163,8 @@ def _retry_or_fail(world: World, stage: Stage, status: StageStatus, view: Attemp
     failures = 1 if got_further else status.failures + 1
     if failures > retries:
         tried = f" (attempt {status.attempt}, after {retries} retries)" if retries else ""
-        remedy = why.remedy or f"read the log: zhongjing logs {world.desired.pipeline}/{stage}"
-        return Mark(stage, StageState.FAILED, why.reason, why.message + tried, remedy, {"failures": failures})
+        update = {"failures": failures}
+        return Mark(stage, StageState.FAILED, why.reason, why.message + tried, why.remedy, update)
     policy = world.policy
     delay = min(policy.backoff_seconds * 2.0 ** (failures - 1), policy.max_backoff_seconds)
     kept = step if got_further else status.failed_at_step

@@ -212,7 +212,7 @@ def test_failures_are_retried_with_growing_pauses_and_then_final() -> None:
     status, _ = look(desired, status, JobState.FAILED, now=now)
     entry = status.stage(Stage.SFT)
     assert (entry.state, entry.attempt) == (StageState.FAILED, 3)
-    assert entry.remedy == "read the log: zhongjing logs demo/sft"
+    assert entry.message == "the job failed and left no word why (attempt 3, after 2 retries)"
     assert status.holds(ConditionType.FAILED)
     assert status.settled(desired)
 
