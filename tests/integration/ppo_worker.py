@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tests.unit.ppo.conftest import Folders, make_folders, make_settings, random_prompts
+from tests.ppo_support import Folders, make_folders, make_settings, random_prompts
 from zhongjing.train.local_context import LocalContext
 from zhongjing.train.loop import run_loop
 from zhongjing.train.ppo.build import build_ppo

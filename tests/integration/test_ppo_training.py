@@ -14,6 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.ppo_support import make_folders, make_settings, random_prompts
+from zhongjing.train.engine import Engine
+from zhongjing.train.ppo.build import build_ppo
+
 ROOT = Path(__file__).parents[2]
 WORKER = ROOT / "tests" / "integration" / "ppo_worker.py"
 
@@ -84,8 +88,6 @@ def train_points(outcome: dict[str, Any]) -> dict[int, dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.unit.ppo.conftest import make_folders
-
     folder = tmp_path_factory.mktemp("models")
     make_folders(folder, "llama")
     return folder
@@ -134,6 +136,50 @@ def test_resume_between_rollouts_gives_identical_metrics(models: Path, tmp_path:
     ours = load_file(tmp_path / "whole" / "model" / "adapter_model.safetensors")
     theirs = load_file(tmp_path / "parts" / "model" / "adapter_model.safetensors")
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_bf16_measures_what_it_updates(models: Path, tmp_path: Path) -> None:
+    """In 16 bits another padding or another order of operations would show as a ratio far from 1."""
+    outcome = run(
+        models, tmp_path / "bf16", settings={**SHORT, "precision": "bf16", "gradientCheckpointing": True}
+    )
+    first = [values for step, values in train_points(outcome).items() if step % 4 == 1]
+    assert all(values["ratio"] == pytest.approx(1.0, abs=1e-3) for values in first)
+    assert outcome["moved"]
+
+
+def test_a_step_without_weight_changes_nothing(models: Path) -> None:
+    """After an early stop Adam's momentum must not go on moving the policy."""
+    program = build_ppo(
+        make_settings(ppoEpochs=4, maxKl=1e-9, learningRate=1e-2),
+        models / "base",
+        adapter_folder=models / "sft",
+        reward_folder=models / "rm",
+        base_reference=str(models / "base"),
+        tokenizer_folder=models / "base",
+        train=random_prompts(16),
+        validation=random_prompts(2),
+        rank=0,
+        world_size=1,
+        device=torch.device("cpu"),
+        seed=1,
+    )
+    engine = Engine(
+        program.module, program.parameter_groups(), make_settings(learningRate=1e-2), torch.device("cpu")
+    )
+    try:
+        applied = []
+        for step in range(4):
+            before = {name: p.detach().clone() for name, p in engine.names.items()}
+            plan = program.plan(step)
+            result = engine.train_step(plan, 1e-2, step=step)
+            moved = any(not torch.equal(p, before[name]) for name, p in engine.names.items())
+            assert moved == result.applied == (plan.denominator > 0)
+            applied.append(moved)
+        # The second step sees the first one's policy, whose KL is measured; then the rollout is left.
+        assert applied == [True, True, False, False]
+    finally:
+        engine.destroy()
 
 
 def test_the_reward_rises(models: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from zhongjing.errors import ConfigError, TrainingError
+from zhongjing.errors import ConfigError, DataError, TrainingError
 from zhongjing.model.adapters import read_adapter
 from zhongjing.model.base import load_base
 from zhongjing.model.reward import load_reward_model
@@ -300,6 +300,8 @@ def test_groups_and_learning_rates(program_of: Programs) -> None:
 def test_what_cannot_be_trained_is_refused(program_of: Programs) -> None:
     with pytest.raises(ConfigError, match="dropout"):
         program_of(lora={"rank": 4, "dropout": 0.1})
+    with pytest.raises(DataError, match="128 positions"):
+        program_of(maxNewTokens=120)
 
 
 def test_columns_and_steps_are_inverse() -> None:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import torch
+from transformers import PretrainedConfig
 
 from zhongjing.config.stages import PpoSettings
 from zhongjing.data.order import SampleOrder, mixture_of
@@ -82,8 +83,10 @@ def build_ppo(
             "no training prompts are left", where="data", remedy="add sources, or lower validationFraction"
         )
     vocabulary = Vocabulary.of(tokenizer_folder)
+    base = load_base(base_folder, dtype=DTYPES[settings.precision])
+    _check_room(base.config, settings, (train, validation), len(vocabulary.closing))
     module = PpoModule(
-        load_base(base_folder, dtype=DTYPES[settings.precision]),
+        base,
         None if adapter_folder is None else read_adapter(adapter_folder),
         read_adapter(reward_folder),
         settings,
@@ -106,3 +109,18 @@ def build_ppo(
         seed=seed,
         sources=Sources(adapter_folder, reward_folder, tokenizer_folder, base_reference),
     )
+
+
+def _check_room(
+    config: PretrainedConfig, settings: PpoSettings, splits: tuple[SampleSet, ...], closing: int
+) -> None:
+    """Finds before the first rollout what would end it: a prompt that leaves too few positions."""
+    longest = max(int(split.tokens.max()) for split in splits if len(split))
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and longest + settings.max_new_tokens + closing > positions:
+        raise DataError(
+            f"a prompt has {longest} tokens; with maxNewTokens {settings.max_new_tokens} it is longer "
+            f"than the model's {positions} positions",
+            where="spec.stages.ppo",
+            remedy="lower maxPromptLength or maxNewTokens",
+        )
