@@ -152,7 +152,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_hidden is None and grad_weight is None:
                 continue
             slope = logprobs.exp_()
-            slope.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=slope.dtype))
+            slope.scatter_(1, wanted, slope.gather(1, wanted) - 1)
             if grad_hidden is not None:
                 torch.mm(slope, weight, out=grad_hidden[start : start + chunk_tokens])
             if grad_weight is not None:
@@ -183,7 +183,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part = hidden[start : start + ctx.chunk_tokens]
             wanted = labels[start : start + ctx.chunk_tokens, None]
             slope = functional.softmax(part @ weight.T, dim=-1, dtype=torch.float32)
-            slope.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=slope.dtype))
+            slope.scatter_(1, wanted, slope.gather(1, wanted) - 1)
             scaled = slope.mul_(grad).to(weight.dtype)
             if grad_hidden is not None:
                 torch.mm(scaled, weight, out=grad_hidden[start : start + ctx.chunk_tokens])

@@ -325,7 +325,11 @@ class Engine:
             gradients = self.zero.averaged_gradients[index]
             flat = getattr(gradients, "flat_partition", None)
             parts = [flat] if flat is not None else list(gradients)
-            norms = torch._foreach_norm([part.float() for part in parts])
+            if parts[0].dtype == torch.float32:
+                norms = list(torch._foreach_norm(parts))
+            else:
+                # Cast inside the kernel: copies in fp32 would cost as much as the masters.
+                norms = [torch.linalg.vector_norm(part, dtype=torch.float32) for part in parts]
             squares.append(torch.stack(norms).double().square().sum())
         return torch.stack(squares).sum()
 
