@@ -143,6 +143,9 @@ class StageManifest(Record):
     spikes: int
     metrics_before: dict[str, float] = Field(description="held-out metrics before the first step")
     metrics: dict[str, float] = Field(description="held-out metrics of the kept checkpoint")
+    test_metrics: dict[str, float] = Field(
+        default_factory=dict, description="of the kept checkpoint on test data, which no stage has seen"
+    )
     extra: dict[str, Any] = Field(default_factory=dict, description="stage-specific facts, e.g. reward mean")
     document: dict[str, Any] = Field(description="the resolved document")
     key_fields: dict[str, Any] = Field(default_factory=dict, description="what the key is a hash of")

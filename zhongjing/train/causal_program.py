@@ -118,12 +118,19 @@ class CausalProgram:
 
     def evaluate(self) -> dict[str, float]:
         """``loss`` (nats per target token) and ``perplexity`` of the held-out samples; empty without any."""
-        if len(self.held_out) == 0:
+        return self._measure(self.held_out)
+
+    def measure(self, samples: SampleSet) -> dict[str, float]:
+        """The same of another split."""
+        return self._measure(self.held_out.over(samples))
+
+    def _measure(self, held_out: HeldOut) -> dict[str, float]:
+        if len(held_out) == 0:
             return {}
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         count = 0
         with torch.no_grad():
-            for batch in self.held_out.batches():
+            for batch in held_out.batches():
                 loss, targets = target_losses(self.model, batch.to(self._device))
                 total += loss
                 count += targets

@@ -164,6 +164,17 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def over(self, samples: SampleSet) -> HeldOut:
+        """The same of another split."""
+        return HeldOut(
+            samples,
+            self._settings,
+            rank=self._rank,
+            world_size=self._world_size,
+            pad_id=self._pad_id,
+            layout=self._layout,
+        )
+
     def batches(self) -> Iterator[MicroBatch]:
         """This rank's micro-batches; no fillers, for evaluation communicates only at its end."""
         block = _EVALUATION_BLOCK * self._world_size

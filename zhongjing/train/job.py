@@ -174,6 +174,7 @@ class Job:
             spikes=outcome["spikes"],
             metrics_before=outcome["metrics_before"],
             metrics=outcome["metrics"],
+            test_metrics=outcome["test_metrics"],
             extra=outcome["extra"],
             document=request.document.model_dump(mode="json"),
             key_fields=request.key_fields,

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import torch
 
+from zhongjing.data.samples import SampleSet
+
 
 @dataclass(slots=True)
 class MicroLoss:
@@ -73,7 +75,11 @@ class StageProgram(Protocol):
         ...
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out metrics, equal on all ranks."""
+        """Held-out metrics, equal on all ranks; empty where nothing is held out."""
+        ...
+
+    def measure(self, samples: SampleSet) -> dict[str, float]:
+        """The same of another split (test data), with the module in evaluation mode."""
         ...
 
     def finish(self, folder: Path) -> dict[str, Any]:

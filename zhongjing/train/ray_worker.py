@@ -24,6 +24,7 @@ from zhongjing.train.scratch import scratch_folder
 from zhongjing.train.worker import WorkerConfig
 
 if TYPE_CHECKING:
+    from zhongjing.train.program import StageProgram
     from zhongjing.train.programs import Local
 
 # Between libraries that we only use; nothing that a user of ours could change.
@@ -114,6 +115,7 @@ class _Rank:
         )
         program = build_program(self.settings, prepared, local)
         result = run_loop(program, self.settings, context, seed=self.seed)
+        tested = self._test(program, context) if not result.suspended else {}
         if self.rank != 0:
             return None
         outcome: dict[str, Any] = {
@@ -122,6 +124,7 @@ class _Rank:
             "best_step": result.best_step,
             "metrics_before": result.metrics_before,
             "metrics": result.metrics,
+            "test_metrics": tested,
             "spikes": result.spikes,
             "tokens": result.tokens,
             "samples": result.samples,
@@ -147,6 +150,15 @@ class _Rank:
         self._upload_curves(context, tensorboard)
         shutil.rmtree(folder, ignore_errors=True)
         return outcome
+
+    def _test(self, program: StageProgram, context: RayRunContext) -> dict[str, float]:
+        """Metrics of the best weights on test data; all ranks take part."""
+        samples = open_split(self.store, self.prepared.tokens, "test")
+        if not len(samples):
+            return {}
+        context.report(Activity.EVALUATING, message="on test data")
+        program.module.eval()
+        return program.measure(samples)
 
     def _answers(self, folder: Path, local: Local) -> dict[str, Any]:
         """One held-out question, answered before and after the stage, for people to look at."""

@@ -130,12 +130,23 @@ class RmProgram:
 
     def evaluate(self) -> dict[str, float]:
         """Held-out ``loss`` (mean of prompts), ``accuracy`` (of pairs), ``reward_mean``, ``reward_std``."""
-        if len(self.held_out) == 0:
+        metrics = self._measure(self.held_out)
+        # The same choice as the loop makes; the evaluation before the first step is no candidate.
+        if self._trained and metrics and metrics["loss"] < self._best.get("loss", math.inf):
+            self._best = metrics
+        return metrics
+
+    def measure(self, samples: SampleSet) -> dict[str, float]:
+        """The same of another split."""
+        return self._measure(self.held_out.over(samples))
+
+    def _measure(self, held_out: HeldOut) -> dict[str, float]:
+        if len(held_out) == 0:
             return {}
         sums = torch.zeros(5, dtype=torch.float64, device=self._device)
         answers = prompts = 0
         with torch.no_grad():
-            for batch in self.held_out.batches():
+            for batch in held_out.batches():
                 moved = batch.to(self._device)
                 rewards = self.objective.rewards(moved)
                 owners, ranks = moved.segment_samples, moved.segment_ranks
@@ -155,16 +166,12 @@ class RmProgram:
             [*sums, answers, prompts], self._device
         )
         mean = total / answered
-        metrics = {
+        return {
             "loss": loss / asked,
             "accuracy": right / pairs if pairs else math.nan,
             "reward_mean": mean,
             "reward_std": math.sqrt(max(squares / answered - mean * mean, 0.0)),
         }
-        # The same choice as the loop makes; the evaluation before the first step is no candidate.
-        if self._trained and metrics["loss"] < self._best.get("loss", math.inf):
-            self._best = metrics
-        return metrics
 
     def finish(self, folder: Path) -> dict[str, Any]:
         """Writes adapter and head; returns the best checkpoint's held-out reward mean and deviation."""

@@ -264,13 +264,17 @@ class PpoProgram:
         Responses are sampled at the configured temperature, as in training, because the KL estimate holds for
         samples only; every prompt has a seed that never changes, so evaluations differ by the policy alone.
         """
-        wanted = min(len(self._held_out), self._settings.max_evaluation_samples)
+        return self.measure(self._held_out)
+
+    def measure(self, samples: SampleSet) -> dict[str, float]:
+        """The same of another split."""
+        wanted = min(len(samples), self._settings.max_evaluation_samples)
         if not wanted:
             return {}
         # The same choice for all runs of a pipeline, whatever their seed.
-        indices = [int(index) for index in np.sort(permutation(len(self._held_out), 0)[:wanted])]
+        indices = [int(index) for index in np.sort(permutation(len(samples), 0)[:wanted])]
         seeds = [seed_of(self._seed, _EVALUATION, index) for index in indices]
-        episodes = self._collector.respond(self._fetch(self._held_out, indices), seeds, -1)
+        episodes = self._collector.respond(self._fetch(samples, indices), seeds, -1)
         measures = self._collector.measure(episodes, self._deal([episode.tokens for episode in episodes]))
         return self._collector.describe(measures)
 
