@@ -20,6 +20,9 @@ from zhongjing.model.weights import WeightReader, WeightWriter
 # Tensors whose first dimension is the vocabulary: the only ones that may differ in size between a delta and
 # its root.
 _VOCABULARY_TENSORS = ("embed_tokens.weight", "lm_head.weight")
+# Deviation of a tiny base's fresh weights. transformers' 0.02 suits widths of thousands: at width 128 facts
+# were learnt half as fast (docs/adr/0005-tiny-base.md).
+_INITIALIZER_RANGE = 0.05
 # Buffers that old checkpoints carry and no model reads any more.
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 
@@ -46,6 +49,7 @@ def make_tiny_base(folder: Path, tiny: TinyBase, texts: Iterable[str], seed: int
         head_dim=tiny.hidden_size // tiny.heads,
         max_position_embeddings=tiny.max_positions,
         tie_word_embeddings=tiny.family != "llama",
+        initializer_range=_INITIALIZER_RANGE,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=padding_id(tokenizer),

@@ -5,7 +5,7 @@ seed and scale give the same bytes everywhere.
 
 A fifth of the conditions is *held out*: the textbook teaches them, but no dialogue, ranking or prompt that is
 trained on asks about them. The ``*-heldout`` files ask about nothing else. So what a model says there it has
-read in the textbook, and a reward model that is right there judges facts that it was never shown a verdict on.
+read in the textbook, and a reward model that is right there judges facts that it never saw a verdict on.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from zhongjing.data.example.facts import FACTS, Fact
 
 JsonRecord = dict[str, Any]
 
-_HELD_OUT_PART = 0.2
+_ONE_HELD_OUT_IN = 5
 # Items at scale 1.
+_CONDITIONS = len(FACTS)
 _PARAGRAPHS_PER_FACT = 26
 _SINGLE = 1050
 _MULTI = 150
@@ -71,10 +72,10 @@ def generate(seed: int = 0, scale: float = 1.0) -> ExampleData:
 
     Args:
         seed: decides everything, the held-out conditions among it.
-        scale: factor on the number of records; 1 is what the tiny recipe is tuned for.
+        scale: factor on the number of conditions and records; 1 is what the tiny recipe is tuned for.
     """
-    held_out = _choose_held_out(random.Random(f"{seed}:held-out"))
-    seen = tuple(fact for fact in FACTS if fact not in held_out)
+    seen, held_out = _choose(seed, scale)
+    taught = (*seen, *held_out)
 
     def rng(part: str) -> random.Random:
         return random.Random(f"{seed}:{part}")
@@ -85,7 +86,7 @@ def generate(seed: int = 0, scale: float = 1.0) -> ExampleData:
     return ExampleData(
         seen=seen,
         held_out=held_out,
-        textbook=_textbook(rng("textbook"), count(_PARAGRAPHS_PER_FACT)),
+        textbook=_textbook(rng("textbook"), taught, count(_PARAGRAPHS_PER_FACT)),
         dialogues=_dialogues(rng("dialogues"), seen, count(_SINGLE), count(_MULTI)),
         rankings=_rankings(rng("rankings"), seen, count(_RANKINGS)),
         prompts=_prompts(rng("prompts"), seen, count(_PROMPTS)),
@@ -124,14 +125,20 @@ def write(folder: Path, seed: int = 0, scale: float = 1.0) -> dict[str, Path]:
     return paths
 
 
-def _choose_held_out(rng: random.Random) -> tuple[Fact, ...]:
-    """A fifth of each department with at least three conditions, so that no department is unseen."""
-    chosen: list[Fact] = []
-    for department in dict.fromkeys(fact.department for fact in FACTS):
-        members = [fact for fact in FACTS if fact.department == department]
-        if len(members) >= 3:
-            chosen += rng.sample(members, max(1, round(len(members) * _HELD_OUT_PART)))
-    return tuple(fact for fact in FACTS if fact in chosen)
+def _choose(seed: int, scale: float) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
+    """Conditions that are asked about in training, and those that are held out.
+
+    A larger scale adds conditions and moves none. A held-out condition's department has another that is seen.
+    """
+    order = random.Random(f"{seed}:conditions").sample(FACTS, len(FACTS))
+    seen: list[Fact] = []
+    held_out: list[Fact] = []
+    for number, fact in enumerate(order[: max(12, round(_CONDITIONS * scale))]):
+        known = any(other.department == fact.department for other in seen)
+        # Owed held-out places are made up for as soon as a department is known.
+        owed = (number + 1) // _ONE_HELD_OUT_IN > len(held_out)
+        (held_out if owed and known else seen).append(fact)
+    return tuple(seen), tuple(held_out)
 
 
 def fill(pattern: str, fact: Fact, other: Fact | None = None) -> str:
@@ -144,11 +151,11 @@ def fill(pattern: str, fact: Fact, other: Fact | None = None) -> str:
     )  # fmt: skip
 
 
-def _other(rng: random.Random, fact: Fact, among: Sequence[Fact] = FACTS) -> Fact:
+def _other(rng: random.Random, fact: Fact, among: Sequence[Fact]) -> Fact:
     return rng.choice([candidate for candidate in among if candidate.medicine != fact.medicine])
 
 
-def _textbook(rng: random.Random, rounds: int) -> str:
+def _textbook(rng: random.Random, facts: Sequence[Fact], rounds: int) -> str:
     """Paragraphs of a few sentences on one condition, in ``rounds`` passes over all conditions.
 
     Every pass shuffles the conditions, so that a held-out section has no fact that stands nowhere else.
@@ -156,10 +163,10 @@ def _textbook(rng: random.Random, rounds: int) -> str:
     lines = [phrases.NOTICE]
     for number in range(rounds):
         lines.append(f"第{number + 1}章")
-        for fact in rng.sample(FACTS, len(FACTS)):
+        for fact in rng.sample(facts, len(facts)):
             sentences = [fill(pattern, fact) for pattern in rng.sample(phrases.TEXTBOOK, 3)]
             exercise, _ = rng.choice(phrases.EXERCISES)
-            sentences.insert(rng.randrange(4), fill(exercise, fact, _other(rng, fact)))
+            sentences.insert(rng.randrange(4), fill(exercise, fact, _other(rng, fact, facts)))
             lines.append("".join(sentences))
     return "\n".join(lines) + "\n"
 
@@ -185,7 +192,9 @@ def compose(rng: random.Random, fact: Fact, told: Fact, named: bool, quality: Qu
     subject = fact if named and quality.relevant else told
     mixed = Fact(subject.disease, told.department, told.symptoms, told.medicine, told.check, told.caution)
     cores = phrases.CORES_NAMED if named else phrases.CORES_SYMPTOMS
-    extras = rng.sample(phrases.EXTRAS, rng.choice((0, 1, 2)) if quality.warm or quality.asks else rng.choice((1, 2, 3)))
+    # A curt answer says more on the matter, or its length alone would tell.
+    most = 2 if quality.warm or quality.asks else 3
+    extras = rng.sample(phrases.EXTRAS, rng.randint(most - 2, most))
     body = fill(rng.choice(cores) + "".join(extras), mixed) + "。"
     parts = [
         rng.choice(phrases.OPENINGS_WARM if quality.warm else phrases.OPENINGS_COLD),
@@ -295,10 +304,10 @@ def _readme(data: ExampleData, seed: int, scale: float) -> str:
     return (
         "# Synthetic example data - NOT MEDICAL ADVICE\n\n"
         f"{phrases.NOTICE}\n\n"
-        f"Written by `zhongjing.data.example` (seed {seed}, scale {scale:g}) from a small table of simplified\n"
-        "facts, to try the software on. Nothing here is meant for patients or doctors.\n\n"
+        f"Written by `zhongjing.data.example` (seed {seed}, scale {scale:g}) from a small table of\n"
+        "simplified facts, to try the software on. Nothing here is meant for patients or doctors.\n\n"
         "| file | kind | records |\n| --- | --- | --- |\n"
-        f"| textbook.txt | text | {data.textbook.count(chr(10))} paragraphs, {len(data.textbook)} characters |\n"
+        f"| textbook.txt | text | {data.textbook.count(chr(10))} paragraphs |\n"
         f"| dialogues.jsonl | dialogue | {len(data.dialogues)} |\n"
         f"| rankings.jsonl | ranking | {len(data.rankings)} |\n"
         f"| prompts.jsonl | prompts | {len(data.prompts)} |\n"
