@@ -23,7 +23,7 @@ from zhongjing.backends.local.session import LocalSession
 from zhongjing.backends.local.workdir import SupervisorRecord
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.stages import Stage
-from zhongjing.errors import BackendError, ConfigError
+from zhongjing.errors import BackendError, ConfigError, TransientError
 from zhongjing.pipeline.backend import ForeignJobError, JobRequest, JobState
 from zhongjing.pipeline.prepare import prepare
 from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, StageState
@@ -118,7 +118,10 @@ def follow(
     status = None
     with session.heartbeat():
         while time.monotonic() < deadline:
-            status = session.status(desired.pipeline)
+            try:
+                status = session.status(desired.pipeline)
+            except TransientError:  # the store is being started again
+                continue
             if status is not None and status.observed_generation >= desired.generation:
                 if until is not None and until(status):
                     return status

@@ -40,7 +40,9 @@ def advance(world: World, status: PipelineStatus) -> list[Action]:
             continue
         states = {up: status.stage(up).state for up in node.upstream}
         new = [action for action in _idle(world, node, entry, states, start) if not _is_old(entry, action)]
-        start = start and not any(isinstance(action, Submit) for action in new)
+        started = any(isinstance(action, Submit) for action in new)
+        # A stage that will be tried again keeps its turn.
+        start = start and not started and not _is_retrying(entry, node, done)
         actions += new
         status = fold(status, new, world.now)
     return actions
@@ -81,6 +83,10 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
 
 def _is_failed(entry: StageStatus, node: StagePlan, done: Mapping[Stage, bool]) -> bool:
     return entry.state is StageState.FAILED and entry.key == node.key and not done[node.stage]
+
+
+def _is_retrying(entry: StageStatus, node: StagePlan, done: Mapping[Stage, bool]) -> bool:
+    return entry.next_retry_at is not None and entry.key == node.key and not done[node.stage]
 
 
 def _is_old(entry: StageStatus, action: Action) -> bool:
@@ -172,7 +178,7 @@ def _runnable(world: World, node: StagePlan, entry: StageStatus, start: bool) ->
         if entry.state is StageState.SUSPENDED:
             return []
         return [_pending(node, entry, "Suspended", "the pipeline is suspended")]
-    retrying = entry.next_retry_at is not None and entry.key == node.key
+    retrying = _is_retrying(entry, node, {stage: False})
     if not start:
         return [] if retrying else [_pending(node, entry, "Turn", "its turn comes")]
     if retrying and entry.next_retry_at is not None and seconds(entry.next_retry_at) > world.now:

@@ -217,6 +217,15 @@ def test_failures_are_retried_with_growing_pauses_and_then_final() -> None:
     assert status.settled(desired)
 
 
+def test_a_stage_that_will_be_tried_again_keeps_its_turn() -> None:
+    desired = desired_state(user_document(stages=("sft", "rm")))
+    status, actions = look(desired, running(desired), JobState.FAILED)
+    assert kinds(actions) == ["ScheduleRetry"]
+    status, actions = look(desired, status, JobState.FAILED, now=NOW + 2)
+    assert kinds(actions) == []
+    assert status.stage(Stage.RM).state is StageState.PENDING
+
+
 def test_an_attempt_that_got_further_wins_the_retries_back() -> None:
     desired = desired_state(user_document(stages=("sft",), sft={"retries": 1}))
     status, now = running(desired), NOW

@@ -216,6 +216,8 @@ class Supervisor:
                 return
             self._s3_starts.append(now)
             logger.warning("the S3 server died; it is started again")
+            # The threads of a killed process may hold its ports a little longer than the process is there.
+            self._ending.wait(1.0)
             try:
                 self._s3.start()
             except ZhongjingError as error:
