@@ -129,7 +129,8 @@ def _forgive(entry: StageStatus) -> StageStatus:
         "started_at": None,
     }
     if entry.state in (StageState.FAILED, StageState.SUSPENDED):
-        update |= {"state": StageState.PENDING, "reason": "", "message": "", "remedy": None}
+        reason = "Resuming" if entry.state is StageState.SUSPENDED else ""
+        update |= {"state": StageState.PENDING, "reason": reason, "message": "", "remedy": None}
     elif entry.state is StageState.SUCCEEDED:
         update |= {"state": StageState.SKIPPED, "reason": "DoneBefore", "message": "was done before"}
     return entry.model_copy(update=update)

@@ -194,6 +194,6 @@ def _start_message(node: StagePlan, entry: StageStatus) -> str:
         return "first run"
     if entry.key != node.key:
         return "another result is wanted than the last one"
-    if entry.state is StageState.SUSPENDED or entry.reason == "Resuming":
+    if entry.reason == "Resuming":
         return "goes on from its checkpoint"
     return f"tries again: {entry.message}" if entry.message else "tries again"
