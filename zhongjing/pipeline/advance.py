@@ -194,6 +194,6 @@ def _start_message(node: StagePlan, entry: StageStatus) -> str:
         return "first run"
     if entry.key != node.key:
         return "another result is wanted than the last one"
-    if entry.reason == "Resuming":
-        return "goes on from its checkpoint"
-    return f"tries again: {entry.message}" if entry.message else "tries again"
+    if entry.next_retry_at is None or entry.reason == "Resuming":
+        return "goes on where it stopped"
+    return f"tries again: {entry.message}"

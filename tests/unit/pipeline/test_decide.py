@@ -308,7 +308,7 @@ def test_suspend_stops_with_a_checkpoint_and_resume_goes_on() -> None:
     assert kinds(actions) == ["Adopt", "Submit"]
     assert status.stage(Stage.SFT).attempt == 2
     assert status.stage(Stage.SFT).failures == 0
-    assert status.stage(Stage.SFT).message == "goes on from its checkpoint"
+    assert status.stage(Stage.SFT).message == "goes on where it stopped"
 
 
 def test_a_stop_that_does_not_come_is_forced() -> None:
