@@ -100,7 +100,8 @@ def test_only_the_adapter_is_trained(base_folder: Callable[[str], Path]) -> None
 def test_a_second_adapter_on_top_has_the_same_modules(base_folder: Callable[[str], Path]) -> None:
     model = add_lora(load_base(base_folder("llama"), dtype=torch.float32), lora(), "sft", 0)
     model = add_lora(model, lora(rank=2), "ppo", 1)
-    assert sorted(model.peft_config["ppo"].target_modules) == LINEAR
+    config: Any = model.peft_config["ppo"]
+    assert sorted(config.target_modules) == LINEAR
     paths = [path for path, _ in model.named_parameters() if ".lora_A." in path]
     assert len([path for path in paths if ".ppo." in path]) == len(LINEAR) * 2
     assert not any(".lora_A.sft.lora_" in path or "base_layer.lora_" in path for path in paths)
@@ -110,7 +111,7 @@ def test_modules_are_checked_by_name(base_folder: Callable[[str], Path]) -> None
     model = load_base(base_folder("llama"), dtype=torch.float32)
     assert target_modules(model, lora()) == LINEAR
     assert target_modules(model, lora(targetModules=["v_proj", "q_proj"])) == ["q_proj", "v_proj"]
-    with pytest.raises(DataError, match="'W_pack'.*down_proj"):
+    with pytest.raises(DataError, match=r"'W_pack'.*down_proj"):
         target_modules(model, lora(targetModules=["W_pack"]))
 
 
@@ -169,7 +170,8 @@ def test_a_stack_is_the_sum(
 
     both = load_adapter(load_base(base, dtype=torch.float32), tmp_path / "sft", "sft")
     both = load_adapter(both, tmp_path / "ppo", "ppo")
-    both.base_model.set_adapter(["sft", "ppo"])
+    tuner: Any = both.base_model
+    tuner.set_adapter(["sft", "ppo"])
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(str(base)), str(tmp_path / "out"))
     torch.testing.assert_close(logits(loaded), logits(both), rtol=2e-6, atol=2e-6)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from zhongjing.errors import DataError
 from zhongjing.model.base import check_max_length, load_base, merge_delta
 from zhongjing.model.weights import WeightReader, WeightWriter
 
+CAUSAL: Any = AutoModelForCausalLM  # typed as if output_loading_info did not exist
 FAMILIES = ("llama", "qwen2", "qwen3")
 
 
@@ -33,7 +35,7 @@ def test_the_same_seed_gives_the_same_bytes(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transformers_loads_a_tiny_base_by_itself(family: str, base_folder: Callable[[str], Path]) -> None:
     folder = base_folder(family)
-    model, report = AutoModelForCausalLM.from_pretrained(str(folder), output_loading_info=True)
+    model, report = CAUSAL.from_pretrained(str(folder), output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert model.config.model_type == family
@@ -166,7 +168,7 @@ def test_a_delta_and_its_root_give_the_model(
         assert sorted(ours) == sorted(wanted)
         for name in wanted:
             torch.testing.assert_close(ours.get(name), wanted.get(name), rtol=0, atol=1e-7)
-    model, report = AutoModelForCausalLM.from_pretrained(str(out), output_loading_info=True)
+    model, report = CAUSAL.from_pretrained(str(out), output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert model.config.vocab_size == 480

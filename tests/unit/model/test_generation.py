@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,11 +63,12 @@ def test_greedy_equals_transformers_generate(
     ids = torch.tensor(
         [tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)]
     )
-    theirs = model.generate(
+    generating: Any = model
+    theirs = generating.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False,
         eos_token_id=[0, 2],
     )  # fmt: skip
-    wanted = tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    wanted = str(tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True)).strip()
     assert answer(model, tokenizer, turns, max_new_tokens=20) == wanted.rstrip("\ufffd")
 
 

@@ -1,6 +1,6 @@
 """What simple rankers reach on the example rankings: the figures that a reward model must be seen beside.
 
-Pure Python. ``python -m zhongjing.data.example --baselines`` prints both.
+Pure Python. ``python benchmarks/example_baselines.py`` prints both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The seeded generator of the example corpora. Synthetic, not medical advice.
 
-``python -m zhongjing.data.example FOLDER [--seed N] [--scale X]`` writes the files. Pure Python: the same
-seed and scale give the same bytes everywhere.
+``zhongjing data example FOLDER [--seed N] [--scale X]`` writes the files. Pure Python: the same seed and
+scale give the same bytes everywhere.
 
 A fifth of the conditions is *held out*: the textbook teaches them, but no dialogue, ranking or prompt that is
 trained on asks about them. The ``*-heldout`` files ask about nothing else. So what a model says there it has

@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-NOTICE = (
-    "本文件由程序按一张虚构的简表自动生成，仅用于软件测试，内容为合成数据，不构成任何医疗建议。"
-)
+NOTICE = "本文件由程序按一张虚构的简表自动生成，仅用于软件测试，内容为合成数据，不构成任何医疗建议。"
 
 # One sentence each; a paragraph of the textbook takes a few of one condition.
 TEXTBOOK = (
