@@ -83,8 +83,6 @@ def launch(order: Order, workdir: Path, console: Console, *, wait: bool, wait_fo
     check(document, order)
     console.say(f"{document.name}: runs in {workdir}")
     with open_or_create(workdir) as session:
-        if session.desired(document.name) is None:
-            _warm(session)
         user = with_examples(user, workdir / "example")
         for attempt in range(1, _ATTEMPTS + 1):
             prepared = prepare(
@@ -229,13 +227,6 @@ def _forecast_object(forecast: Forecast) -> dict[str, Any]:
         "key": forecast.key,
         "changes": list(forecast.changes),
     }
-
-
-def _warm(session: Session) -> None:
-    """A first run is sure to need its backend: where it can, that starts while files are hashed."""
-    warm = getattr(session, "warm", None)
-    if callable(warm):
-        warm()
 
 
 def _announcer(console: Console) -> OnUpload:

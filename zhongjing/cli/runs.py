@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from zhongjing.config.stages import Stage
     from zhongjing.pipeline.session import Session
     from zhongjing.pipeline.state import DesiredState
+
+# Ray paints the names of workers, also into files.
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 STATUS_EPILOG = """
 \b
@@ -77,13 +81,13 @@ def status(
             if console.json_mode:
                 console.result(_result(session, shown))
             else:
-                _say(console, shown)
+                _say(session, console, shown)
             return OK
         views = [look(session, find(session, each)) for each in session.pipelines()]
         if console.json_mode:
             console.result({"pipelines": {each.name: _result(session, each) for each in views}})
         for each in () if console.json_mode else views:
-            _say(console, each)
+            _say(session, console, each)
             console.say()
         if not views:
             console.warn("there are no pipelines here yet")
@@ -104,15 +108,15 @@ def _watch(session: Session, desired: DesiredState, console: Console) -> int:
         console.result(_result(session, shown))
     else:
         console.say()
-        _say(console, shown)
+        _say(session, console, shown)
     return OK
 
 
-def _say(console: Console, shown: RunView) -> None:
+def _say(session: Session, console: Console, shown: RunView) -> None:
     from zhongjing.cli.display.summary import status_lines
-    from zhongjing.cli.follow import ending
+    from zhongjing.cli.follow import ending, manifests_of
 
-    for line in status_lines(shown):
+    for line in status_lines(shown, manifests_of(session, shown)):
         console.say(line)
     if shown.settled:
         for line in ending(shown):
@@ -150,7 +154,8 @@ def logs(
         if desired.document.spec.stages.get(chosen) is None:
             raise ConfigError(f"the pipeline has no stage {chosen}", where=desired.pipeline)
         for line in session.logs(desired.pipeline, chosen, follow=follow, attempt=attempt):
-            console.raw(line if line.endswith("\n") else f"{line}\n")
+            text = line if console.interactive else _COLOURS.sub("", line)
+            console.raw(text if text.endswith("\n") else f"{text}\n")
 
 
 def _latest_stage(session: Session, desired: DesiredState) -> Stage:
@@ -184,19 +189,25 @@ def stop(
     release: Release = None,
 ) -> int:
     """Stop a run with a checkpoint (`resume` goes on from it)."""
-    from zhongjing.cli.follow import display_for, follow
+    from zhongjing.cli.follow import display_for, follow, look
+    from zhongjing.pipeline.state import ConditionType
 
     place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console()
     with open_runs(place) as session:
-        desired = session.suspend(find(session, name).pipeline)
+        desired = find(session, name)
+        before = look(session, desired)
+        if before.status is not None and before.settled and before.status.holds(ConditionType.COMPLETE):
+            console.say(f"{desired.pipeline}: is complete, there is nothing to stop")
+            return OK
+        desired = session.suspend(desired.pipeline)
         if not wait:
             console.say(f"{desired.pipeline}: asked to stop with a checkpoint")
             return OK
         display = display_for(console)
         with display:
             shown = follow(session, desired, display)
-    _say(console, shown)
+        _say(session, console, shown)
     return OK
 
 

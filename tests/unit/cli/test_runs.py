@@ -129,9 +129,9 @@ def test_several_pipelines_need_a_name(
 def test_logs_take_the_stage_that_runs(command: CommandLine, session: MemorySession, workdir: Path) -> None:
     session.add(desired_state())
     session.frames = [(pipeline_status(SFT_RUNS), {})]
-    session.log_lines = {Stage.SFT: ["first", "second\n"]}
+    session.log_lines = {Stage.SFT: ["\x1b[36m(worker)\x1b[0m first", "second\n"]}
     result = command("logs", "--local", "--follow")
-    assert result.stdout == "first\nsecond\n"
+    assert result.stdout == "(worker) first\nsecond\n"
     assert session.calls == ["logs demo sft follow=True attempt=None"]
 
 
@@ -183,6 +183,30 @@ def test_stop_without_waiting(command: CommandLine, session: MemorySession, work
     assert result.exit_code == 0
     assert result.stdout == "demo: asked to stop with a checkpoint\n"
     assert session.watched == 0
+
+
+def test_what_is_complete_is_not_stopped(command: CommandLine, session: MemorySession, workdir: Path) -> None:
+    session.add(desired_state())
+    session.frames = [(pipeline_status(ALL_DONE, ConditionType.COMPLETE), {})]
+    result = command("stop", "--local")
+    assert result.exit_code == 0
+    assert result.stdout == "demo: is complete, there is nothing to stop\n"
+    assert session.calls == []
+
+
+def test_status_of_what_is_done_shows_what_it_brought(
+    command: CommandLine, session: MemorySession, workdir: Path
+) -> None:
+    session.add(desired_state())
+    session.frames = [(pipeline_status(ALL_DONE, ConditionType.COMPLETE, reason="Complete"), {})]
+    session.manifests = {Stage.SFT: manifest(Stage.SFT)}
+    session.dashboard_url = None
+    assert command("status", "--local").stdout.splitlines() == [
+        "demo: Complete",
+        "stage  state      attempt  step  held-out",
+        "sft    succeeded  1        100   loss 6.5 -> 3.25",
+        "rm     skipped    1",
+    ]
 
 
 def test_resume_follows_to_the_end(command: CommandLine, session: MemorySession, workdir: Path) -> None:

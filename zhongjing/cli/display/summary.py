@@ -57,6 +57,14 @@ def metric_table(stages: Sequence[StageView], manifests: Mapping[Stage, StageMan
     return table(header, rows, right=(3, 4, 5, 6))
 
 
+def _change(stage: Stage, manifest: StageManifest) -> str:
+    """``loss 6.5 -> 3.25``: the metric that tells most, before and after."""
+    names = main_metrics(stage, manifest.metrics, limit=1)
+    return " ".join(
+        f"{name} {_cell(manifest.metrics_before, name)} -> {_cell(manifest.metrics, name)}" for name in names
+    )
+
+
 def _cell(metrics: Mapping[str, float], name: str) -> str:
     return number(metrics[name]) if name in metrics else "-"
 
@@ -125,8 +133,8 @@ def _stage_result(stage: StageView, manifests: Mapping[Stage, StageManifest]) ->
     }
 
 
-def status_lines(view: RunView) -> list[str]:
-    """The run as it is now, as a table: for ``zhongjing status``."""
+def status_lines(view: RunView, manifests: Mapping[Stage, StageManifest]) -> list[str]:
+    """The run as it is now, as a table: for ``zhongjing status``. Done stages show what they brought."""
     condition = view.status.condition() if view.status is not None else None
     state = condition.type.value if condition is not None else "not looked at yet"
     if condition is not None and condition.reason not in ("", condition.type.value):
@@ -140,6 +148,9 @@ def status_lines(view: RunView) -> list[str]:
     for stage in view.stages:
         steps = f"{stage.step}/{stage.total_steps}" if stage.total_steps else ""
         held_out = describe(stage.stage, stage.progress.validation) if stage.progress is not None else ""
+        manifest = manifests.get(stage.stage)
+        if manifest is not None:
+            steps, held_out = str(manifest.steps), _change(stage.stage, manifest)
         attempt = str(stage.status.attempt) if stage.status.attempt else ""
         rows.append(
             [stage.stage.value, stage.doing, attempt, steps, stage.headline, held_out, stage.speed, stage.eta]
