@@ -200,10 +200,10 @@ def test_the_reward_rises(models: Path, tmp_path: Path) -> None:
     control = run(models, tmp_path / "control", settings=still, toy=True)
     assert outcome["before"] == pytest.approx(control["before"], abs=1e-6)
     assert control["metrics"] == pytest.approx(control["before"], abs=1e-5)
-    # At first there are about as many even as odd tokens: a score near 0 of at most 1.
+    # At first there are about as many even as odd tokens: a score near 0; at most 1 can be reached.
     scores = [values["score"] for values in rollouts(outcome)]
-    assert abs(scores[0]) < 0.15
-    assert sum(scores[-4:]) / 4 > 0.4
+    assert abs(scores[0]) < 0.3
+    assert sum(scores[-4:]) / 4 > scores[0] + 0.4
     assert outcome["metrics"]["score"] > outcome["before"]["score"] + 0.25
     assert outcome["metrics"]["kl"] > 1.0
     assert outcome["metrics"]["entropy"] < outcome["before"]["entropy"]
