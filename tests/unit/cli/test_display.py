@@ -176,14 +176,15 @@ def test_the_table_has_before_and_after() -> None:
         Stage.RM,
         metrics_before={"loss": 1.79, "accuracy": 0.5},
         metrics={"loss": 0.9, "accuracy": 0.8125},
+        test_metrics={"loss": 1.25, "accuracy": 0.75},
         steps=40,
         seconds=12.0,
     )
     assert metric_table(stages, {Stage.SFT: manifest(Stage.SFT), Stage.RM: ranked}) == [
-        "stage  state      held-out  before   after  steps   time",
-        "sft    succeeded  loss         6.5    3.25    100  1m15s",
-        "rm     running    accuracy     0.5  0.8125     40    12s",
-        "                  loss        1.79     0.9",
+        "stage  state      held-out  before   after  test  steps   time",
+        "sft    succeeded  loss         6.5    3.25   3.5    100  1m15s",
+        "rm     running    accuracy     0.5  0.8125  0.75     40    12s",
+        "                  loss        1.79     0.9  1.25",
     ]
 
 

@@ -78,8 +78,8 @@ def test_success_is_0_and_ends_with_the_table(
         "sft    run   was never run",
         "rm     run   was never run",
     ]
-    table = lines[lines.index("stage  state      held-out  before  after  steps   time") :]
-    assert table[1] == "sft    succeeded  loss         6.5   3.25    100  1m15s"
+    table = lines[lines.index("stage  state      held-out  before  after  test  steps   time") :]
+    assert table[1] == "sft    succeeded  loss         6.5   3.25   3.5    100  1m15s"
     assert "  sft      s3://zhongjing/local/demo/sft/kkkkkkkkkkkkkkkk/model" in table
 
 
@@ -166,6 +166,7 @@ def test_json_is_exactly_one_object_on_stdout(
         "modelUri": "s3://zhongjing/local/demo/sft/kkkkkkkkkkkkkkkk/model",
         "metricsBefore": {"loss": 6.5, "perplexity": 665.1},
         "metrics": {"loss": 3.25, "perplexity": 25.8},
+        "testMetrics": {"loss": 3.5},
         "seconds": 75.0,
         "step": 100,
         "totalSteps": 100,

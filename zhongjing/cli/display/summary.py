@@ -37,7 +37,7 @@ def metric_table(stages: Sequence[StageView], manifests: Mapping[Stage, StageMan
     for stage in stages:
         manifest = manifests.get(stage.stage)
         if manifest is None:
-            rows.append([stage.stage.value, stage.doing, "", "", "", "", ""])
+            rows.append([stage.stage.value, stage.doing, *[""] * 6])
             continue
         names = main_metrics(stage.stage, manifest.metrics)
         for index, name in enumerate(names or [""]):
@@ -49,12 +49,13 @@ def metric_table(stages: Sequence[StageView], manifests: Mapping[Stage, StageMan
                     name,
                     _cell(manifest.metrics_before, name),
                     _cell(manifest.metrics, name),
+                    _cell(manifest.test_metrics, name),
                     str(manifest.steps) if first else "",
                     duration(manifest.seconds) if first else "",
                 ]
             )
-    header = ["stage", "state", "held-out", "before", "after", "steps", "time"]
-    return table(header, rows, right=(3, 4, 5, 6))
+    header = ["stage", "state", "held-out", "before", "after", "test", "steps", "time"]
+    return table(header, rows, right=(3, 4, 5, 6, 7))
 
 
 def _change(stage: Stage, manifest: StageManifest) -> str:
@@ -127,6 +128,7 @@ def _stage_result(stage: StageView, manifests: Mapping[Stage, StageManifest]) ->
         "modelUri": status.model_uri or (manifest.model.uri if manifest is not None else None),
         "metricsBefore": dict(manifest.metrics_before) if manifest is not None else {},
         "metrics": dict(manifest.metrics) if manifest is not None else {},
+        "testMetrics": dict(manifest.test_metrics) if manifest is not None else {},
         "seconds": manifest.seconds if manifest is not None else None,
         "step": manifest.steps if manifest is not None else stage.step,
         "totalSteps": manifest.steps if manifest is not None else stage.total_steps,
