@@ -4,7 +4,7 @@
 
     python benchmarks/ppo_learning.py --workdir ./zhongjing-runs --seeds 0 1 2
 
-Takes a workdir in which the tiny pipeline is done (``make demo``) and runs its ppo stage again for every seed.
+Takes a workdir in which the tiny pipeline is done (``make demo``) and runs its ppo stage for every seed.
 Prints for the held-out conditions (no stage trained on them): mean reward, KL to the SFT model, share of
 responses with an end, and the generator's own exact-fact score of greedy answers. Learning rate 0 is the SFT
 model.
