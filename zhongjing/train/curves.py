@@ -25,12 +25,16 @@ OVERVIEW = "curves.png"
 # Panel, its title, and what the last part of a metric's name must contain. The first match wins, so the
 # narrow ones stand before "loss": value_loss is a loss, but "reward_std" is no reward curve of its own.
 _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    # First, so that a guard's factor on the loss is not drawn as a loss.
+    ("guard", "Spike guard's factors", ("guard",)),
     ("loss", "Loss (nats)", ("loss", "nll", "cross_entropy")),
     ("accuracy", "Accuracy", ("accuracy",)),
     ("reward", "Reward", ("reward", "score")),
     ("kl", "KL (nats)", ("kl",)),
-    ("length", "Length and ends of responses", ("length", "eos")),
-    ("policy", "Policy and critic", ("entropy", "clip_fraction", "clipfrac", "explained_variance", "ratio")),
+    ("length", "Length of responses (tokens)", ("length",)),
+    ("ends", "Share of responses with an end", ("eos",)),
+    ("entropy", "Entropy (nats)", ("entropy",)),
+    ("policy", "Policy and critic", ("clip_fraction", "clipfrac", "explained_variance", "ratio")),
     ("optimizer", "Gradient norm", ("grad_norm", "gradient_norm")),
     ("schedule", "Learning rate", ("learning_rate", "lr")),
 )
@@ -84,7 +88,10 @@ def _panels(points: Sequence[MetricPoint]) -> dict[str, dict[str, _Series]]:
             series = found[panel][label]
             series.x.append(float(point.step))
             series.y.append(float(value))
-    order = [name for name, _, _ in _PANELS if name in found]
+    if all(value == 1.0 for series in found["guard"].values() for value in series.y):
+        del found["guard"]  # it never acted
+    # What people look at first comes first: loss, reward; the guard last.
+    order = [name for name, _, _ in (*_PANELS[1:], _PANELS[0]) if name in found]
     # By label, training first: the same points give the same picture, in whatever order they come.
     return {
         name: dict(sorted(found[name].items(), key=lambda entry: (" " in entry[0], entry[0]))[:_MAX_SERIES])

@@ -39,7 +39,15 @@ def test_ppo_has_reward_and_kl(tmp_path: Path) -> None:
         for step in range(5)
     ]
     names = {file.name for file in render_curves(points, tmp_path)}
-    assert names == {"curves.png", "reward.png", "kl.png", "policy.png", "length.png"}
+    assert names == {"curves.png", "reward.png", "kl.png", "entropy.png", "length.png", "ends.png"}
+
+
+@pytest.mark.parametrize(("factor", "drawn"), [(1.0, False), (0.5, True)])
+def test_the_guard_is_drawn_when_it_acted(tmp_path: Path, factor: float, drawn: bool) -> None:
+    points = [point("train", step, loss=2.0, guard_loss_factor=factor) for step in range(3)]
+    names = [file.name for file in render_curves(points, tmp_path)]
+    assert ("guard.png" in names) is drawn
+    assert "loss.png" in names
 
 
 @pytest.mark.parametrize(
@@ -54,6 +62,9 @@ def test_ppo_has_reward_and_kl(tmp_path: Path) -> None:
         ("kl_coef", None),
         ("weekly", None),
         ("clip_fraction", "policy"),
+        ("guard_loss_factor", "guard"),
+        ("response_length", "length"),
+        ("eos_share", "ends"),
         ("learning_rate", "schedule"),
         ("rollout/kl", "kl"),
         ("tokens", None),
