@@ -39,7 +39,8 @@ def reference_page() -> str:
         "Generated from `zhongjing/config` by `make generated`; do not edit.\n\n"
         "One YAML document describes a run, on a laptop as on a cluster. `zhongjing config show tiny`\n"
         "prints a complete one. A field marked **T** (training) may change a result: it is hashed into the\n"
-        "stage's key, and a change re-runs what depends on it. A field marked **O** (operational) never does.\n"
+        "stage's key, and a change re-runs what depends on it. A field marked **O** (operational) never\n"
+        "does. "
         "`--set spec.stages.sft.learningRate=1e-4` overrides a field; elements of lists are named by their\n"
         "`name`, `source` or number.\n"
     ]
