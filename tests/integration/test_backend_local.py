@@ -143,6 +143,13 @@ def is_running(stage: Stage) -> Callable[[PipelineStatus], bool]:
     return lambda status: status.stage(stage).state is StageState.RUNNING
 
 
+def wait_for_step(session: LocalSession, name: str, step: int) -> None:
+    """Waits until the SFT job of a pipeline has made ``step`` steps."""
+    assert wait_until(
+        lambda: (found := session.progress(name, Stage.SFT)) is not None and found.step >= step, 60
+    )
+
+
 def live(session: LocalSession) -> SupervisorRecord:
     record = session.workdir.live_record()
     assert record is not None
@@ -289,9 +296,7 @@ def test_stop_with_a_checkpoint_and_go_on_from_it(workdir: Path, data: Path) -> 
     with open_session(workdir) as session:
         desired = submit(session, user)
         follow(session, desired, is_running(Stage.SFT))
-        assert wait_until(
-            lambda: (found := session.progress("stopped", Stage.SFT)) is not None and found.step > 2, 30
-        )
+        wait_for_step(session, "stopped", 3)
         status = follow(session, session.suspend("stopped"))
         assert status.holds(ConditionType.SUSPENDED)
         assert "checkpoint at step" in status.stage(Stage.SFT).message
@@ -328,6 +333,7 @@ def test_a_killed_supervisor_is_replaced_and_the_job_goes_on(workdir: Path, data
     with open_session(workdir) as session:
         desired = submit(session, user)
         follow(session, desired, is_running(Stage.SFT))
+        wait_for_step(session, "orphaned", 2)
         before = live(session)
         job = job_process(session, Stage.SFT)
         os.kill(before.process.pid, signal.SIGKILL)
@@ -345,6 +351,7 @@ def test_ray_and_s3_are_started_again_when_they_die(workdir: Path, data: Path) -
     with open_session(workdir) as session:
         desired = submit(session, user)
         follow(session, desired, is_running(Stage.SFT))
+        wait_for_step(session, "unlucky", 2)
         server = json.loads((session.workdir.s3 / "server.json").read_text())
         os.kill(server["pid"], signal.SIGKILL)
         ray = live(session).ray
