@@ -21,7 +21,7 @@ from typing import Any, cast
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.errors import ConfigError, DataError, StorageError, TrainingError, ZhongjingError
-from zhongjing.storage.artifacts import read_request, write_manifest
+from zhongjing.storage.artifacts import read_request, require_conditional_writes, write_manifest
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import ModelArtifact, SourceCounts, StageManifest, StageRequest
 from zhongjing.storage.objects import ObjectStore, open_store
@@ -65,6 +65,8 @@ class Job:
         """Prepares, trains, writes the manifest."""
         progress = ProgressWriter(self.store, self.stage_layout)
         try:
+            # Manifests are completion marks: a store that would overwrite one is found out before any work.
+            require_conditional_writes(self.store, self.layout.cache)
             prepared = prepare(self.request, self.store, self.layout, self.scratch, self._reporter(progress))
             # From here rank 0 of the workers writes progress.json.
             progress.close()

@@ -137,6 +137,7 @@ class _Rank:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         outcome["extra"] = program.finish(folder)
+        outcome["extra"]["tokenCache"] = prepared.tokens
         outcome["extra"] |= self._answers(folder, local)
         adapter = (folder / "adapter_config.json").is_file()
         model = upload_model(
