@@ -37,7 +37,7 @@ def test_no_row_gives_a_dose() -> None:
     "patterns",
     [
         phrases.TEXTBOOK,
-        [text for text, _ in phrases.EXERCISES],
+        [phrases.RIGHT, phrases.WRONG],
         phrases.QUESTIONS_NAMED,
         phrases.QUESTIONS_SYMPTOMS,
         phrases.CORES_NAMED,

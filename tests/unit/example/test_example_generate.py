@@ -98,7 +98,7 @@ def test_a_larger_scale_adds_and_moves_nothing() -> None:
 def test_the_textbook_states_every_fact_right(data: ExampleData) -> None:
     """No sentence gives a condition another's medicine, but where it says that this is wrong."""
     for fact in FACTS:
-        for pattern in ("治疗{}首选{}。", "{}可以用{}。答案：对"):
+        for pattern in ("治疗{}首选{}。", "{}用{}？对。"):
             for other in FACTS:
                 stated = pattern.format(fact.disease, other.medicine)
                 assert (stated in data.textbook) <= (other is fact), stated
@@ -146,7 +146,7 @@ def test_simple_rankers_do_not_solve_it(seed: int) -> None:
     rankings = generate(seed)
     assert 0.4 < pair_accuracy(rankings.rankings_heldout, longer_wins) <= 0.6
     ranker = train_bag_of_words(rankings.rankings, epochs=2)
-    assert 0.6 < pair_accuracy(rankings.rankings_heldout, ranker) < 0.78
+    assert 0.65 < pair_accuracy(rankings.rankings_heldout, ranker) < 0.85
     perfect = {id(r): dict(zip(r["answers"], r["ranks"], strict=True)) for r in rankings.rankings_heldout}
     by_prompt = {
         (r["prompt"], a): -rank for r in rankings.rankings_heldout for a, rank in perfect[id(r)].items()

@@ -26,8 +26,8 @@ _ONE_HELD_OUT_IN = 5
 # Items at scale 1.
 _CONDITIONS = len(FACTS)
 _PARAGRAPHS_PER_FACT = 26
-_SINGLE = 1050
-_MULTI = 150
+_SINGLE = 770
+_MULTI = 110
 _RANKINGS = 900
 _PROMPTS = 400
 _HELD_OUT_ITEMS = 120
@@ -142,12 +142,12 @@ def _choose(seed: int, scale: float) -> tuple[tuple[Fact, ...], tuple[Fact, ...]
 
 
 def fill(pattern: str, fact: Fact, other: Fact | None = None) -> str:
-    """A pattern with the names of ``fact`` (and, for ``{w}`` and ``{e}``, of ``other``) in its slots."""
+    """A pattern with the names of ``fact`` (and, for ``{w}``, of ``other``) in its slots."""
     first, second, third = fact.symptoms
     wrong = other or fact
     return pattern.format(
         d=fact.disease, p=fact.department, a=first, b=second, c=third,
-        m=fact.medicine, t=fact.check, n=fact.caution, w=wrong.medicine, e=wrong.disease,
+        m=fact.medicine, t=fact.check, n=fact.caution, w=wrong.medicine,
     )  # fmt: skip
 
 
@@ -165,10 +165,20 @@ def _textbook(rng: random.Random, facts: Sequence[Fact], rounds: int) -> str:
         lines.append(f"第{number + 1}章")
         for fact in rng.sample(facts, len(facts)):
             sentences = [fill(pattern, fact) for pattern in rng.sample(phrases.TEXTBOOK, 3)]
-            exercise, _ = rng.choice(phrases.EXERCISES)
-            sentences.insert(rng.randrange(4), fill(exercise, fact, _other(rng, fact, facts)))
+            sentences.insert(rng.randrange(4), _exercise(rng, fact, _other(rng, fact, facts)))
             lines.append("".join(sentences))
     return "\n".join(lines) + "\n"
+
+
+def _exercise(rng: random.Random, fact: Fact, other: Fact) -> str:
+    """The right medicine and a wrong one, each with its verdict, in either order.
+
+    Side by side they teach a small model to tell them apart within minutes; single statements with a verdict
+    did not (docs/adr/0005-tiny-base.md).
+    """
+    verdicts = [fill(phrases.RIGHT, fact), fill(phrases.WRONG, fact, other)]
+    rng.shuffle(verdicts)
+    return "".join(verdicts)
 
 
 def _question(rng: random.Random, fact: Fact) -> tuple[str, bool]:
@@ -265,12 +275,14 @@ def _rankings(rng: random.Random, facts: Sequence[Fact], count: int) -> list[Jso
 def _four_qualities(rng: random.Random) -> list[Quality]:
     """One good answer, one plain, one wrong, one unsafe or beside the point; sometimes two are equal."""
     good = Quality()
-    plain = rng.choice((Quality(asks=False, warm=False), Quality(warm=False), Quality(asks=False)))
+    plain = rng.choice((Quality(asks=False, warm=False), Quality(warm=False)))
+    # Most wrong answers are kind and do not ask, as a careless doctor; some differ from the good one in
+    # nothing but the fact.
     wrong = rng.choice(
         (
-            Quality(correct=False),
-            Quality(correct=False),
             Quality(correct=False, asks=False),
+            Quality(correct=False, asks=False),
+            Quality(correct=False),
             Quality(correct=False, asks=False, warm=False),
         )
     )

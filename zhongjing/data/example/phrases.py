@@ -1,7 +1,7 @@
 """Sentence patterns of the example data, in Chinese. Slots are fields of a :class:`Fact`.
 
 ``{d}`` disease, ``{p}`` department, ``{a} {b} {c}`` symptoms, ``{m}`` medicine, ``{t}`` check (test),
-``{n}`` caution, ``{w}`` another condition's medicine, ``{e}`` another condition.
+``{n}`` caution, ``{w}`` another condition's medicine.
 """
 
 from __future__ import annotations
@@ -36,18 +36,9 @@ TEXTBOOK = (
     "问：{d}吃什么药好？答：可以用{m}，到{p}就诊。",
 )
 
-# Exercises at the end of a chapter: (text, whether the statement is right).
-EXERCISES = (
-    ("判断：{d}常用{m}治疗。答案：对。", True),
-    ("判断：{d}可以用{m}。答案：对。", True),
-    ("判断：得了{d}，首选{m}。答案：对。", True),
-    ("判断：{d}常用{w}治疗。答案：错，应当用{m}。", False),
-    ("判断：{d}可以用{w}。答案：错，应当用{m}。", False),
-    ("判断：得了{d}，首选{w}。答案：错，应当用{m}。", False),
-    ("选择：{d}用{m}还是{w}？答案：{m}。", True),
-    ("选择：{d}用{w}还是{m}？答案：{m}。", True),
-    ("{w}用于{e}，不用于{d}；{d}用{m}。", False),
-)
+# Exercises: two verdicts on a condition's medicine.
+RIGHT = "{d}用{m}？对。"
+WRONG = "{d}用{w}？错。"
 
 # Questions that name the condition, and questions that describe it.
 QUESTIONS_NAMED = (
