@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from tests.training_support import dialogues, rankings
-from zhongjing.config.stages import RmSettings, SftSettings
+from zhongjing.config.stages import PretrainSettings, RmSettings, SftSettings
 from zhongjing.train.distributed import ensure_process_group
 from zhongjing.train.engine import Engine
 from zhongjing.train.local_context import LocalContext
 from zhongjing.train.loop import run_loop
-from zhongjing.train.program import MicroLoss, StepPlan
+from zhongjing.train.pretrain import PretrainProgram
+from zhongjing.train.program import MicroLoss, StageProgram, StepPlan
 from zhongjing.train.rm import RmProgram
 from zhongjing.train.sft import SftProgram
 from zhongjing.train.state import read_state, write_state
@@ -151,15 +152,16 @@ def train(
         "seed": seed,
     }
     context = LocalContext(folder / "run", rank=rank, world_size=world_size, stop_at=stop_at)
-    program: SftProgram | RmProgram
+    program: StageProgram
     if stage == "rm":
         chosen: Any = RmSettings(**{**common, **settings})
         program = RmProgram(
             chosen, Path(base), train=rankings(samples), validation=rankings(12, seed=9), **places
         )
     else:
-        chosen = SftSettings(**{**common, **settings})
-        program = SftProgram(
+        pretrain = stage == "pretrain"
+        chosen = (PretrainSettings if pretrain else SftSettings)(**{**common, **settings})
+        program = (PretrainProgram if pretrain else SftProgram)(
             chosen, Path(base), train=dialogues(samples), validation=dialogues(12, seed=9), **places
         )
     result = run_loop(program, chosen, context, seed=seed)

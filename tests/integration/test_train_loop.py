@@ -88,6 +88,23 @@ def test_sft_learns_and_writes_what_others_load(tmp_path: Path, base: str, tunin
     AutoTokenizer.from_pretrained(tmp_path / "model")
 
 
+def test_pretraining_with_an_adapter_leaves_a_full_model(tmp_path: Path, base: str) -> None:
+    settings = {**SFT, "tuning": "lora", "learning_rate": 2e-2, "dropout": 0.0}
+    result = train(tmp_path, stage="pretrain", base=base, settings=settings)
+    assert result["metrics"]["loss"] < result["before"]["loss"]
+    folder = tmp_path / "model"
+    assert not (folder / "adapter_config.json").exists()
+    trained = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    changed = [
+        name
+        for name, value in AutoModelForCausalLM.from_pretrained(base).state_dict().items()
+        if not torch.equal(trained[name], value)
+    ]
+    assert changed
+    assert all("proj" in name for name in changed)
+    AutoTokenizer.from_pretrained(folder)
+
+
 def test_the_best_checkpoint_is_the_result(tmp_path: Path, base: str) -> None:
     # Few samples, many epochs: the held-out loss rises after a while.
     settings = {**SFT, "epochs": 60, "evaluations": 10, "global_batch_size": 2, "learning_rate": 1e-2}

@@ -51,7 +51,6 @@ class CausalProgram:
         world_size: number of processes.
         device: of this process.
         seed: of sample order and adapter.
-        attention_dropout: dropout on attention probabilities.
     """
 
     best_metric = "loss"
@@ -70,13 +69,15 @@ class CausalProgram:
         world_size: int,
         device: torch.device,
         seed: int,
-        attention_dropout: float,
     ) -> None:
         self._settings = settings
+        self._base_folder = base_folder
         self._base_reference = base_reference
         self._tokenizer_folder = tokenizer_folder
         self._device = device
-        base = load_base(base_folder, dtype=DTYPES[settings.precision], attention_dropout=attention_dropout)
+        # SFT drops out in its adapter (lora.dropout); full tuning of a pretrained model goes without.
+        dropout = settings.dropout if isinstance(settings, PretrainSettings) else 0.0
+        base = load_base(base_folder, dtype=DTYPES[settings.precision], attention_dropout=dropout)
         if settings.gradient_checkpointing:
             enable_gradient_checkpointing(base)
         self.model: PreTrainedModel | PeftModel = base

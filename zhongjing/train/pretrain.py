@@ -5,12 +5,13 @@ Started by ``jobs/pretrain.py``; alone: ``run_loop(PretrainProgram(...), setting
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+from typing import Any
 
-import torch
+from peft import PeftModel
 
-from zhongjing.config.stages import PretrainSettings
-from zhongjing.data.samples import SampleSet
+from zhongjing.model.export import copy_tokenizer, merge_adapter
 from zhongjing.train.causal_program import CausalProgram
 
 
@@ -20,30 +21,12 @@ class PretrainProgram(CausalProgram):
     Args: as :class:`zhongjing.train.causal_program.CausalProgram`.
     """
 
-    def __init__(
-        self,
-        settings: PretrainSettings,
-        base_folder: Path,
-        *,
-        base_reference: str,
-        tokenizer_folder: Path,
-        train: SampleSet,
-        validation: SampleSet,
-        rank: int,
-        world_size: int,
-        device: torch.device,
-        seed: int,
-    ) -> None:
-        super().__init__(
-            settings,
-            base_folder,
-            base_reference=base_reference,
-            tokenizer_folder=tokenizer_folder,
-            train=train,
-            validation=validation,
-            rank=rank,
-            world_size=world_size,
-            device=device,
-            seed=seed,
-            attention_dropout=settings.dropout,
-        )
+    def finish(self, folder: Path) -> dict[str, Any]:
+        """Writes a full model, whatever was tuned: the stages after it put adapters of their own upon it."""
+        if not isinstance(self.model, PeftModel):
+            return super().finish(folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            extra = super().finish(Path(scratch))
+            merge_adapter(self._base_folder, Path(scratch), folder)
+        copy_tokenizer(self._tokenizer_folder, folder)  # with the chat template in use
+        return extra

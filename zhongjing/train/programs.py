@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from zhongjing.config.stages import AnySettings, PpoSettings, PretrainSettings, RmSettings, SftSettings
+from zhongjing.config.stages import AnySettings, PpoSettings, PretrainSettings, SftSettings
 from zhongjing.data.samples import SampleSet
 from zhongjing.train.ppo.build import build_ppo
 from zhongjing.train.pretrain import PretrainProgram
@@ -58,24 +59,11 @@ def build_program(settings: AnySettings, prepared: Prepared, local: Local) -> St
             reward_mean=prepared.reward_mean,
             reward_std=prepared.reward_std,
         )
-    if isinstance(settings, PretrainSettings):
-        return PretrainProgram(
-            settings,
-            local.base,
-            base_reference=prepared.base,
-            tokenizer_folder=local.tokenizer,
-            train=local.train,
-            validation=local.validation,
-            rank=local.rank,
-            world_size=local.world_size,
-            device=local.device,
-            seed=local.seed,
-        )
-    kind: type[SftProgram] | type[RmProgram]
-    kind = RmProgram if isinstance(settings, RmSettings) else SftProgram
-    assert isinstance(settings, RmSettings | SftSettings)
-    return kind(
-        settings,  # type: ignore[arg-type]
+    kind: Any = RmProgram
+    if isinstance(settings, PretrainSettings | SftSettings):
+        kind = PretrainProgram if isinstance(settings, PretrainSettings) else SftProgram
+    program: StageProgram = kind(
+        settings,
         local.base,
         base_reference=prepared.base,
         tokenizer_folder=local.tokenizer,
@@ -86,3 +74,4 @@ def build_program(settings: AnySettings, prepared: Prepared, local: Local) -> St
         device=local.device,
         seed=local.seed,
     )
+    return program
