@@ -222,7 +222,7 @@ def test_ctrl_c_stops_with_a_checkpoint_and_the_same_command_goes_on(
     result = run.submit(*longer)
     sft = result["stages"]["sft"]
     assert (sft["state"], sft["step"]) == ("Succeeded", 400)
-    assert sft["attempt"] == 2
+    assert sft["attempt"] == 3  # the first result, the one that was stopped, the one that went on
 
 
 def test_bad_input_and_a_workdir_in_use_exit_2(run: Run, finished: dict[str, Any]) -> None:

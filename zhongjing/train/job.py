@@ -112,8 +112,8 @@ class Job:
         return settings
 
     def _train(self, prepared: Prepared) -> dict[str, Any]:
-        # It is one more process. A stop with a checkpoint reaches the loop by way of S3, and a lost attempt is
-        # for the sequencer to repeat.
+        # One process less. A stop with a checkpoint reaches the loop by way of S3, and a lost attempt is for
+        # the sequencer to repeat.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
