@@ -69,7 +69,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--workdir", type=Path, default=Path("zhongjing-runs"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--prompts", type=int, default=60, help="held-out prompts that are answered greedily")
+    parser.add_argument(
+        "--prompts", type=int, default=120, help="held-out prompts that are answered greedily"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         files = write(Path(scratch), 0, 1)
@@ -86,7 +88,7 @@ def main() -> None:
             facts = fact_score(arguments.workdir, prompts)
             print(
                 f"{seed:>4} {name:<8} {test['reward']:>8.3f} {test['kl']:>7.3f} "
-                f"{test.get('eos_share', float('nan')):>6.2f} {test.get('length', float('nan')):>7.1f} "
+                f"{test['eos_share']:>6.2f} {test['response_length']:>7.1f} "
                 f"{facts:>6.3f}",
                 flush=True,
             )
