@@ -1,0 +1,134 @@
+"""The loop's world over a real S3: progress, metrics, checkpoints, stop; and TensorBoard files."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from zhongjing.config.resolve import parse_document, resolve
+from zhongjing.config.sources import Storage
+from zhongjing.config.stages import Stage
+from zhongjing.storage.artifacts import request_stop
+from zhongjing.storage.layout import Layout, StageLayout
+from zhongjing.storage.manifest import StageRequest
+from zhongjing.storage.objects import ObjectStore
+from zhongjing.storage.progress import Activity, MetricPoint
+from zhongjing.storage.progress_writer import read_metrics, read_progress
+from zhongjing.train.ray_context import RayRunContext, TensorBoard
+
+pytestmark = pytest.mark.integration
+
+DOCUMENT = """
+metadata: {name: x}
+spec:
+  base: {tiny: {}}
+  sources: [{name: talks, uri: talks.jsonl, kind: dialogue}]
+  stages: {sft: {data: [{source: talks}]}}
+"""
+
+
+@pytest.fixture
+def layout(bucket_uri: str) -> StageLayout:
+    return Layout(bucket_uri, "local", "x").stage(Stage.SFT, "k" * 16)
+
+
+def context(
+    store: ObjectStore, storage: Storage, layout: StageLayout, spool: Path, attempt: int = 1
+) -> RayRunContext:
+    document = resolve(parse_document(DOCUMENT, "x"))
+    spec = document.spec.model_copy(update={"storage": storage})
+    request = StageRequest(
+        stage=Stage.SFT,
+        key="k" * 16,
+        attempt=attempt,
+        submission_id=f"x-00000000-sft-a{attempt}",
+        document=document.model_copy(update={"spec": spec}),
+        sources=[],
+        inputs=[],
+    )
+    return RayRunContext(
+        request,
+        layout,
+        store,
+        spool / str(attempt),
+        rank=0,
+        world_size=1,
+        local_rank=0,
+        device=torch.device("cpu"),
+        keep=2,
+    )
+
+
+def write_state(folder: Path) -> None:
+    (folder / "state").write_text("three")
+
+
+def test_an_attempt_goes_on_where_the_last_one_saved(
+    store: ObjectStore, storage: Storage, layout: StageLayout, tmp_path: Path
+) -> None:
+    first = context(store, storage, layout, tmp_path)
+    assert first.latest() is None
+    for step in range(1, 5):
+        first.log("train", step, {"loss": 1.0 / step})
+        if step == 3:
+            first.save(step, write_state)
+    first.report(Activity.TRAINING, step=4, total_steps=9, message="on its way")
+    first.wait_saved()
+    first.close()
+    progress = read_progress(store, layout)
+    assert progress is not None
+    assert (progress.step, progress.checkpoint_step, progress.message) == (4, 3, "on its way")
+
+    second = context(store, storage, layout, tmp_path, attempt=2)
+    folder = second.latest()
+    assert folder is not None
+    assert (folder / "state").read_text() == "three"
+    second.log("train", 4, {"loss": 0.2})
+    second.report(Activity.TRAINING, step=4)
+    points = second.compact_metrics()
+    second.close()
+    # The step after the checkpoint was taken again, and stands there once.
+    assert [(point.step, point.values["loss"]) for point in points] == [
+        (1, 1.0),
+        (2, 0.5),
+        (3, 1 / 3),
+        (4, 0.2),
+    ]
+    assert read_metrics(store, layout) == points
+    progress = read_progress(store, layout)
+    assert progress is not None
+    assert (progress.attempt, progress.message, progress.checkpoint_step) == (2, "", 3)
+
+
+def test_a_stop_of_this_attempt_is_seen_and_of_another_is_not(
+    store: ObjectStore, storage: Storage, layout: StageLayout, tmp_path: Path
+) -> None:
+    second = context(store, storage, layout, tmp_path, attempt=2)
+    try:
+        request_stop(store, layout, 1, "an earlier one")
+        time.sleep(2.5)
+        assert not second.stop_requested()
+        request_stop(store, layout, 2, "this one")
+        deadline = time.monotonic() + 30
+        while not second.stop_requested():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        second.close()
+
+
+def test_tensorboard_files_hold_every_value(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = TensorBoard(tmp_path)
+    for step in (1, 2):
+        board(MetricPoint(kind="train", step=step, time="", values={"loss": float(step)}))
+    board(MetricPoint(kind="validation", step=2, time="", values={"loss": 5.0}))
+    board.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 1.0), (2, 2.0)]
+    assert [(event.step, event.value) for event in events.Scalars("validation/loss")] == [(2, 5.0)]
