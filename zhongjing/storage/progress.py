@@ -5,6 +5,7 @@ Status, ETA and curves come from here and from nowhere else: no log is parsed.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
 
@@ -12,6 +13,11 @@ from pydantic import Field
 
 from zhongjing.config.stages import Stage
 from zhongjing.storage.manifest import Record
+
+
+def time_stamp() -> str:
+    """Now, as progress, metric points and manifests write it: ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class Activity(StrEnum):

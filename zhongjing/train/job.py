@@ -14,7 +14,6 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +24,7 @@ from zhongjing.storage.artifacts import read_request, require_conditional_writes
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import ModelArtifact, SourceCounts, StageManifest, StageRequest
 from zhongjing.storage.objects import ObjectStore, open_store
-from zhongjing.storage.progress import Activity, Failure, Progress
+from zhongjing.storage.progress import Activity, Failure, Progress, time_stamp
 from zhongjing.storage.progress_writer import ProgressWriter, read_progress
 from zhongjing.train.lineage import lineage
 from zhongjing.train.prepare import prepare
@@ -59,7 +58,7 @@ class Job:
         self.stage_layout: StageLayout = layout.stage(request.stage, request.key)
         self.scratch = scratch_folder(request.submission_id)
         self._started = time.time()
-        self._started_at = _now()
+        self._started_at = time_stamp()
 
     def run(self) -> int:
         """Prepares, trains, writes the manifest."""
@@ -102,7 +101,7 @@ class Job:
             attempt=request.attempt,
             activity=activity,
             started_at=self._started_at,
-            updated_at=_now(),
+            updated_at=time_stamp(),
             **fields,
         )
 
@@ -167,7 +166,7 @@ class Job:
             attempt=request.attempt,
             submission_id=request.submission_id,
             started_at=self._started_at,
-            finished_at=_now(),
+            finished_at=time_stamp(),
             seconds=round(time.time() - self._started, 3),
             model=ModelArtifact.model_validate(outcome["model"]),
             inputs=request.inputs,
@@ -195,7 +194,7 @@ class Job:
                         "activity": Activity.DONE,
                         "message": "",
                         "eta_seconds": 0.0,
-                        "updated_at": _now(),
+                        "updated_at": time_stamp(),
                     }
                 )
             )
@@ -215,7 +214,7 @@ class Job:
             writer = ProgressWriter(self.store, self.stage_layout)
             writer.write(
                 last.model_copy(
-                    update={"activity": Activity.FAILED, "failure": failure, "updated_at": _now()}
+                    update={"activity": Activity.FAILED, "failure": failure, "updated_at": time_stamp()}
                 )
             )
             writer.close()
@@ -268,10 +267,3 @@ def _cause(error: BaseException) -> BaseException:
         return causes[0]
     inner = getattr(error, "controller_failure", None)
     return inner if isinstance(inner, BaseException) else error
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-__all__ = ["Job", "describe_failure", "main"]

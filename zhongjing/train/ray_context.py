@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ import torch
 import torch.distributed as dist
 
 from zhongjing.errors import StorageError
+from zhongjing.storage.artifacts import stop_requested
 from zhongjing.storage.checkpoints import CheckpointStore
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.storage.progress import Activity, MetricPoint, Progress
+from zhongjing.storage.progress import Activity, MetricPoint, Progress, time_stamp
 from zhongjing.storage.progress_writer import MetricsWriter, ProgressWriter
 
 _STOP_POLL_SECONDS = 1.0
@@ -26,9 +26,10 @@ _STOP_POLL_SECONDS = 1.0
 class StopWatch:
     """Looks for the stop object in a thread, so that asking costs the loop nothing."""
 
-    def __init__(self, store: ObjectStore, uri: str) -> None:
+    def __init__(self, store: ObjectStore, layout: StageLayout, attempt: int) -> None:
         self._store = store
-        self._uri = uri
+        self._layout = layout
+        self._attempt = attempt
         self._requested = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stop-watch", daemon=True)
@@ -47,7 +48,7 @@ class StopWatch:
     def _watch(self) -> None:
         while not self._ended.wait(_STOP_POLL_SECONDS):
             try:
-                if self._store.exists(self._uri):
+                if stop_requested(self._store, self._layout, self._attempt):
                     self._requested.set()
                     return
             except StorageError:
@@ -92,13 +93,13 @@ class RayRunContext:
             "stage": request.stage,
             "key": request.key,
             "attempt": request.attempt,
-            "started_at": _now(),
+            "started_at": time_stamp(),
         }
         self._stop: StopWatch | None = None
         self._progress: ProgressWriter | None = None
         self._metrics: MetricsWriter | None = None
         if rank == 0:
-            self._stop = StopWatch(store, layout.stop(request.attempt))
+            self._stop = StopWatch(store, layout, request.attempt)
             self._progress = ProgressWriter(store, layout)
             self._metrics = MetricsWriter(store, layout)
 
@@ -112,14 +113,14 @@ class RayRunContext:
             return
         # A message is of the moment; everything else stays until it changes.
         self._fields.update({"message": "", **fields})
-        self._progress.write(Progress(activity=activity, updated_at=_now(), **self._fields))
+        self._progress.write(Progress(activity=activity, updated_at=time_stamp(), **self._fields))
 
     def log(self, kind: str, step: int, values: dict[str, float], *, epoch: float = 0.0) -> None:
         """Adds a metric point (rank 0)."""
         if self._metrics is None:
             return
         point = MetricPoint.model_validate(
-            {"kind": kind, "step": step, "time": _now(), "epoch": epoch, "values": values}
+            {"kind": kind, "step": step, "time": time_stamp(), "epoch": epoch, "values": values}
         )
         self._metrics.add(point)
         for gauge in self._gauges:
@@ -176,10 +177,6 @@ class RayRunContext:
 def _broadcast(values: list[Any]) -> None:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(values, src=0)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class RayGauges:
