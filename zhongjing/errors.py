@@ -2,55 +2,74 @@
 
 ::
 
-    ZhongjingError                 has a message, a place and a remedy; its exit code goes to the shell
-    ├── ConfigError            2   the document, a flag or the environment is wrong; names the field path
-    ├── DataError              2   a source, record, base model or adapter cannot be used as asked
-    │   └── MissingInputError  2   something that should exist does not (yet); names what makes it
-    ├── StorageError           3   the object store refused or is unreachable
-    │   ├── NotFoundError      3   no such object
-    │   ├── ConflictError      3   a conditional write lost (If-None-Match, If-Match)
+    ZhongjingError                 has a message, a code, a place and a remedy
+    ├── ConfigError                the document, a flag or the environment is wrong; names the field path
+    ├── DataError                  a source, record, base model or adapter cannot be used as asked
+    │   └── MissingInputError      something that should exist does not (yet); names what makes it
+    ├── StorageError               the object store refused or is unreachable
+    │   ├── NotFoundError          no such object
+    │   ├── ConflictError          a conditional write lost (If-None-Match, If-Match)
     │   └── StorageUnavailableError  (transient) no answer within the deadline
-    ├── BackendError           3   Ray, the supervisor or Kubernetes refused or is unreachable
+    ├── BackendError               Ray, the supervisor or Kubernetes refused or is unreachable
     │   └── BackendUnavailableError  (transient) no answer
-    └── TrainingError          1   a stage cannot go on: names the step and the last good checkpoint
+    └── TrainingError              a stage cannot go on: names the step and the last good checkpoint
 
-``TransientError`` is a mark beside the tree: what carries it may be retried unchanged.
-A caller learns two things from an error: whether to retry (``isinstance(e, TransientError)``) and what to
-tell the user (``str(e)``).
+Classes are for programs: what to catch, and whether to retry (``TransientError`` is a mark beside the tree:
+what carries it may be retried unchanged). Codes are for people: :mod:`zhongjing.codes` has a cause and a
+remedy for each, and the exit code of the command.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from zhongjing.codes import Code, data, document, ray, storage, training, unexpected
+
 
 class ZhongjingError(Exception):
-    """An expected failure with a place and a remedy.
+    """An expected failure with a code, a place and a remedy.
 
     Args:
         message: what went wrong, in one sentence.
+        code: from the catalogue (:mod:`zhongjing.codes`); it gives the exit code.
         where: the place, e.g. a field path (``spec.stages.sft.epochs``), file and line, or URI.
-        remedy: what the user can do about it.
+        remedy: what the user can do about it; the code's own unless given.
     """
 
-    exit_code: int = 1
+    fallback: ClassVar[Code] = unexpected.UNEXPECTED
 
-    def __init__(self, message: str, *, where: str | None = None, remedy: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: Code | None = None,
+        where: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
         self.message = message
+        self.code = code or self.fallback
         self.where = where
-        self.remedy = remedy
-        super().__init__(message, where, remedy)
+        self.remedy = remedy or self.code.remedy
+        super().__init__(message, self.code, where, remedy)
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of a command that ends with this error."""
+        return self.code.exit_code
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where else self.message
-        return f"{text}\n  remedy: {self.remedy}" if self.remedy else text
+        return f"{text}\n  remedy: {self.remedy}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Ray carries errors between processes by pickle; keyword-only arguments need telling.
-        return (_rebuild, (type(self), self.message, self.where, self.remedy))
+        return (_rebuild, (type(self), self.message, self.code, self.where, self.remedy))
 
     def as_dict(self) -> dict[str, str | None]:
         """The machine-readable form that ``-o json`` prints."""
         return {
             "error": type(self).__name__,
+            "code": self.code.name,
             "message": self.message,
             "where": self.where,
             "remedy": self.remedy,
@@ -58,9 +77,9 @@ class ZhongjingError(Exception):
 
 
 def _rebuild(
-    kind: type[ZhongjingError], message: str, where: str | None, remedy: str | None
+    kind: type[ZhongjingError], message: str, code: Code, where: str | None, remedy: str | None
 ) -> ZhongjingError:
-    return kind(message, where=where, remedy=remedy)
+    return kind(message, code=code, where=where, remedy=remedy)
 
 
 class TransientError(Exception):
@@ -70,46 +89,58 @@ class TransientError(Exception):
 class ConfigError(ZhongjingError):
     """The document, a flag or the environment is wrong."""
 
-    exit_code = 2
+    fallback = document.INVALID_VALUE
 
 
 class DataError(ZhongjingError):
     """A source, record, base model or adapter cannot be used as asked."""
 
-    exit_code = 2
+    fallback = data.UNUSABLE_RECORD
 
 
 class MissingInputError(DataError):
     """An input that should exist does not; the remedy names the command that makes it."""
 
+    fallback = data.SOURCE_NOT_FOUND
+
 
 class StorageError(ZhongjingError):
     """The object store refused or is unreachable."""
 
-    exit_code = 3
+    fallback = storage.STORAGE_REFUSED
 
 
 class NotFoundError(StorageError):
     """There is no such object."""
 
+    fallback = storage.OBJECT_NOT_FOUND
+
 
 class ConflictError(StorageError):
     """A conditional write lost: somebody else wrote first."""
+
+    fallback = storage.CONFLICT
 
 
 class StorageUnavailableError(StorageError, TransientError):
     """The object store did not answer within its deadline; it may come back."""
 
+    fallback = storage.STORAGE_UNREACHABLE
+
 
 class BackendError(ZhongjingError):
     """Ray, the supervisor or Kubernetes refused or is unreachable."""
 
-    exit_code = 3
+    fallback = ray.RAY_REFUSED
 
 
 class BackendUnavailableError(BackendError, TransientError):
     """The backend did not answer; it may come back."""
 
+    fallback = ray.RAY_UNREACHABLE
+
 
 class TrainingError(ZhongjingError):
     """A stage cannot go on."""
+
+    fallback = training.JOB_FAILED

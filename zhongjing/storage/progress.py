@@ -37,6 +37,7 @@ class Failure(Record):
     """Why an attempt failed, as the user should read it."""
 
     error: str = Field(description="class name in zhongjing.errors, or of the foreign exception")
+    code: str = Field(default="", description="of the catalogue (zhongjing.codes)")
     message: str
     where: str | None = None
     remedy: str | None = None

@@ -1,0 +1,73 @@
+"""What can be wrong with sources and their records."""
+
+from zhongjing.codes.code import BAD_INPUT, Group
+
+GROUP = Group("Data", BAD_INPUT)
+_code = GROUP.code
+
+SOURCE_NOT_FOUND = _code(
+    "SourceNotFound",
+    "Nothing is at a source's URI.",
+    cause="A typing error, another current folder, a glob that matches nothing, or data still to be made.",
+    remedy="correct the URI, or say wait: true if it is still to be made",
+)
+INVALID_URI = _code(
+    "InvalidUri",
+    "A URI cannot be read as one.",
+    cause="A scheme that is not known, or a part that is missing.",
+    remedy="give a local path, s3://<bucket>/<key> or hf://datasets/<owner>/<name>",
+)
+UNREADABLE_SOURCE = _code(
+    "UnreadableSource",
+    "A source's file cannot be read.",
+    cause="No permission, damage, or a compression or encoding that is not known.",
+    remedy="check the file that the message names: zhongjing data inspect URI --kind KIND",
+)
+EMPTY_SOURCE = _code(
+    "EmptySource",
+    "The sources of a stage have no records.",
+    cause="An empty file, or a glob that matches only empty files.",
+    remedy="check what the source's URI names: zhongjing data inspect URI --kind KIND",
+)
+NO_GOOD_RECORD = _code(
+    "NoGoodRecord",
+    "Every record of a stage's sources is bad or was left out.",
+    cause="The wrong kind or field names, samples that are all longer than maxLength, or all duplicates.",
+    remedy="look at quarantine.jsonl or at zhongjing data inspect, and correct kind, fields or data",
+)
+UNKNOWN_LAYOUT = _code(
+    "UnknownLayout",
+    "The records are of no layout that is known for this kind of source.",
+    cause="Other field names than the published datasets have.",
+    remedy="name the fields under spec.sources[].fields, or correct the kind",
+)
+TOO_FEW_ANSWERS = _code(
+    "TooFewAnswers",
+    "A ranking needs at least two answers to one question.",
+    cause="K = 1: with one answer there is nothing to compare.",
+    remedy="give every question two ranked answers or more",
+)
+INVALID_MIXTURE = _code(
+    "InvalidMixture",
+    "The mixture of sources cannot be made.",
+    cause="A share of 0 or less, or a source that has no samples.",
+    remedy="correct the weights of the stage's data",
+)
+DAMAGED_CACHE = _code(
+    "DamagedTokenCache",
+    "The token cache is damaged or not finished.",
+    cause="Objects below cache/tokens were removed or changed.",
+    remedy="remove the folder that the message names; the next run makes it anew",
+)
+UNUSABLE_RECORD = _code(
+    "UnusableRecord",
+    "A record or dialogue cannot be used as it is.",
+    cause="It has no words, ends with the wrong speaker, or is longer than the model can see.",
+    remedy="correct or remove it; the message names the place",
+)
+MISSING_INPUT = _code(
+    "MissingInput",
+    "A stage needs the result of another one, which does not exist.",
+    cause="Only some stages were asked for, and one that they stand on was never run.",
+    remedy="run the stage that the message names, or everything with --stage all",
+)

@@ -1,0 +1,55 @@
+"""Why a stage ends without a result."""
+
+from zhongjing.codes.code import FAILED, Group
+
+GROUP = Group("Training", FAILED)
+_code = GROUP.code
+
+DIVERGED = _code(
+    "Diverged",
+    "The training exploded, and the spike guard could not save it.",
+    cause="A learning rate that is too high, a warm-up that is too short, or damaged data at those steps.",
+    remedy="lower learningRate, lengthen warmupFraction, or look at the data of these steps",
+)
+JOB_FAILED = _code(
+    "JobFailed",
+    "A stage's job ended without a result and without a word.",
+    cause="The process was killed: by the kernel for memory, by a node that went away, or by hand.",
+    remedy="see zhongjing logs; the same command goes on from the last checkpoint",
+)
+HUNG = _code(
+    "Hung",
+    "A stage made no step within its progress deadline.",
+    cause="A worker that was stopped, a file system that hangs, or steps that take longer than the deadline.",
+    remedy="raise progressDeadlineSeconds if steps take that long; the same command goes on",
+)
+DEADLINE_EXCEEDED = _code(
+    "DeadlineExceeded",
+    "A stage ran longer than it may.",
+    cause="activeDeadlineSeconds is set, and the stage needs longer.",
+    remedy="raise activeDeadlineSeconds; the stage goes on from its checkpoint",
+)
+SUBMISSION_REFUSED = _code(
+    "SubmissionRefused",
+    "Ray refused to run a stage's job.",
+    cause="Ray did not start, or died again and again.",
+    remedy="see the message, then: zhongjing doctor --local",
+)
+WORKER_DIED = _code(
+    "WorkerDied",
+    "A training worker died.",
+    cause="Out of memory is the usual reason.",
+    remedy="lower microBatchSize or maxLength; the next attempt starts from the last checkpoint",
+)
+UNUSABLE_OUTPUT = _code(
+    "UnusableOutput",
+    "The model gave something that cannot be trained on.",
+    cause="Values that are not finite, or rollouts without a single usable answer.",
+    remedy="lower learningRate, or check the model that the stage starts from",
+)
+WAITING_FOR_INPUT = _code(
+    "WaitingForInput",
+    "A stage waits for a source with wait: true.",
+    cause="The data are still to be made, by doctors for example.",
+    remedy="write the data to the source's URI and give the same command again",
+)
