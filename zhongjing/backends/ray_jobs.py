@@ -27,6 +27,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+from zhongjing.codes.ray import FOREIGN_JOB, RAY_REFUSED, RAY_UNREACHABLE
 from zhongjing.errors import BackendError, BackendUnavailableError
 from zhongjing.pipeline.backend import ForeignJobError, JobDescription, JobRequest, JobState
 
@@ -91,7 +92,9 @@ class RayJobsBackend:
             if there.metadata.get("specHash") == job.metadata.get("specHash"):
                 return
             raise ForeignJobError(
-                f"the submission id {job.submission_id} belongs to another job", where=self.address
+                f"the submission id {job.submission_id} belongs to another job",
+                code=FOREIGN_JOB,
+                where=self.address,
             )
         raise self._error(status, body, f"submitting {job.submission_id}")
 
@@ -124,7 +127,9 @@ class RayJobsBackend:
         """
         job = self.describe(submission_id)
         if job.state is JobState.UNKNOWN:
-            raise BackendError(f"Ray does not know the job {submission_id}", where=self.address)
+            raise BackendError(
+                f"Ray does not know the job {submission_id}", code=RAY_REFUSED, where=self.address
+            )
         yield from self.read_log(submission_id) if job.state.is_terminal else self._follow(submission_id)
 
     def read_log(self, submission_id: str) -> Iterator[str]:
@@ -170,20 +175,21 @@ class RayJobsBackend:
         except (OSError, urllib.error.URLError) as error:
             reason = getattr(error, "reason", error)
             raise BackendUnavailableError(
-                f"Ray does not answer: {reason}", where=self.address, remedy="it is tried again"
+                f"Ray does not answer: {reason}", code=RAY_UNREACHABLE, where=self.address
             ) from None  # the request, and with it the token, would stand in the trace
 
     def _error(self, status: int, body: str, doing: str) -> BackendError:
         if status in (401, 403):
             return BackendError(
                 f"Ray refuses the token ({doing})",
+                code=RAY_REFUSED,
                 where=self.address,
                 remedy="give the token that Ray was started with (RAY_AUTH_TOKEN_PATH)",
             )
         message = f"Ray answers {status} ({doing}): {_reason(body)}"
         if status >= 500:
-            return BackendUnavailableError(message, where=self.address, remedy="it is tried again")
-        return BackendError(message, where=self.address)
+            return BackendUnavailableError(message, code=RAY_UNREACHABLE, where=self.address)
+        return BackendError(message, code=RAY_REFUSED, where=self.address)
 
     def _follow(self, submission_id: str) -> Iterator[str]:
         # aiohttp comes with ray[default]; only who follows a log pays for its import.
@@ -206,7 +212,7 @@ class RayJobsBackend:
                 loop.run_until_complete(session.close())
         except (aiohttp.ClientError, OSError) as error:
             raise BackendUnavailableError(
-                f"the log of {submission_id} broke off: {error}", where=self.address
+                f"the log of {submission_id} broke off: {error}", code=RAY_UNREACHABLE, where=self.address
             ) from None
         finally:
             loop.close()

@@ -35,6 +35,12 @@ NOT_RUN_YET = _code(
     cause="The stage was never run for this pipeline, or did not finish.",
     remedy="run it with: zhongjing submit --stage <stage>",
 )
+NO_LOG = _code(
+    "NoLog",
+    "No log of that attempt is there.",
+    cause="No stage was started yet, or everything was killed at once before the log could be stored.",
+    remedy="zhongjing status shows the attempts; give another one with --attempt",
+)
 TARGET_IN_USE = _code(
     "TargetInUse",
     "What should be written to exists already, or cannot be written.",

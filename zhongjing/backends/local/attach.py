@@ -9,6 +9,7 @@ import time
 
 from zhongjing.backends.local.processes import python_path
 from zhongjing.backends.local.workdir import SupervisorRecord, Workdir
+from zhongjing.codes.ray import NOTHING_RUNS, SUPERVISOR_FAILED
 from zhongjing.errors import BackendError, BackendUnavailableError
 
 START_SECONDS = 120.0  # the S3 server takes 4 of them
@@ -40,6 +41,7 @@ def attach(
     if record is None and not start:
         raise BackendUnavailableError(
             "nothing runs in this workdir",
+            code=NOTHING_RUNS,
             where=str(workdir.path),
             remedy="start a run with: zhongjing submit --local",
         )
@@ -63,6 +65,7 @@ def _start(workdir: Workdir, idle_seconds: float | None, package: str) -> Superv
         time.sleep(0.05)
     raise BackendError(
         f"the supervisor was not ready after {START_SECONDS:.0f} s",
+        code=SUPERVISOR_FAILED,
         where=str(workdir.log),
         remedy="see the log; the machine may be starved",
     )
@@ -91,4 +94,6 @@ def _broken(workdir: Workdir) -> BackendError:
     record = workdir.record()
     lines = workdir.log.read_text(errors="replace").splitlines()[-5:]
     reason = record.error if record is not None and record.error else "\n".join(lines)
-    return BackendError(f"the supervisor did not start: {reason}", where=str(workdir.log))
+    return BackendError(
+        f"the supervisor did not start: {reason}", code=SUPERVISOR_FAILED, where=str(workdir.log)
+    )

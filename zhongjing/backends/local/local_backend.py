@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.backends.ray_jobs import RayJobsBackend
+from zhongjing.codes.command import NO_LOG
+from zhongjing.codes.ray import RAY_FAILED
 from zhongjing.errors import BackendError, BackendUnavailableError
 from zhongjing.pipeline.backend import JobDescription, JobRequest, JobState
 
@@ -70,7 +72,7 @@ class LocalBackend:
     def tail_logs(self, submission_id: str) -> Iterator[str]:
         """Lines of the driver's log."""
         if not self._head.is_running:
-            raise BackendError("no Ray runs here, and the log went with it", where=submission_id)
+            raise BackendError("no Ray runs here, and the log went with it", code=NO_LOG, where=submission_id)
         return self._jobs().tail_logs(submission_id)
 
     def render(self, job: JobRequest) -> dict[str, object]:
@@ -88,6 +90,7 @@ class LocalBackend:
             if len(self._starts) == MAX_STARTS and now - self._starts[0] < START_WINDOW:
                 raise BackendError(
                     f"Ray died {MAX_STARTS} times within {START_WINDOW / 60:.0f} minutes",
+                    code=RAY_FAILED,
                     where=str(self._head.log),
                     remedy="see the log; too little memory is the usual reason",
                 )

@@ -30,6 +30,7 @@ from zhongjing.backends.local.processes import (
     record,
 )
 from zhongjing.backends.ray_jobs import RayJobsBackend
+from zhongjing.codes.ray import RAY_FAILED
 from zhongjing.errors import BackendError
 from zhongjing.storage.manifest import Record
 
@@ -124,6 +125,7 @@ class RayHead:
             self.stop()
         raise BackendError(
             f"Ray did not start:\n{self._tail()}",
+            code=RAY_FAILED,
             where=str(self.log),
             remedy="see the log; a starved machine or a full disk are the usual reasons",
         )

@@ -23,6 +23,9 @@ from zhongjing.backends.local.workdir import (
     use_environment,
 )
 from zhongjing.backends.ray_jobs import RayJobsBackend
+from zhongjing.codes.command import INVALID_OPTION, NO_LOG, NOT_RUN_YET, UNKNOWN_PIPELINE
+from zhongjing.codes.local import WORKDIR_IN_USE
+from zhongjing.codes.storage import CONFLICT
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.errors import (
@@ -159,11 +162,15 @@ class LocalSession:
                 return there
             if there.uid != desired.uid or desired.generation != there.generation + 1:
                 raise ConflictError(
-                    f"the pipeline {desired.pipeline} was changed by another command", where=layout.desired
+                    f"the pipeline {desired.pipeline} was changed by another command",
+                    code=CONFLICT,
+                    where=layout.desired,
                 )
             self._refuse_change(there, desired)
         elif desired.generation != 1:
-            raise ConflictError(f"the pipeline {desired.pipeline} was removed", where=layout.desired)
+            raise ConflictError(
+                f"the pipeline {desired.pipeline} was removed", code=CONFLICT, where=layout.desired
+            )
         # First the sign, then the document: whoever is killed in between leaves a sign of nothing.
         self._wake(desired.pipeline)
         write(self.store, layout.desired, desired, stored.etag if stored is not None else None)
@@ -203,11 +210,18 @@ class LocalSession:
         entry = status.stage(stage) if status is not None else None
         if desired is None or entry is None or entry.attempt == 0:
             raise ConfigError(
-                f"{stage} of {pipeline} has not been run", remedy=f"zhongjing status {pipeline}"
+                f"{stage} of {pipeline} has not been run",
+                code=NOT_RUN_YET,
+                remedy=f"zhongjing status {pipeline} --local shows what was",
             )
         number = attempt or entry.attempt
         if number > entry.attempt:
-            raise ConfigError(f"{stage} has had {entry.attempt} attempts", where=f"--attempt {number}")
+            raise ConfigError(
+                f"{stage} has had {entry.attempt} attempts",
+                code=INVALID_OPTION,
+                where=f"--attempt {number}",
+                remedy="leave --attempt out for the latest one",
+            )
         yield from self._live_log(submission_id(desired, stage, number), follow=follow) or self._kept_log(
             pipeline, stage, number, entry.key
         )
@@ -272,6 +286,7 @@ class LocalSession:
             if other is not None and in_progress(other, self.status(name)):
                 raise ConfigError(
                     f"the pipeline {name} runs in this workdir",
+                    code=WORKDIR_IN_USE,
                     where=str(self.workdir.path),
                     remedy=f"wait for it, stop it (zhongjing stop {name} --local), or use another --workdir",
                 )
@@ -285,6 +300,7 @@ class LocalSession:
             more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
             raise ConfigError(
                 f"the pipeline {old.pipeline} runs with another document ({changes[0]}{more})",
+                code=WORKDIR_IN_USE,
                 where=str(self.workdir.path),
                 remedy=f"wait for it, or stop it first: zhongjing stop {old.pipeline} --local",
             )
@@ -294,7 +310,7 @@ class LocalSession:
         for _ in range(_TRIES):
             stored = read_desired(self.store, layout)
             if stored is None:
-                raise ConfigError(f"there is no pipeline {pipeline!r}", remedy="zhongjing status --local")
+                raise ConfigError(f"there is no pipeline {pipeline!r}", code=UNKNOWN_PIPELINE)
             there = stored.value
             going = in_progress(there, self.status(pipeline))
             if there.suspend == suspend and (suspend or going):
@@ -311,7 +327,9 @@ class LocalSession:
                 continue
             self._wake(pipeline)
             return written.value
-        raise ConflictError(f"the pipeline {pipeline} is being changed by others", where=layout.desired)
+        raise ConflictError(
+            f"the pipeline {pipeline} is being changed by others", code=CONFLICT, where=layout.desired
+        )
 
     # Logs
 
@@ -337,4 +355,6 @@ class LocalSession:
             with contextlib.suppress(NotFoundError):
                 yield from self.store.get(uri).decode(errors="replace").splitlines()
                 return
-        raise NotFoundError(f"no log of attempt {attempt} of {stage} was kept", where=layout.home)
+        raise NotFoundError(
+            f"no log of attempt {attempt} of {stage} was kept", code=NO_LOG, where=layout.home
+        )

@@ -29,6 +29,7 @@ from zhongjing.backends.local.workdir import (
     Workdir,
     use_environment,
 )
+from zhongjing.codes.storage import S3_SERVER_FAILED
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Storage
 from zhongjing.errors import BackendError, ConflictError, StorageError, TransientError, ZhongjingError
@@ -135,7 +136,7 @@ class Supervisor:
                 self._warm()
             self._ending.wait(TICK)
         if self._error is not None:
-            raise StorageError(self._error, where=str(self._s3.log))
+            raise StorageError(self._error, code=S3_SERVER_FAILED, where=str(self._s3.log))
 
     def _leave(self, watched: float) -> bool:
         """Takes the record away, unless somebody came at the last moment.
