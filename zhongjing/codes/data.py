@@ -29,6 +29,18 @@ EMPTY_SOURCE = _code(
     cause="An empty file, or a glob that matches only empty files.",
     remedy="check what the source's URI names: zhongjing data inspect URI --kind KIND",
 )
+SOURCE_CHANGED = _code(
+    "SourceChanged",
+    "A source is not what it was when the pipeline was created.",
+    cause="Its objects were replaced or cut: listings are frozen, so that a re-run reads the same data.",
+    remedy="restore the objects, or submit the document again as a new pipeline",
+)
+TOO_MANY_BAD_RECORDS = _code(
+    "TooManyBadRecords",
+    "More of a source's records are bad than maxQuarantineFraction allows.",
+    cause="Part of the file is damaged, or is of another kind or layout than the rest.",
+    remedy="look at quarantine.jsonl, and mend the data or raise the source's maxQuarantineFraction",
+)
 NO_GOOD_RECORD = _code(
     "NoGoodRecord",
     "Every record of a stage's sources is bad or was left out.",

@@ -32,8 +32,44 @@ TOKENIZER_MISMATCH = _code(
 ADAPTER_MISMATCH = _code(
     "AdapterMismatch",
     "The adapter does not fit the base.",
-    cause="It was trained on another base, or is not a plain LoRA adapter.",
+    cause="It was trained on another base.",
     remedy="use the base that adapter_config.json names, or train the adapter on this one",
+)
+UNUSABLE_ADAPTER = _code(
+    "UnusableAdapter",
+    "An adapter folder cannot be used.",
+    cause="Files are missing or damaged, or it is not a plain LoRA adapter (DoRA, biases, rank patterns).",
+    remedy="fetch the folder again, or train a plain LoRA adapter",
+)
+NOT_A_FULL_MODEL = _code(
+    "NotAFullModel",
+    "An adapter stands where a full model is needed.",
+    cause="spec.base, or `from` of a stage other than ppo, names an adapter.",
+    remedy="merge the adapter into its base first: zhongjing pull --merged",
+)
+DELTA_MISMATCH = _code(
+    "DeltaMismatch",
+    "base.delta does not fit base.root.",
+    cause="The published difference was taken from another model or another release of it.",
+    remedy="base.root must be the very model that base.delta was published for",
+)
+UNSUPPORTED_MODEL = _code(
+    "UnsupportedModel",
+    "A model of this architecture cannot be trained here.",
+    cause="It mixes experts, changes its logits, or has no decoder of linear layers.",
+    remedy="use a dense causal family such as Llama, Qwen2 or Qwen3",
+)
+UNKNOWN_MODULE = _code(
+    "UnknownModule",
+    "lora.targetModules names a layer that the model does not have.",
+    cause="Names of another family (c_attn, query_key_value), or a typing error.",
+    remedy="name linear layers of this model, or all-linear",
+)
+UNUSABLE_REWARD = _code(
+    "UnusableReward",
+    "The reward model's statistics cannot normalise a reward.",
+    cause="The mean or deviation of its held-out rewards is not finite, or the deviation is 0.",
+    remedy="train the reward model again, or set ppo.normalizeReward: false",
 )
 NO_REWARD_HEAD = _code(
     "NoRewardHead",

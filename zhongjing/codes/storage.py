@@ -23,6 +23,18 @@ BUCKET_NOT_FOUND = _code(
     cause="A typing error in storage.uri, or a bucket that nobody has made yet.",
     remedy="make the bucket, or correct storage.uri",
 )
+BUCKET_TAKEN = _code(
+    "BucketTaken",
+    "The bucket's name belongs to somebody else.",
+    cause="Names of buckets are shared by all users of a store.",
+    remedy="choose another spec.storage.uri",
+)
+CLOCK_SKEWED = _code(
+    "ClockSkewed",
+    "This machine's clock differs too much from the object store's.",
+    cause="No time service runs, or a virtual machine was asleep. Requests are signed with the time.",
+    remedy="set the clock (NTP)",
+)
 OBJECT_NOT_FOUND = _code(
     "ObjectNotFound",
     "There is no such object.",
@@ -34,6 +46,24 @@ CONFLICT = _code(
     "Somebody else wrote first.",
     cause="Two commands changed the same pipeline at the same time.",
     remedy="give the same command again",
+)
+SUPERSEDED = _code(
+    "Superseded",
+    "A later or faster attempt of the stage has stored this already.",
+    cause="An attempt that was believed dead went on beside its successor.",
+    remedy="nothing: what the other attempt stored is in use",
+)
+OBJECT_CHANGED = _code(
+    "ObjectChanged",
+    "An object was replaced while it was read.",
+    cause="Somebody uploads to the same place at the same time.",
+    remedy="wait until the upload has ended and give the same command again",
+)
+INCOMPLETE_UPLOAD = _code(
+    "IncompleteUpload",
+    "Not all of a file is stored.",
+    cause="The file changed while it was uploaded, or another process wrote to the same place.",
+    remedy="give the same command again once the file does not change any more",
 )
 STORAGE_REFUSED = _code(
     "StorageRefused",
@@ -83,6 +113,12 @@ CHECKPOINT_LOST = _code(
     cause="The store was away for long, or the uploading process was killed (often for memory).",
     remedy="give the same command again: the run goes on from the checkpoint before",
 )
+NO_FREE_PORT = _code(
+    "NoFreePort",
+    "The embedded S3 server found no free ports.",
+    cause="Other programs hold the ports between 11000 and 32000, or loopback is blocked.",
+    remedy="see the log that the message names, and end programs that hold many ports",
+)
 S3_SERVER_FAILED = _code(
     "S3ServerFailed",
     "The embedded S3 server did not start, or died again and again.",
@@ -96,4 +132,10 @@ INVALID_STORAGE = SETTINGS.code(
     "The settings of the object store contradict each other or are not complete.",
     cause="No credentials, an endpoint without a scheme, or a CA file that is not there.",
     remedy="check spec.storage and the AWS_ variables of the environment",
+)
+WRONG_REGION = SETTINGS.code(
+    "WrongRegion",
+    "The bucket is in another region.",
+    cause="spec.storage.region or AWS_REGION is not the bucket's.",
+    remedy="set spec.storage.region (or AWS_REGION) to the bucket's region",
 )

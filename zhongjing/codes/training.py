@@ -37,9 +37,22 @@ SUBMISSION_REFUSED = _code(
 )
 WORKER_DIED = _code(
     "WorkerDied",
-    "A training worker died.",
-    cause="Out of memory is the usual reason.",
-    remedy="lower microBatchSize or maxLength; the next attempt starts from the last checkpoint",
+    "The process of a training worker died.",
+    cause="It was killed: by the kernel or by Ray for memory, by a node that went away, or by hand.",
+    remedy="the next attempt starts from the last checkpoint; if it comes again, lower microBatchSize or "
+    "maxLength",
+)
+COMMUNICATION_LOST = _code(
+    "CommunicationLost",
+    "A worker lost its connection to the others.",
+    cause="Another worker died or hung, or the network between nodes broke.",
+    remedy="nothing if it is rare: the next attempt starts from the last checkpoint",
+)
+OUT_OF_MEMORY = _code(
+    "OutOfMemory",
+    "A worker needed more memory than there is.",
+    cause="The model, its gradients and one micro-batch do not fit into the GPU's or the machine's memory.",
+    remedy="lower microBatchSize or maxLength, set gradientCheckpointing: true, or use more workers",
 )
 UNUSABLE_OUTPUT = _code(
     "UnusableOutput",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zhongjing.codes import data as codes
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Category, Source
 from zhongjing.config.stages import AnySettings, Stage
@@ -176,7 +177,9 @@ class _Builder:
         own = [self.document.spec.source(ref.source) for ref in settings.data]
         for source in own:
             if source.name not in listings:
-                raise MissingInputError("the source has no listing", where=f"source {source.name}")
+                raise MissingInputError(
+                    "the source has no listing", code=codes.SOURCE_NOT_FOUND, where=f"source {source.name}"
+                )
         extra = [s for s in tested_sources(self.document, self.stage) if s.name in listings]
         reading = [(source, listings[source.name]) for source in (*own, *extra)]
         self.group_names = [category.value for category in Category] if self.by_category else []
@@ -199,6 +202,7 @@ class _Builder:
         if not splits["train"].samples:
             raise DataError(
                 f"nothing is left to train on: {_summary(counts)}",
+                code=codes.NO_GOOD_RECORD,
                 where=f"stages.{self.stage.value}.data",
                 remedy="look at the sources with `zhongjing data inspect`, at maxLength and the test sources",
             )
@@ -323,6 +327,7 @@ def _check_quarantine(
             f"{counts.quarantined} of {counts.read} records ({fraction:.1%}) of source {source.name} "
             f"could not be read, {source.max_quarantine_fraction:.1%} are allowed"
             + (f": {most}" if most else ""),
+            code=codes.TOO_MANY_BAD_RECORDS,
             where=source.uri,
             remedy=f"see {quarantine_uri}; mend the source, name its keys under `columns`, or raise "
             "maxQuarantineFraction",

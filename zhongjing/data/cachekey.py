@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zhongjing.codes import model as codes
 from zhongjing.config.keys import digest, training_fields
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Kind, Source
@@ -115,7 +116,7 @@ def tokenizer_files_digest(folder: Path) -> str:
     state = hashlib.sha256()
     names = [name for name in _TOKENIZER_FILES if (folder / name).is_file()]
     if not names:
-        raise DataError("the folder has no tokenizer", where=str(folder))
+        raise DataError("the folder has no tokenizer", code=codes.UNUSABLE_TOKENIZER, where=str(folder))
     for name in names:
         content = (folder / name).read_bytes()
         state.update(f"{name}\0{len(content)}\0".encode())

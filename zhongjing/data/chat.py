@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from zhongjing.codes import document as document_codes
+from zhongjing.codes import model as model_codes
 from zhongjing.data.records import Role, Turn
 from zhongjing.data.samples import Segment
 from zhongjing.data.templates import (
@@ -283,6 +285,7 @@ def _render_last(form: ChatFormat, turns: Turns) -> _Text:
         raise ConfigError(
             "the chat template's prompt is not how it begins the answered dialogue, so training could not "
             "show the model what it will see",
+            code=document_codes.INVALID_TEMPLATE,
             where="chat_template",
             remedy="use a template whose generation prompt is a prefix of the whole",
         )
@@ -395,6 +398,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[An
     if backend is None:
         raise ConfigError(
             f"{type(tokenizer).__name__} is a slow tokenizer, which cannot tell where its tokens stand",
+            code=model_codes.UNUSABLE_TOKENIZER,
             remedy="use the fast tokenizer of the same model (tokenizer.json)",
         )
     backend.no_truncation()

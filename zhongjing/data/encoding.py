@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from zhongjing.codes import model as codes
 from zhongjing.config.stages import Stage
 from zhongjing.data.chat import encode_dialogues, encode_prompt, encode_ranking, encode_texts
 from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, TextRecord
@@ -65,7 +66,9 @@ class RecordEncoder:
         try:
             return cls(AutoTokenizer.from_pretrained(str(folder)))
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"the tokenizer cannot be loaded: {error}", where=str(folder)) from error
+            raise DataError(
+                f"the tokenizer cannot be loaded: {error}", code=codes.UNUSABLE_TOKENIZER, where=str(folder)
+            ) from error
 
     def configure(self, stage: Stage, max_length: int, system_prompt: str | None) -> None:
         """Sets what the records are encoded for."""

@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from zhongjing.codes import data as data_codes
+from zhongjing.codes import document as document_codes
 from zhongjing.errors import DataError
 
 Format = Literal["json", "jsonl", "csv", "text", "parquet"]
@@ -69,7 +71,11 @@ def sniff(
         return Detected("parquet", None)
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
-            raise DataError(f"the object is compressed ({name})", remedy="decompress it first")
+            raise DataError(
+                f"the object is compressed ({name})",
+                code=data_codes.UNREADABLE_SOURCE,
+                remedy="decompress it first",
+            )
     encoding = _known(encoding_hint) if encoding_hint != "auto" else detect_encoding(head, complete=complete)
     text = _decoder(encoding).decode(head, complete)
     if format_hint != "auto":
@@ -97,7 +103,7 @@ def detect_encoding(head: bytes, *, complete: bool = False) -> str:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if b"\0" in head:
-        raise DataError("the object is binary, not text")
+        raise DataError("the object is binary, not text", code=data_codes.UNREADABLE_SOURCE)
     high = len(head.translate(None, _ASCII))
     if high == 0:
         return "utf-8"
@@ -106,7 +112,11 @@ def detect_encoding(head: bytes, *, complete: bool = False) -> str:
         return "utf-8"
     if wrong["gb18030"] <= _DAMAGE_TOLERATED:
         return "gb18030"
-    raise DataError("the object is neither UTF-8 nor GB18030 text", remedy="name its codec under `encoding`")
+    raise DataError(
+        "the object is neither UTF-8 nor GB18030 text",
+        code=data_codes.UNREADABLE_SOURCE,
+        remedy="name its codec under `encoding`",
+    )
 
 
 def has_undecodable(text: str) -> bool:
@@ -132,7 +142,9 @@ def _known(encoding: str) -> str:
         return codecs.lookup(encoding).name
     except LookupError:
         raise DataError(
-            f"no codec is named {encoding!r}", remedy="use a name such as utf-8, gb18030 or big5"
+            f"no codec is named {encoding!r}",
+            code=document_codes.INVALID_VALUE,
+            remedy="use a name such as utf-8, gb18030 or big5",
         ) from None
 
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from zhongjing.codes import data as data_codes
+from zhongjing.codes import document as document_codes
 from zhongjing.config.stages import AnySettings, SftSettings
 from zhongjing.errors import ConfigError, DataError
 
@@ -43,6 +45,7 @@ def mixture_of(settings: AnySettings) -> tuple[dict[str, float] | None, float]:
     if by_source:
         raise ConfigError(
             "both mixture and weights of sources are set",
+            code=document_codes.INVALID_VALUE,
             where="stages.sft",
             remedy="keep one: mixture weighs the kinds of data, data[].weight weighs the sources",
         )
@@ -111,7 +114,7 @@ class SampleOrder:
     ) -> None:
         membership = np.asarray(groups, dtype=np.int64)
         if membership.size == 0:
-            raise DataError("there are no training samples to put in order")
+            raise DataError("there are no training samples to put in order", code=data_codes.NO_GOOD_RECORD)
         self._seed = seed
         if weights:
             members = [np.flatnonzero(membership == index) for index in range(len(group_names))]
@@ -196,10 +199,14 @@ def _contributions(
         if name not in names:
             raise DataError(
                 f"the mixture gives {name} a share, but no training sample is of it",
+                code=data_codes.INVALID_MIXTURE,
                 remedy="take the share away, or add a source of it",
             )
         if not weight > 0:
-            raise DataError(f"the mixture gives {name} a share of {weight}; shares are above 0")
+            raise DataError(
+                f"the mixture gives {name} a share of {weight}; shares are above 0",
+                code=data_codes.INVALID_MIXTURE,
+            )
     ratios = [size / weights[name] for name, size in zip(names, sizes, strict=True) if name in weights]
     scale = min(max(ratios), max_repeats * min(ratios))
     return [

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
+from zhongjing.codes import command as command_codes
+from zhongjing.codes import data as data_codes
 from zhongjing.config.sources import Kind, Source
 from zhongjing.data.formats import SNIFF_BYTES, Detected, has_undecodable, sniff
 from zhongjing.data.layouts import Parsed, RejectedError, parse
@@ -97,7 +99,9 @@ def read_object(
                 stream, uri, source, section_characters=section_characters, forbidden=forbidden, stats=stats
             )
         except DataError as error:
-            raise DataError(error.message, where=error.where or uri, remedy=error.remedy) from error
+            raise DataError(
+                error.message, code=error.code, where=error.where or uri, remedy=error.remedy
+            ) from error
         finally:
             stats.stream = None
 
@@ -268,15 +272,19 @@ def _hub_rows(uri: str) -> Iterator[Row | BadRow]:
     except ImportError:
         raise DataError(
             "reading hf:// needs the package datasets",
+            code=command_codes.MISSING_PACKAGE,
             where=uri,
-            remedy="install the train extra: pip install 'zhongjing[train]'",
         ) from None
     parts = urlsplit(uri)
     name, _, revision = parts.path.lstrip("/").partition("@")
     query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
     unknown = set(query) - {"config", "split"}
     if unknown or not name:
-        raise DataError("the URI is not hf://datasets/owner/name[@revision][?config=..&split=..]", where=uri)
+        raise DataError(
+            "the URI is not hf://datasets/owner/name[@revision][?config=..&split=..]",
+            code=data_codes.INVALID_URI,
+            where=uri,
+        )
     try:
         rows = load_dataset(
             name,
@@ -293,6 +301,7 @@ def _hub_rows(uri: str) -> Iterator[Row | BadRow]:
         # datasets raises errors of a dozen packages; their text may quote records, so only the class is told.
         raise DataError(
             f"the data set could not be read ({type(error).__name__})",
+            code=data_codes.UNREADABLE_SOURCE,
             where=uri,
             remedy="check its name, config and split, and that the hub can be reached from here",
         ) from error

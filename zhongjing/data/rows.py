@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TextIO
 
+from zhongjing.codes import command as command_codes
+from zhongjing.codes import data as data_codes
 from zhongjing.data.formats import Detected, has_undecodable
 from zhongjing.errors import DataError
 
@@ -170,6 +172,7 @@ def _json_values(text: TextIO) -> Iterator[Row | BadRow]:
             if in_array:
                 raise DataError(
                     f"the JSON array has no end: the object is cut off after record {index}",
+                    code=data_codes.UNREADABLE_SOURCE,
                     remedy="publish the whole file again",
                 )
             return
@@ -179,6 +182,7 @@ def _json_values(text: TextIO) -> Iterator[Row | BadRow]:
         if end is None:
             raise DataError(
                 f"record {index} (line {window.line}) has no end: the object is cut off or damaged there",
+                code=data_codes.UNREADABLE_SOURCE,
                 remedy="mend the file, or write one record a line so that damage stays in its line",
             )
         yield parse_json(window.data[window.at : end], index, window.line)
@@ -272,6 +276,7 @@ class _LineRecorder:
         if len(self._taken) > _RUNAWAY_LINES:
             raise DataError(
                 f"the quote that opens in line {self._line} is not closed within {_RUNAWAY_LINES} lines",
+                code=data_codes.UNREADABLE_SOURCE,
                 remedy="mend the quotes of that line",
             )
         line = next(self._lines)
@@ -291,9 +296,7 @@ def _parquet(stream: BinaryIO) -> Iterator[Row | BadRow]:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
-        raise DataError(
-            "reading parquet needs pyarrow", remedy="install the train extra: pip install 'zhongjing[train]'"
-        ) from None
+        raise DataError("reading parquet needs pyarrow", code=command_codes.MISSING_PACKAGE) from None
     try:
         index = 0
         for batch in ParquetFile(stream).iter_batches(batch_size=1024):
@@ -301,7 +304,9 @@ def _parquet(stream: BinaryIO) -> Iterator[Row | BadRow]:
                 yield mapping_row(value, index)
                 index += 1
     except ArrowException as error:
-        raise DataError(f"the parquet file is damaged ({type(error).__name__})") from error
+        raise DataError(
+            f"the parquet file is damaged ({type(error).__name__})", code=data_codes.UNREADABLE_SOURCE
+        ) from error
 
 
 def mapping_row(value: object, index: int) -> Row:

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
+from zhongjing.codes import data as codes
 from zhongjing.errors import MissingInputError, StorageError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class ObjectStream(io.RawIOBase):
             if len(piece) != length:
                 raise StorageError(
                     f"{len(piece)} bytes came instead of {length}: the object has changed",
+                    code=codes.SOURCE_CHANGED,
                     where=self._uri,
                 )
             self._start, self._piece = self._position, piece
@@ -82,13 +84,15 @@ def open_object(uri: str, store: ObjectStore | None = None) -> BinaryIO:
     """
     if uri.startswith("s3://"):
         if store is None:
-            raise MissingInputError("an object store is needed to read this", where=uri)
+            raise MissingInputError(
+                "an object store is needed to read this", code=codes.INVALID_URI, where=uri
+            )
         info = store.head(uri)
         if info is None:
-            raise MissingInputError("the object does not exist", where=uri)
+            raise MissingInputError("the object does not exist", code=codes.SOURCE_NOT_FOUND, where=uri)
         stream = io.BufferedReader(ObjectStream(store, uri, info.size), buffer_size=1 << 20)
         return cast("BinaryIO", stream)
     path = Path(uri.removeprefix("file://"))
     if not path.is_file():
-        raise MissingInputError("the file does not exist", where=str(path))
+        raise MissingInputError("the file does not exist", code=codes.SOURCE_NOT_FOUND, where=str(path))
     return path.open("rb")

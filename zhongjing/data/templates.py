@@ -16,6 +16,7 @@ from typing import Any, cast
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from zhongjing.codes import document as codes
 from zhongjing.data.records import Role, Turn
 from zhongjing.errors import ConfigError
 
@@ -54,6 +55,7 @@ def default_template(tokenizer: PreTrainedTokenizerBase) -> str:
     if not tokenizer.eos_token:
         raise ConfigError(
             "the tokenizer has neither a chat template, nor ChatML's markers, nor an EOS token",
+            code=codes.INVALID_TEMPLATE,
             where="spec.base.chatTemplate",
             remedy="give a template, and a tokenizer with a token that ends a turn",
         )
@@ -104,6 +106,7 @@ class ChatFormat:
         if not tokenizer.chat_template:
             raise ConfigError(
                 "the tokenizer has no chat template",
+                code=codes.INVALID_TEMPLATE,
                 where="spec.base.chatTemplate",
                 remedy="name one, or use ensure_chat_template",
             )
@@ -129,6 +132,7 @@ class ChatFormat:
             roles = ", ".join(turn.role for turn in turns[:3])
             raise ConfigError(
                 f"the chat template refuses a dialogue beginning with {roles} ({type(error).__name__})",
+                code=codes.INVALID_TEMPLATE,
                 where="chat_template",
                 remedy="use a template that takes these roles, or data without them",
             ) from error
@@ -185,6 +189,7 @@ class ChatFormat:
             raise ConfigError(
                 "the chat template writes no special token at the end of an assistant turn, "
                 "so the model would never learn to stop",
+                code=codes.INVALID_TEMPLATE,
                 where="chat_template",
                 remedy="end assistant turns with the tokenizer's EOS or another special token",
             )

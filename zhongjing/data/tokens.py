@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from zhongjing.codes import data as codes
 from zhongjing.data.samples import Sample, Segment
 from zhongjing.data.split import Split
 from zhongjing.errors import DataError, NotFoundError, StorageError, StorageUnavailableError
@@ -303,13 +304,19 @@ def open_split(store: ObjectStore, uri: str, split: Split, *, memory: int = READ
     """
     manifest = read_manifest(store, uri)
     if manifest is None:
-        raise DataError("there is no finished token cache here", where=uri, remedy="run the stage again")
+        raise DataError(
+            "there is no finished token cache here",
+            code=codes.DAMAGED_CACHE,
+            where=uri,
+            remedy="run the stage again",
+        )
     return TokenSplit(store, uri, manifest, split, memory)
 
 
 def _damaged(where: str, message: str, cache: str) -> DataError:
     return DataError(
         message,
+        code=codes.DAMAGED_CACHE,
         where=where,
         remedy=f"delete {cache} and run again: the token cache is made anew from the sources",
     )

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from zhongjing.codes import model as codes
 from zhongjing.config.stages import Lora
 from zhongjing.errors import DataError
 
@@ -99,8 +100,8 @@ def target_modules(model: torch.nn.Module, lora: Lora) -> list[str]:
     if unknown := sorted(asked - linear):
         raise DataError(
             f"the model has no linear layer called {unknown[0]!r} (there are: {', '.join(sorted(linear))})",
+            code=codes.UNKNOWN_MODULE,
             where="lora.targetModules",
-            remedy="name some of these, or all-linear",
         )
     return sorted(asked)
 
@@ -189,7 +190,9 @@ def read_adapter(folder: Path) -> AdapterFile:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / ADAPTER_WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"the adapter cannot be read: {error}", where=str(folder)) from error
+        raise DataError(
+            f"the adapter cannot be read: {error}", code=codes.UNUSABLE_ADAPTER, where=str(folder)
+        ) from error
     plain = (
         config.get("peft_type") == "LORA"
         and not config.get("use_dora")
@@ -198,7 +201,11 @@ def read_adapter(folder: Path) -> AdapterFile:
         and not config.get("alpha_pattern")
     )
     if not plain:
-        raise DataError("the adapter is not a plain LoRA adapter", where=str(folder / ADAPTER_CONFIG))
+        raise DataError(
+            "the adapter is not a plain LoRA adapter",
+            code=codes.UNUSABLE_ADAPTER,
+            where=str(folder / ADAPTER_CONFIG),
+        )
     return AdapterFile(folder, config, tensors)
 
 
@@ -284,7 +291,9 @@ def stack_adapters(first: Path, second: Path, out: Path, *, base: str | None = N
     one, two = read_adapter(first), read_adapter(second)
     for adapter in (one, two):
         if adapter.head is not None:
-            raise DataError("a reward model cannot be stacked", where=str(adapter.folder))
+            raise DataError(
+                "a reward model cannot be stacked", code=codes.UNUSABLE_ADAPTER, where=str(adapter.folder)
+            )
     same = one.scaling == two.scaling
     rank = one.rank + two.rank
     modules = sorted({*one.modules, *two.modules})
@@ -335,6 +344,7 @@ def _another_base(adapter: AdapterFile, detail: str) -> DataError:
     stored = adapter.config.get("base_model_name_or_path")
     return DataError(
         f"this is an adapter of another base: {detail}",
+        code=codes.ADAPTER_MISMATCH,
         where=str(adapter.folder),
         remedy=f"it was trained on {stored}" if stored else "use it with the base that it was trained on",
     )

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from zhongjing.codes import model as codes
 from zhongjing.config.sources import TinyBase
 from zhongjing.errors import DataError
 from zhongjing.model.tokenizer import TOKENIZER_FILES, end_ids, load_tokenizer, padding_id, train_bpe
@@ -112,8 +113,8 @@ def merge_delta(
             if missing:
                 raise DataError(
                     f"tensor {min(missing)} is not in this model ({len(missing)} missing)",
+                    code=codes.DELTA_MISMATCH,
                     where=str(folder),
-                    remedy="base.root must be the very model that base.delta was published for",
                 )
         writer = WeightWriter(out_folder, max_shard_bytes=max_shard_bytes)
         dtype = torch.float32
@@ -150,7 +151,9 @@ def load_base(folder: Path, *, dtype: torch.dtype, attention_dropout: float = 0.
                 str(folder), config=config, dtype=dtype, attn_implementation="sdpa"
             )
     except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"the model cannot be loaded: {error}", where=str(folder)) from error
+        raise DataError(
+            f"the model cannot be loaded: {error}", code=codes.UNUSABLE_MODEL, where=str(folder)
+        ) from error
     return model
 
 
@@ -164,13 +167,16 @@ def load_config(folder: Path) -> PretrainedConfig:
         adapter = (folder / "adapter_config.json").is_file()
         raise DataError(
             "this is an adapter, not a full model" if adapter else "the folder has no config.json",
+            code=codes.NOT_A_FULL_MODEL if adapter else codes.UNUSABLE_MODEL,
             where=str(folder),
             remedy="give the full model as base; adapters belong into a stage's `from`" if adapter else None,
         )
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"config.json cannot be used: {error}", where=str(folder)) from error
+        raise DataError(
+            f"config.json cannot be used: {error}", code=codes.UNUSABLE_MODEL, where=str(folder)
+        ) from error
     return config
 
 
@@ -184,6 +190,7 @@ def check_vocabulary(folder: Path, config: PretrainedConfig) -> None:
     if tokens > rows:
         raise DataError(
             f"the tokenizer has {tokens} entries, the embedding only {rows} rows",
+            code=codes.TOKENIZER_MISMATCH,
             where=str(folder),
             remedy="the tokenizer is of another model; for a published delta give base.delta with base.root",
         )
@@ -199,6 +206,7 @@ def check_max_length(config: PretrainedConfig, max_length: int) -> None:
     if isinstance(positions, int) and max_length > positions:
         raise DataError(
             f"maxLength {max_length} is longer than the model's {positions} positions",
+            code=codes.TOO_LONG_FOR_MODEL,
             where="maxLength",
             remedy=f"set maxLength to at most {positions}",
         )
@@ -232,8 +240,8 @@ def _add(name: str, delta: torch.Tensor, root: torch.Tensor, root_folder: Path) 
     else:
         raise DataError(
             f"tensor {name} is {tuple(root.shape)} in the root, {tuple(delta.shape)} in the delta",
+            code=codes.DELTA_MISMATCH,
             where=str(root_folder),
-            remedy="base.root must be the very model that base.delta was published for",
         )
     return total.to(delta.dtype)
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from zhongjing.codes import model as codes
 from zhongjing.data.samples import MicroBatch
 from zhongjing.errors import DataError
 
@@ -45,7 +46,7 @@ def backbone(model: nn.Module) -> nn.Module:
         return found
     raise DataError(
         f"{type(inner).__name__} has no decoder that can be used alone",
-        remedy="use a causal model of transformers, such as Llama, Qwen2 or Qwen3",
+        code=codes.UNSUPPORTED_MODEL,
     )
 
 
@@ -59,13 +60,13 @@ def output_layer(model: nn.Module) -> nn.Module:
     getter = getattr(inner, "get_output_embeddings", None)
     head = getter() if callable(getter) else None
     if not isinstance(head, nn.Module):
-        raise DataError(f"{type(inner).__name__} has no output layer", remedy="use a causal language model")
+        raise DataError(f"{type(inner).__name__} has no output layer", code=codes.UNSUPPORTED_MODEL)
     config = getattr(inner, "config", None)
     for name in _LOGIT_CHANGES:
         if getattr(config, name, None) not in (None, 1, 1.0):
             raise DataError(
                 f"{type(inner).__name__} changes its logits by {name}, which the chunked loss does not do",
-                remedy="use a family without it, such as Llama, Qwen2 or Qwen3",
+                code=codes.UNSUPPORTED_MODEL,
             )
     return head
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from zhongjing.codes import model as codes
 from zhongjing.errors import DataError
 from zhongjing.model.adapters import ADAPTER_CONFIG, AdapterFile, check_adapter, read_adapter
 from zhongjing.model.base import load_config, quiet_transformers, write_generation_config
@@ -25,7 +26,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     """
     names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
     if not names:
-        raise DataError("the folder has no tokenizer", where=str(source))
+        raise DataError("the folder has no tokenizer", code=codes.UNUSABLE_TOKENIZER, where=str(source))
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         shutil.copyfile(source / name, folder / name)
@@ -127,7 +128,9 @@ def merge_adapter(
                 changed.remove(module)
             writer.add(name, tensor.clone())
     if changed:
-        raise DataError(f"the base has no weights for {min(changed)}", where=str(base_folder))
+        raise DataError(
+            f"the base has no weights for {min(changed)}", code=codes.ADAPTER_MISMATCH, where=str(base_folder)
+        )
     if adapter.head is not None:
         writer.add("score.weight", adapter.head.to(stored))
     writer.finish()

@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from zhongjing.codes import data as data_codes
+from zhongjing.codes import model as model_codes
 from zhongjing.data.records import Turn
 from zhongjing.errors import DataError
 from zhongjing.model.tokenizer import end_ids
@@ -67,7 +69,9 @@ def stream_answer(
         DataError: the turns do not end with the user's, or the last one alone does not fit the model.
     """
     if not turns or turns[-1].role != "user":
-        raise DataError("there is nothing to answer: the last turn must be the user's")
+        raise DataError(
+            "there is nothing to answer: the last turn must be the user's", code=data_codes.UNUSABLE_RECORD
+        )
     config = cast("Any", model).config
     device = next(model.parameters()).device
     ids = _prompt_ids(
@@ -114,6 +118,7 @@ def _prompt_ids(
         if len(rest) <= 1:
             raise DataError(
                 f"the question is {len(ids)} tokens long, the model has room for {room} beside the answer",
+                code=model_codes.TOO_LONG_FOR_MODEL,
                 remedy="ask a shorter question, or allow fewer new tokens",
             )
         rest = rest[2:]

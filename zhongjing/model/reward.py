@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from zhongjing.codes import model as codes
 from zhongjing.config.stages import Lora
 from zhongjing.errors import DataError
 from zhongjing.model.adapters import base_of, check_adapter, lora_config, read_adapter, write_adapter
@@ -38,9 +39,15 @@ def load_classifier(base_folder: Path, *, dtype: torch.dtype) -> PreTrainedModel
                 str(base_folder), config=config, dtype=dtype, attn_implementation="sdpa"
             )
     except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"the model cannot be loaded: {error}", where=str(base_folder)) from error
+        raise DataError(
+            f"the model cannot be loaded: {error}", code=codes.UNUSABLE_MODEL, where=str(base_folder)
+        ) from error
     if not isinstance(getattr(model, "score", None), torch.nn.Linear):
-        raise DataError(f"a {config.model_type} model has no linear `score` head", where=str(base_folder))
+        raise DataError(
+            f"a {config.model_type} model has no linear `score` head",
+            code=codes.UNSUPPORTED_MODEL,
+            where=str(base_folder),
+        )
     model.score.float()
     return model
 
@@ -75,7 +82,11 @@ def load_reward_model(base_folder: Path, adapter_folder: Path, *, dtype: torch.d
     """
     adapter = read_adapter(adapter_folder)
     if adapter.head is None:
-        raise DataError("the adapter has no `score` head: it is no reward model", where=str(adapter_folder))
+        raise DataError(
+            "the adapter has no `score` head: it is no reward model",
+            code=codes.NO_REWARD_HEAD,
+            where=str(adapter_folder),
+        )
     model = load_classifier(base_folder, dtype=dtype)
     check_adapter(adapter, model)
     loaded = PeftModel.from_pretrained(model, str(adapter_folder))

@@ -24,6 +24,8 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from zhongjing.codes import data as data_codes
+from zhongjing.codes import model as model_codes
 from zhongjing.errors import DataError
 from zhongjing.model.causal import backbone, output_layer
 from zhongjing.model.router import AdapterRouter, Part
@@ -145,11 +147,12 @@ class CompactingEngine:
         positions = getattr(self._router.model.config, "max_position_embeddings", None)
         for prompt in prompts:
             if not len(prompt):
-                raise DataError("a prompt has no tokens")
+                raise DataError("a prompt has no tokens", code=data_codes.UNUSABLE_RECORD)
             if isinstance(positions, int) and len(prompt) + self._sampling.max_new_tokens > positions:
                 raise DataError(
                     f"a prompt of {len(prompt)} tokens with a response of {self._sampling.max_new_tokens} is "
                     f"longer than the model's {positions} positions",
+                    code=model_codes.TOO_LONG_FOR_MODEL,
                     where="spec.stages.ppo.maxNewTokens",
                     remedy="lower maxPromptLength or maxNewTokens",
                 )

@@ -28,6 +28,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from zhongjing.codes import document as document_codes
+from zhongjing.codes import model as model_codes
+from zhongjing.codes import unexpected as unexpected_codes
 from zhongjing.config.stages import Lora
 from zhongjing.errors import DataError, TrainingError
 from zhongjing.model.adapters import AdapterFile, check_adapter, linear_layers, target_modules
@@ -170,7 +173,7 @@ class AdapterRouter:
         if getattr(model.config, "num_experts", None) or getattr(model.config, "num_local_experts", None):
             raise DataError(
                 f"{type(model).__name__} is a mixture of experts, which mixes the rows of a batch",
-                remedy="use a dense family such as Llama, Qwen2 or Qwen3",
+                code=model_codes.UNSUPPORTED_MODEL,
             )
         self.model = model
         self.checkpointing = False
@@ -209,6 +212,7 @@ class AdapterRouter:
         if extra or any(path.rsplit(".", 1)[-1] == "lm_head" for path in adapter.modules):
             raise DataError(
                 f"the adapter also changes {extra[0] if extra else 'lm_head'}; all roles share that part",
+                code=model_codes.UNUSABLE_ADAPTER,
                 where=str(adapter.folder),
                 remedy="train it with linear layers of the decoder as its only target modules",
             )
@@ -233,7 +237,10 @@ class AdapterRouter:
         """
         if lora.dropout != 0.0:
             raise DataError(
-                f"dropout is {lora.dropout} in an adapter of PPO", where="lora.dropout", remedy="set it to 0"
+                f"dropout is {lora.dropout} in an adapter of PPO",
+                code=document_codes.INVALID_VALUE,
+                where="lora.dropout",
+                remedy="set it to 0",
             )
         wanted = set(target_modules(self.model, lora))
         generator = torch.Generator().manual_seed(seed)
@@ -283,6 +290,7 @@ class AdapterRouter:
             name = min(now ^ self._trainable)
             raise TrainingError(
                 f"requires_grad of {name} was changed while training",
+                code=unexpected_codes.UNEXPECTED,
                 remedy="nothing but the router may switch adapters of this model",
             )
 
@@ -321,7 +329,10 @@ class AdapterRouter:
                 cast(Any, module)._gradient_checkpointing_func = recompute
                 found = True
         if not found:
-            raise DataError(f"{type(self.model).__name__} has no layers that can be recomputed")
+            raise DataError(
+                f"{type(self.model).__name__} has no layers that can be recomputed",
+                code=model_codes.UNSUPPORTED_MODEL,
+            )
         self.checkpointing = True
 
     def _contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:

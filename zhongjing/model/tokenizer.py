@@ -17,6 +17,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from zhongjing.codes import document as document_codes
+from zhongjing.codes import model as model_codes
 from zhongjing.errors import DataError
 
 DOCUMENT_END = "<|endoftext|>"
@@ -72,6 +74,7 @@ def train_bpe(
     if vocabulary_size < len(alphabet) + len(SPECIAL_TOKENS):
         raise DataError(
             f"a vocabulary of {vocabulary_size} cannot hold the {len(alphabet)} bytes and the special tokens",
+            code=document_codes.INVALID_VALUE,
             where="spec.base.tiny.vocabularySize",
             remedy=f"give at least {len(alphabet) + len(SPECIAL_TOKENS)}",
         )
@@ -113,11 +116,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         DataError: the folder has no tokenizer that transformers can load.
     """
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise DataError("the folder has no tokenizer", where=str(folder))
+        raise DataError("the folder has no tokenizer", code=model_codes.UNUSABLE_TOKENIZER, where=str(folder))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"the tokenizer cannot be loaded: {error}", where=str(folder)) from error
+        raise DataError(
+            f"the tokenizer cannot be loaded: {error}", code=model_codes.UNUSABLE_TOKENIZER, where=str(folder)
+        ) from error
     return tokenizer
 
 
@@ -130,7 +135,7 @@ def tokenizer_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not names:
-        raise DataError("the folder has no tokenizer", where=str(folder))
+        raise DataError("the folder has no tokenizer", code=model_codes.UNUSABLE_TOKENIZER, where=str(folder))
     for name in names:
         content = (folder / name).read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode())
@@ -155,6 +160,7 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
             return candidate
     raise DataError(
         "the tokenizer has no token for padding besides its end of sequence",
+        code=model_codes.UNUSABLE_TOKENIZER,
         where=getattr(tokenizer, "name_or_path", None),
         remedy="give the tokenizer a pad_token",
     )
@@ -171,6 +177,8 @@ def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     ids.update(vocabulary[token] for token in (TURN_END, DOCUMENT_END) if token in vocabulary)
     if not ids:
         raise DataError(
-            "the tokenizer has no end of sequence", where=getattr(tokenizer, "name_or_path", None)
+            "the tokenizer has no end of sequence",
+            code=model_codes.UNUSABLE_TOKENIZER,
+            where=getattr(tokenizer, "name_or_path", None),
         )
     return sorted(ids)

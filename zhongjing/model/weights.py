@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from zhongjing.codes import model as codes
 from zhongjing.errors import DataError
 
 _METADATA = {"format": "pt"}
@@ -63,7 +64,7 @@ class WeightReader:
             DataError: there is no such tensor.
         """
         if tensor not in self._of_tensor:
-            raise DataError(f"there is no tensor {tensor}", where=str(self.folder))
+            raise DataError(f"there is no tensor {tensor}", code=codes.UNUSABLE_MODEL, where=str(self.folder))
         handle = self._file(self._of_tensor[tensor])
         value: torch.Tensor = handle[tensor] if isinstance(handle, dict) else handle.get_tensor(tensor)
         return value
@@ -89,7 +90,9 @@ class WeightReader:
             else:
                 self._open = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except (OSError, SafetensorError, RuntimeError, UnpicklingError) as error:
-            raise DataError(f"the weights cannot be read: {error}", where=str(path)) from error
+            raise DataError(
+                f"the weights cannot be read: {error}", code=codes.UNUSABLE_MODEL, where=str(path)
+            ) from error
         self._open_name = name
         return self._open
 
@@ -156,13 +159,18 @@ def _weight_files(folder: Path) -> list[str]:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             for name in names:
                 if not (folder / name).is_file():
-                    raise DataError(f"the index names {name}, which is missing", where=str(folder))
+                    raise DataError(
+                        f"the index names {name}, which is missing",
+                        code=codes.UNUSABLE_MODEL,
+                        where=str(folder),
+                    )
             return names
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return [name]
     raise DataError(
         "the folder has no weights",
+        code=codes.UNUSABLE_MODEL,
         where=str(folder),
         remedy="give a folder in Hugging Face format: model.safetensors or pytorch_model.bin, or an index",
     )

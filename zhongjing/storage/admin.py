@@ -10,6 +10,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
+from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ConfigError, StorageError
 from zhongjing.storage import failures
@@ -158,6 +159,7 @@ class BucketAdmin:
             except NoCredentialsError as error:
                 raise ConfigError(
                     f"there are no credentials for the object store {self.connection.name}",
+                    code=codes.INVALID_STORAGE,
                     where="environment",
                     remedy=NO_CREDENTIALS_REMEDY,
                 ) from error
@@ -172,16 +174,18 @@ def _translate(error: ClientError, uri: str, connection: Connection) -> Exceptio
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code == "BucketAlreadyExists":
-        return StorageError(
-            "the bucket name belongs to somebody else", where=uri, remedy="choose another spec.storage.uri"
-        )
+        return StorageError("the bucket name belongs to somebody else", code=codes.BUCKET_TAKEN, where=uri)
     if code == "NoSuchBucket" or (status == 404 and code in ("404", "NotFound")):
         return failures.missing_bucket(uri, connection)
     if status in (401, 403):
         return failures.refused(code, uri, connection)
     if (status >= 500 and status != 501) or status in (408, 429):
         return failures.PassingError(f"HTTP {status} {code}")
-    return StorageError(f"the object store {connection.name} refused (HTTP {status} {code})", where=uri)
+    return StorageError(
+        f"the object store {connection.name} refused (HTTP {status} {code})",
+        code=codes.STORAGE_REFUSED,
+        where=uri,
+    )
 
 
 def _client(connection: Connection) -> S3Client:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from zhongjing.codes import storage as codes
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConflictError, NotFoundError, StorageError
 from zhongjing.storage.documents import record_bytes
@@ -41,8 +42,8 @@ def require_conditional_writes(store: ObjectStore, uri: str) -> None:
     if not store.supports_conditional_writes(uri):
         raise StorageError(
             "this object store ignores conditional writes (If-None-Match, If-Match)",
+            code=codes.NO_CONDITIONAL_WRITES,
             where=uri,
-            remedy="use a store that honours them: AWS S3, SeaweedFS, MinIO, Ceph of a recent release",
         )
 
 
@@ -84,8 +85,8 @@ def write_manifest(store: ObjectStore, layout: StageLayout, manifest: StageManif
             raise ConflictError(
                 f"attempt {standing.attempt} ({standing.submission_id}) completed this stage before "
                 f"attempt {manifest.attempt} did",
+                code=codes.SUPERSEDED,
                 where=layout.manifest,
-                remedy="nothing is lost: its result is in use",
             ) from None
         return standing
     return manifest
@@ -120,7 +121,12 @@ def set_current(store: ObjectStore, layout: Layout, stage: Stage, key: str) -> b
     """
     manifest_uri = layout.stage(stage, key).manifest
     if not store.exists(manifest_uri):
-        raise NotFoundError("there is no such result", where=manifest_uri, remedy="run the stage first")
+        raise NotFoundError(
+            "there is no such result",
+            code=codes.OBJECT_NOT_FOUND,
+            where=manifest_uri,
+            remedy="run the stage first",
+        )
     uri = layout.current(stage)
     wanted = CurrentResult(key=key, manifest_uri=manifest_uri)
     # The ETag is asked for before the content: a change in between is then refused by the server.
@@ -171,7 +177,7 @@ def upload_model(
     """
     files = store.upload_folder(folder, uri)
     if not files:
-        raise StorageError("the model folder is empty", where=str(folder))
+        raise StorageError("the model folder is empty", code=codes.UNUSABLE_FILE, where=str(folder))
     kept = {f"{uri}/{file.name}" for file in files}
     store.delete([info.uri for info in store.list(uri) if info.uri not in kept])
     return ModelArtifact(uri=uri, format=format, base_uri=base_uri, files=files)

@@ -16,6 +16,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from zhongjing.codes import storage as codes
 from zhongjing.errors import ConflictError, NotFoundError, StorageError, TransientError, ZhongjingError
 from zhongjing.storage.checkpoints import MANIFEST, CheckpointManifest, UploadJob, list_steps
 from zhongjing.storage.documents import parse_json, parse_record, record_bytes
@@ -57,7 +58,9 @@ def upload(store: ObjectStore, job: UploadJob) -> None:
     _make_way(store, uri, job)
     files = store.upload_folder(Path(job.folder), uri)
     if not files:
-        raise StorageError(f"the checkpoint of step {job.step} has no files", where=job.folder)
+        raise StorageError(
+            f"the checkpoint of step {job.step} has no files", code=codes.UNUSABLE_FILE, where=job.folder
+        )
     manifest = CheckpointManifest(
         step=job.step,
         attempt=job.attempt,
@@ -105,8 +108,8 @@ def _make_way(store: ObjectStore, uri: str, job: UploadJob) -> None:
     if standing.attempt > job.attempt:
         raise ConflictError(
             f"attempt {standing.attempt} stored step {job.step} while attempt {job.attempt} still ran",
+            code=codes.SUPERSEDED,
             where=uri,
-            remedy="nothing is lost: the later attempt goes on",
         )
     _remove(store, uri)
 

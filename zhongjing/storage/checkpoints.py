@@ -25,6 +25,7 @@ from typing import Literal
 
 import zhongjing
 from zhongjing import errors
+from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import NotFoundError, StorageError, TransientError
 from zhongjing.storage.documents import parse_json, parse_record, record_bytes
@@ -133,6 +134,7 @@ class CheckpointStore:
                 # torch reports a full disk as a RuntimeError of its own.
                 raise StorageError(
                     f"the disk is full: the checkpoint of step {step} was not taken",
+                    code=codes.DISK_FULL,
                     where=str(self.spool),
                     remedy="free some space there, or move the scratch folder to a larger disk",
                 ) from error
@@ -334,6 +336,7 @@ def _error_of(upload: _Upload, code: int) -> StorageError:
         tail = "".join(f"\n{line}" for line in (upload.home / "upload.log").read_text().splitlines()[-5:])
     return StorageError(
         f"the process that uploads the checkpoint of step {upload.step} {reason}{tail}",
+        code=codes.CHECKPOINT_LOST,
         where=str(upload.home),
         remedy="signal 9 is often the out-of-memory killer; the checkpoint before this one is complete",
     )

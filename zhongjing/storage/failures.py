@@ -16,6 +16,8 @@ from typing import TypeVar
 
 from obstore import exceptions as foreign
 
+from zhongjing.codes import data as data_codes
+from zhongjing.codes import storage as storage_codes
 from zhongjing.errors import (
     ConfigError,
     ConflictError,
@@ -78,6 +80,7 @@ def call(connection: Connection, uri: str, action: Callable[[], T]) -> T:
                 raise StorageUnavailableError(
                     f"the object store {connection.name} did not answer for "
                     f"{connection.deadline:g} seconds ({summary(error)})",
+                    code=storage_codes.STORAGE_UNREACHABLE,
                     where=uri,
                     remedy="see that the store runs and can be reached from here, then repeat the command; "
                     "spec.storage.deadlineSeconds sets how long an outage is borne",
@@ -130,11 +133,13 @@ def translate(error: Exception, uri: str, connection: Connection) -> ZhongjingEr
     if code == "NoSuchBucket":
         return missing_bucket(uri, connection)
     if isinstance(error, FileNotFoundError) or status == 404:
-        return NotFoundError("there is no such object", where=uri)
+        return NotFoundError("there is no such object", code=storage_codes.OBJECT_NOT_FOUND, where=uri)
     if isinstance(error, foreign.AlreadyExistsError):
-        return ConflictError("the object exists already", where=uri)
+        return ConflictError("the object exists already", code=storage_codes.CONFLICT, where=uri)
     if isinstance(error, foreign.PreconditionError) or status == 412:
-        return ConflictError("the object was changed by somebody else", where=uri)
+        return ConflictError(
+            "the object was changed by somebody else", code=storage_codes.CONFLICT, where=uri
+        )
     # A refused listing comes as a generic error.
     if isinstance(error, foreign.PermissionDeniedError | foreign.UnauthenticatedError) or status in (
         401,
@@ -144,12 +149,18 @@ def translate(error: Exception, uri: str, connection: Connection) -> ZhongjingEr
     if code in _REDIRECT_CODES or (status is not None and 300 <= status < 400):
         return ConfigError(
             f"the bucket is not in region {connection.region}",
+            code=storage_codes.WRONG_REGION,
             where=uri,
-            remedy="set spec.storage.region (or AWS_REGION) to the bucket's region",
         )
     if isinstance(error, ValueError):
-        return ConfigError(f"this key cannot be used ({summary(error)})", where=uri)
-    return StorageError(f"the object store {connection.name} refused ({summary(error)})", where=uri)
+        return ConfigError(
+            f"this key cannot be used ({summary(error)})", code=data_codes.INVALID_URI, where=uri
+        )
+    return StorageError(
+        f"the object store {connection.name} refused ({summary(error)})",
+        code=storage_codes.STORAGE_REFUSED,
+        where=uri,
+    )
 
 
 def missing_bucket(uri: str, connection: Connection) -> StorageError:
@@ -157,8 +168,8 @@ def missing_bucket(uri: str, connection: Connection) -> StorageError:
     bucket, _ = split_uri(uri)
     return StorageError(
         f"the bucket {bucket!r} does not exist at {connection.name}",
+        code=storage_codes.BUCKET_NOT_FOUND,
         where=uri,
-        remedy="create the bucket, or correct spec.storage.uri",
     )
 
 
@@ -167,19 +178,26 @@ def refused(code: str | None, uri: str, connection: Connection) -> StorageError:
     if code in _KEY_CODES:
         return StorageError(
             f"the object store {connection.name} does not accept these credentials ({code})",
+            code=storage_codes.ACCESS_DENIED,
             where=uri,
             remedy=NO_CREDENTIALS_REMEDY,
         )
     if code == "ExpiredToken":
-        return StorageError("the session token has expired", where=uri, remedy="renew AWS_SESSION_TOKEN")
+        return StorageError(
+            "the session token has expired",
+            code=storage_codes.ACCESS_DENIED,
+            where=uri,
+            remedy="renew AWS_SESSION_TOKEN",
+        )
     if code == "RequestTimeTooSkewed":
         return StorageError(
             "this machine's clock differs too much from the object store's",
+            code=storage_codes.CLOCK_SKEWED,
             where=uri,
-            remedy="set the clock (NTP)",
         )
     return StorageError(
         f"the object store {connection.name} refused access ({code or 'HTTP 403'})",
+        code=storage_codes.ACCESS_DENIED,
         where=uri,
         remedy="see that the credentials in the environment are this store's and may read and write here",
     )

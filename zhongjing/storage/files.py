@@ -7,6 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from zhongjing.codes import storage as codes
 from zhongjing.errors import StorageError
 from zhongjing.storage.manifest import ModelFile
 
@@ -26,7 +27,7 @@ def describe_folder(folder: Path) -> list[ModelFile]:
         StorageError: the folder does not exist or cannot be read.
     """
     if not folder.is_dir():
-        raise StorageError("there is no such folder", where=str(folder))
+        raise StorageError("there is no such folder", code=codes.UNUSABLE_FILE, where=str(folder))
     try:
         return [
             ModelFile(
@@ -52,7 +53,9 @@ def path_inside(folder: Path, name: str, where: str) -> Path:
     """
     path = folder / name
     if not name or not path.resolve().is_relative_to(folder.resolve()):
-        raise StorageError(f"the file name {name!r} leads out of its folder", where=where)
+        raise StorageError(
+            f"the file name {name!r} leads out of its folder", code=codes.DAMAGED_OBJECT, where=where
+        )
     return path
 
 
@@ -74,7 +77,9 @@ def disk_error(error: OSError, path: Path) -> StorageError:
     if is_disk_full(error):
         return StorageError(
             "the disk is full",
+            code=codes.DISK_FULL,
             where=str(path),
-            remedy="free some space there, or use a folder on a larger disk",
         )
-    return StorageError(f"the file cannot be used ({error.strerror or error})", where=str(path))
+    return StorageError(
+        f"the file cannot be used ({error.strerror or error})", code=codes.UNUSABLE_FILE, where=str(path)
+    )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import obstore
 
+from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ConflictError, NotFoundError, StorageError
 from zhongjing.storage import failures, globs
@@ -113,6 +114,7 @@ class ObjectStore:
             raise StorageError(
                 f"the object is shorter than expected: bytes {start} to {start + length} were asked for, "
                 f"{len(data)} of them exist",
+                code=codes.DAMAGED_OBJECT,
                 where=uri,
                 remedy="the object is damaged or was replaced; make it anew",
             )
@@ -135,7 +137,11 @@ class ObjectStore:
             with partial.open("wb") as file:
                 self._read_ranges(info, file.fileno())
             if partial.stat().st_size != info.size:
-                raise StorageError(f"{partial.stat().st_size} bytes arrived of {info.size}", where=uri)
+                raise StorageError(
+                    f"{partial.stat().st_size} bytes arrived of {info.size}",
+                    code=codes.OBJECT_CHANGED,
+                    where=uri,
+                )
             partial.replace(path)
         except OSError as error:
             raise disk_error(error, path) from error
@@ -311,8 +317,8 @@ class ObjectStore:
         if info.size != size:
             raise StorageError(
                 f"{info.size} bytes are stored of the {size} of {path}",
+                code=codes.INCOMPLETE_UPLOAD,
                 where=uri,
-                remedy="the file changed while it was uploaded, or another process wrote there; repeat it",
             )
         return info
 
@@ -357,7 +363,7 @@ class ObjectStore:
         if files is None:
             infos = list(self.list(uri))
             if not infos:
-                raise NotFoundError("there is no such folder", where=uri)
+                raise NotFoundError("there is no such folder", code=codes.OBJECT_NOT_FOUND, where=uri)
             names = [info.uri.removeprefix(f"{uri.rstrip('/')}/") for info in infos]
             expected: dict[str, ModelFile] = {}
         else:
@@ -375,6 +381,7 @@ class ObjectStore:
                 path.unlink()
                 raise StorageError(
                     "the object's content is not what its manifest says: it is damaged or was replaced",
+                    code=codes.DAMAGED_OBJECT,
                     where=f"{uri}/{name}",
                     remedy="use an earlier checkpoint, or run the stage again (--rerun)",
                 )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from pydantic import ValidationError
 
+from zhongjing.codes import storage as codes
 from zhongjing.errors import NotFoundError, StorageError, ZhongjingError
 from zhongjing.storage.documents import record_bytes
 from zhongjing.storage.layout import StageLayout
@@ -280,6 +281,7 @@ def _read_points(store: ObjectStore, uri: str) -> list[MetricPoint] | None:
         except (ValueError, ValidationError):
             raise StorageError(
                 f"the metrics are damaged at line {number}",
+                code=codes.DAMAGED_OBJECT,
                 where=uri,
                 remedy="remove the object: the points are lost, the training is not touched",
             ) from None

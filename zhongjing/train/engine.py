@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import distributed, nn
 
+from zhongjing.codes import document as document_codes
+from zhongjing.codes import unexpected as unexpected_codes
 from zhongjing.config.stages import StageSettings
 from zhongjing.errors import ConfigError
 from zhongjing.train.distributed import ensure_process_group, prepare_deepspeed
@@ -126,7 +128,7 @@ class Engine:
         device: torch.device,
     ) -> None:
         if settings.precision == "fp16" and device.type == "cpu":
-            raise ConfigError("fp16 needs a GPU", where="precision", remedy="set precision: fp32 on a CPU")
+            raise ConfigError("fp16 needs a GPU", code=document_codes.INVALID_PRECISION, where="precision")
         prepare_deepspeed(device)
         self.rank, self.world_size = ensure_process_group(device)
         self.device = device
@@ -137,6 +139,7 @@ class Engine:
         if not self.names or in_groups != {id(p) for p in self.names.values()}:
             raise ConfigError(
                 f"{len(self.names)} parameters are trainable, {len(in_groups)} are in the optimizer's groups",
+                code=unexpected_codes.UNEXPECTED,
                 remedy="list every trainable parameter in parameter_groups() once",
             )
         self.trainable = sum(p.numel() for p in self.names.values())
@@ -241,7 +244,11 @@ class Engine:
             TrainingError: the fp16 loss scale has fallen to its minimum.
         """
         if not plan.micro_batches:
-            raise ConfigError("a step has no micro-batches", remedy="give every rank a filler at least")
+            raise ConfigError(
+                "a step has no micro-batches",
+                code=unexpected_codes.UNEXPECTED,
+                remedy="give every rank a filler at least",
+            )
         self._engine.train()
         share = self.world_size / plan.denominator if plan.denominator else 0.0
         total = torch.zeros((), dtype=torch.float64, device=self.device)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from zhongjing.codes import data as codes
 from zhongjing.config.stages import AnySettings
 from zhongjing.data.batches import BatchLayout, collate, deal, fetch_step
 from zhongjing.data.order import SampleOrder, mixture_of, permutation
@@ -83,6 +84,7 @@ class Feeder:
         if len(train) == 0:
             raise DataError(
                 "no training samples are left",
+                code=codes.NO_GOOD_RECORD,
                 where="data",
                 remedy="add sources, or lower validationFraction; see the counts of what was filtered",
             )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from zhongjing.codes import model as codes
 from zhongjing.errors import DataError, MissingInputError, NotFoundError
 from zhongjing.storage.objects import ObjectStore
 
@@ -52,6 +53,7 @@ class Folders:
                 if not partial.is_dir() or not any(partial.iterdir()):
                     raise MissingInputError(
                         "there is no model here",
+                        code=codes.MODEL_NOT_FOUND,
                         where=reference,
                         remedy="run the stage that makes it, or correct the reference",
                     )
@@ -66,7 +68,9 @@ class Folders:
             return None
         reference = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
         if not reference:
-            raise DataError("the adapter does not name its base", where=str(config))
+            raise DataError(
+                "the adapter does not name its base", code=codes.UNUSABLE_ADAPTER, where=str(config)
+            )
         return str(reference)
 
 
@@ -85,6 +89,7 @@ def _from_hub(reference: str, revision: str | None) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise DataError(
             f"neither a folder nor a model that the hub gives: {error}",
+            code=codes.MODEL_NOT_FOUND,
             where=reference,
             remedy="correct the name, set HF_TOKEN for a gated model, or name a folder in S3",
         ) from None

@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from zhongjing.codes import training as codes
 from zhongjing.config.stages import SpikeGuard as SpikeGuardSettings
 from zhongjing.errors import TrainingError
 
@@ -172,6 +173,6 @@ def exploded(message: str, step: int, last_checkpoint: int | None) -> TrainingEr
     kept = f"step {last_checkpoint}" if last_checkpoint is not None else "none was made yet"
     return TrainingError(
         f"{message} (last good checkpoint: {kept})",
+        code=codes.DIVERGED,
         where=f"step {step}",
-        remedy="lower learningRate, lengthen warmupFraction, or look at the data of these steps",
     )

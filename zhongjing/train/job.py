@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from zhongjing.codes import command as command_codes
+from zhongjing.codes import training as training_codes
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.errors import ConfigError, DataError, StorageError, TrainingError, ZhongjingError
@@ -43,7 +45,11 @@ def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
     # Endpoint and credentials come from the environment until the request has told the rest.
     request = read_request(open_store(Storage()), uri)
     if request.stage is not stage:
-        raise ConfigError(f"the request is for stage {request.stage}, this is the job of {stage}", where=uri)
+        raise ConfigError(
+            f"the request is for stage {request.stage}, this is the job of {stage}",
+            code=command_codes.INVALID_OPTION,
+            where=uri,
+        )
     return Job(request).run()
 
 
@@ -153,7 +159,9 @@ class Job:
             raise _cause(error) from error
         outcome = result.return_value
         if not isinstance(outcome, dict):
-            raise TrainingError("rank 0 gave no result", where=self.request.submission_id)
+            raise TrainingError(
+                "rank 0 gave no result", code=training_codes.JOB_FAILED, where=self.request.submission_id
+            )
         return outcome
 
     def _finish(self, counts: Sequence[SourceCounts], outcome: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from zhongjing.codes import storage as codes
 from zhongjing.errors import NotFoundError
 from zhongjing.storage.progress import Activity
 
@@ -95,7 +96,9 @@ class LocalContext:
         """
         path = self._path(step)
         if not path.is_dir():
-            raise NotFoundError(f"no checkpoint of step {step}", where=str(self.folder))
+            raise NotFoundError(
+                f"no checkpoint of step {step}", code=codes.OBJECT_NOT_FOUND, where=str(self.folder)
+            )
         return path
 
     def _path(self, step: int) -> Path:

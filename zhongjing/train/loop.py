@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import distributed
 
+from zhongjing.codes import storage as codes
 from zhongjing.config.stages import StageSettings
 from zhongjing.errors import TrainingError
 from zhongjing.storage.progress import Activity
@@ -276,7 +277,9 @@ class _Loop:
         content = read_state(self.engine, folder)
         if content["seed"] != self.seed:
             raise TrainingError(
-                f"the checkpoint was made with seed {content['seed']}, not {self.seed}", where=str(folder)
+                f"the checkpoint was made with seed {content['seed']}, not {self.seed}",
+                code=codes.DAMAGED_CHECKPOINT,
+                where=str(folder),
             )
         self.place = _Place(**content["place"])
         self.program.load_state_dict(content["program"])

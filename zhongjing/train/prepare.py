@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from zhongjing.codes import model as codes
 from zhongjing.config.keys import digest, tokenizer_sources
 from zhongjing.config.stages import Stage
 from zhongjing.data.build import build_token_cache, corpus_texts
@@ -75,8 +76,8 @@ class _Preparation:
         if under is not None and request.stage is not Stage.PPO:
             raise DataError(
                 f"{request.stage} starts from a full model, this is an adapter",
+                code=codes.NOT_A_FULL_MODEL,
                 where=reference,
-                remedy="merge it first: zhongjing pull --merged",
             )
         base = reference if under is None else under
         base_local = local if under is None else self.folders.local(under)
@@ -168,6 +169,7 @@ class _Preparation:
         if reward_base is None:
             raise DataError(
                 "the reward model is no PEFT adapter with a head",
+                code=codes.NO_REWARD_HEAD,
                 where=reward,
                 remedy="PPO keeps all four roles on one base: give the adapter that the rm stage made",
             )
@@ -178,7 +180,10 @@ class _Preparation:
                 else "PPO keeps all four roles on one base: set spec.stages.sft.tuning: lora"
             )
             raise DataError(
-                f"the reward model stands on {reward_base}, the policy on {base}", where=reward, remedy=remedy
+                f"the reward model stands on {reward_base}, the policy on {base}",
+                code=codes.ADAPTER_MISMATCH,
+                where=reward,
+                remedy=remedy,
             )
 
     def _reward_scale(self, reward: str | None) -> tuple[float | None, float | None]:

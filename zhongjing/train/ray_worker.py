@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zhongjing.codes import local as codes
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.data.tokens import open_split
 from zhongjing.errors import TrainingError
@@ -202,8 +203,8 @@ def _device(settings: AnySettings) -> torch.device:
     if not torch.cuda.is_available():
         raise TrainingError(
             "the stage asks for a GPU, and torch finds none here",
+            code=codes.NO_GPU,
             where=f"torch {torch.__version__}, CUDA {torch.version.cuda}",
-            remedy="check the node's driver (nvidia-smi) against torch's CUDA, or set resources.gpus: 0",
         )
     import ray.train.torch
 

@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from zhongjing.codes import storage as codes
 from zhongjing.errors import StorageError
 from zhongjing.train.engine import Engine
 
@@ -88,11 +89,15 @@ def read_trainer(folder: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StorageError(
-            f"not a checkpoint: {error}", where=str(path), remedy="remove it; an older one is used"
+            f"not a checkpoint: {error}",
+            code=codes.DAMAGED_CHECKPOINT,
+            where=str(path),
+            remedy="remove it; an older one is used",
         ) from error
     if content.get("version") != FORMAT_VERSION:
         raise StorageError(
             f"checkpoint of version {content.get('version')}, this program reads {FORMAT_VERSION}",
+            code=codes.NEWER_VERSION,
             where=str(path),
             remedy="finish the stage with the version that began it, or begin it again",
         )
@@ -126,6 +131,7 @@ def read_state(engine: Engine, folder: Path, *, moments: bool = True) -> dict[st
             f"the checkpoint is of another model: {len(absent)} tensors are missing "
             f"(first: {absent[0] if absent else 'none'}), {len(unknown)} parameters are unknown "
             f"(first: {unknown[0] if unknown else 'none'})",
+            code=codes.DAMAGED_CHECKPOINT,
             where=str(folder),
             remedy="begin the stage again, or restore the settings that the checkpoint was made with",
         )
@@ -139,6 +145,7 @@ def read_state(engine: Engine, folder: Path, *, moments: bool = True) -> dict[st
                 if value.shape != parameter.shape:
                     raise StorageError(
                         f"{key} is {tuple(value.shape)}, the model's is {tuple(parameter.shape)}",
+                        code=codes.DAMAGED_CHECKPOINT,
                         where=str(folder / file),
                         remedy="begin the stage again",
                     )

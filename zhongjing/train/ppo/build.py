@@ -8,6 +8,9 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig
 
+from zhongjing.codes import data as data_codes
+from zhongjing.codes import document as document_codes
+from zhongjing.codes import model as model_codes
 from zhongjing.config.stages import PpoSettings
 from zhongjing.data.order import SampleOrder, mixture_of
 from zhongjing.data.samples import SampleSet
@@ -69,18 +72,22 @@ def build_ppo(
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
         raise DataError(
             f"the reward model's mean {mean:g} and deviation {std:g} cannot normalise a reward",
+            code=model_codes.UNUSABLE_REWARD,
             where=str(reward_folder),
-            remedy="set normalizeReward: false, or train the reward model again",
         )
     if settings.lora.dropout:
         raise ConfigError(
             "PPO compares probabilities, and dropout would be noise in their ratio",
+            code=document_codes.INVALID_VALUE,
             where="spec.stages.ppo.lora.dropout",
             remedy="set it to 0",
         )
     if not len(train):
         raise DataError(
-            "no training prompts are left", where="data", remedy="add sources, or lower validationFraction"
+            "no training prompts are left",
+            code=data_codes.NO_GOOD_RECORD,
+            where="data",
+            remedy="add sources, or lower validationFraction",
         )
     vocabulary = Vocabulary.of(tokenizer_folder)
     base = load_base(base_folder, dtype=DTYPES[settings.precision])
@@ -121,6 +128,7 @@ def _check_room(
         raise DataError(
             f"a prompt has {longest} tokens; with maxNewTokens {settings.max_new_tokens} it is longer "
             f"than the model's {positions} positions",
+            code=model_codes.TOO_LONG_FOR_MODEL,
             where="spec.stages.ppo",
             remedy="lower maxPromptLength or maxNewTokens",
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from zhongjing.codes import training as codes
 from zhongjing.config.stages import PpoSettings
 from zhongjing.errors import TrainingError
 from zhongjing.model.rollout import RolloutEngine, Tokens
@@ -146,6 +147,7 @@ class Collector:
         if not (torch.isfinite(tokens).all() and torch.isfinite(scores).all()):
             raise TrainingError(
                 "the policy, reference, critic or reward model gave a number that is not finite",
+                code=codes.UNUSABLE_OUTPUT,
                 remedy="use precision: bf16 or fp32, or a lower learningRate",
             )
         ended = torch.tensor([episode.ended for episode in episodes])

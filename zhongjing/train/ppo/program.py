@@ -17,6 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from zhongjing.codes import data as data_codes
+from zhongjing.codes import document as document_codes
+from zhongjing.codes import storage as storage_codes
 from zhongjing.config.stages import PpoSettings
 from zhongjing.data.batches import deal
 from zhongjing.data.order import permutation
@@ -154,6 +157,7 @@ class PpoProgram:
         elif self._experience is None or self._experience.iteration != iteration:
             raise TrainingError(
                 f"step {step} belongs to a rollout that does not exist any more",
+                code=storage_codes.DAMAGED_CHECKPOINT,
                 remedy="resume from a checkpoint that was taken between rollouts",
             )
         else:
@@ -317,7 +321,10 @@ class PpoProgram:
         found = []
         for sample in samples.fetch(indices):
             if len(sample.segments) != 1:
-                raise DataError(f"prompt {sample.index} has {len(sample.segments)} segments, not one")
+                raise DataError(
+                    f"prompt {sample.index} has {len(sample.segments)} segments, not one",
+                    code=data_codes.DAMAGED_CACHE,
+                )
             found.append(sample.segments[0].ids.astype(np.int64))
         return found
 
@@ -328,6 +335,7 @@ def _critic_scale(settings: PpoSettings) -> float:
     if settings.learning_rate == 0:
         raise ConfigError(
             "criticLearningRate is relative to the schedule of learningRate, which is 0",
+            code=document_codes.INVALID_VALUE,
             where="spec.stages.ppo.criticLearningRate",
             remedy="leave criticLearningRate out where learningRate is 0",
         )

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from zhongjing.codes import model as model_codes
+from zhongjing.codes import unexpected as unexpected_codes
 from zhongjing.config.stages import PpoSettings
 from zhongjing.errors import DataError, TrainingError
 from zhongjing.model.adapters import AdapterFile
@@ -66,6 +68,7 @@ class PpoModule(nn.Module):
         if head is None:
             raise DataError(
                 "the reward model has no `score` head",
+                code=model_codes.NO_REWARD_HEAD,
                 where=str(reward.folder),
                 remedy="give the adapter that the rm stage made",
             )
@@ -204,6 +207,7 @@ class PpoModule(nn.Module):
             raise TrainingError(
                 f"the first log ratio of a rollout is {off:.3g}, not 0 (tolerance {tolerance:g}): what is "
                 "updated is not what was measured",
+                code=unexpected_codes.UNEXPECTED,
                 remedy="this is a fault of the program, or of a kernel that is not deterministic: "
                 "try deterministic: true and report it",
             )
@@ -220,6 +224,7 @@ def _same_base(sft: AdapterFile | None, reward: AdapterFile) -> None:
     if ours and theirs and ours != theirs:
         raise DataError(
             f"this is an adapter of another base: the reward model stands on {theirs}, the policy on {ours}",
+            code=model_codes.ADAPTER_MISMATCH,
             where=str(reward.folder),
             remedy="train policy and reward model from the same base",
         )
