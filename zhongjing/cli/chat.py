@@ -13,7 +13,9 @@ import typer
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import INTERRUPTED, OK, guarded
-from zhongjing.errors import DataError
+from zhongjing.codes.local import NO_GPU
+from zhongjing.codes.model import MODEL_NOT_FOUND, UNUSABLE_MODEL
+from zhongjing.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from zhongjing.data.records import Turn
@@ -167,17 +169,19 @@ def kind_of(folder: Path) -> str:
             "this is no model folder: it has neither config.json nor adapter_config.json"
             if folder.is_dir()
             else "there is no such folder",
+            code=MODEL_NOT_FOUND,
             where=str(folder),
             remedy="fetch one: zhongjing pull tiny/ppo ./model --local",
         )
     try:
         settings: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {error}", where=str(config)) from None
+        raise DataError(f"cannot be read: {error}", code=UNUSABLE_MODEL, where=str(config)) from error
     classifier = any("SequenceClassification" in name for name in settings.get("architectures") or ())
     if classifier or settings.get("task_type") == "SEQ_CLS":
         raise DataError(
             "this is a reward model: it scores answers, it gives none",
+            code=UNUSABLE_MODEL,
             where=str(folder),
             remedy="chat with the result of sft or ppo",
         )
@@ -206,6 +210,10 @@ def load_reply(
     from zhongjing.model.generation import stream_answer
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if place.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            "torch finds no GPU here", code=NO_GPU, where=f"--device {place}", remedy="leave --device out"
+        )
     try:
         with quiet_transformers():
             model: Any
@@ -218,7 +226,9 @@ def load_reply(
             model = model.to(place).eval()
             tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"the model cannot be loaded: {error}", where=str(folder)) from error
+        raise DataError(
+            f"the model cannot be loaded: {error}", code=UNUSABLE_MODEL, where=str(folder)
+        ) from error
 
     def reply(turns: list[Turn]) -> Iterator[str]:
         return stream_answer(

@@ -12,6 +12,7 @@ import typer
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import guarded
 from zhongjing.cli.options import SETTINGS
+from zhongjing.codes.command import INVALID_OPTION, UNKNOWN_RECIPE
 from zhongjing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def show(
     from zhongjing.config.resolve import resolve
 
     if output not in ("yaml", "json"):
-        raise ConfigError(f"a document is printed as yaml or json, not {output}", where="--output")
+        raise ConfigError(
+            f"a document is printed as yaml or json, not {output}", code=INVALID_OPTION, where="--output"
+        )
     document = resolve(load(what), overrides or ())
     console = Console()
     console.raw(as_json(document) if output == "json" else as_yaml(document))
@@ -73,6 +76,7 @@ def load(what: str) -> UserDocument:
     if what not in recipe_names():
         raise ConfigError(
             "there is no such file and no such recipe",
+            code=UNKNOWN_RECIPE,
             where=what,
             remedy=f"the recipes are: {', '.join(recipe_names())}",
         )

@@ -13,6 +13,7 @@ import typer
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import BAD_INPUT, OK, guarded
 from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, Workdir
+from zhongjing.codes.command import INVALID_OPTION, TARGET_IN_USE, UNKNOWN_RECIPE
 from zhongjing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -117,9 +118,14 @@ def example(
     from zhongjing.cli.example import write_examples
 
     if folder.exists() and not folder.is_dir():
-        raise ConfigError("is a file", where=str(folder), remedy="give a folder")
+        raise ConfigError("is a file", code=TARGET_IN_USE, where=str(folder), remedy="give a folder")
     if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise ConfigError("the folder is not empty", where=str(folder), remedy="give another one, or --force")
+        raise ConfigError(
+            "the folder is not empty",
+            code=TARGET_IN_USE,
+            where=str(folder),
+            remedy="give another one, or --force",
+        )
     console = Console()
     for name, path in write_examples(folder, seed, scale).items():
         console.say(f"{name:<20}{path}")
@@ -145,14 +151,23 @@ def _targets(uris: list[str], file: Path | None, stack: ExitStack) -> list[Sourc
         paths = write_examples(folder / f"seed-{seed}-scale-{scale:g}", seed, scale)
         if name not in paths:
             known = ", ".join(paths)
-            raise ConfigError(f"there is no example {name!r}", where=uri, remedy=f"the examples are: {known}")
+            raise ConfigError(
+                f"there is no example {name!r}",
+                code=UNKNOWN_RECIPE,
+                where=uri,
+                remedy=f"the examples are: {known}",
+            )
         targets.append(str(paths[name]))
     if file is not None:
         from zhongjing.config.resolve import load_document, resolve
 
         targets += resolve(with_examples(load_document(file), folder)).spec.sources
     if not targets:
-        raise ConfigError("there is nothing to inspect", remedy="give a URI, or a document with --file")
+        raise ConfigError(
+            "there is nothing to inspect",
+            code=INVALID_OPTION,
+            remedy="give a URI, or a document with --file",
+        )
     return targets
 
 

@@ -13,6 +13,8 @@ from tempfile import mkdtemp
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from zhongjing.codes.command import UNKNOWN_RECIPE
+from zhongjing.codes.data import INVALID_URI
 from zhongjing.config.resolve import UserDocument
 from zhongjing.errors import ConfigError
 
@@ -43,7 +45,10 @@ def with_examples(user: UserDocument, folder: Path) -> UserDocument:
         paths = written[seed, scale]
         if name not in paths:
             raise ConfigError(
-                f"there is no example {name!r}", where=where, remedy=f"the examples are: {', '.join(paths)}"
+                f"there is no example {name!r}",
+                code=UNKNOWN_RECIPE,
+                where=where,
+                remedy=f"the examples are: {', '.join(paths)}",
             )
         changed.append({**source, "uri": str(paths[name].absolute())})
     if not written:
@@ -69,12 +74,14 @@ def parse(uri: str, where: str) -> tuple[str, int, float]:
     except ValueError:
         raise ConfigError(
             "seed must be a whole number and scale a number",
+            code=INVALID_URI,
             where=where,
             remedy="example://name?seed=1&scale=2",
         ) from None
     if options or parts.path.strip("/") or seed < 0 or not 0 < scale <= 1000:
         raise ConfigError(
             f"{uri} is not understood",
+            code=INVALID_URI,
             where=where,
             remedy="write example://name, example://name?seed=1&scale=2",
         )

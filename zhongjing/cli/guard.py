@@ -26,6 +26,7 @@ import typer
 
 from zhongjing.cli.console import Console, write_line
 from zhongjing.cli.options import DEFAULT_WORKDIR
+from zhongjing.codes.command import INVALID_OPTION, MISSING_PACKAGE
 from zhongjing.errors import ConfigError, ZhongjingError
 
 OK = 0
@@ -132,7 +133,7 @@ def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
         if not _is_typer(error):
             raise
         if asks_for_json(arguments):
-            problem = ConfigError(_message_of(error), remedy=f"{program} --help")
+            problem = ConfigError(_message_of(error), code=INVALID_OPTION, remedy=f"{program} --help")
             return report(problem, Console(json_mode=True))
         error.show()  # type: ignore[attr-defined]
         return int(getattr(error, "exit_code", BAD_INPUT))
@@ -162,7 +163,7 @@ def _message_of(error: Exception) -> str:
 def _missing_package(error: ModuleNotFoundError) -> ConfigError:
     return ConfigError(
         f"this command needs the package {error.name}, which is not installed",
-        remedy="pip install 'zhongjing[train]'",
+        code=MISSING_PACKAGE,
     )
 
 

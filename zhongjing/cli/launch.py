@@ -15,6 +15,7 @@ from zhongjing.cli.guard import OK
 from zhongjing.cli.options import DEFAULT_WORKDIR, StageName, StageTarget
 from zhongjing.cli.run import attend
 from zhongjing.cli.sessions import open_or_create, open_runs
+from zhongjing.codes.data import SOURCE_NOT_FOUND
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import UserDocument, apply_overrides, load_document, recipe, resolve
 from zhongjing.config.stages import Stage
@@ -134,8 +135,8 @@ def check(document: TrainingPipeline, order: Order) -> None:
         if not local_files(source.uri):
             raise MissingInputError(
                 f"nothing is at {source.uri}",
+                code=SOURCE_NOT_FOUND,
                 where=f"spec.sources.{source.name}.uri",
-                remedy="correct the path, or say wait: true if it is still to be made",
             )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from zhongjing.cli.options import DEFAULT_WORKDIR
+from zhongjing.codes.command import INVALID_OPTION
+from zhongjing.codes.ray import NO_CLUSTER
 from zhongjing.errors import BackendError, ConfigError
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -43,6 +45,7 @@ def local_workdir(
     if local and given:
         raise ConfigError(
             f"{' and '.join(given)} belong to a cluster, --local to this machine",
+            code=INVALID_OPTION,
             remedy="leave one of them out",
         )
     if local or (workdir is not None and not strict and not given):
@@ -57,10 +60,12 @@ def _no_cluster(kubeconfig: str | None) -> BackendError:
     if kubeconfig is None:
         return BackendError(
             "there is no cluster: no usable kubeconfig was found",
+            code=NO_CLUSTER,
             remedy="add --local to run on this machine, or point KUBECONFIG to a cluster",
         )
     return BackendError(
         "this version does not submit to clusters yet",
+        code=NO_CLUSTER,
         where=kubeconfig,
         remedy="add --local to run on this machine",
     )
@@ -87,6 +92,7 @@ def find_kubeconfig(context: str | None = None) -> str | None:
     if context is not None:
         raise ConfigError(
             f"the kubeconfig has no context {context!r}",
+            code=INVALID_OPTION,
             where="--context",
             remedy=f"the contexts are: {', '.join(known)}" if known else "add --local to run on this machine",
         )

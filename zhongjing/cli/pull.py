@@ -20,6 +20,9 @@ from zhongjing.cli.guard import guarded
 from zhongjing.cli.options import Format, KubeContext, Local, Namespace, OutputFormat, Release, Workdir
 from zhongjing.cli.places import local_workdir
 from zhongjing.cli.sessions import find, open_runs, split_target
+from zhongjing.codes.command import NOT_RUN_YET, TARGET_IN_USE
+from zhongjing.codes.document import UNKNOWN_STAGE
+from zhongjing.codes.storage import DAMAGED_OBJECT
 from zhongjing.errors import ConfigError, DataError, MissingInputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -131,11 +134,17 @@ def manifest_of(session: Session, name: str, stage: Stage) -> StageManifest:
     desired = find(session, name)
     if desired.document.spec.stages.get(stage) is None:
         present = ", ".join(desired.document.spec.stages.present())
-        raise ConfigError(f"the pipeline has no stage {stage}", where=name, remedy=f"it has: {present}")
+        raise ConfigError(
+            f"the pipeline has no stage {stage}",
+            code=UNKNOWN_STAGE,
+            where=name,
+            remedy=f"it has: {present}",
+        )
     manifest = session.manifest(name, stage)
     if manifest is None:
         raise MissingInputError(
             "the stage has no result yet",
+            code=NOT_RUN_YET,
             where=f"{name}/{stage}",
             remedy=f"make it with: zhongjing submit --stage {stage} --local",
         )
@@ -150,10 +159,13 @@ def new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
         ConfigError: something that is not empty is there, and ``force`` is not set.
     """
     if folder.exists() and not folder.is_dir():
-        raise ConfigError("is a file", where=str(folder), remedy="give another folder")
+        raise ConfigError("is a file", code=TARGET_IN_USE, where=str(folder), remedy="give another folder")
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise ConfigError(
-            "the folder is not empty", where=str(folder), remedy="give another one, or --force to replace it"
+            "the folder is not empty",
+            code=TARGET_IN_USE,
+            where=str(folder),
+            remedy="give another one, or --force to replace it",
         )
     parent = folder.resolve().parent
     partial = parent / f".{folder.resolve().name}.partial-{os.getpid()}"
@@ -161,7 +173,9 @@ def new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise ConfigError(f"cannot be written: {error}", where=str(folder)) from None
+        raise ConfigError(
+            f"cannot be written: {error.strerror or error}", code=TARGET_IN_USE, where=str(folder)
+        ) from error
     try:
         yield partial
         if folder.exists():
@@ -184,7 +198,7 @@ def _fetch_model(
         store.download_folder(model.uri, partial, model.files or None)
         return True
     if model.base_uri is None:
-        raise DataError("the adapter's manifest does not name its base", where=model.uri)
+        raise DataError("the adapter's manifest does not name its base", code=DAMAGED_OBJECT, where=model.uri)
     if not merged:
         store.download_folder(model.uri, partial, model.files or None)
         base = _fetch_base(store, model.base_uri, partial / BASE_FOLDER)
@@ -253,6 +267,7 @@ def _fetch_curves(session: Session, manifest: StageManifest, folder: Path) -> No
     except NotFoundError:
         raise MissingInputError(
             "the stage has no curves",
+            code=NOT_RUN_YET,
             where=layout.curves,
             remedy="metrics.jsonl beside it has the numbers",
         ) from None

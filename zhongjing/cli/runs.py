@@ -22,6 +22,8 @@ from zhongjing.cli.options import (
 )
 from zhongjing.cli.places import local_workdir
 from zhongjing.cli.sessions import find, open_runs
+from zhongjing.codes.command import NO_LOG
+from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.errors import ConfigError, MissingInputError
 
 if TYPE_CHECKING:
@@ -152,7 +154,9 @@ def logs(
         desired = find(session, name)
         chosen = Stage(stage.value) if stage is not None else _latest_stage(session, desired)
         if desired.document.spec.stages.get(chosen) is None:
-            raise ConfigError(f"the pipeline has no stage {chosen}", where=desired.pipeline)
+            raise ConfigError(
+                f"the pipeline has no stage {chosen}", code=UNKNOWN_STAGE, where=desired.pipeline
+            )
         for line in session.logs(desired.pipeline, chosen, follow=follow, attempt=attempt):
             text = line if console.interactive else _COLOURS.sub("", line)
             console.raw(text if text.endswith("\n") else f"{text}\n")
@@ -169,7 +173,10 @@ def _latest_stage(session: Session, desired: DesiredState) -> Stage:
     started = [(stage, state) for stage, state in stages.items() if state.submission_id is not None]
     if not started:
         raise MissingInputError(
-            "no stage was started yet, there is no log", where=desired.pipeline, remedy="zhongjing status"
+            "no stage was started yet, there is no log",
+            code=NO_LOG,
+            where=desired.pipeline,
+            remedy="zhongjing status --local shows what runs",
         )
     running = [stage for stage, state in started if state.state.is_active]
     if running:

@@ -7,6 +7,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zhongjing.codes.command import INVALID_OPTION, UNKNOWN_PIPELINE
+from zhongjing.codes.document import UNKNOWN_STAGE
+from zhongjing.codes.local import UNUSABLE_WORKDIR
+from zhongjing.codes.ray import NOTHING_RUNS
 from zhongjing.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ def open_runs(workdir: Path) -> Session:
     if not workdir.is_dir():
         raise BackendError(
             "nothing was run here yet",
+            code=NOTHING_RUNS,
             where=str(workdir),
             remedy="start a run with: zhongjing submit --local, or give its folder with --workdir",
         )
@@ -53,7 +58,9 @@ def open_or_create(workdir: Path) -> Session:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot be made: {error}", where=f"--workdir {workdir}") from None
+        raise ConfigError(
+            f"cannot be made: {error.strerror or error}", code=UNUSABLE_WORKDIR, where=f"--workdir {workdir}"
+        ) from error
     return OPENER.get()(workdir, True)
 
 
@@ -68,15 +75,23 @@ def find(session: Session, name: str | None) -> DesiredState:
         if len(names) == 1:
             name = names[0]
         elif not names:
-            raise ConfigError("there are no pipelines here yet", remedy="start one with: zhongjing submit")
+            raise ConfigError(
+                "there are no pipelines here yet",
+                code=UNKNOWN_PIPELINE,
+                remedy="start one with: zhongjing submit --local",
+            )
         else:
             raise ConfigError(
-                "there are several pipelines here", remedy=f"name one of: {', '.join(sorted(names))}"
+                "there are several pipelines here",
+                code=UNKNOWN_PIPELINE,
+                remedy=f"name one of: {', '.join(sorted(names))}",
             )
     desired = session.desired(name) if name in names else None
     if desired is None:
         known = ", ".join(sorted(names)) or "none"
-        raise ConfigError(f"there is no pipeline {name!r}", remedy=f"there is: {known}")
+        raise ConfigError(
+            f"there is no pipeline {name!r}", code=UNKNOWN_PIPELINE, remedy=f"there is: {known}"
+        )
     return desired
 
 
@@ -89,11 +104,16 @@ def split_target(target: str) -> tuple[str, Stage]:
     from zhongjing.config.stages import Stage
 
     name, slash, stage = target.partition("/")
-    if not slash or not name or stage not in {known.value for known in Stage}:
+    if not slash or not name or not stage:
+        raise ConfigError(
+            "a result is named PIPELINE/STAGE", code=INVALID_OPTION, where=target, remedy="e.g. tiny/ppo"
+        )
+    if stage not in {known.value for known in Stage}:
         stages = ", ".join(known.value for known in Stage if known is not Stage.EVALUATION)
         raise ConfigError(
-            "a result is named PIPELINE/STAGE",
+            f"there is no stage {stage!r}",
+            code=UNKNOWN_STAGE,
             where=target,
-            remedy=f"e.g. tiny/ppo; the stages are: {stages}",
+            remedy=f"the stages are: {stages}",
         )
     return name, Stage(stage)

@@ -23,6 +23,7 @@ from zhongjing.cli.options import (
     Workdir,
 )
 from zhongjing.cli.places import local_workdir
+from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.errors import ConfigError
 
 DEFAULT_RECIPE = "tiny"
@@ -93,11 +94,19 @@ def submit(
 ) -> int:
     """Bring stages about: pretrain, sft, rm, ppo, or all of them."""
     if file is not None and recipe is not None:
-        raise ConfigError("--file and --recipe are two documents", remedy="give one of them")
+        raise ConfigError(
+            "--file and --recipe are two documents", code=INVALID_OPTION, remedy="give one of them"
+        )
     if output is DocumentFormat.YAML and not dry_run:
-        raise ConfigError("-o yaml prints a document", remedy="add --dry-run, or use -o json")
+        raise ConfigError(
+            "-o yaml prints a document", code=INVALID_OPTION, remedy="add --dry-run, or use -o json"
+        )
     if wait_for_input and no_wait:
-        raise ConfigError("--wait-for-input and --no-wait contradict each other", remedy="give one of them")
+        raise ConfigError(
+            "--wait-for-input and --no-wait contradict each other",
+            code=INVALID_OPTION,
+            remedy="give one of them",
+        )
     place = local_workdir(
         local=local, workdir=workdir, namespace=namespace, context=context, release=release, strict=True
     )

@@ -21,7 +21,7 @@ UNKNOWN_RECIPE = _code(
     "UnknownRecipe",
     "There is no recipe or example of that name.",
     cause="A typing error.",
-    remedy="zhongjing config list shows the recipes",
+    remedy="use one of the names that the message lists; tiny is the recipe to begin with",
 )
 UNKNOWN_PIPELINE = _code(
     "UnknownPipeline",

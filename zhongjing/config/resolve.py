@@ -17,6 +17,14 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from zhongjing.codes.command import INVALID_OVERRIDE, UNKNOWN_RECIPE
+from zhongjing.codes.document import (
+    DOCUMENT_NOT_FOUND,
+    INVALID_VALUE,
+    INVALID_YAML,
+    NOT_A_PIPELINE,
+    UNSET_VARIABLE,
+)
 from zhongjing.config.pipeline import API_VERSION, KIND, TrainingPipeline
 from zhongjing.errors import ConfigError
 
@@ -77,11 +85,9 @@ def load_document(path: str | Path) -> UserDocument:
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(
-            "there is no such file", where=str(path), remedy="give the path of a TrainingPipeline document"
-        ) from None
+        raise ConfigError("there is no such file", code=DOCUMENT_NOT_FOUND, where=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=str(path)) from None
+        raise ConfigError(f"cannot be read: {error}", code=DOCUMENT_NOT_FOUND, where=str(path)) from error
     return parse_document(text, origin=str(path))
 
 
@@ -93,19 +99,15 @@ def parse_document(text: str, origin: str) -> UserDocument:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{origin}, line {mark.line + 1}, column {mark.column + 1}" if mark else origin
-        raise ConfigError(f"is not valid YAML: {error.problem}", where=where) from None
+        raise ConfigError(f"is not valid YAML: {error.problem}", code=INVALID_YAML, where=where) from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"is not valid YAML: {error}", where=origin) from None
+        raise ConfigError(f"is not valid YAML: {error}", code=INVALID_YAML, where=origin) from error
     if not isinstance(data, dict) or "spec" not in data:
-        raise ConfigError(
-            "is not a TrainingPipeline document",
-            where=origin,
-            remedy="begin from a complete one: zhongjing config show tiny > my.yaml",
-        )
+        raise ConfigError("is not a TrainingPipeline document", code=NOT_A_PIPELINE, where=origin)
     data.setdefault("apiVersion", API_VERSION)
     data.setdefault("kind", KIND)
     if data["kind"] != KIND:
-        raise ConfigError(f"is a {data['kind']}, not a {KIND}", where=origin)
+        raise ConfigError(f"is a {data['kind']}, not a {KIND}", code=NOT_A_PIPELINE, where=origin)
     lines: dict[_Path, int] = {}
     if node is not None:
         _collect_lines(node, (), lines)
@@ -135,7 +137,9 @@ def recipe(name: str) -> UserDocument:
     """A recipe by name. Raises ConfigError naming the known ones."""
     if name not in recipe_names():
         raise ConfigError(
-            f"there is no recipe {name!r}", remedy=f"the recipes are: {', '.join(recipe_names())}"
+            f"there is no recipe {name!r}",
+            code=UNKNOWN_RECIPE,
+            remedy=f"the recipes are: {', '.join(recipe_names())}",
         )
     text = (resources.files("jobs") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     return parse_document(text, origin=f"recipe {name}")
@@ -169,11 +173,13 @@ def apply_overrides(user: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     for override in overrides:
         path, sign, text = override.partition("=")
         if not sign or not path.strip():
-            raise ConfigError(f"--set takes path=value, not {override!r}", remedy="e.g. spec.seed=1")
+            raise ConfigError(f"--set takes path=value, not {override!r}", code=INVALID_OVERRIDE)
         try:
             value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-        except yaml.YAMLError:
-            raise ConfigError(f"the value {text!r} is not valid YAML", where=f"--set {path}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"the value {text!r} is not valid YAML", code=INVALID_OVERRIDE, where=f"--set {path}"
+            ) from error
         _assign(data, path.strip().split("."), value, override)
     return data
 
@@ -188,6 +194,7 @@ def _assign(data: dict[str, Any], parts: list[str], value: Any, override: str) -
                 names = [item.get("name", item.get("source")) for item in here if isinstance(item, dict)]
                 raise ConfigError(
                     f"there is no element {part!r} (there is: {', '.join(map(str, names)) or 'nothing'})",
+                    code=INVALID_OVERRIDE,
                     where=f"--set {override}",
                 )
             if last:
@@ -203,7 +210,9 @@ def _assign(data: dict[str, Any], parts: list[str], value: Any, override: str) -
                 here = here[part]
         else:
             raise ConfigError(
-                f"{'.'.join(parts[:depth])} is a value, it has no {part!r}", where=f"--set {override}"
+                f"{'.'.join(parts[:depth])} is a value, it has no {part!r}",
+                code=INVALID_OVERRIDE,
+                where=f"--set {override}",
             )
 
 
@@ -234,6 +243,7 @@ def _expand_environment(value: Any, path: _Path) -> Any:
         if name not in os.environ:
             raise ConfigError(
                 f"the environment variable {name} is not set",
+                code=UNSET_VARIABLE,
                 where=_dotted(path),
                 remedy=f"export {name}=... or write the place itself",
             )
@@ -296,9 +306,7 @@ def _validate(data: Mapping[str, Any], user: Mapping[str, Any]) -> TrainingPipel
         message = placed[0][1]
         for place, text in placed[1:]:
             message += f"\n{place}: {text}"
-        raise ConfigError(
-            message, where=where, remedy="docs/configuration.md lists every field with its unit and default"
-        ) from None
+        raise ConfigError(message, code=INVALID_VALUE, where=where) from None
 
 
 def _describe(problem: Any, data: Mapping[str, Any]) -> tuple[_Path, str]:

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from zhongjing.codes.data import INVALID_URI, SOURCE_NOT_FOUND, UNREADABLE_SOURCE
+from zhongjing.codes.model import MODEL_NOT_FOUND
 from zhongjing.config.keys import digest
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Source
@@ -110,6 +112,7 @@ def freeze_source(
     else:
         raise ConfigError(
             f"sources cannot be read from {scheme}://",
+            code=INVALID_URI,
             where=f"spec.sources.{source.name}.uri",
             remedy="give a local path, an s3:// URI or hf://datasets/owner/name",
         )
@@ -184,7 +187,9 @@ def _freeze_files(
         try:
             size, sha256 = path.stat().st_size, sha256_of(path)
         except OSError as error:
-            raise DataError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
+            raise DataError(
+                f"the file cannot be read: {error.strerror}", code=UNREADABLE_SOURCE, where=str(path)
+            ) from error
         uri = layout.upload(sha256, path.name)
         if upload:
             _upload(store, path, uri, size, on_upload)
@@ -219,6 +224,7 @@ def _freeze_folder(
     if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
         raise MissingInputError(
             f"there is no model in the folder {folder}",
+            code=MODEL_NOT_FOUND,
             where=where,
             remedy="name a folder with config.json or adapter_config.json, an s3:// URI or a hub id",
         )
@@ -256,8 +262,8 @@ def _missing(source: Source) -> MissingInputError:
     local = _scheme(source.uri) is None
     return MissingInputError(
         f"nothing is at {expand(source.uri) if local else source.uri}",
+        code=SOURCE_NOT_FOUND,
         where=f"spec.sources.{source.name}.uri",
-        remedy="correct the path, or say wait: true if it is still to be made",
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from zhongjing.codes.document import INVALID_REFERENCE, MISSING_FIELD, UNKNOWN_STAGE
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import PpoSettings, PretrainSettings, RmSettings, SftSettings, Stage
 from zhongjing.errors import ConfigError
@@ -58,7 +59,7 @@ def needs(document: TrainingPipeline, stage: Stage) -> tuple[Need, ...]:
             _need(document, stage, "from", settings.from_),
             _need(document, stage, "reward", settings.reward),
         )
-    raise ConfigError(f"the pipeline has no stage {stage}", where="spec.stages")
+    raise ConfigError(f"the pipeline has no stage {stage}", code=UNKNOWN_STAGE, where="spec.stages")
 
 
 def _need(document: TrainingPipeline, stage: Stage, role: Role, reference: str) -> Need:
@@ -70,13 +71,16 @@ def _need(document: TrainingPipeline, stage: Stage, role: Role, reference: str) 
         remedy = f"write {' or '.join(allowed)}, a folder, an s3:// URI or a hub id"
         if stage is Stage.RM and reference == Stage.SFT:
             remedy += "; a reward model starts from the pretrained base (paper section 3)"
-        raise ConfigError(f"{stage} cannot use {reference!r} here", where=where, remedy=remedy)
+        raise ConfigError(
+            f"{stage} cannot use {reference!r} here", code=INVALID_REFERENCE, where=where, remedy=remedy
+        )
     if reference == BASE:
         return Need(role, BASE)
     upstream = Stage(reference)
     if document.spec.stages.get(upstream) is None:
         raise ConfigError(
             f"the pipeline has no stage {upstream}",
+            code=INVALID_REFERENCE,
             where=where,
             remedy=f"add spec.stages.{upstream}, or name a folder, an s3:// URI or a hub id",
         )
@@ -118,11 +122,14 @@ def targets(document: TrainingPipeline, wanted: Iterable[Stage] = ()) -> list[St
             present = ", ".join(document.spec.stages.present()) or "none"
             raise ConfigError(
                 f"the pipeline has no stage {stage}",
+                code=UNKNOWN_STAGE,
                 where="spec.stages",
                 remedy=f"it has: {present}",
             )
     if not chosen:
-        raise ConfigError("the pipeline has no stages", where="spec.stages", remedy="add one")
+        raise ConfigError(
+            "the pipeline has no stages", code=MISSING_FIELD, where="spec.stages", remedy="add one"
+        )
     return [stage for stage in Stage if stage in chosen]
 
 

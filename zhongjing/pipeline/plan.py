@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zhongjing.codes.data import MISSING_INPUT
 from zhongjing.config.keys import base_key, digest, key_fields, tokenizer_sources
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
@@ -129,6 +130,7 @@ def missing_input(
         dependants = ", ".join(other.stage for other in plan.values() if node.stage in other.upstream)
         return MissingInputError(
             f"{dependants} needs the result of {node.stage}, which does not exist for this document",
+            code=MISSING_INPUT,
             where=f"spec.stages.{node.stage}",
             remedy=f"make it with: {command} --stage {node.stage}, or everything with: {command} --stage all",
         )

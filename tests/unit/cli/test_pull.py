@@ -97,7 +97,7 @@ def test_damage_leaves_nothing_behind(command: CommandLine, sft: MemorySession, 
     ("target", "words"),
     [
         ("demo", "a result is named PIPELINE/STAGE"),
-        ("demo/dpo", "a result is named PIPELINE/STAGE"),
+        ("demo/dpo", "there is no stage 'dpo'"),
         ("other/sft", "there is no pipeline 'other'"),
         ("demo/ppo", "the pipeline has no stage ppo"),
         ("demo/rm", "the stage has no result yet"),

@@ -18,6 +18,7 @@ from tests.unit.cli.fakes import (
     training_progress,
     user_document,
 )
+from zhongjing.codes.local import WORKDIR_IN_USE
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendUnavailableError, ConfigError, ConflictError
 from zhongjing.pipeline.state import ConditionType, StageState
@@ -219,11 +220,14 @@ def test_a_lost_race_is_prepared_again(command: CommandLine, session: MemorySess
 def test_another_document_that_runs_is_bad_input(
     command: CommandLine, session: MemorySession, my_yaml: Path
 ) -> None:
-    session.refusals = [ConfigError("another document runs here", remedy="zhongjing stop")]
+    session.refusals = [
+        ConfigError("another document runs here", code=WORKDIR_IN_USE, remedy="zhongjing stop")
+    ]
     result = submit(command, "-o", "json")
     assert result.exit_code == 2
     assert json.loads(result.stdout) == {
         "error": "ConfigError",
+        "code": "WorkdirInUse",
         "message": "another document runs here",
         "where": None,
         "remedy": "zhongjing stop",
