@@ -53,7 +53,7 @@ def with_examples(user: UserDocument, folder: Path) -> UserDocument:
         changed.append({**source, "uri": str(paths[name].absolute())})
     if not written:
         return user
-    return UserDocument({**user, "spec": {**spec, "sources": changed}}, user.origin, user.lines)
+    return user.holding({**user, "spec": {**spec, "sources": changed}})
 
 
 def is_example(uri: str) -> bool:

@@ -57,7 +57,7 @@ class Order:
     def user(self) -> UserDocument:
         """What the user wants, overrides applied. Raises ConfigError."""
         written = load_document(self.document) if self.document is not None else recipe(self.recipe)
-        return UserDocument(apply_overrides(written, self.overrides), written.origin, written.lines)
+        return apply_overrides(written, self.overrides)
 
     def stages(self, document: TrainingPipeline) -> list[Stage]:
         """The stages asked for; none: what the document says."""

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from zhongjing.codes import Code
+
 Tag = Literal["training", "operational"]
 
 
@@ -27,6 +29,21 @@ class DocumentModel(BaseModel):
         frozen=True,
         use_enum_values=False,
     )
+
+
+class RuleError(ValueError):
+    """Fields that are right by themselves and wrong together. Raised by validators of the models.
+
+    Args:
+        message: what is wrong, in one sentence.
+        code: from the catalogue (:mod:`zhongjing.codes`).
+        path: of the field to correct, from the model that the validator belongs to.
+    """
+
+    def __init__(self, message: str, *, code: Code, path: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.code = code
+        self.path = path
 
 
 def _tagged(

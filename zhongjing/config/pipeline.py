@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from zhongjing.config.fields import DocumentModel, operational, training
+from zhongjing.codes.document import INVALID_REFERENCE, INVALID_VALUE, UNKNOWN_STAGE, WRONG_SOURCE_KIND
+from zhongjing.config.fields import DocumentModel, RuleError, operational, training
 from zhongjing.config.sources import Base, Kind, Source, Storage
 from zhongjing.config.stages import Stage, Stages
 
@@ -57,31 +58,43 @@ class PipelineSpec(DocumentModel):
     @model_validator(mode="after")
     def _references(self) -> PipelineSpec:
         names = [source.name for source in self.sources]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"sources: two are named {name!r}")
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise RuleError(
+                    f"two sources are named {name!r}", code=INVALID_VALUE, path=("sources", index, "name")
+                )
         by_name = {source.name: source for source in self.sources}
         for stage in self.stages.present():
             settings = self.stages.get(stage)
             assert settings is not None
-            for ref in settings.data:
+            for index, ref in enumerate(settings.data):
+                place = ("stages", stage.value, "data", index)
                 source = by_name.get(ref.source)
                 if source is None:
                     known = ", ".join(names) or "none"
-                    raise ValueError(
-                        f"stages.{stage}.data: no source is named {ref.source!r} (there is: {known})"
+                    raise RuleError(
+                        f"no source is named {ref.source!r} (there is: {known})",
+                        code=INVALID_REFERENCE,
+                        path=place,
                     )
                 if source.kind not in KINDS_OF_STAGE[stage]:
                     usable = ", ".join(KINDS_OF_STAGE[stage])
-                    raise ValueError(
-                        f"stages.{stage}.data: source {ref.source!r} is of kind {source.kind}, "
-                        f"but {stage} reads {usable}"
+                    raise RuleError(
+                        f"source {ref.source!r} is of kind {source.kind}, but {stage} reads {usable}",
+                        code=WRONG_SOURCE_KIND,
+                        path=place,
                     )
                 if source.split == "test":
-                    raise ValueError(f"stages.{stage}.data: source {ref.source!r} is test data (split: test)")
-        for target in self.targets:
+                    raise RuleError(
+                        f"source {ref.source!r} is test data (split: test)",
+                        code=INVALID_REFERENCE,
+                        path=place,
+                    )
+        for index, target in enumerate(self.targets):
             if target is not Stage.EVALUATION and self.stages.get(target) is None:
-                raise ValueError(f"targets: the pipeline has no stage {target}")
+                raise RuleError(
+                    f"the pipeline has no stage {target}", code=UNKNOWN_STAGE, path=("targets", index)
+                )
         return self
 
     def source(self, name: str) -> Source:

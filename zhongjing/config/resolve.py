@@ -6,26 +6,19 @@ nothing. What the user wrote always wins; what they took back returns to the def
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from zhongjing.codes.command import INVALID_OVERRIDE, UNKNOWN_RECIPE
-from zhongjing.codes.document import (
-    DOCUMENT_NOT_FOUND,
-    INVALID_VALUE,
-    INVALID_YAML,
-    NOT_A_PIPELINE,
-    UNSET_VARIABLE,
-)
+from zhongjing.codes.document import DOCUMENT_NOT_FOUND, INVALID_YAML, NOT_A_PIPELINE, UNSET_VARIABLE
 from zhongjing.config.pipeline import API_VERSION, KIND, TrainingPipeline
+from zhongjing.config.validate import Place, validate
 from zhongjing.errors import ConfigError
 
 _Path = tuple[str | int, ...]
@@ -34,13 +27,36 @@ _Path = tuple[str | int, ...]
 class UserDocument(dict[str, Any]):
     """What the user wrote, with the places it stands at for messages.
 
-    ``origin`` is a file name or recipe; ``lines`` maps a field path to its line, from 1.
+    ``origin`` is a file name or recipe; ``lines`` maps a field path to its line, from 1; ``overridden`` has
+    the paths that came by ``--set``.
     """
 
-    def __init__(self, data: Mapping[str, Any], origin: str, lines: Mapping[_Path, int]) -> None:
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        origin: str,
+        lines: Mapping[_Path, int],
+        overridden: Iterable[_Path] = (),
+    ) -> None:
         super().__init__(data)
         self.origin = origin
         self.lines = dict(lines)
+        self.overridden = frozenset(overridden)
+
+    def holding(self, data: Mapping[str, Any], overridden: Iterable[_Path] = ()) -> UserDocument:
+        """The same places around other content."""
+        return UserDocument(data, self.origin, self.lines, self.overridden.union(overridden))
+
+    def place(self, path: _Path) -> str:
+        """``my.yaml, line 7: spec.seed``. A field that is not written has the line of its parent."""
+        dotted = _dotted(path)
+        prefixes = [path[:length] for length in range(len(path), 0, -1)]
+        if any(prefix in self.overridden for prefix in prefixes):
+            return f"--set {dotted}"
+        line = next((self.lines[prefix] for prefix in prefixes if prefix in self.lines), None)
+        if line is not None:
+            return f"{self.origin}, line {line}: {dotted}"
+        return f"{self.origin}, {dotted}" if self.origin else dotted
 
 
 class Frozen(NamedTuple):
@@ -159,17 +175,18 @@ def resolve(
         ConfigError: names every wrong field by its path, and the line where it stands.
     """
     sparse = apply_overrides(user, overrides)
-    expanded = _expand_environment(sparse, ())
-    document = _validate(expanded, user)
+    expanded = _expand_environment(sparse, (), sparse.place)
+    document = validate(expanded, sparse.place)
     if frozen is None:
         return document
     merged = _merge_frozen(document.model_dump(mode="json"), expanded, frozen.sparse, frozen.resolved)
-    return _validate(merged, user)
+    return validate(merged, sparse.place)
 
 
-def apply_overrides(user: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(user: Mapping[str, Any], overrides: Sequence[str]) -> UserDocument:
     """A copy of the user's document with ``path=value`` assignments made. Raises ConfigError."""
     data: dict[str, Any] = _copy(user)
+    overridden: list[_Path] = []
     for override in overrides:
         path, sign, text = override.partition("=")
         if not sign or not path.strip():
@@ -180,12 +197,15 @@ def apply_overrides(user: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             raise ConfigError(
                 f"the value {text!r} is not valid YAML", code=INVALID_OVERRIDE, where=f"--set {path}"
             ) from error
-        _assign(data, path.strip().split("."), value, override)
-    return data
+        overridden.append(_assign(data, path.strip().split("."), value, override))
+    written = user if isinstance(user, UserDocument) else UserDocument(data, "", {})
+    return written.holding(data, overridden)
 
 
-def _assign(data: dict[str, Any], parts: list[str], value: Any, override: str) -> None:
+def _assign(data: dict[str, Any], parts: list[str], value: Any, override: str) -> _Path:
+    """Makes one assignment; returns the path with numbers for elements of lists."""
     here: Any = data
+    path: list[str | int] = []
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
         if isinstance(here, list):
@@ -197,11 +217,13 @@ def _assign(data: dict[str, Any], parts: list[str], value: Any, override: str) -
                     code=INVALID_OVERRIDE,
                     where=f"--set {override}",
                 )
+            path.append(index)
             if last:
                 here[index] = value
             else:
                 here = here[index]
         elif isinstance(here, dict):
+            path.append(part)
             if last:
                 here[part] = value
             else:
@@ -214,6 +236,7 @@ def _assign(data: dict[str, Any], parts: list[str], value: Any, override: str) -
                 code=INVALID_OVERRIDE,
                 where=f"--set {override}",
             )
+    return tuple(path)
 
 
 def _list_index(items: list[Any], part: str) -> int | None:
@@ -230,11 +253,11 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _EXPANDED = {"uri", "delta", "root", "from", "reward"}
 
 
-def _expand_environment(value: Any, path: _Path) -> Any:
+def _expand_environment(value: Any, path: _Path, place: Place) -> Any:
     if isinstance(value, dict):
-        return {key: _expand_environment(item, (*path, key)) for key, item in value.items()}
+        return {key: _expand_environment(item, (*path, key), place) for key, item in value.items()}
     if isinstance(value, list):
-        return [_expand_environment(item, (*path, index)) for index, item in enumerate(value)]
+        return [_expand_environment(item, (*path, index), place) for index, item in enumerate(value)]
     if not isinstance(value, str) or not path or path[-1] not in _EXPANDED:
         return value
 
@@ -244,7 +267,7 @@ def _expand_environment(value: Any, path: _Path) -> Any:
             raise ConfigError(
                 f"the environment variable {name} is not set",
                 code=UNSET_VARIABLE,
-                where=_dotted(path),
+                where=place(path),
                 remedy=f"export {name}=... or write the place itself",
             )
         return os.environ[name]
@@ -288,79 +311,6 @@ def _dotted(path: Sequence[str | int]) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else part)
     return text
-
-
-def _validate(data: Mapping[str, Any], user: Mapping[str, Any]) -> TrainingPipeline:
-    try:
-        return TrainingPipeline.model_validate(data)
-    except ValidationError as error:
-        problems = [_describe(problem, data) for problem in error.errors(include_url=False)]
-        lines = user.lines if isinstance(user, UserDocument) else {}
-        origin = user.origin if isinstance(user, UserDocument) else None
-        placed = []
-        for path, text in problems:
-            line = lines.get(path)
-            place = f"line {line}: " if line else ""
-            placed.append((f"{place}{_dotted(path)}", text))
-        where = f"{origin}, {placed[0][0]}" if origin else placed[0][0]
-        message = placed[0][1]
-        for place, text in placed[1:]:
-            message += f"\n{place}: {text}"
-        raise ConfigError(message, code=INVALID_VALUE, where=where) from None
-
-
-def _describe(problem: Any, data: Mapping[str, Any]) -> tuple[_Path, str]:
-    kind = problem["type"]
-    path = _existing(problem["loc"], data) if kind != "missing" else tuple(problem["loc"])
-    if kind == "extra_forbidden":
-        name = str(path[-1])
-        known = _known_keys(path[:-1])
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f", did you mean {near[0]!r}?" if near else f" (known: {', '.join(known)})"
-        return path, f"unknown key {name!r}{hint}"
-    if kind == "missing":
-        return path, "is required"
-    value = problem.get("input")
-    message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "should")
-    if kind == "value_error" or isinstance(value, dict | list):
-        return path, message
-    return path, f"{message}, not {value!r}"
-
-
-def _existing(path: Sequence[str | int], data: Any) -> _Path:
-    """The part of a path that stands in the document: pydantic appends names of union members."""
-    kept: list[str | int] = []
-    for part in path:
-        try:
-            data = data[part]
-        except (KeyError, IndexError, TypeError):
-            break
-        kept.append(part)
-    return tuple(kept)
-
-
-def _known_keys(path: Sequence[str | int]) -> list[str]:
-    """Document names of the fields of the model at ``path``."""
-    model: Any = TrainingPipeline
-    for part in path:
-        if isinstance(part, int):
-            continue
-        info = next((info for name, info in model.model_fields.items() if part in (info.alias, name)), None)
-        nested = _nested_model(info.annotation) if info is not None else None
-        if nested is None:
-            return []
-        model = nested
-    return [info.alias or name for name, info in model.model_fields.items()]
-
-
-def _nested_model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _nested_model(argument)
-        if found is not None:
-            return found
-    return None
 
 
 def to_yaml(document: TrainingPipeline) -> str:

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from zhongjing.config.fields import DocumentModel, operational, training
+from zhongjing.codes.document import INVALID_REFERENCE, INVALID_VALUE
+from zhongjing.config.fields import DocumentModel, RuleError, operational, training
 
 
 class Kind(StrEnum):
@@ -113,7 +114,9 @@ class TinyBase(DocumentModel):
     @model_validator(mode="after")
     def _heads_divide(self) -> TinyBase:
         if self.hidden_size % self.heads or self.heads % self.kv_heads:
-            raise ValueError("hiddenSize must be a multiple of heads, and heads of kvHeads")
+            raise RuleError(
+                "hiddenSize must be a multiple of heads, and heads of kvHeads", code=INVALID_VALUE
+            )
         return self
 
 
@@ -143,14 +146,17 @@ class Base(DocumentModel):
     def _exactly_one(self) -> Base:
         ways = [self.uri is not None, self.delta is not None or self.root is not None, self.tiny is not None]
         if sum(ways) != 1:
-            raise ValueError("give exactly one of uri, delta with root, or tiny")
+            raise RuleError("give exactly one of uri, delta with root, or tiny", code=INVALID_VALUE)
         if (self.delta is None) != (self.root is None):
-            raise ValueError(
-                "delta and root belong together: published deltas are useless without their root"
+            raise RuleError(
+                "delta and root belong together: published deltas are useless without their root",
+                code=INVALID_VALUE,
             )
         if self.uri is not None and _is_known_delta(self.uri):
-            raise ValueError(
-                f"{self.uri} is published as a difference to LLaMA: use base.delta with base.root"
+            raise RuleError(
+                f"{self.uri} is published as a difference to LLaMA: use base.delta with base.root",
+                code=INVALID_REFERENCE,
+                path=("uri",),
             )
         return self
 

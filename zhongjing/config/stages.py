@@ -11,7 +11,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from zhongjing.config.fields import DocumentModel, operational, training
+from zhongjing.codes.document import INVALID_BATCH, INVALID_VALUE
+from zhongjing.config.fields import DocumentModel, RuleError, operational, training
 from zhongjing.config.sources import Mixture, SourceRef
 
 
@@ -166,7 +167,9 @@ class StageSettings(DocumentModel):
     def _weights_all_or_none(self) -> StageSettings:
         given = [ref.weight is not None for ref in self.data]
         if any(given) and not all(given):
-            raise ValueError("data: give a weight to every source of the stage or to none")
+            raise RuleError(
+                "give a weight to every source of the stage or to none", code=INVALID_VALUE, path=("data",)
+            )
         return self
 
 
@@ -314,7 +317,11 @@ class PpoSettings(StageSettings):
     @model_validator(mode="after")
     def _minibatches_divide(self) -> PpoSettings:
         if self.global_batch_size % self.minibatches:
-            raise ValueError("globalBatchSize must be a multiple of minibatches")
+            raise RuleError(
+                "globalBatchSize must be a multiple of minibatches",
+                code=INVALID_BATCH,
+                path=("globalBatchSize",),
+            )
         return self
 
 
