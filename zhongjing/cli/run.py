@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from zhongjing.cli.console import Console
@@ -19,7 +20,10 @@ from zhongjing.cli.follow import (
 )
 from zhongjing.cli.guard import INTERRUPTED, OK
 from zhongjing.pipeline.session import Session
-from zhongjing.pipeline.state import ConditionType, DesiredState
+from zhongjing.pipeline.state import ConditionType, DesiredState, StageState
+
+KILL_SECONDS = 1.5  # from ending a run at once to the command's own end, at most
+_LOOK_SECONDS = 0.1
 
 
 def attend(
@@ -29,10 +33,12 @@ def attend(
     *,
     wait: bool = True,
     wait_for_input: bool = False,
+    interrupted: bool = False,
 ) -> int:
     """Follows a run to its end and prints the result; returns the exit code.
 
-    The first Ctrl-C stops the run with a checkpoint, the second leaves at once (the run goes on stopping).
+    The first Ctrl-C stops the run with a checkpoint, the second ends it at once, the third leaves it to end
+    by itself.
 
     Args:
         session: where it runs.
@@ -40,35 +46,61 @@ def attend(
         console: where to print.
         wait: False only says how to follow the run.
         wait_for_input: go on while the run waits for a source.
+        interrupted: the first Ctrl-C came already, while the run was applied.
     """
     name = desired.pipeline
-    if not wait:
+    if not (wait or interrupted):
         console.say(f"{name}: submitted; follow it with: zhongjing status {name} --local --watch")
         if console.json_mode:
             console.result(result(look(session, desired), {}))
         return OK
     display = display_for(console)
-    interrupted = False
-    shown: RunView | None
+    shown: RunView | None = None
     with display:
         try:
-            shown = follow(session, desired, display, wait_for_input=wait_for_input)
+            if not interrupted:
+                shown = follow(session, desired, display, wait_for_input=wait_for_input)
         except KeyboardInterrupt:
             interrupted = True
+        if interrupted:
             shown = _stop(session, desired, display)
     if shown is None:
-        console.warn(f"{name}: left; the run goes on stopping by itself, with a checkpoint")
-        shown = look(session, desired)
+        return _leave(name, console)
     return _conclude(session, shown, console, interrupted=interrupted)
 
 
+def end_now(session: Session, desired: DesiredState, display: Display) -> RunView:
+    """Ends a run at once and waits a moment for it; returns the last look."""
+    deadline = time.monotonic() + KILL_SECONDS
+    desired = session.kill(desired.pipeline)
+    while True:
+        shown = look(session, desired)
+        display.update(shown)
+        if shown.settled or time.monotonic() > deadline:
+            return shown
+        time.sleep(_LOOK_SECONDS)
+
+
 def _stop(session: Session, desired: DesiredState, display: Display) -> RunView | None:
-    """Suspends the run and waits for its checkpoint; None when interrupted again."""
+    """Suspends the run and waits for its checkpoint; interrupted again, ends it; once more, gives None."""
     try:
-        display.note("interrupted: stopping with a checkpoint (Ctrl-C again leaves at once)")
+        display.note("interrupted: stopping with a checkpoint (Ctrl-C again ends it now)")
         return follow(session, session.suspend(desired.pipeline), display)
     except KeyboardInterrupt:
+        pass
+    try:
+        display.note("interrupted again: ending it now (Ctrl-C again leaves at once)")
+        return end_now(session, desired, display)
+    except KeyboardInterrupt:
         return None
+
+
+def _leave(name: str, console: Console) -> int:
+    """Says the least, without asking anybody: what runs may be just what does not answer."""
+    console.warn(f"{name}: left; the run ends by itself, and the same command goes on from its checkpoint")
+    if console.json_mode:
+        console.result({"pipeline": name, "error": "Interrupted", "exitCode": INTERRUPTED})
+    return INTERRUPTED
 
 
 def _conclude(session: Session, shown: RunView, console: Console, *, interrupted: bool) -> int:
@@ -87,14 +119,19 @@ def _conclude(session: Session, shown: RunView, console: Console, *, interrupted
 
 
 def _closing(shown: RunView, *, interrupted: bool) -> list[str]:
-    if interrupted:
-        if shown.status is not None and shown.status.holds(ConditionType.COMPLETE):
-            return [f"{shown.name}: was complete before it could be stopped"]
-        if shown.settled:
-            return [f"{shown.name}: stopped with a checkpoint; the same command goes on from it"]
-        return [f"{shown.name}: the same command goes on from the checkpoint"]
-    lines = ending(shown)
-    return ["", *lines] if lines else []
+    if not interrupted:
+        lines = ending(shown)
+        return ["", *lines] if lines else []
+    if shown.status is not None and shown.status.holds(ConditionType.COMPLETE):
+        return [f"{shown.name}: was complete before it could be stopped"]
+    if not shown.settled:
+        return [f"{shown.name}: is ending; the same command goes on from the last checkpoint"]
+    stopped = [
+        f"{stage.stage}: {stage.status.message}"
+        for stage in shown.stages
+        if stage.state is StageState.SUSPENDED and stage.status.message
+    ]
+    return [*stopped, f"{shown.name}: the same command goes on"]
 
 
 def _problem(shown: RunView, code: int) -> dict[str, Any]:

@@ -54,6 +54,7 @@ STOP_EPILOG = """
 \b
 Examples:
   zhongjing stop tiny --local
+  zhongjing stop tiny --now --local
   zhongjing resume tiny --local
 """
 
@@ -188,6 +189,9 @@ def _latest_stage(session: Session, desired: DesiredState) -> Stage:
 def stop(
     *,
     name: OptionalName = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="End it at once; steps since the last checkpoint are lost.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has stopped.")] = True,
     local: Local = False,
     workdir: Workdir = None,
@@ -207,9 +211,10 @@ def stop(
         if before.status is not None and before.settled and before.status.holds(ConditionType.COMPLETE):
             console.say(f"{desired.pipeline}: is complete, there is nothing to stop")
             return OK
-        desired = session.suspend(desired.pipeline)
+        desired = session.kill(desired.pipeline) if now else session.suspend(desired.pipeline)
         if not wait:
-            console.say(f"{desired.pipeline}: asked to stop with a checkpoint")
+            how = "told to end at once" if now else "asked to stop with a checkpoint"
+            console.say(f"{desired.pipeline}: {how}")
             return OK
         display = display_for(console)
         with display:

@@ -85,6 +85,13 @@ class Session(Protocol):
         """Wants the pipeline stopped with a checkpoint; returns at once."""
         ...
 
+    def kill(self, pipeline: str) -> DesiredState:
+        """Suspends the pipeline and ends its running attempt now; steps since the last checkpoint are lost.
+
+        Returns within seconds. Where what runs the job does not answer, the reconciler goes on stopping it.
+        """
+        ...
+
     def resume(self, pipeline: str) -> DesiredState:
         """Wants a suspended or failed pipeline to go on."""
         ...

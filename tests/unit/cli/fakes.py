@@ -224,6 +224,7 @@ class MemorySession:
         self.wanted: dict[str, DesiredState] = {}
         self.frames: list[tuple[PipelineStatus, dict[Stage, Progress]] | BaseException] = []
         self.after_suspend: list[tuple[PipelineStatus, dict[Stage, Progress]] | BaseException] = []
+        self.after_kill: list[tuple[PipelineStatus, dict[Stage, Progress]] | BaseException] = []
         self.manifests: dict[Stage, StageManifest] = {}
         self.log_lines: dict[Stage, list[str]] = {}
         self.refusals: list[Exception] = []
@@ -277,6 +278,12 @@ class MemorySession:
         self.calls.append(f"suspend {pipeline}")
         if self.after_suspend:
             self.frames = list(self.after_suspend)
+        return self.add(self.wanted[pipeline].model_copy(update={"suspend": True}))
+
+    def kill(self, pipeline: str) -> DesiredState:
+        self.calls.append(f"kill {pipeline}")
+        if self.after_kill:
+            self.frames = list(self.after_kill)
         return self.add(self.wanted[pipeline].model_copy(update={"suspend": True}))
 
     def resume(self, pipeline: str) -> DesiredState:

@@ -185,6 +185,18 @@ def test_stop_without_waiting(command: CommandLine, session: MemorySession, work
     assert session.watched == 0
 
 
+def test_stop_now_ends_the_run_at_once(command: CommandLine, session: MemorySession, workdir: Path) -> None:
+    session.add(desired_state())
+    running = pipeline_status({Stage.SFT: stage_status(StageState.RUNNING)})
+    ended = {Stage.SFT: stage_status(StageState.SUSPENDED, message="was ended before its first checkpoint")}
+    session.frames = [(running, {})]
+    session.after_kill = [(pipeline_status(ended, ConditionType.SUSPENDED, reason="Suspended"), {})]
+    result = command("stop", "--local", "--now")
+    assert result.exit_code == 0, result.output
+    assert session.calls == ["kill demo"]
+    assert "sft: suspended: was ended before its first checkpoint" in result.stdout
+
+
 def test_what_is_complete_is_not_stopped(command: CommandLine, session: MemorySession, workdir: Path) -> None:
     session.add(desired_state())
     session.frames = [(pipeline_status(ALL_DONE, ConditionType.COMPLETE), {})]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.unit.cli.fakes import (
 from zhongjing.codes.local import WORKDIR_IN_USE
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendUnavailableError, ConfigError, ConflictError
-from zhongjing.pipeline.state import ConditionType, StageState
+from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
 
 RUNS = pipeline_status({Stage.SFT: stage_status(StageState.RUNNING)})
 DONE = pipeline_status(
@@ -41,9 +42,15 @@ FAILED = pipeline_status(
     ConditionType.FAILED,
     reason="Failed",
 )
-SUSPENDED = pipeline_status(
-    {Stage.SFT: stage_status(StageState.SUSPENDED)}, ConditionType.SUSPENDED, reason="Suspended"
-)
+
+
+def suspended(message: str) -> PipelineStatus:
+    stages = {Stage.SFT: stage_status(StageState.SUSPENDED, message=message)}
+    return pipeline_status(stages, ConditionType.SUSPENDED, reason="Suspended")
+
+
+SUSPENDED = suspended("stopped with a checkpoint at step 7")
+ENDED = suspended("was ended; goes on from the checkpoint of step 5")
 
 
 @pytest.fixture
@@ -197,17 +204,48 @@ def test_ctrl_c_stops_with_a_checkpoint(command: CommandLine, session: MemorySes
     result = submit(command)
     assert result.exit_code == 130
     assert session.calls == ["apply demo sft,rm", "suspend demo"]
-    assert "stopping with a checkpoint" in result.stdout
-    assert "stopped with a checkpoint; the same command goes on" in result.stderr
+    assert "stopping with a checkpoint (Ctrl-C again ends it now)" in result.stdout
+    assert result.stderr == "sft: stopped with a checkpoint at step 7\ndemo: the same command goes on\n"
 
 
-def test_a_second_ctrl_c_leaves_at_once(command: CommandLine, session: MemorySession, my_yaml: Path) -> None:
+def test_a_second_ctrl_c_ends_the_run_at_once(
+    command: CommandLine, session: MemorySession, my_yaml: Path
+) -> None:
     session.frames = [KeyboardInterrupt()]
-    session.after_suspend = [KeyboardInterrupt(), (RUNS, {})]
+    session.after_suspend = [KeyboardInterrupt()]
+    session.after_kill = [(RUNS, {}), (ENDED, {})]
     result = submit(command, "-o", "json")
     assert result.exit_code == 130
+    assert session.calls == ["apply demo sft,rm", "suspend demo", "kill demo"]
     assert json.loads(result.stdout)["error"] == "Interrupted"
-    assert "the run goes on stopping by itself" in result.stderr
+    assert "sft: was ended; goes on from the checkpoint of step 5" in result.stderr
+    assert "the same command goes on" in result.stderr
+
+
+def test_a_run_that_does_not_end_at_once_is_not_waited_for(
+    command: CommandLine, session: MemorySession, my_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zhongjing.cli.run.KILL_SECONDS", 0.3)
+    session.frames = [KeyboardInterrupt()]
+    session.after_suspend = [KeyboardInterrupt()]
+    session.after_kill = [(RUNS, {})]
+    started = time.monotonic()
+    result = submit(command)
+    assert time.monotonic() - started < 5
+    assert result.exit_code == 130
+    assert "demo: is ending; the same command goes on from the last checkpoint" in result.stderr
+
+
+def test_a_third_ctrl_c_leaves_and_asks_nobody(
+    command: CommandLine, session: MemorySession, my_yaml: Path
+) -> None:
+    session.frames = [KeyboardInterrupt()]
+    session.after_suspend = [KeyboardInterrupt()]
+    session.after_kill = [KeyboardInterrupt(), AssertionError("nothing is looked at any more")]
+    result = submit(command, "-o", "json")
+    assert result.exit_code == 130
+    assert json.loads(result.stdout) == {"pipeline": "demo", "error": "Interrupted", "exitCode": 130}
+    assert "left; the run ends by itself" in result.stderr
 
 
 def test_a_lost_race_is_prepared_again(command: CommandLine, session: MemorySession, my_yaml: Path) -> None:

@@ -56,6 +56,7 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 3.0
 _TRIES = 5
+_KILL_SECONDS = 2.0  # so long Ray may take to hear that a job shall end
 
 
 class LocalSession:
@@ -180,6 +181,22 @@ class LocalSession:
     def suspend(self, pipeline: str) -> DesiredState:
         """Wants the pipeline stopped with a checkpoint; returns at once."""
         return self._set_suspend(pipeline, suspend=True)
+
+    def kill(self, pipeline: str) -> DesiredState:
+        """Suspends the pipeline and ends its running attempt now; steps since the last checkpoint are lost.
+
+        Ray is asked directly. Where it does not answer within seconds, the supervisor goes on stopping it.
+        """
+        desired = self.suspend(pipeline)
+        status = self.status(pipeline)
+        jobs = self._jobs(timeout=_KILL_SECONDS)
+        if status is None or jobs is None:
+            return desired
+        for entry in status.stages.values():
+            if entry.state.is_active and entry.submission_id is not None:
+                with contextlib.suppress(BackendError):
+                    jobs.stop(entry.submission_id)
+        return desired
 
     def resume(self, pipeline: str) -> DesiredState:
         """Wants a suspended or failed pipeline to go on.
@@ -334,17 +351,24 @@ class LocalSession:
     # Logs
 
     def _live_log(self, identity: str, *, follow: bool) -> Iterator[str] | None:
+        jobs = self._jobs()
+        try:
+            if jobs is None or jobs.describe(identity).state is JobState.UNKNOWN:
+                return None
+            return jobs.tail_logs(identity) if follow else jobs.read_log(identity)
+        except TransientError:
+            return None
+
+    def _jobs(self, timeout: float = 30.0) -> RayJobsBackend | None:
+        """The Jobs API of the Ray that runs, if one runs. The timeout is that of a request, in seconds."""
         record = self.workdir.live_record()
         if record is None or record.ray is None or record.token_file is None:
             return None
         try:
             token = Path(record.token_file).read_text().strip()
-            jobs = RayJobsBackend(record.ray.dashboard_url, token)
-            if jobs.describe(identity).state is JobState.UNKNOWN:
-                return None
-            return jobs.tail_logs(identity) if follow else jobs.read_log(identity)
-        except (OSError, TransientError):
+        except OSError:
             return None
+        return RayJobsBackend(record.ray.dashboard_url, token, timeout=timeout)
 
     def _kept_log(self, pipeline: str, stage: Stage, attempt: int, key: str | None) -> Iterator[str]:
         layout = self.layout(pipeline)
