@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +55,26 @@ def storage(bucket_uri: str) -> Storage:
 def store(storage: Storage) -> ObjectStore:
     """A store on the test's bucket."""
     return open_store(storage)
+
+
+FULL_DISK_BYTES = 2 << 20
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own that is full after 2 MiB. Needs the right to mount; skipped where there is none."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = f"size={FULL_DISK_BYTES},mode=700"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "zhongjing-test", str(folder)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount(8) on this machine")
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        # Lazy: what still has a file open there must not keep the mount.
+        subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -31,6 +31,16 @@ class Code:
     def __str__(self) -> str:
         return self.name
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_known, (self.name, self.summary, self.cause, self.remedy, self.exit_code))
+
+
+def _known(name: str, summary: str, cause: str, remedy: str, exit_code: int) -> Code:
+    """The catalogue's own object, so that ``is`` holds between processes; else another release's code."""
+    from zhongjing.codes import find
+
+    return find(name) or Code(name, summary, cause, remedy, exit_code)
+
 
 @dataclass(slots=True)
 class Group:

@@ -25,6 +25,7 @@ from typing import Literal
 
 import zhongjing
 from zhongjing import errors
+from zhongjing.codes import find
 from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import NotFoundError, StorageError, TransientError
@@ -37,11 +38,15 @@ from zhongjing.storage.objects import ObjectStore
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-# So many uploads in a row may fall to an outage of the store before the training is told.
+# So many uploads in a row may fall to an outage of the store, or be killed, before the training is told.
 TOLERATED_OUTAGES = 3
 # How long a new attempt waits for the uploader of a dead one on the same machine.
 ORPHAN_SECONDS = 30.0
 _STEP = "step-"
+
+
+class UploaderKilledError(StorageError, TransientError):
+    """The uploading process was killed; the upload may be tried again."""
 
 
 class CheckpointManifest(Record):
@@ -99,6 +104,7 @@ class CheckpointStore:
         self._upload: _Upload | None = None
         self._outages = 0
         self._restored: tuple[int, Path] | None = None
+        self._completed: int | None = None
 
     # Writing
 
@@ -147,7 +153,8 @@ class CheckpointStore:
         """Blocks until the checkpoint handed to ``save`` last is complete in the store.
 
         Raises:
-            StorageError: it is not and will not be; after an outage the upload was tried once more.
+            StorageError: it is not and will not be; after an outage, or when the uploader was killed, the
+                upload was tried once more.
         """
         upload = self._upload
         try:
@@ -166,6 +173,7 @@ class CheckpointStore:
         code = upload.process.wait()
         if code == 0:
             self._outages = 0
+            self._completed = upload.step
             return
         error = _error_of(upload, code)
         if isinstance(error, TransientError):
@@ -180,6 +188,13 @@ class CheckpointStore:
         shutil.rmtree(upload.home, ignore_errors=True)
         self._outages = 0
         raise error
+
+    @property
+    def completed(self) -> int | None:
+        """Step of the latest checkpoint that this attempt knows to be complete; asks no store."""
+        if self._upload is not None and self._upload.process.poll() == 0:
+            self._completed = self._upload.step
+        return self._completed
 
     # Reading
 
@@ -235,6 +250,7 @@ class CheckpointStore:
             damage = self._fetch(step, target)
             if damage is None:
                 self._restored = (step, target)
+                self._completed = step
                 if folder is not None:
                     self.download(step, folder)
                 return step
@@ -328,7 +344,12 @@ def _error_of(upload: _Upload, code: int) -> StorageError:
         kind = getattr(errors, told["error"], StorageError)
         if not issubclass(kind, StorageError):
             kind = StorageError
-        result: StorageError = kind(told["message"], where=told["where"], remedy=told["remedy"])
+        result: StorageError = kind(
+            told["message"],
+            code=find(told["code"]) or codes.CHECKPOINT_LOST,
+            where=told["where"],
+            remedy=told["remedy"],
+        )
         return result
     reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     tail = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from zhongjing.codes import storage as codes
@@ -12,6 +13,10 @@ from zhongjing.errors import StorageError
 from zhongjing.storage.manifest import ModelFile
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# The last is torch.save's, whose archive writer finds less written than it gave.
+_FULL_WORDS = re.compile(
+    rf"{os.strerror(errno.ENOSPC)}|{os.strerror(errno.EDQUOT)}|inline_container\.cc.*unexpected pos"
+)
 
 
 def sha256_of(path: Path) -> str:
@@ -68,8 +73,14 @@ def write_at(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means that a disk or a quota is full."""
-    return isinstance(error, OSError) and error.errno in _FULL
+    """Whether an error means that a disk or a quota is full.
+
+    safetensors and torch have classes and words of their own for it, without an error number.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    told = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"
+    return told and _FULL_WORDS.search(str(error)) is not None
 
 
 def disk_error(error: OSError, path: Path) -> StorageError:

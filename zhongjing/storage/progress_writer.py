@@ -158,10 +158,16 @@ class MetricsWriter:
         """
         self._flush()
 
-    def truncate(self, step: int | None) -> None:
-        """Drops all stored points later than ``step``: the steps after a checkpoint are run again.
+    def unstored(self) -> bytes:
+        """JSON lines of the points that the store may not have yet, for the checkpoint that is being taken."""
+        with self._lock:
+            return b"".join(self._pending)
 
-        None, where there is no checkpoint, drops all.
+    def truncate(self, step: int | None, unstored: bytes = b"") -> None:
+        """Brings the stored points to where a checkpoint was taken: the steps after it are run again.
+
+        Points later than ``step`` are dropped; None, where there is no checkpoint, drops all. Points of
+        ``unstored``, the checkpoint's own, are added unless they came into the store after it was taken.
 
         To be called before the first ``add`` of an attempt. Each part is rewritten by itself, so a crash
         in between leaves nothing twice.
@@ -190,6 +196,11 @@ class MetricsWriter:
                         self._store.put(uri, _lines(kept))
             self._part = 1 + max((_part_number(uri) for uri in parts), default=-1)
             self._open = b""
+            stored = {point.model_dump_json() for point in read_metrics(self._store, self._layout)}
+            missing = [line for line in unstored.splitlines() if line.decode() not in stored]
+            if missing:
+                self._open = b"".join(line + b"\n" for line in missing)
+                self._store.put(self._layout.metrics_part(self._part), self._open)
 
     def compact(self) -> list[MetricPoint]:
         """Writes ``metrics.jsonl``, removes the parts and returns all points.

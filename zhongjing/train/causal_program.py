@@ -55,6 +55,7 @@ class CausalProgram:
 
     best_metric = "loss"
     best_is_lower = True
+    saves_every_boundary = False
 
     def __init__(
         self,

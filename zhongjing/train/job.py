@@ -21,13 +21,14 @@ from zhongjing.codes import command as command_codes
 from zhongjing.codes import training as training_codes
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import AnySettings, Stage
-from zhongjing.errors import ConfigError, DataError, StorageError, TrainingError, ZhongjingError
+from zhongjing.errors import ConfigError, StorageError, TrainingError, ZhongjingError
 from zhongjing.storage.artifacts import read_request, require_conditional_writes, write_manifest
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import ModelArtifact, SourceCounts, StageManifest, StageRequest
 from zhongjing.storage.objects import ObjectStore, open_store
-from zhongjing.storage.progress import Activity, Failure, Progress, time_stamp
+from zhongjing.storage.progress import Activity, Progress, time_stamp
 from zhongjing.storage.progress_writer import ProgressWriter, read_progress
+from zhongjing.train.failures import cause_of, describe_failure
 from zhongjing.train.lineage import lineage
 from zhongjing.train.prepare import prepare
 from zhongjing.train.scratch import scratch_folder
@@ -42,6 +43,15 @@ def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--request", required=True, help="s3:// URI of the StageRequest")
     uri = parser.parse_args(arguments).request
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
+    try:
+        return _open(stage, uri).run()
+    except ZhongjingError as error:
+        # There is no place yet, or none any more, to tell it but this log.
+        logger.error("[%s] %s", error.code, error)
+        return 1
+
+
+def _open(stage: Stage, uri: str) -> Job:
     # Endpoint and credentials come from the environment until the request has told the rest.
     request = read_request(open_store(Storage()), uri)
     if request.stage is not stage:
@@ -50,7 +60,7 @@ def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
             code=command_codes.INVALID_OPTION,
             where=uri,
         )
-    return Job(request).run()
+    return Job(request)
 
 
 class Job:
@@ -156,7 +166,7 @@ class Job:
         try:
             result: Any = trainer.fit()
         except TrainingFailedError as error:
-            raise _cause(error) from error
+            raise cause_of(error) from error
         outcome = result.return_value
         if not isinstance(outcome, dict):
             raise TrainingError(
@@ -239,39 +249,3 @@ class Job:
                 self.store.put_file(f"{self.stage_layout.logs}/driver-a{self.request.attempt}.log", stdout)
         except (OSError, StorageError) as error:
             logger.warning("the log could not be stored: %s", error)
-
-
-def describe_failure(error: BaseException, traceback_uri: str | None = None) -> Failure:
-    """What the user is told of an error, and whether another attempt may help."""
-    if isinstance(error, ZhongjingError):
-        # Bad input and a run that the guard could not save end the same way every time.
-        hopeless = isinstance(error, ConfigError | DataError | TrainingError)
-        return Failure(
-            error=type(error).__name__,
-            message=error.message,
-            where=error.where,
-            remedy=error.remedy,
-            retriable=not hopeless,
-            traceback_uri=traceback_uri,
-        )
-    message = f"{type(error).__name__}: {error}".strip().splitlines()
-    return Failure(
-        error=type(error).__name__,
-        message=(message[0] if message else type(error).__name__)[:2000],
-        remedy="the traceback is at the URI below; another attempt starts from the last checkpoint",
-        retriable=not isinstance(error, KeyboardInterrupt | SystemExit),
-        traceback_uri=traceback_uri,
-    )
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The workers' own error within Ray Train's; an error of ours on any rank wins over its consequences."""
-    failures = getattr(error, "worker_failures", None) or {}
-    causes = [getattr(failure, "_base_exc", failure) for _, failure in sorted(failures.items())]
-    for cause in causes:
-        if isinstance(cause, ZhongjingError):
-            return cause
-    if causes and isinstance(causes[0], BaseException):
-        return causes[0]
-    inner = getattr(error, "controller_failure", None)
-    return inner if isinstance(inner, BaseException) else error

@@ -125,14 +125,12 @@ class _Loop:
             self._train_one()
             if self._evaluation_is_due():
                 self._evaluate_and_keep()
+            if self._save_is_due() and self.saved_step != self.place.step:
+                self._save()
             if self.place.step == self.program.total_steps:
                 break
-            if (self.save_pending or self.stop_pending) and self.program.boundary(self.place.step):
-                if self.saved_step != self.place.step:
-                    self._save()
-                self.save_pending = False
-                if self.stop_pending:
-                    return self._suspend()
+            if self.stop_pending and self.program.boundary(self.place.step):
+                return self._suspend()
         return self._complete()
 
     # -- one step
@@ -173,6 +171,9 @@ class _Loop:
         if self.context.rank != 0:
             return
         place, guard = self.place, self.engine.guard
+        if plan.metrics:
+            # A rollout happens once in several steps: each is told, whatever the cadence.
+            self.context.log(plan.metrics_kind, place.step, dict(plan.metrics), epoch=place.epoch)
         if result.guard is not None and result.guard.spike:
             spike = {"grad_norm": result.gradient_norm, "loss": result.loss}
             if result.guard.median is not None:
@@ -191,8 +192,6 @@ class _Loop:
         }
         if self.settings.precision == "fp16":
             values["loss_scale"] = result.loss_scale
-        if plan.metrics:
-            self.context.log(plan.metrics_kind, place.step, dict(plan.metrics), epoch=place.epoch)
         self.context.log("train", place.step, values, epoch=place.epoch)
         self._report(Activity.TRAINING, metrics={**plan.metrics, **values})
 
@@ -209,7 +208,6 @@ class _Loop:
             "tokens_per_second": self.meter.tokens_per_second,
             "eta_seconds": self.meter.eta_seconds(place.step),
             "best_step": place.best_step or None,
-            "checkpoint_step": self.saved_step,
             "spikes": self.engine.guard.spikes,
         }
         self.context.report(activity, **{**known, **fields})
@@ -272,6 +270,15 @@ class _Loop:
         self.saved_at = time.monotonic()
         self.save_pending = False
         self._report(Activity.TRAINING)
+
+    def _save_is_due(self) -> bool:
+        if not self.program.boundary(self.place.step):
+            return False
+        if self.program.saves_every_boundary:
+            return True
+        # After the last step only the best checkpoint counts.
+        wanted = self.save_pending or self.stop_pending
+        return wanted and self.place.step < self.program.total_steps
 
     def _resume(self, folder: Path) -> None:
         content = read_state(self.engine, folder)

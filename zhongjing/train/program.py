@@ -47,12 +47,15 @@ class StageProgram(Protocol):
     """A stage. ``module.forward(micro_batch)`` returns a :class:`MicroLoss`.
 
     Sampling is a pure function of (seed, step), so that resuming at a step needs no more than the step's
-    number and ``state_dict()``. ``best_metric`` is a key of what ``evaluate`` returns.
+    number and ``state_dict()``. ``best_metric`` is a key of what ``evaluate`` returns. A program that
+    ``saves_every_boundary`` has a checkpoint taken at each, whatever the settings' cadence (PPO: what an
+    iteration costs is not lost twice).
     """
 
     total_steps: int
     best_metric: str
     best_is_lower: bool
+    saves_every_boundary: bool
 
     @property
     def module(self) -> torch.nn.Module:

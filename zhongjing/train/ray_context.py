@@ -21,6 +21,8 @@ from zhongjing.storage.progress import Activity, MetricPoint, Progress, time_sta
 from zhongjing.storage.progress_writer import MetricsWriter, ProgressWriter
 
 _STOP_POLL_SECONDS = 1.0
+# Of a checkpoint: metric points up to its step that were not in the store yet when it was taken.
+POINTS_FILE = "points.jsonl"
 
 
 class StopWatch:
@@ -62,7 +64,9 @@ class RayRunContext:
         request: what the job was asked to do.
         layout: URIs of this run of the stage.
         store: the object store.
-        spool: local folder for snapshots and downloads; lost without harm.
+        spool: local folder of this attempt, for downloads; lost without harm.
+        checkpoints: local folder for snapshots on their way to the store, the same for all attempts on
+            this node: the next one waits for the uploader of a dead one, and clears up after it.
         device: this worker's device.
         keep: how many checkpoints are kept besides the best.
         gauges: called with every metric point on rank 0 (Ray's metrics, TensorBoard).
@@ -74,6 +78,7 @@ class RayRunContext:
         layout: StageLayout,
         store: ObjectStore,
         spool: Path,
+        checkpoints: Path,
         *,
         rank: int,
         world_size: int,
@@ -88,7 +93,7 @@ class RayRunContext:
         self._local_rank = local_rank
         self._spool = spool
         self._gauges = gauges
-        self._checkpoints = CheckpointStore(store, layout, spool / "checkpoints", keep, request.attempt)
+        self._checkpoints = CheckpointStore(store, layout, checkpoints, keep, request.attempt)
         self._fields: dict[str, Any] = {
             "stage": request.stage,
             "key": request.key,
@@ -112,7 +117,8 @@ class RayRunContext:
         if self._progress is None:
             return
         # A message is of the moment; everything else stays until it changes.
-        self._fields.update({"message": "", **fields})
+        saved = {"checkpoint_step": self._checkpoints.completed}
+        self._fields.update({"message": "", **fields, **saved})
         self._progress.write(Progress(activity=activity, updated_at=time_stamp(), **self._fields))
 
     def log(self, kind: str, step: int, values: dict[str, float], *, epoch: float = 0.0) -> None:
@@ -128,8 +134,14 @@ class RayRunContext:
 
     def save(self, step: int, write: Callable[[Path], None], *, best: bool = False) -> None:
         """Snapshots to the spool, then uploads behind the training (rank 0)."""
-        self._checkpoints.save(step, write, best=best)
-        self._fields["checkpoint_step"] = step
+        metrics = self._metrics
+        assert metrics is not None, "only rank 0 saves"
+
+        def write_all(folder: Path) -> None:
+            write(folder)
+            (folder / POINTS_FILE).write_bytes(metrics.unstored())
+
+        self._checkpoints.save(step, write_all, best=best)
 
     def wait_saved(self) -> None:
         """Blocks until every checkpoint is complete in the store (rank 0)."""
@@ -139,12 +151,11 @@ class RayRunContext:
         """Folder of the latest good checkpoint, the same on all ranks; None at a fresh start."""
         step = [self._checkpoints.latest_good() if self.rank == 0 else None]
         _broadcast(step)
+        folder = self._download(step[0]) if step[0] is not None else None
         if self._metrics is not None:
-            self._metrics.truncate(step[0])
-        if step[0] is None:
-            return None
-        self._fields["checkpoint_step"] = step[0]
-        return self._download(step[0])
+            points = folder / POINTS_FILE if folder is not None else None
+            self._metrics.truncate(step[0], points.read_bytes() if points and points.is_file() else b"")
+        return folder
 
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint of ``step``."""

@@ -21,7 +21,7 @@ from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity
 from zhongjing.train.folders import Folders
 from zhongjing.train.ray_context import RayGauges, RayRunContext, TensorBoard
-from zhongjing.train.scratch import scratch_folder
+from zhongjing.train.scratch import checkpoint_folder, scratch_folder
 from zhongjing.train.worker import WorkerConfig
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class _Rank:
             self.layout,
             self.store,
             self.scratch,
+            checkpoint_folder(self.request),
             rank=self.rank,
             world_size=self.world_size,
             local_rank=self.local_rank,

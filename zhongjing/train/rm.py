@@ -71,6 +71,7 @@ class RmProgram:
 
     best_metric = "loss"
     best_is_lower = True
+    saves_every_boundary = False
 
     def __init__(
         self,

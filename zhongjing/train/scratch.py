@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from zhongjing.storage.manifest import StageRequest
+
 VARIABLE = "ZHONGJING_SCRATCH"
 
 
@@ -21,3 +23,9 @@ def scratch_folder(submission_id: str) -> Path:
     folder = scratch_root() / submission_id
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
+
+
+def checkpoint_folder(request: StageRequest) -> Path:
+    """The folder of checkpoints on their way to the store, the same for all attempts of a run of a stage."""
+    document = request.document
+    return scratch_folder(f"{document.namespace}-{document.name}-{request.stage}-{request.key}-checkpoints")

@@ -3,6 +3,13 @@
 An *iteration* is one rollout of ``globalBatchSize`` episodes and ``ppoEpochs x minibatches`` optimizer steps
 over it. Everything random is a pure function of (seed, iteration, episode), and the rollout is made again
 from the weights, so a checkpoint between iterations needs no more than the weights and the KL coefficient.
+
+A checkpoint is taken at the end of every iteration: adapters and their moments are small beside what a
+rollout costs. An iteration counts as finished when its checkpoint is complete in the store
+(``checkpointStep`` of progress.json). The upload goes on behind the next iteration, which waits for it
+before it takes its own: so a sudden death costs the iteration under way and at most the one whose
+checkpoint was on its way. Both are run again from the same weights with the same random streams, and come
+out the same. Their points are cut from the metrics at the resume, so each iteration stands there once.
 """
 
 from __future__ import annotations
@@ -75,6 +82,7 @@ class PpoProgram:
 
     best_metric = "reward"
     best_is_lower = False
+    saves_every_boundary = True
 
     def __init__(
         self,
@@ -285,7 +293,7 @@ class PpoProgram:
     def finish(self, folder: Path) -> dict[str, Any]:
         """Writes the policy as one adapter over the base, the critic beside it, and the tokenizer."""
         sources = self._sources
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             write_policy(
                 self.module.router,
                 folder,
