@@ -15,6 +15,7 @@ from zhongjing.codes import (
     data,
     document,
     local,
+    machine,
     model,
     ray,
     storage,
@@ -35,6 +36,7 @@ GROUPS: tuple[Group, ...] = (
     storage.GROUP,
     storage.SETTINGS,
     training.GROUP,
+    machine.GROUP,
     unexpected.GROUP,
 )
 
