@@ -150,7 +150,7 @@ def test_an_error_of_ours_wins_over_a_death() -> None:
 
 
 def test_errors_of_the_controller_are_told() -> None:
-    inner = NODE_DIED("node 3 is gone")
+    inner: Exception = NODE_DIED("node 3 is gone")
     assert cause_of(ControllerError(inner)) is inner
     message = describe_failure(cause_of(ControllerError(inner))).message
     assert message.startswith("the process of a worker died (NodeDiedError: node 3 is gone)")
