@@ -13,7 +13,7 @@ import typer
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import BAD_INPUT, OK, guarded
 from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, Workdir
-from zhongjing.codes.command import INVALID_OPTION, TARGET_IN_USE, UNKNOWN_RECIPE
+from zhongjing.codes.command import INVALID_OPTION, TARGET_IN_USE
 from zhongjing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -149,14 +149,6 @@ def _targets(uris: list[str], file: Path | None, stack: ExitStack) -> list[Sourc
             continue
         name, seed, scale = parse(uri, uri)
         paths = write_examples(folder / f"seed-{seed}-scale-{scale:g}", seed, scale)
-        if name not in paths:
-            known = ", ".join(paths)
-            raise ConfigError(
-                f"there is no example {name!r}",
-                code=UNKNOWN_RECIPE,
-                where=uri,
-                remedy=f"the examples are: {known}",
-            )
         targets.append(str(paths[name]))
     if file is not None:
         from zhongjing.config.resolve import load_document, resolve

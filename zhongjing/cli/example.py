@@ -19,6 +19,15 @@ from zhongjing.config.resolve import UserDocument
 from zhongjing.errors import ConfigError
 
 SCHEME = "example"
+NAMES = (
+    "textbook",
+    "dialogues",
+    "rankings",
+    "prompts",
+    "dialogues-heldout",
+    "rankings-heldout",
+    "prompts-heldout",
+)
 
 
 def with_examples(user: UserDocument, folder: Path) -> UserDocument:
@@ -42,15 +51,7 @@ def with_examples(user: UserDocument, folder: Path) -> UserDocument:
         name, seed, scale = parse(uri, where)
         if (seed, scale) not in written:
             written[seed, scale] = write_examples(folder / f"seed-{seed}-scale-{scale:g}", seed, scale)
-        paths = written[seed, scale]
-        if name not in paths:
-            raise ConfigError(
-                f"there is no example {name!r}",
-                code=UNKNOWN_RECIPE,
-                where=where,
-                remedy=f"the examples are: {', '.join(paths)}",
-            )
-        changed.append({**source, "uri": str(paths[name].absolute())})
+        changed.append({**source, "uri": str(written[seed, scale][name].absolute())})
     if not written:
         return user
     return user.holding({**user, "spec": {**spec, "sources": changed}})
@@ -65,7 +66,7 @@ def parse(uri: str, where: str) -> tuple[str, int, float]:
     """Name, seed and scale of ``example://name?seed=0&scale=1``.
 
     Raises:
-        ConfigError: another parameter, or a value that is no number.
+        ConfigError: there is no such example, another parameter, or a value that is no number.
     """
     parts = urlsplit(uri)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -84,6 +85,13 @@ def parse(uri: str, where: str) -> tuple[str, int, float]:
             code=INVALID_URI,
             where=where,
             remedy="write example://name, example://name?seed=1&scale=2",
+        )
+    if parts.netloc not in NAMES:
+        raise ConfigError(
+            f"there is no example {parts.netloc!r}",
+            code=UNKNOWN_RECIPE,
+            where=where,
+            remedy=f"the examples are: {', '.join(NAMES)}",
         )
     return parts.netloc, seed, scale
 

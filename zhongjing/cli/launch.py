@@ -7,22 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zhongjing.backends.local.workdir import Workdir
 from zhongjing.cli.config import as_yaml
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.text import count, table
-from zhongjing.cli.example import is_example, with_examples
+from zhongjing.cli.example import is_example, parse, with_examples
 from zhongjing.cli.guard import OK
 from zhongjing.cli.options import DEFAULT_WORKDIR, StageName, StageTarget
+from zhongjing.cli.preflight.machine import check_machine
+from zhongjing.cli.preflight.models import check_models
+from zhongjing.cli.preflight.sources import check_sources, outside
 from zhongjing.cli.run import attend
 from zhongjing.cli.sessions import open_or_create, open_runs
-from zhongjing.codes.data import SOURCE_NOT_FOUND
+from zhongjing.codes.storage import BUCKET_NOT_FOUND
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import UserDocument, apply_overrides, load_document, recipe, resolve
 from zhongjing.config.stages import Stage
-from zhongjing.errors import ConflictError, MissingInputError
+from zhongjing.errors import ConfigError, ConflictError, StorageError
 from zhongjing.pipeline import graph
-from zhongjing.pipeline.freeze import OnUpload, local_files
-from zhongjing.pipeline.plan import Plan, StagePlan, missing_input
+from zhongjing.pipeline.freeze import OnUpload, absolute
+from zhongjing.pipeline.plan import Plan, StagePlan, frozen_sources, missing_input
 from zhongjing.pipeline.prepare import Forecast, Prepared, prepare
 from zhongjing.pipeline.session import Session
 
@@ -82,19 +86,19 @@ def launch(order: Order, workdir: Path, console: Console, *, wait: bool, wait_fo
     user = order.user()
     document = resolve(user)
     check(document, order)
+    known = is_known(document, workdir)
+    notes = [] if known else check_first_run(document, order, workdir)
+    if not known:
+        check_machine(document, graph.targets(document, order.stages(document)))
     console.say(f"{document.name}: runs in {workdir}")
     with open_or_create(workdir) as session:
+        notes += check_again(session, document, order) if known else []
+        for note in notes:
+            console.say(f"note: {note}")
         user = with_examples(user, workdir / "example")
         for attempt in range(1, _ATTEMPTS + 1):
-            prepared = prepare(
-                session,
-                user,
-                stages=order.stages(document),
-                rerun=order.reruns(),
-                refresh_data=order.refresh_data,
-                command=order.command(workdir),
-                on_upload=_announcer(console),
-            )
+            prepared = _prepare(session, user, document, order, workdir, on_upload=_announcer(console))
+            check_machine(document, [each.stage for each in prepared.forecasts if each.action == "run"])
             try:
                 desired = session.apply(prepared.desired)
             except ConflictError:
@@ -116,28 +120,75 @@ def dry_run_of(order: Order, workdir: Path, console: Console, *, as_yaml_text: b
     user = order.user()
     document = resolve(user)
     check(document, order)
+    known = is_known(document, workdir)
+    notes = [] if known else check_first_run(document, order, workdir)
     if workdir.is_dir():
         with open_runs(workdir) as session:
-            document, forecasts, notes = _preview(session, order, user, document, workdir)
+            notes += check_again(session, document, order) if known else []
+            document, forecasts, more = _preview(session, order, user, document, workdir)
+            notes += more
     else:
-        forecasts, notes = first_forecasts(document, order, workdir), []
+        forecasts = first_forecasts(document, order, workdir)
+    try:
+        check_machine(document, [each.stage for each in forecasts if each.action == "run"])
+    except ConfigError as error:
+        # The document may be meant for another machine: it is shown all the same.
+        notes.append(f"would be refused here: {error.message}")
     _print_dry_run(document, forecasts, notes, console, as_yaml_text=as_yaml_text)
     return OK
 
 
 def check(document: TrainingPipeline, order: Order) -> None:
-    """Raises what is wrong with a document, the stages asked for, and local sources."""
+    """Raises what is wrong with a document, its examples and the stages asked for."""
     graph.check(document)
     graph.targets(document, [*order.stages(document), *order.reruns()])
     for source in document.spec.sources:
-        if "://" in source.uri.removeprefix("file://") or source.wait:
-            continue
-        if not local_files(source.uri):
-            raise MissingInputError(
-                f"nothing is at {source.uri}",
-                code=SOURCE_NOT_FOUND,
-                where=f"spec.sources.{source.name}.uri",
-            )
+        if is_example(source.uri):
+            parse(source.uri, f"spec.sources.{source.name}.uri")
+
+
+def is_known(document: TrainingPipeline, workdir: Path) -> bool:
+    """Whether a pipeline of this name was ever applied in the workdir. Starts nothing."""
+    return document.name in Workdir(workdir).pipelines()
+
+
+def check_first_run(document: TrainingPipeline, order: Order, workdir: Path) -> list[str]:
+    """Checks what a pipeline that was never run here needs, without a running service; returns notes.
+
+    Raises:
+        MissingInputError: a source is not there, or a stage that is only needed was never made.
+        DataError: a source or model cannot be used.
+    """
+    stages = [forecast.stage for forecast in first_forecasts(document, order, workdir)]
+    check_models(document, stages)
+    return check_sources(document, stages, empty_store=not workdir.is_dir())
+
+
+def check_again(session: Session, document: TrainingPipeline, order: Order) -> list[str]:
+    """Checks what has come to a pipeline since it was applied last: the rest, the run has its own copy of.
+
+    Raises:
+        MissingInputError: a source is not there.
+        DataError: a source or model cannot be used.
+    """
+    stages = graph.targets(document, order.stages(document))
+    check_models(document, stages)
+    return check_sources(document, stages, known=() if order.refresh_data else _frozen(session, document))
+
+
+def _frozen(session: Session, document: TrainingPipeline) -> set[str]:
+    """Names of the sources that the pipeline goes on reading as they were when it first saw them."""
+    previous = session.desired(document.name)
+    if previous is None:
+        return set()
+    status = session.status(document.name)
+    places = {source.name: source.uri for source in previous.document.spec.sources}
+    frozen = frozen_sources(previous, status.sources if status is not None else ())
+    return {
+        source.name
+        for source in document.spec.sources
+        if source.name in frozen and places.get(source.name) == absolute(source.uri, Path.cwd())
+    }
 
 
 def first_forecasts(document: TrainingPipeline, order: Order, workdir: Path) -> list[Forecast]:
@@ -176,18 +227,40 @@ def forecast_lines(forecasts: list[Forecast]) -> list[str]:
     return shown
 
 
+def _prepare(
+    session: Session,
+    user: UserDocument,
+    document: TrainingPipeline,
+    order: Order,
+    workdir: Path,
+    *,
+    upload: bool = True,
+    on_upload: OnUpload | None = None,
+) -> Prepared:
+    try:
+        return prepare(
+            session,
+            user,
+            stages=order.stages(document),
+            rerun=order.reruns(),
+            refresh_data=order.refresh_data,
+            upload=upload,
+            command=order.command(workdir),
+            on_upload=on_upload,
+        )
+    except StorageError as error:
+        # The store of a local run has one bucket: who names another one means another store.
+        for source in document.spec.sources:
+            if error.code is BUCKET_NOT_FOUND and error.where == source.uri:
+                raise outside(source) from error
+        raise
+
+
 def _preview(
     session: Session, order: Order, user: UserDocument, document: TrainingPipeline, workdir: Path
 ) -> tuple[TrainingPipeline, list[Forecast], list[str]]:
-    prepared = prepare(
-        session,
-        with_examples(user, workdir / "example"),
-        stages=order.stages(document),
-        rerun=order.reruns(),
-        refresh_data=order.refresh_data,
-        upload=False,
-        command=order.command(workdir),
-    )
+    user = with_examples(user, workdir / "example")
+    prepared = _prepare(session, user, document, order, workdir, upload=False)
     # Shown as it was written: a document with the paths of this workdir would be of no use elsewhere.
     uris = {source.name: source.uri for source in document.spec.sources if is_example(source.uri)}
     shown = prepared.desired.document

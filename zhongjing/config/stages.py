@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from zhongjing.codes.document import INVALID_BATCH, INVALID_VALUE
+from zhongjing.config import quantity
 from zhongjing.config.fields import DocumentModel, RuleError, operational, training
 from zhongjing.config.sources import Mixture, SourceRef
 
@@ -78,7 +79,9 @@ class Resources(DocumentModel):
 
     cpus: float = operational(1.0, "CPU cores.", unit="cores", gt=0, le=1024)
     gpus: int = operational(0, "GPUs; with more than 0 a worker never falls back to CPU.", ge=0, le=1)
-    memory: str | None = operational(None, "Memory, as Kubernetes writes it (80Gi).", max_length=32)
+    memory: str | None = operational(
+        None, "Memory, as Kubernetes writes it (80Gi).", max_length=32, pattern=quantity.PATTERN
+    )
 
 
 class Logging(DocumentModel):

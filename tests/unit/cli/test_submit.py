@@ -24,6 +24,10 @@ from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendUnavailableError, ConfigError, ConflictError
 from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
 
+RECORDS = {
+    "dialogue": '{"instruction": "感冒怎么办？", "output": "多喝水，注意休息。"}',
+    "ranking": '{"prompt": "感冒怎么办？", "answers": ["多喝水。", "不用管。"]}',
+}
 RUNS = pipeline_status({Stage.SFT: stage_status(StageState.RUNNING)})
 DONE = pipeline_status(
     {Stage.SFT: stage_status(StageState.SUCCEEDED), Stage.RM: stage_status(StageState.SKIPPED)},
@@ -33,6 +37,7 @@ FAILED = pipeline_status(
     {
         Stage.SFT: stage_status(
             StageState.FAILED,
+            reason="Diverged",
             message="loss is not finite",
             remedy="lower the learning rate",
             submission_id="s",
@@ -40,7 +45,8 @@ FAILED = pipeline_status(
         Stage.RM: stage_status(StageState.PENDING, attempt=0),
     },
     ConditionType.FAILED,
-    reason="Failed",
+    reason="Diverged",
+    message="sft: loss is not finite",
 )
 
 
@@ -59,7 +65,7 @@ def my_yaml(tmp_path: Path) -> Path:
     data = user_document()
     for source in data["spec"]["sources"]:
         source["uri"] = f"{source['name']}.jsonl"
-        (tmp_path / source["uri"]).write_text("{}\n")
+        (tmp_path / source["uri"]).write_text(f"{RECORDS[source['kind']]}\n")
     file = tmp_path / "my.yaml"
     file.write_text(yaml.safe_dump(data))
     return file
@@ -99,9 +105,9 @@ def test_a_failed_stage_is_1_and_says_why(
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
         "",
-        "sft: failed: loss is not finite",
+        "error[Diverged]: sft: loss is not finite",
         "  remedy: lower the learning rate",
-        "  its log: zhongjing logs demo --stage sft --local",
+        "  log: zhongjing logs demo --stage sft --local",
     ]
 
 
@@ -186,8 +192,9 @@ def test_json_is_exactly_one_object_on_stdout(
 def test_a_failure_as_json_says_so(command: CommandLine, session: MemorySession, my_yaml: Path) -> None:
     session.frames = [(FAILED, {})]
     shown = json.loads(submit(command, "-o", "json").stdout)
-    assert shown["error"] == "TrainingError"
-    assert shown["exitCode"] == 1
+    assert (shown["error"], shown["code"], shown["exitCode"]) == ("TrainingError", "Diverged", 1)
+    assert (shown["where"], shown["message"]) == ("demo/sft", "loss is not finite")
+    assert (shown["remedy"], shown["traceback"]) == ("lower the learning rate", None)
     assert shown["stages"]["sft"]["message"] == "loss is not finite"
 
 
@@ -244,7 +251,12 @@ def test_a_third_ctrl_c_leaves_and_asks_nobody(
     session.after_kill = [KeyboardInterrupt(), AssertionError("nothing is looked at any more")]
     result = submit(command, "-o", "json")
     assert result.exit_code == 130
-    assert json.loads(result.stdout) == {"pipeline": "demo", "error": "Interrupted", "exitCode": 130}
+    assert json.loads(result.stdout) == {
+        "pipeline": "demo",
+        "error": "Interrupted",
+        "code": "Interrupted",
+        "exitCode": 130,
+    }
     assert "left; the run ends by itself" in result.stderr
 
 
@@ -386,7 +398,7 @@ def test_one_stage_whose_input_is_missing_names_the_command(
     data = user_document(stages=("sft", "rm", "ppo"))
     for source in data["spec"]["sources"]:
         source["uri"] = "all.jsonl"
-    (tmp_path / "all.jsonl").write_text("{}\n")
+    (tmp_path / "all.jsonl").write_text(f"{RECORDS['ranking']}\n")
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(data))
     result = submit(command, "--stage", "ppo")
     assert result.exit_code == 2

@@ -1,0 +1,307 @@
+"""What submit refuses before anything starts, and what it must leave to the jobs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zhongjing.backends.local import machine
+from zhongjing.cli.example import NAMES, write_examples
+from zhongjing.cli.preflight.machine import check_machine
+from zhongjing.cli.preflight.models import check_models
+from zhongjing.cli.preflight.sources import check_sources
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.quantity import from_bytes, to_bytes
+from zhongjing.config.resolve import resolve
+from zhongjing.config.stages import Stage
+from zhongjing.errors import ConfigError, DataError, ZhongjingError
+
+GOOD = {"instruction": "感冒怎么办？", "output": "多喝水，注意休息。"}
+RANKED = {"prompt": "感冒怎么办？", "answers": ["多喝水。", "不用管。"]}
+ALONE = {"prompt": "感冒怎么办？", "answers": ["多喝水。"]}
+BAD = {"标题": "感冒"}
+
+
+def pipeline(
+    uris: dict[str, str],
+    *,
+    kind: str = "dialogue",
+    stage: str = "sft",
+    source: dict[str, Any] | None = None,
+    base: dict[str, Any] | None = None,
+    **settings: Any,
+) -> TrainingPipeline:
+    return resolve(
+        {
+            "metadata": {"name": "demo"},
+            "spec": {
+                "base": base or {"tiny": {}},
+                "sources": [
+                    {"name": name, "uri": uri, "kind": kind, **(source or {})} for name, uri in uris.items()
+                ],
+                "stages": {stage: {"data": [{"source": name} for name in uris], "maxLength": 64, **settings}},
+            },
+        }
+    )
+
+
+def write(path: Path, *records: object) -> str:
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
+    return str(path)
+
+
+def refusal(document: TrainingPipeline, stage: Stage = Stage.SFT, **more: Any) -> ZhongjingError:
+    with pytest.raises(ZhongjingError) as caught:
+        check_sources(document, [stage], **more)
+    return caught.value
+
+
+# Sources
+
+
+def test_a_source_of_another_layout_is_told_with_its_first_place(tmp_path: Path) -> None:
+    uri = write(tmp_path / "talks.jsonl", BAD, BAD, [1, 2])
+    error = refusal(pipeline({"talks": uri}))
+    assert error.code.name == "UnknownLayout"
+    assert error.where == "spec.sources.talks"
+    assert "none of the 3 records" in error.message
+    assert "(2, first: talks.jsonl, line 1)" in error.message
+    assert "(1, first: talks.jsonl, line 3)" in error.message
+    assert "感冒" not in str(error)
+
+
+def test_one_answer_is_nothing_to_rank(tmp_path: Path) -> None:
+    uri = write(tmp_path / "ranked.jsonl", ALONE, ALONE)
+    error = refusal(pipeline({"ranked": uri}, kind="ranking", stage="rm"), Stage.RM)
+    assert error.code.name == "TooFewAnswers"
+
+
+def test_records_that_cannot_be_read_at_all(tmp_path: Path) -> None:
+    (tmp_path / "talks.jsonl").write_text('{"instruction": 1, "output": 2}\n{"instruction": "a\n')
+    error = refusal(pipeline({"talks": str(tmp_path / "talks.jsonl")}))
+    assert error.code.name == "NoGoodRecord"
+
+
+@pytest.mark.parametrize("text", ["", "\n \n\t\n", "[]"])
+def test_an_empty_source(tmp_path: Path, text: str) -> None:
+    (tmp_path / "talks.jsonl").write_text(text)
+    error = refusal(pipeline({"talks": str(tmp_path / "talks.jsonl")}))
+    assert error.code.name == "EmptySource"
+    assert str(tmp_path / "talks.jsonl") in str(error)
+
+
+def test_one_good_record_leaves_the_rest_to_the_job(tmp_path: Path) -> None:
+    uri = write(tmp_path / "talks.jsonl", *[BAD] * 50, GOOD)
+    assert check_sources(pipeline({"talks": uri}), [Stage.SFT]) == []
+
+
+def test_an_empty_file_beside_a_full_one_is_no_error(tmp_path: Path) -> None:
+    uris = {"empty": write(tmp_path / "empty.jsonl"), "full": write(tmp_path / "full.jsonl", GOOD)}
+    assert check_sources(pipeline(uris), [Stage.SFT]) == []
+
+
+def test_a_bad_source_beside_a_good_one_counts_by_its_own_limit(tmp_path: Path) -> None:
+    uris = {"bad": write(tmp_path / "bad.jsonl", BAD), "good": write(tmp_path / "good.jsonl", GOOD)}
+    assert refusal(pipeline(uris)).where == "spec.sources.bad"
+    tolerant = pipeline(uris, source={"maxQuarantineFraction": 1})
+    assert check_sources(tolerant, [Stage.SFT]) == []
+    alone = pipeline({"bad": uris["bad"]}, source={"maxQuarantineFraction": 1})
+    assert refusal(alone).code.name == "UnknownLayout"
+
+
+def test_what_is_too_large_to_be_read_here_is_only_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zhongjing.cli.preflight.sources.SECONDS", 0.0)
+    uri = write(tmp_path / "talks.jsonl", *[BAD] * 500)
+    [note] = check_sources(pipeline({"talks": uri}), [Stage.SFT])
+    assert "of source talks cannot be used: no known layout" in note
+
+
+def test_a_large_source_of_the_wrong_kind_takes_its_time_and_no_more(tmp_path: Path) -> None:
+    file = tmp_path / "talks.jsonl"
+    file.write_text((json.dumps(BAD) + "\n") * 1_000_000)
+    started = time.process_time()
+    notes = check_sources(pipeline({"talks": str(file)}), [Stage.SFT])
+    assert time.process_time() - started < 2.0
+    assert len(notes) == 1
+
+
+def test_a_source_that_is_frozen_is_not_looked_at(tmp_path: Path) -> None:
+    document = pipeline({"talks": str(tmp_path / "gone.jsonl")})
+    assert refusal(document).code.name == "SourceNotFound"
+    assert check_sources(document, [Stage.SFT], known={"talks"}) == []
+    waited = pipeline({"talks": str(tmp_path / "gone.jsonl")}, source={"wait": True})
+    assert check_sources(waited, [Stage.SFT]) == []
+
+
+def test_a_local_run_has_no_other_store(tmp_path: Path) -> None:
+    document = pipeline({"talks": "s3://corpora/talks.jsonl"})
+    error = refusal(document, empty_store=True)
+    assert error.code.name == "SourceNotFound"
+    assert "the store of its own workdir" in error.message
+    assert check_sources(document, [Stage.SFT]) == []
+
+
+def test_a_compressed_file_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "talks.jsonl").write_bytes(b"\x1f\x8b\x08\x00 and more")
+    error = refusal(pipeline({"talks": str(tmp_path / "talks.jsonl")}))
+    assert error.code.name == "UnreadableSource"
+    assert "gzip" in error.message
+
+
+# Models
+
+
+def test_sequences_longer_than_a_made_base() -> None:
+    document = pipeline({"talks": "talks.jsonl"}, base={"tiny": {"maxPositions": 128}}, maxLength=129)
+    with pytest.raises(DataError, match="the model's 128 positions") as caught:
+        check_models(document, [Stage.SFT])
+    assert caught.value.where == "spec.stages.sft.maxLength"
+    assert caught.value.code.name == "TooLongForModel"
+
+
+def model_folder(folder: Path, *, rows: int, entries: int, positions: int = 64) -> Path:
+    folder.mkdir()
+    config = {"vocab_size": rows, "max_position_embeddings": positions}
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = {
+        "model": {"vocab": {f"t{number}": number for number in range(entries - 1)}},
+        "added_tokens": [{"content": "t0"}, {"content": "<|end|>"}],
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("entries", "length", "code"),
+    [(11, 64, "TokenizerMismatch"), (10, 65, "TooLongForModel"), (10, 64, None), (3, 64, None)],
+)
+def test_a_local_base_is_read_without_transformers(
+    tmp_path: Path, entries: int, length: int, code: str | None
+) -> None:
+    folder = model_folder(tmp_path / "base", rows=10, entries=entries)
+    document = pipeline({"talks": "talks.jsonl"}, base={"uri": str(folder)}, maxLength=length)
+    if code is None:
+        check_models(document, [Stage.SFT])
+        return
+    with pytest.raises(DataError) as caught:
+        check_models(document, [Stage.SFT])
+    assert caught.value.code.name == code
+
+
+def test_an_adapter_is_no_base_and_an_empty_folder_no_model(tmp_path: Path) -> None:
+    document = pipeline({"talks": "talks.jsonl"}, base={"uri": str(tmp_path)})
+    with pytest.raises(DataError) as caught:
+        check_models(document, [Stage.SFT])
+    assert (caught.value.code.name, caught.value.where) == ("ModelNotFound", "spec.base.uri")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(DataError) as caught:
+        check_models(document, [Stage.SFT])
+    assert caught.value.code.name == "NotAFullModel"
+
+
+# The machine
+
+
+def asking(workers: int, **resources: Any) -> TrainingPipeline:
+    return pipeline({"talks": "talks.jsonl"}, workers=workers, globalBatchSize=64, resources=resources)
+
+
+@pytest.mark.parametrize(
+    ("workers", "resources", "words"),
+    [
+        (5, {"cpus": 1}, "would take 5 cores, this machine has 4"),
+        (2, {"cpus": 3}, "workers to at most 1"),
+        (1, {"cpus": 5}, "not one worker fits"),
+        (2, {"memory": "5Gi"}, "10.0Gi of memory, this machine has 8.0Gi"),
+        (3, {"gpus": 1}, "would take 3 GPUs, this machine has 2"),
+    ],
+)
+def test_more_workers_than_the_machine_can_hold(
+    monkeypatch: pytest.MonkeyPatch, workers: int, resources: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 4)
+    monkeypatch.setattr(machine, "gpus", lambda: 2)
+    monkeypatch.setattr(machine, "memory", lambda: 8 * 2**30)
+    with pytest.raises(ConfigError) as caught:
+        check_machine(asking(workers, **resources), [Stage.SFT])
+    assert caught.value.code.name == "TooManyWorkers"
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("workers", "resources"), [(4, {"cpus": 1}), (8, {"cpus": 0.5}), (2, {"gpus": 1}), (2, {"memory": "4Gi"})]
+)
+def test_workers_that_fit(monkeypatch: pytest.MonkeyPatch, workers: int, resources: dict[str, Any]) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 4)
+    monkeypatch.setattr(machine, "gpus", lambda: 2)
+    monkeypatch.setattr(machine, "memory", lambda: 8 * 2**30)
+    check_machine(asking(workers, **resources), [Stage.SFT])
+
+
+def test_gpus_that_cannot_be_counted_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: None)
+    check_machine(asking(2, gpus=1), [Stage.SFT])
+    monkeypatch.setattr(machine, "gpus", lambda: 0)
+    with pytest.raises(ConfigError) as caught:
+        check_machine(asking(2, gpus=1), [Stage.SFT])
+    assert caught.value.code.name == "NoGpu"
+
+
+def test_two_workers_may_share_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 1)
+    check_machine(asking(2), [Stage.SFT])
+
+
+def test_what_this_machine_has() -> None:
+    assert machine.cores() >= 1
+    assert machine.memory() > 2**28
+    assert machine.gpus() is None or machine.gpus() >= 0  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("visible", "found"), [("", 0), ("-1", 0)])
+def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch, visible: str, found: int) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine.gpus() == found
+
+
+@pytest.mark.parametrize(
+    ("listing", "visible", "found"),
+    [
+        ("GPU 0: H200 (UUID: GPU-1)\\nGPU 1: H200 (UUID: GPU-2)", None, 2),
+        ("GPU 0: H200 (UUID: GPU-1)\\nGPU 1: H200 (UUID: GPU-2)", "1", 1),
+        ("GPU 0: H200 (UUID: GPU-1)\\n  MIG 1g.18gb Device 0: (UUID: MIG-1)", None, 1),
+    ],
+)
+def test_gpus_are_counted_by_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listing: str, visible: str | None, found: int
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\nprintf "{listing}\\n"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine.gpus() == found
+
+
+@pytest.mark.parametrize(
+    ("quantity", "number"), [("80Gi", 80 * 2**30), ("1.5G", 1_500_000_000), ("512", 512), ("1k", 1000)]
+)
+def test_quantities(quantity: str, number: int) -> None:
+    assert to_bytes(quantity) == number
+
+
+def test_quantities_for_people() -> None:
+    assert [from_bytes(number) for number in (12, 2**20, 80 * 2**30)] == ["12", "1.0Mi", "80.0Gi"]
+
+
+def test_the_names_of_examples_are_what_is_written(tmp_path: Path) -> None:
+    assert tuple(write_examples(tmp_path, 0, 0.01)) == NAMES
