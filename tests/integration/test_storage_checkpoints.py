@@ -42,6 +42,13 @@ def uploader(checkpoints: CheckpointStore) -> psutil.Process:
     return psutil.Process(checkpoints._upload.process.pid)
 
 
+def kill(process: psutil.Process) -> None:
+    process.send_signal(signal.SIGKILL)
+    # It stays as a zombie until its parent, this process, asks for it.
+    while process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+
+
 def test_save_rotate_and_resume(store: ObjectStore, layout: StageLayout, tmp_path: Path) -> None:
     checkpoints = CheckpointStore(store, layout, tmp_path / "spool", keep=2, attempt=1)
     assert checkpoints.latest_good() is None
@@ -91,29 +98,34 @@ def test_upload_is_niced_and_does_not_hold_the_training(
     assert checkpoints.latest() == 1
 
 
-def test_uploader_killed_half_way(store: ObjectStore, layout: StageLayout, tmp_path: Path) -> None:
+def test_uploader_killed_half_way(
+    store: ObjectStore, layout: StageLayout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = CheckpointStore(store, layout, tmp_path / "spool", keep=2, attempt=1)
     first.save(10, writing("step 10"))
     first.wait()
-    first.save(20, writing("step 20", size=256 << 20))
-    process = uploader(first)
-    # Kill it when the first bytes have arrived: a part of the checkpoint is in the store, no manifest.
-    small = f"{layout.checkpoint(20)}/aaa"
-    store.put(small, b"a file that was uploaded before the end")
-    process.send_signal(signal.SIGKILL)
-    with pytest.raises(StorageError, match=r"step 20 was killed by signal 9") as caught:
-        first.save(30, writing("step 30"))
+    # A part of the checkpoint is in the store when the uploader is killed, and no manifest.
+    store.put(f"{layout.checkpoint(20)}/aaa", b"a file that was uploaded before the end")
+    for step in (20, 30, 40):
+        first.save(step, writing(f"step {step}", size=64 << 20))
+        kill(uploader(first))
+        assert (first.completed, first.steps()) == (10, [10])
+    # The first two were borne: each time a newer snapshot took the place of the one that was lost.
+    assert caplog.text.count("was killed by signal 9") == 2
+    with pytest.raises(StorageError, match=r"step 40 was killed by signal 9") as caught:
+        first.save(50, writing("step 50"))
     assert "out-of-memory" in (caught.value.remedy or "")
     assert first.latest() == 10
     first.wait()  # the failure was told; nothing is pending
     (tmp_path / "spool" / "step-00000020-left-over").mkdir()
 
     second = CheckpointStore(store, layout, tmp_path / "spool", keep=2, attempt=2)
-    assert second.latest_good() == 10
+    assert second.latest_good() == second.completed == 10
     assert list(store.list(layout.checkpoint(20))) == []
     assert [path.name for path in (tmp_path / "spool").iterdir()] == ["restore-00000010"]
-    second.save(20, writing("step 20 again"))
-    second.wait()
+    second.save(20, writing("step 20 again", size=64 << 20))
+    kill(uploader(second))
+    second.wait()  # no newer snapshot comes, so this one is uploaded once more
     assert second.steps() == [10, 20]
 
 

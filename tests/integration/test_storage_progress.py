@@ -165,3 +165,27 @@ def test_damaged_part_names_object_and_line(store: ObjectStore, layout: StageLay
     with pytest.raises(StorageError, match="line 2") as caught:
         read_metrics(store, layout)
     assert caught.value.where == layout.metrics_part(0)
+
+
+def test_points_that_a_dead_attempt_had_not_stored_come_from_its_checkpoint(
+    store: ObjectStore, layout: StageLayout
+) -> None:
+    dead = MetricsWriter(store, layout, interval=3600)
+    dead.add(point(1))
+    assert eventually(lambda: [each.step for each in read_metrics(store, layout)] == [1])
+    dead.add(point(2))
+    dead.add(point(3))
+    kept = dead.unstored()  # a checkpoint of step 3 is taken
+    assert kept.count(b"\n") == 2
+    dead.add(point(4))
+
+    second = MetricsWriter(store, layout, interval=3600)
+    second.truncate(3, kept)
+    assert [each.step for each in read_metrics(store, layout)] == [1, 2, 3]
+    # Once more: the second attempt dies before its first checkpoint. Nothing stands there twice.
+    third = MetricsWriter(store, layout, interval=3600)
+    third.truncate(3, kept)
+    third.add(point(4, loss=0.5))
+    assert [each.step for each in third.compact()] == [1, 2, 3, 4]
+    for writer in (second, third):
+        assert writer.close()

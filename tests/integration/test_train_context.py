@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -54,6 +56,7 @@ def context(
         layout,
         store,
         spool / str(attempt),
+        spool / "checkpoints",
         rank=0,
         world_size=1,
         local_rank=0,
@@ -75,8 +78,8 @@ def test_an_attempt_goes_on_where_the_last_one_saved(
         first.log("train", step, {"loss": 1.0 / step})
         if step == 3:
             first.save(step, write_state)
-    first.report(Activity.TRAINING, step=4, total_steps=9, message="on its way")
     first.wait_saved()
+    first.report(Activity.TRAINING, step=4, total_steps=9, message="on its way")
     first.close()
     progress = read_progress(store, layout)
     assert progress is not None
@@ -101,6 +104,40 @@ def test_an_attempt_goes_on_where_the_last_one_saved(
     progress = read_progress(store, layout)
     assert progress is not None
     assert (progress.attempt, progress.message, progress.checkpoint_step) == (2, "", 3)
+
+
+SUDDEN_DEATH = """
+import os, sys
+from pathlib import Path
+from zhongjing.config.sources import Storage
+from zhongjing.storage.layout import StageLayout
+from zhongjing.storage.objects import open_store
+from tests.integration.test_train_context import context, write_state
+
+storage = Storage.model_validate_json(sys.argv[1])
+first = context(open_store(storage), storage, StageLayout(sys.argv[2]), Path(sys.argv[3]))
+assert first.latest() is None
+for step in range(1, 6):
+    first.log("train", step, {"loss": 1.0 / step})
+    if step == 4:
+        first.save(step, write_state)
+os._exit(9)  # the uploader lives on, the points of the last seconds were never stored
+"""
+
+
+def test_an_attempt_that_died_suddenly_loses_no_point_and_no_snapshot(
+    store: ObjectStore, storage: Storage, layout: StageLayout, tmp_path: Path
+) -> None:
+    arguments = [storage.model_dump_json(), layout.root, str(tmp_path)]
+    died = subprocess.run([sys.executable, "-c", SUDDEN_DEATH, *arguments], check=False, timeout=60)
+    assert died.returncode == 9
+    second = context(store, storage, layout, tmp_path, attempt=2)
+    folder = second.latest()
+    assert folder is not None
+    assert folder.name == "restore-00000004"
+    second.log("train", 5, {"loss": 0.2})
+    assert [point.step for point in second.compact_metrics()] == [1, 2, 3, 4, 5]
+    second.close()
 
 
 def test_a_stop_of_this_attempt_is_seen_and_of_another_is_not(

@@ -159,7 +159,7 @@ class MetricsWriter:
         self._flush()
 
     def unstored(self) -> bytes:
-        """JSON lines of the points that the store may not have yet, for the checkpoint that is being taken."""
+        """JSON lines of the points that the store may not have yet, for a checkpoint that is being taken."""
         with self._lock:
             return b"".join(self._pending)
 
