@@ -355,7 +355,8 @@ def _error_of(upload: _Upload, code: int) -> StorageError:
     tail = ""
     with contextlib.suppress(OSError):
         tail = "".join(f"\n{line}" for line in (upload.home / "upload.log").read_text().splitlines()[-5:])
-    return StorageError(
+    kind = UploaderKilledError if code < 0 else StorageError
+    return kind(
         f"the process that uploads the checkpoint of step {upload.step} {reason}{tail}",
         code=codes.CHECKPOINT_LOST,
         where=str(upload.home),
