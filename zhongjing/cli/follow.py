@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from zhongjing.cli.console import Console
-from zhongjing.cli.display.view import RunView, view
-from zhongjing.cli.guard import BAD_INPUT, FAILED, OK
+from zhongjing.cli.display.view import RunView, StageView, view
+from zhongjing.cli.guard import FAILED, OK
+from zhongjing.cli.guard import INTERRUPTED as INTERRUPTED_EXIT
+from zhongjing.cli.problem import Problem
+from zhongjing.codes import find
+from zhongjing.codes.data import MISSING_INPUT
+from zhongjing.codes.unexpected import INTERRUPTED
 from zhongjing.config.stages import Stage
 from zhongjing.errors import NotFoundError, TransientError
 from zhongjing.pipeline.session import Session
@@ -18,7 +23,11 @@ from zhongjing.storage.progress import Progress
 
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
-_MISSING_INPUT = "MissingInput"  # a condition's reason
+
+# Nothing happens in these, and something should.
+_SILENT = (StageState.WAITING_FOR_INPUT, StageState.BLOCKED, StageState.SUSPENDED)
+# What a program that knows our classes would have caught.
+_CLASSES = {MISSING_INPUT.name: "MissingInputError", WAITING_FOR_INPUT: "MissingInputError"}
 
 
 class Display(Protocol):
@@ -121,40 +130,99 @@ def waits_for_input(seen: RunView) -> bool:
 
 
 def exit_code(seen: RunView) -> int:
-    """0 when everything that was asked for exists, 2 when a stage that is needed was never made, else 1."""
+    """0 when everything that was asked for exists, else what the code that the run ended with says, or 1."""
     assert seen.status is not None
     if seen.status.holds(ConditionType.COMPLETE):
         return OK
     condition = seen.status.condition()
-    return BAD_INPUT if condition is not None and condition.reason == _MISSING_INPUT else FAILED
+    code = find(condition.reason) if condition is not None else None
+    return code.exit_code if code is not None else FAILED
+
+
+def problem(seen: RunView) -> Problem | None:
+    """Why a settled run is not complete, if something is wrong (being stopped or waiting is not)."""
+    assert seen.status is not None
+    condition = seen.status.condition()
+    if condition is None or condition.type is not ConditionType.FAILED:
+        return None
+    failed = next((stage for stage in seen.stages if stage.state is StageState.FAILED), None)
+    if failed is not None:
+        return _problem_of(seen, failed)
+    said = next((stage.status for stage in seen.stages if stage.status.reason == condition.reason), None)
+    return Problem(
+        error=_CLASSES.get(condition.reason, "TrainingError"),
+        code=condition.reason,
+        message=condition.message or (said.message if said is not None else condition.reason),
+        where=seen.name,
+        remedy=condition.remedy or (said.remedy if said is not None else None),
+    )
+
+
+def problem_keys(seen: RunView, code: int) -> dict[str, Any]:
+    """The keys by which a program recognises that the object of ``-o json`` tells of a problem.
+
+    Args:
+        seen: a settled run.
+        code: with which the command exits.
+    """
+    if code == OK:
+        return {}
+    if code == INTERRUPTED_EXIT:
+        return {"error": INTERRUPTED.name, "code": INTERRUPTED.name}
+    found = problem(seen)
+    if found is not None:
+        return {**found.as_dict(), "traceback": found.traceback}
+    if not waits_for_input(seen):
+        # Somebody else stopped the run.
+        return {"error": INTERRUPTED.name, "code": INTERRUPTED.name}
+    # Message and remedy are the condition's: the object has them already.
+    return {"error": _CLASSES[WAITING_FOR_INPUT], "code": WAITING_FOR_INPUT, "where": seen.name}
 
 
 def ending(seen: RunView) -> list[str]:
-    """Why a settled run is not complete: one line for each stage that says something, then the remedies."""
+    """Why a settled run is not complete: what each stage has to say, and what to do about it."""
     assert seen.status is not None
     condition = seen.status.condition()
     if condition is None or condition.type is ConditionType.COMPLETE:
         return []
-    lines = []
-    remedies: list[str] = []
-    logs: list[str] = []
+    lines: list[str] = []
+    remedies: set[str] = set()
+    found = problem(seen)
+    if found is not None and all(stage.state is not StageState.FAILED for stage in seen.stages):
+        lines += found.lines()
+        remedies.add(found.remedy or "")
     for stage in seen.stages:
-        if stage.state in (
-            StageState.FAILED,
-            StageState.WAITING_FOR_INPUT,
-            StageState.BLOCKED,
-            StageState.SUSPENDED,
-        ):
-            lines.append(f"{stage.stage}: {stage.doing}: {stage.status.message or stage.status.reason}")
-            if stage.status.remedy and stage.status.remedy not in remedies:
-                remedies.append(stage.status.remedy)
-            if stage.state is StageState.FAILED and stage.status.submission_id is not None:
-                logs.append(f"  its log: zhongjing logs {seen.name} --stage {stage.stage} --local")
+        status = stage.status
+        if stage.state is StageState.FAILED:
+            lines += _problem_of(seen, stage, short=True).lines()
+            remedies.add(status.remedy or "")
+            if status.submission_id is not None:
+                lines.append(f"  log: zhongjing logs {seen.name} --stage {stage.stage} --local")
+        elif stage.state in _SILENT:
+            lines.append(f"{stage.stage}: {stage.doing}: {status.message or status.reason}")
+            if status.remedy and status.remedy not in remedies:
+                lines.append(f"  remedy: {status.remedy}")
+                remedies.add(status.remedy)
     if not lines:
         lines.append(f"{seen.name}: {condition.message or condition.reason}")
-    if not remedies and condition.remedy:
-        remedies.append(condition.remedy)
-    return [*lines, *(f"  remedy: {remedy}" for remedy in remedies), *logs]
+        if condition.remedy:
+            lines.append(f"  remedy: {condition.remedy}")
+    return lines
+
+
+def _problem_of(seen: RunView, stage: StageView, *, short: bool = False) -> Problem:
+    """What a failed stage tells. ``short``: the stage as the place, where people know the pipeline."""
+    status = stage.status
+    failure = status.failure
+    place = failure.where if failure is not None and failure.where else f"{seen.name}/{stage.stage}"
+    return Problem(
+        error=failure.error if failure is not None else "TrainingError",
+        code=status.reason,
+        message=status.message if short or failure is None else failure.message,
+        where=stage.stage.value if short else place,
+        remedy=status.remedy,
+        traceback=failure.traceback_uri if failure is not None else None,
+    )
 
 
 def manifests_of(session: Session, seen: RunView) -> dict[Stage, StageManifest]:

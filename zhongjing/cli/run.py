@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.summary import result, summary
@@ -16,7 +15,7 @@ from zhongjing.cli.follow import (
     follow,
     look,
     manifests_of,
-    waits_for_input,
+    problem_keys,
 )
 from zhongjing.cli.guard import INTERRUPTED, OK
 from zhongjing.pipeline.session import Session
@@ -99,7 +98,9 @@ def _leave(name: str, console: Console) -> int:
     """Says the least, without asking anybody: what runs may be just what does not answer."""
     console.warn(f"{name}: left; the run ends by itself, and the same command goes on from its checkpoint")
     if console.json_mode:
-        console.result({"pipeline": name, "error": "Interrupted", "exitCode": INTERRUPTED})
+        console.result(
+            {"pipeline": name, "error": "Interrupted", "code": "Interrupted", "exitCode": INTERRUPTED}
+        )
     return INTERRUPTED
 
 
@@ -114,7 +115,7 @@ def _conclude(session: Session, shown: RunView, console: Console, *, interrupted
     for line in _closing(shown, interrupted=interrupted):
         console.warn(line)
     if console.json_mode:
-        console.result({**result(shown, manifests), **_problem(shown, code), "exitCode": code})
+        console.result({**result(shown, manifests), **problem_keys(shown, code), "exitCode": code})
     return code
 
 
@@ -132,12 +133,3 @@ def _closing(shown: RunView, *, interrupted: bool) -> list[str]:
         if stage.state is StageState.SUSPENDED and stage.status.message
     ]
     return [*stopped, f"{shown.name}: the same command goes on"]
-
-
-def _problem(shown: RunView, code: int) -> dict[str, Any]:
-    """The keys by which a program recognises that the object tells of a problem."""
-    if code == OK:
-        return {}
-    if code == INTERRUPTED:
-        return {"error": "Interrupted"}
-    return {"error": "MissingInputError" if waits_for_input(shown) else "TrainingError"}

@@ -130,7 +130,13 @@ def _forgive(entry: StageStatus) -> StageStatus:
     }
     if entry.state in (StageState.FAILED, StageState.SUSPENDED):
         reason = "Resuming" if entry.state is StageState.SUSPENDED else ""
-        update |= {"state": StageState.PENDING, "reason": reason, "message": "", "remedy": None}
+        update |= {
+            "state": StageState.PENDING,
+            "reason": reason,
+            "message": "",
+            "remedy": None,
+            "failure": None,
+        }
     elif entry.state is StageState.SUCCEEDED:
         update |= {"state": StageState.SKIPPED, "reason": "DoneBefore", "message": "was done before"}
     return entry.model_copy(update=update)
@@ -147,6 +153,7 @@ def _changes(
             "reason": "Submitted",
             "message": action.message,
             "remedy": None,
+            "failure": None,
             "attempt": action.attempt,
             "failures": before.failures if before.key == action.key else 0,
             "failed_at_step": before.failed_at_step if before.key == action.key else None,

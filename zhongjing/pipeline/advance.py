@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from zhongjing.codes.data import MISSING_INPUT
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.actions import Action, Conclude, Kill, Mark, RequestStop, Submit, fold
 from zhongjing.pipeline.observe import ResultView
@@ -69,7 +70,7 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
     done = {stage: world.is_done(stage) for stage in world.plan}
     missing = missing_input(world.plan, done, world.policy.command)
     if missing is not None:
-        return Conclude(ConditionType.FAILED, "MissingInput", missing.message, missing.remedy)
+        return Conclude(ConditionType.FAILED, MISSING_INPUT.name, missing.message, missing.remedy)
     for stage, entry in entries.items():
         if entry.next_retry_at is not None and entry.state is StageState.PENDING:
             message = f"{stage}: {entry.message}; attempt {entry.attempt + 1} at {entry.next_retry_at}"
@@ -110,7 +111,7 @@ def _idle(
     if not node.wanted:
         message = "was not made for this document, and is not among what was asked for"
         remedy = f"{world.policy.command} --stage {stage}"
-        return [Mark(stage, StageState.BLOCKED, "MissingInput", message, remedy, _CLEARED)]
+        return [Mark(stage, StageState.BLOCKED, MISSING_INPUT.name, message, remedy, _CLEARED)]
     hopeless = [up for up in node.upstream if states[up] in _HOPELESS]
     if hopeless:
         names = ", ".join(f"{up} ({states[up]})" for up in hopeless)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from zhongjing.codes import Code, find
+from zhongjing.codes.ray import FOREIGN_JOB
+from zhongjing.codes.training import DEADLINE_EXCEEDED, HUNG, JOB_FAILED
+from zhongjing.codes.unexpected import UNEXPECTED
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.actions import Action, Kill, Mark, RequestStop, ScheduleRetry
 from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.observe import AttemptView, ResultView
 from zhongjing.pipeline.state import StageState, StageStatus, StopReason, seconds, stamp
 from zhongjing.pipeline.world import World
-from zhongjing.storage.progress import Activity
+from zhongjing.storage.progress import Activity, Failure
 
 
 def attend(world: World, stage: Stage, status: StageStatus) -> list[Action]:
@@ -22,9 +26,8 @@ def attend(world: World, stage: Stage, status: StageStatus) -> list[Action]:
         return [_succeeded(stage, result)] if result else _unknown(world, stage, status, view)
     if world.is_foreign(status, view):
         message = f"the id {status.submission_id} belongs to another job"
-        return [
-            ScheduleRetry(stage, world.now, "ForeignJob", message, status.failures, status.failed_at_step)
-        ]
+        again = (status.failures, status.failed_at_step)
+        return [ScheduleRetry(stage, world.now, FOREIGN_JOB.name, message, *again)]
     if result is not None:
         if job.state.is_terminal:
             return [_succeeded(stage, result)]
@@ -127,15 +130,14 @@ def _ended(world: World, stage: Stage, status: StageStatus, view: AttemptView, j
     progress = view.progress
     failure = progress.failure if progress is not None and progress.activity is Activity.FAILED else None
     if failure is not None and not failure.retriable:
-        where = f"{failure.where}: " if failure.where else ""
-        return Mark(stage, StageState.FAILED, failure.error, where + failure.message, failure.remedy)
+        return _given_up(stage, _why(failure))
     if world.desired.suspend:
         return Mark(stage, StageState.SUSPENDED, "Suspended", _suspended_message(view))
     if status.stop_reason is StopReason.DEADLINE:
         remedy = f"raise spec.stages.{stage}.activeDeadlineSeconds; the stage goes on from its checkpoint"
-        return Mark(stage, StageState.FAILED, "DeadlineExceeded", status.message, remedy)
+        return _given_up(stage, _Why(DEADLINE_EXCEEDED, status.message, remedy))
     if status.stop_reason is StopReason.HUNG:
-        return _retry_or_fail(world, stage, status, view, _Why("Hung", status.message))
+        return _retry_or_fail(world, stage, status, view, _Why(HUNG, status.message, HUNG.remedy))
     suspended = progress is not None and progress.activity is Activity.SUSPENDED
     if suspended or status.stop_reason in (StopReason.SUSPENDED, StopReason.SUPERSEDED):
         # Suspended and wanted again, or preempted: it goes on where it stopped, and nothing went wrong.
@@ -143,16 +145,29 @@ def _ended(world: World, stage: Stage, status: StageStatus, view: AttemptView, j
         message = "was stopped; goes on from its checkpoint"
         return ScheduleRetry(stage, at, "Resuming", message, status.failures, status.failed_at_step)
     if failure is not None:
-        why = _Why(failure.error, failure.message, failure.remedy)
+        why = _why(failure)
     else:
-        why = _Why("JobFailed", _job_message(view.job.state, job_message))
+        why = _Why(JOB_FAILED, _job_message(view.job.state, job_message), JOB_FAILED.remedy)
     return _retry_or_fail(world, stage, status, view, why)
 
 
 class _Why(NamedTuple):
-    reason: str
+    code: Code
     message: str
-    remedy: str | None = None
+    remedy: str
+    failure: Failure | None = None
+
+
+def _why(failure: Failure) -> _Why:
+    """What an attempt said itself. A code of another release is told as the unexpected one."""
+    code = find(failure.code) or UNEXPECTED
+    where = f"{failure.where}: " if failure.where else ""
+    return _Why(code, where + failure.message, failure.remedy or code.remedy, failure)
+
+
+def _given_up(stage: Stage, why: _Why, tried: str = "", **update: object) -> Mark:
+    update["failure"] = why.failure
+    return Mark(stage, StageState.FAILED, why.code.name, why.message + tried, why.remedy, update)
 
 
 def _retry_or_fail(world: World, stage: Stage, status: StageStatus, view: AttemptView, why: _Why) -> Action:
@@ -163,12 +178,11 @@ def _retry_or_fail(world: World, stage: Stage, status: StageStatus, view: Attemp
     failures = 1 if got_further else status.failures + 1
     if failures > retries:
         tried = f" (attempt {status.attempt}, after {retries} retries)" if retries else ""
-        update = {"failures": failures}
-        return Mark(stage, StageState.FAILED, why.reason, why.message + tried, why.remedy, update)
+        return _given_up(stage, why, tried, failures=failures)
     policy = world.policy
     delay = min(policy.backoff_seconds * 2.0 ** (failures - 1), policy.max_backoff_seconds)
     kept = step if got_further else status.failed_at_step
-    return ScheduleRetry(stage, world.now + delay, why.reason, why.message, failures, kept)
+    return ScheduleRetry(stage, world.now + delay, why.code.name, why.message, failures, kept)
 
 
 def _suspended_message(view: AttemptView) -> str:

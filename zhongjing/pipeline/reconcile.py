@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from zhongjing.codes.training import SUBMISSION_REFUSED
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.errors import (
@@ -158,7 +159,7 @@ class Reconciler:
             adopt = Adopt(desired.generation)
             return status, [
                 adopt,
-                Conclude(ConditionType.FAILED, type(error).__name__, _sentence(error), error.remedy),
+                Conclude(ConditionType.FAILED, error.code.name, _sentence(error), error.remedy),
             ]
 
     def _take_late(self, desired: DesiredState, status: PipelineStatus, now: float) -> PipelineStatus:
@@ -237,7 +238,7 @@ class Reconciler:
                     raise
                 except BackendError as error:
                     logger.error("%s", error)
-                    message, why = _sentence(error), "SubmissionRefused"
+                    message, why = _sentence(error), SUBMISSION_REFUSED.name
                     refused = [
                         Mark(action.stage, StageState.FAILED, why, message, error.remedy),
                         Conclude(ConditionType.FAILED, why, f"{action.stage}: {message}", error.remedy),

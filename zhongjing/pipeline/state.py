@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from zhongjing.codes import training
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.storage.manifest import FrozenSource, Record
+from zhongjing.storage.progress import Failure
 
 
 class FrozenReference(Record):
@@ -82,8 +84,8 @@ class StopReason(StrEnum):
 
     SUSPENDED = "Suspended"  # the user suspended the pipeline
     SUPERSEDED = "Superseded"  # another result is wanted now
-    HUNG = "Hung"  # no step within progressDeadlineSeconds
-    DEADLINE = "DeadlineExceeded"  # activeDeadlineSeconds are over
+    HUNG = training.HUNG.name  # no step within progressDeadlineSeconds
+    DEADLINE = training.DEADLINE_EXCEEDED.name  # activeDeadlineSeconds are over
     LOST = "Lost"  # the backend lost the job; should it live on, it must not
 
 
@@ -92,9 +94,12 @@ class StageStatus(Record):
 
     state: StageState = StageState.PENDING
     key: str | None = None
-    reason: str = ""
+    reason: str = Field(default="", description="of a failed stage: the name of a code (zhongjing.codes)")
     message: str = ""
     remedy: str | None = None
+    failure: Failure | None = Field(
+        default=None, description="what the last attempt said of its end, when it could say something"
+    )
     attempt: int = 0
     failures: int = Field(default=0, description="failed attempts that count against retries")
     failed_at_step: int | None = Field(
@@ -178,7 +183,7 @@ class PipelineStatus(Record):
 
 
 # Reasons of conditions that callers branch on.
-WAITING_FOR_INPUT = "WaitingForInput"
+WAITING_FOR_INPUT = training.WAITING_FOR_INPUT.name
 RUNNING = "Running"
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from tests.unit.pipeline.support import NOW, UID, desired_state, frozen, user_document
+from zhongjing.codes.training import JOB_FAILED
+from zhongjing.codes.unexpected import UNEXPECTED
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.actions import Action, Conclude, Kill, Mark, RequestStop, ScheduleRetry, Submit, fold
 from zhongjing.pipeline.backend import JobDescription, JobState
@@ -213,6 +215,7 @@ def test_failures_are_retried_with_growing_pauses_and_then_final() -> None:
     entry = status.stage(Stage.SFT)
     assert (entry.state, entry.attempt) == (StageState.FAILED, 3)
     assert entry.message == "the job failed and left no word why (attempt 3, after 2 retries)"
+    assert (entry.reason, entry.remedy) == ("JobFailed", JOB_FAILED.remedy)
     assert status.holds(ConditionType.FAILED)
     assert status.settled(desired)
 
@@ -251,14 +254,44 @@ def test_an_attempt_that_got_further_wins_the_retries_back() -> None:
 
 def test_bad_input_is_not_retried() -> None:
     desired = desired_state(SFT)
-    failure = Failure(error="DataError", message="too many bad records", where="s3://x", remedy="repair it")
+    failure = Failure(
+        error="DataError",
+        code="NoGoodRecord",
+        message="too many bad records",
+        where="s3://x",
+        remedy="repair",
+    )
     status, actions = look(
         desired, running(desired), JobState.FAILED, activity=Activity.FAILED, failure=failure
     )
     entry = status.stage(Stage.SFT)
     assert kinds(actions) == []
-    assert (entry.state, entry.reason, entry.remedy) == (StageState.FAILED, "DataError", "repair it")
+    assert (entry.state, entry.reason, entry.remedy) == (StageState.FAILED, "NoGoodRecord", "repair")
     assert entry.message == "s3://x: too many bad records"
+    assert entry.failure == failure
+    condition = status.condition()
+    assert condition is not None
+    assert (condition.type, condition.reason) == (ConditionType.FAILED, "NoGoodRecord")
+
+
+@pytest.mark.parametrize("code", ["", "OfAnotherRelease"])
+def test_a_failure_without_a_known_code_is_unexpected_and_has_a_remedy(code: str) -> None:
+    failure = Failure(error="ZeroDivisionError", code=code, message="ZeroDivisionError: division by zero")
+    desired = desired_state(SFT)
+    status, _ = look(desired, running(desired), JobState.FAILED, activity=Activity.FAILED, failure=failure)
+    entry = status.stage(Stage.SFT)
+    assert (entry.state, entry.reason) == (StageState.FAILED, "UnexpectedError")
+    assert entry.remedy == UNEXPECTED.remedy
+
+
+def test_a_new_attempt_forgets_the_failure_of_the_last_one() -> None:
+    desired = desired_state(SFT)
+    failure = Failure(error="DataError", code="NoGoodRecord", message="bad", remedy="repair")
+    status, _ = look(desired, running(desired), JobState.FAILED, activity=Activity.FAILED, failure=failure)
+    status, actions = look(desired.model_copy(update={"generation": 2}), status, JobState.FAILED)
+    assert kinds(actions) == ["Adopt", "Submit"]
+    entry = status.stage(Stage.SFT)
+    assert (entry.failure, entry.remedy) == (None, None)
 
 
 def test_a_mislabelled_job_delays_the_next_attempt_and_is_asked_to_stop() -> None:

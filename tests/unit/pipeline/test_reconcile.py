@@ -194,7 +194,7 @@ def test_a_damaged_manifest_is_seen_in_the_status() -> None:
     assert bench.reconciler.once(bench.cluster.now) is None
     condition = bench.status().condition()
     assert condition is not None
-    assert (condition.type, condition.reason) == (ConditionType.FAILED, "StorageError")
+    assert (condition.type, condition.reason) == (ConditionType.FAILED, "DamagedObject")
     assert "manifest.json" in condition.message
     assert bench.status().settled(desired_state(user_document(stages=("sft",))))
 
