@@ -57,12 +57,12 @@ def store(storage: Storage) -> ObjectStore:
     return open_store(storage)
 
 
-FULL_DISK_BYTES = 2 << 20
+FULL_DISK_BYTES = 8 << 20
 
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own that is full after 2 MiB. Needs the right to mount; skipped where there is none."""
+    """A disk of its own that is full after 8 MiB. Needs the right to mount; skipped where there is none."""
     folder = tmp_path / "disk"
     folder.mkdir()
     options = f"size={FULL_DISK_BYTES},mode=700"

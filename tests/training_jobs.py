@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 
 from tests.training_support import dialogues, rankings
 from zhongjing.config.stages import PretrainSettings, RmSettings, SftSettings
+from zhongjing.storage.progress import Activity
 from zhongjing.train.distributed import ensure_process_group
 from zhongjing.train.engine import Engine
 from zhongjing.train.local_context import LocalContext
@@ -129,6 +131,29 @@ def engine_steps(
     }
 
 
+class CrowdedContext(LocalContext):
+    """On a disk that has room for progress and metrics, but for no checkpoint until ``full_until``."""
+
+    def __init__(self, folder: Path, *, full_until: int | None, **places: Any) -> None:
+        super().__init__(folder, **places)
+        self.messages: set[str] = set()
+        self._full_until = full_until
+        self._ballast = folder / "ballast"
+        if full_until is not None and self.rank == 0:
+            self._ballast.write_bytes(bytes(shutil.disk_usage(folder).free - (64 << 10)))
+
+    def report(self, activity: Activity, **fields: Any) -> None:
+        """Keeps what was said."""
+        self.messages.add(fields["message"])
+        super().report(activity, **fields)
+
+    def log(self, kind: str, step: int, values: dict[str, float], *, epoch: float = 0.0) -> None:
+        """Somebody makes room after step ``full_until``."""
+        super().log(kind, step, values, epoch=epoch)
+        if self.rank == 0 and step == self._full_until:
+            self._ballast.unlink(missing_ok=True)
+
+
 def train(
     folder: Path,
     *,
@@ -138,8 +163,9 @@ def train(
     stop_at: int | None = None,
     samples: int = 40,
     seed: int = 3,
+    full_until: int | None = None,
 ) -> dict[str, Any]:
-    """Runs a whole stage, or until ``stop_at``."""
+    """Runs a whole stage, or until ``stop_at``; on a full disk until step ``full_until``."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     common: dict[str, Any] = {"precision": "fp32", "data": SOURCE, "max_length": 64}
     ensure_process_group(CPU)
@@ -151,7 +177,9 @@ def train(
         "device": CPU,
         "seed": seed,
     }
-    context = LocalContext(folder / "run", rank=rank, world_size=world_size, stop_at=stop_at)
+    context = CrowdedContext(
+        folder / "run", rank=rank, world_size=world_size, stop_at=stop_at, full_until=full_until
+    )
     program: StageProgram
     if stage == "rm":
         chosen: Any = RmSettings(**{**common, **settings})
@@ -181,6 +209,7 @@ def train(
         "extra": extra,
         "weights": weights_of(program.module),
         "points": context.points,
+        "messages": sorted(context.messages),
     }
 
 

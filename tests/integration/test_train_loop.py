@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from tests.training_jobs import train
 from tests.training_support import run_ranks, tiny_base
+from zhongjing.codes import storage as storage_codes
+from zhongjing.codes import training as training_codes
 from zhongjing.errors import StorageError, TrainingError
 
 pytestmark = pytest.mark.integration
@@ -186,6 +188,58 @@ def test_a_stop_is_agreed_by_two_ranks_and_goes_on_with_one(tmp_path: Path, base
     assert first["values"]["loss"] == pytest.approx(losses(whole["points"])[5], rel=1e-5)
 
 
+CROWDED: dict[str, Any] = {**SFT, "evaluations": 4, "checkpoints": {"every_steps": 2}}
+
+
+def test_a_full_disk_costs_checkpoints_and_nothing_else(tmp_path: Path, full_disk: Path, base: str) -> None:
+    calm = train(tmp_path, stage="sft", base=base, settings=CROWDED)
+    crowded = train(full_disk, stage="sft", base=base, settings=CROWDED, full_until=17)
+    assert crowded["best_step"] == calm["best_step"] == crowded["steps"] == 20
+    assert crowded["metrics"] == calm["metrics"]
+    assert crowded["weights"] == calm["weights"]
+    assert losses(crowded["points"]) == losses(calm["points"])
+    assert checkpoint_names(full_disk) == ["step-00000018", "step-00000020"]
+    assert "the disk is full, so no checkpoint of step 2 (none was taken yet)" in crowded["messages"]
+    assert calm["messages"] == [""]
+    progress = json.loads((full_disk / "run" / "progress.json").read_text())
+    assert progress["message"] == "", "there is room again"
+
+
+def test_ranks_agree_that_the_disk_is_full(full_disk: Path, base: str) -> None:
+    settings = {**CROWDED, "epochs": 1, "evaluations": 1}
+    first, second = run_ranks("train", full_disk, 2, stage="sft", base=base, settings=settings, full_until=3)
+    assert first["best_step"] == second["best_step"] == first["steps"] == 5
+    assert first["weights"] == second["weights"]
+    assert checkpoint_names(full_disk) == ["step-00000004", "step-00000005"]
+
+
+def checkpoint_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "run").glob("step-*"))
+
+
+def test_a_full_disk_at_the_end_is_an_error(full_disk: Path, base: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        train(full_disk, stage="sft", base=base, settings=SFT, full_until=1000)
+    assert caught.value.code is storage_codes.DISK_FULL
+    assert "step-00000020" in str(caught.value.where)
+    assert not list((full_disk / "run").glob("step-*"))
+
+
+def test_a_stop_on_a_full_disk_is_an_error(full_disk: Path, base: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        train(full_disk, stage="sft", base=base, settings=SFT, stop_at=3, full_until=1000)
+    assert caught.value.code is storage_codes.DISK_FULL
+    assert "step-00000003" in str(caught.value.where)
+
+
+def test_rm_keeps_what_its_best_checkpoint_measured(full_disk: Path, base: str) -> None:
+    settings = {**SFT, "epochs": 2, "learning_rate": 1e-3, "evaluations": 5, "lora": LORA}
+    del settings["tuning"]
+    result = train(full_disk, stage="rm", base=base, settings=settings, full_until=9)
+    assert result["best_step"] == 10
+    assert result["extra"]["rewardMean"] == result["metrics"]["reward_mean"]
+
+
 def test_rm_learns_and_is_a_peft_classifier(tmp_path: Path, base: str) -> None:
     settings = {
         "epochs": 6,
@@ -222,6 +276,7 @@ def test_a_learning_rate_that_explodes_stops_and_says_so(tmp_path: Path, base: s
     settings = {**SFT, "learning_rate": 5.0, "epochs": 20, "checkpoints": {"every_steps": 2}}
     with pytest.raises(TrainingError) as caught:
         train(tmp_path, stage="sft", base=base, settings=settings)
+    assert caught.value.code is training_codes.DIVERGED
     assert caught.value.where is not None
     assert caught.value.where.startswith("step ")
     assert "last good checkpoint: step" in str(caught.value)

@@ -51,6 +51,10 @@ class RunContext(Protocol):
 
         ``write`` fills an empty local folder before ``save`` returns; the upload goes on behind, and its
         manifest comes last. ``best`` protects it from rotation.
+
+        Raises:
+            StorageError: it was not taken, with the code ``DiskFull`` if the local disk has no room for it
+                (``write`` was called or not); another call may succeed.
         """
         ...
 

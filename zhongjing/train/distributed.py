@@ -12,11 +12,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import distributed
 from torch._C._distributed_c10d import HashStore
+
+T = TypeVar("T")
 
 # A checkpoint of the best weights may be downloaded by one rank while the others wait.
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
@@ -96,6 +99,15 @@ def ensure_process_group(device: torch.device) -> tuple[int, int]:
                 backend, store=HashStore(), rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT
             )
     return distributed.get_rank(), distributed.get_world_size()
+
+
+def agree(value: T) -> T:
+    """Rank 0's value, on every rank. All ranks call it; what they give is ignored, and must be picklable."""
+    values: list[Any] = [value]
+    if distributed.get_world_size() > 1:
+        distributed.broadcast_object_list(values, src=0)
+    agreed: T = values[0]
+    return agreed
 
 
 def seed_of(seed: int, *place: int) -> int:

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from zhongjing.codes import storage as codes
-from zhongjing.errors import NotFoundError
+from zhongjing.errors import NotFoundError, StorageError
+from zhongjing.storage.files import is_disk_full
 from zhongjing.storage.progress import Activity
 
 
@@ -69,14 +70,24 @@ class LocalContext:
             file.write(json.dumps(point) + "\n")
 
     def save(self, step: int, write: Callable[[Path], None], *, best: bool = False) -> None:
-        """Writes a checkpoint; it has its name only when it is complete."""
+        """Writes a checkpoint; it has its name only when it is complete.
+
+        Raises:
+            StorageError: the disk is full.
+        """
         target = self._path(step)
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        write(partial)
-        if best:
-            (partial / "best").touch()
+        try:
+            partial.mkdir()
+            write(partial)
+            if best:
+                (partial / "best").touch()
+        except Exception as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if is_disk_full(error):
+                raise StorageError("the disk is full", code=codes.DISK_FULL, where=str(target)) from error
+            raise
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
 

@@ -9,6 +9,7 @@ seeded anew for every step, so a run that was stopped goes on bit for bit on the
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -19,16 +20,18 @@ from torch import distributed
 
 from zhongjing.codes import storage as codes
 from zhongjing.config.stages import StageSettings
-from zhongjing.errors import TrainingError
+from zhongjing.errors import StorageError, TrainingError
 from zhongjing.storage.progress import Activity
 from zhongjing.train.context import RunContext
-from zhongjing.train.distributed import make_deterministic, reseed
+from zhongjing.train.distributed import agree, make_deterministic, reseed
 from zhongjing.train.engine import Engine, StepResult
 from zhongjing.train.guard import DivergenceWatch, exploded
 from zhongjing.train.meter import Meter
 from zhongjing.train.program import StageProgram, StepPlan
 from zhongjing.train.schedule import Schedule
 from zhongjing.train.state import read_state, write_state
+
+logger = logging.getLogger(__name__)
 
 # Places in the seed's space, so that no two uses of the generators share a stream.
 _TRAINING, _EVALUATION = 0, 1
@@ -107,6 +110,7 @@ class _Loop:
         self.saved_at = time.monotonic()
         self.save_pending = False
         self.stop_pending = False
+        self.warning = ""  # what progress says as long as it holds
 
     def run(self) -> LoopResult:
         try:
@@ -209,6 +213,7 @@ class _Loop:
             "eta_seconds": self.meter.eta_seconds(place.step),
             "best_step": place.best_step or None,
             "spikes": self.engine.guard.spikes,
+            "message": self.warning,
         }
         self.context.report(activity, **{**known, **fields})
 
@@ -239,6 +244,7 @@ class _Loop:
         return metrics
 
     def _evaluate_and_keep(self) -> None:
+        program_before = self.program.state_dict()
         metrics = self._evaluate()
         place = self.place
         value = metrics.get(self.program.best_metric)
@@ -247,12 +253,27 @@ class _Loop:
         best = place.best_value
         # Without held-out data nothing can be compared, and the latest weights are the result.
         if value is None or best is None or (value < best if self.program.best_is_lower else value > best):
+            before = place.best_step, place.best_value, place.metrics
             place.best_step, place.best_value, place.metrics = place.step, value, metrics
-            self._save(best=True)
+            if not self._save(best=True):
+                # What cannot be gone back to is no best; the next evaluation is compared with the one before.
+                place.best_step, place.best_value, place.metrics = before
+                self.program.load_state_dict(program_before)
 
     # -- checkpoints
 
-    def _save(self, *, best: bool = False) -> None:
+    def _save(self, *, best: bool = False) -> bool:
+        """Takes a checkpoint.
+
+        A full disk may have room again later, and is no reason to lose what was learnt: the run goes on and
+        tries again when the next checkpoint is due. Only the one that the result or a stop stands on must be.
+
+        Returns:
+            Whether it was taken; the same on all ranks.
+
+        Raises:
+            StorageError: it was not and is needed now, or for another reason than a full disk.
+        """
         self._report(Activity.SAVING)
         extra = {
             "place": asdict(self.place),
@@ -260,16 +281,50 @@ class _Loop:
             "watch": None if self.watch is None else self.watch.state_dict(),
             "seed": self.seed,
         }
+        full: StorageError | None = None
         if self.context.rank == 0:
-            self.context.save(
-                self.place.step, lambda folder: write_state(self.engine, folder, extra), best=best
-            )
+            full = self._write(extra, best=best)
         else:
             write_state(self.engine, None, extra)
-        self.saved_step = self.engine.last_checkpoint = self.place.step
+        full = agree(full)
         self.saved_at = time.monotonic()
         self.save_pending = False
+        if full is None:
+            self.warning = ""
+            self.saved_step = self.engine.last_checkpoint = self.place.step
+        elif self.stop_pending or (best and self.place.step == self.program.total_steps):
+            raise full
+        else:
+            kept = (
+                "none was taken yet"
+                if self.saved_step is None
+                else f"the latest is of step {self.saved_step}"
+            )
+            self.warning = f"the disk is full, so no checkpoint of step {self.place.step} ({kept})"
+            if self.context.rank == 0:
+                logger.warning("%s; training goes on: %s", self.warning, full)
         self._report(Activity.TRAINING)
+        return full is None
+
+    def _write(self, extra: dict[str, Any], *, best: bool) -> StorageError | None:
+        """Rank 0: writes a checkpoint; returns the error if the disk is full."""
+        asked = False
+
+        def write(folder: Path) -> None:
+            nonlocal asked
+            asked = True
+            write_state(self.engine, folder, extra)
+
+        try:
+            self.context.save(self.place.step, write, best=best)
+        except StorageError as error:
+            if error.code is not codes.DISK_FULL:
+                raise
+            if not asked:
+                # The other ranks give their fragments all the same, and would wait for this one.
+                write_state(self.engine, None, extra)
+            return error
+        return None
 
     def _save_is_due(self) -> bool:
         if not self.program.boundary(self.place.step):

@@ -40,19 +40,27 @@ def write_state(
         folder: an empty folder on rank 0, None elsewhere.
         extra: JSON values that belong to the checkpoint.
         file_bytes: about so much of the state is in memory at a time.
+
+    Raises:
+        Exception: what writing a file ended with, once all ranks have given what they have to give: a rank
+            that left early would leave the others waiting.
     """
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     pending: dict[str, torch.Tensor] = {}
     places: dict[str, str] = {}
     files = 0
+    failure: Exception | None = None
 
     def flush() -> None:
-        nonlocal files
-        if folder is not None and pending:
+        nonlocal files, failure
+        if folder is not None and pending and failure is None:
             files += 1
             name = f"state-{files:05d}.safetensors"
-            save_file(pending, folder / name)
+            try:
+                save_file(pending, folder / name)
+            except Exception as error:
+                failure = error
             places.update(dict.fromkeys(pending, name))
         pending.clear()
 
@@ -65,7 +73,7 @@ def write_state(
                 if part == "parameter"
                 else safe_get_full_optimizer_state(parameter, part)
             )
-            if folder is None:
+            if folder is None or failure is not None:
                 continue
             pending[f"{part}/{name}"] = whole.detach().to("cpu", copy=True).contiguous()
             size += whole.numel() * 4
@@ -73,6 +81,8 @@ def write_state(
                 flush()
                 size = 0
     flush()
+    if failure is not None:
+        raise failure
     if folder is not None:
         content = {"version": FORMAT_VERSION, "engine": engine.state_dict(), "tensors": places, **extra}
         (folder / TRAINER_FILE).write_text(json.dumps(content), encoding="utf-8")
