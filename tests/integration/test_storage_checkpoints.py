@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,8 +39,10 @@ def writing(text: str, size: int = 1000) -> Callable[[Path], None]:
 
 
 def uploader(checkpoints: CheckpointStore) -> psutil.Process:
-    assert checkpoints._upload is not None
-    return psutil.Process(checkpoints._upload.process.pid)
+    upload = checkpoints._upload
+    assert upload is not None
+    assert isinstance(upload.process, subprocess.Popen)
+    return psutil.Process(upload.process.pid)
 
 
 def kill(process: psutil.Process) -> None:
@@ -240,7 +243,7 @@ def test_lost_uploader_credentials_surface(
 ) -> None:
     checkpoints = CheckpointStore(store, layout, tmp_path / "spool", keep=2)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    checkpoints.save(10, writing("step 10"))
+    checkpoints.save(10, writing("step 10", size=9 << 20))
     monkeypatch.undo()
     with pytest.raises(StorageError, match="does not accept these credentials"):
         checkpoints.wait()

@@ -34,7 +34,15 @@ def main(arguments: list[str]) -> int:
     # Ctrl-C reaches the whole process group; the training then wants its last checkpoint stored.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    path = Path(arguments[0])
+    return perform(Path(arguments[0]))
+
+
+def perform(path: Path) -> int:
+    """Uploads what a job file describes; its folder is removed when the checkpoint is complete.
+
+    Returns:
+        0, or the exit code of the error, which is left as ``error.json`` beside the job.
+    """
     try:
         job = parse_record(parse_json(path.read_bytes(), str(path)), UploadJob, str(path))
         upload(open_store(job.storage), job)
