@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from zhongjing.cli import chat, config, data, pull, runs, submit
+from zhongjing.cli import chat, config, data, doctor, pull, report, runs, submit
 from zhongjing.cli.guard import run
 from zhongjing.cli.options import SETTINGS
 
 EPILOG = """
 \b
 First steps:
+  zhongjing doctor --local                 whether this machine can
   zhongjing submit --local                 the whole pipeline, on this machine
   zhongjing status --local --watch         what runs
   zhongjing pull tiny/ppo ./model --local  the result, as transformers loads it
@@ -45,6 +46,8 @@ app.command("resume", epilog=runs.STOP_EPILOG)(runs.resume)
 app.command("pull", epilog=pull.EPILOG)(pull.pull)
 app.command("curves", epilog=pull.CURVES_EPILOG)(pull.curves)
 app.command("chat", epilog=chat.EPILOG)(chat.chat)
+app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
+app.command("report", epilog=report.EPILOG)(report.report)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 

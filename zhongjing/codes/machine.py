@@ -49,7 +49,7 @@ LITTLE_MEMORY = _code(
 )
 LITTLE_SHARED_MEMORY = _code(
     "LittleSharedMemory",
-    "/dev/shm is small.",
+    "The shared memory (/dev/shm) is small.",
     cause="Containers get 64 MiB unless they ask for more.",
     remedy="docker run --shm-size=1g; in a pod, an emptyDir of medium Memory at /dev/shm",
 )

@@ -10,30 +10,24 @@ from pathlib import Path
 
 import psutil
 
-_CGROUPS = Path("/sys/fs/cgroup")
+from zhongjing.backends.local.cgroups import read_limits
+
 # Device files by which a GPU can be told where nvidia-smi is missing: NVIDIA, WSL, AMD.
 _GPU_DEVICES = ("nvidia[0-9]*", "dxg", "kfd")
 
 
 def cores() -> int:
-    """Logical CPUs that this process may run on, the quota of its control group included. At least 1."""
+    """Logical CPUs that this process may run on, the quota of its control groups included. At least 1."""
     found = len(os.sched_getaffinity(0))
-    for folder in _own_groups("cpu"):
-        quota = _quota(folder)
-        if quota is not None:
-            found = min(found, math.ceil(quota))
-    return max(1, found)
+    quota = read_limits().cpus
+    return max(1, found if quota is None else min(found, math.ceil(quota)))
 
 
 def memory() -> int:
-    """Bytes of memory that this process and its children may use: the machine's, or its control group's."""
+    """Bytes of memory that this process and its children may use: the machine's, or its control groups'."""
     found = int(psutil.virtual_memory().total)
-    for folder in _own_groups("memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            text = _read(folder / name)
-            if text.isdigit():
-                found = min(found, int(text))
-    return found
+    limit = read_limits().memory
+    return found if limit is None else min(found, limit)
 
 
 def gpus() -> int | None:
@@ -63,42 +57,3 @@ def gpus() -> int | None:
     if listed is not None:
         found = min(found, len([name for name in listed.split(",") if name.strip()]))
     return found
-
-
-def _own_groups(controller: str) -> list[Path]:
-    """Folders of the control groups that limit this process, innermost first; versions 1 and 2."""
-    found: list[Path] = []
-    for line in _read(Path("/proc/self/cgroup")).splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers == "":
-            root = _CGROUPS
-        elif controller in controllers.split(","):
-            root = _CGROUPS / controller
-        else:
-            continue
-        folder = root / path.lstrip("/")
-        # In a container the path may be the host's, which is not mounted: its own group is the root then.
-        while folder != root and root in folder.parents:
-            found.append(folder)
-            folder = folder.parent
-        found.append(root)
-    return found
-
-
-def _quota(folder: Path) -> float | None:
-    """CPUs that a group may use, None without a limit."""
-    both = _read(folder / "cpu.max").split()
-    quota, period = both if len(both) == 2 else ("", "")
-    if not both:
-        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-    if not quota.isdigit() or not period.isdigit() or int(period) == 0:
-        return None  # "max" or -1: no limit
-    return int(quota) / int(period)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return ""

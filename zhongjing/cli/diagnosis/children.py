@@ -1,0 +1,211 @@
+"""Child processes of doctor: a crash is a finding, a hang is cut off, and nothing of them is left behind.
+
+A child sends one JSON object a line. What it sent before it died is kept: so the last line tells how far it
+came. Its standard input stays open as long as doctor lives; when that ends (also by kill -9) the child cleans
+up and ends itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import zhongjing
+
+_FORCED_AFTER = 3.0  # seconds that a child gets to clean up
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a child.
+
+    Attributes:
+        lines: what it sent.
+        code: exit code, negative for a signal; none if it was cut off.
+        complaint: the end of its standard error stream.
+    """
+
+    lines: tuple[dict[str, Any], ...]
+    code: int | None
+    complaint: str
+
+    @property
+    def death(self) -> str:
+        """How it ended, in words."""
+        if self.code is None:
+            return "was cut off"
+        if self.code < 0:
+            with contextlib.suppress(ValueError):
+                return f"died of {signal.Signals(-self.code).name}"
+        return f"ended with code {self.code}"
+
+    def merged(self) -> dict[str, Any]:
+        """All lines as one object; later ones win."""
+        return {key: value for line in self.lines for key, value in line.items()}
+
+
+class Children:
+    """Starts children and ends what is left of them, with the folder that they share."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self._folder: Path | None = None
+        self._closed = False
+        self._at_end: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._closed = True
+            left = list(self._running)
+        for process in left:
+            _end(process)
+        for action in self._at_end:
+            action()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def folder(self) -> Path:
+        """A temporary folder that is removed at the end."""
+        with self._lock:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="zj-doctor-")).resolve()
+            return self._folder
+
+    def at_end(self, action: Callable[[], None]) -> None:
+        """Has ``action`` called at the end, after the children were ended."""
+        self._at_end.append(action)
+
+    def run(
+        self,
+        module: str,
+        arguments: Sequence[str] = (),
+        *,
+        seconds: float,
+        environment: Mapping[str, str],
+    ) -> Answer:
+        """Runs ``python -m module`` and waits for it.
+
+        Args:
+            module: what to run.
+            arguments: of the module.
+            seconds: how long it may take; then it and its children are ended.
+            environment: of the child.
+        """
+        with self._lock:
+            if self._closed:
+                return Answer((), None, "")
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                cwd="/",  # no module of the user's folder stands in for an installed one
+                env={**environment, "PYTHONPATH": _python_path(environment)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+            self._running.add(process)
+        try:
+            return _converse(process, seconds)
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+
+def _converse(process: subprocess.Popen[str], seconds: float) -> Answer:
+    said: list[str] = []
+    complaints: list[str] = []
+    assert process.stdout is not None
+    assert process.stderr is not None
+    readers = [
+        threading.Thread(target=lambda: said.extend(process.stdout or ()), daemon=True),
+        threading.Thread(target=lambda: complaints.extend(process.stderr or ()), daemon=True),
+    ]
+    for reader in readers:
+        reader.start()
+    code: int | None = None
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        _end(process)
+    for reader in readers:
+        reader.join(_FORCED_AFTER)
+    if process.stdin is not None:
+        process.stdin.close()
+    return Answer(tuple(_parsed(said)), code, "".join(complaints[-12:]).strip())
+
+
+def _parsed(said: Sequence[str]) -> list[dict[str, Any]]:
+    found = []
+    for line in list(said):
+        with contextlib.suppress(ValueError):  # libraries print what they like
+            value = json.loads(line)
+            if isinstance(value, dict):
+                found.append(value)
+    return found
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Lets a child clean up, then ends its whole group."""
+    with contextlib.suppress(OSError, ValueError):
+        if process.stdin is not None:
+            process.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_FORCED_AFTER)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_FORCED_AFTER)
+
+
+def _python_path(environment: Mapping[str, str]) -> str:
+    """PYTHONPATH under which a child finds this very package, also from a checkout."""
+    paths = [
+        str(Path(path).absolute()) for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path
+    ]
+    root = Path(zhongjing.__file__).absolute().parent.parent
+    if (root / "pyproject.toml").is_file() and str(root) not in paths:
+        paths.insert(0, str(root))
+    return os.pathsep.join(paths)
+
+
+# The child's side
+
+
+def tell(**facts: Any) -> None:
+    """Sends facts to doctor."""
+    sys.stdout.write(json.dumps(facts, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def end_with_parent(clean_up: Callable[[], None] = lambda: None) -> None:
+    """From now on this process cleans up and ends, with its group, when doctor ends or cuts it off."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        try:
+            clean_up()
+        finally:
+            os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -1,0 +1,83 @@
+"""What a check finds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from zhongjing.codes import Code
+from zhongjing.errors import ZhongjingError
+
+
+class Status(StrEnum):
+    """How a finding is to be taken. Only ``fails`` makes the command fail."""
+
+    FINE = "fine"
+    WARN = "warn"
+    FAILS = "fails"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at, e.g. ``memory``.
+        status: how it is to be taken.
+        finding: what is so, with numbers and units.
+        remedy: what to do; none where all is fine.
+        code: name of the catalogue's code; none where all is fine.
+    """
+
+    name: str
+    status: Status
+    finding: str
+    remedy: str | None = None
+    code: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form that ``-o json`` prints and that child processes send."""
+        return {**asdict(self), "status": self.status.value}
+
+
+def fine(name: str, finding: str) -> Finding:
+    """All is well."""
+    return Finding(name, Status.FINE, finding)
+
+
+def warn(name: str, finding: str, code: Code, remedy: str | None = None) -> Finding:
+    """It works, but something should be known; the remedy is the code's unless given."""
+    return Finding(name, Status.WARN, finding, remedy or code.remedy, code.name)
+
+
+def fails(name: str, finding: str, code: Code, remedy: str | None = None) -> Finding:
+    """It does not work; the remedy is the code's unless given."""
+    return Finding(name, Status.FAILS, finding, remedy or code.remedy, code.name)
+
+
+def lacks(name: str, finding: str, code: Code, remedy: str | None = None, *, serious: bool) -> Finding:
+    """Something is short: ``serious`` says whether what was asked for needs it."""
+    return (fails if serious else warn)(name, finding, code, remedy)
+
+
+def of_error(name: str, error: ZhongjingError) -> Finding:
+    """An expected error as a finding."""
+    place = f"{error.where}: " if error.where else ""
+    return Finding(name, Status.FAILS, f"{place}{error.message}", error.remedy, error.code.name)
+
+
+def of_dict(value: dict[str, Any]) -> Finding:
+    """A finding that a child process sent."""
+    return Finding(
+        value["name"], Status(value["status"]), value["finding"], value.get("remedy"), value.get("code")
+    )
+
+
+def gib(size: float) -> str:
+    """Bytes as text: ``812 MiB``, ``1.5 GiB``, ``139 GiB``, ``2.4 TiB``."""
+    for unit, scale in (("TiB", 2**40), ("GiB", 2**30)):
+        if size >= scale:
+            value = size / scale
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{size / 2**20:.0f} MiB"

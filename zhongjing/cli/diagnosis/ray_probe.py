@@ -1,0 +1,98 @@
+"""Run as a child by :mod:`zhongjing.cli.diagnosis.ray`: starts a Ray of its own, submits a job, ends it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import shlex
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from zhongjing.backends.local.processes import marked
+from zhongjing.backends.local.ray_head import RayHead
+from zhongjing.backends.ray_jobs import RayJobsBackend
+from zhongjing.cli.diagnosis.children import end_with_parent, tell
+from zhongjing.cli.diagnosis.ray_job import RANKS, RESULT
+from zhongjing.errors import ZhongjingError
+from zhongjing.pipeline.backend import JobState
+
+JOB_SECONDS = 90.0
+_JOB = "zhongjing-doctor"
+
+
+def main() -> None:
+    """Sends how long Ray took, what it holds, and what the job said."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    options = parser.parse_args()
+    logging.getLogger("zhongjing").setLevel(logging.ERROR)
+    head = RayHead(options.folder)
+    end_with_parent(head.stop)
+    began = time.monotonic()
+    try:
+        head.start(RANKS)
+        tell(ready=time.monotonic() - began)
+        tell(**_job(head))
+    except ZhongjingError as error:
+        tell(error=error.message, where=error.where, remedy=error.remedy, code=error.code.name)
+    finally:
+        head.stop()
+
+
+def _job(head: RayHead) -> dict[str, Any]:
+    """Submits the job, waits for it, and returns its result or why there is none."""
+    assert head.record is not None
+    began = time.monotonic()
+    _submit(head.record.dashboard_url, head.token_file.read_text().strip())
+    jobs = head.backend("jobs")
+    job = jobs.describe(_JOB)
+    while not job.state.is_terminal and time.monotonic() - began < JOB_SECONDS:
+        time.sleep(0.2)
+        job = jobs.describe(_JOB)
+    sizes = _sizes(head.mark)
+    if job.state is not JobState.SUCCEEDED:
+        return {"job_error": f"{job.state}: {job.message}".rstrip(": "), **sizes}
+    return {"job_seconds": time.monotonic() - began, **_result(jobs), **sizes}
+
+
+def _submit(address: str, token: str) -> None:
+    body = {
+        "entrypoint": shlex.join([sys.executable, "-m", "zhongjing.cli.diagnosis.ray_job"]),
+        "submission_id": _JOB,
+        "entrypoint_num_cpus": 0,
+    }
+    request = urllib.request.Request(  # noqa: S310 - our own loopback address
+        f"{address}/api/jobs/",
+        data=json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+    )
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+        answer.read()
+
+
+def _result(jobs: RayJobsBackend) -> dict[str, Any]:
+    for line in jobs.read_log(_JOB):
+        if line.startswith(RESULT):
+            found: dict[str, Any] = json.loads(line.removeprefix(RESULT))
+            return found
+    return {"job_error": "the job ended well and said nothing"}
+
+
+def _sizes(mark: str) -> dict[str, int]:
+    """Threads and proportional memory of all of Ray's processes, in bytes."""
+    threads = memory = 0
+    for process in marked(mark):
+        with contextlib.suppress(Exception):  # it may be gone by now
+            threads += process.num_threads()
+            memory += process.memory_full_info().pss
+    return {"threads": threads, "memory": memory, "pid": os.getpid()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What all checks know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zhongjing.cli.diagnosis.children import Children
+
+if TYPE_CHECKING:
+    from zhongjing.config.pipeline import TrainingPipeline
+    from zhongjing.config.sources import Storage
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What was asked for.
+
+    Attributes:
+        local: whether runs are meant to happen on this machine; then what they lack fails.
+        workdir: of local runs; need not exist.
+        children: runs the child processes.
+        storage: the object store to try; none where none was named, and with ``local`` the workdir's.
+        document: the document to hold against this machine.
+        origin: the document's file.
+        deep: whether a Ray is started to try it.
+        environment: of the command.
+    """
+
+    local: bool
+    workdir: Path
+    children: Children
+    storage: Storage | None = None
+    document: TrainingPipeline | None = None
+    origin: str = ""
+    deep: bool = False
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+def standing(folder: Path) -> Path:
+    """``folder``, or the nearest folder above it that exists."""
+    folder = folder.absolute()
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return folder

@@ -1,0 +1,209 @@
+"""Run as a child by :mod:`zhongjing.cli.diagnosis.store`: writes to an object store, reads back, cleans up.
+
+A process of its own: its environment may name another store than the command's, S3 clients take time to
+import, and one that hangs can be ended. Every finding is sent as soon as it is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import logging
+import os
+import ssl
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from zhongjing.cli.diagnosis.children import end_with_parent, tell
+from zhongjing.cli.diagnosis.finding import Finding, fails, fine, of_error, warn
+from zhongjing.codes import machine
+from zhongjing.codes import storage as codes
+from zhongjing.config.sources import Storage
+from zhongjing.errors import StorageError, ZhongjingError
+from zhongjing.storage.admin import BucketAdmin
+from zhongjing.storage.artifacts import require_conditional_writes
+from zhongjing.storage.connection import Connection
+from zhongjing.storage.embedded import EmbeddedS3
+from zhongjing.storage.objects import ObjectStore, open_store
+
+SPEED_BYTES = 8 * 2**20
+SLOW = 2.0  # MB/s
+SKEW_LIMIT = 300.0  # seconds; S3 refuses signatures that are 15 minutes off
+SKEW_NOTED = 30.0
+
+
+def main() -> None:
+    """Makes the findings that the arguments ask for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--storage", required=True, help="settings as JSON")
+    parser.add_argument("--serve", type=Path, help="folder to start a server of our own in")
+    options = parser.parse_args()
+    logging.getLogger("zhongjing").setLevel(logging.ERROR)  # each retry would be a warning
+    end_with_parent()
+    storage = Storage.model_validate_json(options.storage)
+    if options.serve is None:
+        try_store(storage, _send)
+        return
+    with served(options.serve, storage, _send) as started:
+        if started:
+            try_store(storage, _send)
+
+
+def _send(finding: Finding) -> None:
+    tell(**finding.as_dict())
+
+
+@contextmanager
+def served(folder: Path, storage: Storage, send: Callable[[Finding], None]) -> Iterator[bool]:
+    """A server of our own while the block runs, made this process's store; False if it does not start."""
+    server = EmbeddedS3(folder)
+    began = time.monotonic()
+    try:
+        server.start()
+    except ZhongjingError as error:
+        send(of_error("s3 server", error))
+        yield False
+        return
+    try:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            del os.environ[name]
+        os.environ.update(server.environment())
+        BucketAdmin(storage).ensure_bucket(storage.uri)
+        send(fine("s3 server", f"a server of its own started in {time.monotonic() - began:.1f} s"))
+        yield True
+    finally:
+        server.stop()
+
+
+def try_store(storage: Storage, send: Callable[[Finding], None]) -> None:
+    """Sends findings about a store: clock, access, conditional writes, speed. Leaves nothing in it."""
+    try:
+        connection = Connection.of(storage)
+        clock = skew(connection)
+        if clock is not None:
+            send(judge_skew(clock, connection.name))
+        store = open_store(storage)
+        folder = f"{storage.uri.rstrip('/')}/.zhongjing-doctor-{uuid.uuid4().hex[:12]}"
+        access(store, folder, send)
+        send(conditions(store, folder))
+        send(speed(store, folder))
+    except ZhongjingError as error:
+        send(of_error("s3 access", error))
+
+
+def access(store: ObjectStore, folder: str, send: Callable[[Finding], None]) -> None:
+    """Writes, reads back, lists and deletes one object.
+
+    Raises:
+        ZhongjingError: the store refused, or read or listed something else.
+    """
+    uri, data = f"{folder}/object", os.urandom(1024)
+    began = time.monotonic()
+    store.put(uri, data)
+    try:
+        if store.get(uri) != data:
+            raise StorageError("other bytes are read than were written", where=uri, code=codes.DAMAGED_OBJECT)
+        listed = [info.uri for info in store.list(folder)]
+        if listed != [uri]:
+            raise StorageError("the listing lacks an object that was just written", where=uri)
+    finally:
+        store.delete(uri)
+    if store.exists(uri):
+        raise StorageError("a deleted object is still there", where=uri)
+    milliseconds = (time.monotonic() - began) / 6 * 1000
+    send(
+        fine(
+            "s3 access",
+            f"{store.storage.uri} at {store.connection.name}: write, read, list and delete, "
+            f"{milliseconds:.0f} ms a request",
+        )
+    )
+
+
+def conditions(store: ObjectStore, folder: str) -> Finding:
+    """Whether a second writer is refused: what decides who completed a stage."""
+    try:
+        require_conditional_writes(store, folder)
+    except ZhongjingError as error:
+        return of_error("s3 conditions", error)
+    return fine(
+        "s3 conditions", "a second write with If-None-Match is refused, a changed one with If-Match too"
+    )
+
+
+def speed(store: ObjectStore, folder: str) -> Finding:
+    """Megabytes a second of one object, up and down."""
+    uri, data = f"{folder}/speed", os.urandom(SPEED_BYTES)
+    try:
+        began = time.monotonic()
+        store.put(uri, data)
+        up = SPEED_BYTES / 1e6 / (time.monotonic() - began)
+        began = time.monotonic()
+        same = store.get(uri) == data
+        down = SPEED_BYTES / 1e6 / (time.monotonic() - began)
+    except ZhongjingError as error:
+        return of_error("s3 speed", error)
+    finally:
+        store.delete(uri)
+    if not same:
+        return fails("s3 speed", "other bytes are read than were written", codes.DAMAGED_OBJECT)
+    return judge_speed(up, down)
+
+
+def judge_speed(up: float, down: float) -> Finding:
+    """Fast enough for checkpoints, in MB/s."""
+    about = f"{up:.1f} MB/s up, {down:.1f} MB/s down (one object of {SPEED_BYTES // 2**20} MiB)"
+    if min(up, down) < SLOW:
+        return warn("s3 speed", about, machine.SLOW_STORE)
+    return fine("s3 speed", about)
+
+
+def skew(connection: Connection) -> float | None:
+    """Seconds that this machine's clock is ahead of the store's; None where the store does not tell."""
+    address = connection.endpoint or f"https://s3.{connection.region}.amazonaws.com"
+    request = urllib.request.Request(f"{address}/", method="HEAD")  # noqa: S310 - checked to be http(s)
+    context = ssl.create_default_context(cafile=connection.ca_bundle) if address.startswith("https") else None
+    handlers: list[urllib.request.BaseHandler] = []
+    if context is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    before = time.time()
+    try:
+        with urllib.request.build_opener(*handlers).open(request, timeout=connection.silence) as answer:
+            date = answer.headers.get("Date")
+    except urllib.error.HTTPError as error:  # without a signature most stores refuse, and tell the time
+        with error:
+            date = error.headers.get("Date")
+    except (OSError, http.client.HTTPException, ValueError):
+        return None  # the access check says why
+    middle = (before + time.time()) / 2
+    try:
+        return middle - _moment(date) if date else None
+    except ValueError:
+        return None
+
+
+def _moment(date: str) -> float:
+    moment: datetime = parsedate_to_datetime(date)
+    return moment.timestamp() + 0.5  # a date has whole seconds
+
+
+def judge_skew(seconds: float, store: str) -> Finding:
+    """Near enough for signatures."""
+    way = "ahead of" if seconds > 0 else "behind"
+    about = f"this machine's clock is {abs(seconds):.1f} s {way} {store}"
+    if abs(seconds) > SKEW_LIMIT:
+        return fails("s3 clock", f"{about}: signatures are refused", machine.WRONG_CLOCK)
+    if abs(seconds) > SKEW_NOTED:
+        return warn("s3 clock", about, machine.WRONG_CLOCK)
+    return fine("s3 clock", about)
+
+
+if __name__ == "__main__":
+    main()

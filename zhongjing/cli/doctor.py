@@ -1,0 +1,161 @@
+"""``zhongjing doctor``: whether this machine, the object store and Ray can do what training asks of them.
+
+The options are read here; the checks are in :mod:`zhongjing.cli.diagnosis`, imported when they are needed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zhongjing.cli.console import Console
+from zhongjing.cli.guard import FAILED, OK, guarded
+from zhongjing.cli.options import DEFAULT_WORKDIR, Format, Local, OutputFormat, Workdir
+from zhongjing.codes.command import INVALID_OPTION
+from zhongjing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zhongjing.cli.diagnosis.finding import Finding
+    from zhongjing.config.pipeline import TrainingPipeline
+    from zhongjing.config.sources import Storage
+
+EPILOG = """
+\b
+Examples:
+  zhongjing doctor --local                        can this machine run the pipeline?
+  zhongjing doctor --local --deep                 also start a Ray and run a job on it (half a minute)
+  zhongjing doctor --local -f my.yaml             does this document fit this machine?
+  zhongjing doctor --storage s3://bucket/prefix   is this store good enough?
+
+Each line says fine, warn or fails; what is not fine has a remedy. Nothing is left behind.
+
+Exit codes: 0 nothing fails, 1 something fails, 2 bad input.
+"""
+_NAME_WIDTH = 16
+
+
+@guarded
+def doctor(
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", metavar="FILE", help="Also check this document's stages and sources."),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", metavar="URI", help="Object store to try: s3://bucket/prefix."),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint", metavar="URL", help="Endpoint of --storage; AWS_ENDPOINT_URL unless given."
+        ),
+    ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also start a Ray and run a job with two workers on it.")
+    ] = False,
+    local: Local = False,
+    workdir: Workdir = None,
+    output: OutputFormat = Format.TEXT,
+) -> int:
+    """Check Python, packages, GPUs, memory, disks, ports, clock, object store and Ray."""
+    local = local or workdir is not None
+    if endpoint is not None and storage is None:
+        raise ConfigError(
+            "--endpoint belongs to --storage", code=INVALID_OPTION, remedy="add --storage s3://bucket/prefix"
+        )
+    if deep and not local:
+        raise ConfigError("--deep starts a Ray on this machine", code=INVALID_OPTION, remedy="add --local")
+    from zhongjing.cli.diagnosis.children import Children
+    from zhongjing.cli.diagnosis.runner import run_checks
+    from zhongjing.cli.diagnosis.situation import Situation
+    from zhongjing.cli.diagnosis.table import checks
+
+    document = _document(file) if file is not None else None
+    console = Console(json_mode=output == Format.JSON)
+    began = time.monotonic()
+    findings: list[Finding] = []
+    with Children() as children:
+        situation = Situation(
+            local=local,
+            workdir=(workdir or DEFAULT_WORKDIR).absolute(),
+            children=children,
+            storage=_storage(storage, endpoint, document, local=local),
+            document=document,
+            origin=str(file or ""),
+            deep=deep,
+        )
+        for finding in run_checks(checks(situation), situation):
+            findings.append(finding)
+            for line in lines(finding):
+                console.say(line)
+    seconds = time.monotonic() - began
+    counts = Counter(finding.status.value for finding in findings)
+    console.say(f"{counts['fine']} fine, {counts['warn']} warn, {counts['fails']} fails ({seconds:.1f} s)")
+    if console.json_mode:
+        console.result(as_object(findings, seconds))
+    return FAILED if counts["fails"] else OK
+
+
+def lines(finding: Finding) -> list[str]:
+    """What people read of a finding: one line, and one with the remedy where not all is fine."""
+    shown = [f"{finding.status:<6} {finding.name:<{_NAME_WIDTH}} {finding.finding}"]
+    if finding.remedy is not None:
+        shown.append(f"  remedy: {finding.remedy}")
+    return shown
+
+
+def as_object(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+    """What programs read."""
+    from zhongjing import __version__
+
+    counts = Counter(finding.status.value for finding in findings)
+    return {
+        "version": __version__,
+        "seconds": round(seconds, 3),
+        **{status: counts[status] for status in ("fine", "warn", "fails")},
+        "checks": [finding.as_dict() for finding in findings],
+    }
+
+
+def _document(file: Path) -> TrainingPipeline:
+    from zhongjing.config.resolve import load_document, resolve
+    from zhongjing.pipeline import graph
+
+    document = resolve(load_document(file))
+    graph.check(document)
+    return document
+
+
+def _storage(
+    uri: str | None, endpoint: str | None, document: TrainingPipeline | None, *, local: bool
+) -> Storage | None:
+    """The store to try: of the options, else of the document, else of the environment."""
+    import os
+
+    from pydantic import ValidationError
+
+    from zhongjing.config.sources import Storage
+
+    if uri is not None:
+        try:
+            return Storage(uri=uri, endpoint=endpoint)
+        except ValidationError as error:
+            raise ConfigError(
+                f"is not the URI of a store: {error.errors()[0]['msg']}",
+                code=INVALID_OPTION,
+                where="--storage",
+                remedy="write s3://bucket/prefix",
+            ) from None
+    if local:
+        return None
+    if document is not None:
+        return document.spec.storage
+    if os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        return Storage()
+    return None
