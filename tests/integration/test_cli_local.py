@@ -18,7 +18,7 @@ apiVersion: training.zhongjing.dev/v1alpha1
 kind: TrainingPipeline
 metadata: {name: demo}
 spec:
-  base: {tiny: {}}
+  base: {tiny: {maxPositions: 4096}}
   sources:
   - {name: talks, uri: talks.jsonl, kind: dialogue}
   - {name: ranked, uri: ranked.jsonl, kind: ranking}
@@ -31,6 +31,11 @@ spec:
       data: [{source: talks}]
 """
 
+RECORDS = {
+    "talks": '{"instruction": "感冒怎么办？", "output": "多喝水，注意休息。"}',
+    "ranked": '{"prompt": "感冒怎么办？", "answers": ["多喝水。", "不用管。"]}',
+}
+
 
 class Shell:
     """Runs ``python -m <module>`` in a folder of its own, with no cluster and no home in sight."""
@@ -39,7 +44,7 @@ class Shell:
         self.folder = folder
 
     def __call__(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        hidden = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "AWS_ENDPOINT_URL")
+        hidden = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "AWS_ENDPOINT_URL", "XDG_STATE_HOME")
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         environment |= {"HOME": str(self.folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.run(
@@ -56,8 +61,8 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     (tmp_path / "my.yaml").write_text(DOCUMENT)
-    for name in ("talks", "ranked"):
-        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+    for name, record in RECORDS.items():
+        (tmp_path / f"{name}.jsonl").write_text(f"{record}\n")
     return Shell(tmp_path)
 
 
@@ -82,6 +87,7 @@ def test_bad_input(shell: Shell, arguments: list[str], code: int, words: str) ->
     done = shell("zhongjing.submit", *arguments)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
+    assert done.stderr.startswith("error[")
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert not (shell.folder / "zhongjing-runs").exists()
@@ -91,12 +97,19 @@ def test_bad_input_as_json(shell: Shell) -> None:
     for module, arguments in (("zhongjing.submit", []), ("zhongjing", ["submit"])):
         done = shell(module, *arguments, "--local", "-f", "gone.yaml", "-o", "json")
         assert done.returncode == 2
-        assert json.loads(done.stdout) == {
+        shown = json.loads(done.stdout)
+        log = Path(shown.pop("log"))
+        assert shown == {
             "error": "ConfigError",
+            "code": "DocumentNotFound",
             "message": "there is no such file",
             "where": "gone.yaml",
             "remedy": "give the path of a TrainingPipeline document",
+            "exitCode": 2,
         }
+        assert log.is_relative_to(shell.folder)
+        assert "Traceback (most recent call last)" in log.read_text()
+        assert not (shell.folder / "zhongjing-runs").exists()
 
 
 def test_a_kubeconfig_is_told_that_clusters_come_later(shell: Shell) -> None:

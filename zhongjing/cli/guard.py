@@ -4,11 +4,13 @@
 code   meaning
 =====  =================================================================================================
 0      what was asked for has succeeded
-1      a stage failed or waits for its input, or something unexpected happened (traceback in a log file)
+1      a stage failed or waits for its input, or something unexpected happened
 2      bad input: document, option, source, model
 3      the backend or the object store cannot be reached
 130    interrupted
 =====  =================================================================================================
+
+Every error but a wrong option has its traceback in a file (:mod:`zhongjing.cli.errorlog`), which is named.
 """
 
 from __future__ import annotations
@@ -16,23 +18,24 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from zhongjing.cli import errorlog
 from zhongjing.cli.console import Console, write_line
 from zhongjing.cli.options import DEFAULT_WORKDIR
+from zhongjing.cli.problem import Problem, problem_of
+from zhongjing.codes import unexpected
+from zhongjing.codes.code import BAD_INPUT, FAILED, UNREACHABLE
 from zhongjing.codes.command import INVALID_OPTION, MISSING_PACKAGE
 from zhongjing.errors import ConfigError, ZhongjingError
 
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OK", "UNREACHABLE", "guarded", "run"]
+
 OK = 0
-FAILED = 1
-BAD_INPUT = 2
-UNREACHABLE = 3
 INTERRUPTED = 130
 
 
@@ -40,7 +43,7 @@ def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
     """Wraps a command: it returns its exit code (None is 0) or raises; the shell gets one number.
 
     The options ``output`` (``json``: the error is printed as one JSON object) and ``workdir`` (where the
-    log of an unexpected error goes) are read if the command has them.
+    log of an error goes) are read if the command has them.
     """
 
     @functools.wraps(command)
@@ -48,81 +51,60 @@ def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
         console = Console(json_mode=kwargs.get("output") == "json")
         try:
             code = command(*args, **kwargs) or OK
-        except ZhongjingError as error:
-            code = report(error, console)
         except KeyboardInterrupt:
-            write_line(sys.stderr, "interrupted")
-            code = INTERRUPTED
+            code = _interrupted(console)
         except BrokenPipeError:
             _silence_stdout()
             code = OK
-        except ModuleNotFoundError as error:
-            if (error.name or "").split(".")[0] in ("", "zhongjing", "jobs"):
-                code = report_unexpected(error, console, kwargs.get("workdir"))
-            else:
-                code = report(_missing_package(error), console)
         except Exception as error:
             if _is_typer(error):
                 raise
-            code = report_unexpected(error, console, kwargs.get("workdir"))
+            code = report(error, console, kwargs.get("workdir"))
         if code != OK:
             raise typer.Exit(code)
 
     return run
 
 
-def report(error: ZhongjingError, console: Console) -> int:
-    """Prints an expected error; returns its exit code."""
+def report(error: Exception, console: Console, workdir: Path | None) -> int:
+    """Tells of the error that ended a command, keeps its traceback; returns the exit code."""
+    workdir = workdir or DEFAULT_WORKDIR
+    expected = error if isinstance(error, ZhongjingError) else _recognised(error, workdir)
+    log = errorlog.keep(error, workdir)
+    trace = str(log) if log is not None else None
+    if expected is not None:
+        problem, code = problem_of(expected, trace), expected.exit_code
+    else:
+        kind = type(error).__name__
+        message = f"{kind}: {error}" if str(error) else kind
+        found = unexpected.UNEXPECTED
+        problem, code = Problem(kind, found.name, message, None, found.remedy, trace), found.exit_code
+    return _tell(problem, code, console)
+
+
+def _tell(problem: Problem, code: int, console: Console) -> int:
     if console.json_mode:
-        console.result(error.as_dict())
-    write_line(sys.stderr, f"error: {error}")
-    return error.exit_code
+        console.result({**problem.as_dict(), "log": problem.traceback, "exitCode": code})
+    for line in problem.lines():
+        write_line(sys.stderr, line)
+    return code
 
 
-def report_unexpected(error: BaseException, console: Console, workdir: Path | None) -> int:
-    """Writes the traceback to a file and prints where; returns 1."""
-    log = write_traceback(error, workdir)
+def _interrupted(console: Console) -> int:
+    found = unexpected.INTERRUPTED
     if console.json_mode:
-        console.result(
-            {
-                "error": type(error).__name__,
-                "message": str(error),
-                "where": None,
-                "remedy": None,
-                "log": str(log),
-            }
-        )
-    write_line(sys.stderr, f"error: {type(error).__name__}: {error}")
-    write_line(sys.stderr, f"  this is a defect of Zhongjing; the traceback is in {log}")
-    return FAILED
-
-
-def write_traceback(error: BaseException, workdir: Path | None) -> Path:
-    """Writes ``error``'s traceback below the workdir (else into the temporary folder); returns the file."""
-    import traceback
-
-    text = "".join(traceback.format_exception(error))
-    name = f"error-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.log"
-    folder = workdir or DEFAULT_WORKDIR
-    if folder.is_dir():
-        try:
-            (folder / "logs").mkdir(exist_ok=True)
-            file = (folder / "logs" / name).resolve()
-            file.write_text(text, encoding="utf-8")
-        except OSError:
-            pass  # a full or read-only disk may be the very error
-        else:
-            return file
-    file = Path(tempfile.gettempdir()) / f"zhongjing-{name}"
-    file.write_text(text, encoding="utf-8")
-    return file
+        problem = Problem(found.name, found.name, "interrupted", None, found.remedy)
+        console.result({**problem.as_dict(), "log": None, "exitCode": INTERRUPTED})
+    write_line(sys.stderr, "interrupted")
+    return INTERRUPTED
 
 
 def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
     """Runs a command line; returns the exit code.
 
-    Usage errors (an unknown option, a missing argument) become 2, and with ``-o json`` one JSON object.
+    Usage errors (an unknown option, a missing argument) are told as all others are.
     """
+    token = errorlog.COMMAND_LINE.set([program, *arguments])
     try:
         code = app(args=list(arguments), prog_name=program, standalone_mode=False)
     except typer.Abort:
@@ -132,12 +114,24 @@ def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
     except Exception as error:
         if not _is_typer(error):
             raise
-        if asks_for_json(arguments):
-            problem = ConfigError(_message_of(error), code=INVALID_OPTION, remedy=f"{program} --help")
-            return report(problem, Console(json_mode=True))
-        error.show()  # type: ignore[attr-defined]
-        return int(getattr(error, "exit_code", BAD_INPUT))
+        return _wrong_usage(error, arguments, program)
+    finally:
+        errorlog.COMMAND_LINE.reset(token)
     return code if isinstance(code, int) else OK
+
+
+def _wrong_usage(error: Any, arguments: Sequence[str], program: str) -> int:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()  # the help itself
+        return BAD_INPUT
+    command = context.command_path if context is not None else program
+    problem = problem_of(ConfigError(_message_of(error), code=INVALID_OPTION, remedy=f"{command} --help"))
+    console = Console(json_mode=asks_for_json(arguments))
+    code = _tell(problem, INVALID_OPTION.exit_code, console)
+    if context is not None and not console.json_mode:
+        write_line(sys.stderr, context.get_usage())
+    return code
 
 
 def asks_for_json(arguments: Sequence[str]) -> bool:
@@ -160,11 +154,22 @@ def _message_of(error: Exception) -> str:
     return str(formatted()) if formatted is not None else str(error)
 
 
-def _missing_package(error: ModuleNotFoundError) -> ConfigError:
-    return ConfigError(
-        f"this command needs the package {error.name}, which is not installed",
-        code=MISSING_PACKAGE,
-    )
+def _recognised(error: Exception, workdir: Path) -> ZhongjingError | None:
+    """An error of Python's own that says what is wrong plainly enough; None: nobody foresaw it."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in _OWN:
+        return ConfigError(
+            f"this command needs the package {error.name}, which is not installed", code=MISSING_PACKAGE
+        )
+    if isinstance(error, OSError):
+        from zhongjing.storage.files import disk_error, is_disk_full
+
+        if is_disk_full(error) or isinstance(error, PermissionError):
+            named = isinstance(error.filename, str)  # writing to an open file names none
+            return disk_error(error, Path(error.filename) if named else workdir)
+    return None
+
+
+_OWN = ("", "zhongjing", "jobs")
 
 
 def _silence_stdout() -> None:

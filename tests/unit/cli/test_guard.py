@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +10,16 @@ from typing import Annotated
 import pytest
 import typer
 
-from zhongjing.cli.guard import asks_for_json, guarded, run, write_traceback
+from zhongjing.cli.app import app as zhongjing
+from zhongjing.cli.guard import asks_for_json, guarded, run
 from zhongjing.cli.places import find_kubeconfig, local_workdir
-from zhongjing.errors import BackendError, ConfigError, DataError, StorageError, TrainingError, ZhongjingError
+from zhongjing.codes.data import NO_GOOD_RECORD
+from zhongjing.codes.document import INVALID_VALUE
+from zhongjing.codes.ray import RAY_FAILED
+from zhongjing.codes.storage import ACCESS_DENIED
+from zhongjing.codes.training import DIVERGED
+from zhongjing.codes.unexpected import UNEXPECTED
+from zhongjing.errors import BackendError, ConfigError, DataError, StorageError, TrainingError
 
 KUBECONFIG = """
 apiVersion: v1
@@ -41,11 +49,12 @@ def app_that(raises: BaseException | None = None, code: int | None = None) -> ty
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (ConfigError("m"), 2),
-        (DataError("m"), 2),
-        (StorageError("m"), 3),
-        (BackendError("m"), 3),
-        (TrainingError("m"), 1),
+        (ConfigError("m", code=INVALID_VALUE), 2),
+        (DataError("m", code=NO_GOOD_RECORD), 2),
+        (StorageError("m", code=ACCESS_DENIED), 3),
+        (BackendError("m", code=RAY_FAILED), 3),
+        (TrainingError("m", code=DIVERGED), 1),
+        (PermissionError(errno.EACCES, "denied", "/x"), 3),
         (KeyboardInterrupt(), 130),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), 2),
         (ModuleNotFoundError("No module named 'zhongjing.x'", name="zhongjing.x"), 1),
@@ -66,16 +75,57 @@ def test_a_returned_code_reaches_the_shell() -> None:
     assert run(app_that(code=1), [], "work") == 1
 
 
-def test_an_error_shows_place_and_remedy(capsys: pytest.CaptureFixture[str]) -> None:
-    error = ConfigError("must be positive", where="spec.seed", remedy="write 1")
-    run(app_that(error), [], "work")
-    assert capsys.readouterr().err == "error: spec.seed: must be positive\n  remedy: write 1\n"
+def test_an_error_shows_code_place_remedy_and_traceback(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    error = ConfigError("must be positive", code=INVALID_VALUE, where="spec.seed", remedy="write 1")
+    run(app_that(error), ["--workdir", str(tmp_path)], "work")
+    [log] = (tmp_path / "logs").iterdir()
+    assert capsys.readouterr().err.splitlines() == [
+        "error[InvalidValue]: spec.seed: must be positive",
+        "  remedy: write 1",
+        f"  traceback: {log}",
+    ]
+    text = log.read_text()
+    assert f"command: work --workdir {tmp_path}" in text
+    assert "error: ConfigError InvalidValue" in text
+    assert "Traceback (most recent call last)" in text
 
 
-def test_an_error_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    error: ZhongjingError = ConfigError("must be positive", where="spec.seed", remedy="write 1")
-    assert run(app_that(error), ["-o", "json"], "work") == 2
-    assert json.loads(capsys.readouterr().out) == error.as_dict()
+def test_an_error_as_json_is_one_object(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    error = ConfigError("must be positive", code=INVALID_VALUE, where="spec.seed", remedy="write 1")
+    assert run(app_that(error), ["-o", "json", "--workdir", str(tmp_path)], "work") == 2
+    [log] = (tmp_path / "logs").iterdir()
+    assert json.loads(capsys.readouterr().out) == {
+        "error": "ConfigError",
+        "code": "InvalidValue",
+        "message": "must be positive",
+        "where": "spec.seed",
+        "remedy": "write 1",
+        "log": str(log),
+        "exitCode": 2,
+    }
+
+
+def test_what_nobody_foresaw_has_a_code_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app_that(ZeroDivisionError("division by zero")), ["-o", "json"], "work") == 1
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert (found["error"], found["code"]) == ("ZeroDivisionError", "UnexpectedError")
+    assert found["remedy"] == UNEXPECTED.remedy
+    assert shown.err.startswith("error[UnexpectedError]: ZeroDivisionError: division by zero\n")
+
+
+def test_a_full_disk_is_recognised(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    error = OSError(errno.ENOSPC, "No space left on device")
+    assert run(app_that(error), ["--workdir", str(tmp_path)], "work") == 3
+    assert capsys.readouterr().err.startswith(f"error[DiskFull]: {tmp_path}: the disk is full\n")
+
+
+def test_an_interruption_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app_that(KeyboardInterrupt()), ["-o", "json"], "work") == 130
+    found = json.loads(capsys.readouterr().out)
+    assert (found["error"], found["code"], found["exitCode"]) == ("Interrupted", "Interrupted", 130)
 
 
 def test_a_missing_package_names_the_extra(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,19 +133,45 @@ def test_a_missing_package_names_the_extra(capsys: pytest.CaptureFixture[str]) -
     assert "pip install 'zhongjing[train]'" in capsys.readouterr().err
 
 
-def test_usage_errors_are_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_are_bad_input_and_need_no_traceback(
+    capsys: pytest.CaptureFixture[str], state: Path
+) -> None:
     assert run(app_that(), ["--odd"], "work") == 2
     shown = capsys.readouterr()
-    assert "--odd" in shown.err
+    assert shown.err.splitlines() == [
+        "error[InvalidOption]: No such option: --odd",
+        "  remedy: work --help",
+        "Usage: work [OPTIONS]",
+    ]
     assert shown.out == ""
+    assert not state.exists()
 
 
 def test_usage_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(app_that(), ["-o", "json", "--odd"], "work") == 2
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["error"] == "ConfigError"
-    assert "--odd" in shown["message"]
-    assert shown["remedy"] == "work --help"
+    assert json.loads(capsys.readouterr().out) == {
+        "error": "ConfigError",
+        "code": "InvalidOption",
+        "message": "No such option: --odd",
+        "where": None,
+        "remedy": "work --help",
+        "log": None,
+        "exitCode": 2,
+    }
+
+
+def test_a_usage_error_names_the_command_that_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(zhongjing, ["submit", "--stage", "dance"], "zhongjing") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error[InvalidOption]: Invalid value for '--stage'")
+    assert "  remedy: zhongjing submit --help\n" in error
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(zhongjing, [], "zhongjing") == 2
+    shown = capsys.readouterr()
+    assert "First steps:" in shown.out + shown.err
+    assert "InvalidOption" not in shown.err
 
 
 @pytest.mark.parametrize(
@@ -110,18 +186,6 @@ def test_usage_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_json_is_recognised_in_a_line_that_does_not_parse(arguments: list[str], wanted: bool) -> None:
     assert asks_for_json(arguments) is wanted
-
-
-def test_a_trace_goes_into_the_workdir_or_else_the_temporary_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    inside = write_traceback(ValueError("odd"), tmp_path)
-    assert inside.parent == tmp_path / "logs"
-    assert "ValueError: odd" in inside.read_text()
-    outside = write_traceback(ValueError("odd"), tmp_path / "missing")
-    assert not outside.is_relative_to(tmp_path / "missing")
-    outside.unlink()
 
 
 @pytest.fixture

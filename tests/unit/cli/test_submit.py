@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -275,13 +276,12 @@ def test_another_document_that_runs_is_bad_input(
     ]
     result = submit(command, "-o", "json")
     assert result.exit_code == 2
-    assert json.loads(result.stdout) == {
-        "error": "ConfigError",
-        "code": "WorkdirInUse",
-        "message": "another document runs here",
-        "where": None,
-        "remedy": "zhongjing stop",
-    }
+    shown = json.loads(result.stdout)
+    assert (shown["code"], shown["message"], shown["remedy"]) == (
+        "WorkdirInUse",
+        "another document runs here",
+        "zhongjing stop",
+    )
 
 
 def test_a_place_that_stays_away_is_3(
@@ -403,7 +403,7 @@ def test_one_stage_whose_input_is_missing_names_the_command(
     result = submit(command, "--stage", "ppo")
     assert result.exit_code == 2
     assert "python -m zhongjing.submit --local -f my.yaml --stage sft" in result.stderr
-    workdir.rmdir()
+    shutil.rmtree(workdir)
     fresh = submit(command, "--stage", "ppo", "--dry-run")
     assert fresh.exit_code == 2
     assert "python -m zhongjing.submit --local -f my.yaml --stage sft" in fresh.stderr
