@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zhongjing.cli import chat, config, data, doctor, pull, runs, submit
+from zhongjing.cli import chat, config, data, doctor, pull, report, runs, submit
 from zhongjing.cli.guard import run
 from zhongjing.cli.options import SETTINGS
 
@@ -47,6 +47,7 @@ app.command("pull", epilog=pull.EPILOG)(pull.pull)
 app.command("curves", epilog=pull.CURVES_EPILOG)(pull.curves)
 app.command("chat", epilog=chat.EPILOG)(chat.chat)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
+app.command("report", epilog=report.EPILOG)(report.report)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 

@@ -1,0 +1,1 @@
+"""What ``zhongjing report`` does: collect what an issue report needs, without secrets or record text."""
