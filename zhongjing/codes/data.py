@@ -45,13 +45,13 @@ NO_GOOD_RECORD = _code(
     "NoGoodRecord",
     "Every record of a stage's sources is bad or was left out.",
     cause="The wrong kind or field names, samples that are all longer than maxLength, or all duplicates.",
-    remedy="look at quarantine.jsonl or at zhongjing data inspect, and correct kind, fields or data",
+    remedy="look at the sources with zhongjing data inspect, and correct kind, columns, maxLength or data",
 )
 UNKNOWN_LAYOUT = _code(
     "UnknownLayout",
     "The records are of no layout that is known for this kind of source.",
     cause="Other field names than the published datasets have.",
-    remedy="name the fields under spec.sources[].fields, or correct the kind",
+    remedy="name the keys under `columns` of the source, or correct its kind",
 )
 TOO_FEW_ANSWERS = _code(
     "TooFewAnswers",

@@ -34,6 +34,7 @@ from zhongjing.data.order import groups_by_category
 from zhongjing.data.outputs import CacheOutputs
 from zhongjing.data.readers import ReadStats, Rejected, read_object, record_texts
 from zhongjing.data.records import Dialogue, Record
+from zhongjing.data.rejections import Rejections, check_source
 from zhongjing.data.split import Split, assign, content_of, unit_of
 from zhongjing.data.tokens import CacheManifest, TokenCacheRef, read_manifest, reference
 from zhongjing.errors import ConflictError, DataError, MissingInputError, NotFoundError
@@ -58,6 +59,7 @@ def build_token_cache(  # noqa: PLR0917
     tokenizer_folder: Path,
     report: Report,
     quarantine_uri: str,
+    scratch: Path | None = None,
 ) -> TokenCacheRef:
     """Makes the token cache of a stage, or finds it made.
 
@@ -70,12 +72,14 @@ def build_token_cache(  # noqa: PLR0917
         tokenizer_folder: local folder of the tokenizer, chat template included.
         report: is told what is being done and how much of it is done, 0 to 1.
         quarantine_uri: where records that could not be read are listed (JSON lines), if there are any.
+        scratch: local folder for what is being written; none: the system's temporary one.
 
     Returns:
         Where the cache is, and what became of every source's records.
 
     Raises:
-        DataError: a source cannot be read, has too many bad records, or nothing is left to train on.
+        DataError: a source cannot be read, is empty or has too many bad records, or nothing is left to train
+            on.
         ConfigError: the chat template cannot be trained with.
         MissingInputError: a source of the stage has no listing.
     """
@@ -86,7 +90,7 @@ def build_token_cache(  # noqa: PLR0917
     manifest = read_manifest(store, uri)
     if manifest is None:
         report("reading and tokenising the sources", 0.0)
-        with tempfile.TemporaryDirectory(prefix="zhongjing-tokens-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="zhongjing-tokens-", dir=scratch) as folder:
             builder = _Builder(
                 store,
                 uri,
@@ -94,7 +98,7 @@ def build_token_cache(  # noqa: PLR0917
                 stage,
                 sources,
                 RecordEncoder.load(tokenizer_folder),
-                Path(scratch),
+                Path(folder),
                 report,
             )
             manifest = builder.build(key, fields, quarantine_uri)
@@ -107,7 +111,7 @@ def build_token_cache(  # noqa: PLR0917
         report("the token cache is there", 1.0)
         _copy_quarantine(store, uri, quarantine_uri)
         for counts in manifest.counts:
-            _check_quarantine(document.spec.source(counts.name), counts, Counter(), quarantine_uri)
+            check_source(document.spec.source(counts.name), counts, Rejections(), quarantine_uri)
     return reference(uri, manifest)
 
 
@@ -245,7 +249,7 @@ class _Builder:
 
     def _read(self, source: Source, frozen: FrozenSource, test_units: set[bytes]) -> SourceCounts:
         tally: Counter[str] = Counter()
-        reasons: Counter[str] = Counter()
+        rejections = Rejections()
         stats = ReadStats()
         batch: list[tuple[Record, Split]] = []
         characters = 0
@@ -253,7 +257,7 @@ class _Builder:
             tally["read"] += 1
             if isinstance(record, Rejected):
                 tally["quarantined"] += 1
-                reasons[record.reason] += 1
+                rejections.add(record)
                 self.outputs.quarantine(record)
                 continue
             wanted = adapt(record, self.stage)
@@ -289,7 +293,7 @@ class _Builder:
             quarantined=tally["quarantined"],
         )
         self.outputs.store_quarantine()
-        _check_quarantine(source, counts, reasons, self.outputs.quarantine_uri)
+        check_source(source, counts, rejections, self.outputs.quarantine_uri)
         return counts
 
     def _encode(self, source: Source, batch: list[tuple[Record, Split]], tally: Counter[str]) -> None:
@@ -315,23 +319,6 @@ class _Builder:
     def _progress(self, source: Source, stats: ReadStats) -> None:
         position = self.done_bytes + (0 if stats.stream is None else stats.stream.tell())
         self.report(f"tokenising {source.name}", 0.99 * min(1.0, position / max(1, self.total_bytes)))
-
-
-def _check_quarantine(
-    source: Source, counts: SourceCounts, reasons: Counter[str], quarantine_uri: str
-) -> None:
-    fraction = counts.quarantined / counts.read if counts.read else 0.0
-    if counts.quarantined and fraction > source.max_quarantine_fraction:
-        most = "; ".join(f"{reason} ({number})" for reason, number in reasons.most_common(3))
-        raise DataError(
-            f"{counts.quarantined} of {counts.read} records ({fraction:.1%}) of source {source.name} "
-            f"could not be read, {source.max_quarantine_fraction:.1%} are allowed"
-            + (f": {most}" if most else ""),
-            code=codes.TOO_MANY_BAD_RECORDS,
-            where=source.uri,
-            remedy=f"see {quarantine_uri}; mend the source, name its keys under `columns`, or raise "
-            "maxQuarantineFraction",
-        )
 
 
 def _copy_quarantine(store: ObjectStore, uri: str, quarantine_uri: str) -> None:

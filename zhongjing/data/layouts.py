@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from zhongjing.codes import Code
+from zhongjing.codes import data as codes
 from zhongjing.config.sources import Columns
 from zhongjing.data.formats import has_undecodable
 from zhongjing.data.records import Role, Turn
@@ -19,9 +21,10 @@ from zhongjing.data.records import Role, Turn
 class RejectedError(Exception):
     """A record that cannot be used; the reason has none of its text."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, code: Code = codes.UNUSABLE_RECORD) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ _ROLES: dict[str, Role] = {
     "医生": "assistant",
     "助手": "assistant",
 }
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,29}")
 _MISSING = {"", "nan", "none", "null", "n/a", "无"}
 
 
@@ -98,14 +102,22 @@ def parse(value: object, columns: Columns) -> Parsed:
     if isinstance(value, list):
         return Parsed("messages", turns=_turn_list(value))
     if not isinstance(value, Mapping):
-        raise RejectedError("the record is neither a mapping nor a list of turns")
+        raise RejectedError("the record is neither a mapping nor a list of turns", codes.UNKNOWN_LAYOUT)
     if columns != Columns():
         return _by_columns(value, columns)
     for reader in _READERS:
         parsed = reader(value)
         if parsed is not None:
             return parsed
-    raise RejectedError("no known layout among its keys; name them under `columns`")
+    raise RejectedError(f"no known layout among its keys{_key_names(value)}", codes.UNKNOWN_LAYOUT)
+
+
+def _key_names(value: Mapping[str, object]) -> str:
+    """The record's keys, where they are names: the header of a table without one is text."""
+    names = sorted(str(key) for key in value)
+    if not names or not all(_NAME.fullmatch(name) for name in names):
+        return ""
+    return f" ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
 
 
 def _ranked(value: Mapping[str, object]) -> Parsed | None:
@@ -214,7 +226,7 @@ def _prompt_of(value: Mapping[str, object]) -> tuple[Turn, ...]:
 def _by_columns(value: Mapping[str, object], columns: Columns) -> Parsed:
     def need(name: str) -> object:
         if name not in value:
-            raise RejectedError(f"the key {name!r} named under `columns` is missing")
+            raise RejectedError(f"the key {name!r} named under `columns` is missing", codes.UNKNOWN_LAYOUT)
         return value[name]
 
     def may(name: str | None) -> object:

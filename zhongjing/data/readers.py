@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
+from zhongjing.codes import Code
 from zhongjing.codes import command as command_codes
 from zhongjing.codes import data as data_codes
 from zhongjing.config.sources import Kind, Source
@@ -36,6 +37,7 @@ class Rejected:
     reason: str
     sha256: str  # of the raw record, UTF-8
     text: str | None = None
+    code: Code = data_codes.UNUSABLE_RECORD
 
     def as_json(self) -> str:
         """One line of quarantine.jsonl, without a line break."""
@@ -44,6 +46,7 @@ class Rejected:
             "uri": self.position.uri,
             "index": self.position.index,
             "line": self.position.line,
+            "code": self.code.name,
             "reason": self.reason,
             "sha256": self.sha256,
         }
@@ -178,32 +181,38 @@ class _Reading:
                 ):
                     raise RejectedError("its text holds a special token of the tokenizer")
             except RejectedError as error:
-                yield self._rejected(position, error.reason, row.raw)
+                yield self._rejected(position, error.reason, row.raw, error.code)
                 continue
             self.stats.layouts[layout or parsed.layout] += 1
             yield record
 
-    def _rejected(self, position: Position, reason: str, raw: str) -> Rejected:
+    def _rejected(
+        self, position: Position, reason: str, raw: str, code: Code = data_codes.UNUSABLE_RECORD
+    ) -> Rejected:
         # surrogateescape gives the object's own bytes back; surrogatepass is for broken JSON escapes.
         try:
             data = raw.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
             data = raw.encode("utf-8", "surrogatepass")
         text = data.decode("utf-8", "replace") if self.source.keep_text else None
-        return Rejected(position, reason, hashlib.sha256(data).hexdigest(), text)
+        return Rejected(position, reason, hashlib.sha256(data).hexdigest(), text, code)
 
     def _record(self, parsed: Parsed, position: Position) -> Record:
         kind = self.source.kind
         if kind is Kind.TEXT:
             return TextRecord(_as_text(parsed), position)
         if parsed.text is not None and kind is not Kind.PROMPTS:
-            raise RejectedError(f"the record is plain text; the source is of kind {kind}")
+            raise RejectedError(
+                f"the record is plain text; the source is of kind {kind}", data_codes.UNKNOWN_LAYOUT
+            )
         if kind is Kind.RANKING:
             return _as_ranking(parsed, position)
         if kind is Kind.PROMPTS:
             return _as_prompt(parsed, position)
         if parsed.answers:
-            raise RejectedError("the record ranks answers; the source is of kind dialogue")
+            raise RejectedError(
+                "the record ranks answers; the source is of kind dialogue", data_codes.UNKNOWN_LAYOUT
+            )
         turns = check_turns(parsed.turns)
         if turns[-1].role == "user":
             turns = turns[:-1]
@@ -241,9 +250,9 @@ def _as_text(parsed: Parsed) -> str:
 
 def _as_ranking(parsed: Parsed, position: Position) -> Ranking:
     if not parsed.answers:
-        raise RejectedError("the record has no ranked answers")
+        raise RejectedError("the record has no ranked answers", data_codes.UNKNOWN_LAYOUT)
     if len(parsed.answers) == 1:
-        raise RejectedError("only one answer is ranked; a comparison needs two")
+        raise RejectedError("only one answer is ranked; a comparison needs two", data_codes.TOO_FEW_ANSWERS)
     if len(set(parsed.answers)) < len(parsed.answers):
         raise RejectedError("two of the answers are equal")
     if len(set(parsed.ranks)) == 1:

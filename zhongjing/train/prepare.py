@@ -96,6 +96,7 @@ class _Preparation:
             tokenizer_local,
             self.report,
             self.layout.stage(request.stage, request.key).quarantine,
+            self.scratch,
         )
         return Prepared(
             base=base,

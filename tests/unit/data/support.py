@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from zhongjing.codes.storage import CONFLICT, DAMAGED_OBJECT, OBJECT_NOT_FOUND
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.data.samples import Sample
 from zhongjing.errors import ConflictError, NotFoundError, StorageError
@@ -75,19 +76,19 @@ class MemoryStore:
 
     def get(self, uri: str) -> bytes:
         if uri not in self.objects:
-            raise NotFoundError("no such object", where=uri)
+            raise NotFoundError("no such object", code=OBJECT_NOT_FOUND, where=uri)
         return self.objects[uri]
 
     def get_range(self, uri: str, start: int, length: int) -> bytes:
         self.ranges.append((uri, start, length))
         data = self.get(uri)[start : start + length]
         if len(data) != length:
-            raise StorageError("the object is shorter than expected", where=uri)
+            raise StorageError("the object is shorter than expected", code=DAMAGED_OBJECT, where=uri)
         return data
 
     def put(self, uri: str, data: bytes, *, if_none_match: bool = False) -> str:
         if if_none_match and uri in self.objects:
-            raise ConflictError("it exists", where=uri)
+            raise ConflictError("it exists", code=CONFLICT, where=uri)
         self.objects[uri] = bytes(data)
         return self._info(uri).etag
 

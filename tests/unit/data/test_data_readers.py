@@ -127,7 +127,7 @@ def test_departments(fields: dict[str, Any], department: str | None) -> None:
             "history holds something other than pairs",
         ),
         ({"instruction": "问", "output": "答", "history": "x"}, "history is not a list"),
-        ({"some": "keys", "nobody": "knows"}, "no known layout among its keys; name them under `columns`"),
+        ({"some": "keys", "nobody": "knows"}, "no known layout among its keys"),
         (5, "the record is neither a mapping nor a list of turns"),
         ({"conversations": [{"from": "human", "value": "问"}]}, "the dialogue has no answer"),
         ({"conversations": []}, "the dialogue has no turns"),
@@ -314,6 +314,7 @@ def test_rejections_hold_the_hash_and_never_the_text_unless_kept() -> None:
         "uri": "s3://b/x",
         "index": 0,
         "line": 1,
+        "code": "UnusableRecord",
         "reason": "the answer is empty",
         "sha256": rejected.sha256,
     }

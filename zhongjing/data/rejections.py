@@ -1,0 +1,95 @@
+"""Why records were not read, and when there are too many of them: reasons with a place each, never text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zhongjing.codes import Code
+from zhongjing.codes import data as codes
+from zhongjing.config.sources import Source
+from zhongjing.data.readers import Rejected
+from zhongjing.data.records import Position
+from zhongjing.errors import DataError
+from zhongjing.storage.manifest import SourceCounts
+
+_SHOWN = 3  # reasons in a message; quarantine.jsonl has them all
+# If every record of a source was rejected for one of these, it says more than NoGoodRecord.
+_TELLING = (codes.UNKNOWN_LAYOUT, codes.TOO_FEW_ANSWERS)
+
+
+@dataclass(slots=True)
+class _Reason:
+    count: int
+    first: Position
+
+
+class Rejections:
+    """Rejected records of one source, counted by reason."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, _Reason] = {}
+        self._codes: set[Code] = set()
+
+    def add(self, rejected: Rejected) -> None:
+        """Counts a record."""
+        self._codes.add(rejected.code)
+        reason = self._reasons.setdefault(rejected.reason, _Reason(0, rejected.position))
+        reason.count += 1
+
+    @property
+    def code(self) -> Code:
+        """What they have in common, if that says more than that none is good."""
+        only = next(iter(self._codes)) if len(self._codes) == 1 else None
+        return only if only in _TELLING and only is not None else codes.NO_GOOD_RECORD
+
+    def __str__(self) -> str:
+        """The commonest reasons, each with its number and its first place."""
+        most = sorted(self._reasons.items(), key=lambda item: -item[1].count)[:_SHOWN]
+        text = "; ".join(f"{name} ({reason.count}, first: {place(reason.first)})" for name, reason in most)
+        more = len(self._reasons) - len(most)
+        return text + (f"; and {more} other reasons" if more else "")
+
+
+def place(position: Position) -> str:
+    """Where a record stands, as people look it up: file and line, else the record's number from 1."""
+    if position.line is not None:
+        return f"{position.uri} line {position.line}"
+    return f"{position.uri} record {position.index + 1}"
+
+
+def check_source(source: Source, counts: SourceCounts, rejections: Rejections, quarantine_uri: str) -> None:
+    """Ends the preparation of a stage where a source is not what it should be.
+
+    Args:
+        source: the source.
+        counts: what became of its records.
+        rejections: why records were not read; empty where that is not known any more.
+        quarantine_uri: where they are listed.
+
+    Raises:
+        DataError: it has no record, no good record, or more bad ones than it may have.
+    """
+    if not counts.read:
+        raise DataError(f"source {source.name} has no records", code=codes.EMPTY_SOURCE, where=source.uri)
+    if not counts.quarantined:
+        return
+    why = f": {rejections}" if str(rejections) else ""
+    if counts.quarantined == counts.read:
+        code = rejections.code
+        raise DataError(
+            f"none of the {counts.read} records of source {source.name} (kind {source.kind}) can be used"
+            + why,
+            code=code,
+            where=source.uri,
+            remedy=f"{code.remedy}; all are listed in {quarantine_uri}",
+        )
+    fraction = counts.quarantined / counts.read
+    if fraction > source.max_quarantine_fraction:
+        raise DataError(
+            f"{counts.quarantined} of {counts.read} records ({fraction:.1%}) of source {source.name} "
+            f"cannot be used, {source.max_quarantine_fraction:.1%} are allowed{why}",
+            code=codes.TOO_MANY_BAD_RECORDS,
+            where=source.uri,
+            remedy=f"see {quarantine_uri}; mend the source, name its keys under `columns`, or raise "
+            "maxQuarantineFraction",
+        )
