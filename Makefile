@@ -49,7 +49,7 @@ format: setup  ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generated: setup  ## write what is generated from the models (docs/configuration.md, schema)
+generated: setup  ## write what is generated: docs/configuration.md, schema, docs/troubleshooting.md
 	$(BIN)/python -m zhongjing.config.schema
 
 constraints: setup  ## pin what is installed in .venv

@@ -21,9 +21,7 @@ remedy for each, and the exit code of the command.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from zhongjing.codes import Code, data, document, ray, storage, training, unexpected
+from zhongjing.codes import Code
 
 
 class ZhongjingError(Exception):
@@ -36,21 +34,19 @@ class ZhongjingError(Exception):
         remedy: what the user can do about it; the code's own unless given.
     """
 
-    fallback: ClassVar[Code] = unexpected.UNEXPECTED
-
     def __init__(
         self,
         message: str,
         *,
-        code: Code | None = None,
+        code: Code,
         where: str | None = None,
         remedy: str | None = None,
     ) -> None:
         self.message = message
-        self.code = code or self.fallback
+        self.code = code
         self.where = where
-        self.remedy = remedy or self.code.remedy
-        super().__init__(message, self.code, where, remedy)
+        self.remedy = remedy or code.remedy
+        super().__init__(message, code, where, remedy)
 
     @property
     def exit_code(self) -> int:
@@ -89,58 +85,38 @@ class TransientError(Exception):
 class ConfigError(ZhongjingError):
     """The document, a flag or the environment is wrong."""
 
-    fallback = document.INVALID_VALUE
-
 
 class DataError(ZhongjingError):
     """A source, record, base model or adapter cannot be used as asked."""
-
-    fallback = data.UNUSABLE_RECORD
 
 
 class MissingInputError(DataError):
     """An input that should exist does not; the remedy names the command that makes it."""
 
-    fallback = data.SOURCE_NOT_FOUND
-
 
 class StorageError(ZhongjingError):
     """The object store refused or is unreachable."""
-
-    fallback = storage.STORAGE_REFUSED
 
 
 class NotFoundError(StorageError):
     """There is no such object."""
 
-    fallback = storage.OBJECT_NOT_FOUND
-
 
 class ConflictError(StorageError):
     """A conditional write lost: somebody else wrote first."""
-
-    fallback = storage.CONFLICT
 
 
 class StorageUnavailableError(StorageError, TransientError):
     """The object store did not answer within its deadline; it may come back."""
 
-    fallback = storage.STORAGE_UNREACHABLE
-
 
 class BackendError(ZhongjingError):
     """Ray, the supervisor or Kubernetes refused or is unreachable."""
-
-    fallback = ray.RAY_REFUSED
 
 
 class BackendUnavailableError(BackendError, TransientError):
     """The backend did not answer; it may come back."""
 
-    fallback = ray.RAY_UNREACHABLE
-
 
 class TrainingError(ZhongjingError):
     """A stage cannot go on."""
-
-    fallback = training.JOB_FAILED

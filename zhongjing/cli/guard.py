@@ -29,14 +29,13 @@ from zhongjing.cli.console import Console, write_line
 from zhongjing.cli.options import DEFAULT_WORKDIR
 from zhongjing.cli.problem import Problem, problem_of
 from zhongjing.codes import unexpected
-from zhongjing.codes.code import BAD_INPUT, FAILED, UNREACHABLE
+from zhongjing.codes.code import BAD_INPUT, FAILED, INTERRUPTED, UNREACHABLE
 from zhongjing.codes.command import INVALID_OPTION, MISSING_PACKAGE
 from zhongjing.errors import ConfigError, ZhongjingError
 
 __all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OK", "UNREACHABLE", "guarded", "run"]
 
 OK = 0
-INTERRUPTED = 130
 
 
 def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
@@ -94,9 +93,9 @@ def _interrupted(console: Console) -> int:
     found = unexpected.INTERRUPTED
     if console.json_mode:
         problem = Problem(found.name, found.name, "interrupted", None, found.remedy)
-        console.result({**problem.as_dict(), "log": None, "exitCode": INTERRUPTED})
+        console.result({**problem.as_dict(), "log": None, "exitCode": found.exit_code})
     write_line(sys.stderr, "interrupted")
-    return INTERRUPTED
+    return found.exit_code
 
 
 def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:

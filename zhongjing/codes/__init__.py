@@ -38,6 +38,7 @@ GROUPS: tuple[Group, ...] = (
     training.GROUP,
     machine.GROUP,
     unexpected.GROUP,
+    unexpected.INTERRUPTIONS,
 )
 
 _BY_NAME = {code.name: code for group in GROUPS for code in group.codes}

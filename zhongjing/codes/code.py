@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 FAILED = 1
 BAD_INPUT = 2
 UNREACHABLE = 3
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,19 @@
 """Whatever was not foreseen."""
 
-from zhongjing.codes.code import FAILED, Group
+from zhongjing.codes import code
 
-GROUP = Group("Unexpected", FAILED)
-
-INTERRUPTED = GROUP.code(
-    "Interrupted",
-    "The command was interrupted (exit code 130).",
-    cause="Ctrl-C, or a signal.",
-    remedy="the same command goes on from the last checkpoint",
-)
+GROUP = code.Group("Unexpected", code.FAILED)
 UNEXPECTED = GROUP.code(
     "UnexpectedError",
     "Something happened that nobody foresaw.",
     cause="A defect of zhongjing or of a library below it.",
     remedy="zhongjing report packs what an issue report needs, without secrets or record text",
+)
+
+INTERRUPTIONS = code.Group("Interruptions", code.INTERRUPTED)
+INTERRUPTED = INTERRUPTIONS.code(
+    "Interrupted",
+    "The command was interrupted, or its run was stopped by another one.",
+    cause="Ctrl-C, a signal, or zhongjing stop.",
+    remedy="the same command goes on from the last checkpoint",
 )

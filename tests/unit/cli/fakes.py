@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from zhongjing.codes.storage import DAMAGED_OBJECT, OBJECT_NOT_FOUND
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import resolve
 from zhongjing.config.sources import Storage
@@ -161,7 +162,7 @@ class MemoryStore:
             key.removeprefix(prefix): data for key, data in self.objects.items() if key.startswith(prefix)
         }
         if not found:
-            raise NotFoundError("there is no such folder", where=uri)
+            raise NotFoundError("there is no such folder", code=OBJECT_NOT_FOUND, where=uri)
         if files is not None:
             found = {file.name: found[file.name] for file in files}
         paths = []
@@ -172,13 +173,15 @@ class MemoryStore:
             paths.append(path)
             if self.damaged:
                 raise StorageError(
-                    "the object's content is not what its manifest says", where=f"{uri}/{name}"
+                    "the object's content is not what its manifest says",
+                    code=DAMAGED_OBJECT,
+                    where=f"{uri}/{name}",
                 )
         return paths
 
     def get_record(self, uri: str, kind: type[Any]) -> Any:
         if uri not in self.records:
-            raise NotFoundError("there is no such object", where=uri)
+            raise NotFoundError("there is no such object", code=OBJECT_NOT_FOUND, where=uri)
         assert isinstance(self.records[uri], kind)
         return self.records[uri]
 
@@ -204,7 +207,7 @@ class MemoryStore:
 
     def get_json(self, uri: str) -> Any:
         if uri not in self.records:
-            raise NotFoundError("there is no such object", where=uri)
+            raise NotFoundError("there is no such object", code=OBJECT_NOT_FOUND, where=uri)
         return copy.deepcopy(self.records[uri])
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.cli.conftest import CommandLine
 from zhongjing.cli.chat import Conversation, kind_of
 from zhongjing.cli.console import Console
+from zhongjing.codes.data import UNUSABLE_RECORD
 from zhongjing.data.records import Turn
 from zhongjing.errors import DataError
 
@@ -63,7 +64,7 @@ def test_commands_and_empty_lines_ask_nothing(echo: Echo) -> None:
 def test_a_question_that_does_not_fit_is_taken_back() -> None:
     def refuse(turns: list[Turn]) -> Iterator[str]:
         if turns:
-            raise DataError("too long")
+            raise DataError("too long", code=UNUSABLE_RECORD)
         yield ""
 
     talk = Conversation(refuse, Console())

@@ -21,6 +21,8 @@ from tests.unit.cli.fakes import (
     user_document,
 )
 from zhongjing.codes.local import WORKDIR_IN_USE
+from zhongjing.codes.ray import RAY_UNREACHABLE
+from zhongjing.codes.storage import CONFLICT
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendUnavailableError, ConfigError, ConflictError
 from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
@@ -262,7 +264,7 @@ def test_a_third_ctrl_c_leaves_and_asks_nobody(
 
 
 def test_a_lost_race_is_prepared_again(command: CommandLine, session: MemorySession, my_yaml: Path) -> None:
-    session.refusals = [ConflictError("somebody wrote first")]
+    session.refusals = [ConflictError("somebody wrote first", code=CONFLICT)]
     session.frames = [(DONE, {})]
     assert submit(command).exit_code == 0
     assert len(session.calls) == 2
@@ -288,14 +290,14 @@ def test_a_place_that_stays_away_is_3(
     command: CommandLine, session: MemorySession, my_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("zhongjing.cli.follow.PATIENCE_SECONDS", -1.0)
-    session.frames = [BackendUnavailableError("no answer", where="the supervisor")]
+    session.frames = [BackendUnavailableError("no answer", code=RAY_UNREACHABLE, where="the supervisor")]
     result = submit(command)
     assert result.exit_code == 3
     assert "the supervisor: no answer" in result.stderr
 
 
 def test_a_hiccup_is_sat_out(command: CommandLine, session: MemorySession, my_yaml: Path) -> None:
-    session.frames = [BackendUnavailableError("no answer"), (RUNS, {}), (DONE, {})]
+    session.frames = [BackendUnavailableError("no answer", code=RAY_UNREACHABLE), (RUNS, {}), (DONE, {})]
     assert submit(command).exit_code == 0
 
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from zhongjing.codes.ray import FOREIGN_JOB, RAY_UNREACHABLE
+from zhongjing.codes.storage import CONFLICT, OBJECT_NOT_FOUND, STORAGE_UNREACHABLE
 from zhongjing.config.resolve import resolve
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendUnavailableError, ConflictError, NotFoundError, StorageUnavailableError
@@ -141,7 +143,7 @@ class MemoryStore:
     def get(self, uri: str) -> bytes:
         self.fault(f"before get {uri}")
         if uri not in self.objects:
-            raise NotFoundError("there is no such object", where=uri)
+            raise NotFoundError("there is no such object", code=OBJECT_NOT_FOUND, where=uri)
         return self.objects[uri]
 
     def head(self, uri: str) -> ObjectInfo | None:
@@ -171,7 +173,7 @@ class MemoryStore:
         self.fault(f"before put {uri}")
         there = uri in self.objects
         if (if_none_match and there) or (if_match is not None and (not there or self._etag(uri) != if_match)):
-            raise ConflictError("the condition did not hold", where=uri)
+            raise ConflictError("the condition did not hold", code=CONFLICT, where=uri)
         self.objects[uri] = data
         etag = self._etag(uri)
         self.fault(f"after put {uri}")
@@ -242,7 +244,7 @@ class Cluster:
             request = parse_record(json.loads(self.store.objects[job.request_uri]), StageRequest, "")
             self.jobs[job.submission_id] = Job(job, request)
         elif there.job.metadata["specHash"] != job.metadata["specHash"]:
-            raise ForeignJobError("another job has this id")
+            raise ForeignJobError("another job has this id", code=FOREIGN_JOB)
         self.fault("after submit")
 
     def describe(self, submission_id: str) -> JobDescription:
@@ -344,9 +346,9 @@ class Cluster:
 
 def store_down(where: str) -> None:
     """A fault: the store does not answer."""
-    raise StorageUnavailableError("no answer", where=where)
+    raise StorageUnavailableError("no answer", code=STORAGE_UNREACHABLE, where=where)
 
 
 def backend_down(where: str) -> None:
     """A fault: the backend does not answer."""
-    raise BackendUnavailableError("no answer", where=where)
+    raise BackendUnavailableError("no answer", code=RAY_UNREACHABLE, where=where)

@@ -15,6 +15,7 @@ from tests.unit.pipeline.support import (
     store_down,
     user_document,
 )
+from zhongjing.codes.ray import RAY_FAILED
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError, BackendUnavailableError, StorageError, StorageUnavailableError
 from zhongjing.pipeline.backend import JobRequest
@@ -135,7 +136,7 @@ def test_an_outage_changes_nothing_and_passes() -> None:
 def test_a_refused_submission_fails_the_stage_and_says_why() -> None:
     class Refusing(Cluster):
         def submit(self, job: JobRequest) -> None:
-            raise BackendError("Ray does not start", where="ray.log", remedy="see the log")
+            raise BackendError("Ray does not start", code=RAY_FAILED, where="ray.log", remedy="see the log")
 
     bench = Bench()
     bench.reconciler.backend = Refusing(bench.memory)

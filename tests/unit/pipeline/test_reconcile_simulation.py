@@ -8,6 +8,8 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.pipeline.support import LAYOUT, Cluster, MemoryStore, desired_state, user_document
+from zhongjing.codes.ray import RAY_UNREACHABLE
+from zhongjing.codes.storage import STORAGE_UNREACHABLE
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendUnavailableError, ConflictError, StorageUnavailableError, TransientError
 from zhongjing.pipeline.observe import Policy
@@ -47,7 +49,9 @@ class World:
             raise KilledError(where)
         if self.roll(0.015):
             backend = "submit" in where or "describe" in where or "stop" in where
-            raise (BackendUnavailableError if backend else StorageUnavailableError)("no answer", where=where)
+            if backend:
+                raise BackendUnavailableError("no answer", code=RAY_UNREACHABLE, where=where)
+            raise StorageUnavailableError("no answer", code=STORAGE_UNREACHABLE, where=where)
 
     def second(self) -> None:
         self.store.fault = self.cluster.fault = lambda where: None

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.training_support import ListSamples, dialogues
+from zhongjing.codes.data import DAMAGED_CACHE
 from zhongjing.config.stages import SftSettings
 from zhongjing.errors import DataError
 from zhongjing.train.distributed import seed_of
@@ -86,7 +87,7 @@ def test_an_error_of_the_reading_thread_is_raised() -> None:
     one.plan(1)
 
     def broken(indices: Any) -> Any:
-        raise DataError("block 7 has a wrong checksum")
+        raise DataError("block 7 has a wrong checksum", code=DAMAGED_CACHE)
 
     one.train.fetch = broken  # type: ignore[method-assign]
     with pytest.raises(DataError, match="block 7"):

@@ -112,11 +112,13 @@ def access(store: ObjectStore, folder: str, send: Callable[[Finding], None]) -> 
             raise StorageError("other bytes are read than were written", where=uri, code=codes.DAMAGED_OBJECT)
         listed = [info.uri for info in store.list(folder)]
         if listed != [uri]:
-            raise StorageError("the listing lacks an object that was just written", where=uri)
+            raise StorageError(
+                "the listing lacks an object that was just written", code=codes.STORAGE_REFUSED, where=uri
+            )
     finally:
         store.delete(uri)
     if store.exists(uri):
-        raise StorageError("a deleted object is still there", where=uri)
+        raise StorageError("a deleted object is still there", code=codes.STORAGE_REFUSED, where=uri)
     milliseconds = (time.monotonic() - began) / 6 * 1000
     send(
         fine(
