@@ -88,9 +88,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemorySession, di
     session.add(desired_state())
     make_tiny_base(root / "base", TINY, TEXTS, 7, TEMPLATE)
     put(session, BASE, root / "base")
-    session.store.records[f"{BASE}/made.json"] = {
-        "files": [file.model_dump(mode="json") for file in describe_folder(root / "base")]
-    }
+    session.store.records[f"{BASE}/made.json"] = [
+        file.model_dump(mode="json") for file in describe_folder(root / "base")
+    ]
     numbers = {}
     for kind in ("sft", "rm"):
         numbers[kind] = adapter_of(root / "base", root / kind, kind)

@@ -28,7 +28,7 @@ from zhongjing.errors import ConfigError, DataError, MissingInputError, NotFound
 if TYPE_CHECKING:
     from zhongjing.config.stages import Stage
     from zhongjing.pipeline.session import Session
-    from zhongjing.storage.manifest import ModelArtifact, ModelFile, StageManifest
+    from zhongjing.storage.manifest import ModelArtifact, StageManifest
     from zhongjing.storage.objects import ObjectStore
 
 BASE_FOLDER = "base"
@@ -224,23 +224,10 @@ def _fetch_base(store: ObjectStore, base_uri: str, folder: Path) -> Path:
         local = Folders(store, folder.parent).local(base_uri)
         shutil.copytree(local, folder, symlinks=False)
         return folder
-    store.download_folder(base_uri, folder, _files_of(store, base_uri))
+    from zhongjing.storage.artifacts import fetch_model
+
+    fetch_model(store, base_uri, folder)
     return folder
-
-
-def _files_of(store: ObjectStore, uri: str) -> list[ModelFile] | None:
-    """What a model folder holds, by its stage's manifest or the mark of a base that was made once."""
-    from zhongjing.storage.manifest import ModelFile, StageManifest
-
-    try:
-        return store.get_record(f"{uri.removesuffix('/model')}/manifest.json", StageManifest).model.files
-    except NotFoundError:
-        pass
-    try:
-        mark = store.get_json(f"{uri}/made.json")
-    except NotFoundError:
-        return None
-    return [ModelFile.model_validate(file) for file in mark["files"]]
 
 
 def _refer_to(partial: Path, base: Path, folder: Path) -> None:

@@ -28,9 +28,11 @@ import numpy.typing as npt
 from pydantic import Field
 
 from zhongjing.codes import data as codes
+from zhongjing.codes import storage as storage_codes
 from zhongjing.data.samples import Sample, Segment
 from zhongjing.data.split import Split
 from zhongjing.errors import DataError, NotFoundError, StorageError, StorageUnavailableError
+from zhongjing.storage.documents import parse_json, parse_record
 from zhongjing.storage.manifest import Record, SourceCounts
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ def read_manifest(store: ObjectStore, uri: str) -> CacheManifest | None:
 
     Raises:
         DataError: it is damaged.
+        StorageError: a newer release wrote it.
     """
     where = f"{uri}/manifest.json"
     try:
@@ -105,9 +108,13 @@ def read_manifest(store: ObjectStore, uri: str) -> CacheManifest | None:
     except NotFoundError:
         return None
     try:
-        return CacheManifest.model_validate_json(data)
-    except ValueError as error:
-        raise _damaged(where, "the manifest of the token cache cannot be read", uri) from error
+        return parse_record(parse_json(data, where), CacheManifest, where)
+    except StorageError as error:
+        if error.code is storage_codes.NEWER_VERSION:
+            raise
+        raise _damaged(
+            where, f"the manifest of the token cache cannot be read: {error.message}", uri
+        ) from None
 
 
 class TokenSplit:

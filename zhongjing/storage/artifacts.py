@@ -13,10 +13,12 @@ from typing import Literal
 from zhongjing.codes import storage as codes
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConflictError, NotFoundError, StorageError
-from zhongjing.storage.documents import record_bytes
+from zhongjing.storage.documents import damaged, parse_record, record_bytes
 from zhongjing.storage.layout import Layout, StageLayout
-from zhongjing.storage.manifest import ModelArtifact, Record, StageManifest, StageRequest
+from zhongjing.storage.manifest import ModelArtifact, ModelFile, Record, StageManifest, StageRequest
 from zhongjing.storage.objects import ObjectStore
+
+MADE = "made.json"  # stands in the folder of a base that is complete, and lists its files
 
 
 class CurrentResult(Record):
@@ -192,3 +194,42 @@ def download_model(store: ObjectStore, model: ModelArtifact, folder: Path) -> Pa
     """
     store.download_folder(model.uri, folder, model.files or None)
     return folder
+
+
+def model_files(store: ObjectStore, uri: str) -> list[ModelFile] | None:
+    """What a stored model folder should hold, as whoever made it wrote down; None if nobody did.
+
+    Args:
+        store: where it is.
+        uri: folder of a stage's result, of a base that was made once, or any other.
+
+    Raises:
+        StorageError: what was written down is damaged, or of a newer release.
+    """
+    if uri.endswith("/model"):
+        manifest = read_manifest(store, StageLayout(uri.removesuffix("/model")))
+        return manifest.model.files or None if manifest is not None and manifest.model.uri == uri else None
+    mark = f"{uri}/{MADE}"
+    try:
+        listed = store.get_json(mark)
+    except NotFoundError:
+        return None
+    if not isinstance(listed, list):
+        raise damaged("the list of the folder's files is no list", mark)
+    return [parse_record(item, ModelFile, mark) for item in listed]
+
+
+def fetch_model(store: ObjectStore, uri: str, folder: Path) -> None:
+    """Downloads a model folder, each file checked against what its maker wrote down.
+
+    Raises:
+        NotFoundError: there is nothing at that place.
+        StorageError: a file is missing or damaged, or the disk is full.
+    """
+    files = model_files(store, uri)
+    try:
+        store.download_folder(uri, folder, files)
+    except NotFoundError as error:
+        if files is None:
+            raise
+        raise damaged("a file of the model is missing", error.where or uri) from error

@@ -277,6 +277,8 @@ class CheckpointStore:
         try:
             files = _parse(data, f"{uri}/{MANIFEST}").files
         except StorageError as error:
+            if error.code is codes.NEWER_VERSION:
+                raise  # whoever wrote it can use it: it must not be removed
             return error.message
         for file in files:
             path = path_inside(target, file.name, uri)

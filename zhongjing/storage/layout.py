@@ -18,9 +18,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from zhongjing.config.stages import Stage
+
+_RESULT = re.compile(rf"/({'|'.join(Stage)})/[0-9a-z]+/(?:manifest\.json$|model(?:/|$))")
 
 
 @dataclass(frozen=True)
@@ -133,3 +136,9 @@ class Layout:
     def upload(self, sha256: str, file_name: str) -> str:
         """A local source file, addressed by its content."""
         return f"{self.root.rstrip('/')}/{self.namespace}/uploads/{sha256[:32]}/{file_name}"
+
+
+def made_by(uri: str) -> Stage | None:
+    """The stage whose result an object is part of: its manifest or its model."""
+    found = _RESULT.search(uri)
+    return Stage(found.group(1)) if found else None

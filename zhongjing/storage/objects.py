@@ -25,7 +25,7 @@ from zhongjing.errors import ConflictError, NotFoundError, StorageError
 from zhongjing.storage import failures, globs
 from zhongjing.storage.client import PART_BYTES, TRANSFERS, make_client, part_size
 from zhongjing.storage.connection import Connection, split_uri
-from zhongjing.storage.documents import parse_json, parse_record, record_bytes
+from zhongjing.storage.documents import damaged, parse_json, parse_record, record_bytes
 from zhongjing.storage.files import describe_folder, disk_error, is_intact, path_inside, write_at
 from zhongjing.storage.manifest import ModelFile, Record
 
@@ -379,11 +379,9 @@ class ObjectStore:
             self.get_file(f"{uri}/{name}", path)
             if file is not None and not is_intact(path, file):
                 path.unlink()
-                raise StorageError(
+                raise damaged(
                     "the object's content is not what its manifest says: it is damaged or was replaced",
-                    code=codes.DAMAGED_OBJECT,
-                    where=f"{uri}/{name}",
-                    remedy="use an earlier checkpoint, or run the stage again (--rerun)",
+                    f"{uri}/{name}",
                 )
         return paths
 

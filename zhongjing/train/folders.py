@@ -12,6 +12,7 @@ from pathlib import Path
 
 from zhongjing.codes import model as codes
 from zhongjing.errors import DataError, MissingInputError, NotFoundError
+from zhongjing.storage.artifacts import fetch_model
 from zhongjing.storage.objects import ObjectStore
 
 _MARK = ".complete"
@@ -35,6 +36,7 @@ class Folders:
         Raises:
             MissingInputError: there is nothing at that place.
             DataError: a hub id that cannot be fetched.
+            StorageError: a file is not what the stage that made it wrote, or the disk is full.
         """
         if not reference.startswith("s3://"):
             path = Path(reference).expanduser()
@@ -47,16 +49,14 @@ class Folders:
                 partial = self._scratch / f"{name}.partial"
                 shutil.rmtree(partial, ignore_errors=True)
                 try:
-                    self._store.download_folder(reference, partial)
+                    fetch_model(self._store, reference, partial)
                 except NotFoundError:
-                    partial = self._scratch / f"{name}.partial"
-                if not partial.is_dir() or not any(partial.iterdir()):
                     raise MissingInputError(
                         "there is no model here",
                         code=codes.MODEL_NOT_FOUND,
                         where=reference,
                         remedy="run the stage that makes it, or correct the reference",
-                    )
+                    ) from None
                 (partial / _MARK).touch()
                 partial.rename(folder)
         return folder
@@ -66,7 +66,13 @@ class Folders:
         config = adapter / "adapter_config.json"
         if not config.is_file():
             return None
-        reference = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        try:
+            content = json.loads(config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"the adapter cannot be read: {error}", code=codes.UNUSABLE_ADAPTER, where=str(config)
+            ) from error
+        reference = content.get("base_model_name_or_path") if isinstance(content, dict) else None
         if not reference:
             raise DataError(
                 "the adapter does not name its base", code=codes.UNUSABLE_ADAPTER, where=str(config)

@@ -20,7 +20,7 @@ from zhongjing.data.templates import CHATML_TEMPLATE, ensure_chat_template
 from zhongjing.errors import ConflictError, DataError
 from zhongjing.model.base import check_max_length, load_config, make_tiny_base, merge_delta
 from zhongjing.model.tokenizer import load_tokenizer
-from zhongjing.storage.artifacts import read_manifest
+from zhongjing.storage.artifacts import MADE, read_manifest
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageInput, StageRequest
 from zhongjing.storage.objects import ObjectStore
@@ -28,7 +28,6 @@ from zhongjing.train.folders import Folders
 from zhongjing.train.worker import Prepared
 
 BASE = "base"
-_MADE = "made.json"  # stands in a folder that is complete
 Report = Callable[[str, float], None]
 
 
@@ -118,7 +117,7 @@ class _Preparation:
         if base.uri is not None:
             return base.uri, base.revision
         uri = self.layout.base(start.key)
-        if self.store.exists(f"{uri}/{_MADE}"):
+        if self.store.exists(f"{uri}/{MADE}"):
             return uri, None
         folder = self.scratch / "base"
         shutil.rmtree(folder, ignore_errors=True)
@@ -150,7 +149,7 @@ class _Preparation:
         if own:
             return base, base_local
         uri = self.layout.base(f"{digest({'base': base, 'template': template})}-tokenizer")
-        if not self.store.exists(f"{uri}/{_MADE}"):
+        if not self.store.exists(f"{uri}/{MADE}"):
             folder = self.scratch / "tokenizer"
             shutil.rmtree(folder, ignore_errors=True)
             tokenizer.save_pretrained(str(folder))
@@ -162,7 +161,7 @@ class _Preparation:
         files = self.store.upload_folder(folder, uri)
         mark = json.dumps([file.model_dump(mode="json") for file in files])
         with suppress(ConflictError):
-            self.store.put(f"{uri}/{_MADE}", mark.encode(), if_none_match=True)
+            self.store.put(f"{uri}/{MADE}", mark.encode(), if_none_match=True)
         shutil.rmtree(folder, ignore_errors=True)
 
     def _check_reward(self, reward: str, base: str, *, policy_is_adapter: bool) -> None:

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from zhongjing.codes import storage as codes
 from zhongjing.errors import StorageError
+from zhongjing.storage.documents import check_version
 from zhongjing.train.engine import Engine
 
 TRAINER_FILE = "trainer.json"
@@ -96,22 +97,16 @@ def read_trainer(folder: Path) -> dict[str, Any]:
     """
     path = folder / TRAINER_FILE
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StorageError(
-            f"not a checkpoint: {error}",
-            code=codes.DAMAGED_CHECKPOINT,
-            where=str(path),
-            remedy="remove it; an older one is used",
+            f"not a checkpoint: {error}", code=codes.DAMAGED_CHECKPOINT, where=str(path)
         ) from error
-    if content.get("version") != FORMAT_VERSION:
-        raise StorageError(
-            f"checkpoint of version {content.get('version')}, this program reads {FORMAT_VERSION}",
-            code=codes.NEWER_VERSION,
-            where=str(path),
-            remedy="finish the stage with the version that began it, or begin it again",
-        )
-    return content
+    if not isinstance(content, dict):
+        raise StorageError("not a checkpoint: no JSON object", code=codes.DAMAGED_CHECKPOINT, where=str(path))
+    check_version(content.get("version"), [FORMAT_VERSION], "a checkpoint", str(path))
+    checked: dict[str, Any] = content
+    return checked
 
 
 def read_state(engine: Engine, folder: Path, *, moments: bool = True) -> dict[str, Any]:
