@@ -1,4 +1,7 @@
-"""From the options of submit to a run: document, examples, plan, apply, follow."""
+"""From the options of submit to a run: document, examples, plan, apply, follow.
+
+What only a document that is right needs is imported when it is needed: a wrong one is told of at once.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zhongjing.backends.local.workdir import Workdir
 from zhongjing.cli.config import as_yaml
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.text import count, table
 from zhongjing.cli.example import is_example, parse, with_examples
 from zhongjing.cli.guard import OK
 from zhongjing.cli.options import DEFAULT_WORKDIR, StageName, StageTarget
-from zhongjing.cli.preflight.machine import check_machine
-from zhongjing.cli.preflight.models import check_models
-from zhongjing.cli.preflight.sources import check_sources, outside
 from zhongjing.cli.run import attend
 from zhongjing.cli.sessions import open_or_create, open_runs
 from zhongjing.codes.storage import BUCKET_NOT_FOUND
@@ -83,6 +82,8 @@ def launch(order: Order, workdir: Path, console: Console, *, wait: bool, wait_fo
         ConfigError, DataError: bad input.
         BackendError, StorageError: the place cannot be reached.
     """
+    from zhongjing.cli.preflight.machine import check_machine
+
     user = order.user()
     document = resolve(user)
     check(document, order)
@@ -117,6 +118,8 @@ def dry_run_of(order: Order, workdir: Path, console: Console, *, as_yaml_text: b
 
     Where nothing was ever run, everything would, and no service is started to find that out.
     """
+    from zhongjing.cli.preflight.machine import check_machine
+
     user = order.user()
     document = resolve(user)
     check(document, order)
@@ -149,6 +152,8 @@ def check(document: TrainingPipeline, order: Order) -> None:
 
 def is_known(document: TrainingPipeline, workdir: Path) -> bool:
     """Whether a pipeline of this name was ever applied in the workdir. Starts nothing."""
+    from zhongjing.backends.local.workdir import Workdir
+
     return document.name in Workdir(workdir).pipelines()
 
 
@@ -159,6 +164,9 @@ def check_first_run(document: TrainingPipeline, order: Order, workdir: Path) -> 
         MissingInputError: a source is not there, or a stage that is only needed was never made.
         DataError: a source or model cannot be used.
     """
+    from zhongjing.cli.preflight.models import check_models
+    from zhongjing.cli.preflight.sources import check_sources
+
     stages = [forecast.stage for forecast in first_forecasts(document, order, workdir)]
     check_models(document, stages)
     return check_sources(document, stages, empty_store=not workdir.is_dir())
@@ -171,6 +179,9 @@ def check_again(session: Session, document: TrainingPipeline, order: Order) -> l
         MissingInputError: a source is not there.
         DataError: a source or model cannot be used.
     """
+    from zhongjing.cli.preflight.models import check_models
+    from zhongjing.cli.preflight.sources import check_sources
+
     stages = graph.targets(document, order.stages(document))
     check_models(document, stages)
     return check_sources(document, stages, known=() if order.refresh_data else _frozen(session, document))
@@ -249,6 +260,8 @@ def _prepare(
             on_upload=on_upload,
         )
     except StorageError as error:
+        from zhongjing.cli.preflight.sources import outside
+
         # The store of a local run has one bucket: who names another one means another store.
         for source in document.spec.sources:
             if error.code is BUCKET_NOT_FOUND and error.where == source.uri:

@@ -110,15 +110,20 @@ def freeze_source(
     elif scheme is None:
         objects = _freeze_files(store, layout, local_files(source.uri), upload=upload, on_upload=on_upload)
     else:
-        raise ConfigError(
-            f"sources cannot be read from {scheme}://",
-            code=INVALID_URI,
-            where=f"spec.sources.{source.name}.uri",
-            remedy="give a local path, an s3:// URI or hf://datasets/owner/name",
-        )
+        raise unknown_scheme(source)
     if not objects:
         return None
     return FrozenSource(name=source.name, objects=objects, digest=_digest_of(objects))
+
+
+def unknown_scheme(source: Source) -> ConfigError:
+    """The error for a source that nothing here can read."""
+    return ConfigError(
+        f"sources cannot be read from {_scheme(source.uri)}://",
+        code=INVALID_URI,
+        where=f"spec.sources.{source.name}.uri",
+        remedy="give a local path, an s3:// URI or hf://datasets/owner/name",
+    )
 
 
 def local_files(uri: str) -> list[Path]:

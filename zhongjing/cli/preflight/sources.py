@@ -15,10 +15,11 @@ from zhongjing.config.sources import Source
 from zhongjing.config.stages import Stage
 from zhongjing.data.readers import Rejected, read_object
 from zhongjing.errors import DataError, MissingInputError
-from zhongjing.pipeline.freeze import expand, local_files
+from zhongjing.pipeline.freeze import expand, local_files, unknown_scheme
 
 SECONDS = 0.5  # spent on reading one source whose records are all bad
 _REASONS = 3  # shown of a bad source
+_ELSEWHERE = ("s3://", "hf://", "example://")
 
 
 def check_sources(
@@ -40,12 +41,15 @@ def check_sources(
         Notes on sources that look bad but are too large to be read here to the end.
 
     Raises:
+        ConfigError: nothing can read a source of this scheme.
         MissingInputError: a source is not there, and is not waited for. All sources of the document count.
         DataError: a stage would find nothing to train on, or a file cannot be read.
     """
     fresh = [source for source in document.spec.sources if source.name not in known]
     files = {source.name: local_files(source.uri) for source in fresh if _is_local(source)}
     for source in fresh:
+        if source.name not in files and not source.uri.startswith(_ELSEWHERE):
+            raise unknown_scheme(source)
         if source.wait:
             continue
         if source.name in files and not files[source.name]:
