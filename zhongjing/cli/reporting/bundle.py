@@ -8,7 +8,7 @@ import os
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,7 @@ from typing import IO, Any
 from zhongjing.cli.reporting.redact import LogStream, Redactor
 from zhongjing.cli.reporting.streams import LONGEST_LINE, Readable, pieces, tail
 from zhongjing.cli.reporting.structured import clean
+from zhongjing.codes.storage import DISK_FULL
 from zhongjing.errors import StorageUnavailableError, ZhongjingError
 from zhongjing.storage.files import disk_error, is_disk_full
 
@@ -138,8 +139,8 @@ class Bundle:
                     self.gap(name, note)
                     file.write(json.dumps({"note": note}) + "\n")
                 for piece in pieces(readable, start):
-                    for line in piece.text.splitlines():
-                        file.write(("" if piece.cut else clean(line, self.redactor)) + "\n")
+                    lines = [""] if piece.cut else piece.text.removesuffix("\n").split("\n")
+                    file.writelines(clean(line, self.redactor) + "\n" for line in lines)
 
     def write(self, archive: Path, root: str, now: float) -> None:
         """Packs the files below the folder ``root``. Equal files and times give equal bytes.
@@ -171,7 +172,8 @@ class Bundle:
         except OSError as error:
             raise disk_error(error, archive) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
     def _afford(self, name: str, size: int) -> bool:
         if size > self._left:
@@ -199,9 +201,9 @@ class Bundle:
             yield
         except StorageUnavailableError:
             raise
-        except (ZhongjingError, OSError) as error:
-            if is_disk_full(error) or (
-                isinstance(error, ZhongjingError) and is_disk_full(error.__cause__ or error)
-            ):
+        except ZhongjingError as error:
+            if error.code is DISK_FULL:
                 raise
             self.gap(name, error)
+        except OSError as error:
+            self.gap(name, error.strerror or error)

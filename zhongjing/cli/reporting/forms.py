@@ -16,13 +16,31 @@ _INNER = 10
 _LINE = 12
 
 
+_ESCAPE = re.compile(r"(%|\\u|\\x)([0-9A-Fa-f]{2,4})")
+
+
+def fold(text: str) -> str:
+    """A form with its escapes in lower case: ``%2F`` and ``%2f`` are the same."""
+    return _ESCAPE.sub(lambda match: match[0].lower(), text)
+
+
+def pattern_of(form: str) -> str:
+    """A regular expression that matches a form, however its escapes are written."""
+    parts: list[str] = []
+    end = 0
+    for match in _ESCAPE.finditer(form):
+        parts += [re.escape(form[end : match.start()]), f"(?i:{re.escape(match[0])})"]
+        end = match.end()
+    return "".join([*parts, re.escape(form[end:])])
+
+
 def forms(value: str) -> set[str]:
-    """Every text that stands for ``value``, itself among them. Short values have fewer forms."""
+    """Every text that stands for ``value``, itself among them, folded. Short values have fewer forms."""
     values = {value}
     if "\n" in value:
         # Logs break it up; a line of it is as secret as the whole.
         values |= {line.strip() for line in value.splitlines() if len(line.strip()) >= _LINE}
-    return {form for each in values for form in _forms(each) if len(form) >= min(len(value), ANYWHERE)}
+    return {fold(form) for each in values for form in _forms(each) if len(form) >= min(len(value), ANYWHERE)}
 
 
 def _forms(value: str) -> Iterator[str]:
@@ -57,7 +75,6 @@ def _escaped(value: str) -> Iterator[str]:
 def _url_encoded(value: str) -> Iterator[str]:
     for once in (quote(value, safe=""), quote(value, safe="/"), quote_plus(value)):
         yield once
-        yield re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), once)
         yield quote(once, safe="")
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from urllib.parse import quote
 
 from zhongjing.cli.reporting import shapes
-from zhongjing.cli.reporting.forms import ANYWHERE, forms
+from zhongjing.cli.reporting.forms import ANYWHERE, fold, forms, pattern_of
 from zhongjing.cli.reporting.secrets import Secret
 
 CUT_MARGIN = 8 * 2**10
@@ -72,24 +72,29 @@ class Redactor:
     identity: Identity = field(default_factory=Identity)
 
     def __post_init__(self) -> None:
-        self._anywhere: dict[str, str] = {}
-        self._alone: dict[str, str] = {}
+        self._masks: dict[str, str] = {}
+        anywhere: set[str] = set()
         for secret in self.known:
-            target = self._anywhere if len(secret.value) >= ANYWHERE else self._alone
+            mask = f"<redacted:{re.sub(r'[^A-Za-z0-9_.-]', '', secret.name)[:80]}>"
             for form in forms(secret.value):
-                target.setdefault(form, f"<redacted:{re.sub(r'[^A-Za-z0-9_.-]', '', secret.name)[:80]}>")
+                self._masks.setdefault(form, mask)
+                if len(secret.value) >= ANYWHERE:
+                    anywhere.add(form)
+        self._alone = frozenset(self._masks.keys() - anywhere)
+        self._lower = {form: form.lower() for form in self._masks}
         self._rules = [*shapes.CREDENTIALS, *shapes.ADDRESSES]
         self._places = _place_rules(self.identity)
         self._hosts = _host_rule(self.identity.hosts)
 
     def known_only(self, text: str) -> str:
         """Without the known secrets: for texts that are not made by people, such as the names of metrics."""
-        anywhere = frozenset(form for form in self._anywhere if form in text)
-        alone = frozenset(form for form in self._alone if form in text)
-        if not anywhere and not alone:
+        lower = text.lower()
+        anywhere = frozenset(form for form, low in self._lower.items() if low in lower)
+        if not anywhere:
             return text
-        masks = self._anywhere | self._alone
-        return _pattern(anywhere, alone).sub(lambda match: masks.get(match[0], match[0]), text)
+        masks = self._masks
+        pattern = _pattern(anywhere - self._alone, anywhere & self._alone)
+        return pattern.sub(lambda match: masks.get(fold(match[0]), match[0]), text)
 
     def text(self, text: str) -> str:
         """Without secrets, e-mail addresses and names of this user and machine: for configuration."""
@@ -179,7 +184,7 @@ def _pattern(anywhere: frozenset[str], alone: frozenset[str]) -> re.Pattern[str]
     """What is masked already comes first, so that no secret is found within a mask."""
     parts = [shapes.MASK]
     parts += [
-        re.escape(form) if form in anywhere else rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])"
+        pattern_of(form) if form in anywhere else rf"(?<![A-Za-z0-9]){pattern_of(form)}(?![A-Za-z0-9])"
         for form in sorted(anywhere | alone, key=lambda form: (-len(form), form))
     ]
     return re.compile("|".join(parts))

@@ -65,7 +65,10 @@ _AWS_SETTINGS = {
 # Values that say yes or no, whatever the variable's name promises.
 _WORDS = {"true", "false", "yes", "none", "null", "auto", "default", "enabled", "disabled", "required"}
 
-_ASSIGNMENT = re.compile(r"""^[\s"'-]*([\w.-]+)["']?\s*[:=]\s*["']?([^\s"',]+)""", re.MULTILINE)
+# YAML, JSON, INI and shell alike, several in a line or cut off.
+_ASSIGNMENT = re.compile(
+    r"""(?:^|(?<=[\s"'{,]))([\w.-]+)["']?[ \t]*[:=][ \t]*["']?([^\s"',}]+)""", re.MULTILINE
+)
 _NETRC = re.compile(r"\bpassword\s+(\S+)")
 
 
@@ -186,7 +189,7 @@ def _of_json(value: Any) -> Iterator[Secret]:
 def _of_file(name: str, file: Path) -> Iterator[Secret]:
     """A file that holds one secret, one a line, or settings with secrets among them."""
     lines = _read(file).split("\n")
-    if sum(1 for line in lines if line.strip()) == 1 or not any(_ASSIGNMENT.match(line) for line in lines):
+    if sum(1 for line in lines if line.strip()) == 1 or not any(_ASSIGNMENT.search(line) for line in lines):
         for line in lines:
             yield Secret(name, line)
     yield from _of_settings(file)

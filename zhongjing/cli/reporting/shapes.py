@@ -30,12 +30,17 @@ def _replace(pattern: str, replacement: str | Callable[[re.Match[str]], str], *n
     return apply
 
 
+# Between a name and its value: an equals sign or a colon, quotes (escaped ones too), Python's mark of bytes.
+_QUOTE = r"(?:b?\\*[\"'])?"
+_IS = rf"\\*[\"']?[ \t]{{0,4}}[=:][ \t]{{0,4}}{_QUOTE}"
+
 _HEADERS = _replace(
     r"(?i)(?<![A-Za-z0-9])"
-    r"((?:proxy-|x-ray-)?authorization|x-amz-security-token|x-api-key|(?:set-)?cookie)"
-    r"(\\*[\"']?[ \t]{0,4}[:=][ \t]{0,4}b?\\*[\"']?|\\*[\"'][ \t]{0,4},[ \t]{0,4}b?\\*[\"'])"
+    r"((?:(?:proxy-|x-ray-)?authorization|(?:set-)?cookie)"
+    rf"(?:{_IS}|\\*[\"'][ \t]{{0,4}},[ \t]{{0,4}}b?\\*[\"'])"
+    rf"|(?:x-amz-security-token|x-api-key)\\*[\"']?[ \t]{{0,4}}[:,][ \t]{{0,4}}{_QUOTE})"
     r"[^\"'\\\r\n]+",
-    rf"\1\2{REDACTED}",
+    rf"\1{REDACTED}",
     "authorization",
     "x-amz-security-token",
     "x-api-key",
@@ -63,7 +68,7 @@ _SIGNED = _replace(
     r"(?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|Credential"
     r"|(?:access|id|refresh)_token)"
     rf"|{_AND}(?:sig|token|Policy|Key-Pair-Id|password|secret))"
-    r"(=|%3D)([^\s&\"'<>\\;,)\]}]{8,}+)",
+    r"(=|%3D)(?:(?!%26)[^\s&\"'<>\\;,)\]}]){8,}+",
     rf"\1\2{REDACTED}",
     *(
         "signature",
@@ -110,7 +115,7 @@ def _assigned(match: re.Match[str]) -> str:
 
 _ASSIGNED = _replace(
     rf"(?i)(?<![A-Za-z0-9_.-])((?:[a-z0-9]{{1,30}}[_.-]){{0,6}}[a-z]{{0,12}}?(?:{_NAMES}))"
-    r"(\\*[\"']?[ \t]{0,4}[=:][ \t]{0,4}b?\\*[\"']?)([^\s\"'<>,;&\\)}\]]{4,}+)",
+    rf"({_IS})([^\s\"'<>,;&\\)}}\]]{{4,}}+)",
     _assigned,
     *("secret", "password", "passwd", "passphrase", "pwd", "key", "token"),
 )
@@ -121,7 +126,7 @@ def _plain_token(match: re.Match[str]) -> str:
 
 
 _TOKEN_VALUE = _replace(
-    r"(?i)(?<![A-Za-z0-9_.-])(token\\*[\"']?[ \t]{0,4}[=:][ \t]{0,4}b?\\*[\"']?)([A-Za-z0-9._~+/=-]{16,}+)",
+    rf"(?i)(?<![A-Za-z0-9_.-])(token{_IS})([A-Za-z0-9._~+/=-]{{16,}}+)",
     _plain_token,
     "token",
 )
@@ -192,7 +197,10 @@ _LETTER = (
     r"|%[eE][3-9a-dA-D](?:%[89abAB][0-9a-fA-F]){2}"
 )
 # Numbers, units and punctuation between characters belong to the text: "体温38.5℃".
-_GAP = r"[^\n\u2e80-\u2fdf\u3021-\u9fff\uac00-\ud7af\uf900-\ufaff]{0,12}?"
+_GAP = (
+    r"(?:\\{1,4}+(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})?+|%(?:[0-9a-fA-F]{2})?+"
+    r"|[^\n\\%\u2e80-\u2fdf\u3021-\u9fff\uac00-\ud7af\uf900-\ufaff]){0,12}?"
+)
 _TEXT = re.compile(rf"(?:{_LETTER})(?:{_GAP}(?:{_LETTER}))*+")
 _ONE = re.compile(_LETTER)
 LONGEST_TEXT = 12

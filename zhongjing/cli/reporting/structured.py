@@ -7,11 +7,12 @@ tells what came out, the answers of models to held-out questions among it: those
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from zhongjing.cli.reporting.redact import Redactor
 from zhongjing.cli.reporting.secrets import is_secret_key
-from zhongjing.cli.reporting.shapes import REDACTED
+from zhongjing.cli.reporting.shapes import MASK, REDACTED
 from zhongjing.storage.progress import MetricPoint
 
 # Below these keys stands configuration, as the user wrote it or resolved.
@@ -100,16 +101,15 @@ def without_text(value: Any) -> Any:
         return {key: without_text(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_text(item) for item in value]
-    return f"<text {len(value)} characters>" if isinstance(value, str) else value
+    if not isinstance(value, str) or re.fullmatch(MASK, value):
+        return value
+    return f"<text {len(value)} characters>"
 
 
 def _without_prose(value: Any) -> Any:
     """What a stage adds of its own: names and places stay, whatever reads as prose goes."""
     if isinstance(value, dict):
-        return {
-            key: without_text(item) if key in _FREE_TEXT else _without_prose(item)
-            for key, item in value.items()
-        }
+        return {key: _without_prose(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_prose(item) for item in value]
     if isinstance(value, str) and (len(value.split()) > 3 or not value.isascii()):
