@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.quantity import from_bytes, to_bytes
 from zhongjing.config.resolve import resolve
 from zhongjing.config.stages import Stage
+from zhongjing.data.readers import Rejected, read_object
+from zhongjing.data.rejections import Rejections, check_source
 from zhongjing.errors import ConfigError, DataError, ZhongjingError
+from zhongjing.storage.manifest import SourceCounts
 
 GOOD = {"instruction": "感冒怎么办？", "output": "多喝水，注意休息。"}
 RANKED = {"prompt": "感冒怎么办？", "answers": ["多喝水。", "不用管。"]}
@@ -60,17 +64,26 @@ def refusal(document: TrainingPipeline, stage: Stage = Stage.SFT, **more: Any) -
     return caught.value
 
 
+def verdict(check: Callable[[], object]) -> str | None:
+    """Name of the code that a check refuses with."""
+    try:
+        check()
+    except DataError as error:
+        return error.code.name
+    return None
+
+
 # Sources
 
 
 def test_a_source_of_another_layout_is_told_with_its_first_place(tmp_path: Path) -> None:
-    uri = write(tmp_path / "talks.jsonl", BAD, BAD, [1, 2])
+    uri = write(tmp_path / "talks.jsonl", BAD, BAD, 7)
     error = refusal(pipeline({"talks": uri}))
     assert error.code.name == "UnknownLayout"
     assert error.where == "spec.sources.talks"
     assert "none of the 3 records" in error.message
-    assert "(2, first: talks.jsonl, line 1)" in error.message
-    assert "(1, first: talks.jsonl, line 3)" in error.message
+    assert f"(2, first: {uri} line 1)" in error.message
+    assert f"(1, first: {uri} line 3)" in error.message
     assert "感冒" not in str(error)
 
 
@@ -99,18 +112,67 @@ def test_one_good_record_leaves_the_rest_to_the_job(tmp_path: Path) -> None:
     assert check_sources(pipeline({"talks": uri}), [Stage.SFT]) == []
 
 
-def test_an_empty_file_beside_a_full_one_is_no_error(tmp_path: Path) -> None:
-    uris = {"empty": write(tmp_path / "empty.jsonl"), "full": write(tmp_path / "full.jsonl", GOOD)}
-    assert check_sources(pipeline(uris), [Stage.SFT]) == []
+def test_a_folder_with_an_empty_file_is_not_empty(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl")
+    write(tmp_path / "b.jsonl", GOOD)
+    assert check_sources(pipeline({"talks": str(tmp_path)}), [Stage.SFT]) == []
 
 
-def test_a_bad_source_beside_a_good_one_counts_by_its_own_limit(tmp_path: Path) -> None:
-    uris = {"bad": write(tmp_path / "bad.jsonl", BAD), "good": write(tmp_path / "good.jsonl", GOOD)}
-    assert refusal(pipeline(uris)).where == "spec.sources.bad"
-    tolerant = pipeline(uris, source={"maxQuarantineFraction": 1})
-    assert check_sources(tolerant, [Stage.SFT]) == []
-    alone = pipeline({"bad": uris["bad"]}, source={"maxQuarantineFraction": 1})
-    assert refusal(alone).code.name == "UnknownLayout"
+def test_sources_that_no_stage_of_the_run_reads_are_not_looked_at(tmp_path: Path) -> None:
+    document = pipeline({"talks": write(tmp_path / "talks.jsonl", BAD)})
+    assert check_sources(document, []) == []
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "",
+        "\n\n",
+        json.dumps(BAD),
+        f"{json.dumps(BAD)}\n7",
+        json.dumps(ALONE),
+        json.dumps(RANKED),
+        f"{json.dumps(ALONE)}\n{json.dumps(BAD)}",
+        f"{json.dumps(BAD)}\n{json.dumps(RANKED)}",
+        f"[{json.dumps(BAD)}]",
+        "题目,答案\n感冒,喝水\n",
+        "只有一行字。",
+    ],
+)
+@pytest.mark.parametrize("kind", ["text", "ranking", "dialogue", "prompts"])
+def test_what_is_refused_here_a_job_refuses_too(tmp_path: Path, kind: str, lines: str) -> None:
+    """The same verdict, code included, as of a job that has read all of the source."""
+    stage = {"text": "pretrain", "ranking": "rm", "dialogue": "sft", "prompts": "ppo"}[kind]
+    (tmp_path / "any").write_text(lines, encoding="utf-8")
+    needs: dict[str, Any] = {"from": "s3://b/policy", "reward": "s3://b/reward"} if stage == "ppo" else {}
+    document = pipeline({"any": str(tmp_path / "any")}, kind=kind, stage=stage, **needs)
+    source = document.spec.source("any")
+    rejections, read, bad = Rejections(), 0, 0
+    for record in read_object(str(tmp_path / "any"), source):
+        read += 1
+        if isinstance(record, Rejected):
+            bad += 1
+            rejections.add(record)
+    counts = SourceCounts(
+        name="any",
+        digest="",
+        read=read,
+        kept=0,
+        train=0,
+        validation=0,
+        test=0,
+        truncated=0,
+        too_long=0,
+        duplicates=0,
+        leaks=0,
+        quarantined=bad,
+    )
+    here = verdict(lambda: check_sources(document, [Stage(stage)]))
+    there = verdict(lambda: check_source(source, counts, rejections, "quarantine"))
+    if read and bad < read:
+        assert here is None  # how many may be bad, the job decides
+    else:
+        assert here == there is not None
 
 
 def test_what_is_too_large_to_be_read_here_is_only_noted(

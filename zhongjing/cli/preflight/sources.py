@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zhongjing.codes import Code
 from zhongjing.codes import data as codes
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Source
-from zhongjing.config.stages import Stage
+from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.data.readers import Rejected, read_object
+from zhongjing.data.rejections import Rejections
 from zhongjing.errors import DataError, MissingInputError
 from zhongjing.pipeline.freeze import expand, local_files, unknown_scheme
 
 SECONDS = 0.5  # spent on reading one source whose records are all bad
-_REASONS = 3  # shown of a bad source
 _ELSEWHERE = ("s3://", "hf://", "example://")
 
 
@@ -43,7 +41,7 @@ def check_sources(
     Raises:
         ConfigError: nothing can read a source of this scheme.
         MissingInputError: a source is not there, and is not waited for. All sources of the document count.
-        DataError: a stage would find nothing to train on, or a file cannot be read.
+        DataError: a source of the stages has no record or no good one, or a file cannot be read.
     """
     fresh = [source for source in document.spec.sources if source.name not in known]
     files = {source.name: local_files(source.uri) for source in fresh if _is_local(source)}
@@ -61,17 +59,11 @@ def check_sources(
             )
         if empty_store and source.uri.startswith("s3://"):
             raise outside(source)
-    looks: dict[str, _Look] = {}
+    used = {ref.source for stage in stages for ref in _settings(document, stage).data}
     notes: list[str] = []
-    for stage in stages:
-        settings = document.spec.stages.get(stage)
-        assert settings is not None, "the stages have been checked against the document"
-        sources = [document.spec.source(name) for name in dict.fromkeys(ref.source for ref in settings.data)]
-        for source in sources:
-            if source.name not in looks:
-                looks[source.name] = look = _look(source, files.get(source.name) or ())
-                notes += _notes(source, look)
-        _judge(stage, [(source, looks[source.name]) for source in sources])
+    for source in fresh:
+        if source.name in used and files.get(source.name):
+            notes += _judge(source, _look(source, files[source.name]))
     return notes
 
 
@@ -85,6 +77,12 @@ def outside(source: Source) -> MissingInputError:
     )
 
 
+def _settings(document: TrainingPipeline, stage: Stage) -> AnySettings:
+    settings = document.spec.stages.get(stage)
+    assert settings is not None, "the stages have been checked against the document"
+    return settings
+
+
 @dataclass(slots=True)
 class _Look:
     """What was seen of a source until its first good record, its end, or the end of the time."""
@@ -92,39 +90,7 @@ class _Look:
     good: bool = False
     ended: bool = False  # all of it was read
     read: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)  # by reason: where it came first
-
-    @property
-    def all_bad(self) -> bool:
-        """Whether it has records, and none can be used, for sure."""
-        return self.ended and not self.good and self.read > 0
-
-    @property
-    def empty(self) -> bool:
-        """Whether it has no record, for sure."""
-        return self.ended and self.read == 0
-
-    def add(self, path: Path, record: Rejected) -> None:
-        """Counts a bad record."""
-        at = record.position
-        place = f"line {at.line}" if at.line is not None else f"record {at.index}"
-        self.reasons[record.reason] += 1
-        self.first.setdefault(record.reason, f"{path.name}, {place}")
-
-    def told(self) -> str:
-        """The commonest reasons, each with how often and where first. No text of a record is in them."""
-        common = self.reasons.most_common(_REASONS)
-        return "; ".join(f"{reason} ({number}, first: {self.first[reason]})" for reason, number in common)
-
-    def code(self) -> Code:
-        """What the commonest reason stands for."""
-        [(reason, _)] = self.reasons.most_common(1)
-        if reason.startswith("only one answer"):
-            return codes.TOO_FEW_ANSWERS
-        if reason.startswith("no known layout"):
-            return codes.UNKNOWN_LAYOUT
-        return codes.NO_GOOD_RECORD
+    rejections: Rejections = field(default_factory=Rejections)
 
 
 def _is_local(source: Source) -> bool:
@@ -133,8 +99,6 @@ def _is_local(source: Source) -> bool:
 
 def _look(source: Source, files: Sequence[Path]) -> _Look:
     look = _Look()
-    if not files:
-        return look  # of another place, known, or still to come
     deadline = time.monotonic() + SECONDS
     for path in files:
         try:
@@ -143,7 +107,7 @@ def _look(source: Source, files: Sequence[Path]) -> _Look:
                 if not isinstance(record, Rejected):
                     look.good = True
                     return look
-                look.add(path, record)
+                look.rejections.add(record)
                 if time.monotonic() > deadline:
                     return look
         except OSError as error:
@@ -156,49 +120,26 @@ def _look(source: Source, files: Sequence[Path]) -> _Look:
     return look
 
 
-def _notes(source: Source, look: _Look) -> list[str]:
-    if look.good or look.ended or not look.read:
+def _judge(source: Source, look: _Look) -> list[str]:
+    """Raises what a job would raise when it had read the source; returns what there is to note."""
+    if look.good:
         return []
-    return [f"the first {look.read} records of source {source.name} cannot be used: {look.told()}"]
-
-
-def _judge(stage: Stage, looks: Sequence[tuple[Source, _Look]]) -> None:
-    """Raises what the job of a stage would find when it had read its sources."""
-    for source, look in looks:
-        # More bad records than the source allows end the job, whatever its other sources hold.
-        if look.all_bad and source.max_quarantine_fraction < 1:
-            raise _unusable(source, look)
-    if not all(look.all_bad or look.empty for _, look in looks):
-        return
-    for source, look in looks:
-        if look.all_bad:
-            raise _unusable(source, look)
-    source = looks[0][0]
-    one = len(looks) == 1
+    if not look.ended:
+        return [f"the first {look.read} records of source {source.name} cannot be used: {look.rejections}"]
+    where = f"spec.sources.{source.name}"
+    inspect = f"zhongjing data inspect {source.uri} --kind {source.kind}"
+    if not look.read:
+        raise DataError(
+            f"source {source.name} has no records: {source.uri} is empty",
+            code=codes.EMPTY_SOURCE,
+            where=f"{where}.uri",
+            remedy=f"check what the uri names: {inspect}",
+        )
+    code = look.rejections.code
     raise DataError(
-        f"{' and '.join(source.uri for source, _ in looks)} {'has' if one else 'have'} no records: "
-        f"there is nothing to train {stage} on",
-        code=codes.EMPTY_SOURCE,
-        where=f"spec.sources.{source.name}.uri" if one else f"spec.stages.{stage}.data",
-        remedy=f"check what the uri names: {_inspect(source)}",
-    )
-
-
-def _unusable(source: Source, look: _Look) -> DataError:
-    code = look.code()
-    if code is codes.UNKNOWN_LAYOUT:
-        remedy = f"name the keys under the source's `columns`, or correct its kind; see {_inspect(source)}"
-    elif code is codes.TOO_FEW_ANSWERS:
-        remedy = code.remedy
-    else:
-        remedy = f"correct the source's kind, its columns or the data; see {_inspect(source)}"
-    return DataError(
-        f"none of the {look.read} records of {source.uri} can be used as {source.kind}: {look.told()}",
+        f"none of the {look.read} records of source {source.name} (kind {source.kind}) can be used: "
+        f"{look.rejections}",
         code=code,
-        where=f"spec.sources.{source.name}",
-        remedy=remedy,
+        where=where,
+        remedy=code.remedy if code is codes.TOO_FEW_ANSWERS else f"{code.remedy}; look with: {inspect}",
     )
-
-
-def _inspect(source: Source) -> str:
-    return f"zhongjing data inspect {source.uri} --kind {source.kind}"
