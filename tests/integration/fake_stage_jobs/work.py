@@ -67,7 +67,13 @@ def main(stage: Stage) -> int:
 
     tell(Activity.STARTING)
     if labels.get("fail-data") == stage:
-        failure = Failure(error="DataError", message="the corpus is empty", remedy="fill it", retriable=False)
+        failure = Failure(
+            error="DataError",
+            code="EmptySource",
+            message="the corpus is empty",
+            remedy="fill it",
+            retriable=False,
+        )
         tell(Activity.FAILED, failure)
         return 1
     while step < steps:

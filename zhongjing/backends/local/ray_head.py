@@ -12,10 +12,8 @@ import hashlib
 import logging
 import os
 import secrets
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +27,7 @@ from zhongjing.backends.local.processes import (
     python_path,
     record,
 )
+from zhongjing.backends.local.temporary import TemporaryFolders
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.codes.ray import RAY_FAILED
 from zhongjing.errors import BackendError
@@ -38,9 +37,6 @@ logger = logging.getLogger(__name__)
 
 READY_SECONDS = 120.0  # a healthy start takes 6 to 10 seconds on two cores
 OBJECT_STORE_BYTES = 200 * 2**20  # stages pass no data through it
-# Ray adds "/session_<date>_<time>_<microseconds>_<pid>/sockets/plasma_store" to its folder, and a socket's
-# path may have 107 bytes.
-_MAX_FOLDER_BYTES = 107 - 70
 
 
 class RayRecord(Record):
@@ -79,6 +75,7 @@ class RayHead:
         self.mark = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
         self.record: RayRecord | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._temporary = TemporaryFolders(self.folder)
 
     def set_environment(self, environment: Mapping[str, str]) -> None:
         """What jobs of the next start get: S3 endpoint and credentials."""
@@ -149,9 +146,7 @@ class RayHead:
             self._process.wait()
         if ended:
             logger.info("ended Ray (%d processes)", ended)
-        for folder in (self.folder / "ray", Path(self.record.temporary) if self.record else None):
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+        self._temporary.remove()
         self.record = None
         self._process = None
 
@@ -177,7 +172,8 @@ class RayHead:
 
     def _launch(self, cpus: int) -> bool:
         self._token()
-        temporary = self._temporary()
+        self._temporary.make()
+        temporary = self._temporary.ray
         gcs, dashboard, client, agent, agent_grpc = free_ports(5)
         command = [
             *(sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head"),
@@ -215,13 +211,6 @@ class RayHead:
             time.sleep(0.1)
         return False
 
-    def _temporary(self) -> Path:
-        own = self.folder / "ray"
-        if len(os.fsencode(own)) <= _MAX_FOLDER_BYTES:
-            own.mkdir(parents=True, exist_ok=True)
-            return own
-        return Path(tempfile.mkdtemp(prefix="zj-", dir="/tmp"))
-
     def _job_folder(self) -> Path:
         folder = self.folder / "jobs"
         folder.mkdir(exist_ok=True)
@@ -236,10 +225,10 @@ class RayHead:
         environment |= self._environment
         environment |= {
             MARK_VARIABLE: self.mark,
-            # Ray writes into the home folder; what was downloaded there before stays in use.
+            # Ray and others write into the home folder. Models that were downloaded there stay in use.
             "HOME": str(home),
-            "XDG_CACHE_HOME": cache,
             "HF_HOME": os.environ.get("HF_HOME") or f"{cache}/huggingface",
+            **self._temporary.environment(),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_USAGE_STATS_ENABLED": "0",

@@ -1,0 +1,90 @@
+"""Temporary folders of a workdir: where paths are short, where they are long, and after a power cut."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zhongjing.backends.local.temporary import TemporaryFolders
+
+
+@pytest.fixture
+def long_workdir(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / ("long-" * 15)
+    path.mkdir()
+    yield path
+    TemporaryFolders(path).remove()
+
+
+@pytest.fixture
+def short_workdir() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="w", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+def test_a_short_path_holds_everything(short_workdir: Path) -> None:
+    folders = TemporaryFolders(short_workdir)
+    folders.make()
+    environment = folders.environment()
+    assert folders.ray == short_workdir / "ray"
+    assert environment["TMPDIR"] == str(short_workdir / "tmp")
+    for name in ("XDG_CACHE_HOME", "MPLCONFIGDIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        assert Path(environment[name]).is_relative_to(short_workdir)
+    (folders.temporary / "left").write_text("")
+    (folders.caches / "kept").write_text("")
+    folders.make()
+    assert list(folders.temporary.iterdir()) == [], "what a predecessor left is gone"
+    assert (folders.caches / "kept").exists()
+    folders.remove()
+    assert sorted(path.name for path in short_workdir.iterdir()) == ["home"]
+
+
+def test_a_long_path_has_one_short_folder_that_the_next_one_finds(long_workdir: Path) -> None:
+    folders = TemporaryFolders(long_workdir)
+    folders.make()
+    short = folders.ray.parent
+    assert short.parent == Path("/tmp")
+    assert short.stat().st_mode & 0o777 == 0o700
+    assert folders.temporary.parent == short
+    # Everything was killed; another process looks after the same workdir.
+    again = TemporaryFolders(long_workdir)
+    again.make()
+    assert not short.exists()
+    assert again.ray.parent != short
+    again.remove()
+    assert not again.folder.joinpath("short-folder").exists()
+    assert sorted(path.name for path in long_workdir.iterdir()) == ["home"]
+
+
+@pytest.mark.parametrize("noted", ["/etc", "/tmp/../etc", "/tmp/zj-0", "zj-01234567", ""])
+def test_only_a_folder_of_its_own_is_removed(tmp_path: Path, noted: str) -> None:
+    (tmp_path / "short-folder").write_text(noted)
+    TemporaryFolders(tmp_path).remove()
+    assert Path("/etc").is_dir()
+    assert not (tmp_path / "short-folder").exists()
+
+
+def test_a_link_is_not_followed(tmp_path: Path, long_workdir: Path) -> None:
+    folders = TemporaryFolders(long_workdir)
+    folders.make()
+    short = folders.ray.parent
+    shutil.rmtree(short)
+    (tmp_path / "precious").write_text("")
+    short.symlink_to(tmp_path)
+    try:
+        TemporaryFolders(long_workdir).remove()
+        assert (tmp_path / "precious").exists()
+    finally:
+        short.unlink()
+
+
+def test_a_cache_of_compiled_kernels_of_the_user_s_own_stays_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/shared/triton")
+    assert TemporaryFolders(tmp_path).environment()["TRITON_CACHE_DIR"] == "/shared/triton"
