@@ -13,6 +13,7 @@ import typer
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import INTERRUPTED, OK, guarded
+from zhongjing.cli.problem import problem_of
 from zhongjing.codes.local import NO_GPU
 from zhongjing.codes.model import MODEL_NOT_FOUND, UNUSABLE_MODEL
 from zhongjing.errors import ConfigError, DataError
@@ -153,7 +154,8 @@ class Conversation:
                 if not self.line(text):
                     return OK
             except DataError as error:
-                self._console.warn(f"error: {error}")
+                for line in problem_of(error).lines():
+                    self._console.warn(line)
 
 
 def kind_of(folder: Path) -> str:

@@ -51,6 +51,11 @@ def keep(error: BaseException, workdir: Path) -> Path | None:
 def _folders(workdir: Path) -> Iterator[Path]:
     if workdir.is_dir():
         yield workdir.resolve() / "logs"
+    yield from stray_folders()
+
+
+def stray_folders() -> Iterator[Path]:
+    """Where tracebacks lie that belong to no workdir; the folders may not exist."""
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
     if state.is_absolute():  # the standard wants others ignored
         yield state / "zhongjing" / "logs"

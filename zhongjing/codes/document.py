@@ -44,7 +44,7 @@ INVALID_VALUE = _code(
 UNKNOWN_STAGE = _code(
     "UnknownStage",
     "There is no such stage, or the document does not have it.",
-    cause="A typing error after --stage, or a document with fewer stages.",
+    cause="A typing error below spec.stages, or a document with fewer stages than were asked for.",
     remedy="the stages are pretrain, sft, rm and ppo; add it to spec.stages, or ask for another",
 )
 INVALID_REFERENCE = _code(

@@ -111,17 +111,17 @@ def test_a_session_that_does_not_open_leaves_the_workdir(
 
 
 def test_errors_of_commands_without_a_workdir_are_packed(
-    command: CommandLine, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: CommandLine, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf-token-of-mine")
-    (temporary / "zhongjing-error-20260102T030405Z-1.log").write_text("ValueError: hf-token-of-mine\n")
-    (temporary / "other.log").write_text("not ours")
+    folder = state / "zhongjing" / "logs"
+    folder.mkdir(parents=True)
+    (folder / "error-20260102T030405Z-1.log").write_text("ValueError: hf-token-of-mine\n")
+    (folder / "other.log").write_text("not ours")
     assert command("report", "--local", "--no-doctor", "--output", "r.tar.gz").exit_code == 0
     with tarfile.open(tmp_path / "r.tar.gz") as tar:
         logs = [member for member in tar.getmembers() if "/commands/" in member.name]
-        assert [member.name.rpartition("/")[2] for member in logs] == [
-            "zhongjing-error-20260102T030405Z-1.log"
-        ]
+        assert [member.name.rpartition("/")[2] for member in logs] == ["error-20260102T030405Z-1.log"]
         file = tar.extractfile(logs[0])
         assert file is not None
         assert file.read() == b"ValueError: <redacted:HF_TOKEN>\n"

@@ -131,6 +131,86 @@ def test_a_wrong_override_is_named(override: str, expected: str) -> None:
         document(override)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "code", "where"),
+    [
+        ("stages:", "stagez:", "UnknownField", "my.yaml, line 8: spec.stagez"),
+        ("    sft:", "    sftt:", "UnknownStage", "my.yaml, line 11: spec.stages.sftt"),
+        ("uri: books.txt, ", "", "MissingField", "my.yaml, line 5: spec.sources[0].uri"),
+        ("base: {tiny: {}}", "base: {tiny: 3}", "InvalidValue", "my.yaml, line 3: spec.base.tiny"),
+        ("base: {tiny: {}}", "seed: -1\n  base: {tiny: {}}", "InvalidValue", "my.yaml, line 3: spec.seed"),
+        (
+            "      data: [{source: ranked}]",
+            "      data: [{source: talks}]",
+            "WrongSourceKind",
+            "my.yaml, line 14: spec.stages.rm.data[0]",
+        ),
+        (
+            "      data: [{source: ranked}]",
+            "      data: [{source: gone}]",
+            "InvalidReference",
+            "my.yaml, line 14: spec.stages.rm.data[0]",
+        ),
+        ("name: ranked", "name: talks", "InvalidValue", "my.yaml, line 7: spec.sources[2].name"),
+    ],
+)
+def test_a_wrong_document_has_a_code_and_a_line(old: str, new: str, code: str, where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve.resolve(resolve.parse_document(DOCUMENT.replace(old, new), "my.yaml"))
+    assert (caught.value.code.name, caught.value.where) == (code, where)
+
+
+def test_several_problems_are_all_listed_and_the_first_gives_the_code() -> None:
+    text = DOCUMENT.replace("    rm:\n", "    rm:\n      learningRte: 1\n      epochs: many\n")
+    with pytest.raises(ConfigError) as caught:
+        resolve.resolve(resolve.parse_document(text, "my.yaml"))
+    error = caught.value
+    lines = [f"{error.where}: {error.message.splitlines()[0]}", *error.message.splitlines()[1:]]
+    assert sorted(lines) == [
+        "my.yaml, line 14: spec.stages.rm.learningRte: unknown key (did you mean 'learningRate'?)",
+        "my.yaml, line 15: spec.stages.rm.epochs: should be a valid number, "
+        "unable to parse string as a number, not 'many'",
+    ]
+    first = "UnknownField" if error.where is not None and "learningRte" in error.where else "InvalidValue"
+    assert error.code.name == first
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "where"),
+    [
+        ("spec.stages.sft.epochs=many", "InvalidValue", "--set spec.stages.sft.epochs"),
+        ("spec.stages.sft.learningRte=1", "UnknownField", "--set spec.stages.sft.learningRte"),
+        ("spec.sources.talks.kind=text", "WrongSourceKind", "my.yaml, line 12: spec.stages.sft.data[0]"),
+        ("spec.sources.talks.kind=songs", "InvalidValue", "--set spec.sources[1].kind"),
+        ("spec.targets=[evaluation, dance]", "UnknownStage", "--set spec.targets[1]"),
+        ("spec.seed", "InvalidOverride", None),
+        ("spec.sources.books.uri=${ZHONGJING_NOT_SET}", "UnsetVariable", "--set spec.sources[0].uri"),
+    ],
+)
+def test_what_came_by_set_is_not_looked_for_in_the_file(override: str, code: str, where: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        document(override)
+    assert (caught.value.code.name, caught.value.where) == (code, where)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("a: [", "InvalidYaml"),
+        ("\ta: 1", "InvalidYaml"),
+        ("", "NotATrainingPipeline"),
+        ("[1, 2]", "NotATrainingPipeline"),
+        ("kind: Pod\nspec: {}", "NotATrainingPipeline"),
+        ("metadata: {name: x}", "NotATrainingPipeline"),
+    ],
+)
+def test_what_is_no_document_says_so(text: str, code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve.parse_document(text, "my.yaml")
+    assert caught.value.code.name == code
+    assert str(caught.value.where).startswith("my.yaml")
+
+
 def test_overrides_reach_fields_and_named_list_elements() -> None:
     result = document("spec.stages.sft.learningRate=1e-4", "spec.sources.books.uri=other.txt", "spec.seed=7")
     assert result.spec.stages.sft is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from zhongjing.backends.local.workdir import Workdir
+from zhongjing.cli.errorlog import stray_folders
 from zhongjing.cli.reporting.bundle import Bundle
 from zhongjing.cli.reporting.streams import local_file
 
@@ -54,8 +54,9 @@ def collect_workdir(bundle: Bundle, path: Path) -> None:
 
 
 def collect_stray_logs(bundle: Bundle) -> None:
-    """Packs errors of the last week's commands that found no workdir: they are in the temporary folder."""
-    _collect_command_logs(bundle, Path(tempfile.gettempdir()), "commands", "zhongjing-error-*.log")
+    """Packs errors of the last week's commands that found no workdir."""
+    for folder in stray_folders():
+        _collect_command_logs(bundle, folder, "commands", "error-*.log")
 
 
 def _collect_command_logs(bundle: Bundle, folder: Path, name: str, pattern: str) -> None:
