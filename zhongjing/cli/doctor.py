@@ -21,6 +21,7 @@ from zhongjing.errors import ConfigError
 
 if TYPE_CHECKING:
     from zhongjing.cli.diagnosis.finding import Finding
+    from zhongjing.cli.diagnosis.runner import Check
     from zhongjing.config.pipeline import TrainingPipeline
     from zhongjing.config.sources import Storage
 
@@ -31,6 +32,7 @@ Examples:
   zhongjing doctor --local --deep                 also start a Ray and run a job on it (half a minute)
   zhongjing doctor --local -f my.yaml             does this document fit this machine?
   zhongjing doctor --storage s3://bucket/prefix   is this store good enough?
+  zhongjing doctor --local --only torch           one check alone
 
 Each line says fine, warn or fails; what is not fine has a remedy. Nothing is left behind.
 
@@ -59,6 +61,10 @@ def doctor(
     deep: Annotated[
         bool, typer.Option("--deep", help="Also start a Ray and run a job with two workers on it.")
     ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="CHECK", help="Make this check alone; repeatable. E.g. s3, torch."),
+    ] = None,
     local: Local = False,
     workdir: Workdir = None,
     output: OutputFormat = Format.TEXT,
@@ -90,7 +96,7 @@ def doctor(
             origin=str(file or ""),
             deep=deep,
         )
-        for finding in run_checks(checks(situation), situation):
+        for finding in run_checks(_chosen(checks(situation), only or []), situation):
             findings.append(finding)
             for line in lines(finding):
                 console.say(line)
@@ -121,6 +127,24 @@ def as_object(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
         **{status: counts[status] for status in ("fine", "warn", "fails")},
         "checks": [finding.as_dict() for finding in findings],
     }
+
+
+def _chosen(checks: list[Check], only: list[str]) -> list[Check]:
+    """The checks that were asked for, all unless some were named.
+
+    Raises:
+        ConfigError: there is no check of that name here.
+    """
+    names = [check.name for check in checks]
+    for name in only:
+        if name not in names:
+            raise ConfigError(
+                f"there is no check {name!r} here",
+                code=INVALID_OPTION,
+                where="--only",
+                remedy=f"the checks are: {', '.join(names)} (ray with --deep, document with -f)",
+            )
+    return [check for check in checks if not only or check.name in only]
 
 
 def _document(file: Path) -> TrainingPipeline:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import zhongjing
 
@@ -134,11 +134,9 @@ class Children:
 def _converse(process: subprocess.Popen[str], seconds: float) -> Answer:
     said: list[str] = []
     complaints: list[str] = []
-    assert process.stdout is not None
-    assert process.stderr is not None
     readers = [
-        threading.Thread(target=lambda: said.extend(process.stdout or ()), daemon=True),
-        threading.Thread(target=lambda: complaints.extend(process.stderr or ()), daemon=True),
+        threading.Thread(target=_drain, args=(stream, lines), daemon=True)
+        for stream, lines in ((process.stdout, said), (process.stderr, complaints))
     ]
     for reader in readers:
         reader.start()
@@ -149,9 +147,15 @@ def _converse(process: subprocess.Popen[str], seconds: float) -> Answer:
         _end(process)
     for reader in readers:
         reader.join(_FORCED_AFTER)
-    if process.stdin is not None:
-        process.stdin.close()
+    assert process.stdin is not None
+    process.stdin.close()
     return Answer(tuple(_parsed(said)), code, "".join(complaints[-12:]).strip())
+
+
+def _drain(stream: IO[str] | None, lines: list[str]) -> None:
+    assert stream is not None
+    with stream:
+        lines.extend(stream)
 
 
 def _parsed(said: Sequence[str]) -> list[dict[str, Any]]:

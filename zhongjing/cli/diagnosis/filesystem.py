@@ -13,7 +13,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,11 @@ from zhongjing.cli.diagnosis.situation import Situation, standing
 from zhongjing.codes import local as local_codes
 from zhongjing.codes import machine
 
-# A socket's path may have 107 bytes, and Ray adds 70 to its folder (zhongjing.backends.local.ray_head).
-SHORT_BYTES = 107 - 70
-RAY_FALLBACK = Path("/tmp")  # noqa: S108 - where the head goes when the workdir's path is long
+# A socket's path may have 107 bytes. Ray adds 70 to its folder, and other libraries up to 45 to TMPDIR
+# (zhongjing.backends.local.temporary).
+RAY_BYTES = 107 - 70
+TEMPORARY_BYTES = 107 - 45
+FALLBACK = Path("/tmp")  # noqa: S108 - where both go when the workdir's path is long
 _NETWORK = re.compile(
     r"nfs|cifs|smb|9p|afs|ceph|lustre|gpfs|beegfs|gluster|fuse|drvfs|virtiofs|vboxsf|prl_fs"
 )
@@ -50,10 +52,18 @@ class Facts:
 def check(situation: Situation) -> Iterable[Finding]:
     """Tries the workdir, or the folder that it will be made in, and the temporary folder."""
     yield judge("file system", gather(standing(situation.workdir)), local=situation.local)
-    short = len(os.fsencode(situation.workdir.absolute() / "ray")) <= SHORT_BYTES
-    sockets = gather(standing(situation.workdir) if short else RAY_FALLBACK)
-    yield judge_sockets(sockets, moved=not short, local=situation.local)
+    ray, others = socket_folders(situation.workdir)
+    tried = [gather(standing(folder)) for folder in dict.fromkeys((ray, others))]
+    yield judge_sockets(tried, moved=ray == FALLBACK, local=situation.local)
     yield judge_temporary(gather(Path(tempfile.gettempdir())))
+
+
+def socket_folders(workdir: Path) -> tuple[Path, Path]:
+    """Where Ray's sockets will be, and those of the libraries that workers use."""
+    workdir = workdir.absolute()
+    ray = workdir if len(os.fsencode(workdir / "ray")) <= RAY_BYTES else FALLBACK
+    others = workdir if len(os.fsencode(workdir / "tmp")) <= TEMPORARY_BYTES else FALLBACK
+    return ray, others
 
 
 def gather(folder: Path) -> Facts:
@@ -158,18 +168,19 @@ def judge(name: str, facts: Facts, *, local: bool) -> Finding:
     return fine(name, f"{about} has locks and atomic renames")
 
 
-def judge_sockets(facts: Facts, *, moved: bool, local: bool) -> Finding:
-    """A place for Ray's sockets."""
-    why = f" (the workdir's path is longer than the {SHORT_BYTES} bytes that fit)" if moved else ""
-    if facts.sockets is not None:
-        return lacks(
-            "sockets",
-            f"Ray's sockets would be at {facts.path}{why}, which cannot hold any ({facts.sockets})",
-            machine.UNUSABLE_FILE_SYSTEM,
-            f"give a --workdir on a local disk, with a path of at most {SHORT_BYTES - 4} bytes",
-            serious=local,
-        )
-    return fine("sockets", f"Ray's sockets fit at {facts.path}{why}")
+def judge_sockets(tried: Sequence[Facts], *, moved: bool, local: bool) -> Finding:
+    """Places for sockets; the first of ``tried`` is Ray's."""
+    why = f" (the workdir's path is longer than the {RAY_BYTES - 4} bytes that fit)" if moved else ""
+    for facts in tried:
+        if facts.sockets is not None:
+            return lacks(
+                "sockets",
+                f"Unix sockets are needed at {facts.path}{why}, which cannot hold any ({facts.sockets})",
+                machine.UNUSABLE_FILE_SYSTEM,
+                f"give a --workdir on a local disk, with a path of at most {RAY_BYTES - 4} bytes",
+                serious=local,
+            )
+    return fine("sockets", f"Ray's sockets fit at {tried[0].path}{why}")
 
 
 def judge_temporary(facts: Facts) -> Finding:

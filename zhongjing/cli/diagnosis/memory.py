@@ -40,7 +40,7 @@ def check(situation: Situation) -> Iterable[Finding]:
     """Looks at this machine."""
     yield judge(gather(), local=situation.local)
     shared = gather_shared()
-    yield judge_shared(shared, local=situation.local)
+    yield judge_shared(shared)
 
 
 def gather() -> Facts:
@@ -94,7 +94,7 @@ def gather_shared(folder: Path = Path("/dev/shm")) -> SharedFacts | None:  # noq
     return SharedFacts(status.f_frsize * status.f_blocks, status.f_frsize * status.f_bavail)
 
 
-def judge_shared(facts: SharedFacts | None, *, local: bool) -> Finding:
+def judge_shared(facts: SharedFacts | None) -> Finding:
     """Room for Ray's object store."""
     name = "shared memory"
     if facts is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import stat
 import time
@@ -42,6 +43,7 @@ class Facts:
         age: seconds since it started.
         locked: whether some process holds the supervisor's lock.
         left: how many processes of a Ray of this workdir live.
+        serving: whether the workdir's S3 server lives.
     """
 
     workdir: str
@@ -54,6 +56,7 @@ class Facts:
     age: float = 0.0
     locked: bool = False
     left: int = 0
+    serving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +107,15 @@ def gather(workdir: Workdir, record: SupervisorRecord | None) -> Facts:
     from zhongjing.backends.local.ray_head import RayHead
 
     left = len(marked(RayHead(workdir.path).mark))
-    file = workdir.path / "supervisor.json"
+    serving = _serves(workdir.s3)
     if record is None:
-        return Facts(str(workdir.path), damaged=file.exists(), locked=_locked(workdir.path), left=left)
+        return Facts(
+            str(workdir.path),
+            damaged=(workdir.path / "supervisor.json").exists(),
+            locked=_locked(workdir.path),
+            left=left,
+            serving=serving,
+        )
     alive = record.process.is_alive
     return Facts(
         workdir=str(workdir.path),
@@ -119,7 +128,18 @@ def gather(workdir: Workdir, record: SupervisorRecord | None) -> Facts:
         # One that lives holds it; asking would make a second one that starts now believe so too.
         locked=True if alive else _locked(workdir.path),
         left=left,
+        serving=serving,
     )
+
+
+def _serves(folder: Path) -> bool:
+    """Whether the server that the S3 folder's record names lives."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(json.loads((folder / "server.json").read_text())["pid"]).name() == "weed")
+    except (OSError, ValueError, LookupError, TypeError, psutil.Error):
+        return False
 
 
 def _locked(folder: Path) -> bool:
@@ -147,7 +167,9 @@ def judge(facts: Facts) -> Finding:
             "if this stays so: end the process that `fuser supervisor.lock` names in the workdir, then give "
             "the same command again",
         )
-    leftover = f"; {facts.left} processes of its Ray still run" if facts.left else ""
+    running = [f"{facts.left} processes of its Ray"] if facts.left else []
+    running += ["its S3 server"] if facts.serving else []
+    leftover = f"; {' and '.join(running)} still run" if running else ""
     if facts.damaged:
         return warn(
             name, f"{facts.workdir}/supervisor.json cannot be read{leftover}", machine.STALE_SUPERVISOR
@@ -159,7 +181,7 @@ def judge(facts: Facts) -> Finding:
             f"{facts.workdir}/supervisor.json names process {facts.recorded}, which is gone{why}{leftover}",
             machine.STALE_SUPERVISOR,
         )
-    if facts.left:
+    if running:
         return warn(name, f"none runs at {facts.workdir}{leftover}", machine.STALE_SUPERVISOR)
     return fine(name, f"none runs at {facts.workdir}, and none left anything behind")
 
