@@ -6,10 +6,12 @@ UV_VERSION := 0.13.9
 EXTRAS := train,controller,dev
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+SEED ?= 0
+KILLS ?= 20
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup demo test test-all lint types layers check format generated constraints clean
+.PHONY: help setup demo test test-all test-faults lint types layers check format generated constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -32,6 +34,9 @@ test: setup  ## the default tests: unit and integration
 
 test-all: setup  ## also the slow tests, and the GPU's where there is one
 	$(BIN)/python -m pytest -m "not cluster" $(PYTEST_ARGS)
+
+test-faults: setup  ## kill a pipeline 20 times at moments drawn from SEED, and compare (25 minutes)
+	$(BIN)/python -m tests.faults.run --seed $(SEED) --kills $(KILLS)
 
 lint: setup  ## ruff: style and format
 	$(BIN)/ruff check .

@@ -6,59 +6,29 @@ One small document is taken through all four stages once; the tests look at what
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+from tests.faults.place import Place
+from tests.integration.conftest import Undisturbed
 
-DOCUMENT = """\
-metadata: {name: small}
-spec:
-  base: {tiny: {hiddenSize: 64, intermediateSize: 176, layers: 2, vocabularySize: 1024, maxPositions: 256}}
-  sources:
-  - {name: textbook, uri: "example://textbook", kind: text}
-  - {name: dialogues, uri: "example://dialogues", kind: dialogue}
-  - {name: rankings, uri: "example://rankings", kind: ranking}
-  - {name: prompts, uri: "example://prompts", kind: prompts}
-  stages:
-    pretrain:
-      &common
-      data: [{source: textbook}]
-      precision: fp32
-      maxSteps: 6
-      maxLength: 192
-      globalBatchSize: 8
-      microBatchSize: 4
-      learningRate: 2.0e-3
-      evaluations: 2
-      maxEvaluationSamples: 16
-      workers: 2
-    sft: {<<: *common, data: [{source: dialogues}], workers: 1}
-    rm: {<<: *common, data: [{source: rankings}], microBatchSize: 2, workers: 1}
-    ppo: {<<: *common, data: [{source: prompts}], maxPromptLength: 64, maxNewTokens: 16, maxSteps: 8}
-"""
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
 class Run:
     """The command line over one workdir and one document."""
 
-    def __init__(self, home: Path) -> None:
-        self.workdir = home / "runs"
-        self.document = home / "small.yaml"
-        self.document.write_text(DOCUMENT, encoding="utf-8")
-        # Ray and others write into HOME; credentials of this machine are not ours to use.
-        self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_"))
-        } | {"HOME": str(home), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    def __init__(self, place: Place) -> None:
+        self.workdir = place.workdir.path
+        self.document = place.document
+        self.environment = place.environment
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "zhongjing", *arguments, "--local", "--workdir", str(self.workdir)]
@@ -81,42 +51,33 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    place = Run(tmp_path_factory.mktemp("pipeline"))
-    yield place
-    record = place.workdir / "supervisor.json"
-    if record.is_file():
-        pid = json.loads(record.read_text(encoding="utf-8"))["process"]["pid"]
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + 60
-        while record.is_file() and time.monotonic() < deadline:
-            time.sleep(0.2)
-    shutil.rmtree(place.workdir, ignore_errors=True)
+def run(undisturbed: Undisturbed) -> Run:
+    return Run(undisturbed.place)
 
 
 @pytest.fixture(scope="module")
-def finished(run: Run) -> dict[str, Any]:
-    return run.submit("--stage", "all")
+def finished(undisturbed: Undisturbed) -> Mapping[str, Any]:
+    return undisturbed.answer
 
 
-def test_all_four_stages_leave_a_result(finished: dict[str, Any]) -> None:
+def test_all_four_stages_leave_a_result(finished: Mapping[str, Any]) -> None:
     assert finished["condition"] == "Complete"
     assert {name: stage["state"] for name, stage in finished["stages"].items()} == dict.fromkeys(
         ("pretrain", "sft", "rm", "ppo"), "Succeeded"
     )
     pretrain = finished["stages"]["pretrain"]
     assert pretrain["metrics"]["loss"] < pretrain["metricsBefore"]["loss"]
-    assert finished["stages"]["ppo"]["step"] == 8
+    assert finished["stages"]["ppo"]["step"] == 24
 
 
-def test_what_is_done_is_skipped_at_once(run: Run, finished: dict[str, Any]) -> None:
+def test_what_is_done_is_skipped_at_once(run: Run, finished: Mapping[str, Any]) -> None:
     again = run.submit("--stage", "all")
     assert {stage["state"] for stage in again["stages"].values()} == {"Skipped"}
     for name, stage in again["stages"].items():
         assert stage["manifestUri"] == finished["stages"][name]["manifestUri"]
 
 
-def test_a_changed_field_reruns_what_depends_on_it(run: Run, finished: dict[str, Any]) -> None:
+def test_a_changed_field_reruns_what_depends_on_it(run: Run, finished: Mapping[str, Any]) -> None:
     done = run.run(
         "submit", "-f", str(run.document), "--dry-run", "--set", "spec.stages.rm.learningRate=1.0e-4"
     )
@@ -164,7 +125,7 @@ print(tuple(model(**batch).logits.shape))
 
 @pytest.mark.parametrize("stage", sorted(LOADS))
 def test_a_pulled_model_loads_without_our_code(
-    run: Run, finished: dict[str, Any], tmp_path: Path, stage: str
+    run: Run, finished: Mapping[str, Any], tmp_path: Path, stage: str
 ) -> None:
     folder = tmp_path / "model"
     done = run.run("pull", f"small/{stage}", str(folder))
@@ -193,7 +154,7 @@ runpy.run_module("zhongjing", run_name="__main__", alter_sys=True)
 
 
 def test_ctrl_c_stops_with_a_checkpoint_and_the_same_command_goes_on(
-    run: Run, finished: dict[str, Any], tmp_path: Path
+    run: Run, finished: Mapping[str, Any], tmp_path: Path
 ) -> None:
     longer = [
         "--stage",
@@ -225,7 +186,7 @@ def test_ctrl_c_stops_with_a_checkpoint_and_the_same_command_goes_on(
     assert sft["attempt"] == 3  # the first result, the one that was stopped, the one that went on
 
 
-def test_bad_input_and_a_workdir_in_use_exit_2(run: Run, finished: dict[str, Any]) -> None:
+def test_bad_input_and_a_workdir_in_use_exit_2(run: Run, finished: Mapping[str, Any]) -> None:
     done = run.run("submit", "-f", str(run.document), "--set", "spec.stages.sft.learningRte=1")
     assert done.returncode == 2
     assert "did you mean 'learningRate'" in done.stderr

@@ -1,0 +1,79 @@
+"""The small pipelines that are killed: every stage long enough to be hit at several moments."""
+
+from __future__ import annotations
+
+LARGE = "faults"
+SMALL = "small"
+ITERATION_STEPS = 4  # PPO's optimizer steps a rollout (ppoEpochs)
+
+_DOCUMENT = """\
+metadata: {{name: {name}}}
+spec:
+  base:
+    tiny:
+      hiddenSize: {hidden}
+      intermediateSize: {intermediate}
+      layers: 2
+      vocabularySize: {vocabulary}
+      maxPositions: 256
+  sources:
+  - {{name: textbook, uri: "example://textbook", kind: text}}
+  - {{name: dialogues, uri: "example://dialogues", kind: dialogue}}
+  - {{name: rankings, uri: "example://rankings", kind: ranking}}
+  - {{name: prompts, uri: "example://prompts", kind: prompts}}
+  stages:
+    pretrain:
+      &common
+      data: [{{source: textbook}}]
+      precision: fp32
+      epochs: 100
+      maxSteps: {steps}
+      maxLength: 96
+      globalBatchSize: 8
+      microBatchSize: 4
+      learningRate: 1.0e-3
+      evaluations: 4
+      maxEvaluationSamples: 32
+      workers: 2
+      checkpoints: {{everySteps: {every}}}
+      progressDeadlineSeconds: {deadline}
+    sft: {{<<: *common, data: [{{source: dialogues}}], workers: 1}}
+    rm: {{<<: *common, data: [{{source: rankings}}], microBatchSize: 2, maxSteps: {ranked}, workers: 1}}
+    ppo:
+      <<: *common
+      data: [{{source: prompts}}]
+      ppoEpochs: 4
+      maxPromptLength: 64
+      maxNewTokens: 32
+      maxSteps: {ppo}
+"""
+
+
+def large(deadline: int = 60) -> str:
+    """For the run of many kills: pretraining's checkpoints are uploaded by a process of their own."""
+    return _DOCUMENT.format(
+        name=LARGE,
+        hidden=128,
+        intermediate=352,
+        vocabulary=2048,
+        steps=240,
+        ranked=120,
+        ppo=80,
+        every=15,
+        deadline=deadline,
+    )
+
+
+def small(deadline: int = 30) -> str:
+    """For the default tests."""
+    return _DOCUMENT.format(
+        name=SMALL,
+        hidden=64,
+        intermediate=176,
+        vocabulary=1024,
+        steps=100,
+        ranked=40,
+        ppo=24,
+        every=10,
+        deadline=deadline,
+    )
