@@ -78,7 +78,8 @@ class Children:
         for process in left:
             _end(process)
         for action in self._at_end:
-            action()
+            with contextlib.suppress(OSError):
+                action()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
