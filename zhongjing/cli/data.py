@@ -27,6 +27,8 @@ app = typer.Typer(
     **SETTINGS,
 )
 
+_PATIENCE_SECONDS = 5.0
+
 INSPECT_EPILOG = """
 \b
 Examples:
@@ -181,7 +183,9 @@ def _store_for(
     from zhongjing.storage.objects import open_store
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return open_store(Storage(endpoint=endpoint, region=os.environ.get("AWS_REGION", "us-east-1")))
+    region = os.environ.get("AWS_REGION", "us-east-1")
+    # Somebody waits for the answer: an outage that a job would sit out is told soon.
+    return open_store(Storage(endpoint=endpoint, region=region, deadline_seconds=_PATIENCE_SECONDS))
 
 
 def report_lines(report: SourceReport) -> list[str]:

@@ -9,6 +9,7 @@ import time
 
 from zhongjing.backends.local.processes import python_path
 from zhongjing.backends.local.workdir import SupervisorRecord, Workdir
+from zhongjing.codes import find
 from zhongjing.codes.ray import NOTHING_RUNS, SUPERVISOR_FAILED
 from zhongjing.errors import BackendError, BackendUnavailableError
 
@@ -92,8 +93,16 @@ def _spawn(workdir: Workdir, idle_seconds: float | None, package: str) -> subpro
 
 def _broken(workdir: Workdir) -> BackendError:
     record = workdir.record()
-    lines = workdir.log.read_text(errors="replace").splitlines()[-5:]
-    reason = record.error if record is not None and record.error else "\n".join(lines)
+    failure = record.failure if record is not None else None
+    if failure is not None:
+        return BackendError(
+            f"the supervisor did not start: {failure.message}",
+            code=find(failure.code) or SUPERVISOR_FAILED,
+            where=failure.where or str(workdir.log),
+            remedy=failure.remedy,
+        )
+    lines = [line for line in workdir.log.read_text(errors="replace").splitlines() if line.strip()]
+    reason = f": {lines[-1].strip()}" if lines else ""
     return BackendError(
-        f"the supervisor did not start: {reason}", code=SUPERVISOR_FAILED, where=str(workdir.log)
+        f"the supervisor did not start{reason}", code=SUPERVISOR_FAILED, where=str(workdir.log)
     )

@@ -8,6 +8,7 @@ and ends itself, Ray and S3 when nothing is active and nobody has watched for a 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import math
 import os
@@ -37,8 +38,10 @@ from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence, Reconciler
 from zhongjing.storage.admin import BucketAdmin
 from zhongjing.storage.embedded import EmbeddedS3
+from zhongjing.storage.files import disk_error
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.objects import ObjectStore, open_store
+from zhongjing.storage.progress import Failure
 
 logger = logging.getLogger("zhongjing.supervisor")
 
@@ -74,7 +77,7 @@ class Supervisor:
         )
         self._me = record(os.getpid())
         self._ready = False
-        self._error: str | None = None
+        self._error: ZhongjingError | None = None
         self._driven: dict[str, _Driven] = {}
         self._store: ObjectStore | None = None
         self._record_lock = threading.Lock()
@@ -103,9 +106,13 @@ class Supervisor:
             self._watcher.start()
             self._loop()
         except ZhongjingError as error:
-            self._error = str(error)
-            self._write_record()
+            self._fail(error)
             raise
+        except OSError as error:
+            # A disk that is full or read-only, a file where a folder should be: no defect of ours.
+            failure = disk_error(error, Path(os.fsdecode(error.filename or self.workdir.path)))
+            self._fail(failure)
+            raise failure from error
         finally:
             # From here nothing may interrupt the clean-up.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -136,7 +143,7 @@ class Supervisor:
                 self._warm()
             self._ending.wait(TICK)
         if self._error is not None:
-            raise StorageError(self._error, code=S3_SERVER_FAILED, where=str(self._s3.log))
+            raise self._error
 
     def _leave(self, watched: float) -> bool:
         """Takes the record away, unless somebody came at the last moment.
@@ -212,7 +219,11 @@ class Supervisor:
                 continue
             now = time.monotonic()
             if len(self._s3_starts) == S3_RESTARTS and now - self._s3_starts[0] < S3_WINDOW:
-                self._error = f"the S3 server died {S3_RESTARTS} times within {S3_WINDOW / 60:.0f} minutes"
+                self._error = StorageError(
+                    f"the S3 server died {S3_RESTARTS} times within {S3_WINDOW / 60:.0f} minutes",
+                    code=S3_SERVER_FAILED,
+                    where=str(self._s3.log),
+                )
                 self._ending.set()
                 return
             self._s3_starts.append(now)
@@ -238,13 +249,19 @@ class Supervisor:
         self._head.stop()
         self._write_record()
 
+    def _fail(self, error: ZhongjingError) -> None:
+        """Leaves word for the clients, if the disk takes it."""
+        self._error = error
+        with contextlib.suppress(OSError):
+            self._write_record()
+
     def _write_record(self) -> None:
         with self._record_lock:
             self.workdir.write_record(
                 SupervisorRecord(
                     process=self._me,
                     ready=self._ready,
-                    error=self._error,
+                    failure=_told(self._error) if self._error is not None else None,
                     s3_endpoint=self._s3.endpoint if self._ready else None,
                     token_file=str(self._head.token_file),
                     ray=self._head.record,
@@ -270,6 +287,16 @@ class _Driven:
         """Whether the supervisor must live for this pipeline."""
         reconciler = self.reconciler
         return self.due is not None and reconciler.status is not None and not reconciler.is_waiting
+
+
+def _told(error: ZhongjingError) -> Failure:
+    return Failure(
+        error=type(error).__name__,
+        code=error.code.name,
+        message=error.message,
+        where=error.where,
+        remedy=error.remedy,
+    )
 
 
 def _needed_cpus(document: TrainingPipeline) -> int:

@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from zhongjing.backends.local.processes import ProcessRecord
 from zhongjing.backends.local.ray_head import RayRecord
 from zhongjing.storage.manifest import Record
+from zhongjing.storage.progress import Failure
 
 LOCAL_ROOT = "s3://zhongjing"
 LOCAL_NAMESPACE = "local"
@@ -38,10 +39,18 @@ class SupervisorRecord(Record):
 
     process: ProcessRecord
     ready: bool = False
-    error: str | None = None
+    failure: Failure | None = None
     s3_endpoint: str | None = None
     token_file: str | None = None
     ray: RayRecord | None = None
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed, in one line; None while it has not."""
+        if self.failure is None:
+            return None
+        where = f"{self.failure.where}: " if self.failure.where else ""
+        return where + self.failure.message
 
     @property
     def dashboard_url(self) -> str | None:
