@@ -196,6 +196,13 @@ def _python_path(environment: Mapping[str, str]) -> str:
 # The child's side
 
 
+def remove(folder: Path) -> None:
+    """Removes a child's folder, and the one that children share if it was the last."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
+
+
 def tell(**facts: Any) -> None:
     """Sends facts to doctor."""
     sys.stdout.write(json.dumps(facts, default=str) + "\n")

@@ -17,7 +17,7 @@ from typing import Any
 from zhongjing.backends.local.processes import marked
 from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.backends.ray_jobs import RayJobsBackend
-from zhongjing.cli.diagnosis.children import end_with_parent, tell
+from zhongjing.cli.diagnosis.children import end_with_parent, remove, tell
 from zhongjing.cli.diagnosis.ray_job import RANKS, RESULT
 from zhongjing.errors import ZhongjingError
 from zhongjing.pipeline.backend import JobState
@@ -33,7 +33,12 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("zhongjing").setLevel(logging.ERROR)
     head = RayHead(options.folder)
-    end_with_parent(head.stop)
+
+    def clean_up() -> None:
+        head.stop()
+        remove(options.folder)
+
+    end_with_parent(clean_up)
     began = time.monotonic()
     try:
         head.start(RANKS)

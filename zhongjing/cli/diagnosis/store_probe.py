@@ -21,7 +21,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from zhongjing.cli.diagnosis.children import end_with_parent, tell
+from zhongjing.cli.diagnosis.children import end_with_parent, remove, tell
 from zhongjing.cli.diagnosis.finding import Finding, fails, fine, of_error, warn
 from zhongjing.codes import machine
 from zhongjing.codes import storage as codes
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--serve", type=Path, help="folder to start a server of our own in")
     options = parser.parse_args()
     logging.getLogger("zhongjing").setLevel(logging.ERROR)  # each retry would be a warning
-    end_with_parent()
+    end_with_parent(lambda: _clean_up(options.serve))
     storage = Storage.model_validate_json(options.storage)
     if options.serve is None:
         try_store(storage, _send)
@@ -54,6 +54,12 @@ def main() -> None:
     with served(options.serve, storage, _send) as started:
         if started:
             try_store(storage, _send)
+
+
+def _clean_up(folder: Path | None) -> None:
+    if folder is not None:
+        EmbeddedS3(folder).stop()
+        remove(folder)
 
 
 def _send(finding: Finding) -> None:
