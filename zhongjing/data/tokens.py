@@ -31,7 +31,7 @@ from zhongjing.codes import data as codes
 from zhongjing.codes import storage as storage_codes
 from zhongjing.data.samples import Sample, Segment
 from zhongjing.data.split import Split
-from zhongjing.errors import DataError, NotFoundError, StorageError, StorageUnavailableError
+from zhongjing.errors import DataError, NotFoundError, StorageError
 from zhongjing.storage.documents import parse_json, parse_record
 from zhongjing.storage.manifest import Record, SourceCounts
 
@@ -275,9 +275,9 @@ class TokenSplit:
         start = (block % self._blocks_per_shard) * self._block_bytes
         try:
             payload = bytes(self._store.get_range(shard, start, size))
-        except StorageUnavailableError:
-            raise
         except StorageError as error:
+            if error.code not in (storage_codes.OBJECT_NOT_FOUND, storage_codes.DAMAGED_OBJECT):
+                raise  # the store is away or refuses, and the cache may be whole
             raise _damaged(shard, error.message, self._uri) from error
         if len(payload) != size or zlib.crc32(payload) != int(self._crcs[block]):
             raise _damaged(shard, f"block {block} of the token cache fails its checksum", self._uri)

@@ -194,7 +194,10 @@ def read_adapter(folder: Path) -> AdapterFile:
             f"the adapter cannot be read: {error}", code=codes.UNUSABLE_ADAPTER, where=str(folder)
         ) from error
     plain = (
-        config.get("peft_type") == "LORA"
+        isinstance(config, dict)
+        and config.get("peft_type") == "LORA"
+        and isinstance(config.get("r"), int)
+        and isinstance(config.get("lora_alpha"), int | float)
         and not config.get("use_dora")
         and config.get("bias", "none") == "none"
         and not config.get("rank_pattern")
@@ -206,6 +209,18 @@ def read_adapter(folder: Path) -> AdapterFile:
             code=codes.UNUSABLE_ADAPTER,
             where=str(folder / ADAPTER_CONFIG),
         )
+    for name in tensors:
+        other = (
+            name.replace(".lora_A.", ".lora_B.")
+            if ".lora_A." in name
+            else name.replace(".lora_B.", ".lora_A.")
+        )
+        if other not in tensors:
+            raise DataError(
+                f"the adapter has {name} without its other half",
+                code=codes.UNUSABLE_ADAPTER,
+                where=str(folder),
+            )
     return AdapterFile(folder, config, tensors)
 
 

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from zhongjing.codes import model as codes
@@ -184,20 +191,30 @@ def check_vocabulary(folder: Path, config: PretrainedConfig) -> None:
     """Checks that every token has an embedding row; more rows than tokens are common and fine.
 
     Raises:
-        DataError: the tokenizer is longer than the embedding.
+        DataError: the tokenizer makes ids that the embedding lacks.
     """
-    tokens, rows = len(load_tokenizer(folder)), int(config.vocab_size)
-    if tokens > rows:
+    # The largest id, not the number of tokens: added tokens may leave gaps.
+    largest = max(load_tokenizer(folder).get_vocab().values(), default=-1)
+    rows = int(config.vocab_size)
+    if largest >= rows:
         raise DataError(
-            f"the tokenizer has {tokens} entries, the embedding only {rows} rows",
+            f"the tokenizer makes ids up to {largest}, the embedding has only {rows} rows",
             code=codes.TOKENIZER_MISMATCH,
             where=str(folder),
             remedy="the tokenizer is of another model; for a published delta give base.delta with base.root",
         )
 
 
-def check_max_length(config: PretrainedConfig, max_length: int) -> None:
+def check_max_length(
+    config: PretrainedConfig, max_length: int, *, field: str = "maxLength", where: str | None = None
+) -> None:
     """Checks that the model can place ``max_length`` tokens.
+
+    Args:
+        config: of the model.
+        max_length: in tokens.
+        field: name of the setting, or of the settings that add up to it.
+        where: path of the setting in the document; none: ``field``.
 
     Raises:
         DataError: the model has fewer positions.
@@ -205,11 +222,60 @@ def check_max_length(config: PretrainedConfig, max_length: int) -> None:
     positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and max_length > positions:
         raise DataError(
-            f"maxLength {max_length} is longer than the model's {positions} positions",
+            f"{field} {max_length} is longer than the model's {positions} positions",
             code=codes.TOO_LONG_FOR_MODEL,
-            where="maxLength",
-            remedy=f"set maxLength to at most {positions}",
+            where=where or field,
+            remedy=f"set {field} to at most {positions}, or use a base with more positions",
         )
+
+
+def check_same_tokenizer(folder: Path, base_folder: Path) -> None:
+    """Checks that an adapter and its base give the same ids to the same texts.
+
+    Args:
+        folder: of the adapter; without a tokenizer of its own there is nothing to compare.
+        base_folder: of the full model.
+
+    Raises:
+        DataError: the two vocabularies differ.
+    """
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        return
+    ours, theirs = load_tokenizer(folder).get_vocab(), load_tokenizer(base_folder).get_vocab()
+    if ours != theirs:
+        differing = sum(theirs.get(token) != place for token, place in ours.items()) or len(theirs) - len(
+            ours
+        )
+        raise DataError(
+            f"its tokenizer is not the base's: {differing} of {len(ours)} tokens have other ids there",
+            code=codes.TOKENIZER_MISMATCH,
+            where=str(folder),
+        )
+
+
+def skeleton(folder: Path, *, head: bool = False) -> PreTrainedModel:
+    """The model of a folder without memory for its weights: modules, names and shapes.
+
+    Args:
+        folder: full model in Hugging Face format.
+        head: a sequence classifier of one label instead of the causal model.
+
+    Raises:
+        DataError: config.json is missing or cannot be used.
+    """
+    config = load_config(folder)
+    kind: Any = AutoModelForCausalLM
+    if head:
+        config.num_labels = 1
+        kind = AutoModelForSequenceClassification
+    try:
+        with torch.device("meta"), quiet_transformers():
+            model: PreTrainedModel = kind.from_config(config)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise DataError(
+            f"no model can be made of config.json: {error}", code=codes.UNUSABLE_MODEL, where=str(folder)
+        ) from error
+    return model
 
 
 class quiet_transformers:  # noqa: N801 - a context manager, used like a function

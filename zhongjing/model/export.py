@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from zhongjing.codes import model as codes
 from zhongjing.errors import DataError
 from zhongjing.model.adapters import ADAPTER_CONFIG, AdapterFile, check_adapter, read_adapter
-from zhongjing.model.base import load_config, quiet_transformers, write_generation_config
+from zhongjing.model.base import skeleton, write_generation_config
 from zhongjing.model.tokenizer import TOKENIZER_FILES, load_tokenizer, padding_id
 from zhongjing.model.weights import WeightReader, WeightWriter
 
@@ -79,7 +78,7 @@ def localise(adapter_folder: Path, base_folder: Path) -> None:
         DataError: the adapter does not fit that base.
     """
     adapter = read_adapter(adapter_folder)
-    check_adapter(adapter, _skeleton(base_folder, head=adapter.head is not None))
+    check_adapter(adapter, skeleton(base_folder, head=adapter.head is not None))
     path = adapter_folder / ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = str(base_folder.resolve())
@@ -110,8 +109,8 @@ def merge_adapter(
     """
     adapter = read_adapter(adapter_folder)
     reward = adapter.head is not None
-    skeleton = _skeleton(base_folder, head=reward)
-    check_adapter(adapter, skeleton)
+    shapes = skeleton(base_folder, head=reward)
+    check_adapter(adapter, shapes)
     changed = set(adapter.modules)
     copy_tokenizer(base_folder, out_folder)
     writer = WeightWriter(out_folder, max_shard_bytes=max_shard_bytes)
@@ -137,7 +136,7 @@ def merge_adapter(
     config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
     if reward:
         config.update(id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0})
-    _write_config(out_folder, config, type(skeleton).__name__, stored, padding_id(load_tokenizer(out_folder)))
+    _write_config(out_folder, config, type(shapes).__name__, stored, padding_id(load_tokenizer(out_folder)))
     if not reward:
         if (base_folder / "generation_config.json").is_file():
             shutil.copyfile(base_folder / "generation_config.json", out_folder / "generation_config.json")
@@ -148,18 +147,6 @@ def _merged(weight: torch.Tensor, adapter: AdapterFile, module: str) -> torch.Te
     a, b = adapter.pair(module)
     update = b.to(torch.float32) @ a.to(torch.float32) * adapter.scaling
     return (weight.to(torch.float32) + update).to(weight.dtype)
-
-
-def _skeleton(base_folder: Path, *, head: bool) -> PreTrainedModel:
-    """The model's modules without memory for its weights."""
-    config = load_config(base_folder)
-    kind: Any = AutoModelForCausalLM
-    if head:
-        config.num_labels = 1
-        kind = AutoModelForSequenceClassification
-    with torch.device("meta"), quiet_transformers():
-        model: PreTrainedModel = kind.from_config(config)
-    return model
 
 
 def _write_config(

@@ -156,7 +156,14 @@ def _weight_files(folder: Path) -> list[str]:
     for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         index = folder / index_name
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            try:
+                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise DataError(
+                    f"the index of the weights cannot be read ({type(error).__name__})",
+                    code=codes.UNUSABLE_MODEL,
+                    where=str(index),
+                ) from error
             for name in names:
                 if not (folder / name).is_file():
                     raise DataError(

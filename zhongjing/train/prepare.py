@@ -14,12 +14,22 @@ from pathlib import Path
 
 from zhongjing.codes import model as codes
 from zhongjing.config.keys import digest, tokenizer_sources
-from zhongjing.config.stages import Stage
+from zhongjing.config.stages import AnySettings, PpoSettings, Stage
 from zhongjing.data.build import build_token_cache, corpus_texts
 from zhongjing.data.templates import CHATML_TEMPLATE, ensure_chat_template
 from zhongjing.errors import ConflictError, DataError
-from zhongjing.model.base import check_max_length, load_config, make_tiny_base, merge_delta
+from zhongjing.model.adapters import check_adapter, read_adapter
+from zhongjing.model.base import (
+    check_max_length,
+    check_same_tokenizer,
+    check_vocabulary,
+    load_config,
+    make_tiny_base,
+    merge_delta,
+    skeleton,
+)
 from zhongjing.model.tokenizer import load_tokenizer
+from zhongjing.model.weights import WeightReader
 from zhongjing.storage.artifacts import MADE, read_manifest
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageInput, StageRequest
@@ -81,10 +91,13 @@ class _Preparation:
         base = reference if under is None else under
         base_local = local if under is None else self.folders.local(under)
         reward = inputs["reward"].uri if "reward" in inputs else None
+        self._check_base(base_local, settings)
+        if under is not None:
+            check_same_tokenizer(local, base_local)
+            check_adapter(read_adapter(local), skeleton(base_local))
         if reward is not None:
-            self._check_reward(reward, base, policy_is_adapter=under is not None)
+            self._check_reward(reward, base, base_local, policy_is_adapter=under is not None)
         mean, std = self._reward_scale(reward)
-        check_max_length(load_config(base_local), settings.max_length)
         tokenizer, tokenizer_local = self._tokenizer(base, base_local)
         cache = build_token_cache(
             self.store,
@@ -108,6 +121,20 @@ class _Preparation:
             tokens=cache.uri,
             counts=tuple(cache.counts),
         )
+
+    def _check_base(self, base_local: Path, settings: AnySettings) -> None:
+        """Finds on the driver, in seconds, what would end every worker after minutes."""
+        config = load_config(base_local)
+        where = f"spec.stages.{self.request.stage.value}"
+        if isinstance(settings, PpoSettings):
+            # How much room the prompts leave is known when they are tokens (ppo.build).
+            check_max_length(
+                config, settings.max_new_tokens, field="maxNewTokens", where=f"{where}.maxNewTokens"
+            )
+        else:
+            check_max_length(config, settings.max_length, where=f"{where}.maxLength")
+        check_vocabulary(base_local, config)
+        WeightReader(base_local).close()  # opens every file: a missing or cut one is found here
 
     def _start(self, start: StageInput) -> tuple[str, str | None]:
         """Reference and revision of the model to start from; a base that has to be made is made here."""
@@ -164,8 +191,9 @@ class _Preparation:
             self.store.put(f"{uri}/{MADE}", mark.encode(), if_none_match=True)
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _check_reward(self, reward: str, base: str, *, policy_is_adapter: bool) -> None:
-        reward_base = self.folders.base_of(self.folders.local(reward))
+    def _check_reward(self, reward: str, base: str, base_local: Path, *, policy_is_adapter: bool) -> None:
+        local = self.folders.local(reward)
+        reward_base = self.folders.base_of(local)
         if reward_base is None:
             raise DataError(
                 "the reward model is no PEFT adapter with a head",
@@ -185,6 +213,16 @@ class _Preparation:
                 where=reward,
                 remedy=remedy,
             )
+        adapter = read_adapter(local)
+        if adapter.head is None:
+            raise DataError(
+                "the reward model has no `score` head",
+                code=codes.NO_REWARD_HEAD,
+                where=reward,
+                remedy="give the adapter that the rm stage made",
+            )
+        check_same_tokenizer(local, base_local)
+        check_adapter(adapter, skeleton(base_local))
 
     def _reward_scale(self, reward: str | None) -> tuple[float | None, float | None]:
         """Held-out mean and deviation of a reward model that a stage made; they stand in its manifest."""

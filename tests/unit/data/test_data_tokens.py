@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import cast
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 
 from tests.unit.data.support import MemoryStore
+from zhongjing.codes import data as codes
+from zhongjing.codes import storage as storage_codes
 from zhongjing.data.packing import Pieces, pack
 from zhongjing.data.samples import Sample, Segment
 from zhongjing.data.shards import SplitWriter
 from zhongjing.data.split import SPLITS
 from zhongjing.data.tokens import CacheManifest, TokenType, open_split, read_manifest, reference
-from zhongjing.errors import DataError
+from zhongjing.errors import DataError, StorageError
 from zhongjing.storage.objects import ObjectStore
 
 URI = "s3://b/cache"
@@ -155,7 +158,7 @@ def test_damage_is_told_and_named(memory: MemoryStore, tmp_path: Path, where: st
     elif where == "index":
         memory.objects[index] = memory.objects[index][:-1] + b"x"
     elif where == "manifest":
-        memory.objects[f"{URI}/manifest.json"] = b'{"version": 2}'
+        memory.objects[f"{URI}/manifest.json"] = b'{"version": 1}'
     elif where == "gone":
         del memory.objects[shard]
     else:
@@ -164,8 +167,35 @@ def test_damage_is_told_and_named(memory: MemoryStore, tmp_path: Path, where: st
     with pytest.raises(DataError) as caught:
         open_split(store, URI, "train").fetch(range(40))
     assert named in (caught.value.where or "")
+    assert caught.value.code is codes.DAMAGED_CACHE
     if where == "no cache":
         assert read_manifest(store, URI) is None
+
+
+def test_a_newer_release_made_the_cache(memory: MemoryStore, tmp_path: Path) -> None:
+    write(memory, tmp_path, random_samples(2, 4, ranked=False, largest=1000))
+    where = f"{URI}/manifest.json"
+    content = json.loads(memory.objects[where])
+    memory.objects[where] = json.dumps({**content, "version": 2, "novelty": 1}).encode()
+    with pytest.raises(StorageError) as caught:
+        open_split(cast("ObjectStore", memory), URI, "train")
+    assert (caught.value.code, caught.value.where) == (storage_codes.NEWER_VERSION, where)
+
+
+def test_a_store_that_refuses_is_no_damage(
+    memory: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(memory, tmp_path, random_samples(2, 4, ranked=False, largest=1000))
+    opened = open_split(cast("ObjectStore", memory), URI, "train")
+    refusal = StorageError("refused", code=storage_codes.ACCESS_DENIED, where=URI)
+
+    def refuse(*_: object) -> bytes:
+        raise refusal
+
+    monkeypatch.setattr(memory, "get_range", refuse)
+    with pytest.raises(StorageError) as caught:
+        opened.fetch([0])
+    assert caught.value is refusal
 
 
 def test_indices_are_checked(memory: MemoryStore, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_more_rows_than_tokens_are_fine_fewer_are_not(
     _resize(folder, length)
     load_base(folder, dtype=torch.float32)
     _resize(folder, length - 1)
-    with pytest.raises(DataError, match=f"{length} entries, the embedding only {length - 1} rows"):
+    with pytest.raises(DataError, match=f"ids up to {length - 1}, the embedding has only {length - 1} rows"):
         load_base(folder, dtype=torch.float32)
 
 

@@ -5,9 +5,11 @@ from typing import Literal
 
 import pytest
 
+from zhongjing.codes import storage as codes
 from zhongjing.errors import StorageError
 from zhongjing.storage.documents import parse_json, parse_record, record_bytes
 from zhongjing.storage.files import describe_folder, path_inside
+from zhongjing.storage.layout import made_by
 from zhongjing.storage.manifest import ModelFile, Record
 
 URI = "s3://bucket/some/manifest.json"
@@ -37,7 +39,36 @@ def test_damage_names_the_object(data: bytes) -> None:
 def test_newer_version_is_told_apart_from_damage() -> None:
     with pytest.raises(StorageError, match=r"version 3; this program knows 1, 2") as caught:
         parse_record({"version": 3, "unknownKey": []}, Sample, URI)
-    assert "upgrade" in (caught.value.remedy or "")
+    assert caught.value.code is codes.NEWER_VERSION
+    assert "upgrade" in caught.value.remedy
+
+
+@pytest.mark.parametrize("version", [0, -1, "3", 1.5, [], {}, "patient"])
+def test_a_version_that_nobody_writes_is_damage(version: object) -> None:
+    with pytest.raises(StorageError) as caught:
+        parse_record({"version": version, "someText": "a"}, Sample, URI)
+    assert caught.value.code is codes.DAMAGED_OBJECT
+    assert caught.value.where == URI
+
+
+@pytest.mark.parametrize(
+    ("uri", "stage"),
+    [
+        ("s3://b/p/local/demo/sft/0a1b/manifest.json", "sft"),
+        ("s3://b/local/demo/pretrain/0a1b/model/model-00001.safetensors", "pretrain"),
+        ("s3://b/local/demo/ppo/0a1b/model", "ppo"),
+        ("s3://b/local/demo/sft/0a1b/checkpoints/step-00000010/manifest.json", None),
+        ("s3://b/local/demo/sft/0a1b/progress.json", None),
+        ("s3://b/local/demo/pipeline.json", None),
+        ("s3://sft/model", None),
+    ],
+)
+def test_damaged_results_name_the_stage_to_run_again(uri: str, stage: str | None) -> None:
+    assert made_by(uri) == stage
+    with pytest.raises(StorageError) as caught:
+        parse_json(b"{", uri)
+    assert ("zhongjing submit --rerun" in caught.value.remedy) is (stage is not None)
+    assert stage is None or caught.value.remedy.endswith(f"--rerun {stage}")
 
 
 @pytest.mark.parametrize("value", [[], None, {"version": 1}, {"someText": "a", "extra": 1}])

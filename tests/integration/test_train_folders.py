@@ -1,0 +1,112 @@
+"""Model folders in the store are checked against what their maker wrote down, when they are fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.training_support import tiny_base
+from zhongjing.codes import model as codes
+from zhongjing.codes import storage as storage_codes
+from zhongjing.config.stages import Stage
+from zhongjing.errors import MissingInputError, StorageError
+from zhongjing.storage.artifacts import MADE, upload_model, write_manifest
+from zhongjing.storage.layout import Layout, StageLayout
+from zhongjing.storage.manifest import Lineage, StageManifest
+from zhongjing.storage.objects import ObjectStore
+from zhongjing.train.folders import Folders
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture
+def result(store: ObjectStore, bucket_uri: str, base: Path) -> StageLayout:
+    """A finished pretrain stage."""
+    layout = Layout(bucket_uri, "local", "x").stage(Stage.PRETRAIN, "abc123")
+    model = upload_model(store, base, layout.model, format="full")
+    manifest = StageManifest(
+        pipeline="x",
+        namespace="local",
+        stage=Stage.PRETRAIN,
+        key="abc123",
+        attempt=1,
+        submission_id="x-pretrain-a1",
+        started_at="2026-11-22T20:00:00Z",
+        finished_at="2026-11-22T20:10:00Z",
+        seconds=600.0,
+        model=model,
+        inputs=[],
+        sources=[],
+        steps=1,
+        best_step=1,
+        samples=1,
+        tokens=1,
+        spikes=0,
+        metrics_before={},
+        metrics={},
+        document={},
+        lineage=Lineage(
+            code_version="0", python="3", packages={}, host="h", platform="l", workers=1, device="cpu"
+        ),
+    )
+    write_manifest(store, layout, manifest)
+    return layout
+
+
+def test_a_result_is_checked_when_it_is_fetched(
+    store: ObjectStore, result: StageLayout, tmp_path: Path
+) -> None:
+    folder = Folders(store, tmp_path / "good").local(result.model)
+    assert (folder / "model.safetensors").is_file()
+    name = f"{result.model}/model.safetensors"
+    content = store.get(name)
+    store.put(name, content[:500] + bytes([content[500] ^ 1]) + content[501:])
+    with pytest.raises(StorageError) as caught:
+        Folders(store, tmp_path / "flipped").local(result.model)
+    assert caught.value.code is storage_codes.DAMAGED_OBJECT
+    assert caught.value.where == name
+    assert "zhongjing submit --rerun pretrain" in caught.value.remedy
+    store.delete(name)
+    with pytest.raises(StorageError, match="a file of the model is missing") as caught:
+        Folders(store, tmp_path / "missing").local(result.model)
+    assert (caught.value.code, caught.value.where) == (storage_codes.DAMAGED_OBJECT, name)
+    assert "--rerun pretrain" in caught.value.remedy
+    store.delete(result.manifest)
+    store.delete_folder(result.model)
+    with pytest.raises(MissingInputError) as gone:
+        Folders(store, tmp_path / "gone").local(result.model)
+    assert gone.value.code is codes.MODEL_NOT_FOUND
+
+
+def test_manifests_of_models(store: ObjectStore, result: StageLayout, tmp_path: Path) -> None:
+    content = store.get_json(result.manifest)
+    store.put_json(result.manifest, {**content, "version": 2, "novelty": 1})
+    with pytest.raises(StorageError) as caught:
+        Folders(store, tmp_path / "newer").local(result.model)
+    assert caught.value.code is storage_codes.NEWER_VERSION
+    store.put(result.manifest, b"{")
+    with pytest.raises(StorageError) as caught:
+        Folders(store, tmp_path / "damaged").local(result.model)
+    assert caught.value.code is storage_codes.DAMAGED_OBJECT
+    assert caught.value.where == result.manifest
+    assert "--rerun pretrain" in caught.value.remedy
+
+
+def test_a_base_that_was_made_once_is_checked(
+    store: ObjectStore, bucket_uri: str, base: Path, tmp_path: Path
+) -> None:
+    uri = Layout(bucket_uri, "local", "x").base("abc")
+    files = store.upload_folder(base, uri)
+    store.put_json(f"{uri}/{MADE}", [file.model_dump(mode="json") for file in files])
+    assert (Folders(store, tmp_path / "good").local(uri) / "config.json").is_file()
+    store.put(f"{uri}/config.json", b"{}")
+    with pytest.raises(StorageError) as caught:
+        Folders(store, tmp_path / "damaged").local(uri)
+    assert caught.value.code is storage_codes.DAMAGED_OBJECT
+    assert caught.value.where == f"{uri}/config.json"

@@ -1,0 +1,199 @@
+"""What cannot be trained is found on the driver, before the store is asked or a worker starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from tests.training_support import free_port, tiny_base
+from zhongjing.codes import Code
+from zhongjing.codes import model as codes
+from zhongjing.codes import storage as storage_codes
+from zhongjing.config.resolve import parse_document, resolve
+from zhongjing.config.sources import Storage
+from zhongjing.config.stages import Lora, Stage
+from zhongjing.errors import DataError, ZhongjingError
+from zhongjing.model.adapters import add_lora, save_adapter
+from zhongjing.model.base import load_base
+from zhongjing.model.export import copy_tokenizer
+from zhongjing.model.reward import build_reward_model, save_reward_model
+from zhongjing.storage.layout import Layout
+from zhongjing.storage.manifest import StageInput, StageRequest
+from zhongjing.storage.objects import open_store
+from zhongjing.train.prepare import prepare
+
+LORA = Lora.model_validate({"rank": 2, "alpha": 4, "dropout": 0.0})
+DOCUMENT = """
+metadata: {{name: x}}
+spec:
+  base: {{uri: {base}}}
+  sources:
+    - {{name: talks, uri: talks.jsonl, kind: dialogue}}
+    - {{name: ranked, uri: ranked.jsonl, kind: ranking}}
+  stages:
+    sft: {{data: [{{source: talks}}], maxLength: {length}}}
+    rm: {{data: [{{source: ranked}}], maxLength: 64}}
+    ppo: {{data: [{{source: talks}}], maxLength: 64, maxPromptLength: 32, maxNewTokens: {new}}}
+"""
+
+Prepare = Callable[..., ZhongjingError]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``base``, ``other`` (one layer more), adapters ``sft`` and ``rm`` of the base. Not to be changed."""
+    root = tmp_path_factory.mktemp("models")
+    tiny_base(root / "base")
+    tiny_base(root / "other", layers=3)
+    model = add_lora(load_base(root / "base", dtype=torch.float32), LORA, "default", 0)
+    assert isinstance(model, PeftModel)
+    save_adapter(model, root / "sft", str(root / "base"))
+    copy_tokenizer(root / "base", root / "sft")
+    save_reward_model(
+        build_reward_model(root / "base", LORA, 0, torch.float32), root / "rm", str(root / "base")
+    )
+    copy_tokenizer(root / "base", root / "rm")
+    return root
+
+
+@pytest.fixture
+def failing(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
+    """Prepares a stage and returns what it ends with. Nobody answers for the store: good models end there."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    store = open_store(
+        Storage(uri="s3://nowhere", endpoint=f"http://127.0.0.1:{free_port()}", deadline_seconds=1)
+    )
+
+    def run(
+        stage: Stage, start: Path | str, reward: Path | None = None, *, length: int = 64, new: int = 32
+    ) -> ZhongjingError:
+        text = DOCUMENT.format(base=models / "base", length=length, new=new)
+        document = resolve(parse_document(text, "x"))
+        inputs = [StageInput(role="from", uri=str(start), key="k")]
+        if reward is not None:
+            inputs.append(StageInput(role="reward", uri=str(reward), key="r"))
+        request = StageRequest(
+            stage=stage,
+            key="k" * 16,
+            attempt=1,
+            submission_id="x-1",
+            document=document,
+            sources=[],
+            inputs=inputs,
+        )
+        scratch = tmp_path / "scratch" / "x-1"
+        scratch.mkdir(parents=True, exist_ok=True)
+        with pytest.raises(ZhongjingError) as caught:
+            prepare(request, store, Layout("s3://nowhere", "local", "x"), scratch, lambda *_: None)
+        return caught.value
+
+    return run
+
+
+def changed(source: Path, folder: Path, file: str, **fields: Any) -> Path:
+    """A copy of a model folder with another value in one of its JSON files."""
+    shutil.copytree(source, folder)
+    content = json.loads((folder / file).read_text(encoding="utf-8"))
+    (folder / file).write_text(json.dumps({**content, **fields}), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("stage", [Stage.SFT, Stage.RM, Stage.PPO])
+def test_good_models_pass(failing: Prepare, models: Path, stage: Stage) -> None:
+    ppo = stage is Stage.PPO
+    error = failing(stage, models / ("sft" if ppo else "base"), models / "rm" if ppo else None)
+    assert error.code is storage_codes.STORAGE_UNREACHABLE, error
+
+
+def test_sequences_longer_than_the_positions(failing: Prepare, models: Path) -> None:
+    error = failing(Stage.SFT, models / "base", length=129)
+    assert error.code is codes.TOO_LONG_FOR_MODEL
+    assert error.where == "spec.stages.sft.maxLength"
+    assert "129 is longer than the model's 128 positions" in error.message
+    error = failing(Stage.PPO, models / "sft", models / "rm", new=129)
+    assert error.code is codes.TOO_LONG_FOR_MODEL
+    assert error.where == "spec.stages.ppo.maxNewTokens"
+
+
+def test_tokenizer_with_ids_beyond_the_embedding(failing: Prepare, models: Path, tmp_path: Path) -> None:
+    base = changed(models / "base", tmp_path / "base", "config.json", vocab_size=100)
+    error = failing(Stage.SFT, base)
+    assert error.code is codes.TOKENIZER_MISMATCH
+    assert "the embedding has only 100 rows" in error.message
+
+
+def test_base_without_tokenizer(failing: Prepare, models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "base", tmp_path / "base", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert failing(Stage.SFT, tmp_path / "base").code is codes.UNUSABLE_TOKENIZER
+
+
+@pytest.mark.parametrize("harm", ["cut", "missing", "config"])
+def test_damaged_base(failing: Prepare, models: Path, tmp_path: Path, harm: str) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(models / "base", base)
+    weights = base / "model.safetensors"
+    if harm == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif harm == "missing":
+        weights.unlink()
+    else:
+        (base / "config.json").write_text('{"model_type": "nobody"}')
+    error = failing(Stage.SFT, base)
+    assert error.code is codes.UNUSABLE_MODEL
+    assert str(base) in str(error.where)
+
+
+def test_sft_does_not_start_from_an_adapter(failing: Prepare, models: Path) -> None:
+    assert failing(Stage.SFT, models / "sft").code is codes.NOT_A_FULL_MODEL
+
+
+@pytest.mark.parametrize("role", ["from", "reward"])
+@pytest.mark.parametrize("difference", ["layers", "name", "tokenizer", "half", "damaged"])
+def test_adapters_that_do_not_fit(
+    failing: Prepare, models: Path, tmp_path: Path, role: str, difference: str
+) -> None:
+    made = models / ("sft" if role == "from" else "rm")
+    adapter = tmp_path / "adapter"
+    shutil.copytree(made, adapter)
+    weights = adapter / "adapter_model.safetensors"
+    expected: Code = codes.ADAPTER_MISMATCH
+    if difference == "layers":
+        tensors = {name: tensor for name, tensor in load_file(weights).items() if ".layers.1." not in name}
+        save_file(tensors, weights)
+    elif difference == "name":
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = str(models / "other")
+        (adapter / "adapter_config.json").write_text(json.dumps(config))
+    elif difference == "tokenizer":
+        expected = codes.TOKENIZER_MISMATCH
+        content = json.loads((adapter / "tokenizer.json").read_text(encoding="utf-8"))
+        vocabulary = content["model"]["vocab"]
+        first, second = list(vocabulary)[300:302]
+        vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+        (adapter / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    elif difference == "half":
+        expected = codes.UNUSABLE_ADAPTER
+        tensors = load_file(weights)
+        del tensors[next(name for name in tensors if ".lora_B." in name)]
+        save_file(tensors, weights)
+    else:
+        expected = codes.UNUSABLE_ADAPTER
+        (adapter / "adapter_config.json").write_text("{")
+    start, reward = (adapter, models / "rm") if role == "from" else (models / "sft", adapter)
+    error = failing(Stage.PPO, start, reward)
+    assert error.code is expected, error
+    assert isinstance(error, DataError)
+
+
+def test_a_reward_model_without_a_head(failing: Prepare, models: Path) -> None:
+    assert failing(Stage.PPO, models / "sft", models / "sft").code is codes.NO_REWARD_HEAD
+    assert failing(Stage.PPO, models / "sft", models / "base").code is codes.NO_REWARD_HEAD
