@@ -200,10 +200,10 @@ def _open_bundle(folder: Path, workdir: Path) -> Bundle:
     from zhongjing.cli.reporting.bundle import Bundle
     from zhongjing.cli.reporting.redact import Redactor
     from zhongjing.cli.reporting.secrets import find_secrets
-    from zhongjing.cli.reporting.workdir import supervisor_environment
+    from zhongjing.cli.reporting.workdir import service_environments
 
     # Taken now: opening a session changes the environment.
-    environments = [dict(os.environ), supervisor_environment(workdir)]
+    environments = [dict(os.environ), *service_environments(workdir)]
     return Bundle(folder, Redactor(find_secrets(workdir, environments), _identity()))
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import random
 import time
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 import pytest
 
+from tests.report_support import AWKWARD, KEY, PEM, RECORD, spellings
 from zhongjing.cli.reporting.redact import Identity, LogStream, Redactor, drop_keys
 from zhongjing.cli.reporting.secrets import Secret
 
-KEY = "wJalrXUtnFEMI/K7MDENG+bPxRfiCY&EXAMPLE=="
-AWKWARD = "p\"q\\r/s't ü<&>=病人\t%41"
 TOKEN = "0123456789abcdef" * 4
 IDENTITY = Identity(
     homes=["/home/liming", "/mnt/home2/liming"], users=["liming"], hosts=["gpu-07.ward", "gpu-07"]
@@ -25,34 +23,6 @@ REDACTOR = Redactor(
     [Secret("AWS_SECRET_ACCESS_KEY", KEY), Secret("PASSWORD", AWKWARD), Secret("RAY_AUTH_TOKEN", TOKEN)],
     IDENTITY,
 )
-
-
-def spellings(value: str) -> dict[str, str]:
-    """How programs write a text down."""
-    data = value.encode()
-    once = json.dumps(value)[1:-1]
-    return {
-        "raw": value,
-        "json": once,
-        "json, characters": json.dumps(value, ensure_ascii=False)[1:-1],
-        "json in json": json.dumps(once)[1:-1],
-        "json of PHP": once.replace("/", "\\/"),
-        "json of Go": once.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
-        "repr": repr(value)[1:-1],
-        "repr of bytes": repr(data)[2:-1],
-        "url": quote(value, safe=""),
-        "url with slashes": quote(value),
-        "url, lower case": quote(value, safe="").replace("%2B", "%2b").replace("%2F", "%2f"),
-        "form": quote_plus(value),
-        "url twice": quote(quote(value, safe=""), safe=""),
-        "html": html.escape(value),
-        "base64": base64.b64encode(data).decode(),
-        "base64 for URLs": base64.urlsafe_b64encode(data).decode(),
-        "base64 without padding": base64.b64encode(data).decode().rstrip("="),
-        "base64 in a URL": quote(base64.b64encode(data).decode(), safe=""),
-        "hexadecimal": data.hex(),
-        "hexadecimal, upper case": data.hex().upper(),
-    }
 
 
 @pytest.mark.parametrize("value", [KEY, AWKWARD, TOKEN], ids=["key", "awkward", "token"])
@@ -182,13 +152,6 @@ def test_credentials_by_their_shape(line: str, cleaned: str) -> None:
     assert Redactor().log(line) == cleaned
 
 
-PEM = (
-    "-----BEGIN RSA PRIVATE KEY-----\n"
-    + "".join(f"{'MIIEpAIBAAKCAQEA' * 4}\n" for _ in range(25))
-    + "aGVsbG8=\n-----END RSA PRIVATE KEY-----"
-)
-
-
 def test_blocks_of_private_keys() -> None:
     assert Redactor().text(f"a\n{PEM}\nb") == "a\n<redacted:private key>\nb"
     escaped = json.dumps({"key": PEM, "other": 1})
@@ -276,9 +239,6 @@ def test_an_empty_home_is_no_home() -> None:
 )
 def test_persons(line: str, cleaned: str) -> None:
     assert Redactor().log(line) == cleaned
-
-
-RECORD = "患者男，45岁，反复咳嗽、咳痰伴气促3年，体温38.5℃"
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,9 @@ WHAT WAS TAKEN OUT OF EVERY FILE
   <phone number>
   <text N characters>           more than 12 Chinese, Japanese or Korean characters in a line of a log{short}
 
+Values are known from the environments of this command and of the services that ran with it. What was secret
+only to a process that is gone is told by its shape: a plain password in a log may be left.
+
 Paths, names of files, buckets, pipelines and endpoints, system prompts and chat templates are still there:
 without them a report is of little use.
 

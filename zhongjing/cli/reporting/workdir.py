@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from zhongjing.backends.local.processes import marked
+from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.backends.local.workdir import Workdir
 from zhongjing.cli.errorlog import stray_folders
 from zhongjing.cli.reporting.bundle import Bundle
@@ -26,15 +29,23 @@ _RAY_WORKERS = re.compile(r"(?:worker-|python-core-|ray-train|runtime_env_setup)
 _RECENT_SECONDS = 7 * 86_400.0
 
 
-def supervisor_environment(workdir: Path) -> Mapping[str, str]:
-    """Environment of the workdir's supervisor, which its jobs inherit; empty if none runs."""
+def service_environments(workdir: Path) -> list[Mapping[str, str]]:
+    """Environments of the workdir's supervisor and of its Ray, also of one that lost its supervisor.
+
+    Jobs inherit them: what was secret in the shell that submitted is found, though it is not in this one.
+    """
     record = Workdir(workdir).live_record()
-    if record is None:
-        return {}
-    try:
-        return dict(psutil.Process(record.process.pid).environ())
-    except (psutil.Error, OSError):
-        return {}
+    processes = marked(RayHead(workdir).mark)
+    if record is not None:
+        with contextlib.suppress(psutil.Error):
+            processes.append(psutil.Process(record.process.pid))
+    found: list[Mapping[str, str]] = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error, OSError):
+            environment = dict(process.environ())
+            if environment not in found:
+                found.append(environment)
+    return found
 
 
 def collect_workdir(bundle: Bundle, path: Path) -> None:
