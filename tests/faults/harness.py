@@ -208,6 +208,9 @@ class Harness:
         )
 
     def _goes_on(self, planned: Strike, blow: Blow, view: View, struck: float) -> bool:
+        record = self.place.workdir.live_record()
+        if record is None or not record.ready:
+            return False  # what trains may not have noticed that nobody looks after it
         if view.entry.state.is_done:
             return True
         if not planned.victim.spares_the_attempt and view.entry.attempt <= blow.attempt_before:
