@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -31,7 +32,7 @@ from zhongjing.storage.progress_writer import ProgressWriter, read_progress
 from zhongjing.train.failures import cause_of, describe_failure
 from zhongjing.train.lineage import lineage
 from zhongjing.train.prepare import prepare
-from zhongjing.train.scratch import scratch_folder
+from zhongjing.train.scratch import remove_earlier, scratch_folder
 from zhongjing.train.worker import Prepared, WorkerConfig, train_worker
 
 logger = logging.getLogger("zhongjing.job")
@@ -77,7 +78,14 @@ class Job:
         self._started_at = time_stamp()
 
     def run(self) -> int:
-        """Prepares, trains, writes the manifest."""
+        """Prepares, trains, writes the manifest; leaves nothing in the scratch folder but what others use."""
+        remove_earlier(self.request.submission_id)
+        try:
+            return self._run()
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _run(self) -> int:
         progress = ProgressWriter(self.store, self.stage_layout)
         try:
             # Manifests are completion marks: a store that would overwrite one is found out before any work.

@@ -21,7 +21,7 @@ from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity
 from zhongjing.train.folders import Folders
 from zhongjing.train.ray_context import RayGauges, RayRunContext, TensorBoard
-from zhongjing.train.scratch import checkpoint_folder, scratch_folder
+from zhongjing.train.scratch import checkpoint_folder, remove_earlier, scratch_folder
 from zhongjing.train.worker import WorkerConfig
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class _Rank:
         self.layout: StageLayout = Layout(document.spec.storage.uri, document.namespace, document.name).stage(
             self.request.stage, self.request.key
         )
+        if local_rank == 0:
+            remove_earlier(worker.submission_id)
         self.scratch = scratch_folder(worker.submission_id)
         self.device = _device(settings)
 

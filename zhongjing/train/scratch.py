@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,15 @@ def scratch_folder(submission_id: str) -> Path:
     folder = scratch_root() / submission_id
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
+
+
+def remove_earlier(submission_id: str) -> None:
+    """Removes what earlier attempts of the same stage left here; none of them lives any more."""
+    prefix, _, number = submission_id.rpartition("-a")
+    for folder in scratch_root().glob(f"{prefix}-a*"):
+        other = folder.name.removeprefix(f"{prefix}-a")
+        if other.isdigit() and int(other) < int(number):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def checkpoint_folder(request: StageRequest) -> Path:
