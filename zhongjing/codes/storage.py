@@ -9,7 +9,14 @@ STORAGE_UNREACHABLE = _code(
     "StorageUnreachable",
     "The object store does not answer.",
     cause="A wrong endpoint, a server that is down or being started again, a network or proxy in between.",
-    remedy="check spec.storage.endpoint (AWS_ENDPOINT_URL) and that the server runs",
+    remedy="check spec.storage.endpoint (AWS_ENDPOINT_URL) and that the server runs; "
+    "spec.storage.deadlineSeconds sets how long an outage is borne",
+)
+STORAGE_FAILING = _code(
+    "StorageFailing",
+    "The object store answers, but fails (HTTP 5xx).",
+    cause="Its disk is full (with --local: the disk of the workdir), or it is overloaded or being repaired.",
+    remedy="see that the store's disk has room, and its log; then give the same command again",
 )
 ACCESS_DENIED = _code(
     "AccessDenied",

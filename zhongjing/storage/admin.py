@@ -177,7 +177,7 @@ def _translate(error: ClientError, uri: str, connection: Connection) -> Exceptio
         return StorageError("the bucket name belongs to somebody else", code=codes.BUCKET_TAKEN, where=uri)
     if code == "NoSuchBucket" or (status == 404 and code in ("404", "NotFound")):
         return failures.missing_bucket(uri, connection)
-    if status in (401, 403):
+    if status in (401, 403) or code in failures.REFUSAL_CODES:
         return failures.refused(code, uri, connection)
     if (status >= 500 and status != 501) or status in (408, 429):
         return failures.PassingError(f"HTTP {status} {code}")

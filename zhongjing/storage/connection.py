@@ -165,7 +165,8 @@ def _checked_endpoint(endpoint: str) -> str:
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
-            f"{endpoint!r} is not the URL of an object store",
+            # What might be a secret is not repeated.
+            f"{'the endpoint' if '@' in endpoint else repr(endpoint)} is not the URL of an object store",
             code=storage_codes.INVALID_STORAGE,
             where="spec.storage.endpoint",
             remedy="write http(s)://host[:port]",

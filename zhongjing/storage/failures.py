@@ -34,13 +34,15 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 0.1  # seconds
 LONGEST_PAUSE = 2.0  # seconds: a store that is back is noticed within this time
-_STATUS = re.compile(r"status code: (\d{3})")
+_STATUS = re.compile(r"(?:status code: |^HTTP )(\d{3})")  # the clients', our own
 _CODE = re.compile(r"<Code>([A-Za-z]+)</Code>")
 # Client errors that pass by themselves: request timeout, too early, too many requests.
 _PASSING_STATUS = frozenset({408, 425, 429})
 _KEY_CODES = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId"}
 )
+# AWS answers some of these with 400.
+REFUSAL_CODES = _KEY_CODES | {"AccessDenied", "ExpiredToken", "RequestTimeTooSkewed"}
 _REDIRECT_CODES = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect"})
 
 
@@ -77,20 +79,24 @@ def call(connection: Connection, uri: str, action: Callable[[], T]) -> T:
                 logger.warning("%s: the object store failed (%s); trying again", uri, summary(error))
             failed = True
             if time.monotonic() - started + pause >= connection.deadline:
-                raise StorageUnavailableError(
-                    f"the object store {connection.name} did not answer for "
-                    f"{connection.deadline:g} seconds ({summary(error)})",
-                    code=storage_codes.STORAGE_UNREACHABLE,
-                    where=uri,
-                    remedy="see that the store runs and can be reached from here, then repeat the command; "
-                    "spec.storage.deadlineSeconds sets how long an outage is borne",
-                ) from _cause(error)
+                raise _gave_up(error, uri, connection) from _cause(error)
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE)
         else:
             if failed:
                 logger.warning("%s: the object store is back after %.1f s", uri, time.monotonic() - started)
             return result
+
+
+def _gave_up(error: Exception, uri: str, connection: Connection) -> StorageUnavailableError:
+    """The error for an outage that outlasted the deadline; a store that answers is told from a silent one."""
+    answered = status_of(error) is not None
+    did = "kept failing" if answered else "did not answer"
+    return StorageUnavailableError(
+        f"the object store {connection.name} {did} for {connection.deadline:g} seconds ({summary(error)})",
+        code=storage_codes.STORAGE_FAILING if answered else storage_codes.STORAGE_UNREACHABLE,
+        where=uri,
+    )
 
 
 def is_passing(error: Exception) -> bool:
@@ -141,14 +147,19 @@ def translate(error: Exception, uri: str, connection: Connection) -> ZhongjingEr
             "the object was changed by somebody else", code=storage_codes.CONFLICT, where=uri
         )
     # A refused listing comes as a generic error.
-    if isinstance(error, foreign.PermissionDeniedError | foreign.UnauthenticatedError) or status in (
-        401,
-        403,
+    if (
+        code in REFUSAL_CODES
+        or isinstance(error, foreign.PermissionDeniedError | foreign.UnauthenticatedError)
+        or status
+        in (
+            401,
+            403,
+        )
     ):
         return refused(code, uri, connection)
     if code in _REDIRECT_CODES or (status is not None and 300 <= status < 400):
         return ConfigError(
-            f"the bucket is not in region {connection.region}",
+            f"the bucket is not in region {connection.region} of the object store {connection.name}",
             code=storage_codes.WRONG_REGION,
             where=uri,
         )
@@ -184,14 +195,14 @@ def refused(code: str | None, uri: str, connection: Connection) -> StorageError:
         )
     if code == "ExpiredToken":
         return StorageError(
-            "the session token has expired",
+            f"the object store {connection.name} says that the session token has expired",
             code=storage_codes.ACCESS_DENIED,
             where=uri,
             remedy="renew AWS_SESSION_TOKEN",
         )
     if code == "RequestTimeTooSkewed":
         return StorageError(
-            "this machine's clock differs too much from the object store's",
+            f"this machine's clock differs too much from that of the object store {connection.name}",
             code=storage_codes.CLOCK_SKEWED,
             where=uri,
         )

@@ -61,6 +61,9 @@ def test_endpoint_with_credentials_is_refused_without_repeating_them() -> None:
     with pytest.raises(ConfigError) as caught:
         Connection.of(Storage(endpoint="http://user:hunter2@host"))
     assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        Connection.of(Storage(endpoint="user:hunter2@host"))
+    assert "hunter2" not in str(caught.value)
 
 
 def test_ca_bundle_must_exist(tmp_path: Path) -> None:

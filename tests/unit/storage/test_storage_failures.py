@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from obstore.exceptions import GenericError
 
+from zhongjing.codes import Code
+from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import (
     ConflictError,
@@ -15,6 +18,8 @@ from zhongjing.errors import (
     TransientError,
 )
 from zhongjing.storage.artifacts import require_conditional_writes
+from zhongjing.storage.connection import Connection
+from zhongjing.storage.failures import translate
 from zhongjing.storage.objects import ObjectStore, open_store
 
 if TYPE_CHECKING:
@@ -48,14 +53,43 @@ def test_outage_ends_at_the_deadline(rude_server: RudeServer) -> None:
     assert 0.4 < time.monotonic() - started < 2.5
     assert isinstance(caught.value, TransientError)
     assert URI in str(caught.value)
-    assert "HTTP 503" in str(caught.value)
-    assert "remedy" in str(caught.value)
+    assert "kept failing for 1 seconds (HTTP 503" in str(caught.value)
+    assert caught.value.code is codes.STORAGE_FAILING
+    assert "disk" in caught.value.remedy
 
 
 def test_nobody_listens(rude_server: RudeServer) -> None:
     store = open_store(Storage(endpoint="http://127.0.0.1:1", deadline_seconds=0.5))
-    with pytest.raises(StorageUnavailableError, match=r"127\.0\.0\.1:1"):
+    with pytest.raises(StorageUnavailableError, match=r"http://127\.0\.0\.1:1 did not answer") as caught:
         store.head(URI)
+    assert caught.value.code is codes.STORAGE_UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("status", "s3_code", "code"),
+    [
+        (403, "InvalidAccessKeyId", codes.ACCESS_DENIED),
+        (403, "SignatureDoesNotMatch", codes.ACCESS_DENIED),
+        (403, "AccessDenied", codes.ACCESS_DENIED),
+        (400, "ExpiredToken", codes.ACCESS_DENIED),
+        (403, "RequestTimeTooSkewed", codes.CLOCK_SKEWED),
+        (404, "NoSuchBucket", codes.BUCKET_NOT_FOUND),
+        (404, "NoSuchKey", codes.OBJECT_NOT_FOUND),
+        (301, "PermanentRedirect", codes.WRONG_REGION),
+        (412, "PreconditionFailed", codes.CONFLICT),
+        (400, "InvalidArgument", codes.STORAGE_REFUSED),
+    ],
+)
+def test_each_refusal_has_its_code(status: int, s3_code: str, code: Code) -> None:
+    """In the words of the client that carries the bytes."""
+    answer = f"<Error><Code>{s3_code}</Code><Message>secret</Message></Error>"
+    words = f"Generic S3 error: Error - Server returned non-2xx status code: {status} X: {answer}"
+    connection = Connection.of(Storage(endpoint="http://store.example:9000"))
+    error = translate(GenericError(words), "s3://bucket/key", connection)
+    assert error.code is code
+    assert "secret" not in str(error)
+    if code not in (codes.OBJECT_NOT_FOUND, codes.CONFLICT):
+        assert "http://store.example:9000" in error.message
 
 
 def test_bad_request_is_not_retried(rude_server: RudeServer, rude_store: ObjectStore) -> None:
