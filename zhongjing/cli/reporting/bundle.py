@@ -22,7 +22,7 @@ from zhongjing.storage.files import disk_error, is_disk_full
 
 LOG_BYTES = 4 * 2**20
 DOCUMENT_BYTES = 16 * 2**20
-TOTAL_BYTES = 400 * 2**20
+TOTAL_BYTES = 200 * 2**20
 """Of all logs and metrics before compression; they shrink to about a tenth."""
 
 

@@ -17,15 +17,23 @@ Rule = Callable[[str], str]
 
 
 def _replace(pattern: str, replacement: str | Callable[[re.Match[str]], str], *needed: str) -> Rule:
-    """A rule that is only tried where one of ``needed`` (lower case) stands in the text."""
+    """A rule that never looks beyond a line.
+
+    With ``needed`` (lower case) it is only tried on lines that hold one of these words: few do.
+    """
     compiled = re.compile(pattern)
 
     def apply(text: str) -> str:
-        if needed:
-            lower = text.lower()
-            if not any(word in lower for word in needed):
-                return text
-        return compiled.sub(replacement, text)
+        if not needed:
+            return compiled.sub(replacement, text)
+        lower = text.lower()
+        present = [word for word in needed if word in lower]
+        if not present:
+            return text
+        return "\n".join(
+            compiled.sub(replacement, line) if any(word in line.lower() for word in present) else line
+            for line in text.split("\n")
+        )
 
     return apply
 
@@ -117,7 +125,8 @@ _ASSIGNED = _replace(
     rf"(?i)(?<![A-Za-z0-9_.-])((?:[a-z0-9]{{1,30}}[_.-]){{0,6}}[a-z]{{0,12}}?(?:{_NAMES}))"
     rf"({_IS})([^\s\"'<>,;&\\)}}\]]{{4,}}+)",
     _assigned,
-    *("secret", "password", "passwd", "passphrase", "pwd", "key", "token"),
+    *("secret", "password", "passwd", "passphrase", "pwd", "token", "apikey", "api_key", "api-key"),
+    *("accesskey", "access_key", "access-key", "privatekey", "private_key", "private-key"),
 )
 
 
