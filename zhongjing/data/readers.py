@@ -104,7 +104,7 @@ def read_object(
         except DataError as error:
             raise DataError(
                 error.message, code=error.code, where=error.where or uri, remedy=error.remedy
-            ) from error
+            ) from None
         finally:
             stats.stream = None
 
@@ -307,10 +307,11 @@ def _hub_rows(uri: str) -> Iterator[Row | BadRow]:
     except ZhongjingError:
         raise
     except Exception as error:
-        # datasets raises errors of a dozen packages; their text may quote records, so only the class is told.
+        # datasets raises errors of a dozen packages; their text may quote records, so only the class is told,
+        # and the error is kept out of the traceback.
         raise DataError(
             f"the data set could not be read ({type(error).__name__})",
             code=data_codes.UNREADABLE_SOURCE,
             where=uri,
             remedy="check its name, config and split, and that the hub can be reached from here",
-        ) from error
+        ) from None

@@ -306,7 +306,7 @@ def _parquet(stream: BinaryIO) -> Iterator[Row | BadRow]:
     except ArrowException as error:
         raise DataError(
             f"the parquet file is damaged ({type(error).__name__})", code=data_codes.UNREADABLE_SOURCE
-        ) from error
+        ) from None  # arrow may quote values, and tracebacks are kept
 
 
 def mapping_row(value: object, index: int) -> Row:

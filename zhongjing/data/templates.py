@@ -135,7 +135,7 @@ class ChatFormat:
                 code=codes.INVALID_TEMPLATE,
                 where="chat_template",
                 remedy="use a template that takes these roles, or data without them",
-            ) from error
+            ) from None  # a template may quote the dialogue, and tracebacks are kept
         return cast("str", rendered)
 
     def outline(self, roles: tuple[Role, ...]) -> Outline | None:

@@ -39,6 +39,8 @@ _CONNECTION_WORDS = re.compile(
     r"gloo.*(Connection|Timed out|timeout)|Connection closed by peer|NCCL", re.DOTALL
 )
 _DISK_CLASSES = ("ray.OutOfDiskError",)
+# What Ray says of a process that ended without a word.
+_CUT_OFF = "connection error code"
 _EXIT_DETAIL = re.compile(r"Worker exit detail: ([^\n]*?)(?:\. |\n|$)")
 
 
@@ -142,7 +144,9 @@ def _message(error: BaseException, code: Code, rank: int | None) -> str:
     if code is training.WORKER_DIED:
         # Ray's first line says only that it is dead; how it ended stands further down.
         found = _EXIT_DETAIL.search(str(error))
-        return f"the process of {who} died ({found.group(1) if found else detail})"[:_LONGEST]
+        how = found.group(1) if found else detail
+        how = "it was killed, or crashed" if _CUT_OFF in how else how
+        return f"the process of {who} died ({how})"[:_LONGEST]
     if code in (training.OUT_OF_MEMORY, training.COMMUNICATION_LOST, storage.DISK_FULL):
         summary = code.summary.rstrip(".").lower()
         return f"{summary} ({detail})"[:_LONGEST]

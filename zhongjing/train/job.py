@@ -24,6 +24,7 @@ from zhongjing.config.sources import Storage
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.errors import ConfigError, StorageError, TrainingError, ZhongjingError
 from zhongjing.storage.artifacts import read_request, require_conditional_writes, write_manifest
+from zhongjing.storage.files import disk_error
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import ModelArtifact, SourceCounts, StageManifest, StageRequest
 from zhongjing.storage.objects import ObjectStore, open_store
@@ -32,7 +33,7 @@ from zhongjing.storage.progress_writer import ProgressWriter, read_progress
 from zhongjing.train.failures import cause_of, describe_failure
 from zhongjing.train.lineage import lineage
 from zhongjing.train.prepare import prepare
-from zhongjing.train.scratch import remove_earlier, scratch_folder
+from zhongjing.train.scratch import remove_earlier, scratch_folder, scratch_root
 from zhongjing.train.worker import Prepared, WorkerConfig, train_worker
 
 logger = logging.getLogger("zhongjing.job")
@@ -61,7 +62,10 @@ def _open(stage: Stage, uri: str) -> Job:
             code=command_codes.INVALID_OPTION,
             where=uri,
         )
-    return Job(request)
+    try:
+        return Job(request)
+    except OSError as error:
+        raise disk_error(error, scratch_root()) from error
 
 
 class Job:

@@ -139,8 +139,8 @@ def test_a_dead_worker_is_named_and_wins_over_its_consequences() -> None:
     failure = describe_failure(cause, "s3://bucket/traceback.txt")
     assert failure.code == "WorkerDied"
     assert failure.where == "worker 1"
-    assert failure.message.startswith("the process of worker 1 died (Worker unexpectedly exits")
-    assert "OOM" not in failure.message, "Ray's list of guesses is no finding"
+    # Ray's list of guesses, memory among them, is no finding.
+    assert failure.message == "the process of worker 1 died (it was killed, or crashed)"
     assert failure.retriable
 
 

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from zhongjing.codes import training as codes
 from zhongjing.config.stages import SpikeGuard as Settings
 from zhongjing.errors import TrainingError
 from zhongjing.train.guard import DivergenceWatch, SpikeGuard
@@ -59,6 +60,7 @@ def test_too_many_in_a_row_end_the_stage() -> None:
     guard.observe(100.0)
     with pytest.raises(TrainingError) as caught:
         guard.check(57, 40)
+    assert caught.value.code is codes.DIVERGED
     assert caught.value.where == "step 57"
     assert "last good checkpoint: step 40" in str(caught.value)
 
