@@ -132,7 +132,9 @@ def describe_failure(error: BaseException, traceback_uri: str | None = None) -> 
         message=_message(inner, code, rank),
         where=None if rank is None else f"worker {rank}",
         remedy=remedy,
-        retriable=not isinstance(inner, KeyboardInterrupt | SystemExit),
+        # Also an interrupted one: SIGTERM comes to a job whose node goes away, or that was ended because it
+        # hung. Whoever wants the stage to stop says so to the sequencer.
+        retriable=True,
         traceback_uri=traceback_uri,
     )
 
