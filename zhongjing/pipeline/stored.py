@@ -78,8 +78,12 @@ def read_manifest(store: ObjectStore, layout: Layout, stage: Stage, key: str) ->
 
 
 def done_stages(store: ObjectStore, layout: Layout, keys: dict[Stage, str | None]) -> dict[Stage, bool]:
-    """Whether the result of each key exists."""
+    """Whether the result of each key exists.
+
+    Raises:
+        StorageError: a manifest is damaged, or of a newer release: no job is needed to find that out.
+    """
     return {
-        stage: key is not None and store.exists(layout.stage(stage, key).manifest)
+        stage: key is not None and read_manifest(store, layout, stage, key) is not None
         for stage, key in keys.items()
     }

@@ -233,7 +233,7 @@ def model_folder(folder: Path, *, rows: int, entries: int, positions: int = 64) 
     (folder / "config.json").write_text(json.dumps(config))
     tokenizer = {
         "model": {"vocab": {f"t{number}": number for number in range(entries - 1)}},
-        "added_tokens": [{"content": "t0"}, {"content": "<|end|>"}],
+        "added_tokens": [{"content": "t0", "id": 0}, {"content": "<|end|>", "id": entries - 1}],
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder
@@ -265,6 +265,28 @@ def test_an_adapter_is_no_base_and_an_empty_folder_no_model(tmp_path: Path) -> N
     with pytest.raises(DataError) as caught:
         check_models(document, [Stage.SFT])
     assert caught.value.code.name == "NotAFullModel"
+
+
+def test_answers_longer_than_the_model_and_prompts_that_only_the_job_can_measure() -> None:
+    needs = {"from": "base", "reward": "s3://b/reward"}
+    document = pipeline({"talks": "talks.jsonl"}, base={"tiny": {"maxPositions": 64}}, maxLength=64)
+    spec = document.model_dump(mode="json", by_alias=True)["spec"]
+    for length, refused in ((64, False), (65, True)):
+        ppo = {
+            **needs,
+            "from": "sft",
+            "data": [{"source": "talks"}],
+            "maxNewTokens": length,
+            "maxLength": 4096,
+        }
+        stages = {"sft": spec["stages"]["sft"], "ppo": ppo}
+        both = resolve({"metadata": {"name": "demo"}, "spec": {**spec, "stages": stages}})
+        if not refused:
+            check_models(both, [Stage.SFT, Stage.PPO])
+            continue
+        with pytest.raises(DataError, match="maxNewTokens 65") as caught:
+            check_models(both, [Stage.SFT, Stage.PPO])
+        assert caught.value.where == "spec.stages.ppo.maxNewTokens"
 
 
 # The machine

@@ -377,7 +377,7 @@ def test_dry_run_shows_what_is_skipped(
 ) -> None:
     first = json.loads(submit(command, "--dry-run", "-o", "json").stdout)
     key = first["plan"][0]["key"]
-    session.store.objects[session.layout("demo").stage(Stage.SFT, key).manifest] = b"{}"
+    session.store.records[session.layout("demo").stage(Stage.SFT, key).manifest] = manifest(Stage.SFT)
     again = json.loads(submit(command, "--dry-run", "-o", "json").stdout)
     assert [(entry["action"], entry["reason"]) for entry in again["plan"]] == [
         ("skip", "is done"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from zhongjing.codes import model as codes
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.config.stages import Stage
+from zhongjing.config.stages import PpoSettings, Stage
 from zhongjing.errors import DataError, MissingInputError
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.freeze import expand, is_local_folder
@@ -91,21 +91,26 @@ def _config_of(folder: Path, where: str, *, adapter_allowed: bool) -> dict[str, 
 def _check_length(document: TrainingPipeline, stage: Stage, positions: int, place: str) -> None:
     settings = document.spec.stages.get(stage)
     assert settings is not None, "the stages have been checked against the document"
-    if settings.max_length > positions:
+    # How much room the prompts of PPO leave is known when they are tokens: the job tells.
+    if isinstance(settings, PpoSettings):
+        field, length, most = "maxNewTokens", settings.max_new_tokens, "less than"
+    else:
+        field, length, most = "maxLength", settings.max_length, "at most"
+    if length > positions:
         raise DataError(
-            f"maxLength {settings.max_length} is longer than the model's {positions} positions ({place})",
+            f"{field} {length} is longer than the model's {positions} positions ({place})",
             code=codes.TOO_LONG_FOR_MODEL,
-            where=f"spec.stages.{stage}.maxLength",
-            remedy=f"set maxLength to at most {positions}, or use a base with more positions",
+            where=f"spec.stages.{stage}.{field}",
+            remedy=f"set {field} to {most} {positions}, or use a base with more positions",
         )
 
 
 def _check_tokenizer(folder: Path, config: dict[str, Any]) -> None:
-    """A tokenizer with more entries than the embedding has rows is another model's."""
-    rows, tokens = config.get("vocab_size"), _entries(folder / "tokenizer.json")
-    if isinstance(rows, int) and tokens > rows:
+    """A tokenizer that makes ids which the embedding lacks is another model's."""
+    rows, largest = config.get("vocab_size"), _largest_id(folder / "tokenizer.json")
+    if isinstance(rows, int) and largest >= rows:
         raise DataError(
-            f"the tokenizer has {tokens} entries, the embedding only {rows} rows",
+            f"the tokenizer makes ids up to {largest}, the embedding has only {rows} rows",
             code=codes.TOKENIZER_MISMATCH,
             where=str(folder),
             remedy="put the tokenizer files that belong to this model into the folder; for a published delta "
@@ -113,13 +118,13 @@ def _check_tokenizer(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _entries(file: Path) -> int:
-    """Entries of a tokenizer.json, added tokens included; 0 of a file that only transformers may judge."""
+def _largest_id(file: Path) -> int:
+    """Largest id of a tokenizer.json, added tokens included; -1 of one that only transformers may judge."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         vocabulary = found["model"]["vocab"]
-        names = set(vocabulary) if isinstance(vocabulary, dict) else {str(entry[0]) for entry in vocabulary}
-        names.update(str(token["content"]) for token in found.get("added_tokens") or ())
+        ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
+        ids += [token["id"] for token in found.get("added_tokens") or ()]
+        return max((int(each) for each in ids), default=-1)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return 0
-    return len(names)
+        return -1
