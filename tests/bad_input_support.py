@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 ROOT = Path(__file__).parents[1]
 SEARCHED = "SECRET-OF-A-RECORD"
@@ -182,8 +186,21 @@ def told_as_json(done: subprocess.CompletedProcess[str]) -> tuple[Told, dict[str
     return Told(shown["code"], shown["message"], shown["where"], shown["remedy"], log), shown
 
 
-def check_people(case: Case, done: subprocess.CompletedProcess[str]) -> Told:
-    """Compares what a command told people with what the case asks for."""
+def read_file(place: str) -> str:
+    """A file that a message names."""
+    return Path(place).read_text(encoding="utf-8")
+
+
+def check_people(
+    case: Case, done: subprocess.CompletedProcess[str], read: Callable[[str], str] = read_file
+) -> Told:
+    """Compares what a command told people with what the case asks for.
+
+    Args:
+        case: what is asked for.
+        done: the command.
+        read: reads what is named as the traceback's place.
+    """
     told = told_on_stderr(done)
     assert (done.returncode, told.code) == (case.exit_code, case.code), done.stderr
     for word in case.words:
@@ -191,17 +208,120 @@ def check_people(case: Case, done: subprocess.CompletedProcess[str]) -> Told:
     assert SEARCHED not in done.stdout + done.stderr
     assert (told.log is not None) == case.log, done.stderr
     if told.log is not None:
-        kept = Path(told.log).read_text(encoding="utf-8")
+        kept = read(told.log)
         assert "Traceback (most recent call last)" in kept
         assert SEARCHED not in kept
     return told
 
 
-def check_programs(case: Case, done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """Compares what a command told programs with what it told people beside it."""
-    people, (programs, shown) = check_people(case, done), told_as_json(done)
+def check_programs(
+    case: Case, done: subprocess.CompletedProcess[str], read: Callable[[str], str] = read_file
+) -> dict[str, Any]:
+    """Compares what a command told programs with what it told people beside it; returns the object."""
+    people, (programs, shown) = check_people(case, done, read), told_as_json(done)
     text = f"{programs.where}: {programs.message}" if programs.where else programs.message
-    assert (programs.code, text, programs.remedy) == (people.code, people.message, people.remedy)
-    assert programs.log == people.log
+    # People are told which stage it was; programs have it in the object.
+    assert people.message in (text, *(f"{stage}: {text}" for stage in shown.get("stages", ())))
+    assert (programs.code, programs.remedy, programs.log) == (people.code, people.remedy, people.log)
     assert shown["exitCode"] == case.exit_code
     return shown
+
+
+class Place(Shell):
+    """One workdir, its supervisor and its store, shared by cases that need them."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self.workdir = self.folder / "runs"
+
+    def command(self, *arguments: str) -> subprocess.Popen[str]:
+        """Starts a ``zhongjing`` command over the workdir."""
+        return self.start("zhongjing", *arguments, "--local", "--workdir", "runs")
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a ``zhongjing`` command over the workdir."""
+        return finish(self.command(*arguments))
+
+    def submit(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a document, with the result as JSON."""
+        return self.run("submit", "-o", "json", *arguments)
+
+    def refuses(self, case: Case, done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+        """Checks the answer to a bad document; returns its JSON object."""
+        return check_programs(case, done, self._read)
+
+    def _read(self, place: str) -> str:
+        bucket = "s3://zhongjing/"
+        return self.get(place.removeprefix(bucket)).decode() if place.startswith(bucket) else read_file(place)
+
+    def record(self, name: str) -> dict[str, Any]:
+        """A JSON file of the workdir."""
+        found: dict[str, Any] = json.loads((self.workdir / name).read_text(encoding="utf-8"))
+        return found
+
+    def kill(self, name: str) -> None:
+        """Kills the process that a record names, and waits until it is gone."""
+        found = self.record(name)
+        process = psutil.Process(found.get("pid") or found["process"]["pid"])
+        process.kill()
+        psutil.wait_procs([process], timeout=10)
+
+    def end(self) -> list[str]:
+        """Ends the supervisor with all that belongs to it; returns what is left running."""
+        if (self.workdir / "supervisor.json").is_file():
+            process = psutil.Process(self.record("supervisor.json")["process"]["pid"])
+            process.terminate()
+            psutil.wait_procs([process], timeout=60)
+        return self.processes()
+
+    # The store, as any other S3 client sees it
+
+    def client(self) -> S3Client:
+        """A client for the workdir's store."""
+        import boto3
+
+        found = self.record("environment.json")
+        return boto3.client(
+            "s3",
+            endpoint_url=found["AWS_ENDPOINT_URL"],
+            aws_access_key_id=found["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=found["AWS_SECRET_ACCESS_KEY"],
+            region_name=found["AWS_REGION"],
+        )
+
+    def keys(self, prefix: str) -> list[str]:
+        """Keys of the objects of the bucket that begin like this."""
+        answer = self.client().list_objects_v2(Bucket="zhongjing", Prefix=f"local/{prefix}")
+        return [item["Key"] for item in answer.get("Contents", [])]
+
+    def get(self, key: str) -> bytes:
+        """An object."""
+        return self.client().get_object(Bucket="zhongjing", Key=key)["Body"].read()
+
+    def put(self, key: str, content: bytes) -> None:
+        """Replaces an object."""
+        self.client().put_object(Bucket="zhongjing", Key=key, Body=content)
+
+    def flip(self, key: str) -> None:
+        """Changes one bit in the middle of an object: the size stays."""
+        content = bytearray(self.get(key))
+        content[len(content) // 2] ^= 1
+        self.put(key, bytes(content))
+
+    def checkpoints(self, pipeline: str, stage: str) -> dict[int, dict[str, Any]]:
+        """Manifests of the complete checkpoints of a stage, by step."""
+        found = {}
+        for key in self.keys(f"{pipeline}/{stage}/"):
+            if "/checkpoints/" in key and key.endswith("/manifest.json"):
+                manifest = json.loads(self.get(key))
+                found[int(manifest["step"])] = {**manifest, "folder": key.removesuffix("/manifest.json")}
+        return found
+
+    def damage(self, checkpoint: Mapping[str, Any]) -> list[str]:
+        """Names of the files of a checkpoint that are not what its manifest says."""
+        wrong = []
+        for file in checkpoint["files"]:
+            content = self.get(f"{checkpoint['folder']}/{file['name']}")
+            if hashlib.sha256(content).hexdigest() != file["sha256"]:
+                wrong.append(file["name"])
+        return wrong

@@ -1,368 +1,34 @@
 """Bad input through the real command line: each gets one clear answer, and leaves nothing half-written.
 
-The table is the list of what a first hour with the program may bring. Cases that are refused before anything
-is started stand first; what needs services follows, and shares them.
+The tables stand in :mod:`tests.bad_input_cases`. What is refused before anything is started comes first, then
+what only a store can tell; the last part damages a real run, and the tests of it share one workdir.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.bad_input_support import SEARCHED, Case, Shell, check_people, check_programs, finish, listing
+from tests.bad_input_cases import DOCUMENT, EARLY, FILES, SMALL, STORES
+from tests.bad_input_support import (
+    Case,
+    Place,
+    Shell,
+    check_people,
+    check_programs,
+    finish,
+    listing,
+)
 
 pytestmark = pytest.mark.integration
-
-DOCUMENT = """\
-apiVersion: training.zhongjing.dev/v1alpha1
-kind: TrainingPipeline
-metadata: {name: demo}
-spec:
-  base: {tiny: {maxPositions: 128}}
-  sources:
-  - {name: talks, uri: talks.jsonl, kind: dialogue}
-  - {name: ranked, uri: ranked.jsonl, kind: ranking}
-  stages:
-    sft: {data: [{source: talks}], precision: fp32, maxLength: 64}
-    rm: {data: [{source: ranked}], precision: fp32, maxLength: 64}
-    ppo: {data: [{source: talks}], precision: fp32, maxLength: 64, maxPromptLength: 32, maxNewTokens: 16}
-"""
-TALKS = '{"instruction": "感冒怎么办？", "output": "多喝水，注意休息。"}\n' * 3
-RANKED = '{"prompt": "感冒怎么办？", "answers": ["多喝水，注意休息。", "不用管。"]}\n' * 3
-FILES = {"my.yaml": DOCUMENT, "talks.jsonl": TALKS, "ranked.jsonl": RANKED}
-CLUSTER = "clusters: [{name: c}]\ncontexts: [{name: prod, context: {cluster: c}}]\ncurrent-context: prod\n"
-PRETRAIN = DOCUMENT.replace("    sft:", "    pretrain: {data: [{source: talks}], maxLength: 64}\n    sft:")
-
-
-def with_set(*assignments: str) -> tuple[str, ...]:
-    """The document with fields overridden."""
-    return ("--local", "-f", "my.yaml", *(word for each in assignments for word in ("--set", each)))
-
-
-def model(rows: int, entries: int, positions: int = 64) -> dict[str, str]:
-    """A base's folder, as far as it is looked at before anything starts."""
-    tokenizer = {"model": {"vocab": {f"t{number}": number for number in range(entries)}}, "added_tokens": []}
-    return {
-        "base/config.json": json.dumps({"vocab_size": rows, "max_position_embeddings": positions}),
-        "base/tokenizer.json": json.dumps(tokenizer),
-    }
-
-
-USAGE = [
-    Case("unknown option", "InvalidOption", 2, ["--unknown", "--help"], ["--local", "--unknown"], log=False),
-    Case("unknown stage", "InvalidOption", 2, ["dpo", "ppo"], ["--local", "--stage", "dpo"], log=False),
-    Case(
-        "two documents",
-        "InvalidOption",
-        2,
-        ["--file and --recipe", "give one of them"],
-        ["--local", "-f", "my.yaml", "--recipe", "tiny"],
-    ),
-    Case(
-        "options of a cluster",
-        "InvalidOption",
-        2,
-        ["--namespace", "leave one of them out"],
-        ["--local", "-f", "my.yaml", "-n", "team"],
-    ),
-    Case("no cluster", "NoCluster", 3, ["no usable kubeconfig", "--local"], ["-f", "my.yaml"]),
-    Case(
-        "a cluster",
-        "NoCluster",
-        3,
-        ["does not submit to clusters yet", "--local"],
-        ["-f", "my.yaml"],
-        files={"config": CLUSTER},
-        environment={"KUBECONFIG": "config"},
-    ),
-    Case(
-        "a workdir that is a file",
-        "InvalidOption",
-        2,
-        ["--workdir", "my.yaml"],
-        ["--local", "-f", "my.yaml", "--workdir", "my.yaml"],
-        log=False,
-    ),
-    Case(
-        "a workdir that cannot be made",
-        "UnusableWorkdir",
-        2,
-        ["--workdir my.yaml/runs", "another folder"],
-        ["--local", "-f", "my.yaml", "--workdir", "my.yaml/runs"],
-        said="demo: runs in my.yaml/runs\n",
-    ),
-    *(
-        Case(
-            f"{verb[0]} where nothing was run",
-            "NothingRuns",
-            3,
-            ["zhongjing-runs", "submit --local"],
-            [*verb, "--local"],
-            module="zhongjing",
-            json=verb[0] not in ("logs", "stop"),
-        )
-        for verb in (["status"], ["logs"], ["stop"], ["resume"], ["pull", "tiny/ppo", "model"])
-    ),
-    Case("status without anything", "NoCluster", 3, ["--local"], ["status"], module="zhongjing"),
-]
-
-DOCUMENTS = [
-    Case(
-        "a document that does not exist",
-        "DocumentNotFound",
-        2,
-        ["gone.yaml: there is no such file"],
-        ["--local", "-f", "gone.yaml"],
-    ),
-    Case("an unknown recipe", "UnknownRecipe", 2, ["'teeny'", "tiny"], ["--local", "--recipe", "teeny"]),
-    Case(
-        "YAML that does not parse",
-        "InvalidYaml",
-        2,
-        ["my.yaml, line 3, column 1", "line and column"],
-        files={"my.yaml": "spec:\n  seed: 1\n\tbase: 2\n"},
-    ),
-    Case(
-        "YAML with an open bracket",
-        "InvalidYaml",
-        2,
-        ["my.yaml, line 3, column"],
-        files={"my.yaml": "spec:\n  sources: [{name: a, uri: b}\n  stages: {}\n"},
-    ),
-    Case("no document", "NotATrainingPipeline", 2, ["my.yaml", "config show"], files={"my.yaml": "- 1\n"}),
-    Case(
-        "another object",
-        "NotATrainingPipeline",
-        2,
-        ["ConfigMap"],
-        files={"my.yaml": "kind: ConfigMap\nspec: {}\n"},
-    ),
-    Case(
-        "an unknown key",
-        "UnknownField",
-        2,
-        ["my.yaml, line 10", "spec.stages.sft.learningRte", "did you mean 'learningRate'"],
-        files={"my.yaml": DOCUMENT.replace("sft: {data", "sft: {learningRte: 1, data")},
-    ),
-    Case(
-        "an unknown key by --set",
-        "UnknownField",
-        2,
-        ["spec.stages.sft.epoch", "did you mean 'epochs'"],
-        with_set("spec.stages.sft.epoch=2"),
-    ),
-    Case(
-        "an unknown stage in the document",
-        "UnknownStage",
-        2,
-        ["spec.stages.dpo", "pretrain"],
-        files={"my.yaml": DOCUMENT.replace("    rm:", "    dpo:")},
-    ),
-    Case(
-        "a stage that the document lacks",
-        "UnknownStage",
-        2,
-        ["the pipeline has no stage pretrain", "sft, rm, ppo"],
-        ["--local", "-f", "my.yaml", "--stage", "pretrain"],
-    ),
-    Case("a wrong type", "InvalidValue", 2, ["spec.seed", "'many'"], with_set("spec.seed=many")),
-    Case(
-        "out of range",
-        "InvalidValue",
-        2,
-        ["spec.stages.rm.learningRate", "greater than or equal to 0", "-1"],
-        with_set("spec.stages.rm.learningRate=-1"),
-    ),
-    Case(
-        "a quantity of nothing",
-        "InvalidValue",
-        2,
-        ["spec.stages.rm.resources.memory"],
-        with_set("spec.stages.rm.resources.memory=lots"),
-    ),
-    Case(
-        "a field that is missing",
-        "MissingField",
-        2,
-        ["spec.sources[0].kind"],
-        files={"my.yaml": DOCUMENT.replace(", kind: dialogue", "")},
-    ),
-    Case(
-        "an override of nothing",
-        "InvalidOverride",
-        2,
-        ["spec.sources.talk.uri", "talks, ranked"],
-        with_set("spec.sources.talk.uri=a.jsonl"),
-    ),
-    Case(
-        "a stage from where it cannot start",
-        "InvalidReference",
-        2,
-        ["spec.stages.rm.from", "'sft'", "base"],
-        with_set("spec.stages.rm.from=sft"),
-    ),
-    Case(
-        "a variable that is not set",
-        "UnsetVariable",
-        2,
-        ["CORPORA", "spec.sources[0].uri", "export"],
-        with_set("spec.sources.talks.uri=${CORPORA}/talks.jsonl"),
-    ),
-    Case(
-        "rm without its input",
-        "MissingInput",
-        2,
-        ["rm needs the result of pretrain", "--stage pretrain"],
-        ["--local", "-f", "my.yaml", "--stage", "rm"],
-        files={"my.yaml": PRETRAIN},
-    ),
-    Case(
-        "a source of the wrong kind for its stage",
-        "WrongSourceKind",
-        2,
-        ["spec.stages.rm.data[0]", "'talks' is of kind dialogue", "rm reads ranking"],
-        with_set("spec.stages.rm.data.ranked.source=talks"),
-    ),
-]
-
-DATA = [
-    Case(
-        "a source that does not exist",
-        "SourceNotFound",
-        2,
-        ["nothing is at", "no.jsonl", "spec.sources.talks.uri", "wait: true"],
-        with_set("spec.sources.talks.uri=no.jsonl"),
-    ),
-    Case(
-        "a source of another store",
-        "SourceNotFound",
-        2,
-        ["s3://corpora/talks.jsonl", "the store of its own workdir", "name their path"],
-        with_set("spec.sources.talks.uri=s3://corpora/talks.jsonl"),
-    ),
-    Case(
-        "a source of an unknown scheme",
-        "InvalidUri",
-        2,
-        ["ftp://", "spec.sources.talks.uri", "s3://"],
-        with_set("spec.sources.talks.uri=ftp://corpora/talks.jsonl"),
-    ),
-    Case(
-        "an example that there is not",
-        "UnknownRecipe",
-        2,
-        ["'talks'", "dialogues"],
-        with_set("spec.sources.talks.uri=example://talks"),
-    ),
-    Case(
-        "an empty corpus",
-        "EmptySource",
-        2,
-        ["source talks has no records", "spec.sources.talks.uri", "data inspect talks.jsonl"],
-        files={"talks.jsonl": "\n\n"},
-    ),
-    Case(
-        "a corpus of blank answers",
-        "NoGoodRecord",
-        2,
-        ["none of the 2 records of source talks", "talks.jsonl line 1", "data inspect"],
-        files={"talks.jsonl": f'{{"instruction": "{SEARCHED}", "output": ""}}\n' * 2},
-    ),
-    Case(
-        "a corpus of an unknown layout",
-        "UnknownLayout",
-        2,
-        ["none of the 2 records", "talks.jsonl line 1", "columns"],
-        files={"talks.jsonl": f'{{"标题": "{SEARCHED}"}}\n' * 2},
-    ),
-    Case(
-        "a corpus of another kind",
-        "UnknownLayout",
-        2,
-        ["(kind dialogue) can be used", "ranks answers", "correct its kind"],
-        files={"talks.jsonl": RANKED},
-    ),
-    Case(
-        "one answer to each question",
-        "TooFewAnswers",
-        2,
-        ["only one answer is ranked", "ranked.jsonl line 1", "two ranked answers"],
-        files={"ranked.jsonl": f'{{"prompt": "{SEARCHED}", "answers": ["多喝水。"]}}\n'},
-    ),
-    Case(
-        "a compressed corpus",
-        "UnreadableSource",
-        2,
-        ["talks.jsonl", "gzip", "decompress"],
-        files={"talks.jsonl": b"\x1f\x8b\x08\x00\x00\x00\x00\x00"},
-    ),
-]
-
-MODELS_AND_MACHINE = [
-    Case(
-        "sequences longer than the model's positions",
-        "TooLongForModel",
-        2,
-        ["spec.stages.sft.maxLength", "maxLength 129", "128 positions", "at most 128"],
-        with_set("spec.stages.sft.maxLength=129"),
-    ),
-    Case(
-        "sequences longer than a given model's positions",
-        "TooLongForModel",
-        2,
-        ["spec.stages.sft.maxLength", "63 positions", "config.json"],
-        with_set("spec.base={uri: ./base}"),
-        files=model(10, 10, positions=63),
-    ),
-    Case(
-        "a base whose tokenizer does not match",
-        "TokenizerMismatch",
-        2,
-        ["the tokenizer has 11 entries", "10 rows", "base", "tokenizer files"],
-        with_set("spec.base={uri: ./base}"),
-        files=model(10, 11),
-    ),
-    Case(
-        "a base without a model",
-        "ModelNotFound",
-        2,
-        ["spec.base.uri", "config.json"],
-        with_set("spec.base={uri: ./base}"),
-        files={"base/readme.md": "nothing"},
-    ),
-    Case(
-        "an adapter for a base",
-        "NotAFullModel",
-        2,
-        ["spec.base.uri", "adapter", "--merged"],
-        with_set("spec.base={uri: ./base}"),
-        files={"base/adapter_config.json": "{}"},
-    ),
-    Case(
-        "more workers than the machine has cores",
-        "TooManyWorkers",
-        2,
-        ["spec.stages.rm.workers", "4096 cores", "at most"],
-        with_set("spec.stages.rm.workers=4096", "spec.stages.rm.globalBatchSize=4096"),
-    ),
-    Case(
-        "more memory than the machine has",
-        "TooManyWorkers",
-        2,
-        ["spec.stages.rm.resources", "64.0Ti of memory", "not one worker fits"],
-        with_set("spec.stages.rm.resources.memory=64Ti"),
-    ),
-    Case(
-        "a GPU where there is none",
-        "NoGpu",
-        2,
-        ["spec.stages.rm.resources.gpus", "gpus: 0"],
-        with_set("spec.stages.rm.resources.gpus=1"),
-        environment={"CUDA_VISIBLE_DEVICES": ""},
-    ),
-]
 
 
 @pytest.fixture
@@ -370,16 +36,19 @@ def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path)
 
 
-def prepare(folder: Path, case: Case) -> None:
+def write_files(shell: Shell, case: Case) -> None:
     for name, content in {**FILES, **case.files}.items():
-        file = folder / name
+        file = shell.folder / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-@pytest.mark.parametrize("case", [*USAGE, *DOCUMENTS, *DATA, *MODELS_AND_MACHINE], ids=str)
+# Before anything is started
+
+
+@pytest.mark.parametrize("case", EARLY, ids=str)
 def test_refused_before_anything_starts(shell: Shell, case: Case) -> None:
-    prepare(shell.folder, case)
+    write_files(shell, case)
     before = listing(shell.folder)
     forms: list[tuple[str, ...]] = [(), ("-o", "json")] if case.json else [()]
     running = [
@@ -394,3 +63,304 @@ def test_refused_before_anything_starts(shell: Shell, case: Case) -> None:
     assert listing(shell.temporary) == {}
     assert len(list((shell.state / "zhongjing" / "logs").glob("*"))) == (len(forms) if case.log else 0)
     assert shell.processes() == []
+
+
+# Stores
+
+
+def nobody() -> str:
+    """An endpoint where nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("case", STORES, ids=str)
+def test_a_store_that_cannot_be_read(
+    shell: Shell, s3_environment: dict[str, str], bucket_uri: str, case: Case
+) -> None:
+    names = {"bucket": bucket_uri, "nobody": nobody()}
+    environment = {name: value.format(**names) for name, value in case.environment.items()}
+    arguments = [word.format(**names) for word in case.arguments]
+    running = [
+        shell.start("zhongjing", *arguments, *form, environment={**s3_environment, **environment})
+        for form in ((), ("-o", "json"))
+    ]
+    done = [finish(process) for process in running]
+    filled = Case(case.name, case.code, case.exit_code, [word.format(**names) for word in case.words])
+    check_people(filled, done[0])
+    check_programs(filled, done[1])
+    assert s3_environment["AWS_SECRET_ACCESS_KEY"] not in done[0].stderr + done[1].stdout
+    assert listing(shell.folder) == listing(shell.temporary) == {}
+
+
+def test_a_local_run_whose_store_cannot_start(shell: Shell) -> None:
+    case = Case(
+        "a data folder that cannot be made",
+        "UnusableFile",
+        3,
+        ["s3/data: the supervisor did not start", "File exists", "check the path"],
+    )
+    write_files(shell, case)
+    (shell.folder / "zhongjing-runs" / "s3").mkdir(parents=True)
+    (shell.folder / "zhongjing-runs" / "s3" / "data").write_text("in the way")
+    before = set(listing(shell.folder))
+    check_programs(case, shell("zhongjing.submit", "--local", "-f", "my.yaml", "-o", "json"))
+    added = set(listing(shell.folder)) - before
+    assert all(name.startswith("zhongjing-runs/") for name in added)
+    assert not any(name.startswith("zhongjing-runs/pipelines/") for name in added)
+    assert shell.processes() == []
+
+
+# One workdir
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    place = Place(tmp_path_factory.mktemp("bad"))
+    (place.folder / "small.yaml").write_text(SMALL)
+    (place.folder / "my.yaml").write_text(DOCUMENT)
+    for name in ("talks.jsonl", "ranked.jsonl"):
+        (place.folder / name).write_text(FILES[name])
+    yield place
+    assert place.end() == []
+    assert listing(place.temporary) == {}
+
+
+def dead_supervisor() -> dict[str, Any]:
+    return {"process": {"pid": 2**22 - 1, "started": 1.0}, "ready": True, "s3_endpoint": "http://127.0.0.1:1"}
+
+
+def another_program() -> dict[str, Any]:
+    return {**dead_supervisor(), "process": {"pid": os.getpid(), "started": 1.0}}
+
+
+STALE: dict[str, Callable[[], str]] = {
+    "of a process that is dead": lambda: json.dumps(dead_supervisor()),
+    "of a process that is another program": lambda: json.dumps(another_program()),
+    "that is cut": lambda: json.dumps(dead_supervisor())[:40],
+}
+
+
+@pytest.mark.parametrize("content", STALE.values(), ids=STALE)
+def test_the_record_of_a_supervisor_that_is_gone(place: Place, content: Callable[[], str]) -> None:
+    place.workdir.mkdir(exist_ok=True)
+    (place.workdir / "supervisor.json").write_text(content())
+    done = place.run("status")
+    assert (done.returncode, done.stderr.strip()) == (0, "there are no pipelines here yet")
+    assert place.record("supervisor.json")["process"]["pid"] != os.getpid()
+    place.kill("supervisor.json")
+
+
+def test_ports_that_are_taken(place: Place) -> None:
+    place.kill("s3/server.json")
+    taken = place.record("s3/ports.json")
+    sockets = []
+    for port in taken.values():
+        other = socket.socket()
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        sockets.append(other)
+    try:
+        done = place.run("status")
+    finally:
+        for other in sockets:
+            other.close()
+    assert done.returncode == 0, done.stderr
+    assert set(place.record("s3/ports.json").values()).isdisjoint(taken.values())
+    assert f":{place.record('s3/ports.json')['s3']}" in place.record("environment.json")["AWS_ENDPOINT_URL"]
+
+
+def test_a_source_of_another_store(place: Place) -> None:
+    case = Case(
+        "another store",
+        "SourceNotFound",
+        2,
+        ["nothing is at s3://corpora/a.jsonl", "the store of its own workdir", "spec.sources.talks.uri"],
+    )
+    done = place.submit("-f", "my.yaml", "--set", "spec.sources.talks.uri=s3://corpora/a.jsonl")
+    place.refuses(case, done)
+    assert place.keys("demo/") == []
+    assert not (place.workdir / "pipelines" / "demo").exists()
+
+
+def wild(*more: str) -> tuple[str, ...]:
+    """A pretraining whose learning rate explodes."""
+    settings = {"learningRate": "10", "checkpoints": "{everySteps: 2, keep: 3}"}
+    changes = ["metadata.name=wild", *(f"spec.stages.pretrain.{n}={v}" for n, v in settings.items()), *more]
+    return ("-f", "small.yaml", "--stage", "pretrain", *(w for each in changes for w in ("--set", each)))
+
+
+@pytest.fixture(scope="module")
+def exploded(place: Place) -> dict[str, Any]:
+    """What was told of the run with the learning rate that explodes; another document came while it began."""
+    first = place.command("submit", "-o", "json", *wild())
+    deadline = time.monotonic() + 120
+    while not (place.workdir / "pipelines" / "wild").exists() and time.monotonic() < deadline:
+        assert first.poll() is None
+        time.sleep(0.05)
+    others = [
+        place.command("submit", "-o", "json", "-f", "my.yaml"),
+        place.command("submit", "-o", "json", *wild("spec.stages.pretrain.maxLength=32")),
+    ]
+    refused = [finish(process) for process in others]
+    for words, done in zip(
+        (
+            ["the pipeline wild runs in this workdir"],
+            ["wild runs with another document", "maxLength: 64 -> 32"],
+        ),
+        refused,
+        strict=True,
+    ):
+        case = Case("in use", "WorkdirInUse", 2, [*words, "here/runs", "zhongjing stop wild --local"])
+        place.refuses(case, done)
+    assert not (place.workdir / "pipelines" / "demo").exists()
+    return place.refuses(EXPLODES, finish(first))
+
+
+EXPLODES = Case(
+    "a learning rate that explodes",
+    "Diverged",
+    1,
+    ["step ", "last good checkpoint: step ", "lower learningRate"],
+)
+
+
+def test_a_workdir_in_use_and_a_learning_rate_that_explodes(place: Place, exploded: dict[str, Any]) -> None:
+    kept = place.checkpoints("wild", "pretrain")
+    assert f"last good checkpoint: step {max(kept)}" in exploded["message"]
+    assert [place.damage(checkpoint) for checkpoint in kept.values()] == [[]] * len(kept)
+    assert not [key for key in place.keys("wild/pretrain/") if key.endswith("pretrain/manifest.json")]
+
+
+def test_a_damaged_checkpoint_is_not_used(place: Place, exploded: dict[str, Any]) -> None:
+    kept = place.checkpoints("wild", "pretrain")
+    last, before = sorted(kept, reverse=True)[:2]
+    place.flip(f"{kept[last]['folder']}/{kept[last]['files'][0]['name']}")
+    shown = place.refuses(EXPLODES, place.submit(*wild()))
+    assert shown["message"] == exploded["message"]  # it went on from the one before, and came as far
+    again = place.checkpoints("wild", "pretrain")
+    assert again[last]["attempt"] == 2
+    assert again[before]["attempt"] == 1
+    assert place.damage(again[last]) == []
+    log = place.run("logs", "wild", "--stage", "pretrain")
+    assert "going back to the one before" in log.stdout
+
+
+@pytest.fixture
+def small_disk(place: Place) -> Iterator[Path]:
+    """The scratch folder of the workdir on a file system of its own, which has room for one run."""
+    folder = place.workdir / "scratch"
+    folder.mkdir(exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"file systems cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Fills the file system of a folder to the last byte."""
+    file = folder / "filler"
+    with file.open("wb", buffering=0) as stream:
+        for size in (2**20, 2**12, 1):
+            try:
+                while True:
+                    stream.write(b"\0" * size)
+            except OSError:
+                continue
+    return file
+
+
+SMALL_RUN = ("-f", "small.yaml", "--stage", "pretrain")
+
+
+def test_a_disk_that_fills_up(place: Place, small_disk: Path) -> None:
+    running = place.command("submit", "-o", "json", *SMALL_RUN)
+    deadline = time.monotonic() + 120
+    while not place.checkpoints("small", "pretrain") and time.monotonic() < deadline:
+        assert running.poll() is None, finish(running)
+        time.sleep(0.05)
+    filler = fill(small_disk)
+    case = Case(
+        "a full disk",
+        "DiskFull",
+        3,
+        ["the disk is full: the checkpoint of step 240 was not taken", "free some space"],
+    )
+    place.refuses(case, finish(running))
+    kept = place.checkpoints("small", "pretrain")
+    assert kept
+    assert [place.damage(checkpoint) for checkpoint in kept.values()] == [[]] * len(kept)
+    assert not [key for key in place.keys("small/pretrain/") if key.endswith("pretrain/manifest.json")]
+    filler.unlink()
+    done = place.submit(*SMALL_RUN)
+    assert done.returncode == 0, done.stderr
+    stage = json.loads(done.stdout)["stages"]["pretrain"]
+    assert (stage["state"], stage["attempt"]) == ("Succeeded", 2)
+
+
+@pytest.fixture(scope="module")
+def result(place: Place) -> str:
+    """Key of the manifest of a pretraining that is done."""
+    done = place.submit(*SMALL_RUN)
+    assert done.returncode == 0, done.stderr
+    uri: str = json.loads(done.stdout)["stages"]["pretrain"]["manifestUri"]
+    return uri.removeprefix("s3://zhongjing/")
+
+
+@pytest.fixture
+def manifest(place: Place, result: str) -> Iterator[str]:
+    """The same; what stands there is put back afterwards."""
+    content = place.get(result)
+    yield result
+    place.put(result, content)
+
+
+def test_a_manifest_that_is_cut(place: Place, manifest: str) -> None:
+    place.put(manifest, place.get(manifest)[:200])
+    case = Case("a cut manifest", "DamagedObject", 3, ["not valid JSON", manifest, "--rerun pretrain"])
+    place.refuses(case, place.submit("-f", "small.yaml", "--stage", "sft"))
+    assert place.keys("small/sft/") == []
+
+
+def test_a_manifest_of_a_newer_version(place: Place, manifest: str) -> None:
+    newer = {**json.loads(place.get(manifest)), "version": 2, "colour": "blue"}
+    place.put(manifest, json.dumps(newer).encode())
+    case = Case("a newer version", "NewerVersion", 3, ["of version 2", manifest, "use that release"])
+    place.refuses(case, place.submit("-f", "small.yaml", "--stage", "sft"))
+    assert place.keys("small/sft/") == []
+
+
+def test_a_damaged_model(place: Place, result: str) -> None:
+    place.flip(result.replace("manifest.json", "model/model.safetensors"))
+    case = Case("a damaged model", "DamagedObject", 3, ["model.safetensors", "--rerun pretrain"])
+    place.refuses(case, place.submit("-f", "small.yaml", "--stage", "sft"))
+    assert not [key for key in place.keys("small/sft/") if "/model/" in key or "/checkpoints/" in key]
+    assert not [
+        key for key in place.keys("small/sft/") if key.count("/") == 4 and key.endswith("manifest.json")
+    ]
+
+
+def test_an_adapter_of_another_base(place: Place, result: str) -> None:
+    made = next(key for key in place.keys("cache/bases/") if key.endswith("/config.json"))
+    base = f"s3://zhongjing/{made.removesuffix('/config.json')}"
+    (place.folder / "reward").mkdir()
+    config = {"base_model_name_or_path": "./other", "peft_type": "LORA"}
+    (place.folder / "reward" / "adapter_config.json").write_text(json.dumps(config))
+    case = Case(
+        "another base",
+        "AdapterMismatch",
+        2,
+        [f"the reward model stands on ./other, the policy on {base}", "all four roles on one base"],
+    )
+    settings = ("metadata.name=foreign", f"spec.stages.ppo.from={base}", "spec.stages.ppo.reward=./reward")
+    arguments = [word for each in settings for word in ("--set", each)]
+    place.refuses(case, place.submit("-f", "my.yaml", "--stage", "ppo", *arguments))
+    assert not [key for key in place.keys("foreign/ppo/") if key.endswith("manifest.json")]
