@@ -40,6 +40,8 @@ _STATES = {
     "STOPPED": JobState.STOPPED,
 }
 
+ATTEMPT_VARIABLE = "ZHONGJING_ATTEMPT"
+
 _MESSAGE_CHARACTERS = 1000
 # What Ray says of a job that failed, before the end of its log.
 _FAILED = re.compile(r"Job entrypoint command failed with exit code (-?\d+)")
@@ -146,7 +148,8 @@ class RayJobsBackend:
             "entrypoint": shlex.join(entrypoint),
             "submission_id": job.submission_id,
             "metadata": dict(job.metadata),
-            "runtime_env": {},
+            # Inherited by every process of the attempt: whoever looks after a node can tell whose it is.
+            "runtime_env": {"env_vars": {ATTEMPT_VARIABLE: job.submission_id}},
             "entrypoint_num_cpus": 0,
         }
 

@@ -111,12 +111,13 @@ def _unknown(world: World, stage: Stage, status: StageStatus, view: AttemptView)
             status.submitted_at and world.now - seconds(status.submitted_at) < world.policy.unknown_seconds
         )
         return [] if recent else [_ended(world, stage, status, view, "")]
-    if status.unknown_since is None:
-        update = {"unknown_since": stamp(world.now)}
-        message = "the backend does not know the job"
-        return [Mark(stage, status.state, "Unknown", message, update=update)]
-    if world.now - seconds(status.unknown_since) < world.policy.unknown_seconds:
-        return []
+    if not view.job.lost:
+        if status.unknown_since is None:
+            update = {"unknown_since": stamp(world.now)}
+            message = "the backend does not know the job"
+            return [Mark(stage, status.state, "Unknown", message, update=update)]
+        if world.now - seconds(status.unknown_since) < world.policy.unknown_seconds:
+            return []
     if not world.is_over(view):
         # Should it live on where the backend cannot see it, it must end.
         return [RequestStop(stage, status.key, status.attempt, StopReason.LOST, "the backend lost the job")]

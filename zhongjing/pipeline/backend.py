@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -49,6 +49,7 @@ class JobDescription(Record):
     state: JobState
     message: str = ""
     metadata: dict[str, str] = Field(default_factory=dict)
+    lost: bool = Field(default=False, description="unknown, and no process of it can be alive any more")
 
 
 class Backend(Protocol):
@@ -72,4 +73,13 @@ class Backend(Protocol):
 
     def render(self, job: JobRequest) -> dict[str, object]:
         """What ``submit`` would send, for a dry run."""
+        ...
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """A backend that can look into the processes of a job that makes no step."""
+
+    def stacks(self, submission_id: str) -> str:
+        """Where each process of the job is, as text; says so where that cannot be seen. Never raises."""
         ...

@@ -23,7 +23,7 @@ from zhongjing.errors import (
     ZhongjingError,
 )
 from zhongjing.pipeline.actions import Action, Adopt, Conclude, Kill, Mark, RequestStop, Submit, fold
-from zhongjing.pipeline.backend import Backend, ForeignJobError, JobRequest
+from zhongjing.pipeline.backend import Backend, ForeignJobError, Inspectable, JobRequest
 from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.freeze import freeze_source
 from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
@@ -34,6 +34,7 @@ from zhongjing.pipeline.state import (
     DesiredState,
     PipelineStatus,
     StageState,
+    StopReason,
     seconds,
     stamp,
 )
@@ -247,11 +248,23 @@ class Reconciler:
                 uri = self.layout.stage(action.stage, action.key).stop(action.attempt)
                 if not self.store.exists(uri):
                     logger.info("asking %s a%d to stop: %s", action.stage, action.attempt, action.message)
+                    self._keep_stacks(status, action)
                     self.store.put_json(uri, {"reason": action.reason, "message": action.message})
             elif isinstance(action, Kill):
                 logger.info("ending %s", action.submission_id)
                 self.backend.stop(action.submission_id)
         return refused
+
+    def _keep_stacks(self, status: PipelineStatus, action: RequestStop) -> None:
+        """Stores where an attempt hangs, before it is ended: afterwards nobody could tell."""
+        job = status.stage(action.stage).submission_id
+        if action.reason is not StopReason.HUNG or job is None or not isinstance(self.backend, Inspectable):
+            return
+        uri = f"{self.layout.stage(action.stage, action.key).logs}/stacks-a{action.attempt}.txt"
+        try:
+            self.store.put(uri, self.backend.stacks(job).encode())
+        except StorageError as error:
+            logger.warning("the stacks of %s could not be kept: %s", job, error)
 
     def _submit(self, desired: DesiredState, status: PipelineStatus, action: Submit) -> None:
         request = make_request(

@@ -57,9 +57,9 @@ class World:
     def is_over(self, view: AttemptView) -> bool:
         """Whether an attempt that the backend gave up is certainly over.
 
-        It said so itself, it ended in order, or its progress no longer moves.
+        It said so itself, it ended in order, nothing of it is left, or its progress no longer moves.
         """
-        if view.progress is None or view.progress.activity in _ENDED:
+        if view.job.lost or view.progress is None or view.progress.activity in _ENDED:
             return True
         if view.job.state in (JobState.SUCCEEDED, JobState.STOPPED):
             return True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zhongjing.backends.local.temporary import TemporaryFolders
+from zhongjing.backends.local.temporary import TemporaryFolders, clear_scratch
 
 
 @pytest.fixture
@@ -88,3 +88,11 @@ def test_a_cache_of_compiled_kernels_of_the_user_s_own_stays_in_use(
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", "/shared/triton")
     assert TemporaryFolders(tmp_path).environment()["TRITON_CACHE_DIR"] == "/shared/triton"
+
+
+def test_the_scratch_folder_keeps_the_models(tmp_path: Path) -> None:
+    clear_scratch(tmp_path)
+    for name in ("models/x", "tiny-0-sft-a1/checkpoints", "local-tiny-sft-key-checkpoints/step-1"):
+        (tmp_path / "scratch" / name).mkdir(parents=True)
+    clear_scratch(tmp_path)
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["models"]

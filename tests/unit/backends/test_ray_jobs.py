@@ -81,7 +81,7 @@ def test_a_submission_carries_the_token_and_no_secret(server: Server, jobs: RayJ
         "entrypoint": "/venv/bin/python -m jobs.rm --request 's3://b/with space/a1.json'",
         "submission_id": JOB.submission_id,
         "metadata": {"specHash": "hash", "stage": "rm"},
-        "runtime_env": {},
+        "runtime_env": {"env_vars": {"ZHONGJING_ATTEMPT": JOB.submission_id}},
         "entrypoint_num_cpus": 0,
     }
     assert jobs.render(JOB) == body

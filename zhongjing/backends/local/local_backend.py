@@ -8,6 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from zhongjing.backends.local import stacks
+from zhongjing.backends.local.processes import end, is_uploading
 from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.codes.command import NO_LOG
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 MAX_STARTS = 5  # of Ray within START_WINDOW seconds; more means that something kills it every time
 START_WINDOW = 900.0
 SILENT_SECONDS = 90.0  # a head that does not answer for so long is ended
+OBEY_SECONDS = 6.0  # Ray gives a job 3 s after SIGTERM; what lives on after so long does not heed Ray
 
 
 class LocalBackend:
@@ -42,20 +45,32 @@ class LocalBackend:
         self._starts: deque[float] = deque(maxlen=MAX_STARTS)
         self._silent_since: float | None = None
         self._lock = threading.RLock()
+        self._stopped: set[str] = set()
 
     def submit(self, job: JobRequest) -> None:
         """Submits, as :meth:`RayJobsBackend.submit`; starts Ray if it does not run.
 
+        What earlier attempts of the pipeline left is ended first: a process that was stopped, say, and could
+        wake up later and write. Only a checkpoint on its way may still get there.
+
         Raises:
             BackendError: Ray does not start, or died too often.
         """
+        pipeline = _pipeline(job.submission_id)
+        self._end(lambda other: other != job.submission_id and _pipeline(other) == pipeline)
         self.warm()
         self._jobs().submit(job)
 
     def describe(self, submission_id: str) -> JobDescription:
-        """State of a job; UNKNOWN while no Ray runs."""
+        """State of a job; UNKNOWN while no Ray runs, and lost once nothing of that Ray is left."""
         if not self._head.is_running:
-            return JobDescription(submission_id=submission_id, state=JobState.UNKNOWN)
+            if self._head.record is not None:
+                # Of a head that died, jobs and workers may live on, unseen.
+                self._head.stop(spare_uploads=True)
+                self._on_change()
+            return JobDescription(
+                submission_id=submission_id, state=JobState.UNKNOWN, lost=self._head.is_gone
+            )
         try:
             job = self._jobs().describe(submission_id)
         except BackendUnavailableError:
@@ -65,9 +80,19 @@ class LocalBackend:
         return job
 
     def stop(self, submission_id: str) -> None:
-        """Ends a job at once."""
+        """Ends a job at once; what of it does not heed Ray is killed some seconds later."""
+        with self._lock:
+            if submission_id not in self._stopped:
+                self._stopped.add(submission_id)
+                later = threading.Timer(OBEY_SECONDS, self._end, [lambda other: other == submission_id])
+                later.daemon = True
+                later.start()
         if self._head.is_running:
             self._jobs().stop(submission_id)
+
+    def stacks(self, submission_id: str) -> str:
+        """Where the processes of a job are that makes no step."""
+        return stacks.dump(self._head.attempt_processes(lambda other: other == submission_id))
 
     def tail_logs(self, submission_id: str) -> Iterator[str]:
         """Lines of the driver's log."""
@@ -101,6 +126,13 @@ class LocalBackend:
                 self._silent_since = None
                 self._on_change()
 
+    def _end(self, belongs: Callable[[str], bool]) -> None:
+        """Kills processes of attempts, by their submission ids. A stopped process heeds nothing else."""
+        left = [process for process in self._head.attempt_processes(belongs) if not is_uploading(process)]
+        if left:
+            logger.warning("killing %d processes of an attempt that is over", len(left))
+            end(left, force=True, grace=5.0)
+
     def _jobs(self) -> RayJobsBackend:
         return self._head.backend(self._package)
 
@@ -113,3 +145,8 @@ class LocalBackend:
             self._head.stop()
             self._silent_since = None
             self._on_change()
+
+
+def _pipeline(submission_id: str) -> str:
+    """``<pipeline>-<uid8>`` of ``<pipeline>-<uid8>-<stage>-a<N>``."""
+    return submission_id.rsplit("-", 2)[0]

@@ -6,7 +6,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import psutil
@@ -16,6 +16,8 @@ from zhongjing.storage.manifest import Record
 
 # What every process that a supervisor starts for Ray has in its environment; children inherit it.
 MARK_VARIABLE = "ZHONGJING_RUN"
+# The module that uploads a checkpoint beside the training, as it stands in its command line.
+UPLOADER = "zhongjing.storage.checkpoint_upload"
 
 
 class ProcessRecord(Record):
@@ -44,26 +46,43 @@ def record(pid: int) -> ProcessRecord:
     return ProcessRecord(pid=pid, started=started_at(pid) or 0.0)
 
 
-def marked(mark: str) -> list[psutil.Process]:
+def marked(mark: str, belongs: Callable[[Mapping[str, str]], bool] | None = None) -> list[psutil.Process]:
     """All processes of this user that carry ``mark``, wherever in the process tree they are by now.
 
     Ray puts jobs and their watchers into sessions of their own, so a process group does not hold them all.
+
+    Args:
+        mark: value of the variable that says whose a process is.
+        belongs: asked with the environment of each; all unless given.
     """
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get(MARK_VARIABLE) == mark:
+            environment = process.environ()
+            ours = process.pid != os.getpid() and environment.get(MARK_VARIABLE) == mark
+            if ours and (belongs is None or belongs(environment)):
                 found.append(process)
         except (psutil.Error, OSError):
             continue  # another user's, or gone
     return found
 
 
-def end_marked(mark: str, grace: float = 3.0) -> int:
-    """Ends all processes that carry ``mark``; returns how many there were."""
+def is_uploading(process: psutil.Process) -> bool:
+    """Whether a process is bringing a checkpoint to the store, and runs: that may be waited for."""
+    try:
+        words, status = process.cmdline(), process.status()
+    except psutil.Error:
+        return False
+    return UPLOADER in words and status != psutil.STATUS_STOPPED
+
+
+def end_marked(
+    mark: str, grace: float = 3.0, *, spare: Callable[[psutil.Process], bool] | None = None
+) -> int:
+    """Ends all processes that carry ``mark`` but those to be spared; returns how many there were."""
     total = 0
     for force in (False, True, True):  # a killed parent may just have started another child
-        processes = marked(mark)
+        processes = [process for process in marked(mark) if spare is None or not spare(process)]
         if not processes:
             break
         total = max(total, len(processes))

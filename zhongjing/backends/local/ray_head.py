@@ -15,8 +15,10 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import psutil
 
 from zhongjing.backends.local.processes import (
     MARK_VARIABLE,
@@ -24,11 +26,13 @@ from zhongjing.backends.local.processes import (
     end_marked,
     free_ports,
     is_listening,
+    is_uploading,
+    marked,
     python_path,
     record,
 )
 from zhongjing.backends.local.temporary import TemporaryFolders
-from zhongjing.backends.ray_jobs import RayJobsBackend
+from zhongjing.backends.ray_jobs import ATTEMPT_VARIABLE, RayJobsBackend
 from zhongjing.codes.ray import RAY_FAILED
 from zhongjing.errors import BackendError
 from zhongjing.storage.manifest import Record
@@ -114,12 +118,12 @@ class RayHead:
         Raises:
             BackendError: it did not become ready; names its log.
         """
-        self.stop()
+        self.stop(spare_uploads=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         for _ in range(3):
             if self._launch(cpus):
                 return
-            self.stop()
+            self.stop(spare_uploads=True)
         raise BackendError(
             f"Ray did not start:\n{self._tail()}",
             code=RAY_FAILED,
@@ -135,13 +139,16 @@ class RayHead:
         self.stop()
         return False
 
-    def stop(self) -> None:
+    def stop(self, *, spare_uploads: bool = False) -> None:
         """Ends the head with every job and worker on it, and removes its temporary folder.
 
         Finds also what an earlier supervisor of this folder left behind. Nothing that Ray holds is worth
         waiting for: results and checkpoints are in the object store.
+
+        Args:
+            spare_uploads: let a checkpoint that is on its way get there: the next attempt goes on from it.
         """
-        ended = end_marked(self.mark, grace=1.0)
+        ended = end_marked(self.mark, grace=1.0, spare=is_uploading if spare_uploads else None)
         if self._process is not None:
             self._process.wait()
         if ended:
@@ -149,6 +156,15 @@ class RayHead:
         self._temporary.remove()
         self.record = None
         self._process = None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether no process is left of any head of this folder; uploads of checkpoints do not count."""
+        return not any(not is_uploading(process) for process in marked(self.mark))
+
+    def attempt_processes(self, belongs: Callable[[str], bool]) -> list[psutil.Process]:
+        """Processes of attempts, by their submission ids: the job, its workers and what these started."""
+        return marked(self.mark, lambda names: ATTEMPT_VARIABLE in names and belongs(names[ATTEMPT_VARIABLE]))
 
     def _is_ready(self) -> bool:
         """The Jobs API answers, and the agent that runs what is submitted listens."""

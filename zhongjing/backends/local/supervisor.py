@@ -17,12 +17,16 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+import zhongjing
 from zhongjing.backends.local.local_backend import LocalBackend
 from zhongjing.backends.local.processes import record
-from zhongjing.backends.local.ray_head import RayHead
+from zhongjing.backends.local.pulse import Pulse
+from zhongjing.backends.local.ray_head import RayHead, RayRecord
+from zhongjing.backends.local.temporary import clear_scratch
 from zhongjing.backends.local.workdir import (
     LOCAL_NAMESPACE,
     LOCAL_ROOT,
@@ -49,6 +53,12 @@ IDLE_SECONDS = 60.0
 TICK = 0.25
 S3_RESTARTS = 5  # within S3_WINDOW seconds
 S3_WINDOW = 600.0
+# How long the loop may be away before clients may take it for hanging, in seconds: between two rounds, in one
+# pass over a pipeline (it may start Ray), and while the services start or end.
+ROUND_SECONDS = 15.0
+PASS_SECONDS = 600.0
+SERVICE_SECONDS = 600.0
+STORE_SECONDS = 10.0  # how long one request of a pass bears an outage of the store
 
 # On one machine everything is near: jobs start and end in seconds.
 POLICY = Policy(
@@ -79,6 +89,9 @@ class Supervisor:
         self._ready = False
         self._error: ZhongjingError | None = None
         self._driven: dict[str, _Driven] = {}
+        self._active: list[str] = []
+        self._earlier_ray: RayRecord | None = None
+        self._pulse = Pulse(lambda: workdir.touch("alive"))
         self._store: ObjectStore | None = None
         self._record_lock = threading.Lock()
         self._ending = threading.Event()
@@ -92,15 +105,17 @@ class Supervisor:
         Raises:
             ZhongjingError: a service does not start.
         """
+        self._pulse.start(SERVICE_SECONDS)
+        self.workdir.tidy()
         earlier = self.workdir.record()
+        self._earlier_ray = earlier.ray if earlier is not None else None
         try:
             self._write_record()
+            environment = self.workdir.environment()
             self._s3.start()
             self._use_store()
-            if earlier is not None and earlier.ray is not None and self._head.adopt(earlier.ray):
-                logger.info("adopted the Ray of process %d", earlier.ray.process.pid)
-            else:
-                self._head.stop()  # what a predecessor left without a record
+            self._remove_stale_uploads()
+            self._take_over(environment)
             self._ready = True
             self._write_record()
             self._watcher.start()
@@ -117,29 +132,36 @@ class Supervisor:
             # From here nothing may interrupt the clean-up.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self._pulse.allow(SERVICE_SECONDS)
             self._ending.set()
             if self._error is None:
                 self.workdir.remove_record()  # first: nobody shall come any more
             if self._watcher.is_alive():
                 self._watcher.join(10.0)
             self._head.stop()
+            clear_scratch(self.workdir.path)
             self._s3.stop()
+            self._pulse.close()
 
     # The loop
 
     def _loop(self) -> None:
         last_active = time.time()
         while not self._ending.is_set():
+            self._pulse.allow(ROUND_SECONDS)
             self._follow_store()
             self._drive()
             now = time.time()
-            if any(driven.is_active for driven in self._driven.values()):
+            self._note_active()
+            if self._active:
                 last_active = now
             watched = self.workdir.touched("heartbeat")
             if now - max(last_active, watched) > self._idle_seconds and self._leave(watched):
                 logger.info("nothing is active and nobody watches: ending")
                 return
-            if self.workdir.touched("warm") > now - self._idle_seconds and not self._head.is_running:
+            asked = self.workdir.touched("warm") > now - self._idle_seconds
+            # What is active needs Ray soon: it starts while a retry waits for its time.
+            if (asked or self._active) and not self._head.is_running:
                 self._warm()
             self._ending.wait(TICK)
         if self._error is not None:
@@ -165,7 +187,15 @@ class Supervisor:
             touched = self.workdir.touched(f"pipelines/{name}")
             if touched != driven.touched or (driven.due is not None and time.time() >= driven.due):
                 driven.touched = touched
-                driven.due = self._pass(name, driven)
+                with self._pulse.busy(PASS_SECONDS):
+                    driven.due = self._pass(name, driven)
+
+    def _note_active(self) -> None:
+        """Says in the record which pipelines this process must live for."""
+        active = sorted(name for name, driven in self._driven.items() if driven.is_active)
+        if active != self._active:
+            self._active = active
+            self._write_record()
 
     def _pass(self, name: str, driven: _Driven) -> float | None:
         try:
@@ -187,7 +217,8 @@ class Supervisor:
     def _warm(self) -> None:
         (self.workdir.path / "warm").unlink(missing_ok=True)
         try:
-            self._backend.warm()
+            with self._pulse.busy(PASS_SECONDS):
+                self._backend.warm()
         except BackendError as error:
             logger.error("%s", error)  # whoever submits is told
 
@@ -207,10 +238,36 @@ class Supervisor:
         environment = self._s3.environment()
         use_environment(environment)
         self._head.set_environment(environment)
-        storage = Storage(uri=LOCAL_ROOT)
-        BucketAdmin(storage).ensure_bucket(LOCAL_ROOT)
+        # Passes are repeated anyway, and one that waits long hears late that the server had to move.
+        storage = Storage(uri=LOCAL_ROOT, deadline_seconds=STORE_SECONDS)
+        BucketAdmin(Storage(uri=LOCAL_ROOT)).ensure_bucket(LOCAL_ROOT)
         self._store = open_store(storage)
         self.workdir.write_environment(environment)
+
+    def _remove_stale_uploads(self) -> None:
+        """Parts of uploads that were never ended take space and show in no listing."""
+        try:
+            removed = BucketAdmin(Storage(uri=LOCAL_ROOT)).abort_stale_uploads(LOCAL_ROOT)
+        except StorageError as error:
+            logger.warning("unfinished uploads could not be removed: %s", error)
+        else:
+            if removed:
+                logger.info("removed %d unfinished uploads", removed)
+
+    def _take_over(self, environment: Mapping[str, str]) -> None:
+        """Adopts a predecessor's Ray, if its jobs can go on; ends what is left of it otherwise.
+
+        Args:
+            environment: how the predecessor's S3 server was reached.
+        """
+        # Jobs hold the address of the S3 server that they were started with.
+        same_store = _address(environment) == _address(self._s3.environment())
+        ray = self._earlier_ray
+        if ray is not None and same_store and self._head.adopt(ray):
+            logger.info("adopted the Ray of process %d", ray.process.pid)
+        else:
+            self._head.stop(spare_uploads=same_store)
+        self._earlier_ray = None
 
     def _watch_store(self) -> None:
         """Starts the S3 server again when it dies: on its old ports, so that jobs and clients find it."""
@@ -235,7 +292,7 @@ class Supervisor:
             except ZhongjingError as error:
                 logger.error("%s", error)
                 continue
-            if self._s3.environment() != self.workdir.environment():
+            if _address(self._s3.environment()) != _address(self.workdir.environment()):
                 self._moved.set()
 
     def _follow_store(self) -> None:
@@ -244,10 +301,11 @@ class Supervisor:
             return
         self._moved.clear()
         logger.warning("the S3 server has another address now; Ray is started again")
-        self._use_store()
-        self._driven.clear()
-        self._head.stop()
-        self._write_record()
+        with self._pulse.busy(SERVICE_SECONDS):
+            self._use_store()
+            self._driven.clear()
+            self._head.stop()
+            self._write_record()
 
     def _fail(self, error: ZhongjingError) -> None:
         """Leaves word for the clients, if the disk takes it."""
@@ -260,11 +318,13 @@ class Supervisor:
             self.workdir.write_record(
                 SupervisorRecord(
                     process=self._me,
+                    version=zhongjing.__version__,
+                    active=self._active,
                     ready=self._ready,
                     failure=_told(self._error) if self._error is not None else None,
                     s3_endpoint=self._s3.endpoint if self._ready else None,
                     token_file=str(self._head.token_file),
-                    ray=self._head.record,
+                    ray=self._head.record or self._earlier_ray,
                 )
             )
 
@@ -287,6 +347,11 @@ class _Driven:
         """Whether the supervisor must live for this pipeline."""
         reconciler = self.reconciler
         return self.due is not None and reconciler.status is not None and not reconciler.is_waiting
+
+
+def _address(environment: Mapping[str, str]) -> dict[str, str]:
+    """Where a store is, and its keys; not what is said of proxies, which changes with every process."""
+    return {name: value for name, value in environment.items() if name.startswith("AWS_")}
 
 
 def _told(error: ZhongjingError) -> Failure:

@@ -104,6 +104,17 @@ class TemporaryFolders:
         return path if path.parent == _SHORT and _SHORT_NAME.fullmatch(path.name) else None
 
 
+def clear_scratch(folder: Path) -> None:
+    """Removes what attempts left in the scratch folder of a workdir, before it fills the disk.
+
+    Models that were fetched stay for the next run. No attempt may be alive, and no upload of a checkpoint.
+    """
+    scratch = folder / "scratch"
+    for entry in scratch.iterdir() if scratch.is_dir() else ():
+        if entry.name != "models":
+            shutil.rmtree(entry, ignore_errors=True)
+
+
 _COMPILED = {
     "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
     "TRITON_CACHE_DIR": "triton",

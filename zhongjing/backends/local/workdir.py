@@ -2,15 +2,17 @@
 
 ::
 
-    <workdir>/supervisor.lock    held (flock) by the one supervisor, as long as it lives
+    <workdir>/supervisor.lock    held (flock) by the one supervisor, as long as it lives; who holds it
              /supervisor.json    who it is, and where Ray and S3 answer; no secrets
+             /alive              touched by the supervisor every second, as long as its loop goes round
              /supervisor.log
              /environment.json   endpoint and credentials of the S3 server, mode 0600
              /heartbeat          touched by clients: somebody watches
              /warm               touched by clients: a run comes, Ray may start already
              /pipelines/<name>   touched when something else is wanted of the pipeline
              /s3/                the S3 server and all data
-             /ray-token, ray.log, ray/, home/, scratch/, jobs/
+             /ray-token, ray.log, ray/, tmp/, home/, scratch/, jobs/
+             /short-folder       name of the folder below /tmp that stands for ray/ and tmp/, if one does
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from zhongjing.backends.local.processes import ProcessRecord
+from zhongjing.backends.local.processes import record as process_record
 from zhongjing.backends.local.ray_head import RayRecord
 from zhongjing.storage.manifest import Record
 from zhongjing.storage.progress import Failure
@@ -38,6 +41,8 @@ class SupervisorRecord(Record):
     """Who drives the pipelines of a workdir."""
 
     process: ProcessRecord
+    version: str = Field(default="", description="release of the package that it runs")
+    active: list[str] = Field(default_factory=list, description="pipelines that it must live for")
     ready: bool = False
     failure: Failure | None = None
     s3_endpoint: str | None = None
@@ -87,6 +92,11 @@ class Workdir:
             self.path.chmod(0o700)
         (self.path / "pipelines").mkdir(exist_ok=True)
 
+    def tidy(self) -> None:
+        """Removes what killed predecessors were about to write. For whoever holds the lock."""
+        for partial in self.path.glob(".*.json.*"):
+            partial.unlink(missing_ok=True)
+
     def lock(self) -> IO[str] | None:
         """The supervisor's lock, held until the returned file is closed; None if another process has it."""
         file = (self.path / "supervisor.lock").open("a")
@@ -95,7 +105,18 @@ class Workdir:
         except OSError:
             file.close()
             return None
+        file.truncate(0)
+        file.write(process_record(os.getpid()).model_dump_json())
+        file.flush()
         return file
+
+    def holder(self) -> ProcessRecord | None:
+        """The process that holds the lock, while it lives. It may have no record yet, or none any more."""
+        try:
+            holder = ProcessRecord.model_validate_json((self.path / "supervisor.lock").read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return holder if holder.is_alive else None
 
     def record(self) -> SupervisorRecord | None:
         """What the last supervisor wrote, whether it lives or not."""
@@ -130,7 +151,7 @@ class Workdir:
         return {str(name): str(value) for name, value in found.items()}
 
     def touch(self, name: str) -> None:
-        """Leaves a sign: ``heartbeat``, ``warm`` or ``pipelines/<name>``."""
+        """Leaves a sign: ``alive``, ``heartbeat``, ``warm`` or ``pipelines/<name>``."""
         with contextlib.suppress(OSError):
             (self.path / name).touch()
 

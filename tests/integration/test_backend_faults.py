@@ -1,0 +1,257 @@
+"""Sudden death of what is around a job, with real processes and stand-ins for the stages' jobs.
+
+``test_sudden_death`` does the like to the real stages; here are the cases that need a closer look.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.local_support import (
+    JOBS,
+    document,
+    end_supervisor,
+    follow,
+    is_running,
+    job_process,
+    live,
+    open_session,
+    starts,
+    submit,
+    wait_for_step,
+)
+from zhongjing.backends.local import pulse
+from zhongjing.backends.local.local_backend import LocalBackend
+from zhongjing.backends.local.processes import end, end_marked, marked, wait_until
+from zhongjing.backends.local.ray_head import RayHead
+from zhongjing.backends.local.session import LocalSession
+from zhongjing.backends.ray_jobs import ATTEMPT_VARIABLE
+from zhongjing.config.stages import Stage
+from zhongjing.errors import TransientError
+from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
+from zhongjing.storage.embedded import GRPC_OFFSET, PARTS
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = dict(os.environ)  # sessions set the store's address and keys for their process
+    monkeypatch.setenv("PYTHONPATH", JOBS)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A workdir whose supervisor serves the whole module, and is ended with all it started."""
+    path = tmp_path_factory.mktemp("f")
+    yield path
+    end_supervisor(path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "dialogues.jsonl").write_text("content")
+    return tmp_path
+
+
+def run_until_step(session: LocalSession, data: Path, name: str, step: int = 3, **labels: str) -> None:
+    """Starts an SFT stand-in and waits until it has made ``step`` steps."""
+    user = document(data, name, stages=(Stage.SFT,), **{"steps": "40", "step_seconds": "0.2", **labels})
+    follow(session, submit(session, user), is_running(Stage.SFT))
+    wait_for_step(session, name, step)
+
+
+def first_step_of(session: LocalSession, name: str, attempt: int) -> int:
+    """The first step that an attempt made."""
+    lines = session.logs(name, Stage.SFT, attempt=attempt)
+    return next(int(line.split()[1]) for line in lines if line.startswith("step "))
+
+
+def test_a_run_is_ended_at_once_and_goes_on(workdir: Path, data: Path) -> None:
+    with open_session(workdir) as session:
+        run_until_step(session, data, "ended")
+        job = job_process(session, Stage.SFT)
+        started = time.monotonic()
+        desired = session.kill("ended")
+        assert time.monotonic() - started < 2
+        assert wait_until(lambda: not job.is_running(), 5), "it was not asked, it was ended"
+        status = follow(session, desired)
+        assert status.holds(ConditionType.SUSPENDED)
+        progress = session.progress("ended", Stage.SFT)
+        assert progress is not None
+        expected = f"was ended; goes on from the checkpoint of step {progress.checkpoint_step}"
+        assert status.stage(Stage.SFT).message == expected
+        status = follow(session, session.resume("ended"))
+        assert status.holds(ConditionType.COMPLETE)
+        assert status.stage(Stage.SFT).attempt == 2
+        assert first_step_of(session, "ended", 2) > 3
+
+
+def test_a_stopped_supervisor_is_replaced(workdir: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "SILENT_SECONDS", 4.0)
+    with open_session(workdir) as session:
+        run_until_step(session, data, "frozen-supervisor")
+        before = live(session)
+        assert before.active == ["frozen-supervisor"]
+        os.kill(before.process.pid, signal.SIGSTOP)
+        desired = session.desired("frozen-supervisor")
+        assert desired is not None
+        status = follow(session, desired)
+        assert status.holds(ConditionType.COMPLETE)
+        assert starts(session, "frozen-supervisor", Stage.SFT) == ["a1"], "the job did not notice"
+        assert not before.process.is_alive
+        after = live(session)
+        assert after.process != before.process
+        assert after.ray == before.ray
+
+
+def test_an_attempt_that_was_stopped_is_looked_into_and_killed(workdir: Path, data: Path) -> None:
+    with open_session(workdir) as session:
+        run_until_step(session, data, "hung")
+        ray = live(session).ray
+        assert ray is not None
+        head = RayHead(workdir)
+        head.record = ray
+        backend = LocalBackend(head, cpus=lambda: 1, package="fake_stage_jobs", on_change=lambda: None)
+        job = job_process(session, Stage.SFT)
+        attempt = job.environ()[ATTEMPT_VARIABLE]
+        assert attempt.endswith("-sft-a1")
+        # All of it, Ray's own process that watches the job included: nobody is left who could obey Ray.
+        processes = head.attempt_processes(lambda other: other == attempt)
+        assert job in processes
+        assert len(processes) >= 2
+        for process in processes:
+            process.suspend()
+        stacks = backend.stacks(attempt)
+        assert f"process {job.pid} (stopped): " in stacks
+        assert "fake_stage_jobs.sft" in stacks
+        if os.geteuid() == 0:
+            assert "main (" in stacks
+            assert "fake_stage_jobs/work.py" in stacks
+        backend.stop(attempt)
+        assert wait_until(lambda: not any(process.is_running() for process in processes), 30)
+        # To the reconciler it is a job that died.
+        desired = session.desired("hung")
+        assert desired is not None
+        status = follow(session, desired)
+        assert status.holds(ConditionType.COMPLETE), status.conditions
+        assert status.stage(Stage.SFT).attempt == 2
+        assert first_step_of(session, "hung", 2) > 3
+
+
+def test_an_s3_server_that_dies_costs_no_attempt(workdir: Path, data: Path) -> None:
+    with open_session(workdir) as session:
+        run_until_step(session, data, "brief-outage")
+        before = live(session)
+        server = json.loads((session.workdir.s3 / "server.json").read_text())
+        os.kill(server["pid"], signal.SIGKILL)
+        status = _follow_by_name(session, "brief-outage")
+        assert status.holds(ConditionType.COMPLETE), status.conditions
+        assert status.stage(Stage.SFT).attempt == 1
+        assert live(session).ray == before.ray
+
+
+def test_an_s3_server_that_has_to_move_takes_clients_and_jobs_along(workdir: Path, data: Path) -> None:
+    with open_session(workdir) as session:
+        run_until_step(session, data, "moved")
+        before = live(session)
+        ports = json.loads((session.workdir.s3 / "ports.json").read_text())
+        server = json.loads((session.workdir.s3 / "server.json").read_text())
+        os.kill(server["pid"], signal.SIGKILL)
+        with socket.socket() as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            assert wait_until(lambda: _bound(taken, ports["s3"]), 10)
+            taken.listen()
+            status = _follow_by_name(session, "moved")
+        assert status.holds(ConditionType.COMPLETE), status.conditions
+        assert live(session).s3_endpoint != before.s3_endpoint
+        assert status.stage(Stage.SFT).attempt == 2
+        assert first_step_of(session, "moved", 2) > 3
+
+
+def test_after_a_power_cut_the_same_command_goes_on_and_leaves_nothing(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A workdir too long for sockets, so that there is a folder outside too.
+    path = tmp_path / ("long-" * 15) / "w"
+    outside = [tmp_path / "home", tmp_path / "temporary"]
+    for folder in outside:
+        folder.mkdir()
+    monkeypatch.setenv("HOME", str(outside[0]))
+    monkeypatch.setenv("TMPDIR", str(outside[1]))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    session = open_session(path, idle_seconds=4)
+    mark = RayHead(path).mark
+    try:
+        run_until_step(session, data, "cut")
+        record = live(session)
+        assert record.ray is not None
+        short = [Path(record.ray.temporary).parent]
+        server = json.loads((session.workdir.s3 / "server.json").read_text())
+        everything = [psutil.Process(record.process.pid), psutil.Process(server["pid"]), *marked(mark)]
+        end(everything, force=True, grace=10)
+        assert short[0].is_dir()
+
+        started = time.monotonic()
+        session = open_session(path, idle_seconds=4)
+        user = document(data, "cut", stages=(Stage.SFT,), steps="40", step_seconds="0.2")
+        desired = submit(session, user)
+        follow(session, desired, lambda status: status.stage(Stage.SFT).attempt == 2 and _runs(status))
+        seconds = time.monotonic() - started
+        record = live(session)
+        assert record.ray is not None
+        short.append(Path(record.ray.temporary).parent)
+        status = follow(session, desired)
+        assert status.holds(ConditionType.COMPLETE)
+        assert first_step_of(session, "cut", 2) > 3
+        assert seconds < 60, "a healthy machine takes below 20 s"
+
+        server = json.loads((session.workdir.s3 / "server.json").read_text())
+        assert wait_until(lambda: not record.process.is_alive, 30)
+    finally:
+        session.close()
+        end_marked(mark)
+    assert marked(mark) == []
+    assert not psutil.pid_exists(server["pid"])
+    assert [folder for folder in short if folder.exists()] == []
+    assert [list(folder.iterdir()) for folder in outside] == [[], []]
+    left = [f"/tmp/seaweedfs-{part}-grpc-{port + GRPC_OFFSET}.sock" for part, port in server["ports"].items()]
+    left += [f"/tmp/seaweedfs-{part}-{port}.sock" for part, port in server["ports"].items()]
+    assert len(left) == 2 * len(PARTS)
+    assert [name for name in left if Path(name).exists()] == []
+
+
+def _runs(status: PipelineStatus) -> bool:
+    return status.stage(Stage.SFT).state is StageState.RUNNING
+
+
+def _bound(listener: socket.socket, port: int) -> bool:
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
+
+
+def _follow_by_name(session: LocalSession, name: str) -> PipelineStatus:
+    with session.heartbeat():
+        while True:
+            try:
+                desired = session.desired(name)
+            except TransientError:
+                continue
+            assert desired is not None
+            return follow(session, desired)
