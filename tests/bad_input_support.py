@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -233,10 +234,12 @@ class Place(Shell):
     def __init__(self, place: Path) -> None:
         super().__init__(place)
         self.workdir = self.folder / "runs"
+        self._started: list[subprocess.Popen[str]] = []
 
     def command(self, *arguments: str) -> subprocess.Popen[str]:
         """Starts a ``zhongjing`` command over the workdir."""
-        return self.start("zhongjing", *arguments, "--local", "--workdir", "runs")
+        self._started.append(self.start("zhongjing", *arguments, "--local", "--workdir", "runs"))
+        return self._started[-1]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs a ``zhongjing`` command over the workdir."""
@@ -266,10 +269,32 @@ class Place(Shell):
         process.kill()
         psutil.wait_procs([process], timeout=10)
 
+    def supervisor(self) -> psutil.Process | None:
+        """The supervisor, if it lives."""
+        with contextlib.suppress(OSError, ValueError, psutil.Error):
+            found = self.record("supervisor.json")["process"]
+            process = psutil.Process(found["pid"])
+            return process if process.create_time() == found["started"] else None
+        return None
+
+    def up(self) -> None:
+        """Has the services running."""
+        if self.supervisor() is None:
+            self.workdir.mkdir(exist_ok=True)
+            done = self.run("status")
+            assert done.returncode == 0, done.stderr
+
     def end(self) -> list[str]:
-        """Ends the supervisor with all that belongs to it; returns what is left running."""
-        if (self.workdir / "supervisor.json").is_file():
-            process = psutil.Process(self.record("supervisor.json")["process"]["pid"])
+        """Ends the supervisor with all that belongs to it; returns what is left running.
+
+        Commands that a failed test left are ended first: they would start another supervisor.
+        """
+        for command in self._started:
+            if command.poll() is None:
+                command.kill()
+                command.communicate()
+        process = self.supervisor()
+        if process is not None:
             process.terminate()
             psutil.wait_procs([process], timeout=60)
         return self.processes()

@@ -127,6 +127,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     assert listing(place.temporary) == {}
 
 
+@pytest.fixture
+def up(place: Place) -> Place:
+    """The same, its services running."""
+    place.up()
+    return place
+
+
 def dead_supervisor() -> dict[str, Any]:
     return {"process": {"pid": 2**22 - 1, "started": 1.0}, "ready": True, "s3_endpoint": "http://127.0.0.1:1"}
 
@@ -153,6 +160,8 @@ def test_the_record_of_a_supervisor_that_is_gone(place: Place, content: Callable
 
 
 def test_ports_that_are_taken(place: Place) -> None:
+    place.up()
+    place.kill("supervisor.json")
     place.kill("s3/server.json")
     taken = place.record("s3/ports.json")
     sockets = []
@@ -172,7 +181,8 @@ def test_ports_that_are_taken(place: Place) -> None:
     assert f":{place.record('s3/ports.json')['s3']}" in place.record("environment.json")["AWS_ENDPOINT_URL"]
 
 
-def test_a_source_of_another_store(place: Place) -> None:
+def test_a_source_of_another_store(up: Place) -> None:
+    place = up
     case = Case(
         "another store",
         "SourceNotFound",
@@ -195,6 +205,7 @@ def wild(*more: str) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def exploded(place: Place) -> dict[str, Any]:
     """What was told of the run with the learning rate that explodes; another document came while it began."""
+    place.up()
     first = place.command("submit", "-o", "json", *wild())
     deadline = time.monotonic() + 120
     while not (place.workdir / "pipelines" / "wild").exists() and time.monotonic() < deadline:
@@ -249,10 +260,11 @@ def test_a_damaged_checkpoint_is_not_used(place: Place, exploded: dict[str, Any]
 
 
 @pytest.fixture
-def small_disk(place: Place) -> Iterator[Path]:
+def small_disk(up: Place) -> Iterator[Path]:
     """The scratch folder of the workdir on a file system of its own, which has room for one run."""
+    place = up
     folder = place.workdir / "scratch"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)],
         capture_output=True,
@@ -309,6 +321,7 @@ def test_a_disk_that_fills_up(place: Place, small_disk: Path) -> None:
 @pytest.fixture(scope="module")
 def result(place: Place) -> str:
     """Key of the manifest of a pretraining that is done."""
+    place.up()
     done = place.submit(*SMALL_RUN)
     assert done.returncode == 0, done.stderr
     uri: str = json.loads(done.stdout)["stages"]["pretrain"]["manifestUri"]
