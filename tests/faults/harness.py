@@ -42,7 +42,7 @@ class Blow:
     resumed: int | None = None  # step from which the next attempt went on
     seconds: float | None = None  # from the strike until the stage went on
     problems: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    given_up: list[int] = field(default_factory=list)  # exit codes of submits that ended by themselves
 
 
 class LostError(Exception):
@@ -117,11 +117,11 @@ class Harness:
             except LookupError:
                 time.sleep(LOOK_SECONDS)  # between two processes of a kind
         self._seal_done(planned.stage)
-        blow.checkpoint = max(self._checkpoints(planned.stage, view), default=0)
+        self.litter.sample()
         blow.attempt_before = view.entry.attempt
         if view.progress is not None:
             blow.activity, blow.step = view.progress.activity.value, view.progress.step
-        self.litter.sample()
+        blow.checkpoint = max(self._checkpoints(planned.stage, view), default=0)
         struck = time.time()
         strike(planned.victim, process, self.place)
         self._tend(planned.victim, blow)
@@ -233,8 +233,6 @@ class Harness:
             blow.problems.append(
                 f"attempt {blow.attempt_before} was lost; {planned.victim} should not end it"
             )
-        if blow.attempt_after > blow.attempt_before + 1:
-            blow.remarks.append(f"{blow.attempt_after - blow.attempt_before} attempts")
         if blow.resumed is not None and blow.resumed < blow.checkpoint:
             blow.problems.append(
                 f"resumed at step {blow.resumed}, but the checkpoint of step {blow.checkpoint} was complete"
@@ -248,7 +246,7 @@ class Harness:
         if code == 0:
             raise LostError("submit ended with 0 before the last strike")
         self._ended_early += 1
-        blow.remarks.append(f"submit ended with {code}")
+        blow.given_up.append(code)
         if self._ended_early > 10:
             raise LostError(f"submit ended {self._ended_early} times by itself; the last time with {code}")
         self.place.submit()

@@ -21,7 +21,7 @@ def blow_table(blows: Sequence[Blow]) -> str:
             str(blow.checkpoint),
             "-" if blow.resumed is None or blow.attempt_after == blow.attempt_before else str(blow.resumed),
             "-" if blow.seconds is None else f"{blow.seconds:.0f}",
-            "; ".join([*(f"FAILED: {text}" for text in blow.problems), *blow.remarks]) or _went(blow),
+            _went(blow),
         ]
         for blow in blows
     ]
@@ -46,7 +46,11 @@ def comparison_table(compared: Sequence[Comparison]) -> str:
 
 
 def _went(blow: Blow) -> str:
-    return "went on" if blow.attempt_after == blow.attempt_before else "resumed"
+    if blow.problems:
+        return "; ".join(f"FAILED: {text}" for text in blow.problems)
+    what = "went on" if blow.attempt_after == blow.attempt_before else "resumed"
+    codes = ", ".join(str(code) for code in blow.given_up)
+    return f"{what}; no retries were left, submit ended with {codes} and was given again" if codes else what
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

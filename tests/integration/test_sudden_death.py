@@ -89,6 +89,7 @@ def test_the_stage_goes_on_from_its_last_checkpoint(story: Story, strike: Strike
     blow = story.blows.get(strike.number)
     assert blow is not None, story.lost
     assert not blow.problems
+    assert not blow.given_up, "submit ended with these codes, and nobody had stopped it"
     if strike.victim.spares_the_attempt:
         assert blow.attempt_after == blow.attempt_before
     else:
