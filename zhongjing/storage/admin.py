@@ -1,4 +1,4 @@
-"""Administration of buckets: creation, lifecycle rules, stale multipart uploads. Bytes go through obstore."""
+"""Administration of buckets: creation, stale multipart uploads. Bytes go through obstore."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ T = TypeVar("T")
 
 # An upload that has not ended after this time never will: its process is gone.
 STALE_AFTER = timedelta(days=1)
-LIFECYCLE_RULE = "zhongjing-abort-stale-uploads"
-_NO_LIFECYCLE = ("NotImplemented", "MethodNotAllowed")
 
 
 class BucketAdmin:
@@ -71,47 +69,6 @@ class BucketAdmin:
                 uri,
                 lambda: self._client.list_objects_v2(Bucket=bucket, MaxKeys=1),
                 expected=["NoSuchBucket"],
-            )
-        except failures.ExpectedError:
-            return False
-        return True
-
-    def abort_stale_uploads_by_rule(self, uri: str, after: timedelta = STALE_AFTER) -> bool:
-        """Makes the server abort multipart uploads older than ``after`` (whole days, at least one).
-
-        Other rules of the bucket stay. Returns False if the server has no lifecycle rules.
-        """
-        bucket, _ = split_uri(uri)
-        try:
-            rules = self._run(
-                uri,
-                lambda: self._client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"],
-                expected=["NoSuchLifecycleConfiguration", *_NO_LIFECYCLE],
-            )
-        except failures.ExpectedError as error:
-            if str(error) in _NO_LIFECYCLE:
-                return False
-            rules = []
-        kept = [rule for rule in rules if rule.get("ID") != LIFECYCLE_RULE]
-        days = max(1, after.days)
-        try:
-            self._run(
-                uri,
-                lambda: self._client.put_bucket_lifecycle_configuration(
-                    Bucket=bucket,
-                    LifecycleConfiguration={
-                        "Rules": [
-                            *kept,
-                            {
-                                "ID": LIFECYCLE_RULE,
-                                "Status": "Enabled",
-                                "Filter": {"Prefix": ""},
-                                "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": days},
-                            },
-                        ]
-                    },
-                ),
-                expected=_NO_LIFECYCLE,
             )
         except failures.ExpectedError:
             return False

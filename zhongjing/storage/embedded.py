@@ -91,6 +91,10 @@ class EmbeddedS3:
         return self.folder / "weed.log"
 
     @property
+    def _ports_file(self) -> Path:
+        return self.folder / "ports.json"
+
+    @property
     def endpoint(self) -> str:
         """URL of the S3 gateway.
 
@@ -145,6 +149,7 @@ class EmbeddedS3:
         with self._start_lock():
             if self._adopt():
                 return
+            self._end_strays()
             self._credentials()
             for attempt in range(3):
                 ports = self._choose_ports(fresh=attempt > 0)
@@ -239,6 +244,19 @@ class EmbeddedS3:
         self._running = running
         return True
 
+    def _end_strays(self) -> None:
+        """Ends a server of this folder that nobody noted: whoever started it was killed in that moment.
+
+        Two servers over one folder would damage the data.
+        """
+        for pid in _serving(self.folder / "data"):
+            started = _start_time(pid)
+            if started is not None:
+                _end(_Running(pid, started, {}))
+        # Ports that somebody else has by now have his sockets too.
+        old = self._old_ports() or {}
+        _remove_sockets({part: port for part, port in old.items() if _is_free(port)})
+
     def _recorded(self) -> _Running | None:
         try:
             return _Running(**json.loads((self.folder / "server.json").read_text()))
@@ -247,12 +265,9 @@ class EmbeddedS3:
 
     def _choose_ports(self, *, fresh: bool) -> dict[str, int]:
         # The old ports again where possible: clients that wait out a restart find the server where it was.
-        path = self.folder / "ports.json"
-        if not fresh:
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                ports = {part: int(port) for part, port in json.loads(path.read_text()).items()}
-                if set(ports) == set(PARTS) and all(_is_free(port) for port in ports.values()):
-                    return ports
+        old = None if fresh else self._old_ports()
+        if old is not None and all(_is_free(port) for port in old.values()):
+            return old
         chosen: list[int] = []
         for port in random.SystemRandom().sample(PORTS, len(PORTS)):
             if _is_free(port):
@@ -260,8 +275,14 @@ class EmbeddedS3:
             if len(chosen) == len(PARTS):
                 break
         ports = dict(zip(PARTS, chosen, strict=True))
-        path.write_text(json.dumps(ports))
+        self._ports_file.write_text(json.dumps(ports))
         return ports
+
+    def _old_ports(self) -> dict[str, int] | None:
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            ports = {part: int(port) for part, port in json.loads(self._ports_file.read_text()).items()}
+            return ports if set(ports) == set(PARTS) else None
+        return None
 
     def _launch(self, ports: dict[str, int]) -> bool:
         """Starts the process; False if it lost a port to somebody else in the meantime."""
@@ -279,6 +300,7 @@ class EmbeddedS3:
         except BaseException:
             process.kill()
             process.wait()
+            _remove_sockets(ports)
             raise
         if process.poll() is not None:
             _remove_sockets(ports)
@@ -412,6 +434,17 @@ def _start_time(pid: int) -> str | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] == "Z" else fields[19]  # field 22; a zombie is dead
+
+
+def _serving(data: Path) -> list[int]:
+    """Processes that serve a data folder, by their command lines."""
+    flag = b"\0-dir=" + os.fsencode(data) + b"\0"
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and flag in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
 
 
 def _end(running: _Running) -> None:

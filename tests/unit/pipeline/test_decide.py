@@ -55,13 +55,14 @@ def look(
     now: float = NOW + 1,
     results: dict[Any, ResultView] | None = None,
     hash_: str | None = None,
+    lost: bool = False,
 ) -> Step:
     """One decision while the attempt of ``stage`` looks as described; returns the status after it."""
     entry = status.stage(stage)
     assert entry.submission_id is not None
     assert entry.key is not None
     metadata = {"specHash": hash_ or entry.spec_hash or ""} if state is not JobState.UNKNOWN else {}
-    job = JobDescription(submission_id=entry.submission_id, state=state, metadata=metadata)
+    job = JobDescription(submission_id=entry.submission_id, state=state, metadata=metadata, lost=lost)
     progress = None
     if activity is not None:
         progress = Progress(
@@ -186,6 +187,31 @@ def test_a_job_that_the_backend_forgot_is_lost_after_a_while() -> None:
     )
     assert kinds(actions) == ["Submit"]
     assert status.stage(Stage.SFT).attempt == 2
+
+
+def test_a_job_of_which_nothing_is_left_is_not_waited_for() -> None:
+    # A power cut: its last word still looks fresh to a reconciler that has just begun to look.
+    desired = desired_state(SFT)
+    status, actions = look(
+        desired, running(desired), JobState.UNKNOWN, activity=Activity.TRAINING, checkpoint=4, lost=True
+    )
+    assert kinds(actions) == ["ScheduleRetry"]
+    assert status.stage(Stage.SFT).failed_at_step == 4
+    later = NOW + 1 + POLICY.backoff_seconds
+    status, actions = look(
+        desired, status, JobState.UNKNOWN, activity=Activity.TRAINING, checkpoint=4, lost=True, now=later
+    )
+    assert kinds(actions) == ["Submit"]
+    assert status.stage(Stage.SFT).attempt == 2
+
+
+def test_a_lost_job_that_had_finished_is_done() -> None:
+    desired = desired_state(SFT)
+    status, actions = look(
+        desired, running(desired), JobState.UNKNOWN, lost=True, results=result(desired, Stage.SFT)
+    )
+    assert status.stage(Stage.SFT).state is StageState.SUCCEEDED
+    assert "Submit" not in kinds(actions)
 
 
 def test_a_job_that_comes_back_is_no_longer_lost() -> None:

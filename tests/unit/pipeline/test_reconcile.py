@@ -167,6 +167,25 @@ def test_a_hung_job_is_ended_and_goes_on() -> None:
     assert [attempt for _, _, attempt in bench.cluster.starts] == [1, 2]
 
 
+def test_where_an_attempt_hung_is_kept() -> None:
+    bench = Bench(progressDeadlineSeconds=30)
+    looked: list[str] = []
+
+    def stacks(submission_id: str) -> str:
+        looked.append(submission_id)
+        return "main (work.py:62)\n"
+
+    bench.cluster.stacks = stacks  # type: ignore[attr-defined]
+    bench.run(4)
+    bench.cluster.stuck = True
+    entry = bench.run(40).stage(Stage.SFT)
+    assert entry.key is not None
+    [job] = looked
+    assert job.endswith("-sft-a1"), "once, before it was ended"
+    uri = f"{LAYOUT.stage(Stage.SFT, entry.key).logs}/stacks-a1.txt"
+    assert bench.memory.get(uri) == b"main (work.py:62)\n"
+
+
 def test_a_job_that_does_not_obey_is_ended_within_bounds() -> None:
     bench = Bench()
     bench.run(3)
