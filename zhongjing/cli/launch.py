@@ -28,6 +28,7 @@ from zhongjing.pipeline.freeze import OnUpload, absolute
 from zhongjing.pipeline.plan import Plan, StagePlan, frozen_sources, missing_input
 from zhongjing.pipeline.prepare import Forecast, Prepared, prepare
 from zhongjing.pipeline.session import Session
+from zhongjing.pipeline.state import DesiredState
 
 _ATTEMPTS = 3
 _SHOWN_FROM_BYTES = 8 * 2**20
@@ -107,10 +108,20 @@ def launch(order: Order, workdir: Path, console: Console, *, wait: bool, wait_fo
                 if attempt == _ATTEMPTS:
                     raise
                 continue
+            except KeyboardInterrupt:
+                # Before it was applied there is nothing to stop; but it may just have been.
+                if not _is_applied(session, prepared.desired):
+                    raise
+                return attend(session, prepared.desired, console, interrupted=True)
             break
         for line in plan_lines(prepared):
             console.say(line)
         return attend(session, desired, console, wait=wait, wait_for_input=wait_for_input)
+
+
+def _is_applied(session: Session, desired: DesiredState) -> bool:
+    there = session.desired(desired.pipeline)
+    return there is not None and (there.uid, there.generation) == (desired.uid, desired.generation)
 
 
 def dry_run_of(order: Order, workdir: Path, console: Console, *, as_yaml_text: bool) -> int:

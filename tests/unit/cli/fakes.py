@@ -230,7 +230,8 @@ class MemorySession:
         self.after_kill: list[tuple[PipelineStatus, dict[Stage, Progress]] | BaseException] = []
         self.manifests: dict[Stage, StageManifest] = {}
         self.log_lines: dict[Stage, list[str]] = {}
-        self.refusals: list[Exception] = []
+        self.refusals: list[BaseException] = []
+        self.interrupted_after_apply = False
         self.calls: list[str] = []
         self.watched = 0
         self.looks = 0
@@ -274,6 +275,9 @@ class MemorySession:
         self.calls.append(f"apply {desired.pipeline} {','.join(desired.targets)}")
         if self.refusals:
             raise self.refusals.pop(0)
+        if self.interrupted_after_apply:
+            self.add(desired)
+            raise KeyboardInterrupt
         # Scripted statuses carry this uid and generation; a pipeline's own uid is random.
         return self.add(desired.model_copy(update={"uid": UID, "generation": 1}))
 
@@ -281,7 +285,7 @@ class MemorySession:
         self.calls.append(f"suspend {pipeline}")
         if self.after_suspend:
             self.frames = list(self.after_suspend)
-        return self.add(self.wanted[pipeline].model_copy(update={"suspend": True}))
+        return self.add(self.wanted[pipeline].model_copy(update={"suspend": True, "uid": UID}))
 
     def kill(self, pipeline: str) -> DesiredState:
         self.calls.append(f"kill {pipeline}")

@@ -218,6 +218,28 @@ def test_ctrl_c_stops_with_a_checkpoint(command: CommandLine, session: MemorySes
     assert result.stderr == "sft: stopped with a checkpoint at step 7\ndemo: the same command goes on\n"
 
 
+def test_ctrl_c_before_it_was_applied_stops_nothing(
+    command: CommandLine, session: MemorySession, my_yaml: Path
+) -> None:
+    session.refusals = [KeyboardInterrupt()]
+    result = submit(command)
+    assert result.exit_code == 130
+    assert session.calls == ["apply demo sft,rm"]
+    assert session.wanted == {}
+    assert "interrupted" in result.stderr
+    assert session.closed
+
+
+def test_ctrl_c_while_it_was_applied_stops_it(
+    command: CommandLine, session: MemorySession, my_yaml: Path
+) -> None:
+    session.interrupted_after_apply = True
+    session.after_suspend = [(RUNS, {}), (SUSPENDED, {})]
+    result = submit(command, "--no-wait")
+    assert result.exit_code == 130
+    assert session.calls == ["apply demo sft,rm", "suspend demo"]
+
+
 def test_a_second_ctrl_c_ends_the_run_at_once(
     command: CommandLine, session: MemorySession, my_yaml: Path
 ) -> None:
