@@ -9,6 +9,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +65,11 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    (tmp_path / "dialogues.jsonl").write_text("content")
+    said = [{"role": "user", "content": "头痛怎么办"}, {"role": "assistant", "content": "多休息"}]
+    lines = [
+        json.dumps({"messages": [*said, {"role": "user", "content": str(n)}, said[1]]}) for n in range(40)
+    ]
+    (tmp_path / "dialogues.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return tmp_path
 
 
@@ -98,6 +104,102 @@ def test_a_run_is_ended_at_once_and_goes_on(workdir: Path, data: Path) -> None:
         assert status.holds(ConditionType.COMPLETE)
         assert status.stage(Stage.SFT).attempt == 2
         assert first_step_of(session, "ended", 2) > 3
+
+
+# Where tests are started with SIGINT ignored (a background shell), Python would not listen to it.
+_COMMAND = """\
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("zhongjing", run_name="__main__", alter_sys=True)
+"""
+
+
+class Command:
+    """A real ``zhongjing submit`` that follows a run."""
+
+    def __init__(self, workdir: Path, file: Path, output: Path) -> None:
+        self.output = output
+        words = ["submit", "--local", "-f", str(file), "--workdir", str(workdir)]
+        with output.open("w") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _COMMAND, *words],
+                stdout=stream,
+                stderr=stream,
+                cwd=Path(__file__).parents[2],
+                start_new_session=True,
+            )
+
+    def wait_for(self, words: str) -> None:
+        assert wait_until(lambda: words in self.output.read_text() or self.process.poll() is not None, 60)
+        assert self.process.poll() is None, self.output.read_text()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+
+def test_signals_to_the_command(workdir: Path, data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "signals.json"
+    user = document(data, "signals", stages=(Stage.SFT,), steps="1000", step_seconds="0.2", deaf="true")
+    user["spec"]["base"] = {"tiny": {"maxPositions": 4096}}
+    file.write_text(json.dumps(user))
+    commands: list[Command] = []
+
+    def submit_again() -> Command:
+        commands.append(Command(workdir, file, tmp_path / f"output-{len(commands)}.txt"))
+        commands[-1].wait_for("sft      training")
+        return commands[-1]
+
+    with open_session(workdir) as session:
+        try:
+            # A killed command, and a terminal that was closed: the run goes on, and the same again attaches.
+            for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP):
+                command = submit_again()
+                command.send(number)
+                assert command.process.wait(10) == -number
+            job = job_process(session, Stage.SFT)
+            # The job takes its time with the stop; the second Ctrl-C does not.
+            command = submit_again()
+            command.send(signal.SIGINT)
+            command.wait_for("stopping with a checkpoint")
+            assert job.is_running()
+            command.send(signal.SIGINT)
+            sent = time.monotonic()
+            assert command.process.wait(20) == 130
+            seconds = time.monotonic() - sent
+            assert wait_until(lambda: not job.is_running(), 10)
+        finally:
+            for command in commands:
+                command.process.kill()
+        output = commands[-1].output.read_text()
+        assert "the same command goes on" in output
+        assert "Traceback" not in output
+        assert seconds < 10, "two seconds on a machine that has nothing else to do"
+        status = session.status("signals")
+        assert status is not None
+        assert status.stage(Stage.SFT).attempt == 1
+        assert starts(session, "signals", Stage.SFT) == ["a1"]
+
+
+def test_ctrl_c_while_the_services_start(tmp_path: Path, data: Path) -> None:
+    workdir, file = tmp_path / "w", tmp_path / "early.json"
+    user = document(data, "early", stages=(Stage.SFT,))
+    user["spec"]["base"] = {"tiny": {"maxPositions": 4096}}
+    file.write_text(json.dumps(user))
+    command = Command(workdir, file, tmp_path / "output.txt")
+    try:
+        record = workdir / "supervisor.json"
+        assert wait_until(lambda: record.exists() or command.process.poll() is not None, 60)
+        assert command.process.poll() is None, command.output.read_text()
+        command.send(signal.SIGINT)
+        assert command.process.wait(20) == 130
+    finally:
+        command.process.kill()
+    output = command.output.read_text()
+    assert "interrupted" in output
+    assert "Traceback" not in output
+    with open_session(workdir) as session:
+        assert session.pipelines() == []
+    end_supervisor(workdir)
 
 
 def test_a_stopped_supervisor_is_replaced(workdir: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

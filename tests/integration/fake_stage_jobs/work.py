@@ -1,7 +1,8 @@
 """What every fake stage does: counts steps, keeps a checkpoint, obeys the stop object, writes the manifest.
 
 Each start is noted as an object under ``starts/``, so that tests can count them. The pipeline's labels steer
-it: ``steps``, ``step-seconds``, and ``fail-once`` (the stage whose first attempt dies without a word).
+it: ``steps``, ``step-seconds``, ``deaf`` (it does not heed the stop object), ``fail-data`` (the stage that
+fails for good) and ``fail-once`` (the stage whose first attempt dies without a word).
 """
 
 import argparse
@@ -77,7 +78,7 @@ def main(stage: Stage) -> int:
         tell(Activity.FAILED, failure)
         return 1
     while step < steps:
-        if store.exists(place.stop(request.attempt)):
+        if "deaf" not in labels and store.exists(place.stop(request.attempt)):
             store.put_json(checkpoint, {"step": step})
             tell(Activity.SUSPENDED)
             say(f"stopped at step {step}")
