@@ -6,6 +6,7 @@ what only a store can tell; the last part damages a real run, and the tests of i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -181,8 +182,8 @@ def test_ports_that_are_taken(place: Place) -> None:
     assert f":{place.record('s3/ports.json')['s3']}" in place.record("environment.json")["AWS_ENDPOINT_URL"]
 
 
-def test_a_source_of_another_store(up: Place) -> None:
-    place = up
+def test_a_source_of_another_store(place: Place) -> None:
+    place.up()
     case = Case(
         "another store",
         "SourceNotFound",
@@ -259,22 +260,39 @@ def test_a_damaged_checkpoint_is_not_used(place: Place, exploded: dict[str, Any]
     assert "going back to the one before" in log.stdout
 
 
-@pytest.fixture
-def small_disk(up: Place) -> Iterator[Path]:
-    """The scratch folder of the workdir on a file system of its own, which has room for one run."""
-    place = up
-    folder = place.workdir / "scratch"
+@contextlib.contextmanager
+def file_system(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own for a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)],
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
         capture_output=True,
         text=True,
         check=False,
     )
     if mounted.returncode != 0:
         pytest.skip(f"file systems cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_without_room_before_the_start(shell: Shell) -> None:
+    case = Case("no room", "DiskFull", 3, ["runs: the disk is full", "64.0Mi are free", "free some space"])
+    write_files(shell, case)
+    with file_system(shell.folder / "runs", "64m") as workdir:
+        arguments = ("--local", "-f", "my.yaml", "--workdir", "runs", "-o", "json")
+        check_programs(case, shell("zhongjing.submit", *arguments))
+        assert {path.name for path in workdir.iterdir()} == {"logs"}
+    assert shell.processes() == []
+
+
+@pytest.fixture
+def small_disk(up: Place) -> Iterator[Path]:
+    """The scratch folder of the workdir on a file system of its own, which has room for one run."""
+    with file_system(up.workdir / "scratch", "48m") as folder:
+        yield folder
 
 
 def fill(folder: Path) -> Path:

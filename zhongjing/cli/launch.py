@@ -83,13 +83,15 @@ def launch(order: Order, workdir: Path, console: Console, *, wait: bool, wait_fo
         ConfigError, DataError: bad input.
         BackendError, StorageError: the place cannot be reached.
     """
-    from zhongjing.cli.preflight.machine import check_machine
-
     user = order.user()
     document = resolve(user)
     check(document, order)
+    from zhongjing.backends.local.room import check_room
+    from zhongjing.cli.preflight.machine import check_machine
+
     known = is_known(document, workdir)
     notes = [] if known else check_first_run(document, order, workdir)
+    check_room(workdir)
     if not known:
         check_machine(document, graph.targets(document, order.stages(document)))
     console.say(f"{document.name}: runs in {workdir}")
@@ -129,11 +131,11 @@ def dry_run_of(order: Order, workdir: Path, console: Console, *, as_yaml_text: b
 
     Where nothing was ever run, everything would, and no service is started to find that out.
     """
-    from zhongjing.cli.preflight.machine import check_machine
-
     user = order.user()
     document = resolve(user)
     check(document, order)
+    from zhongjing.cli.preflight.machine import check_machine
+
     known = is_known(document, workdir)
     notes = [] if known else check_first_run(document, order, workdir)
     if workdir.is_dir():

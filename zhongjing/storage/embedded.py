@@ -49,6 +49,7 @@ STOP_SECONDS = 1.0
 REGION = "us-east-1"
 VOLUME_MEGABYTES = 1024
 MAX_VOLUMES = 4096
+MIN_FREE_BYTES = 256 * 2**20  # below this the server stores nothing: a disk is not filled to the last byte
 # The gRPC port of each part is its port + 10000. Both lie below the range from which the kernel deals ports.
 GRPC_OFFSET = 10_000
 PORTS = range(11_000, 22_000)
@@ -344,7 +345,7 @@ class EmbeddedS3:
             f"-master.volumeSizeLimitMB={VOLUME_MEGABYTES}",
             f"-volume.port={ports['volume']}",
             f"-volume.max={MAX_VOLUMES}",
-            "-volume.minFreeSpace=256MiB",
+            f"-volume.minFreeSpace={MIN_FREE_BYTES // 2**20}MiB",
             "-volume.preStopSeconds=0",
             "-filer",
             f"-filer.port={ports['filer']}",
