@@ -49,7 +49,7 @@ spec:
 """
 
 
-def large(deadline: int = 60) -> str:
+def large() -> str:
     """For the run of many kills: pretraining's checkpoints are uploaded by a process of their own."""
     return _DOCUMENT.format(
         name=LARGE,
@@ -60,11 +60,11 @@ def large(deadline: int = 60) -> str:
         ranked=120,
         ppo=80,
         every=15,
-        deadline=deadline,
+        deadline=60,  # a frozen worker is found after this; a starved machine may need half of it to start one
     )
 
 
-def small(deadline: int = 30) -> str:
+def small() -> str:
     """For the default tests."""
     return _DOCUMENT.format(
         name=SMALL,
@@ -75,5 +75,5 @@ def small(deadline: int = 30) -> str:
         ranked=40,
         ppo=24,
         every=10,
-        deadline=deadline,
+        deadline=1800,
     )

@@ -1,7 +1,9 @@
 """Sudden death of every part, with the real stages: the same command again, and nothing is lost.
 
-One run is struck once in every way, at fixed moments spread over the four stages, and is compared with a run
-of the same document that nothing happened to. ``make test-faults`` does the same at seeded random moments.
+One run is struck in many ways, at fixed moments spread over the four stages, and is compared with a run of the
+same document that nothing happened to. ``make test-faults`` does the same at seeded random moments, and with two
+more victims: a frozen worker, which takes a progress deadline to be found (``test_backend_faults`` has one
+with stand-ins for the stages), and the uploader, which only larger checkpoints have.
 """
 
 from __future__ import annotations
@@ -35,8 +37,7 @@ STRIKES = [
             (Stage.SFT, Phase.TRAINING, 0.6, Victim.INTERRUPT),
             (Stage.RM, Phase.PREPARING, 0.0, Victim.SUPERVISOR),
             (Stage.RM, Phase.EVALUATING, 0.5, Victim.INTERRUPT_TWICE),
-            (Stage.PPO, Phase.TRAINING, 0.3, Victim.FREEZE),
-            (Stage.PPO, Phase.TRAINING, 0.6, Victim.HEAD),
+            (Stage.PPO, Phase.TRAINING, 0.4, Victim.HEAD),
             (Stage.PPO, Phase.FINISHING, 0.0, Victim.POWER),
         ],
         start=1,
@@ -110,7 +111,7 @@ def test_the_result_is_that_of_the_undisturbed_run(comparison: Comparison) -> No
 @pytest.mark.parametrize("stage", [Stage.PPO])
 def test_ppo_loses_no_iteration_and_counts_none_twice(story: Story, comparison: Comparison) -> None:
     result = story.results[Stage.PPO]
-    assert result.manifest.attempt > 3, "it was killed three times"
+    assert result.manifest.attempt > 2, "it was killed twice"
     assert not rollout_problems(result.points, result.manifest.steps, document.ITERATION_STEPS)
 
 
