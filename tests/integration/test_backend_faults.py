@@ -38,7 +38,7 @@ from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.backends.local.session import LocalSession
 from zhongjing.backends.ray_jobs import ATTEMPT_VARIABLE
 from zhongjing.config.stages import Stage
-from zhongjing.errors import TransientError
+from zhongjing.errors import BackendError, TransientError
 from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
 from zhongjing.storage.embedded import GRPC_OFFSET, PARTS
 
@@ -75,7 +75,7 @@ def data(tmp_path: Path) -> Path:
 
 def run_until_step(session: LocalSession, data: Path, name: str, step: int = 3, **labels: str) -> None:
     """Starts an SFT stand-in and waits until it has made ``step`` steps."""
-    user = document(data, name, stages=(Stage.SFT,), **{"steps": "40", "step_seconds": "0.2", **labels})
+    user = document(data, name, stages=(Stage.SFT,), **{"steps": "15", "step_seconds": "0.2", **labels})
     follow(session, submit(session, user), is_running(Stage.SFT))
     wait_for_step(session, name, step)
 
@@ -205,7 +205,7 @@ def test_ctrl_c_while_the_services_start(tmp_path: Path, data: Path) -> None:
 def test_a_stopped_supervisor_is_replaced(workdir: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulse, "SILENT_SECONDS", 4.0)
     with open_session(workdir) as session:
-        run_until_step(session, data, "frozen-supervisor")
+        run_until_step(session, data, "frozen-supervisor", steps="40")
         before = live(session)
         assert before.active == ["frozen-supervisor"]
         os.kill(before.process.pid, signal.SIGSTOP)
@@ -309,7 +309,7 @@ def test_after_a_power_cut_the_same_command_goes_on_and_leaves_nothing(
 
         started = time.monotonic()
         session = open_session(path, idle_seconds=4)
-        user = document(data, "cut", stages=(Stage.SFT,), steps="40", step_seconds="0.2")
+        user = document(data, "cut", stages=(Stage.SFT,), steps="15", step_seconds="0.2")
         desired = submit(session, user)
         follow(session, desired, lambda status: status.stage(Stage.SFT).attempt == 2 and _runs(status))
         seconds = time.monotonic() - started
@@ -322,7 +322,9 @@ def test_after_a_power_cut_the_same_command_goes_on_and_leaves_nothing(
         assert seconds < 60, "a healthy machine takes below 20 s"
 
         server = json.loads((session.workdir.s3 / "server.json").read_text())
-        assert wait_until(lambda: not record.process.is_alive, 30)
+        assert wait_until(lambda: not record.process.is_alive, 30), "it ends itself when nobody watches"
+        with pytest.raises(BackendError, match="nothing runs"):
+            LocalSession.open(path, start=False)
     finally:
         session.close()
         end_marked(mark)

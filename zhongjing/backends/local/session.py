@@ -55,6 +55,7 @@ from zhongjing.storage.progress import Progress
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 3.0
+LOOK_SECONDS = 10.0  # how long a look at documents bears an outage of the store
 _TRIES = 5
 _KILL_SECONDS = 2.0  # so long Ray may take to hear that a job shall end
 
@@ -69,6 +70,7 @@ class LocalSession:
         self.storage = Storage(uri=LOCAL_ROOT)
         self.namespace = LOCAL_NAMESPACE
         self._store: ObjectStore | None = None
+        self._looks: ObjectStore | None = None
         self._environment: dict[str, str] = {}
 
     @classmethod
@@ -99,6 +101,12 @@ class LocalSession:
         return self._store
 
     @property
+    def _looking(self) -> ObjectStore:
+        """The same for looks: they are repeated, and must hear soon that the server had to move."""
+        assert self._looks is not None
+        return self._looks
+
+    @property
     def dashboard_url(self) -> str | None:
         """Address of the Ray dashboard, None while no Ray runs."""
         record = self.workdir.live_record()
@@ -120,20 +128,20 @@ class LocalSession:
     def desired(self, pipeline: str) -> DesiredState | None:
         """What is wanted, or None if there is no such pipeline."""
         self.workdir.touch("heartbeat")
-        found = read_desired(self.store, self.layout(pipeline))
+        found = read_desired(self._looking, self.layout(pipeline))
         return found.value if found is not None else None
 
     def status(self, pipeline: str) -> PipelineStatus | None:
         """What is so, or None if the supervisor has not looked at the pipeline yet."""
         self.workdir.touch("heartbeat")
-        found = read_status(self.store, self.layout(pipeline))
+        found = read_status(self._looking, self.layout(pipeline))
         return found.value if found is not None else None
 
     def progress(self, pipeline: str, stage: Stage) -> Progress | None:
         """Live progress of the stage's current attempt."""
         status = self.status(pipeline)
         key = status.stage(stage).key if status is not None else None
-        return read_progress(self.store, self.layout(pipeline), stage, key) if key is not None else None
+        return read_progress(self._looking, self.layout(pipeline), stage, key) if key is not None else None
 
     def manifest(self, pipeline: str, stage: Stage) -> StageManifest | None:
         """The result of a stage that is in use, or None if there is none."""
@@ -289,6 +297,7 @@ class LocalSession:
         if self._store is None or environment != self._environment:
             use_environment(environment)
             self._environment = environment
+            self._looks = open_store(self.storage.model_copy(update={"deadline_seconds": LOOK_SECONDS}))
             self._store = open_store(self.storage)
 
     def _wake(self, pipeline: str) -> None:
