@@ -60,7 +60,7 @@ def large() -> str:
         ranked=120,
         ppo=80,
         every=15,
-        deadline=60,  # a frozen worker is found after this; a starved machine may need half of it to start one
+        deadline=60,  # of a frozen worker; a starved machine may need half of it to start one
     )
 
 
