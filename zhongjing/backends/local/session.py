@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from zhongjing.backends.local.attach import attach
+from zhongjing.backends.local.room import RoomWatch
 from zhongjing.backends.local.workdir import (
     LOCAL_NAMESPACE,
     LOCAL_ROOT,
@@ -71,6 +72,7 @@ class LocalSession:
         self.namespace = LOCAL_NAMESPACE
         self._store: ObjectStore | None = None
         self._looks: ObjectStore | None = None
+        self._room = RoomWatch(workdir.path)
         self._environment: dict[str, str] = {}
 
     @classmethod
@@ -132,8 +134,13 @@ class LocalSession:
         return found.value if found is not None else None
 
     def status(self, pipeline: str) -> PipelineStatus | None:
-        """What is so, or None if the supervisor has not looked at the pipeline yet."""
+        """What is so, or None if the supervisor has not looked at the pipeline yet.
+
+        Raises:
+            StorageError: the disk has been full for a while, so that nobody can write what is so.
+        """
         self.workdir.touch("heartbeat")
+        self._room.check()
         found = read_status(self._looking, self.layout(pipeline))
         return found.value if found is not None else None
 
