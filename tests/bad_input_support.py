@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from zhongjing.backends.local.processes import environment_of
+from zhongjing.storage.identity import start_mark
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
@@ -128,7 +131,7 @@ class Shell:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get(_MARK) == self.mark:
+                if environment_of(process).get(_MARK) == self.mark:
                     found.append(" ".join(process.cmdline()))
             except (psutil.Error, OSError):
                 continue
@@ -274,7 +277,7 @@ class Place(Shell):
         with contextlib.suppress(OSError, ValueError, psutil.Error):
             found = self.record("supervisor.json")["process"]
             process = psutil.Process(found["pid"])
-            return process if process.create_time() == found["started"] else None
+            return process if start_mark(process.pid) == found["started"] else None
         return None
 
     def up(self) -> None:

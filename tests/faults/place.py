@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from zhongjing.backends.local.processes import started_at
 from zhongjing.backends.local.workdir import Workdir
+from zhongjing.storage.identity import start_mark
 
 # What every process of a place has in its environment, but the S3 server, which gets none.
 MARK = "ZHONGJING_FAULTS_PLACE"
@@ -116,7 +116,7 @@ class Place:
                     found.append(process)
             except (psutil.Error, OSError):
                 continue  # another user's, or gone
-        return [process for process in found if started_at(process.pid) is not None]
+        return [process for process in found if start_mark(process.pid) is not None]
 
     def end(self) -> None:
         """Ends the supervisor as its idle end would, or kills what is left without one."""

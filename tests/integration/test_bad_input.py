@@ -136,11 +136,11 @@ def up(place: Place) -> Place:
 
 
 def dead_supervisor() -> dict[str, Any]:
-    return {"process": {"pid": 2**22 - 1, "started": 1.0}, "ready": True, "s3_endpoint": "http://127.0.0.1:1"}
+    return {"process": {"pid": 2**22 - 1, "started": "1"}, "ready": True, "s3_endpoint": "http://127.0.0.1:1"}
 
 
 def another_program() -> dict[str, Any]:
-    return {**dead_supervisor(), "process": {"pid": os.getpid(), "started": 1.0}}
+    return {**dead_supervisor(), "process": {"pid": os.getpid(), "started": "1"}}
 
 
 STALE: dict[str, Callable[[], str]] = {

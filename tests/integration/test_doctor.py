@@ -184,7 +184,7 @@ def test_a_stale_supervisor_record_and_what_it_left(doctor: Doctor, s3_server: E
     """A supervisor that was killed: its record names a dead process, its S3 server still runs."""
     workdir = Workdir(doctor.work / "zhongjing-runs")
     workdir.prepare()
-    workdir.write_record(SupervisorRecord(process=ProcessRecord(pid=os.getpid(), started=1.0), ready=True))
+    workdir.write_record(SupervisorRecord(process=ProcessRecord(pid=os.getpid(), started="1"), ready=True))
     workdir.s3.mkdir()
     shutil.copy(s3_server.folder / "server.json", workdir.s3)
     before = sorted(path.name for path in workdir.path.iterdir())

@@ -43,6 +43,7 @@ from zhongjing.codes import command as command_codes
 from zhongjing.codes import storage as storage_codes
 from zhongjing.codes import unexpected as unexpected_codes
 from zhongjing.errors import StorageError
+from zhongjing.storage.identity import start_mark
 
 READY_SECONDS = 90.0  # a loaded machine needs long; a healthy one 3 to 5 seconds
 STOP_SECONDS = 1.0
@@ -118,7 +119,7 @@ class EmbeddedS3:
         """Whether the server's process lives."""
         if self._process is not None:
             return self._process.poll() is None
-        return self._running is not None and _start_time(self._running.pid) == self._running.started
+        return self._running is not None and start_mark(self._running.pid) == self._running.started
 
     def environment(self) -> dict[str, str]:
         """Endpoint, region and credentials, as the AWS tools and :func:`open_store` read them.
@@ -236,7 +237,7 @@ class EmbeddedS3:
         running = self._recorded()
         if running is None:
             return False
-        if _start_time(running.pid) != running.started:
+        if start_mark(running.pid) != running.started:
             _remove_sockets(running.ports)
             return False
         if not _wait(lambda: _is_ready(running.ports), 10.0):
@@ -251,7 +252,7 @@ class EmbeddedS3:
         Two servers over one folder would damage the data.
         """
         for pid in _serving(self.folder / "data"):
-            started = _start_time(pid)
+            started = start_mark(pid)
             if started is not None:
                 _end(_Running(pid, started, {}))
         # Ports that somebody else has by now have his sockets too.
@@ -323,7 +324,7 @@ class EmbeddedS3:
                 where=str(self.log),
             )
         self._process = process
-        self._running = _Running(process.pid, _start_time(process.pid) or "", ports)
+        self._running = _Running(process.pid, start_mark(process.pid) or "", ports)
         (self.folder / "server.json").write_text(json.dumps(asdict(self._running)))
         return True
 
@@ -428,15 +429,6 @@ def _wait(condition: Any, seconds: float) -> bool:
     return True
 
 
-def _start_time(pid: int) -> str | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else fields[19]  # field 22; a zombie is dead
-
-
 def _serving(data: Path) -> list[int]:
     """Processes that serve a data folder, by their command lines."""
     flag = b"\0-dir=" + os.fsencode(data) + b"\0"
@@ -450,11 +442,11 @@ def _serving(data: Path) -> list[int]:
 
 def _end(running: _Running) -> None:
     for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, 10.0)):
-        if _start_time(running.pid) != running.started:
+        if start_mark(running.pid) != running.started:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(running.pid, number)
-        if _wait(lambda: _start_time(running.pid) != running.started, seconds):
+        if _wait(lambda: start_mark(running.pid) != running.started, seconds):
             return
 
 

@@ -114,7 +114,7 @@ def test_a_clock_that_was_set_back_is_a_sign_too() -> None:
 
 
 def write(workdir: Workdir, process: subprocess.Popen[bytes], **more: object) -> SupervisorRecord:
-    found = SupervisorRecord(process=record(process.pid), version="0.1.0", ready=True, **more)  # type: ignore[arg-type]
+    found = SupervisorRecord(process=record(process.pid), version="0.1.0", ready=True, **more)
     workdir.write_record(found)
     return found
 
@@ -175,7 +175,7 @@ def test_a_pid_that_is_somebody_else_s_now_is_left_alone(
     monkeypatch.setattr(pulse, "SILENT_SECONDS", 0.2)
     monkeypatch.setattr(attaching, "_spawn", lambda *_: subprocess.Popen([sys.executable, "-c", "exit(7)"]))
     workdir.log.write_text("a stand-in")
-    foreign = record(other.pid).model_copy(update={"started": 1.0})
+    foreign = record(other.pid).model_copy(update={"started": "1"})
     workdir.write_record(SupervisorRecord(process=foreign, version="0.1.0", ready=True))
     workdir.path.joinpath("supervisor.lock").write_text(foreign.model_dump_json())
     assert workdir.holder() is None

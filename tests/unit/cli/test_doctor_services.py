@@ -70,7 +70,7 @@ def gathered(workdir: Workdir) -> supervisor.Facts:
 def test_a_workdir_of_a_dead_supervisor(tmp_path: Path) -> None:
     workdir = Workdir(tmp_path)
     assert gathered(workdir) == supervisor.Facts(str(tmp_path))
-    workdir.write_record(SupervisorRecord(process=ProcessRecord(pid=os.getpid(), started=1.0), ready=True))
+    workdir.write_record(SupervisorRecord(process=ProcessRecord(pid=os.getpid(), started="1"), ready=True))
     facts = gathered(workdir)
     assert (facts.recorded, facts.alive, facts.locked) == (os.getpid(), False, False)
     (tmp_path / "supervisor.json").write_text("{")

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 import zhongjing
+from zhongjing.storage.identity import start_mark
 from zhongjing.storage.manifest import Record
 
 # What every process that a supervisor starts for Ray has in its environment; children inherit it.
@@ -21,29 +22,20 @@ UPLOADER = "zhongjing.storage.checkpoint_upload"
 
 
 class ProcessRecord(Record):
-    """A process, by its id and the time it started (seconds since the epoch)."""
+    """A process, by its id and the mark of its start (:func:`zhongjing.storage.identity.start_mark`)."""
 
     pid: int
-    started: float
+    started: str
 
     @property
     def is_alive(self) -> bool:
         """Whether this very process still runs."""
-        return started_at(self.pid) == self.started
-
-
-def started_at(pid: int) -> float | None:
-    """When the process with this id started, or None if there is none (a zombie is none)."""
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except psutil.Error:
-        return None
+        return start_mark(self.pid) == self.started
 
 
 def record(pid: int) -> ProcessRecord:
     """The record of a process that runs now."""
-    return ProcessRecord(pid=pid, started=started_at(pid) or 0.0)
+    return ProcessRecord(pid=pid, started=start_mark(pid) or "")
 
 
 def marked(mark: str, belongs: Callable[[Mapping[str, str]], bool] | None = None) -> list[psutil.Process]:
@@ -58,13 +50,26 @@ def marked(mark: str, belongs: Callable[[Mapping[str, str]], bool] | None = None
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
-            environment = process.environ()
+            environment = environment_of(process)
             ours = process.pid != os.getpid() and environment.get(MARK_VARIABLE) == mark
             if ours and (belongs is None or belongs(environment)):
                 found.append(process)
         except (psutil.Error, OSError):
             continue  # another user's, or gone
     return found
+
+
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    """What a process was started with.
+
+    psutil stops at the first gap, and Ray's agents make one: they write a title over the beginning.
+
+    Raises:
+        OSError: it is another user's, or gone.
+    """
+    entries = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries)
+    return {name: value for name, sign, value in pairs if sign}
 
 
 def is_uploading(process: psutil.Process) -> bool:

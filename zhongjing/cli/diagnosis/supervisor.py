@@ -124,7 +124,7 @@ def gather(workdir: Workdir, record: SupervisorRecord | None) -> Facts:
         stopped=alive and psutil.Process(record.process.pid).status() == psutil.STATUS_STOPPED,
         ready=record.ready,
         error=record.error,
-        age=time.time() - record.process.started,
+        age=time.time() - psutil.Process(record.process.pid).create_time() if alive else 0.0,
         # One that lives holds it; asking would make a second one that starts now believe so too.
         locked=True if alive else _locked(workdir.path),
         left=left,
