@@ -23,6 +23,7 @@ from zhongjing.storage import embedded
 from zhongjing.storage.admin import BucketAdmin
 from zhongjing.storage.embedded import EmbeddedS3
 from zhongjing.storage.objects import ObjectStore, open_store
+from zhongjing.storage.volumes import ENTRY_BYTES
 
 pytestmark = pytest.mark.integration
 
@@ -295,6 +296,27 @@ def test_stale_multipart_uploads_are_aborted(bucket_uri: str) -> None:
     assert admin.abort_stale_uploads(below, timedelta(hours=1)) == 0, "these are young"
     assert admin.abort_stale_uploads(below, timedelta(0)) == 2
     assert [upload["Key"] for upload in admin.multipart_uploads(bucket_uri)] == ["other/c"]
+
+
+def test_a_power_cut_that_leaves_a_cut_index_hides_no_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddedS3(tmp_path / "s3") as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        BucketAdmin(Storage()).ensure_bucket(BUCKET)
+        store = open_with(20)
+        for number in range(20):
+            store.put(f"{BUCKET}/{number}", str(number).encode())
+        server.kill()
+        [index] = (tmp_path / "s3" / "data").glob("test-faults_*.idx")
+        assert index.stat().st_size % ENTRY_BYTES == 0
+        os.truncate(index, index.stat().st_size - ENTRY_BYTES - 3)
+        server.start()
+        for number in range(20):
+            assert store.get(f"{BUCKET}/{number}") == str(number).encode()
+        store.put(f"{BUCKET}/new", b"1")
+        assert store.get(f"{BUCKET}/new") == b"1"
 
 
 def test_a_server_that_nobody_noted_is_ended(tmp_path: Path) -> None:

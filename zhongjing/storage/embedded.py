@@ -44,6 +44,7 @@ from zhongjing.codes import storage as storage_codes
 from zhongjing.codes import unexpected as unexpected_codes
 from zhongjing.errors import StorageError
 from zhongjing.storage.identity import start_mark
+from zhongjing.storage.volumes import repair_indexes
 
 READY_SECONDS = 90.0  # a loaded machine needs long; a healthy one 3 to 5 seconds
 STOP_SECONDS = 1.0
@@ -293,6 +294,7 @@ class EmbeddedS3:
         # Each set of ports leaves the master's election state behind; the volumes themselves tell the rest.
         for old in data.glob("m[0-9]*"):
             shutil.rmtree(old, ignore_errors=True)
+        repair_indexes(weed_binary(), data)
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("wb") as log:
