@@ -12,16 +12,20 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
 from zhongjing.config.sources import Storage
+from zhongjing.config.stages import Stage
 from zhongjing.errors import StorageError, StorageUnavailableError
 from zhongjing.storage import embedded
 from zhongjing.storage.admin import BucketAdmin
+from zhongjing.storage.checkpoints import CheckpointStore
 from zhongjing.storage.embedded import EmbeddedS3
+from zhongjing.storage.layout import Layout
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.volumes import ENTRY_BYTES
 
@@ -317,6 +321,41 @@ def test_a_power_cut_that_leaves_a_cut_index_hides_no_object(
             assert store.get(f"{BUCKET}/{number}") == str(number).encode()
         store.put(f"{BUCKET}/new", b"1")
         assert store.get(f"{BUCKET}/new") == b"1"
+
+
+def test_a_checkpoint_that_a_power_cut_took_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout = Layout(BUCKET, "local", "tiny").stage(Stage.SFT, "abc123")
+    with EmbeddedS3(tmp_path / "s3") as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        BucketAdmin(Storage()).ensure_bucket(BUCKET)
+        checkpoints = CheckpointStore(open_with(20), layout, tmp_path / "spool", keep=2)
+        volume, kept = None, 0
+        for step in (10, 20):
+            checkpoints.save(step, partial(_write, str(step)))
+            checkpoints.wait()
+            if volume is None:
+                [volume] = (tmp_path / "s3" / "data").glob("test-faults_*.dat")
+                kept = volume.stat().st_size
+        assert volume is not None
+        server.kill()
+        # What the operating system had not yet written: all of step 20, also its manifest.
+        os.truncate(volume, kept)
+        server.start()
+        later = CheckpointStore(open_with(2), layout, tmp_path / "spool", keep=2, attempt=2)
+        assert later.latest_good(tmp_path / "restored") == 10
+        assert (tmp_path / "restored" / "state").read_text() == "10"
+        assert "lists it and cannot give it" in caplog.text
+        later.save(20, partial(_write, "20 again"))
+        later.wait()
+        later.download(20, tmp_path / "again")
+        assert (tmp_path / "again" / "state").read_text() == "20 again"
+
+
+def _write(text: str, folder: Path) -> None:
+    (folder / "state").write_text(text)
 
 
 def test_a_server_that_nobody_noted_is_ended(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ class CheckpointStore:
         self.clean()
         for step in reversed(self.steps()):
             target = self.spool / f"restore-{step:08d}"
-            damage = self._fetch(step, target)
+            damage = self._fetch_or_give_up(step, target)
             if damage is None:
                 self._restored = (step, target)
                 self._completed = step
@@ -266,6 +266,21 @@ class CheckpointStore:
             shutil.rmtree(target, ignore_errors=True)
             self.store.delete(f"{self.layout.checkpoint(step)}/{MANIFEST}")
         return None
+
+    def _fetch_or_give_up(self, step: int, target: Path) -> str | None:
+        """Fetches a checkpoint; what the store cannot give while it does give all else is damaged, too.
+
+        A store whose disk lost what it had acknowledged (a power cut) answers with a failure for just these
+        objects, for ever. An outage fails the listing as well, and is raised.
+        """
+        for last in (False, True):
+            try:
+                return self._fetch(step, target)
+            except TransientError as error:
+                self._listing()
+                if last:
+                    return f"the store lists it and cannot give it: {error}"
+        raise AssertionError("unreachable")
 
     def _fetch(self, step: int, target: Path) -> str | None:
         """Downloads and checks a checkpoint; returns what is wrong with *it*. Other errors are raised."""
