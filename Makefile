@@ -11,7 +11,7 @@ KILLS ?= 20
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup demo test test-all test-faults lint types layers check format generated constraints clean
+.PHONY: help setup demo test test-deaths test-all test-faults lint types layers check format generated constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -30,7 +30,10 @@ demo: setup  ## the whole pipeline on this machine: pretrain, sft, rm, ppo on ge
 	$(BIN)/python -m zhongjing.submit --stage all --local $(DEMO_ARGS)
 
 test: setup  ## the default tests: unit and integration
-	$(BIN)/python -m pytest -m "not slow and not gpu and not cluster" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow and not deaths and not gpu and not cluster" $(PYTEST_ARGS)
+
+test-deaths: setup  ## real stages struck by sudden deaths, against a run that was not (6 minutes)
+	$(BIN)/python -m pytest -m deaths $(PYTEST_ARGS)
 
 test-all: setup  ## also the slow tests, and the GPU's where there is one
 	$(BIN)/python -m pytest -m "not cluster" $(PYTEST_ARGS)

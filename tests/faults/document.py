@@ -37,7 +37,7 @@ spec:
       workers: 2
       checkpoints: {{everySteps: {every}}}
       progressDeadlineSeconds: {deadline}
-    sft: {{<<: *common, data: [{{source: dialogues}}], workers: 1}}
+    sft: {{<<: *common, data: [{{source: dialogues}}], maxSteps: {sft}, workers: 1}}
     rm: {{<<: *common, data: [{{source: rankings}}], microBatchSize: 2, maxSteps: {ranked}, workers: 1}}
     ppo:
       <<: *common
@@ -57,6 +57,7 @@ def large() -> str:
         intermediate=352,
         vocabulary=2048,
         steps=240,
+        sft=240,
         ranked=120,
         ppo=80,
         every=15,
@@ -72,6 +73,7 @@ def small() -> str:
         intermediate=176,
         vocabulary=1024,
         steps=100,
+        sft=300,  # a step takes some 30 ms: a stop must be seen before the last one
         ranked=40,
         ppo=24,
         every=10,

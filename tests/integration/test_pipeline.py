@@ -6,10 +6,8 @@ One small document is taken through all four stages once; the tests look at what
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -143,51 +141,3 @@ def test_a_pulled_model_loads_without_our_code(
     assert loaded.returncode == 0, loaded.stderr
     shape = tuple(json.loads(loaded.stdout.replace("(", "[").replace(")", "]")))
     assert shape == (1, 1) if stage == "rm" else shape[0] == 1 and shape[2] == 1024
-
-
-# A shell starts what runs in the background with SIGINT ignored, and children inherit that.
-LISTENING = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("zhongjing", run_name="__main__", alter_sys=True)
-"""
-
-
-def test_ctrl_c_stops_with_a_checkpoint_and_the_same_command_goes_on(
-    run: Run, finished: Mapping[str, Any], tmp_path: Path
-) -> None:
-    longer = [
-        "--stage",
-        "sft",
-        "--set",
-        "spec.stages.sft.maxSteps=250",
-        "--set",
-        "spec.stages.sft.evaluations=1",
-    ]
-    arguments = run.command("submit", "-f", str(run.document), *longer)[3:]
-    command = [sys.executable, "-c", LISTENING, *arguments]
-    output = tmp_path / "output.txt"
-    with output.open("w") as file:
-        process = subprocess.Popen(command, env=run.environment, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            deadline = time.monotonic() + 240
-            while "sft      training" not in output.read_text() and time.monotonic() < deadline:
-                assert process.poll() is None, output.read_text()
-                time.sleep(0.2)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=120) == 130, output.read_text()
-        finally:
-            process.kill()
-    status = run.run("status", "small")
-    assert "suspended" in status.stdout.lower(), status.stdout + status.stderr
-    result = run.submit(*longer)
-    sft = result["stages"]["sft"]
-    assert (sft["state"], sft["step"]) == ("Succeeded", 250)
-    assert sft["attempt"] == 3  # the first result, the one that was stopped, the one that went on
-
-
-def test_bad_input_and_a_workdir_in_use_exit_2(run: Run, finished: Mapping[str, Any]) -> None:
-    done = run.run("submit", "-f", str(run.document), "--set", "spec.stages.sft.learningRte=1")
-    assert done.returncode == 2
-    assert "did you mean 'learningRate'" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -1,7 +1,7 @@
 """Sudden death of every part, with the real stages: the same command again, and nothing is lost.
 
 One run is struck in many ways, at fixed moments spread over the four stages, and is compared with a run of
-the same document that nothing happened to. ``make test-faults`` does the same at seeded random moments, with
+the same document that nothing happened to. It takes minutes: ``make test-deaths`` runs it, and CI does. ``make test-faults`` does the same at seeded random moments, with
 two more victims: a frozen worker, which takes a progress deadline to be found (``test_backend_faults`` has
 one with stand-ins for the stages), and the uploader, which only larger checkpoints have.
 """
@@ -24,7 +24,7 @@ from tests.faults.victims import Victim
 from tests.integration.conftest import Undisturbed, kept_environment
 from zhongjing.config.stages import Stage
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.deaths, pytest.mark.timeout(900)]
 
 STRIKES = [
     Strike(number, stage, phase, fraction, victim, seed=0)
@@ -33,8 +33,8 @@ STRIKES = [
             (Stage.PRETRAIN, Phase.STARTING, 0.0, Victim.DRIVER),
             (Stage.PRETRAIN, Phase.TRAINING, 0.3, Victim.S3),
             (Stage.PRETRAIN, Phase.TRAINING, 0.6, Victim.WORKER),
-            (Stage.SFT, Phase.TRAINING, 0.3, Victim.SUBMIT),
-            (Stage.SFT, Phase.TRAINING, 0.6, Victim.INTERRUPT),
+            (Stage.SFT, Phase.TRAINING, 0.1, Victim.SUBMIT),
+            (Stage.SFT, Phase.TRAINING, 0.3, Victim.INTERRUPT),
             (Stage.RM, Phase.PREPARING, 0.0, Victim.SUPERVISOR),
             (Stage.RM, Phase.EVALUATING, 0.5, Victim.INTERRUPT_TWICE),
             (Stage.PPO, Phase.TRAINING, 0.4, Victim.HEAD),
