@@ -2,8 +2,9 @@
 
 One run is struck in many ways, at fixed moments spread over the four stages, and is compared with a run of
 the same document that nothing happened to. It takes minutes: ``make test-deaths`` runs it, and CI does.
-``make test-faults`` does the same at seeded random moments, with two more victims: a frozen worker, which takes a progress deadline to be found (``test_backend_faults`` has
-one with stand-ins for the stages), and the uploader, which only larger checkpoints have.
+``make test-faults`` does the same at seeded random moments, with two more victims: a frozen worker, which
+takes a progress deadline to be found (``test_backend_faults`` has one with stand-ins for the stages), and the
+uploader, which only larger checkpoints have.
 """
 
 from __future__ import annotations
