@@ -32,13 +32,13 @@ STRIKES = [
     for number, (stage, phase, fraction, victim) in enumerate(
         [
             (Stage.PRETRAIN, Phase.STARTING, 0.0, Victim.DRIVER),
-            (Stage.PRETRAIN, Phase.TRAINING, 0.3, Victim.S3),
-            (Stage.PRETRAIN, Phase.TRAINING, 0.6, Victim.WORKER),
+            (Stage.PRETRAIN, Phase.TRAINING, 0.2, Victim.S3),
+            (Stage.PRETRAIN, Phase.TRAINING, 0.4, Victim.WORKER),
             (Stage.SFT, Phase.TRAINING, 0.1, Victim.SUBMIT),
             (Stage.SFT, Phase.TRAINING, 0.3, Victim.INTERRUPT),
             (Stage.RM, Phase.PREPARING, 0.0, Victim.SUPERVISOR),
-            (Stage.RM, Phase.EVALUATING, 0.5, Victim.INTERRUPT_TWICE),
-            (Stage.PPO, Phase.TRAINING, 0.4, Victim.HEAD),
+            (Stage.RM, Phase.EVALUATING, 0.2, Victim.INTERRUPT_TWICE),
+            (Stage.PPO, Phase.TRAINING, 0.3, Victim.HEAD),
             (Stage.PPO, Phase.FINISHING, 0.0, Victim.POWER),
         ],
         start=1,
