@@ -16,8 +16,8 @@ SHARED = (Path("/tmp"), Path("/dev/shm"))
 class Litter:
     """Notes which files below the shared folders the place's processes hold open, and looks at the end.
 
-    Other programs write there too, so only what one of the place's processes had, or what bears the name of
-    one of its sockets, counts as its litter.
+    Other programs write there too, so only what one of the place's processes had, what the workdir notes as
+    its own, or what bears the name of one of its sockets, counts as its litter.
     """
 
     def __init__(self, place: Place) -> None:
@@ -27,6 +27,9 @@ class Litter:
 
     def sample(self) -> None:
         """Looks what is open now."""
+        note = self._place.workdir.path / "short-folder"
+        if note.is_file():
+            self._touched.add(Path(note.read_text()))
         sockets = _unix_sockets()
         for process in self._place.processes():
             for path in _open_paths(process, sockets):
@@ -47,6 +50,7 @@ class Litter:
 
     def left_files(self) -> list[str]:
         """Temporary files that are still there, but for those in the workdir."""
+        self.sample()
         place = self._place
         own = [path for folder in (place.home, place.temporary) for path in folder.iterdir()]
         shared = [path for path in self._touched if path not in self._before and path.exists()]

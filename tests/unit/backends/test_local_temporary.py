@@ -84,10 +84,10 @@ def test_a_link_is_not_followed(tmp_path: Path, long_workdir: Path) -> None:
 
 
 def test_a_cache_of_compiled_kernels_of_the_user_s_own_stays_in_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    long_workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", "/shared/triton")
-    assert TemporaryFolders(tmp_path).environment()["TRITON_CACHE_DIR"] == "/shared/triton"
+    assert TemporaryFolders(long_workdir).environment()["TRITON_CACHE_DIR"] == "/shared/triton"
 
 
 def test_the_scratch_folder_keeps_the_models(tmp_path: Path) -> None:
