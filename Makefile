@@ -32,7 +32,7 @@ demo: setup  ## the whole pipeline on this machine: pretrain, sft, rm, ppo on ge
 test: setup  ## the default tests: unit and integration
 	$(BIN)/python -m pytest -m "not slow and not deaths and not gpu and not cluster" $(PYTEST_ARGS)
 
-test-deaths: setup  ## real stages struck by sudden deaths, against a run that was not (6 minutes)
+test-deaths: setup  ## sudden deaths of every part, the last against a run of the real stages that had none (8 minutes)
 	$(BIN)/python -m pytest -m deaths $(PYTEST_ARGS)
 
 test-all: setup  ## also the slow tests, and the GPU's where there is one

@@ -42,7 +42,7 @@ from zhongjing.errors import BackendError, TransientError
 from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
 from zhongjing.storage.embedded import GRPC_OFFSET, PARTS
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.deaths, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(autouse=True)
