@@ -27,6 +27,13 @@ def short_workdir() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture(autouse=True)
+def no_caches_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch names its cache folder in the environment when another test imports its compiler."""
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "MPLCONFIGDIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def test_a_short_path_holds_everything(short_workdir: Path) -> None:
     folders = TemporaryFolders(short_workdir)
     folders.make()
