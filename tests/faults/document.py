@@ -73,8 +73,9 @@ def small() -> str:
         intermediate=176,
         vocabulary=1024,
         steps=100,
-        sft=300,  # a step takes some 30 ms: a stop must be seen before the last one
-        ranked=40,
+        # A step takes 10 to 30 ms, and a stop is seen some two seconds later: it must come before the last one.
+        sft=600,
+        ranked=160,
         ppo=24,
         every=10,
         deadline=1800,
