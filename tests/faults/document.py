@@ -73,7 +73,7 @@ def small() -> str:
         intermediate=176,
         vocabulary=1024,
         steps=100,
-        # A step takes 10 to 30 ms, and a stop is seen some two seconds later: it must come before the last one.
+        # A step takes 10 to 30 ms, and a stop is seen some two seconds later: before the last one.
         sft=600,
         ranked=160,
         ppo=24,
