@@ -11,6 +11,7 @@ A code that was released keeps its name: scripts and conditions branch on it.
 from __future__ import annotations
 
 from zhongjing.codes import (
+    cluster,
     command,
     data,
     document,
@@ -33,6 +34,7 @@ GROUPS: tuple[Group, ...] = (
     model.GROUP,
     local.GROUP,
     ray.GROUP,
+    cluster.GROUP,
     storage.GROUP,
     storage.SETTINGS,
     training.GROUP,

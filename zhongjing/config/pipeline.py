@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from zhongjing.codes.document import INVALID_REFERENCE, INVALID_VALUE, UNKNOWN_STAGE, WRONG_SOURCE_KIND
 from zhongjing.config.fields import DocumentModel, RuleError, operational, training
@@ -54,6 +54,43 @@ class PipelineSpec(DocumentModel):
         max_length=8,
     )
     suspend: bool = operational(False, "Stop with a checkpoint; false goes on.")
+    priority: int = operational(
+        0, "Where several pipelines wait for one cluster, the highest runs first.", ge=-1000000, le=1000000
+    )
+    backoff_limit: int | None = operational(
+        None,
+        "Failed attempts of all stages together before the pipeline is failed; none: the stages' retries.",
+        ge=0,
+        le=1000,
+    )
+    active_deadline_seconds: int | None = operational(
+        None, "The pipeline is failed when it has run longer since it was last changed.", unit="s", ge=1
+    )
+    progress_deadline_seconds: int | None = operational(
+        None,
+        "An attempt without a new step for so long counts as hung; none: the stages' own.",
+        unit="s",
+        ge=30,
+    )
+    ttl_seconds_after_finished: int | None = operational(
+        None,
+        "On a cluster: a complete pipeline's object is deleted after so long; its artifacts stay unless "
+        "deletionPolicy is Delete.",
+        unit="s",
+        ge=0,
+    )
+    deletion_policy: Literal["Retain", "Delete"] = operational(
+        "Retain", "On a cluster: what becomes of the artifacts when the pipeline's object is deleted."
+    )
+    managed_by: str | None = operational(
+        None,
+        "On a cluster: which release runs the pipeline; another name leaves it to another controller; none: "
+        "the release that sees it first.",
+        max_length=253,
+    )
+    reruns: dict[Stage, Annotated[int, Field(ge=0, le=1000000)]] = operational(
+        dict, "Stage name to how often a re-run was forced; `submit --rerun` raises it.", max_length=8
+    )
 
     @model_validator(mode="after")
     def _references(self) -> PipelineSpec:
