@@ -11,3 +11,51 @@ INVALID_RELEASE = _code(
     cause="Chart and image, or chart and command line, are of different versions.",
     remedy="install chart, image and command line of the same version",
 )
+API_UNREACHABLE = _code(
+    "ApiUnreachable",
+    "The Kubernetes API does not answer.",
+    cause="A wrong context, a cluster that is down or being upgraded, a VPN or proxy in between.",
+    remedy="check it with: kubectl get --raw /readyz (same --context); the controller tries again by itself",
+)
+INVALID_KUBECONFIG = _code(
+    "InvalidKubeconfig",
+    "The kubeconfig cannot be used.",
+    cause="A context that is not in it, a file that is damaged, or a login plugin that fails.",
+    remedy="see: kubectl config get-contexts; --context names another one, KUBECONFIG another file",
+)
+NOT_LOGGED_IN = _code(
+    "NotLoggedIn",
+    "The Kubernetes API does not know who asks.",
+    cause="A token or certificate of the kubeconfig that has expired.",
+    remedy="log in to the cluster again, and check it with: kubectl auth whoami",
+)
+FORBIDDEN = _code(
+    "Forbidden",
+    "The Kubernetes API refuses it to this user.",
+    cause="A Role that lacks a rule, or no RoleBinding in this namespace.",
+    remedy="ask for the Role that the message names; the chart has view and edit roles for users",
+)
+CRD_MISSING = _code(
+    "CrdMissing",
+    "The cluster does not know TrainingPipelines.",
+    cause="The custom resource definition is not installed: crds.install=false, or it was removed.",
+    remedy="install it: kubectl apply --server-side -f helm/files/trainingpipeline-crd.yaml",
+)
+NAMESPACE_TERMINATING = _code(
+    "NamespaceTerminating",
+    "The namespace is being deleted.",
+    cause="Somebody deleted it; nothing can be made in it any more.",
+    remedy="wait until it is gone, make it again and install the release again",
+)
+OBJECT_REFUSED = _code(
+    "ObjectRefused",
+    "The Kubernetes API refuses an object.",
+    cause="A field that does not exist or is out of range, a quota, or an admission policy of the cluster.",
+    remedy="see the API server's words in the message",
+)
+KUBERNETES_OBJECT_NOT_FOUND = _code(
+    "KubernetesObjectNotFound",
+    "There is no such object in the cluster.",
+    cause="Another namespace or context, or it was deleted.",
+    remedy="list what there is: kubectl get tp --all-namespaces",
+)

@@ -1,0 +1,1 @@
+"""The Kubernetes backend: TrainingPipelines of an API server, and the Ray that their stages run on."""
