@@ -64,7 +64,10 @@ class PipelineSpec(DocumentModel):
         le=1000,
     )
     active_deadline_seconds: int | None = operational(
-        None, "The pipeline is failed when it has run longer since it was last changed.", unit="s", ge=1
+        None,
+        "The pipeline is failed when it has run longer, counted from the first submission after a change.",
+        unit="s",
+        ge=1,
     )
     progress_deadline_seconds: int | None = operational(
         None,

@@ -76,7 +76,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class ScheduleRetry:
-    """Plans the next attempt at a time; ``counted`` against ``retries`` or not."""
+    """Plans the next attempt at a time; ``counted`` against ``backoffLimit`` when the last one failed."""
 
     stage: Stage
     at: float
@@ -84,6 +84,7 @@ class ScheduleRetry:
     message: str
     failures: int
     failed_at_step: int | None = None
+    counted: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,26 @@ def fold(status: PipelineStatus, actions: Iterable[Action], now: float) -> Pipel
 def _fold(status: PipelineStatus, action: Action, now: float) -> PipelineStatus:
     if isinstance(action, Adopt):
         kept = {stage: _forgive(entry) for stage, entry in status.stages.items()}
-        return status.model_copy(update={"observed_generation": action.generation, "stages": kept})
+        return status.model_copy(
+            update={
+                "observed_generation": action.generation,
+                "stages": kept,
+                "started_at": None,
+                "failures": 0,
+            }
+        )
     if isinstance(action, Conclude):
         return _conclude(status, action, now)
     if isinstance(action, Kill):
         return status
     before = status.stage(action.stage)
     after = before.model_copy(update=_changes(before, action, now))
-    return status.model_copy(update={"stages": {**status.stages, action.stage: after}})
+    update: dict[str, Any] = {"stages": {**status.stages, action.stage: after}}
+    if isinstance(action, Submit) and status.started_at is None:
+        update["started_at"] = stamp(now)
+    if isinstance(action, ScheduleRetry) and action.counted:
+        update["failures"] = status.failures + 1
+    return status.model_copy(update=update)
 
 
 def _forgive(entry: StageStatus) -> StageStatus:
@@ -150,9 +163,10 @@ def _changes(
         return {
             "state": StageState.QUEUED,
             "key": action.key,
-            "reason": "Submitted",
-            "message": action.message,
-            "remedy": None,
+            # Of a submission that is repeated, the status goes on saying why it could not be made.
+            "reason": before.reason if same else "Submitted",
+            "message": before.message if same else action.message,
+            "remedy": before.remedy if same else None,
             "failure": None,
             "attempt": action.attempt,
             "failures": before.failures if before.key == action.key else 0,

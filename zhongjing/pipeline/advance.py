@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from zhongjing.codes.data import MISSING_INPUT
+from zhongjing.codes.training import DEADLINE_EXCEEDED
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.actions import Action, Conclude, Kill, Mark, RequestStop, Submit, fold
 from zhongjing.pipeline.observe import ResultView
 from zhongjing.pipeline.plan import StagePlan, missing_input
 from zhongjing.pipeline.state import (
+    CLUSTER_NOT_READY,
+    QUEUED,
+    RETRYING,
     RUNNING,
     WAITING_FOR_INPUT,
     ConditionType,
@@ -34,13 +38,16 @@ def advance(world: World, status: PipelineStatus) -> list[Action]:
     failed = any(_is_failed(status.stage(node.stage), node, done) for node in world.plan.values())
     missing = missing_input(world.plan, done) is not None
     start = not (busy or failed or missing or world.desired.suspend)
+    turn = world.observed.turn if start else None
+    start = start and turn is None
     actions: list[Action] = []
     for stage, node in world.plan.items():
         entry = status.stage(stage)
         if entry.state.is_active:
             continue
         states = {up: status.stage(up).state for up in node.upstream}
-        new = [action for action in _idle(world, node, entry, states, start) if not _is_old(entry, action)]
+        new = _idle(world, node, entry, states, start=start, turn=turn)
+        new = [action for action in new if not _is_old(entry, action)]
         started = any(isinstance(action, Submit) for action in new)
         # A stage that will be tried again keeps its turn.
         start = start and not started and not _is_retrying(entry, node, done)
@@ -58,6 +65,9 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
         return Conclude(ConditionType.COMPLETE, "Complete", "everything asked for is done")
     if active:
         names = ", ".join(f"{stage} (attempt {status.stage(stage).attempt})" for stage in active)
+        first = status.stage(active[0])
+        if first.reason == CLUSTER_NOT_READY and not world.desired.suspend:
+            return Conclude(ConditionType.PROGRESSING, CLUSTER_NOT_READY, first.message, first.remedy)
         reason = "Suspending" if world.desired.suspend else RUNNING
         return Conclude(ConditionType.PROGRESSING, reason, f"{names}: {status.stage(active[0]).state}")
     for stage, entry in entries.items():
@@ -74,7 +84,9 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
     for stage, entry in entries.items():
         if entry.next_retry_at is not None and entry.state is StageState.PENDING:
             message = f"{stage}: {entry.message}; attempt {entry.attempt + 1} at {entry.next_retry_at}"
-            return Conclude(ConditionType.PROGRESSING, "Retrying", message)
+            return Conclude(ConditionType.PROGRESSING, RETRYING, message)
+    if any(entry.state is StageState.PENDING and entry.reason == QUEUED for entry in wanted):
+        return Conclude(ConditionType.PROGRESSING, QUEUED, world.observed.turn or "its turn comes")
     for stage, entry in entries.items():
         if entry.state is StageState.WAITING_FOR_INPUT:
             message = f"{stage} {entry.message}"
@@ -101,7 +113,13 @@ def _is_old(entry: StageStatus, action: Action) -> bool:
 
 
 def _idle(
-    world: World, node: StagePlan, entry: StageStatus, states: Mapping[Stage, StageState], start: bool
+    world: World,
+    node: StagePlan,
+    entry: StageStatus,
+    states: Mapping[Stage, StageState],
+    *,
+    start: bool,
+    turn: str | None,
 ) -> list[Action]:
     """The word on one stage of which no attempt is active."""
     stage = node.stage
@@ -123,7 +141,7 @@ def _idle(
     pending = [up for up in node.upstream if not states[up].is_done]
     if pending:
         return [_pending(node, entry, "Upstream", f"waits for {', '.join(pending)}")]
-    return _runnable(world, node, entry, start)
+    return _runnable(world, node, entry, start=start, turn=turn)
 
 
 _CLEARED = {"manifest_uri": None, "model_uri": None}
@@ -163,7 +181,9 @@ def _pending(node: StagePlan, entry: StageStatus, reason: str, message: str) -> 
     return Mark(node.stage, StageState.PENDING, reason, message, update=update)
 
 
-def _runnable(world: World, node: StagePlan, entry: StageStatus, start: bool) -> list[Action]:
+def _runnable(
+    world: World, node: StagePlan, entry: StageStatus, *, start: bool, turn: str | None
+) -> list[Action]:
     """All that the stage needs is there."""
     stage = node.stage
     view = world.observed.attempts.get(stage)
@@ -180,10 +200,16 @@ def _runnable(world: World, node: StagePlan, entry: StageStatus, start: bool) ->
             return []
         return [_pending(node, entry, "Suspended", "the pipeline is suspended")]
     retrying = _is_retrying(entry, node, {stage: False})
+    if turn is not None:
+        return [] if retrying else [_pending(node, entry, QUEUED, turn)]
     if not start:
         return [] if retrying else [_pending(node, entry, "Turn", "its turn comes")]
     if retrying and entry.next_retry_at is not None and seconds(entry.next_retry_at) > world.now:
         return []
+    if world.overdue:
+        code, update = DEADLINE_EXCEEDED.name, {"key": node.key}
+        remedy = "raise spec.activeDeadlineSeconds; what is done stays done"
+        return [Mark(stage, StageState.FAILED, code, world.overdue_message, remedy, update)]
     if view is not None and not world.is_over(view) and entry.key is not None:
         message = "the backend gave the job up, but its progress moves; asked to stop"
         return [RequestStop(stage, entry.key, entry.attempt, StopReason.LOST, message)]

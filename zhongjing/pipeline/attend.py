@@ -72,7 +72,9 @@ def _stop_wanted(
     limit = settings.active_deadline_seconds
     if limit is not None and status.started_at and world.now - seconds(status.started_at) > limit:
         return StopReason.DEADLINE, f"ran longer than activeDeadlineSeconds ({limit} s)"
-    limit = settings.progress_deadline_seconds
+    if world.overdue:
+        return StopReason.DEADLINE, world.overdue_message
+    limit = world.desired.document.spec.progress_deadline_seconds or settings.progress_deadline_seconds
     if view.stuck_seconds > limit:
         return StopReason.HUNG, f"made no step within progressDeadlineSeconds ({limit} s)"
     return None
@@ -135,7 +137,8 @@ def _ended(world: World, stage: Stage, status: StageStatus, view: AttemptView, j
     if world.desired.suspend:
         return Mark(stage, StageState.SUSPENDED, "Suspended", _suspended_message(view))
     if status.stop_reason is StopReason.DEADLINE:
-        remedy = f"raise spec.stages.{stage}.activeDeadlineSeconds; the stage goes on from its checkpoint"
+        field = "spec" if world.overdue else f"spec.stages.{stage}"
+        remedy = f"raise {field}.activeDeadlineSeconds; the stage goes on from its checkpoint"
         return _given_up(stage, _Why(DEADLINE_EXCEEDED, status.message, remedy))
     if status.stop_reason is StopReason.HUNG:
         return _retry_or_fail(world, stage, status, view, _Why(HUNG, status.message, HUNG.remedy))
@@ -180,10 +183,15 @@ def _retry_or_fail(world: World, stage: Stage, status: StageStatus, view: Attemp
     if failures > retries:
         tried = f" (attempt {status.attempt}, after {retries} retries)" if retries else ""
         return _given_up(stage, why, tried, failures=failures)
+    limit = world.desired.document.spec.backoff_limit
+    if limit is not None and world.failures >= limit:
+        tried = f" (attempt {status.attempt}; the pipeline's backoffLimit of {limit} is used up)"
+        return _given_up(stage, why, tried, failures=failures)
     policy = world.policy
     delay = min(policy.backoff_seconds * 2.0 ** (failures - 1), policy.max_backoff_seconds)
     kept = step if got_further else status.failed_at_step
-    return ScheduleRetry(stage, world.now + delay, why.code.name, why.message, failures, kept)
+    at = world.now + delay
+    return ScheduleRetry(stage, at, why.code.name, why.message, failures, kept, counted=True)
 
 
 def _suspended_message(view: AttemptView) -> str:

@@ -8,13 +8,17 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import Field
 
-from zhongjing.config.stages import Stage
+from zhongjing.config.stages import Resources, Stage
 from zhongjing.errors import BackendError
 from zhongjing.storage.manifest import Record
 
 
 class ForeignJobError(BackendError):
     """The submission id belongs to a job of another spec hash: the next attempt has another id."""
+
+
+class ImpossibleJobError(BackendError):
+    """This job can never run here: too few workers can ever be there, say. Its code is the stage's reason."""
 
 
 class JobState(StrEnum):
@@ -40,6 +44,8 @@ class JobRequest(Record):
     stage: Stage
     request_uri: str  # of the StageRequest
     metadata: dict[str, str]  # has "specHash"; no secrets: Ray shows it in clear
+    workers: int = 1  # processes that the job will ask Ray for
+    resources: Resources = Field(default_factory=Resources, description="of each worker")
 
 
 class JobDescription(Record):
@@ -56,7 +62,13 @@ class Backend(Protocol):
     """Runs stage jobs. Every method may raise BackendUnavailableError, which means: try again later."""
 
     def submit(self, job: JobRequest) -> None:
-        """Submits, or adopts a job of the same id and spec hash. Raises ForeignJobError on another hash."""
+        """Submits, or adopts a job of the same id and spec hash.
+
+        Raises:
+            ForeignJobError: the id belongs to a job of another hash.
+            ImpossibleJobError: the job can never run here.
+            BackendUnavailableError: not now; the message says what is missing.
+        """
         ...
 
     def describe(self, submission_id: str) -> JobDescription:

@@ -42,7 +42,6 @@ def decide(
     Raises:
         ConfigError: an input of a stage is named wrongly (``submit`` has checked that it is not).
     """
-    world = World(desired, make_plan(desired, status.sources), observed, policy or Policy())
     actions: list[Action] = []
 
     def do(new: Sequence[Action]) -> None:
@@ -52,6 +51,8 @@ def decide(
 
     if status.observed_generation != desired.generation:
         do([Adopt(desired.generation)])
+    plan = make_plan(desired, status.sources)
+    world = World(desired, plan, observed, policy or Policy(), status.started_at, status.failures)
     for stage in Stage:
         if status.stage(stage).state.is_active:
             do(attend(world, stage, status.stage(stage)))

@@ -45,12 +45,14 @@ class Observed:
     """Everything seen in one pass.
 
     Jobs are looked at before progress, and progress before manifests: a job writes its manifest before it
-    ends, so a manifest that is missing after the job's end was never written.
+    ends, so a manifest that is missing after the job's end was never written. ``turn`` says why no stage may
+    start now: another pipeline has the cluster.
     """
 
     now: float
     results: Mapping[tuple[Stage, str], ResultView] = field(default_factory=dict)
     attempts: Mapping[Stage, AttemptView] = field(default_factory=dict)
+    turn: str | None = None
 
 
 @dataclass(frozen=True)

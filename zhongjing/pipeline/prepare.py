@@ -110,7 +110,7 @@ def prepare(
     going = previous is not None and in_progress(previous, status)
     if going and previous is not None:
         targets = graph.targets(document, [*targets, *(t for t in previous.targets if _has(document, t))])
-    reruns = dict(previous.reruns) if previous is not None else {}
+    reruns = {**document.spec.reruns, **(previous.reruns if previous is not None else {})}
     for stage in rerun:
         graph.targets(document, [stage])
         reruns[stage] = reruns.get(stage, 0) + 1

@@ -17,18 +17,27 @@ from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.errors import (
     BackendError,
+    BackendUnavailableError,
     ConflictError,
     StorageError,
     TransientError,
     ZhongjingError,
 )
 from zhongjing.pipeline.actions import Action, Adopt, Conclude, Kill, Mark, RequestStop, Submit, fold
-from zhongjing.pipeline.backend import Backend, ForeignJobError, Inspectable, JobRequest
+from zhongjing.pipeline.backend import (
+    Backend,
+    ForeignJobError,
+    ImpossibleJobError,
+    Inspectable,
+    JobRequest,
+)
 from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.freeze import freeze_source
 from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
 from zhongjing.pipeline.plan import make_plan, make_request
+from zhongjing.pipeline.records import Records, StoredRecords
 from zhongjing.pipeline.state import (
+    CLUSTER_NOT_READY,
     WAITING_FOR_INPUT,
     ConditionType,
     DesiredState,
@@ -38,7 +47,7 @@ from zhongjing.pipeline.state import (
     seconds,
     stamp,
 )
-from zhongjing.pipeline.stored import find_record, read_desired, read_status, write
+from zhongjing.pipeline.stored import find_record
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.objects import ObjectStore
@@ -71,9 +80,10 @@ class Reconciler:
     """Drives one pipeline. Losing it costs patience (times since it first looked), never correctness.
 
     Args:
-        store: where the pipeline's documents and artifacts are.
+        store: where the pipeline's artifacts are.
         layout: the pipeline.
         backend: where its jobs run.
+        records: where its two documents are; none: in the store.
         policy: times of decisions.
         cadence: times between passes.
     """
@@ -84,9 +94,11 @@ class Reconciler:
         layout: Layout,
         backend: Backend,
         *,
+        records: Records | None = None,
         policy: Policy | None = None,
         cadence: Cadence | None = None,
     ) -> None:
+        self.records = records or StoredRecords(store, layout)
         self.store = store
         self.layout = layout
         self.backend = backend
@@ -105,53 +117,62 @@ class Reconciler:
         condition = self.status.condition() if self.status is not None else None
         return condition is not None and condition.reason == WAITING_FOR_INPUT
 
-    def once(self, now: float) -> float | None:
+    def once(self, now: float, turn: str | None = None) -> float | None:
         """One pass.
 
         Args:
             now: seconds since the epoch.
+            turn: why no stage of this pipeline may start now (others have the cluster); None: one may.
 
         Returns:
             Seconds until the next pass is due, or None if nothing will change until something else is wanted.
 
         Raises:
-            TransientError: store or backend did not answer; the pass may be repeated at any time.
+            TransientError: store or backend did not answer; the pass may be repeated at any time. That the
+                backend did not stands in the status.
             ConflictError: somebody else wrote the status in between; nothing was done.
-            StorageError: ``pipeline.json`` or ``status.json`` cannot be read.
+            StorageError: the pipeline's documents cannot be read.
         """
-        wanted = read_desired(self.store, self.layout)
-        if wanted is None:
+        desired = self.records.desired()
+        if desired is None:
             self.status = None
             return None
-        desired = wanted.value
         self.document = desired.document
-        stored = read_status(self.store, self.layout)
+        stored = self.records.status()
         before = PipelineStatus(uid=desired.uid)
         if stored is not None and stored.value.uid == desired.uid:
             before = stored.value
-        status, actions = self._think(desired, before, now)
+        unready: BackendUnavailableError | None = None
+        try:
+            status, actions = self._think(desired, before, now, turn)
+        except BackendUnavailableError as error:
+            status, actions, unready = before, [_not_ready(error)], error
         after = fold(status, actions, now)
         # Before the status: who reads there that a stage is done finds its result in use.
         self._publish(after)
         etag = stored.etag if stored is not None else None
         if stored is None or after != before:
             after = after.model_copy(update={"updated_at": stamp(now)})
-            etag = write(self.store, self.layout.status, after, etag).etag
+            etag = self.records.write_status(after, etag)
         self.status = after
-        refused = self._perform(desired, after, actions)
-        if refused:
-            after = fold(after, refused, now)
-            write(self.store, self.layout.status, after, etag)
-            self.status = after
+        if unready is not None:
+            raise unready
+        refused, unready = self._perform(desired, after, actions)
+        told = fold(after, refused, now)
+        if told != after:
+            self.records.write_status(told, etag)
+            self.status = after = told
+        if unready is not None:
+            raise unready
         self._keep_logs(before, after)
         return self._next(after, now)
 
     def _think(
-        self, desired: DesiredState, status: PipelineStatus, now: float
+        self, desired: DesiredState, status: PipelineStatus, now: float, turn: str | None
     ) -> tuple[PipelineStatus, list[Action]]:
         try:
             status = self._take_late(desired, status, now)
-            observed = self._observe(desired, status, now)
+            observed = self._observe(desired, status, now, turn)
             return status, decide(desired, status, observed, self.policy)
         except ZhongjingError as error:
             if isinstance(error, TransientError | BackendError):
@@ -177,7 +198,9 @@ class Reconciler:
         found = [source for source in frozen if source is not None]
         return status.model_copy(update={"sources": [*kept, *found]}) if found else status
 
-    def _observe(self, desired: DesiredState, status: PipelineStatus, now: float) -> Observed:
+    def _observe(
+        self, desired: DesiredState, status: PipelineStatus, now: float, turn: str | None
+    ) -> Observed:
         """Looks at jobs, then progress, then manifests. The order matters (:class:`Observed`)."""
         attempts: dict[Stage, AttemptView] = {}
         for stage, entry in status.stages.items():
@@ -196,7 +219,7 @@ class Reconciler:
             result = self._result(stage, key) if key is not None else None
             if result is not None and key is not None:
                 results[stage, key] = result
-        return Observed(now, results, attempts)
+        return Observed(now, results, attempts, turn)
 
     def _look(self, submission_id: str, progress: Progress | None, now: float) -> _Mark:
         """Notes what an attempt's progress says now."""
@@ -226,20 +249,33 @@ class Reconciler:
 
     def _perform(
         self, desired: DesiredState, status: PipelineStatus, actions: Sequence[Action]
-    ) -> list[Action]:
-        """Does what reaches outside; returns what a refused submission changes."""
+    ) -> tuple[list[Action], BackendUnavailableError | None]:
+        """Does what reaches outside; returns what a submission that failed changes, and the error to raise.
+
+        A submission that cannot be made yet is repeated by the next pass, under the same id.
+        """
         refused: list[Action] = []
+        unready: BackendUnavailableError | None = None
         for action in actions:
             if isinstance(action, Submit):
                 try:
                     self._submit(desired, status, action)
                 except ForeignJobError as error:
                     logger.warning("%s", error)  # the next pass sees it and takes another id
+                except BackendUnavailableError as error:
+                    unready = error
+                    message, why = _sentence(error), CLUSTER_NOT_READY
+                    refused = [
+                        Mark(action.stage, StageState.QUEUED, why, message, error.remedy),
+                        _not_ready(error),
+                    ]
                 except TransientError:
                     raise
                 except BackendError as error:
                     logger.error("%s", error)
-                    message, why = _sentence(error), SUBMISSION_REFUSED.name
+                    impossible = isinstance(error, ImpossibleJobError)
+                    message = _sentence(error)
+                    why = error.code.name if impossible else SUBMISSION_REFUSED.name
                     refused = [
                         Mark(action.stage, StageState.FAILED, why, message, error.remedy),
                         Conclude(ConditionType.FAILED, why, f"{action.stage}: {message}", error.remedy),
@@ -253,7 +289,7 @@ class Reconciler:
             elif isinstance(action, Kill):
                 logger.info("ending %s", action.submission_id)
                 self.backend.stop(action.submission_id)
-        return refused
+        return refused, unready
 
     def _keep_stacks(self, status: PipelineStatus, action: RequestStop) -> None:
         """Stores where an attempt hangs, before it is ended: afterwards nobody could tell."""
@@ -286,9 +322,16 @@ class Reconciler:
             "key": action.key,
             "attempt": str(action.attempt),
         }
+        settings = desired.document.spec.stages.get(action.stage)
+        assert settings is not None
         self.backend.submit(
             JobRequest(
-                submission_id=action.submission_id, stage=action.stage, request_uri=uri, metadata=metadata
+                submission_id=action.submission_id,
+                stage=action.stage,
+                request_uri=uri,
+                metadata=metadata,
+                workers=settings.workers,
+                resources=settings.resources,
             )
         )
 
@@ -347,6 +390,10 @@ def reconcile_once(
 def driver_log(layout: Layout, stage: Stage, key: str, attempt: int) -> str:
     """Where the driver's log of an attempt is kept after its end."""
     return f"{layout.stage(stage, key).logs}/driver-a{attempt}.log"
+
+
+def _not_ready(error: BackendUnavailableError) -> Conclude:
+    return Conclude(ConditionType.PROGRESSING, CLUSTER_NOT_READY, _sentence(error), error.remedy)
 
 
 def _sentence(error: ZhongjingError) -> str:

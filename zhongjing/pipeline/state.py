@@ -154,6 +154,8 @@ class PipelineStatus(Record):
     sources: list[FrozenSource] = Field(
         default_factory=list, description="sources that arrived after they were waited for"
     )
+    started_at: str | None = Field(default=None, description="first submission of the observed generation")
+    failures: int = Field(default=0, description="failed attempts of all stages since then")
     updated_at: str = ""
 
     def stage(self, stage: Stage) -> StageStatus:
@@ -185,6 +187,9 @@ class PipelineStatus(Record):
 # Reasons of conditions that callers branch on.
 WAITING_FOR_INPUT = training.WAITING_FOR_INPUT.name
 RUNNING = "Running"
+RETRYING = "Retrying"
+QUEUED = "Queued"  # another pipeline has the cluster
+CLUSTER_NOT_READY = "ClusterNotReady"
 
 
 def stamp(now: float) -> str:

@@ -10,7 +10,7 @@ from zhongjing.pipeline.actions import Submit
 from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
 from zhongjing.pipeline.plan import Plan, StagePlan
-from zhongjing.pipeline.state import DesiredState, StageStatus
+from zhongjing.pipeline.state import DesiredState, StageStatus, seconds
 from zhongjing.storage.progress import Activity
 
 _ENDED = (Activity.DONE, Activity.SUSPENDED, Activity.FAILED)
@@ -24,6 +24,22 @@ class World:
     plan: Plan
     observed: Observed
     policy: Policy
+    started_at: str | None = None  # first submission of this generation
+    failures: int = 0  # of all stages since then
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the pipeline as a whole has run longer than it may."""
+        limit = self.desired.document.spec.active_deadline_seconds
+        return (
+            limit is not None and self.started_at is not None and self.now - seconds(self.started_at) > limit
+        )
+
+    @property
+    def overdue_message(self) -> str:
+        """Why an overdue pipeline is failed."""
+        limit = self.desired.document.spec.active_deadline_seconds
+        return f"the pipeline ran longer than its activeDeadlineSeconds ({limit} s)"
 
     @property
     def now(self) -> float:

@@ -116,7 +116,7 @@ def test_the_log_of_an_attempt_is_kept() -> None:
     assert kept == b"log of demo-0123abcd-sft-a1\n"
 
 
-def test_an_outage_changes_nothing_and_passes() -> None:
+def test_an_outage_is_told_and_passes() -> None:
     bench = Bench()
     bench.run(3)
     before = dict(bench.memory.objects)
@@ -127,7 +127,11 @@ def test_an_outage_changes_nothing_and_passes() -> None:
     bench.cluster.fault = backend_down
     with pytest.raises(BackendUnavailableError):
         bench.reconciler.once(bench.cluster.now)
-    assert bench.memory.objects == before
+    told = {uri for uri, data in bench.memory.objects.items() if before.get(uri) != data}
+    assert told == {LAYOUT.status}, "only the condition says that the backend is away"
+    condition = bench.status().condition()
+    assert condition is not None
+    assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, "ClusterNotReady")
     bench.cluster.fault = lambda where: None
     assert bench.run(20).holds(ConditionType.COMPLETE)
     assert len(bench.cluster.starts) == 1
