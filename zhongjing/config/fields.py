@@ -16,6 +16,9 @@ from zhongjing.codes import Code
 
 Tag = Literal["training", "operational"]
 
+MOST = 2**31 - 1
+"""Upper bound of numbers that have no other: a CRD's integers must have one that every client can hold."""
+
 
 class DocumentModel(BaseModel):
     """Base of all parts of a document: camelCase outside, unknown keys refused, immutable."""

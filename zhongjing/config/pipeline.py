@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from zhongjing.codes.document import INVALID_REFERENCE, INVALID_VALUE, UNKNOWN_STAGE, WRONG_SOURCE_KIND
-from zhongjing.config.fields import DocumentModel, RuleError, operational, training
+from zhongjing.config.fields import MOST, DocumentModel, RuleError, operational, training
 from zhongjing.config.sources import Base, Kind, Source, Storage
 from zhongjing.config.stages import Stage, Stages
 
@@ -68,12 +68,14 @@ class PipelineSpec(DocumentModel):
         "The pipeline is failed when it has run longer, counted from the first submission after a change.",
         unit="s",
         ge=1,
+        le=MOST,
     )
     progress_deadline_seconds: int | None = operational(
         None,
         "An attempt without a new step for so long counts as hung; none: the stages' own.",
         unit="s",
         ge=30,
+        le=MOST,
     )
     ttl_seconds_after_finished: int | None = operational(
         None,
@@ -81,6 +83,7 @@ class PipelineSpec(DocumentModel):
         "deletionPolicy is Delete.",
         unit="s",
         ge=0,
+        le=MOST,
     )
     deletion_policy: Literal["Retain", "Delete"] = operational(
         "Retain", "On a cluster: what becomes of the artifacts when the pipeline's object is deleted."

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from zhongjing.config.fields import MOST
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.troubleshooting import TROUBLESHOOTING_FILE, troubleshooting_page
 
@@ -97,7 +98,7 @@ def _type(info: FieldInfo) -> str:
     for item in info.metadata:
         for attribute, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
             limit = getattr(item, attribute, None)
-            if limit is not None:
+            if limit not in (None, MOST):
                 bounds.append(f"{sign} {limit:g}" if isinstance(limit, float) else f"{sign} {limit}")
     return f"{text}, {', '.join(bounds)}" if bounds else text
 
@@ -108,10 +109,12 @@ def _type_name(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_type_name(part) for part in typing.get_args(annotation) if part is not type(None))
+    if origin is typing.Annotated:
+        return _type_name(typing.get_args(annotation)[0])
     if origin is list:
         return f"list of {_type_name(typing.get_args(annotation)[0])}"
     if origin is dict:
-        return "map of strings"
+        return f"map of {_type_name(typing.get_args(annotation)[1])}s"
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return ", ".join(f"`{member.value}`" for member in annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

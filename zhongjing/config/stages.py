@@ -7,13 +7,13 @@ from it, ``microBatchSize`` and the number of workers, so a result does not depe
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from zhongjing.codes.document import INVALID_BATCH, INVALID_VALUE
 from zhongjing.config import quantity
-from zhongjing.config.fields import DocumentModel, RuleError, operational, training
+from zhongjing.config.fields import MOST, DocumentModel, RuleError, operational, training
 from zhongjing.config.sources import Mixture, SourceRef
 
 
@@ -33,7 +33,7 @@ class Lora(DocumentModel):
     rank: int = training(16, "Rank.", source="paper Table 4", ge=1, le=1024)
     alpha: float = training(32.0, "Scale; the update is multiplied by alpha / rank.", gt=0, le=4096)
     dropout: float = training(0.1, "Dropout before the adapter.", source="paper section 4", ge=0, lt=1)
-    target_modules: list[str] = training(
+    target_modules: list[Annotated[str, Field(min_length=1, max_length=256)]] = training(
         lambda: ["all-linear"],
         "Modules that get an adapter: names, or all-linear (all but the output layer).",
         min_length=1,
@@ -66,10 +66,10 @@ class Checkpointing(DocumentModel):
     """When progress is saved to the object store."""
 
     every_steps: int | None = operational(
-        None, "Optimizer steps between checkpoints; none: by time.", unit="steps", ge=1
+        None, "Optimizer steps between checkpoints; none: by time.", unit="steps", ge=1, le=MOST
     )
     every_seconds: float = operational(
-        600.0, "Time between checkpoints when everySteps is not set.", unit="s", gt=0
+        600.0, "Time between checkpoints when everySteps is not set.", unit="s", gt=0, le=MOST
     )
     keep: int = operational(2, "How many of the latest are kept, besides the best.", ge=1, le=100)
 
@@ -87,7 +87,7 @@ class Resources(DocumentModel):
 class Logging(DocumentModel):
     """What is written while training."""
 
-    every_steps: int = operational(1, "Optimizer steps between metric points.", unit="steps", ge=1)
+    every_steps: int = operational(1, "Optimizer steps between metric points.", unit="steps", ge=1, le=MOST)
     tensorboard: bool = operational(False, "Also write TensorBoard files into the stage's folder.")
 
 
@@ -96,7 +96,7 @@ class StageSettings(DocumentModel):
 
     data: list[SourceRef] = training(list, "Sources of this stage.", min_length=1, max_length=256)
     epochs: float = training(1.0, "Passes over the training data.", unit="epochs", gt=0, le=1000)
-    max_steps: int | None = training(None, "Stop after so many optimizer steps.", unit="steps", ge=1)
+    max_steps: int | None = training(None, "Stop after so many optimizer steps.", unit="steps", ge=1, le=MOST)
     learning_rate: float = training(5e-5, "Peak learning rate (0 trains nothing: a control).", ge=0, le=10)
     schedule: Literal["cosine", "linear", "constant"] = training(
         "cosine", "Decay after the warm-up.", source="paper section 4"
@@ -151,7 +151,11 @@ class StageSettings(DocumentModel):
         4, "Sequences per forward pass of one worker.", unit="sequences", ge=1, le=4096
     )
     micro_batch_tokens: int | None = operational(
-        None, "Token budget of one forward pass; none: microBatchSize x maxLength.", unit="tokens", ge=16
+        None,
+        "Token budget of one forward pass; none: microBatchSize x maxLength.",
+        unit="tokens",
+        ge=16,
+        le=MOST,
     )
     gradient_checkpointing: bool = operational(False, "Recompute activations to save memory.")
     workers: int = operational(1, "Training processes, one a GPU.", ge=1, le=4096)
@@ -160,10 +164,10 @@ class StageSettings(DocumentModel):
     logging: Logging = operational(Logging, "What is written while training.")
     retries: int = operational(2, "Attempts after the first before the stage is failed.", ge=0, le=100)
     active_deadline_seconds: int | None = operational(
-        None, "The stage is failed when it has run longer.", unit="s", ge=1
+        None, "The stage is failed when it has run longer.", unit="s", ge=1, le=MOST
     )
     progress_deadline_seconds: int = operational(
-        1800, "An attempt without a new step for so long counts as hung.", unit="s", ge=30
+        1800, "An attempt without a new step for so long counts as hung.", unit="s", ge=30, le=MOST
     )
 
     @model_validator(mode="after")
@@ -180,12 +184,12 @@ class PretrainSettings(StageSettings):
     """Continued pretraining: full parameters, windows of text."""
 
     from_: str = training(
-        "base", "What to start from: base, a folder, an s3:// URI or a hub id.", alias="from"
+        "base", "What to start from: base, a folder, an s3:// URI or a hub id.", alias="from", max_length=1024
     )
     learning_rate: float = training(5e-5, "Peak learning rate.", source="paper Table 4", ge=0, le=10)
     epochs: float = training(4.0, "Passes.", unit="epochs", source="paper Table 4", gt=0, le=1000)
     global_batch_size: int = training(
-        64, "Windows per optimizer step (16 x 4).", unit="windows", source="paper Table 4", ge=1
+        64, "Windows per optimizer step (16 x 4).", unit="windows", source="paper Table 4", ge=1, le=1000000
     )
     tuning: Literal["full", "lora"] = training("full", "What is trained.", source="paper Table 4")
     lora: Lora = training(Lora, "Adapter settings when tuning is lora.")
@@ -211,7 +215,12 @@ class SftSettings(StageSettings):
     learning_rate: float = training(7e-5, "Peak learning rate.", source="paper Table 4", ge=0, le=10)
     epochs: float = training(3.0, "Passes.", unit="epochs", source="paper Table 4", gt=0, le=1000)
     global_batch_size: int = training(
-        64, "Dialogues per optimizer step (16 x 4).", unit="dialogues", source="paper Table 4", ge=1
+        64,
+        "Dialogues per optimizer step (16 x 4).",
+        unit="dialogues",
+        source="paper Table 4",
+        ge=1,
+        le=1000000,
     )
     tuning: Literal["full", "lora"] = training("lora", "What is trained.", source="paper Table 4")
     lora: Lora = training(Lora, "Adapter settings.")
@@ -240,6 +249,7 @@ class RmSettings(StageSettings):
         unit="prompts",
         source="paper Table 4",
         ge=1,
+        le=1000000,
     )
     micro_batch_size: int = operational(
         1,
@@ -267,7 +277,7 @@ class PpoSettings(StageSettings):
         2.0, "Passes over the prompts.", unit="epochs", source="paper Table 4", gt=0, le=1000
     )
     global_batch_size: int = training(
-        32, "Episodes per rollout (8 x 4).", unit="episodes", source="paper Table 4", ge=1
+        32, "Episodes per rollout (8 x 4).", unit="episodes", source="paper Table 4", ge=1, le=1000000
     )
     tuning: Literal["lora"] = training("lora", "What is trained, besides the critic's head.")
     lora: Lora = training(
@@ -289,8 +299,9 @@ class PpoSettings(StageSettings):
         "Adapt klCoef towards this KL per response (Ziegler et al. 2019); none: fixed.",
         unit="nats",
         gt=0,
+        le=1e6,
     )
-    kl_horizon: int = training(1000, "Episodes over which klCoef adapts.", unit="episodes", ge=1)
+    kl_horizon: int = training(1000, "Episodes over which klCoef adapts.", unit="episodes", ge=1, le=MOST)
     kl_estimator: Literal["k1", "k2", "k3"] = training(
         "k1", "Estimator of the KL per token (Schulman, Approximating KL Divergence)."
     )
@@ -314,7 +325,11 @@ class PpoSettings(StageSettings):
         0, "First rollouts in which only the critic learns.", unit="rollouts", ge=0, le=100000
     )
     max_kl: float | None = training(
-        None, "Passes over a rollout end early above this mean KL to the rollout's policy.", unit="nats", gt=0
+        None,
+        "Passes over a rollout end early above this mean KL to the rollout's policy.",
+        unit="nats",
+        gt=0,
+        le=1e6,
     )
 
     @model_validator(mode="after")
