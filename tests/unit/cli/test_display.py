@@ -19,8 +19,10 @@ from zhongjing.cli.display import text
 from zhongjing.cli.display.live import LiveDisplay
 from zhongjing.cli.display.plain import PlainDisplay
 from zhongjing.cli.display.summary import answers_of, metric_table, summary
-from zhongjing.cli.display.view import RunView, main_metrics, view
+from zhongjing.cli.display.view import RunView, view
 from zhongjing.config.stages import Stage
+from zhongjing.pipeline import headline
+from zhongjing.pipeline.headline import main_metrics
 from zhongjing.pipeline.state import ConditionType, StageState, StageStatus
 from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.progress import Activity, Progress
@@ -31,15 +33,15 @@ from zhongjing.storage.progress import Activity, Progress
     [(0.0, "0"), (2.13456, "2.135"), (0.03125, "0.03125"), (1.23e-5, "1.2e-05"), (12345.6, "12346")],
 )
 def test_numbers(value: float, shown: str) -> None:
-    assert text.number(value) == shown
-    assert text.number(-value) == (f"-{shown}" if value else shown)
+    assert headline.number(value) == shown
+    assert headline.number(-value) == (f"-{shown}" if value else shown)
 
 
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(0.4, "0s"), (59, "59s"), (80, "1m20s"), (7500, "2h05m"), (273600, "3d04h")]
 )
 def test_durations(seconds: float, shown: str) -> None:
-    assert text.duration(seconds) == shown
+    assert headline.duration(seconds) == shown
 
 
 @pytest.mark.parametrize(("value", "shown"), [(812, "812"), (12345, "12.3k"), (4.56e6, "4.56M")])

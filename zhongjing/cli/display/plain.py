@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from zhongjing.cli.display.text import clock
-from zhongjing.cli.display.view import RunView, StageView, describe
+from zhongjing.cli.display.view import RunView, StageView
 from zhongjing.config.stages import Stage
+from zhongjing.pipeline.headline import describe
 from zhongjing.pipeline.state import StageState
 from zhongjing.storage.progress import Activity
 

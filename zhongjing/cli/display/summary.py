@@ -6,9 +6,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zhongjing.cli.display.text import duration, number, table
-from zhongjing.cli.display.view import RunView, StageView, describe, main_metrics
+from zhongjing.cli.display.text import table
+from zhongjing.cli.display.view import RunView, StageView
 from zhongjing.config.stages import Stage
+from zhongjing.pipeline.headline import describe, duration, main_metrics, number
 from zhongjing.storage.manifest import StageManifest
 
 ANSWERS = "answers"

@@ -1,22 +1,9 @@
-"""Numbers, durations and tables as short text."""
+"""Counts, times and tables as short text."""
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Sequence
-
-
-def number(value: float) -> str:
-    """A metric in four significant digits: ``2.134``, ``0.0312``, ``1.2e-05``."""
-    if not math.isfinite(value):
-        return str(value)
-    if value == 0:
-        return "0"
-    if abs(value) >= 1000:
-        return f"{value:.0f}"
-    text = f"{value:.4g}"
-    return f"{value:.1e}" if "e" in text else text
 
 
 def count(value: float) -> str:
@@ -25,18 +12,6 @@ def count(value: float) -> str:
         if abs(value) >= limit:
             return f"{value / limit:.3g}{unit}"
     return f"{value:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """A time span: ``8s``, ``1m20s``, ``2h05m``, ``3d04h``."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
 
 
 def clock(seconds: float) -> str:

@@ -5,22 +5,14 @@ Both displays draw from a :class:`RunView`, so they never disagree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zhongjing.cli.display.text import count, duration, number
+from zhongjing.cli.display.text import count
 from zhongjing.config.stages import Stage
+from zhongjing.pipeline.headline import describe, duration
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, StageState, StageStatus
 from zhongjing.storage.progress import Activity, Progress
-
-# What tells most about a stage: words of a metric's name, best first.
-_HEADLINES: dict[Stage, tuple[str, ...]] = {
-    Stage.PRETRAIN: ("loss",),
-    Stage.SFT: ("loss",),
-    Stage.RM: ("accuracy", "loss"),
-    Stage.PPO: ("reward", "kl"),
-}
-_SECONDARY = ("std", "min", "max", "coef", "value", "policy", "critic")
 
 
 @dataclass(frozen=True)
@@ -147,22 +139,3 @@ def view(
 def stages_of(desired: DesiredState) -> list[Stage]:
     """The stages that are shown: those of the document, in order."""
     return desired.document.spec.stages.present()
-
-
-def describe(stage: Stage, metrics: Mapping[str, float], *, limit: int = 2) -> str:
-    """The metrics that tell most about ``stage``, as text."""
-    return " ".join(f"{name} {number(metrics[name])}" for name in main_metrics(stage, metrics, limit=limit))
-
-
-def main_metrics(stage: Stage, names: Mapping[str, float] | Sequence[str], *, limit: int = 2) -> list[str]:
-    """Names of the metrics that tell most about ``stage``, most telling first; at most ``limit``."""
-    chosen: list[str] = []
-    for word in _HEADLINES.get(stage, ("loss",)):
-        exact = [name for name in names if name.split("/")[-1] == word]
-        near = [
-            name for name in names if word in name.split("_") and not any(part in name for part in _SECONDARY)
-        ]
-        for name in [*exact, *near][:1]:
-            if name not in chosen:
-                chosen.append(name)
-    return (chosen or list(names))[:limit]

@@ -1,0 +1,60 @@
+"""Progress in a few words: numbers, time spans, and the metrics that tell most. Every display uses these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from zhongjing.config.stages import Stage
+
+# What tells most about a stage: words of a metric's name, best first.
+_HEADLINES: dict[Stage, tuple[str, ...]] = {
+    Stage.PRETRAIN: ("loss",),
+    Stage.SFT: ("loss",),
+    Stage.RM: ("accuracy", "loss"),
+    Stage.PPO: ("reward", "kl"),
+}
+_SECONDARY = ("std", "min", "max", "coef", "value", "policy", "critic")
+
+
+def number(value: float) -> str:
+    """A metric in four significant digits: ``2.134``, ``0.0312``, ``1.2e-05``."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    text = f"{value:.4g}"
+    return f"{value:.1e}" if "e" in text else text
+
+
+def duration(seconds: float) -> str:
+    """A time span: ``8s``, ``1m20s``, ``2h05m``, ``3d04h``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def describe(stage: Stage, metrics: Mapping[str, float], *, limit: int = 2) -> str:
+    """The metrics that tell most about ``stage``, as text."""
+    return " ".join(f"{name} {number(metrics[name])}" for name in main_metrics(stage, metrics, limit=limit))
+
+
+def main_metrics(stage: Stage, names: Mapping[str, float] | Sequence[str], *, limit: int = 2) -> list[str]:
+    """Names of the metrics that tell most about ``stage``, most telling first; at most ``limit``."""
+    chosen: list[str] = []
+    for word in _HEADLINES.get(stage, ("loss",)):
+        exact = [name for name in names if name.split("/")[-1] == word]
+        near = [
+            name for name in names if word in name.split("_") and not any(part in name for part in _SECONDARY)
+        ]
+        for name in [*exact, *near][:1]:
+            if name not in chosen:
+                chosen.append(name)
+    return (chosen or list(names))[:limit]
