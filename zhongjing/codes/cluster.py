@@ -59,3 +59,27 @@ KUBERNETES_OBJECT_NOT_FOUND = _code(
     cause="Another namespace or context, or it was deleted.",
     remedy="list what there is: kubectl get tp --all-namespaces",
 )
+POD_NOT_READY = _code(
+    "PodNotReady",
+    "A pod of the release cannot be reached.",
+    cause="It is being started, cannot be scheduled, cannot pull its image, or fails again and again.",
+    remedy="see: kubectl get pods, kubectl describe pod; the command may be given again",
+)
+NO_RELEASE = _code(
+    "NoRelease",
+    "Zhongjing is not installed in the namespace.",
+    cause="Another namespace or context than the one that the chart was installed in.",
+    remedy="name its namespace with -n, install it with helm install, or add --local",
+)
+SEVERAL_RELEASES = _code(
+    "SeveralReleases",
+    "Several releases of the chart are in the namespace.",
+    cause="Each is a Ray cluster of its own: which one is meant must be said.",
+    remedy="name one with --release",
+)
+RAY_TOKEN_REFUSED = _code(
+    "RayTokenRefused",
+    "Ray refuses the token of the release.",
+    cause="The Secret was changed, and Ray's pods still run with the token that they were started with.",
+    remedy="restart Ray's pods, so that they read it again; running stages go on from their checkpoints",
+)
