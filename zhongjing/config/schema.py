@@ -1,7 +1,7 @@
 """JSON schema and reference page of the document, generated from the models.
 
 ``python -m zhongjing.config.schema`` writes all that is generated into docs/: these two and the page of
-errors. Tests hold them equal to what they are made from.
+errors. It also writes the CRD into the chart. Tests hold them equal to what they are made from.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from zhongjing.config.crd import write_chart_files
 from zhongjing.config.fields import MOST
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.troubleshooting import TROUBLESHOOTING_FILE, troubleshooting_page
@@ -139,11 +140,12 @@ def _default(info: FieldInfo) -> str:
 
 
 def write(root: Path) -> None:
-    """Writes all three files under ``root``, the project's folder."""
+    """Writes all generated files under ``root``, the project's folder."""
     text = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
     (root / SCHEMA_FILE).write_text(text, encoding="utf-8")
     (root / REFERENCE_FILE).write_text(reference_page(), encoding="utf-8")
     (root / TROUBLESHOOTING_FILE).write_text(troubleshooting_page(), encoding="utf-8")
+    write_chart_files(root)
 
 
 if __name__ == "__main__":

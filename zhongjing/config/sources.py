@@ -162,11 +162,11 @@ class Base(DocumentModel):
 
 
 # Published as differences; used alone they are noise (training.md).
-_KNOWN_DELTAS = ("IDEA-CCNL/Ziya-LLaMA-13B-v1", "IDEA-CCNL/Ziya-LLaMA-13B-Pretrain-v1")
+KNOWN_DELTAS = ("IDEA-CCNL/Ziya-LLaMA-13B-v1", "IDEA-CCNL/Ziya-LLaMA-13B-Pretrain-v1")
 
 
 def _is_known_delta(uri: str) -> bool:
-    return uri.rstrip("/").lower() in {known.lower() for known in _KNOWN_DELTAS}
+    return uri.rstrip("/").lower() in {known.lower() for known in KNOWN_DELTAS}
 
 
 class Mixture(DocumentModel):

@@ -1,0 +1,262 @@
+"""What the API server checks of a TrainingPipeline beyond types and bounds: rules in CEL.
+
+The first part says again, in CEL, what the models' validators and the stage graph refuse. The second cannot
+be said anywhere else: what a running attempt reads must not change under it.
+
+Every rule is priced by the largest object that the schema lets in, and the API server refuses a CRD with a
+rule that is too dear: hence loops over names, never over whole objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from zhongjing.config.pipeline import KINDS_OF_STAGE
+from zhongjing.config.sources import KNOWN_DELTAS, Kind, TinyBase
+from zhongjing.config.stages import PpoSettings, Stage
+
+Rule = dict[str, Any]
+
+STAGES: list[Stage] = [stage for stage in Stage if stage is not Stage.EVALUATION]
+"""The stages that have settings, in order."""
+
+# What `from` and `reward` may name besides places outside the pipeline (zhongjing.pipeline.graph).
+INPUTS: dict[tuple[Stage, str], tuple[str, ...]] = {
+    (Stage.PRETRAIN, "from"): ("base",),
+    (Stage.SFT, "from"): ("base", Stage.PRETRAIN),
+    (Stage.RM, "from"): ("base", Stage.PRETRAIN),
+    (Stage.PPO, "from"): (Stage.SFT,),
+    (Stage.PPO, "reward"): (Stage.RM,),
+}
+_REQUIRED_INPUTS = {(Stage.PPO, "from"): Stage.SFT, (Stage.PPO, "reward"): Stage.RM}
+
+
+def _rule(rule: str, message: str, *, at: str = "", reason: str = "FieldValueInvalid") -> Rule:
+    """One entry of x-kubernetes-validations.
+
+    Args:
+        rule: CEL; true for a good object.
+        message: of a refusal. It cannot name the value: messages that are computed are priced too, and the
+            size of what a search finds counts as unbounded.
+        at: path of the field to correct, from the place of the rule.
+        reason: kind of the refusal, as the API has it.
+    """
+    result = {"rule": rule, "message": message, "reason": reason}
+    if at:
+        result["fieldPath"] = at
+    return result
+
+
+def _default(model: type[TinyBase] | type[PpoSettings], name: str) -> Any:
+    return model.model_fields[name].default
+
+
+def _names(values: Sequence[str]) -> str:
+    return "[" + ", ".join(f"'{value}'" for value in values) + "]"
+
+
+def base_rules() -> list[Rule]:
+    """Of ``spec.base``."""
+    deltas = "|".join(name.replace(".", "[.]") for name in KNOWN_DELTAS)
+    return [
+        _rule(
+            "[has(self.uri), has(self.delta) || has(self.root), has(self.tiny)].filter(way, way).size() == 1",
+            "give exactly one of uri, delta with root, or tiny",
+        ),
+        _rule(
+            "has(self.delta) == has(self.root)",
+            "delta and root belong together: published deltas are useless without their root",
+        ),
+        _rule(
+            f"!has(self.uri) || !self.uri.matches('(?i)^({deltas})/*$')",
+            "this model is published as a difference to LLaMA: use base.delta with base.root",
+            at=".uri",
+        ),
+    ]
+
+
+def tiny_rules() -> list[Rule]:
+    """Of ``spec.base.tiny``."""
+    heads = f"self.?heads.orValue({_default(TinyBase, 'heads')})"
+    return [
+        _rule(
+            f"self.?hiddenSize.orValue({_default(TinyBase, 'hidden_size')}) % {heads} == 0"
+            f" && {heads} % self.?kvHeads.orValue({_default(TinyBase, 'kv_heads')}) == 0",
+            "hiddenSize must be a multiple of heads, and heads of kvHeads",
+        )
+    ]
+
+
+def stage_rules(stage: Stage) -> list[Rule]:
+    """Of ``spec.stages.<stage>``."""
+    rules = [
+        _rule(
+            "self.data.all(ref, has(ref.weight)) || !self.data.exists(ref, has(ref.weight))",
+            "give a weight to every source of the stage or to none",
+            at=".data",
+        )
+    ]
+    if stage is Stage.PPO:
+        rules.append(
+            _rule(
+                f"self.?globalBatchSize.orValue({_default(PpoSettings, 'global_batch_size')})"
+                f" % self.?minibatches.orValue({_default(PpoSettings, 'minibatches')}) == 0",
+                "globalBatchSize must be a multiple of minibatches",
+                at=".globalBatchSize",
+            )
+        )
+    return rules
+
+
+def spec_rules() -> list[Rule]:
+    """Of ``spec``: what its parts say of each other."""
+    present = " || ".join(f"has(self.stages.{stage})" for stage in STAGES)
+    rules = [_rule(present, f"give at least one stage: {', '.join(STAGES)}", at=".stages")]
+    rules += [
+        _rule(
+            f"!has(self.targets) || !('{stage}' in self.targets) || has(self.stages.{stage})",
+            f"the pipeline has no stage {stage}",
+            at=".targets",
+        )
+        for stage in STAGES
+    ]
+    for stage in STAGES:
+        rules += _data_rules(stage)
+    for stage, role in INPUTS:
+        rules += _input_rules(stage, role)
+    return rules
+
+
+def _data_rules(stage: Stage) -> list[Rule]:
+    """That a stage's data are sources of this pipeline, of a kind it reads, and no test data."""
+    data = f"self.stages.{stage}.data"
+    at = f".stages.{stage}.data"
+    kinds = KINDS_OF_STAGE[stage]
+
+    def every(condition: str, message: str) -> Rule:
+        return _rule(f"!has(self.stages.{stage}) || {data}.all(ref, {condition})", message, at=at)
+
+    rules = [
+        every(
+            "has(self.sources) && self.sources.exists(source, source.name == ref.source)",
+            f"{stage} names a source that is not in spec.sources",
+        ),
+        every(
+            "!has(self.sources) || !self.sources.exists(source, source.name == ref.source"
+            " && has(source.split) && source.split == 'test')",
+            f"{stage} names a source that is test data (split: test)",
+        ),
+    ]
+    if set(kinds) != set(Kind):
+        rules.append(
+            every(
+                "!has(self.sources) || !self.sources.exists(source, source.name == ref.source"
+                f" && !(source.kind in {_names(kinds)}))",
+                f"{stage} names a source of another kind: it reads {', '.join(kinds)}",
+            )
+        )
+    return rules
+
+
+def _input_rules(stage: Stage, role: str) -> list[Rule]:
+    """That a stage starts from something that it can start from, and that is there."""
+    field = f"self.stages.{stage}.{role}"
+    at = f".stages.{stage}"
+    allowed = INPUTS[stage, role]
+    refused = [name for name in ("base", *Stage) if name not in allowed]
+    upstream = [name for name in allowed if name != "base"]
+    rules = [
+        _rule(
+            f"!has(self.stages.{stage}) || !has({field}) || !({field} in {_names(refused)})",
+            f"{role} of {stage} is {' or '.join(allowed)}, a folder, an s3:// URI or a hub id",
+            at=f"{at}.{role}",
+        )
+    ]
+    required = _REQUIRED_INPUTS.get((stage, role))
+    if required is not None:
+        rules.append(
+            _rule(
+                f"!has(self.stages.{stage}) || (has({field}) && {field} != '{required}')"
+                f" || has(self.stages.{required})",
+                f"{stage} needs stage {required}: add it, or name a place in {role}",
+                at=at,
+                reason="FieldValueRequired",
+            )
+        )
+    elif upstream:
+        rules.append(
+            _rule(
+                f"!has(self.stages.{stage}) || !has({field}) || {field} != '{upstream[0]}'"
+                f" || has(self.stages.{upstream[0]})",
+                f"the pipeline has no stage {upstream[0]}",
+                at=f"{at}.{role}",
+            )
+        )
+    return rules
+
+
+def _runs(stage: Stage) -> str:
+    return f"(oldSelf.?status.?stages.?{stage}.?state.orValue('') in ['Queued', 'Running'])"
+
+
+def _same(path: str) -> str:
+    """That the part at ``path`` is as it was; comparing optional values would count as unbounded."""
+    now, before = f"self.{path}", f"oldSelf.{path}"
+    return f"(has({now}) == has({before}) && (!has({now}) || {now} == {before}))"
+
+
+_ADVICE = "suspend the pipeline first (spec.suspend: true), change it when it has stopped, and resume"
+
+
+def transition_rules() -> list[Rule]:
+    """Of the whole object: what an attempt that runs reads stays as it is until it has ended.
+
+    A stage that does not run may change at any time; what depends on it is then run again. So may targets,
+    suspend, limits, priority and everything else that is not read by a job.
+    """
+    rules = [
+        _rule(
+            f"!{_runs(stage)} || {_same(f'spec.stages.{stage}')}",
+            f"{stage} runs, its settings cannot be changed: {_ADVICE}",
+            at=f".spec.stages.{stage}",
+            reason="FieldValueForbidden",
+        )
+        for stage in STAGES
+    ]
+    any_runs = " || ".join(_runs(stage) for stage in STAGES)
+    rules += [
+        _rule(
+            f"!({any_runs}) || {_same(f'spec.{name}')}",
+            f"a stage runs, {name} cannot be changed: {_ADVICE}",
+            at=f".spec.{name}",
+            reason="FieldValueForbidden",
+        )
+        for name in ("seed", "base", "storage")
+    ]
+    read = " || ".join(
+        f"({_runs(stage)} && oldSelf.spec.stages.{stage}.data.exists(ref, ref.source == old.name))"
+        for stage in STAGES
+    )
+    test = "({0}.?split.orValue('train') == 'test' || {0}.?testFraction.orValue(0.0) > 0.0)"
+    rules.append(
+        _rule(
+            f"!({any_runs}) || !has(oldSelf.spec.sources) || oldSelf.spec.sources.all(old,"
+            f" !({test.format('old')} || {read})"
+            " || (has(self.spec.sources) && self.spec.sources.exists(source, source == old)))",
+            f"a stage that runs reads a source (or test data) that would change: {_ADVICE}",
+            at=".spec.sources",
+            reason="FieldValueForbidden",
+        )
+    )
+    rules.append(
+        _rule(
+            f"!({any_runs}) || !has(self.spec.sources) || self.spec.sources.all(source,"
+            f" !{test.format('source')} || (has(oldSelf.spec.sources)"
+            " && oldSelf.spec.sources.exists(old, old.name == source.name)))",
+            f"a stage runs, test data cannot be added: {_ADVICE}",
+            at=".spec.sources",
+            reason="FieldValueForbidden",
+        )
+    )
+    return rules
