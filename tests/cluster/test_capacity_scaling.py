@@ -1,0 +1,189 @@
+"""Worker pods come for a stage and go when nothing runs: real StatefulSets, real pods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.capacity_support import (
+    FULLNAME,
+    group,
+    install_head,
+    install_workers,
+    namespace,
+    release,
+    wait_for,
+)
+from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.capacity import IDLE_SINCE, SCALED_BY, Capacity
+from zhongjing.backends.kubernetes.demand import Demand
+from zhongjing.backends.kubernetes.resources import STATEFUL_SETS, Object
+from zhongjing.config.stages import Resources
+from zhongjing.pipeline.backend import ImpossibleJobError
+
+pytestmark = pytest.mark.cluster
+
+TWO = Demand("rm", 4, Resources(cpus=1.0))  # two pods of two CPUs
+ONE = Demand("rm", 1, Resources(cpus=1.0))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[KubeApi]:
+    with namespace("capacity") as api:
+        install_head(api)
+        yield api
+
+
+@pytest.fixture
+def workload(api: KubeApi) -> Iterator[str]:
+    name = install_workers(api)  # names no replicas, as the chart: the API makes it one
+    yield name
+    api.delete(STATEFUL_SETS, name)
+    wait_for(lambda: not pods_of(api), "end of the worker pods")
+
+
+def pods_of(api: KubeApi) -> list[Object]:
+    from zhongjing.backends.kubernetes.resources import PODS
+
+    return api.find(PODS, labels="app.kubernetes.io/component=ray-worker").items
+
+
+def seen(api: KubeApi, name: str) -> tuple[int, dict[str, str]]:
+    found = api.get(STATEFUL_SETS, name)
+    assert found is not None
+    return found["spec"]["replicas"], found["metadata"].get("annotations") or {}
+
+
+def test_pods_come_for_a_stage_and_go_when_idle(api: KubeApi, workload: str) -> None:
+    clock = Clock()
+    config = release(api, group(most=3), idle_seconds=600)
+    capacity = Capacity(api, config, clock=clock)
+
+    capacity.rest()  # first sight
+    assert seen(api, workload) == (0, {SCALED_BY: f"{FULLNAME}-controller"})
+
+    room = capacity.room_for(TWO)
+    assert not room.ready
+    assert room.needed == {"gpu": 2}
+    assert "0 of 2 worker pods of group gpu are ready" in room.message
+    assert seen(api, workload)[0] == 2
+    wait_for(lambda: capacity.room_for(TWO).ready, "room for two pods")
+    assert capacity.room_for(TWO).message == ""
+
+    # A smaller stage takes nothing away: its workers may be in any pod.
+    assert capacity.room_for(ONE).ready
+    assert seen(api, workload)[0] == 2
+
+    capacity.rest()
+    replicas, annotations = seen(api, workload)
+    assert (replicas, IDLE_SINCE in annotations) == (2, True)
+    # The clock goes on over a restart of the controller, and a stage stops it.
+    clock.now += 599
+    Capacity(api, config, clock=clock).rest()
+    assert seen(api, workload) == (replicas, annotations)
+    assert Capacity(api, config, clock=clock).room_for(ONE).ready
+    assert IDLE_SINCE not in seen(api, workload)[1]
+    capacity.rest()
+    clock.now += 601
+    Capacity(api, config, clock=clock).rest()
+    assert seen(api, workload) == (0, {SCALED_BY: f"{FULLNAME}-controller"})
+    wait_for(lambda: not pods_of(api), "end of the idle pods")
+
+
+def test_nothing_to_change_is_nothing_written(api: KubeApi, workload: str) -> None:
+    clock = Clock()
+    capacity = Capacity(api, release(api, group()), clock=clock)
+
+    def version() -> str:
+        found = api.get(STATEFUL_SETS, workload)
+        assert found is not None
+        return str(found["metadata"]["generation"]) + str(found["metadata"].get("annotations"))
+
+    capacity.rest()
+    before, asked = version(), api.requests
+    for _ in range(3):
+        capacity.rest()
+    assert api.requests - asked == 3  # one list a pass
+    assert version() == before
+    wait_for(lambda: capacity.room_for(ONE).ready, "room")
+    before, asked = version(), api.requests
+    assert capacity.room_for(ONE).ready
+    assert api.requests - asked == 2  # workloads and pods
+    assert version() == before
+    capacity.rest()
+    before, asked = version(), api.requests
+    clock.now += 60
+    capacity.rest()
+    assert (api.requests - asked, version()) == (1, before)
+
+
+def test_a_clock_that_was_set_back_or_a_damaged_mark_begins_anew(api: KubeApi, workload: str) -> None:
+    clock = Clock()
+    capacity = Capacity(api, release(api, group(), idle_seconds=10), clock=clock)
+    capacity.room_for(ONE)
+    capacity.rest()
+    first = seen(api, workload)[1][IDLE_SINCE]
+    clock.now -= 3600
+    capacity.rest()
+    second = seen(api, workload)[1][IDLE_SINCE]
+    assert second < first
+    api.patch(STATEFUL_SETS, workload, {"metadata": {"annotations": {IDLE_SINCE: "yesterday"}}})
+    capacity.rest()
+    assert seen(api, workload) == (1, seen(api, workload)[1] | {IDLE_SINCE: second})
+    clock.now += 11
+    capacity.rest()
+    assert seen(api, workload)[0] == 0
+
+
+def test_a_fresh_workload_gets_what_a_waiting_stage_takes(api: KubeApi, workload: str) -> None:
+    capacity = Capacity(api, release(api, group(), idle_seconds=10))
+    room = capacity.room_for(TWO)
+    assert room.needed == {"gpu": 2}
+    assert seen(api, workload) == (2, {SCALED_BY: f"{FULLNAME}-controller"})
+
+
+def test_the_least_number_holds_and_may_be_raised_later(api: KubeApi, workload: str) -> None:
+    Capacity(api, release(api, group(least=1))).rest()
+    assert seen(api, workload)[0] == 1
+    Capacity(api, release(api, group(least=2))).rest()
+    assert seen(api, workload)[0] == 2
+
+
+def test_a_stage_that_never_fits_changes_nothing(api: KubeApi, workload: str) -> None:
+    capacity = Capacity(api, release(api, group(most=1)))
+    capacity.rest()
+    with pytest.raises(ImpossibleJobError, match="holds 2 at most"):
+        capacity.room_for(TWO)
+    assert seen(api, workload)[0] == 0
+
+
+def test_nobody_scales_but_readiness_counts(api: KubeApi, workload: str) -> None:
+    capacity = Capacity(api, release(api, group(), scaling="none"))
+    wait_for(lambda: capacity.room_for(ONE).ready, "the one pod")
+    room = capacity.room_for(TWO)
+    assert not room.ready
+    assert "1 of 2 worker pods of group gpu are ready" in room.message
+    capacity.rest()
+    assert seen(api, workload) == (1, {})
+
+
+def test_rays_autoscaler_is_left_to_itself(api: KubeApi, workload: str) -> None:
+    capacity = Capacity(api, release(api, group(), scaling="ray"))
+    wait_for(lambda: capacity.room_for(TWO).ready, "the head")
+    capacity.rest()
+    assert seen(api, workload) == (1, {})
+
+
+def test_a_group_without_a_workload_is_told(api: KubeApi) -> None:
+    room = Capacity(api, release(api, group("lost"))).room_for(ONE)
+    assert not room.ready
+    assert "there is no workload of the worker group lost" in room.message

@@ -1,0 +1,201 @@
+"""The objects that make the Ray pods of a release: StatefulSets (static), or one RayCluster (KubeRay).
+
+What differs between the two stands here: where the number of worker pods is, how it is changed, and where the
+pod templates are. Pods carry the same labels in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from zhongjing.backends.kubernetes.api import KubeApi, PatchKind
+from zhongjing.backends.kubernetes.resources import RAY_CLUSTERS, STATEFUL_SETS, Object, Resource
+from zhongjing.config.pipeline import API_GROUP
+from zhongjing.config.release import ReleaseConfig
+
+HEAD = "ray-head"
+WORKER = "ray-worker"
+COMPONENT = "app.kubernetes.io/component"
+INSTANCE = "app.kubernetes.io/instance"
+GROUP = f"{API_GROUP}/group"
+
+FIELD_MANAGER = "zhongjing-controller"
+
+Changes = Mapping[str, str | None]
+"""Annotations to set, or to remove (None)."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One object that makes Ray pods.
+
+    Attributes:
+        resource: its kind.
+        object: as it was read.
+        groups: the worker groups whose pods it makes; a list index where they stand in one object.
+    """
+
+    resource: Resource
+    object: Object
+    groups: Mapping[str, int]
+
+    @property
+    def name(self) -> str:
+        """Name of the object."""
+        return str(self.object["metadata"]["name"])
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """Its annotations, which hold what the controller remembers of it."""
+        return dict(self.object["metadata"].get("annotations") or {})
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether it is a RayCluster: head and all groups in one."""
+        return self.resource == RAY_CLUSTERS
+
+    @property
+    def replicas(self) -> dict[str, int]:
+        """Pods that are asked for, by worker group."""
+        spec = self.object["spec"]
+        if not self.is_cluster:
+            return {group: int(spec.get("replicas", 1)) for group in self.groups}
+        specs = spec.get("workerGroupSpecs") or []
+        return {group: int(specs[index].get("replicas") or 0) for group, index in self.groups.items()}
+
+    def change(
+        self, replicas: Mapping[str, int], annotations: Changes, template: Changes | None = None
+    ) -> tuple[Object | list[Object], PatchKind]:
+        """The patch that makes these changes, in one write.
+
+        Args:
+            replicas: pods to ask for, by worker group; groups that are not named stay.
+            annotations: of the object.
+            template: annotations of its pod templates; another value replaces the pods.
+        """
+        if self.is_cluster:
+            return self._cluster_change(replicas, annotations, template or {}), "json"
+        patch: Object = {}
+        if annotations:
+            patch["metadata"] = {"annotations": dict(annotations)}
+        if replicas:
+            patch["spec"] = {"replicas": next(iter(replicas.values()))}
+        if template:
+            patch.setdefault("spec", {})["template"] = {"metadata": {"annotations": dict(template)}}
+        return patch, "merge"
+
+    def _cluster_change(
+        self, replicas: Mapping[str, int], annotations: Changes, template: Changes
+    ) -> list[Object]:
+        # A merge patch would replace the whole list of groups. The tests hold that it is still the one read.
+        steps: list[Object] = []
+        for group, number in replicas.items():
+            place = f"/spec/workerGroupSpecs/{self.groups[group]}"
+            steps.append({"op": "test", "path": f"{place}/groupName", "value": group})
+            steps.append({"op": "add", "path": f"{place}/replicas", "value": number})
+        steps += _annotate("/metadata", self.object["metadata"], annotations)
+        if template:
+            spec = self.object["spec"]
+            for index, group_spec in enumerate(spec.get("workerGroupSpecs") or []):
+                place = f"/spec/workerGroupSpecs/{index}"
+                name = group_spec["groupName"]
+                steps.append({"op": "test", "path": f"{place}/groupName", "value": name})
+                steps += _annotate_template(place, group_spec, template)
+            steps += _annotate_template("/spec/headGroupSpec", spec["headGroupSpec"], template)
+        return steps
+
+
+def pod_labels(release: ReleaseConfig, *components: str) -> str:
+    """Label selector of the release's pods of some components."""
+    return f"{INSTANCE}={release.release},{COMPONENT} in ({','.join(components)})"
+
+
+def read_workloads(api: KubeApi, release: ReleaseConfig, *, head: bool = False) -> list[Workload]:
+    """The objects that make the release's Ray pods, as they are now; those that are missing are left out.
+
+    Args:
+        api: the cluster.
+        release: the release.
+        head: whether the head's StatefulSet is wanted as well.
+
+    Raises:
+        BackendError: the API does not answer, refuses, or does not serve RayClusters.
+    """
+    groups = {group.workload: group.name for group in release.ray.groups}
+    if release.provisioner == "kuberay":
+        cluster = api.get(RAY_CLUSTERS, release.ray.cluster)
+        if cluster is None:
+            return []
+        specs = cluster["spec"].get("workerGroupSpecs") or []
+        indices = {groups.get(spec["groupName"]): index for index, spec in enumerate(specs)}
+        known = {group: index for group, index in indices.items() if group is not None}
+        return [Workload(RAY_CLUSTERS, cluster, known)]
+    components = (HEAD, WORKER) if head else (WORKER,)
+    found = api.find(STATEFUL_SETS, labels=pod_labels(release, *components)).items
+    return [
+        Workload(STATEFUL_SETS, each, {groups[name]: 0} if name in groups else {})
+        for each in found
+        if (name := each["metadata"]["name"]) in groups or head
+    ]
+
+
+def write(
+    api: KubeApi,
+    workload: Workload,
+    *,
+    replicas: Mapping[str, int] | None = None,
+    annotations: Changes | None = None,
+    template: Changes | None = None,
+) -> None:
+    """Makes changes, all in one request; none where there is nothing to change.
+
+    Raises:
+        BackendError: the API does not answer or refuses.
+        NotFoundError: the object is gone.
+    """
+    patch, kind = workload.change(replicas or {}, annotations or {}, template)
+    if patch:
+        api.patch(workload.resource, workload.name, patch, kind=kind, field_manager=FIELD_MANAGER)
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether a pod serves: Ready, and not on its way out."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    conditions = pod.get("status", {}).get("conditions") or []
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def label(pod: Object, name: str) -> str:
+    """A label, empty where it is missing."""
+    return str((pod["metadata"].get("labels") or {}).get(name, ""))
+
+
+def of_component(pods: Iterable[Object], component: str) -> list[Object]:
+    """The pods of one component."""
+    return [pod for pod in pods if label(pod, COMPONENT) == component]
+
+
+def _annotate(place: str, metadata: Mapping[str, object], changes: Changes) -> list[Object]:
+    there = metadata.get("annotations")
+    if not there:
+        value = {name: text for name, text in changes.items() if text is not None}
+        return [{"op": "add", "path": f"{place}/annotations", "value": value}] if value else []
+    assert isinstance(there, dict)
+    steps: list[Object] = []
+    for name, text in changes.items():
+        path = f"{place}/annotations/{name.replace('~', '~0').replace('/', '~1')}"
+        if text is not None:
+            steps.append({"op": "add", "path": path, "value": text})
+        elif name in there:
+            steps.append({"op": "remove", "path": path})
+    return steps
+
+
+def _annotate_template(place: str, group: Object, changes: Changes) -> list[Object]:
+    metadata = group["template"].get("metadata")
+    if metadata is None:
+        value = {"annotations": {name: text for name, text in changes.items() if text is not None}}
+        return [{"op": "add", "path": f"{place}/template/metadata", "value": value}]
+    return _annotate(f"{place}/template/metadata", metadata, changes)
