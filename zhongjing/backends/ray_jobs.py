@@ -107,13 +107,19 @@ class RayJobsBackend:
             return JobDescription(submission_id=submission_id, state=JobState.UNKNOWN)
         if status != 200:
             raise self._error(status, body, f"asking for {submission_id}")
-        details: dict[str, Any] = json.loads(body)
-        return JobDescription(
-            submission_id=submission_id,
-            state=_STATES.get(str(details.get("status")), JobState.UNKNOWN),
-            message=_reason(str(details.get("message") or "")),
-            metadata={str(key): str(value) for key, value in (details.get("metadata") or {}).items()},
-        )
+        return _description(submission_id, json.loads(body))
+
+    def jobs(self) -> list[JobDescription]:
+        """All jobs that Ray knows and that were submitted through this interface, ended ones too."""
+        status, body = self._call("GET", "/api/jobs/")
+        if status != 200:
+            raise self._error(status, body, "listing jobs")
+        listed: list[dict[str, Any]] = json.loads(body)
+        return [
+            _description(str(details["submission_id"]), details)
+            for details in listed
+            if details.get("submission_id")
+        ]
 
     def stop(self, submission_id: str) -> None:
         """Ends a job at once; one that is unknown or over already is left alone."""
@@ -221,6 +227,15 @@ class RayJobsBackend:
             loop.close()
         if rest:
             yield rest
+
+
+def _description(submission_id: str, details: dict[str, Any]) -> JobDescription:
+    return JobDescription(
+        submission_id=submission_id,
+        state=_STATES.get(str(details.get("status")), JobState.UNKNOWN),
+        message=_reason(str(details.get("message") or "")),
+        metadata={str(key): str(value) for key, value in (details.get("metadata") or {}).items()},
+    )
 
 
 def _reason(text: str) -> str:
