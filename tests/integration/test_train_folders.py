@@ -110,3 +110,26 @@ def test_a_base_that_was_made_once_is_checked(
         Folders(store, tmp_path / "damaged").local(uri)
     assert caught.value.code is storage_codes.DAMAGED_OBJECT
     assert caught.value.where == f"{uri}/config.json"
+
+
+def test_models_that_nobody_uses_give_way_where_room_is_needed(
+    store: ObjectStore, bucket_uri: str, full_disk: Path
+) -> None:
+    # The disk holds 8 MiB.
+    for name in ("a", "b", "c", "d"):
+        store.put(f"{bucket_uri}/{name}/weights", bytes(3 << 20))
+    longest = Folders(store, full_disk)
+    first = longest.local(f"{bucket_uri}/a")
+    other = Folders(store, full_disk)
+    second = other.local(f"{bucket_uri}/b")
+    with pytest.raises(StorageError) as caught:
+        Folders(store, full_disk).local(f"{bucket_uri}/c")  # both are in use
+    assert caught.value.code is storage_codes.DISK_FULL
+    assert (first / "weights").is_file()
+    assert (second / "weights").is_file()
+    del longest, other
+    Folders(store, full_disk).local(f"{bucket_uri}/a")  # the latest use
+    third = Folders(store, full_disk).local(f"{bucket_uri}/c")
+    assert (third / "weights").is_file()
+    assert (first / "weights").is_file()
+    assert not second.exists()

@@ -312,9 +312,9 @@ class CheckpointStore:
         """
         deadline = time.monotonic() + ORPHAN_SECONDS
         for home in sorted(self.spool.iterdir()) if self.spool.is_dir() else []:
-            while _is_uploading(home) and time.monotonic() < deadline:
+            while is_uploading(home) and time.monotonic() < deadline:
                 time.sleep(0.1)
-            if not _is_uploading(home):
+            if not is_uploading(home):
                 shutil.rmtree(home, ignore_errors=True)
         for step, complete in self._listing().items():
             if not complete:
@@ -421,7 +421,8 @@ def _error_of(upload: _Upload, code: int) -> StorageError:
     )
 
 
-def _is_uploading(home: Path) -> bool:
+def is_uploading(home: Path) -> bool:
+    """Whether a snapshot's uploader, of whatever process, lives; ``home`` is its folder in the spool."""
     try:
         with (home / "job.json").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,19 +1,29 @@
-"""Model folders on a node's disk: fetched from S3 or a hub once, shared by the node's workers."""
+"""Model folders on a node's disk: fetched from S3 or a hub once, shared by the node's workers.
+
+They stay for later attempts and stages. Where room is needed, those that were not used for longest and that
+no process uses now give way.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import json
+import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from zhongjing.codes import model as codes
 from zhongjing.errors import DataError, MissingInputError, NotFoundError
 from zhongjing.storage.artifacts import fetch_model
 from zhongjing.storage.objects import ObjectStore
+from zhongjing.train.scratch import Claim, if_unclaimed
+
+logger = logging.getLogger(__name__)
 
 _MARK = ".complete"
 
@@ -29,6 +39,7 @@ class Folders:
     def __init__(self, store: ObjectStore, scratch: Path) -> None:
         self._store = store
         self._scratch = scratch / "models"
+        self._claims: list[Claim] = []  # of what this process was given, as long as it lives
 
     def local(self, reference: str, revision: str | None = None) -> Path:
         """A local folder for an s3:// folder, a local folder or a hub id.
@@ -46,10 +57,11 @@ class Folders:
         with _locked(self._scratch / f"{name}.lock"):
             if not (folder / _MARK).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
-                partial = self._scratch / f"{name}.partial"
-                shutil.rmtree(partial, ignore_errors=True)
+                unfinished = self._scratch / f"{name}.partial"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                self._make_room(reference)
                 try:
-                    fetch_model(self._store, reference, partial)
+                    fetch_model(self._store, reference, unfinished)
                 except NotFoundError:
                     raise MissingInputError(
                         "there is no model here",
@@ -57,9 +69,23 @@ class Folders:
                         where=reference,
                         remedy="run the stage that makes it, or correct the reference",
                     ) from None
-                (partial / _MARK).touch()
-                partial.rename(folder)
+                (unfinished / _MARK).touch()
+                unfinished.rename(folder)
+            self._claims.append(Claim(folder))
+            os.utime(folder / _MARK)  # its latest use
         return folder
+
+    def _make_room(self, reference: str) -> None:
+        """Removes folders that nobody uses until a model fits on the disk, or there are no more."""
+        needed = sum(info.size for info in self._store.list(reference))
+        if shutil.disk_usage(self._scratch).free > needed:
+            return
+        marks = sorted(self._scratch.glob(f"*/{_MARK}"), key=lambda mark: mark.stat().st_mtime)
+        for mark in marks:
+            if if_unclaimed(mark.parent, partial(shutil.rmtree, mark.parent, ignore_errors=True)):
+                logger.info("removed %s: its room is needed for %s", mark.parent, reference)
+            if shutil.disk_usage(self._scratch).free > needed:
+                return
 
     def base_of(self, adapter: Path) -> str | None:
         """Reference of the full model that an adapter stands on; None if the folder is a full model."""

@@ -1,4 +1,4 @@
-"""A stage's job, from its request to its manifest; ``jobs/<stage>.py`` calls :func:`main`.
+"""A stage's job, from its request to its manifest.
 
 The driver prepares what the workers share (base model, token cache), runs them by Ray Train, and as its last
 act writes the manifest. It holds no GPU and no model. Every end is told in progress.json: done, suspended or
@@ -33,7 +33,8 @@ from zhongjing.storage.progress_writer import ProgressWriter, read_progress
 from zhongjing.train.failures import cause_of, describe_failure
 from zhongjing.train.lineage import lineage
 from zhongjing.train.prepare import prepare
-from zhongjing.train.scratch import remove_earlier, scratch_folder, scratch_root
+from zhongjing.train.ray_storage import ray_storage
+from zhongjing.train.scratch import Claim, remove_earlier, scratch_folder, scratch_root
 from zhongjing.train.worker import Prepared, WorkerConfig, train_worker
 
 logger = logging.getLogger("zhongjing.job")
@@ -78,6 +79,7 @@ class Job:
         self.layout = layout
         self.stage_layout: StageLayout = layout.stage(request.stage, request.key)
         self.scratch = scratch_folder(request.submission_id)
+        self._claim = Claim(self.scratch)
         self._started = time.time()
         self._started_at = time_stamp()
 
@@ -160,6 +162,9 @@ class Job:
         per_worker: dict[str, float] = {"CPU": resources.cpus}
         if gpu:
             per_worker["GPU"] = resources.gpus
+        storage = ray_storage(self.request.document.spec.storage, self.scratch)
+        # A finished run of the same name would be reloaded: one name an attempt.
+        name = self.request.submission_id
         trainer = TorchTrainer(
             cast("Any", train_worker),
             train_loop_config={"worker": config},
@@ -168,9 +173,9 @@ class Job:
                 num_workers=settings.workers, use_gpu=gpu, resources_per_worker=per_worker
             ),
             run_config=RunConfig(
-                # A finished run of the same name would be reloaded: one name an attempt.
-                name=self.request.submission_id,
-                storage_path=os.environ.get("ZHONGJING_RAY_STORAGE", str(self.scratch / "ray-train")),
+                name=name,
+                storage_path=storage.path,
+                storage_filesystem=storage.filesystem,
                 # Attempts are the sequencer's: each starts from the last checkpoint.
                 failure_config=FailureConfig(max_failures=0),
             ),
@@ -179,6 +184,8 @@ class Job:
             result: Any = trainer.fit()
         except TrainingFailedError as error:
             raise cause_of(error) from error
+        finally:
+            storage.remove(name)
         outcome = result.return_value
         if not isinstance(outcome, dict):
             raise TrainingError(

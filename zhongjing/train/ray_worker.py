@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import distributed
 
 from zhongjing.codes import local as codes
 from zhongjing.config.stages import AnySettings, Stage
@@ -21,7 +22,7 @@ from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity
 from zhongjing.train.folders import Folders
 from zhongjing.train.ray_context import RayGauges, RayRunContext, TensorBoard
-from zhongjing.train.scratch import checkpoint_folder, remove_earlier, scratch_folder
+from zhongjing.train.scratch import Claim, checkpoint_folder, remove_earlier, remove_spool, scratch_folder
 from zhongjing.train.worker import WorkerConfig
 
 if TYPE_CHECKING:
@@ -41,16 +42,15 @@ def train_rank(worker: WorkerConfig) -> dict[str, Any] | None:
     import ray.train
 
     context = ray.train.get_context()
-    return _Rank(worker, context.get_world_rank(), context.get_world_size(), context.get_local_rank()).run()
+    return _Rank(worker, context.get_world_rank(), context.get_world_size()).run()
 
 
 class _Rank:
-    def __init__(self, worker: WorkerConfig, rank: int, world_size: int, local_rank: int) -> None:
+    def __init__(self, worker: WorkerConfig, rank: int, world_size: int) -> None:
         self.request = StageRequest.model_validate_json(worker.request)
         self.prepared = worker.prepared
         self.rank = rank
         self.world_size = world_size
-        self.local_rank = local_rank
         document = self.request.document
         settings = document.spec.stages.get(self.request.stage)
         assert settings is not None, "the request's document has the request's stage"
@@ -60,10 +60,12 @@ class _Rank:
         self.layout: StageLayout = Layout(document.spec.storage.uri, document.namespace, document.name).stage(
             self.request.stage, self.request.key
         )
-        if local_rank == 0:
+        self.device = _device(settings)
+        self.local_rank = _rank_on_node(rank)
+        if self.local_rank == 0:
             remove_earlier(worker.submission_id)
         self.scratch = scratch_folder(worker.submission_id)
-        self.device = _device(settings)
+        self._claims = [Claim(self.scratch), Claim(checkpoint_folder(self.request))]
 
     def run(self) -> dict[str, Any] | None:
         from zhongjing.train.distributed import prepare_deepspeed
@@ -90,11 +92,27 @@ class _Rank:
         )
         try:
             context.report(Activity.STARTING, message="loading the model")
-            return self._train(context, tensorboard)
+            outcome = self._train(context, tensorboard)
         finally:
             context.close()
             if tensorboard is not None:
                 tensorboard.close()
+        self._clear_up()
+        return outcome
+
+    def _clear_up(self) -> None:
+        """Removes what this attempt leaves on this node, once no rank needs it any more.
+
+        After a failure others may still read there, and their errors would hide the one that counts; then the
+        next job on this node removes it.
+        """
+        for claim in self._claims:
+            claim.release()
+        if self.world_size > 1:
+            distributed.barrier()
+        if self.local_rank == 0:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            remove_spool(checkpoint_folder(self.request))
 
     def _wants_tensorboard(self) -> bool:
         return self.rank == 0 and self.settings.logging.tensorboard
@@ -105,11 +123,14 @@ class _Rank:
 
         prepared = self.prepared
         folders = Folders(self.store, self.scratch.parent)
+        revision = prepared.base_revision
         local = Local(
-            base=folders.local(prepared.base, prepared.base_revision),
+            base=folders.local(prepared.base, revision),
             adapter=folders.local(prepared.adapter) if prepared.adapter else None,
             reward=folders.local(prepared.reward) if prepared.reward else None,
-            tokenizer=folders.local(prepared.tokenizer),
+            tokenizer=folders.local(
+                prepared.tokenizer, revision if prepared.tokenizer == prepared.base else None
+            ),
             train=open_split(self.store, prepared.tokens, "train"),
             validation=open_split(self.store, prepared.tokens, "validation"),
             rank=self.rank,
@@ -212,4 +233,19 @@ def _device(settings: AnySettings) -> torch.device:
     import ray.train.torch
 
     device: torch.device = ray.train.torch.get_device()
+    torch.cuda.set_device(device)
     return device
+
+
+def _rank_on_node(rank: int) -> int:
+    """This process's place among the ranks that share its disk.
+
+    Ray Train counts by IP address, which pods in their host's network share although their disks differ.
+    """
+    import ray
+
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return 0
+    nodes: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+    return int(nodes[:rank].count(nodes[rank]))

@@ -1,15 +1,57 @@
-"""Where a node keeps what it may lose: downloaded models, snapshots on their way to S3."""
+"""Where a node keeps what it may lose: downloaded models, snapshots on their way to S3.
+
+On a cluster every pod has a disk of its own, so a job clears up where it runs: what attempts that are over
+left on this node, of whatever pipeline. Which of them live is told by locks, which end with their processes.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from zhongjing.storage.checkpoints import is_uploading
 from zhongjing.storage.manifest import StageRequest
 
 VARIABLE = "ZHONGJING_SCRATCH"
+_ATTEMPT = re.compile(r".+-a\d+")
+_SPOOL = "-checkpoints"
+
+
+class Claim:
+    """Says that this process uses a folder, until it is given back or the process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor: int | None = None
+        while True:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:
+                continue  # swept between the two lines
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            except OSError:  # a file system without locks: nothing is swept there either
+                os.close(descriptor)
+                return
+            if os.path.exists(folder) and os.path.samestat(os.fstat(descriptor), folder.stat()):  # noqa: PTH110
+                self._descriptor = descriptor
+                return
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Gives the folder back; it may be gone by then."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def scratch_root() -> Path:
@@ -19,6 +61,16 @@ def scratch_root() -> Path:
     return root
 
 
+def keep_downloads_in_scratch() -> None:
+    """Sends what the hub's client downloads to the scratch folder, before that client is imported.
+
+    A pod's home folder is small. Where nothing was said of scratch, the user's own cache is used, and a cache
+    that was named always.
+    """
+    if os.environ.get(VARIABLE):
+        os.environ.setdefault("HF_HOME", str(scratch_root() / "huggingface"))
+
+
 def scratch_folder(submission_id: str) -> Path:
     """The folder of one attempt, made if needed."""
     folder = scratch_root() / submission_id
@@ -26,16 +78,55 @@ def scratch_folder(submission_id: str) -> Path:
     return folder
 
 
-def remove_earlier(submission_id: str) -> None:
-    """Removes what earlier attempts of the same stage left here; none of them lives any more."""
-    prefix, _, number = submission_id.rpartition("-a")
-    for folder in scratch_root().glob(f"{prefix}-a*"):
-        other = folder.name.removeprefix(f"{prefix}-a")
-        if other.isdigit() and int(other) < int(number):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def checkpoint_folder(request: StageRequest) -> Path:
     """The folder of checkpoints on their way to the store, the same for all attempts of a run of a stage."""
     document = request.document
-    return scratch_folder(f"{document.namespace}-{document.name}-{request.stage}-{request.key}-checkpoints")
+    return scratch_folder(f"{document.namespace}-{document.name}-{request.stage}-{request.key}{_SPOOL}")
+
+
+def remove_earlier(submission_id: str) -> None:
+    """Removes what attempts left here that are over.
+
+    Of the same stage none of the earlier ones lives any more. Of other stages and pipelines, only folders
+    that no process claims.
+    """
+    prefix, _, number = submission_id.rpartition("-a")
+    for folder in scratch_root().iterdir():
+        other = folder.name.removeprefix(f"{prefix}-a")
+        if other != folder.name and other.isdigit():
+            if int(other) < int(number):
+                shutil.rmtree(folder, ignore_errors=True)
+        elif folder.name.endswith(_SPOOL):
+            remove_spool(folder)
+        elif _ATTEMPT.fullmatch(folder.name):
+            if_unclaimed(folder, partial(shutil.rmtree, folder, ignore_errors=True))
+
+
+def remove_spool(folder: Path) -> None:
+    """Removes a folder of snapshots, unless a process claims it or one is still on its way to the store."""
+    if not _uploads(folder):
+        if_unclaimed(folder, partial(shutil.rmtree, folder, ignore_errors=True))
+
+
+def _uploads(spool: Path) -> bool:
+    """Whether a checkpoint is still on its way: the uploader outlives the training that started it."""
+    try:
+        return any(is_uploading(home) for home in spool.iterdir())
+    except OSError:
+        return False
+
+
+def if_unclaimed(folder: Path, action: Callable[[], None]) -> bool:
+    """Runs ``action`` while no process can claim ``folder``; False if one has."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        action()
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

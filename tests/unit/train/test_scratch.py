@@ -2,19 +2,95 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from zhongjing.train.scratch import VARIABLE, remove_earlier, scratch_folder
+from zhongjing.train.scratch import VARIABLE, Claim, remove_earlier, scratch_folder
 
 
-def test_only_earlier_attempts_of_the_same_stage_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    kept = ["x-1-sft-a10", "x-1-sft-a11", "x-1-sft-awake", "x-1-rm-a1", "y-x-1-sft-a1", "models"]
+    return tmp_path
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def test_earlier_attempts_of_the_same_stage_are_removed_and_no_later_one(root: Path) -> None:
+    kept = ["x-1-sft-a10", "x-1-sft-a11", "x-1-sft-awake", "models"]
     for name in ["x-1-sft-a1", "x-1-sft-a9", *kept]:
         (scratch_folder(name) / "file").touch()
     remove_earlier("x-1-sft-a10")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    assert names(root) == sorted(kept)
+
+
+CLAIMING = """
+import sys
+from pathlib import Path
+from zhongjing.train.scratch import Claim
+claims = [Claim(Path(name)) for name in sys.argv[1:]]
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_others_left_is_removed_when_their_processes_are_gone(root: Path) -> None:
+    others = ["y-2-rm-a1", "local-y-rm-k-checkpoints"]
+    command = [sys.executable, "-c", CLAIMING, *(str(root / name) for name in others)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"claimed\n"
+        remove_earlier("x-1-sft-a1")
+        assert names(root) == sorted(others)
+        other.kill()
+    remove_earlier("x-1-sft-a1")
+    assert names(root) == []
+
+
+def test_a_snapshot_on_its_way_to_the_store_is_kept(root: Path) -> None:
+    home = scratch_folder("local-y-rm-k-checkpoints") / "step-1"
+    home.mkdir()
+    with (home / "job.json").open("w") as job:
+        fcntl.flock(job, fcntl.LOCK_EX)  # as its uploader does, which outlives the training
+        remove_earlier("x-1-sft-a1")
+        assert home.is_dir()
+    remove_earlier("x-1-sft-a1")
+    assert names(root) == []
+
+
+def test_a_claim_that_is_given_back_protects_nothing(root: Path) -> None:
+    claim = Claim(root / "y-2-rm-a1")
+    remove_earlier("x-1-sft-a1")
+    assert names(root) == ["y-2-rm-a1"]
+    claim.release()
+    remove_earlier("x-1-sft-a1")
+    assert names(root) == []
+
+
+def downloads(**environment: str) -> str:
+    code = (
+        "from zhongjing.config.stages import Stage\n"
+        "from zhongjing.train import entry\n"
+        "try: entry.main(Stage.SFT, ['--help'])\n"
+        "except SystemExit: pass\n"
+        "from huggingface_hub import constants\n"
+        "print(constants.HF_HUB_CACHE)"
+    )
+    known = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))}
+    known.pop(VARIABLE, None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**known, **environment}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()[-1]
+
+
+def test_downloads_go_to_scratch_unless_a_cache_was_named(root: Path) -> None:
+    assert downloads(**{VARIABLE: str(root)}) == f"{root}/huggingface/hub"
+    assert downloads(**{VARIABLE: str(root), "HF_HOME": "/elsewhere"}) == "/elsewhere/hub"

@@ -1,0 +1,124 @@
+"""Stages on two Ray nodes that share nothing but the network and the object store, as pods do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import kept_environment
+from tests.pods import Pods, Run
+from zhongjing.backends.local.processes import wait_until
+from zhongjing.config.sources import Storage
+from zhongjing.config.stages import Stage
+from zhongjing.pipeline.backend import JobState
+from zhongjing.storage.admin import BucketAdmin
+from zhongjing.storage.artifacts import read_manifest, request_stop
+from zhongjing.storage.embedded import EmbeddedS3
+from zhongjing.storage.objects import ObjectStore, open_store
+from zhongjing.storage.progress import Activity
+from zhongjing.storage.progress_writer import read_metrics, read_progress
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+BUCKET = "s3://pods/prefix"
+RAY = f"{BUCKET}/zhongjing/ray"
+DOCUMENT = """
+metadata: {name: pods}
+spec:
+  base: {tiny: {hiddenSize: 64, intermediateSize: 128, layers: 2, vocabularySize: 1024, maxPositions: 128}}
+  sources: [{name: textbook, uri: "example://textbook", kind: text}]
+  stages:
+    pretrain:
+      data: [{source: textbook}]
+      precision: fp32
+      epochs: 100
+      maxSteps: 400
+      maxLength: 48
+      globalBatchSize: 4
+      microBatchSize: 2
+      evaluations: 2
+      maxEvaluationSamples: 8
+      workers: 2
+      resources: {cpus: 1}
+      checkpoints: {everySteps: 100}
+"""
+
+
+@pytest.fixture(scope="module")
+def server(s3_server: EmbeddedS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The store's endpoint, and a credentials file instead of keys in the environment."""
+    environment = s3_server.environment()
+    access, secret = environment.pop("AWS_ACCESS_KEY_ID"), environment.pop("AWS_SECRET_ACCESS_KEY")
+    secrets = tmp_path_factory.mktemp("secret") / "credentials"
+    secrets.write_text(f"[default]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n")
+    with kept_environment(), pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+        patch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)
+        given = {**environment, "AWS_SHARED_CREDENTIALS_FILE": str(secrets)}
+        for name, value in given.items():
+            patch.setenv(name, value)
+        BucketAdmin(Storage(uri=BUCKET)).ensure_bucket(BUCKET)
+        yield given
+
+
+@pytest.fixture(scope="module")
+def pods(server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
+    nodes = Pods(tmp_path_factory.mktemp("logs"), {**server, "ZHONGJING_RAY_STORAGE": RAY})
+    yield nodes
+    nodes.end()
+
+
+@pytest.fixture(scope="module")
+def store(server: dict[str, str]) -> ObjectStore:
+    return open_store(Storage(uri=BUCKET, deadline_seconds=20))
+
+
+def runs_of_ray(store: ObjectStore, submission_id: str) -> list[str]:
+    """What Ray Train keeps of a run in the store."""
+    return [info.uri for info in store.list(RAY) if submission_id in info.uri]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_stage_stops_and_goes_on_where_driver_and_workers_share_no_disk(
+    pods: Pods, store: ObjectStore, tmp_path: Path
+) -> None:
+    run = Run(store, store.storage, DOCUMENT, tmp_path)
+    layout = run.stage_layout(Stage.PRETRAIN)
+    first, uri = run.request(Stage.PRETRAIN, 1)
+    pods.submit(first, uri)
+
+    def training() -> bool:
+        progress = read_progress(store, layout)
+        return progress is not None and progress.activity is Activity.TRAINING and progress.step > 0
+
+    assert wait_until(training, 180)
+    assert runs_of_ray(store, first.submission_id)
+    request_stop(store, layout, 1, "for the test")
+    job = pods.wait_for(first.submission_id)
+    log = pods.log(first.submission_id)
+    assert job.state is JobState.SUCCEEDED, log
+    progress = read_progress(store, layout)
+    assert progress is not None
+    assert progress.activity is Activity.SUSPENDED, log
+    assert progress.checkpoint_step == progress.step < 400
+    # What a node needs again is the base; everything else is gone from both disks, and from the store.
+    assert [names(pods.disk_of(node) / "scratch") for node in (0, 1)] == [["models"], ["models"]]
+    assert not runs_of_ray(store, first.submission_id)
+
+    second, uri = run.request(Stage.PRETRAIN, 2)
+    pods.submit(second, uri)
+    job = pods.wait_for(second.submission_id)
+    log = pods.log(second.submission_id)
+    assert job.state is JobState.SUCCEEDED, log
+    manifest = read_manifest(store, layout)
+    assert manifest is not None
+    assert (manifest.steps, manifest.attempt, manifest.lineage.workers) == (400, 2, 2)
+    steps = [point.step for point in read_metrics(store, layout) if point.kind == "train"]
+    assert steps == sorted(set(steps))
+    assert "no checkpoint" not in log
+    assert [names(pods.disk_of(node) / "scratch") for node in (0, 1)] == [["models"], ["models"]]
