@@ -235,7 +235,8 @@ def transition_rules() -> list[Rule]:
         for name in ("seed", "base", "storage")
     ]
     read = " || ".join(
-        f"({_runs(stage)} && oldSelf.spec.stages.{stage}.data.exists(ref, ref.source == old.name))"
+        f"({_runs(stage)} && has(oldSelf.spec.stages.{stage})"
+        f" && oldSelf.spec.stages.{stage}.data.exists(ref, ref.source == old.name))"
         for stage in STAGES
     )
     test = "({0}.?split.orValue('train') == 'test' || {0}.?testFraction.orValue(0.0) > 0.0)"
@@ -253,8 +254,8 @@ def transition_rules() -> list[Rule]:
         _rule(
             f"!({any_runs}) || !has(self.spec.sources) || self.spec.sources.all(source,"
             f" !{test.format('source')} || (has(oldSelf.spec.sources)"
-            " && oldSelf.spec.sources.exists(old, old.name == source.name)))",
-            f"a stage runs, test data cannot be added: {_ADVICE}",
+            f" && oldSelf.spec.sources.exists(old, old.name == source.name && {test.format('old')})))",
+            f"a stage runs, no source can become test data: {_ADVICE}",
             at=".spec.sources",
             reason="FieldValueForbidden",
         )
