@@ -330,7 +330,7 @@ def test_the_rules_of_inputs_are_those_of_the_graph() -> None:
 def test_a_stage_must_name_its_data() -> None:
     """The models fill in an empty list when it is left out, and refuse one that is written."""
     stages = schema()["properties"]["spec"]["properties"]["stages"]["properties"]
-    assert {stage: stages[stage]["required"] for stage in stages} == dict.fromkeys(stages, ["data"])
+    assert {stage: stages[stage]["required"] for stage in stages} == {name: ["data"] for name in stages}
 
 
 def test_plain_json_schema_turns_exclusive_bounds_into_numbers() -> None:
