@@ -1,0 +1,67 @@
+{{/*
+Who makes the Ray pods. `auto` is decided once: the choice lies in a ConfigMap and is kept, so that a KubeRay
+installed later does not replace a running cluster. Tools that render without a cluster (Argo CD, helm template)
+find no ConfigMap and decide anew each time: there ray.provisioner should be set.
+*/}}
+{{- define "zhongjing.provisioner" -}}
+{{- $asked := .Values.ray.provisioner -}}
+{{- $served := .Capabilities.APIVersions.Has "ray.io/v1/RayCluster" -}}
+{{- $chosen := $asked -}}
+{{- if eq $asked "auto" -}}
+{{- $kept := lookup "v1" "ConfigMap" .Release.Namespace (printf "%s-provisioner" (include "zhongjing.fullname" .)) -}}
+{{- $chosen = dig "data" "provisioner" "" (default dict $kept) -}}
+{{- if not $chosen -}}{{- $chosen = ternary "kuberay" "static" $served -}}{{- end -}}
+{{- end -}}
+{{- if and (eq $chosen "kuberay") (not $served) -}}
+{{- if eq $asked "auto" -}}
+{{- fail (printf "this release runs on KubeRay (ConfigMap %s-provisioner), but the cluster does not serve ray.io/v1 RayCluster any more: install the KubeRay operator again, or set ray.provisioner=static" (include "zhongjing.fullname" .)) -}}
+{{- end -}}
+{{- fail "ray.provisioner is kuberay, but the cluster does not serve ray.io/v1 RayCluster: install the KubeRay operator (k8s/README.md), or set ray.provisioner=static; when rendering without a cluster add --api-versions ray.io/v1/RayCluster" -}}
+{{- end -}}
+{{- $chosen -}}
+{{- end -}}
+
+{{/* Why it was chosen, for NOTES. */}}
+{{- define "zhongjing.provisionerReason" -}}
+{{- $served := .Capabilities.APIVersions.Has "ray.io/v1/RayCluster" -}}
+{{- if ne .Values.ray.provisioner "auto" -}}set by ray.provisioner
+{{- else if and $served (eq (include "zhongjing.provisioner" .) "static") -}}kept from the first install; ray.provisioner=kuberay changes it
+{{- else if $served -}}the cluster serves KubeRay's RayCluster
+{{- else -}}the cluster does not serve KubeRay's RayCluster
+{{- end -}}
+{{- end -}}
+
+{{/* Settings that exclude each other: said here, not by a pod that never comes up. */}}
+{{- define "zhongjing.checks" -}}
+{{- $provisioner := include "zhongjing.provisioner" . -}}
+{{- if and (eq .Values.ray.scaling "ray") (ne $provisioner "kuberay") -}}
+{{- fail "ray.scaling=ray is Ray's autoscaler, which needs KubeRay: set ray.scaling=controller, or ray.provisioner=kuberay" -}}
+{{- end -}}
+{{- if not .Values.workers.groups -}}
+{{- fail "workers.groups is empty: the stages need at least one group of workers" -}}
+{{- end -}}
+{{- range $name := keys .Values.workers.groups | sortAlpha -}}
+{{- $group := include "zhongjing.ray.group" (list $ $name) | fromYaml -}}
+{{- if gt (int $group.minReplicas) (int $group.maxReplicas) -}}
+{{- fail (printf "workers.groups.%s: minReplicas is greater than maxReplicas" $name) -}}
+{{- end -}}
+{{- if and $group.hostNetwork $.Values.networkPolicy.enabled (not $.Values.networkPolicy.nodeCIDRs) -}}
+{{- fail (printf "workers.groups.%s.hostNetwork: such pods have their node's address, and no NetworkPolicy selects them. Set networkPolicy.nodeCIDRs to the range of the nodes, or networkPolicy.enabled=false" $name) -}}
+{{- end -}}
+{{- if and (eq $group.scratch.type "hostPath") (not $group.scratch.path) -}}
+{{- fail (printf "workers.groups.%s: scratch.type hostPath needs scratch.path" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- $s3 := .Values.s3 -}}
+{{- if and $s3.ca.configMap $s3.ca.secret -}}
+{{- fail "set s3.ca.configMap or s3.ca.secret, not both" -}}
+{{- end -}}
+{{- with .Values.ray.gcsFaultTolerance -}}
+{{- if and .enabled (not .redisAddress) -}}
+{{- fail "ray.gcsFaultTolerance needs redisAddress" -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.pipelines .Values.crds.install .Release.IsInstall (not (.Capabilities.APIVersions.Has "training.zhongjing.dev/v1alpha1/TrainingPipeline")) -}}
+{{- fail "pipelines: the cluster does not know TrainingPipelines yet, and Helm checks every object before it installs the first. Install without pipelines and add them by helm upgrade, or apply files/trainingpipeline-crd.yaml of this chart first (kubectl apply --server-side); when rendering without a cluster add --api-versions training.zhongjing.dev/v1alpha1/TrainingPipeline" -}}
+{{- end -}}
+{{- end -}}
