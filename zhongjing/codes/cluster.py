@@ -83,3 +83,16 @@ RAY_TOKEN_REFUSED = _code(
     cause="The Secret was changed, and Ray's pods still run with the token that they were started with.",
     remedy="restart Ray's pods, so that they read it again; running stages go on from their checkpoints",
 )
+LOCAL_PATH = _code(
+    "LocalPath",
+    "A pipeline on a cluster names a path of somebody's machine.",
+    cause="The document was applied with kubectl, and a source or model in it is a local path.",
+    remedy="submit the document instead: python -m zhongjing.submit -f FILE uploads local files; or name an "
+    "s3:// URI",
+)
+RESERVED_NAME = _code(
+    "ReservedName",
+    "A pipeline's name is taken by a folder of the release.",
+    cause="Pipelines, caches and uploads of a namespace stand side by side in the bucket.",
+    remedy="give the pipeline another name",
+)

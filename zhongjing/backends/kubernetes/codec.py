@@ -1,0 +1,235 @@
+"""A pipeline's status as the status of a TrainingPipeline object, and back.
+
+What the sequencer needs to go on stands in it in full: ``decode(encode(status)) == status``. Beside that
+stands what people read: columns for ``kubectl get``, live progress, the resolved document. Listings of
+sources stay in the object store: etcd takes 1.5 MiB an object, and a listing may have ten thousand entries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zhongjing.backends.kubernetes.resources import Object
+from zhongjing.config.stages import Stage
+from zhongjing.pipeline.headline import describe, duration
+from zhongjing.pipeline.state import (
+    Condition,
+    ConditionType,
+    PipelineStatus,
+    StageState,
+    StageStatus,
+)
+from zhongjing.storage.layout import Layout
+from zhongjing.storage.manifest import FrozenSource
+from zhongjing.storage.progress import Activity, Progress
+
+MESSAGE_CHARACTERS = 4096
+"""Messages are cut to so many characters: some hold the end of a log."""
+
+_METRICS = 32
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a TrainingPipeline's status has beside a :class:`PipelineStatus`.
+
+    Args:
+        release: which release took the pipeline up.
+        targets: stages asked for.
+        resolved: the resolved ``spec``; None while there is none.
+        live: progress of stages, from :func:`live_progress`.
+        layout: where the listings of late sources are; needed where there are any.
+    """
+
+    release: str
+    targets: Sequence[Stage] = ()
+    resolved: Object | None = None
+    live: Mapping[Stage, Object] = field(default_factory=dict)
+    layout: Layout | None = None
+
+
+def encode(status: PipelineStatus, extras: Extras) -> Object:
+    """The ``status`` of a TrainingPipeline."""
+    condition = status.condition()
+    complete = condition is not None and condition.type is ConditionType.COMPLETE
+    value: Object = {
+        "release": extras.release,
+        "observedGeneration": status.observed_generation,
+        **columns(status, extras),
+        "startTime": status.started_at,
+        "completionTime": condition.since if condition is not None and complete else None,
+        "failures": status.failures,
+        "updatedAt": status.updated_at,
+        "conditions": [_condition(each, status.observed_generation) for each in status.conditions],
+        "stages": {
+            stage.value: _stage(entry, extras.live.get(stage)) for stage, entry in status.stages.items()
+        },
+        "sources": [_late(source, extras.layout) for source in status.sources],
+        "resolvedSpec": extras.resolved,
+    }
+    return {key: each for key, each in value.items() if each not in (None, [], {})}
+
+
+def decode(value: Mapping[str, Any], uid: str, load: Callable[[str], FrozenSource]) -> PipelineStatus:
+    """The status that was encoded.
+
+    Args:
+        value: ``status`` of the object.
+        uid: first eight digits of the object's uid.
+        load: reads the listing of a late source from its URI.
+
+    Raises:
+        StorageError: a listing cannot be read.
+    """
+    return PipelineStatus(
+        uid=uid,
+        observed_generation=int(value.get("observedGeneration") or 0),
+        conditions=[_read_condition(each) for each in value.get("conditions") or []],
+        stages={Stage(name): _read_stage(each) for name, each in (value.get("stages") or {}).items()},
+        sources=[load(str(each["listingUri"])) for each in value.get("sources") or []],
+        started_at=value.get("startTime"),
+        failures=int(value.get("failures") or 0),
+        updated_at=str(value.get("updatedAt") or ""),
+    )
+
+
+def decode_live(value: Mapping[str, Any]) -> dict[Stage, Object]:
+    """The live progress that stands in a status."""
+    stages = value.get("stages") or {}
+    return {Stage(name): each["progress"] for name, each in stages.items() if each.get("progress")}
+
+
+def live_progress(progress: Progress) -> Object:
+    """What a status tells of a stage's progress."""
+    finite = {name: each for name, each in progress.metrics.items() if math.isfinite(each)}
+    value: Object = {
+        "activity": progress.activity.value,
+        "step": progress.step,
+        "totalSteps": progress.total_steps,
+        "percent": percent(progress),
+        "etaSeconds": _eta(progress),
+        "metrics": dict(list(finite.items())[:_METRICS]),
+        "message": _cut(progress.message),
+        "updatedAt": progress.updated_at,
+    }
+    return {key: each for key, each in value.items() if each not in (None, "", {})}
+
+
+def percent(progress: Progress) -> int | None:
+    """How much of the stage is done, in whole percent; None while its length is unknown."""
+    if progress.activity is Activity.DONE:
+        return 100
+    if progress.total_steps <= 0:
+        return None
+    return min(100, int(100 * progress.step / progress.total_steps))
+
+
+def listing_uri(layout: Layout, source: FrozenSource) -> str:
+    """Where the listing of a late source is kept, addressed by its content."""
+    return f"{layout.home}/sources/{source.name}-{source.digest}.json"
+
+
+def columns(status: PipelineStatus, extras: Extras) -> Object:
+    """What ``kubectl get tp`` shows: targets, stage, state, progress, eta, metric. All are text."""
+    stage = _shown(status)
+    condition = status.condition()
+    value = {"targets": ",".join(extras.targets), "state": _state(condition)}
+    if stage is None:
+        return value
+    entry = status.stage(stage)
+    live = extras.live.get(stage) or {}
+    value["stage"] = stage.value
+    if entry.state.is_done:
+        value["progress"] = "100%"
+    elif "percent" in live:
+        value["progress"] = f"{live['percent']}%"
+    if entry.state is StageState.RUNNING and "etaSeconds" in live:
+        value["eta"] = duration(float(live["etaSeconds"]))
+    if live.get("metrics"):
+        value["metric"] = describe(stage, live["metrics"], limit=1)
+    return value
+
+
+def _shown(status: PipelineStatus) -> Stage | None:
+    """The stage that a line about the pipeline is about: the active one, else the first that is not done."""
+    stages = [stage for stage in Stage if stage in status.stages]
+    for wanted in (
+        lambda entry: entry.state.is_active,
+        lambda entry: entry.state is StageState.FAILED,
+        lambda entry: not entry.state.is_done and entry.state is not StageState.BLOCKED,
+        lambda entry: not entry.state.is_done,
+    ):
+        found = [stage for stage in stages if wanted(status.stage(stage))]
+        if found:
+            return found[0]
+    return stages[-1] if stages else None
+
+
+def _state(condition: Condition | None) -> str:
+    if condition is None:
+        return "Pending"
+    return condition.reason if condition.type is ConditionType.PROGRESSING else condition.type.value
+
+
+def _eta(progress: Progress) -> int | None:
+    left = progress.eta_seconds
+    return max(0, round(left)) if left is not None and math.isfinite(left) else None
+
+
+def _condition(condition: Condition, generation: int) -> Object:
+    value: Object = {
+        "type": condition.type.value,
+        "status": "True" if condition.status else "False",
+        "reason": condition.reason,
+        "message": _cut(condition.message),
+        "lastTransitionTime": condition.since,
+        "observedGeneration": generation,
+    }
+    if condition.remedy is not None:
+        value["remedy"] = _cut(condition.remedy)
+    return value
+
+
+def _read_condition(value: Mapping[str, Any]) -> Condition:
+    return Condition(
+        type=ConditionType(value["type"]),
+        status=value["status"] == "True",
+        reason=str(value["reason"]),
+        message=str(value.get("message") or ""),
+        remedy=value.get("remedy"),
+        since=str(value.get("lastTransitionTime") or ""),
+    )
+
+
+_DEFAULTS = StageStatus().model_dump(mode="json")
+_SAID = ("state", "attempt")  # always there, for those who read the object with jsonpath
+
+
+def _stage(entry: StageStatus, live: Object | None) -> Object:
+    dumped = entry.model_dump(mode="json")
+    value = {name: each for name, each in dumped.items() if name in _SAID or each != _DEFAULTS[name]}
+    for name in ("message", "remedy"):
+        if isinstance(value.get(name), str):
+            value[name] = _cut(value[name])
+    return value if live is None else value | {"progress": live}
+
+
+def _read_stage(value: Mapping[str, Any]) -> StageStatus:
+    return StageStatus.model_validate({name: each for name, each in value.items() if name != "progress"})
+
+
+def _late(source: FrozenSource, layout: Layout | None) -> Object:
+    assert layout is not None, "late sources need a place for their listings"
+    return {
+        "name": source.name,
+        "digest": source.digest,
+        "objects": len(source.objects),
+        "listingUri": listing_uri(layout, source),
+    }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MESSAGE_CHARACTERS else text[: MESSAGE_CHARACTERS - 3] + "..."

@@ -1,0 +1,127 @@
+"""Events of TrainingPipelines: what ``kubectl describe tp`` lists. They are told once a transition."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.backends.kubernetes.resources import EVENTS
+from zhongjing.config.pipeline import API_GROUP, API_VERSION, KIND
+from zhongjing.config.stages import Stage
+from zhongjing.errors import ZhongjingError
+from zhongjing.pipeline.state import (
+    CLUSTER_NOT_READY,
+    RETRYING,
+    RUNNING,
+    ConditionType,
+    PipelineStatus,
+    StageState,
+    StageStatus,
+)
+
+logger = logging.getLogger(__name__)
+
+CONTROLLER = f"{API_GROUP}/controller"
+
+_AGAIN_SECONDS = 600.0  # the same event is not told again before
+_NOTE_BYTES = 1000  # the API takes 1 kB
+_REMEMBERED = 4096
+
+
+@dataclass(frozen=True)
+class Note:
+    """What an event says."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    text: str
+
+
+def transitions(before: PipelineStatus, after: PipelineStatus) -> list[Note]:
+    """What happened between two statuses. Pure."""
+    notes = []
+    for stage in Stage:
+        if stage in after.stages:
+            notes += _of_stage(stage, before.stage(stage), after.stage(stage))
+    was, now = before.condition(), after.condition()
+    if now is None:
+        return notes
+    same = was is not None and (was.type, was.reason) == (now.type, now.reason)
+    # That a stage runs is told by the stage.
+    if same or (now.type is ConditionType.PROGRESSING and now.reason == RUNNING):
+        return notes
+    bad = now.type is ConditionType.FAILED or now.reason in (CLUSTER_NOT_READY, RETRYING)
+    text = f"{now.message} (remedy: {now.remedy})" if now.remedy else now.message
+    return [*notes, Note("Warning" if bad else "Normal", now.reason, text)]
+
+
+def _of_stage(stage: Stage, before: StageStatus, after: StageStatus) -> list[Note]:
+    notes = []
+    if after.state.is_active and after.attempt != before.attempt:
+        text = f"{stage}: attempt {after.attempt}: {after.message}"
+        notes.append(Note("Normal", "StageSubmitted", text))
+    if after.state is StageState.RUNNING and before.state is not StageState.RUNNING:
+        notes.append(Note("Normal", "StageRunning", f"{stage}: attempt {after.attempt} runs"))
+    if after.state is StageState.SUCCEEDED and before.state is not StageState.SUCCEEDED:
+        notes.append(Note("Normal", "StageSucceeded", f"{stage}: {after.model_uri}"))
+    if after.stop_reason is not None and before.stop_reason is not after.stop_reason:
+        notes.append(Note("Normal", "StageStopping", f"{stage}: {after.message}"))
+    return notes
+
+
+class Recorder:
+    """Writes events. That one could not be written is logged and harms nothing.
+
+    Args:
+        api: the cluster.
+        instance: of the controller: name of its pod.
+    """
+
+    def __init__(self, api: KubeApi, instance: str) -> None:
+        self._api = api
+        self._instance = instance[:128]
+        self._told: dict[tuple[str, str, str], float] = {}
+
+    def tell(self, pipeline: Pipeline, note: Note) -> None:
+        """Writes one event, unless the same was told lately."""
+        mark = (pipeline.uid, note.reason, note.text)
+        now = time.monotonic()
+        if now - self._told.get(mark, -_AGAIN_SECONDS) < _AGAIN_SECONDS:
+            return
+        if len(self._told) >= _REMEMBERED:
+            self._told = {key: at for key, at in self._told.items() if now - at < _AGAIN_SECONDS}
+        self._told[mark] = now
+        try:
+            self._api.create(EVENTS, self._event(pipeline, note))
+        except ZhongjingError as error:
+            logger.warning("an event of %s could not be written: %s", pipeline.name, error.message)
+
+    def _event(self, pipeline: Pipeline, note: Note) -> dict[str, object]:
+        return {
+            "apiVersion": EVENTS.api_version,
+            "kind": "Event",
+            "metadata": {
+                "name": f"{pipeline.name}.{secrets.token_hex(8)}",
+                "namespace": pipeline.namespace,
+            },
+            "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "type": note.type,
+            "reason": note.reason[:128],
+            "note": note.text.encode()[:_NOTE_BYTES].decode(errors="ignore"),
+            "action": "Reconcile",
+            "reportingController": CONTROLLER,
+            "reportingInstance": self._instance,
+            "regarding": {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "namespace": pipeline.namespace,
+                "name": pipeline.name,
+                "uid": pipeline.uid,
+            },
+        }

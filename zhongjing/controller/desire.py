@@ -1,0 +1,222 @@
+"""From a TrainingPipeline object to what is wanted: resolved, checked, its sources frozen, once a generation.
+
+The result is kept as ``pipeline.json`` in the store, so that etcd never holds a listing, a restart of the
+controller lists nothing again, and a release with other defaults re-runs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.codes.cluster import LOCAL_PATH, RESERVED_NAME
+from zhongjing.codes.document import UNSET_VARIABLE
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.resolve import Frozen, resolve
+from zhongjing.config.sources import Storage
+from zhongjing.config.stages import Stage
+from zhongjing.errors import ConfigError
+from zhongjing.pipeline import graph
+from zhongjing.pipeline.freeze import freeze, is_local_folder
+from zhongjing.pipeline.plan import frozen_sources
+from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
+from zhongjing.pipeline.stored import Versioned, read_desired, write
+from zhongjing.storage.layout import Layout
+from zhongjing.storage.manifest import FrozenSource
+from zhongjing.storage.objects import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+RESERVED = frozenset({"cache", "uploads", "ray"})
+"""Folders beside the pipelines' own: deleting the artifacts of such a pipeline would delete them."""
+
+_REMOTE = ("s3", "hf")
+_PLACES = {"uri", "delta", "root", "from", "reward"}  # where the command line fills in ${VARIABLES}
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+_REQUEST = re.compile(rf"/({'|'.join(Stage)})/[0-9a-z]+/requests/a(\d+)\.json$")
+
+
+class Desires:
+    """Makes and remembers what is wanted of each pipeline.
+
+    Args:
+        store: where ``pipeline.json`` and the sources are.
+        storage: the section that documents get: the release decides where artifacts are.
+    """
+
+    def __init__(self, store: ObjectStore, storage: Storage) -> None:
+        self._store = store
+        self._storage = storage
+        self._known: dict[str, tuple[int, DesiredState]] = {}
+
+    def layout(self, pipeline: Pipeline) -> Layout:
+        """Where the pipeline's objects are in the store."""
+        return Layout(self._storage.uri, pipeline.namespace, pipeline.name)
+
+    def forget(self, uid: str) -> None:
+        """Lets go of a pipeline that is gone."""
+        self._known.pop(uid, None)
+
+    def known(self, uid: str) -> DesiredState | None:
+        """What was last wanted, as far as this process remembers."""
+        found = self._known.get(uid)
+        return found[1] if found is not None else None
+
+    def of(self, pipeline: Pipeline, status: PipelineStatus | None, now: float) -> DesiredState:
+        """What the object's generation wants.
+
+        Args:
+            pipeline: the object.
+            status: has the late sources of its earlier generations.
+            now: seconds since the epoch.
+
+        Raises:
+            ZhongjingError: the document cannot be run (ConfigError, DataError: it must be corrected), or the
+                store did not answer (StorageUnavailableError).
+        """
+        found = self._known.get(pipeline.uid)
+        if found is not None and found[0] == pipeline.generation:
+            return found[1]
+        layout = self.layout(pipeline)
+        if pipeline.name in RESERVED:
+            raise ConfigError(
+                f"a pipeline cannot be called {pipeline.name!r}", code=RESERVED_NAME, where="metadata.name"
+            )
+        stored = read_desired(self._store, layout)
+        previous = stored.value if stored is not None and stored.value.uid == pipeline.short_uid else None
+        if previous is not None and previous.generation == pipeline.generation:
+            desired = self._placed(previous)
+        else:
+            desired = self._make(pipeline, layout, previous, status, now)
+            write(self._store, layout.desired, desired, stored.etag if stored is not None else None)
+            logger.info("%s: generation %d is wanted", pipeline.name, pipeline.generation)
+        self._known[pipeline.uid] = (pipeline.generation, desired)
+        return desired
+
+    def previous(self, pipeline: Pipeline) -> Versioned[DesiredState] | None:
+        """What the store says was wanted last of this very object, of whichever generation."""
+        stored = read_desired(self._store, self.layout(pipeline))
+        if stored is None or stored.value.uid != pipeline.short_uid:
+            return None
+        return Versioned(self._placed(stored.value), stored.etag)
+
+    def attempts(self, pipeline: Pipeline) -> dict[Stage, int]:
+        """The highest attempt of each stage that any pipeline of this name ever made.
+
+        Attempts of an object that was deleted and made again go on counting: a stop that was meant for an
+        attempt of the old one must never reach one of the new.
+        """
+        highest: dict[Stage, int] = {}
+        for info in self._store.list(self.layout(pipeline).home):
+            made = _REQUEST.search(info.uri)
+            if made is not None:
+                stage = Stage(made[1])
+                highest[stage] = max(highest.get(stage, 0), int(made[2]))
+        return highest
+
+    def _placed(self, desired: DesiredState) -> DesiredState:
+        """With today's storage: an upgrade of the release may have moved the endpoint."""
+        if desired.document.spec.storage == self._storage:
+            return desired
+        spec = desired.document.spec.model_copy(update={"storage": self._storage})
+        document = desired.document.model_copy(update={"spec": spec})
+        return desired.model_copy(update={"document": document})
+
+    def _make(
+        self,
+        pipeline: Pipeline,
+        layout: Layout,
+        previous: DesiredState | None,
+        status: PipelineStatus | None,
+        now: float,
+    ) -> DesiredState:
+        user = pipeline.document()
+        _refuse_variables(user)
+        earlier = None
+        if previous is not None:
+            earlier = Frozen(previous.user, previous.document.model_dump(mode="json"))
+        document = resolve(user, (), earlier)
+        spec = document.spec.model_copy(update={"storage": self._storage})
+        document = document.model_copy(update={"spec": spec})
+        _refuse_local_paths(document)
+        graph.check(document)
+        targets = graph.targets(document)
+        frozen = freeze(self._store, layout, document, known=_known(previous, status))
+        for note in frozen.notes:
+            logger.info("%s: %s", pipeline.name, note)
+        return DesiredState(
+            namespace=pipeline.namespace,
+            pipeline=pipeline.name,
+            uid=pipeline.short_uid,
+            generation=pipeline.generation,
+            user=user,
+            document=document,
+            sources=frozen.sources,
+            waiting=frozen.waiting,
+            references=frozen.references,
+            targets=targets,
+            reruns=dict(document.spec.reruns),
+            suspend=document.spec.suspend,
+            created_at=pipeline.created,
+            updated_at=stamp(now),
+        )
+
+
+def _known(
+    previous: DesiredState | None, status: PipelineStatus | None
+) -> dict[str, tuple[str, FrozenSource]]:
+    """Sources frozen before: a pipeline reads the same objects in every re-run."""
+    if previous is None:
+        return {}
+    uris = {source.name: source.uri for source in previous.document.spec.sources}
+    late = status.sources if status is not None else []
+    return {
+        name: (uris[name], source) for name, source in frozen_sources(previous, late).items() if name in uris
+    }
+
+
+def _refuse_local_paths(document: TrainingPipeline) -> None:
+    for index, source in enumerate(document.spec.sources):
+        scheme, separator, _ = source.uri.partition("://")
+        if not separator or scheme not in _REMOTE:
+            raise ConfigError(
+                f"{source.uri} is not on the network", code=LOCAL_PATH, where=f"spec.sources[{index}].uri"
+            )
+    base = document.spec.base
+    named = {"spec.base.uri": base.uri, "spec.base.delta": base.delta, "spec.base.root": base.root}
+    for stage in document.spec.stages.present():
+        for need in graph.needs(document, stage):
+            if need.stage is None:
+                named[f"spec.stages.{stage}.{need.role}"] = need.reference
+    for where, reference in named.items():
+        if reference is not None and reference != graph.BASE and is_local_folder(reference):
+            raise ConfigError(f"{reference} is a path", code=LOCAL_PATH, where=where)
+
+
+def _refuse_variables(user: Mapping[str, Any]) -> None:
+    """``${VARIABLES}`` are the submitter's; here they would be the controller's, secrets among them."""
+    for path, value in _places(user, ""):
+        found = _VARIABLE.search(value)
+        if found is not None:
+            raise ConfigError(
+                f"the environment variable {found[1]} is only known where the document is submitted",
+                code=UNSET_VARIABLE,
+                where=path,
+                remedy="write the place itself, or submit the document: python -m zhongjing.submit -f FILE",
+            )
+
+
+def _places(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            inner = f"{path}.{key}" if path else str(key)
+            if isinstance(each, str) and key in _PLACES:
+                yield inner, each
+            else:
+                yield from _places(each, inner)
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _places(each, f"{path}[{index}]")

@@ -1,0 +1,190 @@
+"""The two documents of a pipeline on Kubernetes: a TrainingPipeline is the one, its status the other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from zhongjing.backends.kubernetes.codec import (
+    Extras,
+    decode,
+    decode_live,
+    encode,
+    listing_uri,
+    live_progress,
+)
+from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
+from zhongjing.backends.kubernetes.resources import Object
+from zhongjing.codes.storage import CONFLICT
+from zhongjing.config.stages import Stage
+from zhongjing.errors import ConflictError
+from zhongjing.pipeline.state import DesiredState, PipelineStatus, StageStatus
+from zhongjing.pipeline.stored import Versioned
+from zhongjing.storage.layout import Layout
+from zhongjing.storage.manifest import FrozenSource
+from zhongjing.storage.objects import ObjectStore
+from zhongjing.storage.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+OnChange = Callable[[Pipeline, PipelineStatus, PipelineStatus], None]
+"""Called with the object, its status before and its status after, when a new one was written."""
+
+
+class KubernetesRecords:
+    """What the sequencer reads and writes of one pipeline; the resource version is the fence.
+
+    Args:
+        pipelines: the API.
+        store: listings of late sources go there.
+        layout: of the pipeline.
+        pipeline: the object.
+        release: of this controller.
+        may_act: whether this process still leads; asked before every write.
+        on_change: is told of every status that was written.
+    """
+
+    def __init__(
+        self,
+        pipelines: Pipelines,
+        store: ObjectStore,
+        layout: Layout,
+        pipeline: Pipeline,
+        *,
+        release: str,
+        may_act: Callable[[], bool],
+        on_change: OnChange,
+    ) -> None:
+        self._pipelines = pipelines
+        self._store = store
+        self._layout = layout
+        self._release = release
+        self._may_act = may_act
+        self._on_change = on_change
+        self._late: dict[str, FrozenSource] = {}
+        self._live: dict[Stage, Object] = {}
+        self._desired: DesiredState | None = None
+        self._seed: Mapping[Stage, int] = {}
+        self.pipeline = pipeline
+        self.use(pipeline)
+
+    def use(self, pipeline: Pipeline) -> None:
+        """Goes on with another version of the object."""
+        self.pipeline = pipeline
+        self._live = decode_live(pipeline.status) | {
+            stage: live for stage, live in self._live.items() if stage.value in self._stages(pipeline)
+        }
+
+    def want(self, desired: DesiredState) -> None:
+        """Sets what :meth:`desired` says."""
+        self._desired = desired
+
+    def see(self, stage: Stage, progress: Progress) -> bool:
+        """Takes note of live progress for the next write; whether it says anything new."""
+        live = live_progress(progress)
+        before = self._live.get(stage, {})
+        self._live[stage] = live
+        return any(
+            live.get(name) != before.get(name)
+            for name in ("activity", "step", "totalSteps", "metrics", "message")
+        )
+
+    def count_from(self, attempts: Mapping[Stage, int]) -> None:
+        """Sets the attempts that new ones are counted from, where the status knows of none."""
+        self._seed = attempts
+
+    # Records
+
+    def desired(self) -> DesiredState | None:
+        """What is wanted."""
+        return self._desired
+
+    def status(self) -> Versioned[PipelineStatus] | None:
+        """What is so, and the resource version of the object.
+
+        Raises:
+            StorageError: the listing of a late source cannot be read.
+        """
+        return Versioned(self.read(), self.pipeline.version)
+
+    def read(self) -> PipelineStatus:
+        """What is so, without its version."""
+        status = decode(self.pipeline.status, self.pipeline.short_uid, self._listing)
+        if status.stages or not self._seed:
+            return status
+        seeded = {stage: StageStatus(attempt=attempt) for stage, attempt in self._seed.items()}
+        return status.model_copy(update={"stages": seeded})
+
+    def write_status(self, status: PipelineStatus, version: str | None) -> str:
+        """Writes what is so.
+
+        Raises:
+            ConflictError: somebody else wrote in between, or the object is gone.
+        """
+        assert version == self.pipeline.version, "a status is written over the version that was read"
+        before = self.read()
+        for source in status.sources:
+            self._keep_listing(source)
+        self._forget_progress(before, status)
+        value = self.encoded(status)
+        if self._write(value):
+            self._on_change(self.pipeline, before, status)
+        return self.pipeline.version
+
+    def tell(self) -> None:
+        """Writes live progress that was noted since the last write.
+
+        Raises:
+            ConflictError: somebody else wrote in between, or the object is gone.
+        """
+        self._write(self.encoded(self.read()))
+
+    def encoded(self, status: PipelineStatus) -> Object:
+        """The object's status for ``status``."""
+        desired = self._desired
+        resolved = self.pipeline.status.get("resolvedSpec")
+        targets = tuple(Stage(name) for name in _targets(self.pipeline))
+        if desired is not None:
+            resolved = desired.document.spec.model_dump(mode="json", exclude_none=True)
+            targets = tuple(desired.targets)
+        return encode(status, Extras(self._release, targets, resolved, self._live, self._layout))
+
+    def _write(self, value: Object) -> bool:
+        """Writes a status that says something new; whether it did."""
+        if _said(value) == _said(self.pipeline.status):
+            return False
+        if not self._may_act():
+            raise ConflictError("another controller leads now", code=CONFLICT, where=self.pipeline.name)
+        self.pipeline = self._pipelines.write_status(self.pipeline, value)
+        return True
+
+    def _forget_progress(self, before: PipelineStatus, after: PipelineStatus) -> None:
+        """A new attempt has made no step yet, whatever the last one did."""
+        for stage in list(self._live):
+            if before.stage(stage).attempt != after.stage(stage).attempt:
+                del self._live[stage]
+
+    def _listing(self, uri: str) -> FrozenSource:
+        if uri not in self._late:
+            self._late[uri] = self._store.get_record(uri, FrozenSource)
+        return self._late[uri]
+
+    def _keep_listing(self, source: FrozenSource) -> None:
+        uri = listing_uri(self._layout, source)
+        if uri not in self._late:
+            self._store.put_record(uri, source)
+            self._late[uri] = source
+
+    @staticmethod
+    def _stages(pipeline: Pipeline) -> Object:
+        return pipeline.status.get("stages") or {}
+
+
+def _targets(pipeline: Pipeline) -> list[str]:
+    text = str(pipeline.status.get("targets") or "")
+    return [name for name in text.split(",") if name in set(Stage)]
+
+
+def _said(status: Mapping[str, object]) -> dict[str, object]:
+    """What a status says; when it was written is no news."""
+    return {key: value for key, value in status.items() if key != "updatedAt"}
