@@ -14,7 +14,7 @@ spec:
     - name: controller
       image: {{ include "zhongjing.controllerImage" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
-      command: [python, -m, zhongjing.controller, --config, /etc/zhongjing/release/release.yaml]
+      command: [tini, --, python, -m, zhongjing.controller, --config, /etc/zhongjing/release/release.yaml]
       {{- with $opts.args }}
       args:
         {{- toYaml . | nindent 8 }}

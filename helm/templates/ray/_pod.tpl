@@ -53,8 +53,8 @@ spec:
       image: {{ include "zhongjing.image" $root | quote }}
       imagePullPolicy: {{ $values.image.pullPolicy }}
       {{- if $static }}
-      # bash is replaced by Ray, which as the first process hears the signal to drain and to end.
-      command: ["/bin/bash", "-c", {{ include "zhongjing.ray.command" . | toJson }}]
+      # tini reaps what killed jobs leave; bash is replaced by Ray, which hears the signal to drain and to end.
+      command: [tini, --, /bin/bash, -c, {{ include "zhongjing.ray.command" . | toJson }}]
       {{- end }}
       ports:
         {{- if $head }}
