@@ -79,10 +79,12 @@ def base_rules() -> list[Rule]:
 def tiny_rules() -> list[Rule]:
     """Of ``spec.base.tiny``."""
     heads = f"self.?heads.orValue({_default(TinyBase, 'heads')})"
+    kv_heads = f"self.?kvHeads.orValue({_default(TinyBase, 'kv_heads')})"
+    width = f"self.?hiddenSize.orValue({_default(TinyBase, 'hidden_size')})"
     return [
         _rule(
-            f"self.?hiddenSize.orValue({_default(TinyBase, 'hidden_size')}) % {heads} == 0"
-            f" && {heads} % self.?kvHeads.orValue({_default(TinyBase, 'kv_heads')}) == 0",
+            # Rules are also asked of values that a bound refuses: nothing is divided by 0.
+            f"{heads} < 1 || {kv_heads} < 1 || ({width} % {heads} == 0 && {heads} % {kv_heads} == 0)",
             "hiddenSize must be a multiple of heads, and heads of kvHeads",
         )
     ]
@@ -98,10 +100,11 @@ def stage_rules(stage: Stage) -> list[Rule]:
         )
     ]
     if stage is Stage.PPO:
+        batch = f"self.?globalBatchSize.orValue({_default(PpoSettings, 'global_batch_size')})"
+        parts = f"self.?minibatches.orValue({_default(PpoSettings, 'minibatches')})"
         rules.append(
             _rule(
-                f"self.?globalBatchSize.orValue({_default(PpoSettings, 'global_batch_size')})"
-                f" % self.?minibatches.orValue({_default(PpoSettings, 'minibatches')}) == 0",
+                f"{parts} < 1 || {batch} % {parts} == 0",
                 "globalBatchSize must be a multiple of minibatches",
                 at=".globalBatchSize",
             )

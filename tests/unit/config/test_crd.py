@@ -336,3 +336,19 @@ def test_a_stage_must_name_its_data() -> None:
 def test_plain_json_schema_turns_exclusive_bounds_into_numbers() -> None:
     node = {"type": "number", "minimum": 0, "exclusiveMinimum": True, "maximum": 2}
     assert crd_schema.plain_json_schema(node) == {"type": "number", "exclusiveMinimum": 0, "maximum": 2}
+
+
+@pytest.mark.parametrize("name", ["tiny", "zhongjing-13b"])
+def test_the_examples_of_the_cluster_are_the_recipes(name: str) -> None:
+    """But for the places of the data and for what only a cluster has."""
+    recipe = resolve.resolve(resolve.recipe(name))
+    example = resolve.resolve(resolve.load_document(ROOT / "k8s" / "examples" / f"{name}.yaml"))
+    assert example.metadata == recipe.metadata
+    assert example.spec.stages == recipe.spec.stages
+    assert example.spec.base == recipe.spec.base
+    assert example.spec.seed == recipe.spec.seed
+    assert [source.uri for source in example.spec.sources if not source.uri.startswith("s3://")] == []
+    places = {source.name: {"uri": source.uri} for source in example.spec.sources}
+    assert example.spec.sources == [
+        source.model_copy(update=places[source.name]) for source in recipe.spec.sources
+    ]

@@ -113,6 +113,16 @@ def test_a_wrong_field_is_named_with_its_place(line: str, expected: str) -> None
         resolve.resolve(resolve.parse_document(DOCUMENT + line, "my.yaml"))
 
 
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.e-4", ".1e-3", "1.0e-4", "0.0001", "+1e-04"])
+def test_numbers_are_numbers_as_kubectl_reads_them(text: str) -> None:
+    user = resolve.apply_overrides(
+        resolve.parse_document(DOCUMENT, "my.yaml"), [f"spec.stages.sft.learningRate={text}"]
+    )
+    assert user["spec"]["stages"]["sft"]["learningRate"] == 1e-4
+    parsed = resolve.parse_document(DOCUMENT + f"      learningRate: {text}\n", "my.yaml")
+    assert parsed["spec"]["stages"]["ppo"]["learningRate"] == 1e-4
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
