@@ -60,11 +60,6 @@ class Desires:
         """Lets go of a pipeline that is gone."""
         self._known.pop(uid, None)
 
-    def known(self, uid: str) -> DesiredState | None:
-        """What was last wanted, as far as this process remembers."""
-        found = self._known.get(uid)
-        return found[1] if found is not None else None
-
     def of(self, pipeline: Pipeline, status: PipelineStatus | None, now: float) -> DesiredState:
         """What the object's generation wants.
 

@@ -1,0 +1,251 @@
+"""Drives one pipeline: its object, what it wants, and the sequencer that brings it about."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
+from zhongjing.codes.storage import SETTINGS
+from zhongjing.codes.unexpected import UNEXPECTED
+from zhongjing.controller.desire import Desires
+from zhongjing.controller.guard import GuardedBackend
+from zhongjing.controller.records import KubernetesRecords, OnChange
+from zhongjing.errors import (
+    BackendError,
+    BackendUnavailableError,
+    ConflictError,
+    StorageError,
+    TransientError,
+    ZhongjingError,
+)
+from zhongjing.pipeline.actions import Action, Adopt, Conclude, fold
+from zhongjing.pipeline.observe import Policy
+from zhongjing.pipeline.reconcile import Cadence, Reconciler
+from zhongjing.pipeline.state import (
+    CLUSTER_NOT_READY,
+    ConditionType,
+    DesiredState,
+    PipelineStatus,
+    stamp,
+)
+from zhongjing.pipeline.stored import read_progress
+from zhongjing.storage.objects import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+TELL_SECONDS = 4.0  # between writes of live progress
+_TROUBLE_SECONDS = 3.0  # until a pass that could not be made is made again
+_DEFECT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Services:
+    """What all pipelines of a controller share.
+
+    Attributes:
+        pipelines: the API.
+        store: documents and artifacts.
+        desires: what objects want.
+        backend: where jobs run.
+        release: name of this release.
+        policy: times of decisions.
+        cadence: times between passes.
+        may_act: whether this process still leads.
+        on_change: is told of every status that was written.
+    """
+
+    pipelines: Pipelines
+    store: ObjectStore
+    desires: Desires
+    backend: GuardedBackend
+    release: str
+    policy: Policy
+    cadence: Cadence
+    may_act: Callable[[], bool]
+    on_change: OnChange
+
+
+class Driver:
+    """One pipeline of this release.
+
+    Args:
+        services: shared.
+        pipeline: the object as it was first seen.
+    """
+
+    def __init__(self, services: Services, pipeline: Pipeline) -> None:
+        self._services = services
+        layout = services.desires.layout(pipeline)
+        self.records = KubernetesRecords(
+            services.pipelines,
+            services.store,
+            layout,
+            pipeline,
+            release=services.release,
+            may_act=services.may_act,
+            on_change=services.on_change,
+        )
+        self._layout = layout
+        self._reconciler = Reconciler(
+            services.store,
+            layout,
+            services.backend,
+            records=self.records,
+            policy=services.policy,
+            cadence=services.cadence,
+        )
+        self._left_at = ""  # version of the object after the last pass
+        self._turn: str | None = None
+        self._told = 0.0
+        self._counted = False
+        self.due: float | None = None
+        self.error: str | None = None
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The object as it was last seen or written."""
+        return self.records.pipeline
+
+    def is_due(self, pipeline: Pipeline, turn: str | None, now: float) -> bool:
+        """Whether a pass could bring anything new."""
+        changed = pipeline.version != self._left_at or turn != self._turn
+        return changed or (self.due is not None and now >= self.due)
+
+    def drive(self, pipeline: Pipeline, turn: str | None, now: float) -> None:
+        """One pass. Nothing that goes wrong with one pipeline is raised.
+
+        Args:
+            pipeline: the object as it is now.
+            turn: why no stage may start; None: one may.
+            now: seconds since the epoch.
+
+        Raises:
+            ConflictError: the object is another by now; list again.
+        """
+        self.records.use(pipeline)
+        self._turn = turn
+        wait: float | None
+        try:
+            wait = self._pass(pipeline, turn, now)
+            self.error = None
+        except ConflictError:
+            self._left_at = ""
+            raise
+        except Exception as error:
+            wait = self._trouble(error, now)
+        self.due = None if wait is None else now + wait
+        self._left_at = self.pipeline.version
+
+    def _pass(self, pipeline: Pipeline, turn: str | None, now: float) -> float | None:
+        services = self._services
+        self._count_attempts(pipeline)
+        status = self.records.read()
+        try:
+            desired = services.desires.of(pipeline, status, now)
+        except ZhongjingError as error:
+            if self._is_trouble(error):
+                raise
+            return self._refuse(pipeline, status, error, now)
+        if pipeline.is_deleting:
+            desired = desired.model_copy(update={"suspend": True})
+        return self._go(desired, status, turn, now)
+
+    def _go(
+        self, desired: DesiredState, status: PipelineStatus, turn: str | None, now: float
+    ) -> float | None:
+        """A pass of the sequencer, with live progress."""
+        self.records.want(desired)
+        news = self._look(status)
+        version = self.pipeline.version
+        wait = self._reconciler.once(now, turn)
+        if self.pipeline.version != version:
+            self._told = now
+        elif news and now - self._told >= TELL_SECONDS:
+            self.records.tell()
+            self._told = now
+        return wait
+
+    def _look(self, status: PipelineStatus) -> bool:
+        """Notes live progress of the active stages; whether there is anything new."""
+        news = False
+        for stage, entry in status.stages.items():
+            if not entry.state.is_active or entry.key is None:
+                continue
+            progress = read_progress(self._services.store, self._layout, stage, entry.key)
+            if progress is not None and progress.attempt == entry.attempt:
+                news = self.records.see(stage, progress) or news
+        return news
+
+    def _count_attempts(self, pipeline: Pipeline) -> None:
+        """An object of a name that was used before: its attempts go on counting."""
+        if self._counted or pipeline.status.get("stages"):
+            return
+        self.records.count_from(self._services.desires.attempts(pipeline))
+        self._counted = True
+
+    def _refuse(
+        self, pipeline: Pipeline, status: PipelineStatus, error: ZhongjingError, now: float
+    ) -> float | None:
+        """The document cannot be run: says why. What runs goes on under the document that it began with."""
+        active = any(entry.state.is_active for entry in status.stages.values())
+        previous = self._services.desires.previous(pipeline) if active else None
+        sentence = _sentence(error)
+        if previous is not None:
+            logger.warning("%s: generation %d: %s", pipeline.name, pipeline.generation, sentence)
+            suspend = pipeline.suspend or pipeline.is_deleting
+            desired = previous.value.model_copy(update={"suspend": suspend})
+            turn = f"the document as it is now cannot be run: {sentence}"
+            return self._go(desired, status, turn, now)
+        logger.warning("%s: %s", pipeline.name, sentence)
+        actions: list[Action] = [
+            Adopt(pipeline.generation),
+            Conclude(ConditionType.FAILED, error.code.name, sentence, error.remedy),
+        ]
+        self._say(status, actions, now)
+        return None
+
+    def _is_trouble(self, error: ZhongjingError) -> bool:
+        """Whether an error is the cluster's, and may pass, rather than the document's."""
+        if isinstance(error, TransientError | BackendError | ConflictError):
+            return True
+        ours = isinstance(error, StorageError) and (error.where or "").startswith(self._layout.root)
+        return ours or error.code in SETTINGS.codes
+
+    def _trouble(self, error: Exception, now: float) -> float:
+        """Says what keeps the pipeline from going on, and when to try again."""
+        name = self.pipeline.name
+        self.error = str(error)
+        if not isinstance(error, ZhongjingError):
+            # A defect with one pipeline must not end the others.
+            logger.error("%s: a pass failed", name, exc_info=error)
+            message = f"{type(error).__name__}: {error}"
+            action = Conclude(ConditionType.PROGRESSING, UNEXPECTED.name, message, UNEXPECTED.remedy)
+            self._try_to_say(action, now)
+            return _DEFECT_SECONDS
+        logger.warning("%s: %s", name, _sentence(error))
+        if isinstance(error, BackendUnavailableError):
+            return _TROUBLE_SECONDS  # the sequencer has said so
+        reason = error.code.name if isinstance(error, StorageError) else CLUSTER_NOT_READY
+        action = Conclude(ConditionType.PROGRESSING, reason, _sentence(error), error.remedy)
+        self._try_to_say(action, now)
+        return _TROUBLE_SECONDS if isinstance(error, TransientError) else _DEFECT_SECONDS
+
+    def _try_to_say(self, action: Action, now: float) -> None:
+        try:
+            self._say(self.records.read(), [action], now)
+        except ConflictError:
+            raise
+        except ZhongjingError as error:
+            logger.warning("%s: the status could not be written: %s", self.pipeline.name, error.message)
+
+    def _say(self, status: PipelineStatus, actions: list[Action], now: float) -> None:
+        after = fold(status, actions, now)
+        if after != status:
+            after = after.model_copy(update={"updated_at": stamp(now)})
+        self.records.write_status(after, self.pipeline.version)
+
+
+def _sentence(error: ZhongjingError) -> str:
+    return f"{error.where}: {error.message}" if error.where else error.message

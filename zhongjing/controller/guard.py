@@ -1,0 +1,72 @@
+"""The backend as pipelines see it: nothing is submitted by who does not lead, nor beside a forgotten job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from zhongjing.codes.storage import CONFLICT
+from zhongjing.errors import BackendUnavailableError, ConflictError
+from zhongjing.pipeline.backend import Backend, Inspectable, JobDescription, JobRequest
+
+
+class ClusterJobs(Backend, Protocol):
+    """A backend that can also say which jobs there are."""
+
+    def jobs(self) -> list[JobDescription]:
+        """All jobs that Ray knows, ended ones too."""
+        ...
+
+
+class GuardedBackend:
+    """A backend that refuses to act when it must not.
+
+    Args:
+        backend: does the work.
+        may_act: whether this process still leads.
+    """
+
+    def __init__(self, backend: ClusterJobs, may_act: Callable[[], bool]) -> None:
+        self._backend = backend
+        self._may_act = may_act
+        self.unseen: BackendUnavailableError | None = None
+        """Why the jobs could not be listed: one of a pipeline that is gone may be alive."""
+
+    def submit(self, job: JobRequest) -> None:
+        """Submits.
+
+        Raises:
+            ConflictError: another controller leads now.
+            BackendError: as the backend says; also while it is not known what runs there.
+        """
+        self._check()
+        if self.unseen is not None:
+            raise self.unseen
+        self._backend.submit(job)
+
+    def describe(self, submission_id: str) -> JobDescription:
+        """State of a job."""
+        return self._backend.describe(submission_id)
+
+    def stop(self, submission_id: str) -> None:
+        """Ends a job at once. Raises ConflictError where another controller leads now."""
+        self._check()
+        self._backend.stop(submission_id)
+
+    def tail_logs(self, submission_id: str) -> Iterator[str]:
+        """Lines of the driver's log."""
+        return self._backend.tail_logs(submission_id)
+
+    def render(self, job: JobRequest) -> dict[str, object]:
+        """What would be submitted."""
+        return self._backend.render(job)
+
+    def stacks(self, submission_id: str) -> str:
+        """Where each process of the job is."""
+        if isinstance(self._backend, Inspectable):
+            return self._backend.stacks(submission_id)
+        return "this backend cannot look into processes\n"
+
+    def _check(self) -> None:
+        if not self._may_act():
+            raise ConflictError("another controller leads now", code=CONFLICT)

@@ -1,0 +1,221 @@
+"""The loop: looks at all pipelines of the namespace, and gives each its turn.
+
+One thread, level-triggered: what is to be done follows from what is there now, so a pass may be missed,
+repeated or broken off. Pipelines that are settled cost nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from zhongjing.backends.kubernetes.events import Recorder, transitions
+from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
+from zhongjing.backends.kubernetes.releases import CONFIG_LABELS
+from zhongjing.backends.kubernetes.resources import CONFIG_MAPS
+from zhongjing.backends.kubernetes.workloads import INSTANCE
+from zhongjing.config.release import ReleaseConfig
+from zhongjing.controller.desire import Desires
+from zhongjing.controller.driver import Driver, Services
+from zhongjing.controller.farewell import is_expired, lacks_finalizer, remove_artifacts
+from zhongjing.controller.guard import ClusterJobs, GuardedBackend
+from zhongjing.controller.inventory import Inventory
+from zhongjing.controller.metrics import Metrics
+from zhongjing.controller.orphans import Orphans
+from zhongjing.controller.turns import holds_cluster, in_turn, is_ours
+from zhongjing.errors import BackendError, ConflictError, StorageError
+from zhongjing.pipeline.observe import Policy
+from zhongjing.pipeline.reconcile import Cadence
+from zhongjing.pipeline.state import PipelineStatus
+from zhongjing.storage.objects import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+RESYNC_SECONDS = 20.0
+CADENCE = Cadence(active=2.0, waiting=20.0)
+_SHORTEST = 0.05
+_UNREACHABLE_SECONDS = 3.0
+
+
+class Controller:
+    """Drives the pipelines of one release.
+
+    Args:
+        pipelines: the API.
+        release: this release.
+        store: documents and artifacts.
+        backend: the release's Ray.
+        may_act: whether this process leads.
+        recorder: writes events.
+        metrics: of this process.
+        policy: times of decisions.
+        cadence: times between passes of a pipeline.
+        resync_seconds: between full listings.
+    """
+
+    def __init__(
+        self,
+        pipelines: Pipelines,
+        release: ReleaseConfig,
+        store: ObjectStore,
+        backend: ClusterJobs,
+        *,
+        may_act: Callable[[], bool],
+        recorder: Recorder,
+        metrics: Metrics,
+        policy: Policy,
+        cadence: Cadence = CADENCE,
+        resync_seconds: float = RESYNC_SECONDS,
+    ) -> None:
+        self._release = release
+        self._may_act = may_act
+        self._recorder = recorder
+        self._metrics = metrics
+        self._pipelines = pipelines
+        self.inventory = Inventory(pipelines, resync_seconds)
+        self._services = Services(
+            pipelines=pipelines,
+            store=store,
+            desires=Desires(store, release.storage.storage()),
+            backend=GuardedBackend(backend, may_act),
+            release=release.release,
+            policy=policy,
+            cadence=cadence,
+            may_act=may_act,
+            on_change=self._tell,
+        )
+        self._resync = resync_seconds
+        self._orphans = Orphans(backend, self._services, release)
+        self._drivers: dict[str, Driver] = {}
+        self.beat = time.monotonic()
+
+    def run(self, ending: threading.Event) -> None:
+        """Passes, until this process ends or does not lead any more."""
+        self.inventory.start()
+        try:
+            while not ending.is_set() and self._may_act():
+                wait = self.once()
+                self.beat = time.monotonic()
+                if not ending.is_set():
+                    self.inventory.wait(wait)
+        finally:
+            self.inventory.close()
+
+    def once(self) -> float:
+        """One pass over everything; seconds until the next is due. Raises nothing that may pass."""
+        began = time.monotonic()
+        try:
+            wait = self._pass(time.time())
+        except BackendError as error:
+            logger.warning("%s", error)
+            self._metrics.fail(error.message)
+            self.inventory.expire()
+            wait = _UNREACHABLE_SECONDS
+        self._metrics.passed(time.monotonic() - began)
+        return wait
+
+    def _pass(self, now: float) -> float:
+        listed = self.inventory.refresh()
+        everything = self.inventory.all()
+        gone = self._forget(everything)
+        others = self._others(everything)
+        ours = [each for each in everything if is_ours(each, self._release.release, others)]
+        self._orphans.look(everything, now, force=listed or gone)
+        holder = self._orphans.holder
+        times = [self._services.cadence.active] if holder is not None else []
+        for pipeline in in_turn(each for each in ours if self._has_work(each, now)):
+            if not self._may_act():
+                break
+            self.beat = time.monotonic()
+            after = self._attend(pipeline, holder, now)
+            if after is None:
+                continue
+            if holder is None and holds_cluster(after):
+                holder = after.name
+            due = self._drivers[after.uid].due if after.uid in self._drivers else None
+            if due is not None:
+                times.append(due - time.time())
+            if after.is_deleting and not after.is_active:
+                times.append(_SHORTEST)  # what is left is to delete its artifacts
+        self._metrics.count(self.inventory.all(), holder is not None)
+        return max(_SHORTEST, min([*times, self._resync]))
+
+    def _has_work(self, pipeline: Pipeline, now: float) -> bool:
+        """Whether the pipeline is to be looked at; if not, it costs nothing."""
+        return (
+            not pipeline.is_settled
+            or pipeline.is_deleting
+            or lacks_finalizer(pipeline)
+            or is_expired(pipeline, now)
+        )
+
+    def _attend(self, pipeline: Pipeline, holder: str | None, now: float) -> Pipeline | None:
+        """Does what one pipeline needs; the object afterwards, None when it is gone."""
+        try:
+            after = self._upkeep(pipeline, now)
+            if after is not None and not after.is_settled:
+                after = self._drive(after, holder, now)
+        except ConflictError as error:
+            logger.info("%s: %s; looking again", pipeline.name, error.message)
+            self.inventory.expire()
+            # What was written before the conflict counts.
+            driver = self._drivers.get(pipeline.uid)
+            return driver.pipeline if driver is not None else pipeline
+        if after is None:
+            self.inventory.remove(pipeline)
+        else:
+            self.inventory.put(after)
+        return after
+
+    def _upkeep(self, pipeline: Pipeline, now: float) -> Pipeline | None:
+        """Finalizer, time to live, and the last steps of a deletion."""
+        if lacks_finalizer(pipeline):
+            return self._pipelines.set_finalizer(pipeline, pipeline.deletes_artifacts)
+        if is_expired(pipeline, now):
+            logger.info("%s: its time to live is over", pipeline.name)
+            self._pipelines.delete(pipeline)
+            self.inventory.expire()
+        elif pipeline.is_deleting and pipeline.has_finalizer and not pipeline.is_active:
+            try:
+                remove_artifacts(self._services, pipeline)
+            except StorageError as error:
+                logger.warning("%s: its artifacts could not be deleted: %s", pipeline.name, error.message)
+                return pipeline
+            return self._pipelines.set_finalizer(pipeline, False)
+        return pipeline
+
+    def _drive(self, pipeline: Pipeline, holder: str | None, now: float) -> Pipeline:
+        driver = self._drivers.get(pipeline.uid)
+        if driver is None:
+            driver = self._drivers[pipeline.uid] = Driver(self._services, pipeline)
+        turn = f"waits for {holder}" if holder is not None else None
+        if driver.is_due(pipeline, turn, now):
+            driver.drive(pipeline, turn, now)
+            if driver.error is not None:
+                self._metrics.fail(f"{pipeline.name}: {driver.error}")
+        return driver.pipeline
+
+    def _forget(self, everything: Sequence[Pipeline]) -> bool:
+        """Lets go of pipelines that are gone; whether there were any."""
+        there = {each.uid for each in everything}
+        gone = [uid for uid in self._drivers if uid not in there]
+        for uid in gone:
+            logger.info("%s is gone", self._drivers[uid].pipeline.name)
+            del self._drivers[uid]
+            self._services.desires.forget(uid)
+        return bool(gone)
+
+    def _others(self, everything: Sequence[Pipeline]) -> frozenset[str]:
+        """Releases that are installed beside this one; asked for only where it matters."""
+        mine = self._release.release
+        if all(each.managed_by is not None or each.release in (None, mine) for each in everything):
+            return frozenset()
+        found = self._pipelines.api.find(CONFIG_MAPS, labels=CONFIG_LABELS).items
+        names = {str((each["metadata"].get("labels") or {}).get(INSTANCE) or "") for each in found}
+        return frozenset(names - {mine})
+
+    def _tell(self, pipeline: Pipeline, before: PipelineStatus, after: PipelineStatus) -> None:
+        for note in transitions(before, after):
+            self._recorder.tell(pipeline, note)

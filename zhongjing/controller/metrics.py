@@ -1,0 +1,99 @@
+"""What ``/metrics`` tells of the controller."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.pipeline.state import QUEUED
+
+_PASS_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+
+class Metrics:
+    """Metrics of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        prefix = "zhongjing_controller"
+        self._passes = Histogram(
+            f"{prefix}_pass_seconds",
+            "Passes over all pipelines.",
+            registry=self.registry,
+            buckets=_PASS_BUCKETS,
+        )
+        self._failures = Counter(
+            f"{prefix}_failures",
+            "Passes that the Kubernetes API or a defect broke off.",
+            registry=self.registry,
+        )
+        self._pipelines = Gauge(
+            f"{prefix}_pipelines", "Pipelines of this release by state.", ["state"], registry=self.registry
+        )
+        self._queue = Gauge(
+            f"{prefix}_queue_length", "Pipelines that wait for the cluster.", registry=self.registry
+        )
+        self._busy = Gauge(
+            f"{prefix}_cluster_busy", "1 while a pipeline has the cluster.", registry=self.registry
+        )
+        self._progress = Gauge(
+            "zhongjing_stage_progress_percent",
+            "Progress of the active stage.",
+            ["pipeline", "stage"],
+            registry=self.registry,
+        )
+        self._attempts = Gauge(
+            "zhongjing_stage_attempts",
+            "Attempts of the stages of unfinished pipelines.",
+            ["pipeline", "stage"],
+            registry=self.registry,
+        )
+        self._leader = Gauge(f"{prefix}_leader", "1 while this process leads.", registry=self.registry)
+        self._requests = Gauge(
+            f"{prefix}_api_requests_total", "Requests to the Kubernetes API.", registry=self.registry
+        )
+        self.last_error = ""
+
+    def observe(self, is_leader: Callable[[], bool], requests: Callable[[], int]) -> None:
+        """Sets where the values come from that are read when somebody asks."""
+        self._leader.set_function(lambda: float(is_leader()))
+        self._requests.set_function(lambda: float(requests()))
+
+    def passed(self, seconds: float) -> None:
+        """Counts a pass."""
+        self._passes.observe(seconds)
+
+    def fail(self, message: str) -> None:
+        """Counts a pass that was broken off."""
+        self._failures.inc()
+        self.last_error = message
+
+    def count(self, pipelines: Iterable[Pipeline], busy: bool) -> None:
+        """Takes stock of the pipelines of this release."""
+        states: Tally[str] = Tally()
+        self._progress.clear()
+        self._attempts.clear()
+        for pipeline in pipelines:
+            condition = pipeline.condition() or {}
+            progressing = condition.get("type") == "Progressing"
+            states[str(condition.get("reason" if progressing else "type") or "Pending")] += 1
+            if pipeline.is_settled:
+                continue
+            for stage, entry in (pipeline.status.get("stages") or {}).items():
+                self._attempts.labels(pipeline.name, stage).set(entry.get("attempt") or 0)
+                if entry.get("state") == "Running":
+                    self._progress.labels(pipeline.name, stage).set(
+                        (entry.get("progress") or {}).get("percent") or 0
+                    )
+        self._pipelines.clear()
+        for state, number in states.items():
+            self._pipelines.labels(state).set(number)
+        self._queue.set(states[QUEUED])
+        self._busy.set(float(busy))
+
+    def text(self) -> bytes:
+        """What Prometheus reads."""
+        return generate_latest(self.registry)

@@ -1,0 +1,100 @@
+"""Jobs whose pipeline is gone: nobody deletes a pipeline to let its job go on for days.
+
+An object without a finalizer is gone at once, with its status. What is left of it is in the job's metadata:
+which stage, key and attempt it is. So it is asked to stop with a checkpoint, and ended when it does not.
+While one lives it has the cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.config.release import ReleaseConfig
+from zhongjing.config.stages import Stage
+from zhongjing.controller.driver import Services
+from zhongjing.controller.guard import ClusterJobs
+from zhongjing.controller.turns import orphans
+from zhongjing.errors import BackendError, BackendUnavailableError, StorageError
+from zhongjing.pipeline.backend import JobDescription, JobState
+from zhongjing.pipeline.state import StopReason
+from zhongjing.storage.layout import Layout
+
+logger = logging.getLogger(__name__)
+
+
+class Orphans:
+    """Finds and stops them.
+
+    Args:
+        backend: lists jobs.
+        services: shared by all pipelines.
+        release: this release.
+    """
+
+    def __init__(self, backend: ClusterJobs, services: Services, release: ReleaseConfig) -> None:
+        self._backend = backend
+        self._services = services
+        self._release = release
+        self._asked: dict[str, float] = {}
+        self._looked = False
+        self.holder: str | None = None
+        """What has the cluster, in words; None where no orphan lives."""
+
+    def look(self, pipelines: Sequence[Pipeline], now: float, *, force: bool) -> None:
+        """Looks at the jobs, if there is reason to.
+
+        Args:
+            pipelines: all objects of the namespace.
+            now: seconds since the epoch.
+            force: there may be new ones: an object has gone, or much time has passed.
+        """
+        guard = self._services.backend
+        if not force and self._looked and guard.unseen is None and self.holder is None:
+            return
+        self._looked = True
+        try:
+            jobs = self._backend.jobs()
+        except BackendError as error:
+            if guard.unseen is None:
+                logger.warning("the jobs of Ray cannot be listed: %s", error.message)
+            # Whatever it is: until Ray says what runs, nothing else may begin there.
+            guard.unseen = BackendUnavailableError(
+                error.message, code=error.code, where=error.where, remedy=error.remedy
+            )
+            return
+        guard.unseen = None
+        alive = orphans(jobs, pipelines, self._release.namespace)
+        self._asked = {job.submission_id: self._asked.get(job.submission_id, now) for job in alive}
+        self.holder = f"{alive[0].submission_id}, whose pipeline is gone" if alive else None
+        for job in alive:
+            try:
+                self._end(job, now)
+            except (BackendError, StorageError) as error:
+                logger.warning("%s could not be stopped: %s", job.submission_id, error.message)
+
+    def _end(self, job: JobDescription, now: float) -> None:
+        services = self._services
+        patience = services.policy.stop_seconds
+        if job.state is JobState.PENDING or now - self._asked[job.submission_id] >= patience:
+            logger.info("ending %s: its pipeline is gone", job.submission_id)
+            services.backend.stop(job.submission_id)
+            return
+        uri = self._stop_object(job)
+        if uri is None:
+            logger.warning("%s does not say which attempt it is; it is ended", job.submission_id)
+            services.backend.stop(job.submission_id)
+        elif not services.store.exists(uri):
+            logger.info("asking %s to stop: its pipeline is gone", job.submission_id)
+            message = "the pipeline was deleted"
+            services.store.put_json(uri, {"reason": StopReason.SUPERSEDED, "message": message})
+
+    def _stop_object(self, job: JobDescription) -> str | None:
+        told = job.metadata
+        try:
+            stage, key, attempt = Stage(told["stage"]), told["key"], int(told["attempt"])
+            layout = Layout(self._release.storage.uri, told["namespace"], told["pipeline"])
+        except (KeyError, ValueError):
+            return None
+        return layout.stage(stage, key).stop(attempt)

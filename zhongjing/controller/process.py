@@ -1,0 +1,188 @@
+"""The controller as a process: settings, services, signals, and the two states of leading and waiting."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from zhongjing import __version__
+from zhongjing.backends.kubernetes.api import connect
+from zhongjing.backends.kubernetes.events import Recorder
+from zhongjing.backends.kubernetes.leases import Election, Timing
+from zhongjing.backends.kubernetes.pipelines import Pipelines
+from zhongjing.backends.ray_jobs import RayJobsBackend
+from zhongjing.config.release import ReleaseConfig, load_release
+from zhongjing.controller.loop import CADENCE, Controller
+from zhongjing.controller.metrics import Metrics
+from zhongjing.controller.server import HealthServer
+from zhongjing.errors import ZhongjingError
+from zhongjing.pipeline.observe import Policy
+from zhongjing.pipeline.reconcile import Cadence
+from zhongjing.storage.admin import BucketAdmin
+from zhongjing.storage.objects import ObjectStore, open_store
+
+logger = logging.getLogger("zhongjing.controller")
+
+STORE_SECONDS = 10.0  # how long one request of a pass bears an outage of the store
+STUCK_SECONDS = 300.0  # a pass that takes so long is stuck: listing ten thousand objects takes seconds
+_LEASE_SECONDS = 4.0  # of one request for the lease
+_BUCKET_SECONDS = 5.0  # between attempts to make the bucket
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a controller; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        release = load_release(options.config)
+        process = ControllerProcess(release, options)
+        signal.signal(signal.SIGTERM, process.terminate)
+        signal.signal(signal.SIGINT, process.terminate)
+        process.run()
+    except ZhongjingError as error:
+        logger.error("%s", error)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m zhongjing.controller",
+        description="Drives the TrainingPipelines of a namespace on the Ray cluster of its release.",
+    )
+    parser.add_argument("--config", type=Path, required=True, help="release.yaml of the release")
+    parser.add_argument("--port", type=int, default=8080, help="of /healthz, /readyz and /metrics; 0: any")
+    parser.add_argument("--context", help="of the kubeconfig, outside the cluster")
+    parser.add_argument("--ray-address", help="URL of the Jobs API, outside the cluster")
+    parser.add_argument(
+        "--ray-token",
+        type=Path,
+        default=os.environ.get("RAY_AUTH_TOKEN_PATH"),
+        help="file with the token of the Jobs API",
+    )
+    parser.add_argument("--ray-package", default="jobs", help=argparse.SUPPRESS)
+    parser.add_argument("--cadence", type=float, default=CADENCE.active, help=argparse.SUPPRESS)
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    return parser
+
+
+class ControllerProcess:
+    """One controller: stands for election, and drives pipelines while it leads.
+
+    Args:
+        release: the release that it belongs to.
+        options: of the command line.
+    """
+
+    def __init__(self, release: ReleaseConfig, options: argparse.Namespace) -> None:
+        self._release = release
+        self._options = options
+        self._ending = threading.Event()
+        self._api = connect(options.context, release.namespace)
+        self._identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
+        self._election = Election(
+            connect(options.context, release.namespace, seconds=_LEASE_SECONDS),
+            f"{release.fullname}-controller",
+            self._identity,
+            timing=Timing(),
+        )
+        self._metrics = Metrics()
+        self._metrics.observe(lambda: self._election.is_leader, lambda: self._api.requests)
+        self._loop: Controller | None = None
+        self._server = HealthServer(
+            options.port, healthy=self._unhealthy, ready=self._unready, metrics=self._metrics.text
+        )
+
+    def run(self) -> None:
+        """Runs until a signal ends it.
+
+        Raises:
+            ZhongjingError: the configuration is wrong.
+        """
+        logger.info(
+            "zhongjing %s, release %s in %s, %s, health on port %d",
+            __version__,
+            self._release.release,
+            self._release.namespace,
+            self._identity,
+            self._server.port,
+        )
+        self._server.start()
+        self._election.start()
+        try:
+            while not self._ending.is_set():
+                if self._election.wait(1.0):
+                    self._lead()
+        finally:
+            self._election.close()
+            self._server.close()
+            logger.info("ended")
+
+    def terminate(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: ends after the pass that is under way."""
+        self._ending.set()
+        if self._loop is not None:
+            self._loop.inventory.expire()
+
+    def _lead(self) -> None:
+        store = self._store()
+        if store is None:
+            return
+        controller = Controller(
+            Pipelines(self._api),
+            self._release,
+            store,
+            self._backend(),
+            may_act=lambda: self._election.is_leader,
+            recorder=Recorder(self._api, self._identity),
+            metrics=self._metrics,
+            policy=Policy(command=f"python -m zhongjing.submit -n {self._release.namespace}"),
+            cadence=Cadence(active=self._options.cadence, waiting=CADENCE.waiting),
+        )
+        self._loop = controller
+        try:
+            controller.run(self._ending)
+        finally:
+            self._loop = None
+
+    def _store(self) -> ObjectStore | None:
+        """The object store, as soon as it answers; None when this process shall end or lost the lead."""
+        storage = self._release.storage.storage().model_copy(update={"deadline_seconds": STORE_SECONDS})
+        while not self._ending.is_set() and self._election.is_leader:
+            try:
+                store = open_store(storage)
+                if self._release.storage.bundled:
+                    BucketAdmin(storage).ensure_bucket(storage.uri)
+            except ZhongjingError as error:
+                # A store that is being started, or credentials that are still to come.
+                logger.warning("waiting for the object store: %s", error)
+                self._metrics.fail(error.message)
+                self._ending.wait(_BUCKET_SECONDS)
+            else:
+                return store
+        return None
+
+    def _backend(self) -> RayJobsBackend:
+        address = self._options.ray_address or self._release.ray_address
+        token = self._options.ray_token.read_text().strip() if self._options.ray_token else None
+        return RayJobsBackend(address, token, package=self._options.ray_package)
+
+    def _unhealthy(self) -> str | None:
+        loop = self._loop
+        if loop is None or time.monotonic() - loop.beat < STUCK_SECONDS:
+            return None
+        return f"no pass for {time.monotonic() - loop.beat:.0f} s"
+
+    def _unready(self) -> str | None:
+        return "ending" if self._ending.is_set() else None

@@ -1,0 +1,62 @@
+"""Who may use the cluster: one stage at a time, the rest queue by priority and age. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.pipeline.backend import JobDescription, JobState
+from zhongjing.pipeline.state import RETRYING, ConditionType
+
+
+def is_ours(pipeline: Pipeline, release: str, others: Collection[str]) -> bool:
+    """Whether this release runs the pipeline.
+
+    The one that it asks for does, else the one that took it up first. What a release took up that is gone
+    may be taken over.
+
+    Args:
+        pipeline: the object.
+        release: this release.
+        others: other releases that are installed in the namespace.
+    """
+    if pipeline.managed_by is not None:
+        return pipeline.managed_by == release
+    return pipeline.release in (None, release) or pipeline.release not in others
+
+
+def holds_cluster(pipeline: Pipeline) -> bool:
+    """Whether the pipeline has the cluster: an attempt may be alive, or will be tried again."""
+    condition = pipeline.condition() or {}
+    retrying = condition.get("type") == ConditionType.PROGRESSING.value and condition["reason"] == RETRYING
+    return pipeline.is_active or (retrying and not pipeline.suspend)
+
+
+def in_turn(pipelines: Iterable[Pipeline]) -> list[Pipeline]:
+    """Those that have the cluster, then the others: highest priority first, then oldest, then by name."""
+    return sorted(
+        pipelines, key=lambda each: (not holds_cluster(each), -each.priority, each.created, each.name)
+    )
+
+
+def orphans(
+    jobs: Iterable[JobDescription], pipelines: Iterable[Pipeline], namespace: str
+) -> list[JobDescription]:
+    """Jobs that are alive and belong to no object any more.
+
+    Args:
+        jobs: all that the cluster's Ray knows.
+        pipelines: all objects of the namespace, also those of other releases.
+        namespace: of this release.
+    """
+    known = {f"{each.name}-{each.short_uid}-" for each in pipelines}
+    found = []
+    for job in jobs:
+        if job.state not in (JobState.PENDING, JobState.RUNNING):
+            continue
+        # A job without our metadata was submitted by hand: none of our business.
+        if job.metadata.get("namespace") != namespace or "specHash" not in job.metadata:
+            continue
+        if not any(job.submission_id.startswith(prefix) for prefix in known):
+            found.append(job)
+    return found
