@@ -50,6 +50,11 @@ def test_the_charts_file_equals_the_models() -> None:
     assert yaml.safe_load(crd.crd_yaml()) == crd.crd()
 
 
+def test_the_values_schema_holds_the_pipelines_spec() -> None:
+    values = json.loads((ROOT / crd.VALUES_SCHEMA_FILE).read_text(encoding="utf-8"))
+    assert values["$defs"]["pipelineSpec"] == crd.pipeline_values_schema(), "run: make generated"
+
+
 def test_make_generated_leaves_the_rest_of_the_values_schema_alone(tmp_path: Path) -> None:
     file = tmp_path / crd.VALUES_SCHEMA_FILE
     file.parent.mkdir(parents=True)
