@@ -173,10 +173,10 @@ def _store_for(
     if not any(place.startswith("s3://") for place in places):
         return None
     if local or workdir is not None:
-        from zhongjing.cli.places import local_workdir
+        from zhongjing.cli.places import choose
         from zhongjing.cli.sessions import open_runs
 
-        return stack.enter_context(open_runs(local_workdir(local=local, workdir=workdir))).store
+        return stack.enter_context(open_runs(choose(local=local, workdir=workdir))).store
     import os
 
     from zhongjing.config.sources import Storage

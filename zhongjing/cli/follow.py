@@ -11,6 +11,7 @@ from zhongjing.cli.display.view import RunView, StageView, view
 from zhongjing.cli.guard import FAILED, OK
 from zhongjing.cli.guard import INTERRUPTED as INTERRUPTED_EXIT
 from zhongjing.cli.problem import Problem
+from zhongjing.cli.sessions import command_line
 from zhongjing.codes import find
 from zhongjing.codes.data import MISSING_INPUT
 from zhongjing.codes.unexpected import INTERRUPTED
@@ -75,6 +76,7 @@ def look(session: Session, desired: DesiredState) -> RunView:
         progress,
         dashboard_url=session.dashboard_url,
         dashboard_login=session.dashboard_login,
+        flags=session.flags,
     )
 
 
@@ -197,7 +199,8 @@ def ending(seen: RunView) -> list[str]:
             lines += _problem_of(seen, stage, short=True).lines()
             remedies.add(status.remedy or "")
             if status.submission_id is not None:
-                lines.append(f"  log: zhongjing logs {seen.name} --stage {stage.stage} --local")
+                log = command_line("logs", seen.name, f"--stage {stage.stage}", seen.flags)
+                lines.append(f"  log: {log}")
         elif stage.state in _SILENT:
             lines.append(f"{stage.stage}: {stage.doing}: {status.message or status.reason}")
             if status.remedy and status.remedy not in remedies:

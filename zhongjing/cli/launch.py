@@ -15,7 +15,8 @@ from zhongjing.cli.console import Console
 from zhongjing.cli.display.text import count, table
 from zhongjing.cli.example import is_example, parse, with_examples
 from zhongjing.cli.guard import OK
-from zhongjing.cli.options import DEFAULT_WORKDIR, StageName, StageTarget
+from zhongjing.cli.options import StageName, StageTarget
+from zhongjing.cli.places import LocalPlace, Place
 from zhongjing.cli.run import attend
 from zhongjing.cli.sessions import open_or_create, open_runs
 from zhongjing.codes.storage import BUCKET_NOT_FOUND
@@ -45,15 +46,13 @@ class Order:
     rerun: tuple[StageName, ...] = ()
     refresh_data: bool = False
 
-    def command(self, workdir: Path) -> str:
+    def command(self, place: Place) -> str:
         """The command line without its stage: what a remedy tells the user to type."""
-        words = ["python", "-m", "zhongjing.submit", "--local"]
+        words = ["python", "-m", "zhongjing.submit", *shlex.split(place.flags)]
         if self.document is not None:
             words += ["-f", self.document]
         elif self.recipe != "tiny":
             words += ["--recipe", self.recipe]
-        if workdir != DEFAULT_WORKDIR:
-            words += ["--workdir", str(workdir)]
         for override in self.overrides:
             words += ["--set", override]
         return shlex.join(words)
@@ -74,8 +73,8 @@ class Order:
         return [Stage(stage.value) for stage in self.rerun]
 
 
-def launch(order: Order, workdir: Path, console: Console, *, wait: bool, wait_for_input: bool) -> int:
-    """Brings about what was asked for; returns the exit code.
+def launch(order: Order, place: LocalPlace, console: Console, *, wait: bool, wait_for_input: bool) -> int:
+    """Brings about what was asked for on this machine; returns the exit code.
 
     What can be found wrong without a running service is found first.
 
@@ -83,6 +82,7 @@ def launch(order: Order, workdir: Path, console: Console, *, wait: bool, wait_fo
         ConfigError, DataError: bad input.
         BackendError, StorageError: the place cannot be reached.
     """
+    workdir = place.workdir
     user = order.user()
     document = resolve(user)
     check(document, order)
@@ -90,18 +90,18 @@ def launch(order: Order, workdir: Path, console: Console, *, wait: bool, wait_fo
     from zhongjing.cli.preflight.machine import check_machine
 
     known = is_known(document, workdir)
-    notes = [] if known else check_first_run(document, order, workdir)
+    notes = [] if known else check_first_run(document, order, place)
     check_room(workdir)
     if not known:
         check_machine(document, graph.targets(document, order.stages(document)))
     console.say(f"{document.name}: runs in {workdir}")
-    with open_or_create(workdir) as session:
+    with open_or_create(place) as session:
         notes += check_again(session, document, order) if known else []
         for note in notes:
             console.say(f"note: {note}")
         user = with_examples(user, workdir / "example")
         for attempt in range(1, _ATTEMPTS + 1):
-            prepared = _prepare(session, user, document, order, workdir, on_upload=_announcer(console))
+            prepared = prepared_for(session, user, document, order, place, on_upload=announcer(console))
             check_machine(document, [each.stage for each in prepared.forecasts if each.action == "run"])
             try:
                 desired = session.apply(prepared.desired)
@@ -112,7 +112,7 @@ def launch(order: Order, workdir: Path, console: Console, *, wait: bool, wait_fo
                 continue
             except KeyboardInterrupt:
                 # Before it was applied there is nothing to stop; but it may just have been.
-                if not _is_applied(session, prepared.desired):
+                if not is_applied(session, prepared.desired):
                     raise
                 return attend(session, prepared.desired, console, interrupted=True)
             break
@@ -121,30 +121,32 @@ def launch(order: Order, workdir: Path, console: Console, *, wait: bool, wait_fo
         return attend(session, desired, console, wait=wait, wait_for_input=wait_for_input)
 
 
-def _is_applied(session: Session, desired: DesiredState) -> bool:
+def is_applied(session: Session, desired: DesiredState) -> bool:
+    """Whether what was prepared is wanted already."""
     there = session.desired(desired.pipeline)
     return there is not None and (there.uid, there.generation) == (desired.uid, desired.generation)
 
 
-def dry_run_of(order: Order, workdir: Path, console: Console, *, as_yaml_text: bool) -> int:
+def dry_run_of(order: Order, place: LocalPlace, console: Console, *, as_yaml_text: bool) -> int:
     """Prints the complete document and what would run; starts no job.
 
     Where nothing was ever run, everything would, and no service is started to find that out.
     """
+    workdir = place.workdir
     user = order.user()
     document = resolve(user)
     check(document, order)
     from zhongjing.cli.preflight.machine import check_machine
 
     known = is_known(document, workdir)
-    notes = [] if known else check_first_run(document, order, workdir)
+    notes = [] if known else check_first_run(document, order, place)
     if workdir.is_dir():
-        with open_runs(workdir) as session:
+        with open_runs(place) as session:
             notes += check_again(session, document, order) if known else []
-            document, forecasts, more = _preview(session, order, user, document, workdir)
+            document, forecasts, more = _preview(session, order, user, document, place)
             notes += more
     else:
-        forecasts = first_forecasts(document, order, workdir)
+        forecasts = first_forecasts(document, order, place)
     try:
         check_machine(document, [each.stage for each in forecasts if each.action == "run"])
     except ConfigError as error:
@@ -170,7 +172,7 @@ def is_known(document: TrainingPipeline, workdir: Path) -> bool:
     return document.name in Workdir(workdir).pipelines()
 
 
-def check_first_run(document: TrainingPipeline, order: Order, workdir: Path) -> list[str]:
+def check_first_run(document: TrainingPipeline, order: Order, place: LocalPlace) -> list[str]:
     """Checks what a pipeline that was never run here needs, without a running service; returns notes.
 
     Raises:
@@ -180,9 +182,9 @@ def check_first_run(document: TrainingPipeline, order: Order, workdir: Path) -> 
     from zhongjing.cli.preflight.models import check_models
     from zhongjing.cli.preflight.sources import check_sources
 
-    stages = [forecast.stage for forecast in first_forecasts(document, order, workdir)]
+    stages = [forecast.stage for forecast in first_forecasts(document, order, place)]
     check_models(document, stages)
-    return check_sources(document, stages, empty_store=not workdir.is_dir())
+    return check_sources(document, stages, empty_store=not place.workdir.is_dir())
 
 
 def check_again(session: Session, document: TrainingPipeline, order: Order) -> list[str]:
@@ -215,8 +217,8 @@ def _frozen(session: Session, document: TrainingPipeline) -> set[str]:
     }
 
 
-def first_forecasts(document: TrainingPipeline, order: Order, workdir: Path) -> list[Forecast]:
-    """What would become of each stage in a workdir where nothing was ever run.
+def first_forecasts(document: TrainingPipeline, order: Order, place: Place) -> list[Forecast]:
+    """What would become of each stage in a place where nothing was ever run.
 
     Raises:
         MissingInputError: a stage that is only needed was never made.
@@ -226,7 +228,7 @@ def first_forecasts(document: TrainingPipeline, order: Order, workdir: Path) -> 
         stage: StagePlan(stage, stage in targets, graph.needs(document, stage), (), None, {}, {})
         for stage in graph.closure(document, targets)
     }
-    missing = missing_input(plan, {}, order.command(workdir))
+    missing = missing_input(plan, {}, order.command(place))
     if missing is not None:
         raise missing
     return [Forecast(stage, "run", "was never run", None) for stage in plan]
@@ -251,16 +253,17 @@ def forecast_lines(forecasts: list[Forecast]) -> list[str]:
     return shown
 
 
-def _prepare(
+def prepared_for(
     session: Session,
     user: UserDocument,
     document: TrainingPipeline,
     order: Order,
-    workdir: Path,
+    place: Place,
     *,
     upload: bool = True,
     on_upload: OnUpload | None = None,
 ) -> Prepared:
+    """What ``session`` would apply of ``user``; as :func:`zhongjing.pipeline.prepare.prepare`."""
     try:
         return prepare(
             session,
@@ -269,24 +272,24 @@ def _prepare(
             rerun=order.reruns(),
             refresh_data=order.refresh_data,
             upload=upload,
-            command=order.command(workdir),
+            command=order.command(place),
             on_upload=on_upload,
         )
     except StorageError as error:
         from zhongjing.cli.preflight.sources import outside
 
         # The store of a local run has one bucket: who names another one means another store.
-        for source in document.spec.sources:
+        for source in document.spec.sources if isinstance(place, LocalPlace) else ():
             if error.code is BUCKET_NOT_FOUND and error.where == source.uri:
                 raise outside(source) from error
         raise
 
 
 def _preview(
-    session: Session, order: Order, user: UserDocument, document: TrainingPipeline, workdir: Path
+    session: Session, order: Order, user: UserDocument, document: TrainingPipeline, place: LocalPlace
 ) -> tuple[TrainingPipeline, list[Forecast], list[str]]:
-    user = with_examples(user, workdir / "example")
-    prepared = _prepare(session, user, document, order, workdir, upload=False)
+    user = with_examples(user, place.workdir / "example")
+    prepared = prepared_for(session, user, document, order, place, upload=False)
     # Shown as it was written: a document with the paths of this workdir would be of no use elsewhere.
     uris = {source.name: source.uri for source in document.spec.sources if is_example(source.uri)}
     shown = prepared.desired.document
@@ -309,7 +312,7 @@ def _print_dry_run(
         console.result(
             {
                 "document": document.model_dump(mode="json", exclude_none=True),
-                "plan": [_forecast_object(forecast) for forecast in forecasts],
+                "plan": [forecast_object(forecast) for forecast in forecasts],
                 "notes": notes,
             }
         )
@@ -319,7 +322,8 @@ def _print_dry_run(
     console.raw(as_yaml(document))
 
 
-def _forecast_object(forecast: Forecast) -> dict[str, Any]:
+def forecast_object(forecast: Forecast) -> dict[str, Any]:
+    """A forecast for programs."""
     return {
         "stage": forecast.stage.value,
         "action": forecast.action,
@@ -329,7 +333,7 @@ def _forecast_object(forecast: Forecast) -> dict[str, Any]:
     }
 
 
-def _announcer(console: Console) -> OnUpload:
+def announcer(console: Console) -> OnUpload:
     """Says which large files are being uploaded."""
 
     def announce(name: str, done: int, size: int) -> None:

@@ -1,8 +1,10 @@
-"""Which backend a command speaks to: this machine's workdir, or a cluster."""
+"""Which place a command speaks to: a workdir of this machine, or a release on a cluster."""
 
 from __future__ import annotations
 
 import os
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,40 @@ from zhongjing.errors import BackendError, ConfigError
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
-def local_workdir(
+@dataclass(frozen=True)
+class LocalPlace:
+    """This machine. What runs there is kept in ``workdir``."""
+
+    workdir: Path
+
+    @property
+    def flags(self) -> str:
+        """The options that name the place."""
+        words = ["--local"]
+        if self.workdir != DEFAULT_WORKDIR:
+            words += ["--workdir", str(self.workdir)]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class ClusterPlace:
+    """A release on a cluster; None: the context's namespace, the current context, the only release."""
+
+    namespace: str | None = None
+    context: str | None = None
+    release: str | None = None
+
+    @property
+    def flags(self) -> str:
+        """The options that name the place, as they were given."""
+        given = {"-n": self.namespace, "--context": self.context, "--release": self.release}
+        return shlex.join(word for name, value in given.items() if value for word in (name, value))
+
+
+Place = LocalPlace | ClusterPlace
+
+
+def choose(
     *,
     local: bool,
     workdir: Path | None,
@@ -22,11 +57,11 @@ def local_workdir(
     context: str | None = None,
     release: str | None = None,
     strict: bool = False,
-) -> Path:
-    """The workdir of a local run.
+) -> Place:
+    """The place that the options name.
 
-    ``--local`` and ``--workdir`` say so plainly. Without them a command that only looks (``strict=False``)
-    takes the default workdir when it is there and nothing points to a cluster.
+    ``--local`` and ``--workdir`` mean this machine, and so does a machine without a kubeconfig for commands
+    that only look (``strict=False``) where the default workdir is there. Else it is the cluster.
 
     Args:
         local: whether ``--local`` was given.
@@ -37,37 +72,30 @@ def local_workdir(
         strict: only ``--local`` means this machine (submit).
 
     Raises:
-        ConfigError: options of a cluster beside ``--local``.
-        BackendError: no cluster can be reached.
+        ConfigError: options of a cluster beside those of this machine, or an unknown context.
+        BackendError: there is no kubeconfig.
     """
     cluster = {"--namespace": namespace, "--context": context, "--release": release}
     given = [name for name, value in cluster.items() if value is not None]
-    if local and given:
+    mine = "--local" if local else "--workdir" if workdir is not None else None
+    if mine is not None and given:
         raise ConfigError(
-            f"{' and '.join(given)} belong to a cluster, --local to this machine",
+            f"{' and '.join(given)} belong to a cluster, {mine} to this machine",
             code=INVALID_OPTION,
             remedy="leave one of them out",
         )
-    if local or (workdir is not None and not strict and not given):
-        return workdir or DEFAULT_WORKDIR
-    kubeconfig = find_kubeconfig(context)
-    if kubeconfig is None and not strict and not given and DEFAULT_WORKDIR.is_dir():
-        return DEFAULT_WORKDIR
-    raise _no_cluster(kubeconfig)
-
-
-def _no_cluster(kubeconfig: str | None) -> BackendError:
-    if kubeconfig is None:
-        return BackendError(
-            "there is no cluster: no usable kubeconfig was found",
-            code=NO_CLUSTER,
-            remedy="add --local to run on this machine, or point KUBECONFIG to a cluster",
-        )
-    return BackendError(
-        "this version does not submit to clusters yet",
+    if strict and workdir is not None and not local:
+        raise ConfigError("--workdir is the folder of a local run", code=INVALID_OPTION, remedy="add --local")
+    if mine is not None:
+        return LocalPlace(workdir or DEFAULT_WORKDIR)
+    if find_kubeconfig(context) is not None:
+        return ClusterPlace(namespace, context, release)
+    if not strict and not given and DEFAULT_WORKDIR.is_dir():
+        return LocalPlace(DEFAULT_WORKDIR)
+    raise BackendError(
+        "there is no cluster: no usable kubeconfig was found",
         code=NO_CLUSTER,
-        where=kubeconfig,
-        remedy="add --local to run on this machine",
+        remedy="add --local to run on this machine, or point KUBECONFIG to a cluster",
     )
 
 

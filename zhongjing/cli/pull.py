@@ -18,8 +18,8 @@ import typer
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import guarded
 from zhongjing.cli.options import Format, KubeContext, Local, Namespace, OutputFormat, Release, Workdir
-from zhongjing.cli.places import local_workdir
-from zhongjing.cli.sessions import find, open_runs, split_target
+from zhongjing.cli.places import choose
+from zhongjing.cli.sessions import command_line, find, open_runs, split_target
 from zhongjing.codes.command import NOT_RUN_YET, TARGET_IN_USE
 from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.codes.storage import DAMAGED_OBJECT
@@ -79,7 +79,7 @@ def pull(
 ) -> None:
     """Fetch a model into a folder that transformers and PEFT load."""
     name, stage = split_target(target)
-    place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console(json_mode=output == Format.JSON)
     with open_runs(place) as session, new_folder(folder, force=force) as partial:
         manifest = manifest_of(session, name, stage)
@@ -117,7 +117,7 @@ def curves(
 ) -> None:
     """Fetch the curves (loss, reward, KL) of a stage as PNG files."""
     name, stage = split_target(target)
-    place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     with open_runs(place) as session, new_folder(folder, force=force) as partial:
         _fetch_curves(session, manifest_of(session, name, stage), partial)
     for file in sorted(folder.iterdir()):
@@ -146,7 +146,7 @@ def manifest_of(session: Session, name: str, stage: Stage) -> StageManifest:
             "the stage has no result yet",
             code=NOT_RUN_YET,
             where=f"{name}/{stage}",
-            remedy=f"make it with: zhongjing submit --stage {stage} --local",
+            remedy=f"make it with: {command_line('submit', f'--stage {stage}', session.flags)}",
         )
     return manifest
 

@@ -17,9 +17,17 @@ import typer
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import guarded
-from zhongjing.cli.options import Format, KubeContext, Local, Namespace, OptionalName, Release
+from zhongjing.cli.options import (
+    DEFAULT_WORKDIR,
+    Format,
+    KubeContext,
+    Local,
+    Namespace,
+    OptionalName,
+    Release,
+)
 from zhongjing.cli.options import Workdir as WorkdirOption
-from zhongjing.cli.places import local_workdir
+from zhongjing.cli.places import LocalPlace, choose
 from zhongjing.cli.sessions import OPENER, find
 from zhongjing.codes.command import INVALID_OPTION, TARGET_IN_USE, UNKNOWN_PIPELINE
 from zhongjing.codes.ray import NOTHING_RUNS
@@ -106,7 +114,8 @@ def _report(
     release: str | None,
 ) -> None:
     target = _target(targets, force=force)
-    place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    chosen = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    place = chosen.workdir if isinstance(chosen, LocalPlace) else DEFAULT_WORKDIR
     if workdir is not None and not workdir.is_dir():
         raise BackendError("nothing was run here yet", code=NOTHING_RUNS, where=str(workdir))
     console = Console(json_mode=output == Format.JSON)

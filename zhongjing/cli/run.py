@@ -18,6 +18,7 @@ from zhongjing.cli.follow import (
     problem_keys,
 )
 from zhongjing.cli.guard import INTERRUPTED, OK
+from zhongjing.cli.sessions import command_line
 from zhongjing.pipeline.session import Session
 from zhongjing.pipeline.state import ConditionType, DesiredState, StageState
 
@@ -36,8 +37,8 @@ def attend(
 ) -> int:
     """Follows a run to its end and prints the result; returns the exit code.
 
-    The first Ctrl-C stops the run with a checkpoint, the second ends it at once, the third leaves it to end
-    by itself.
+    On this machine the first Ctrl-C stops the run with a checkpoint, the second ends it at once, the third
+    leaves it to end by itself. On a cluster Ctrl-C leaves the run going.
 
     Args:
         session: where it runs.
@@ -49,7 +50,7 @@ def attend(
     """
     name = desired.pipeline
     if not (wait or interrupted):
-        console.say(f"{name}: submitted; follow it with: zhongjing status {name} --local --watch")
+        console.say(f"{name}: submitted; follow it with: {_command('status', session, name, '--watch')}")
         if console.json_mode:
             console.result(result(look(session, desired), {}))
         return OK
@@ -61,8 +62,10 @@ def attend(
                 shown = follow(session, desired, display, wait_for_input=wait_for_input)
         except KeyboardInterrupt:
             interrupted = True
-        if interrupted:
+        if interrupted and session.stops_on_interrupt:
             shown = _stop(session, desired, display)
+    if interrupted and not session.stops_on_interrupt:
+        return _leave_going(session, name, console)
     if shown is None:
         return _leave(name, console)
     return _conclude(session, shown, console, interrupted=interrupted)
@@ -102,6 +105,22 @@ def _leave(name: str, console: Console) -> int:
             {"pipeline": name, "error": "Interrupted", "code": "Interrupted", "exitCode": INTERRUPTED}
         )
     return INTERRUPTED
+
+
+def _leave_going(session: Session, name: str, console: Console) -> int:
+    """Says how to follow and to stop what goes on without this command."""
+    console.warn(f"{name}: no longer followed; the run goes on")
+    console.warn(f"  follow it: {_command('status', session, name, '--watch')}")
+    console.warn(f"  stop it:   {_command('stop', session, name)}")
+    if console.json_mode:
+        console.result(
+            {"pipeline": name, "error": "Interrupted", "code": "Interrupted", "exitCode": INTERRUPTED}
+        )
+    return INTERRUPTED
+
+
+def _command(command: str, session: Session, *words: str) -> str:
+    return command_line(command, *words[:1], session.flags, *words[1:])
 
 
 def _conclude(session: Session, shown: RunView, console: Console, *, interrupted: bool) -> int:

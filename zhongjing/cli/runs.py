@@ -20,8 +20,8 @@ from zhongjing.cli.options import (
     StageOption,
     Workdir,
 )
-from zhongjing.cli.places import local_workdir
-from zhongjing.cli.sessions import find, open_runs
+from zhongjing.cli.places import choose
+from zhongjing.cli.sessions import command_line, find, open_runs
 from zhongjing.codes.command import NO_LOG
 from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.errors import ConfigError, MissingInputError
@@ -75,7 +75,7 @@ def status(
     from zhongjing.cli.follow import look
 
     console = Console(json_mode=output == Format.JSON)
-    place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     with open_runs(place) as session:
         if watch:
             return _watch(session, find(session, name), console)
@@ -149,7 +149,7 @@ def logs(
     """Print the log of a stage's job."""
     from zhongjing.config.stages import Stage
 
-    place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console()
     with open_runs(place) as session:
         desired = find(session, name)
@@ -177,7 +177,7 @@ def _latest_stage(session: Session, desired: DesiredState) -> Stage:
             "no stage was started yet, there is no log",
             code=NO_LOG,
             where=desired.pipeline,
-            remedy="zhongjing status --local shows what runs",
+            remedy=f"{command_line('status', session.flags)} shows what runs",
         )
     running = [stage for stage, state in started if state.state.is_active]
     if running:
@@ -203,7 +203,7 @@ def stop(
     from zhongjing.cli.follow import display_for, follow, look
     from zhongjing.pipeline.state import ConditionType
 
-    place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console()
     with open_runs(place) as session:
         desired = find(session, name)
@@ -238,7 +238,7 @@ def resume(
     """Let a stopped or failed run go on from its last checkpoint."""
     from zhongjing.cli.run import attend
 
-    place = local_workdir(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console(json_mode=output == Format.JSON)
     with open_runs(place) as session:
         desired = session.resume(find(session, name).pipeline)

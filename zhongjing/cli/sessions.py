@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zhongjing.cli.places import ClusterPlace, LocalPlace, Place
 from zhongjing.codes.command import INVALID_OPTION, UNKNOWN_PIPELINE
 from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.codes.local import UNUSABLE_WORKDIR
@@ -14,12 +15,16 @@ from zhongjing.codes.ray import NOTHING_RUNS
 from zhongjing.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
+    from zhongjing.backends.kubernetes.session import KubernetesSession
     from zhongjing.config.stages import Stage
     from zhongjing.pipeline.session import Session
     from zhongjing.pipeline.state import DesiredState
 
 Opener = Callable[[Path, bool], "Session"]
 """Opens the session of a workdir; the flag says whether its services may be started."""
+
+ClusterOpener = Callable[[ClusterPlace], "KubernetesSession"]
+"""Opens the session of a release."""
 
 
 def _open_local(workdir: Path, start: bool) -> Session:
@@ -28,33 +33,54 @@ def _open_local(workdir: Path, start: bool) -> Session:
     return LocalSession.open(workdir, start=start)
 
 
+def _open_cluster(place: ClusterPlace) -> KubernetesSession:
+    from zhongjing.backends.kubernetes.session import KubernetesSession
+
+    return KubernetesSession.open(namespace=place.namespace, context=place.context, release=place.release)
+
+
 OPENER: ContextVar[Opener] = ContextVar("OPENER", default=_open_local)
 """What opens local sessions. Tests put a session in memory here."""
 
+CLUSTER_OPENER: ContextVar[ClusterOpener] = ContextVar("CLUSTER_OPENER", default=_open_cluster)
+"""What opens sessions on clusters. Tests put a session in memory here."""
 
-def open_runs(workdir: Path) -> Session:
-    """The session of a workdir that exists already.
+
+def open_runs(place: Place) -> Session:
+    """The session of a place that exists already.
 
     Raises:
-        BackendError: nothing was ever run there.
+        BackendError: nothing was ever run in the workdir; the cluster cannot be reached, or has no release.
     """
-    if not workdir.is_dir():
+    if isinstance(place, ClusterPlace):
+        return open_cluster(place)
+    if not place.workdir.is_dir():
         raise BackendError(
             "nothing was run here yet",
             code=NOTHING_RUNS,
-            where=str(workdir),
+            where=str(place.workdir),
             remedy="start a run with: zhongjing submit --local, or give its folder with --workdir",
         )
-    return OPENER.get()(workdir, True)
+    return OPENER.get()(place.workdir, True)
 
 
-def open_or_create(workdir: Path) -> Session:
+def open_cluster(place: ClusterPlace) -> KubernetesSession:
+    """The session of a release.
+
+    Raises:
+        BackendError: the cluster cannot be reached, or has no release there.
+    """
+    return CLUSTER_OPENER.get()(place)
+
+
+def open_or_create(place: LocalPlace) -> Session:
     """The session of a workdir, made if it does not exist.
 
     Raises:
         ConfigError: the workdir cannot be written.
         BackendError: its services do not start.
     """
+    workdir = place.workdir
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,7 +104,7 @@ def find(session: Session, name: str | None) -> DesiredState:
             raise ConfigError(
                 "there are no pipelines here yet",
                 code=UNKNOWN_PIPELINE,
-                remedy="start one with: zhongjing submit --local",
+                remedy=f"start one with: {command_line('submit', session.flags)}",
             )
         else:
             raise ConfigError(
@@ -93,6 +119,11 @@ def find(session: Session, name: str | None) -> DesiredState:
             f"there is no pipeline {name!r}", code=UNKNOWN_PIPELINE, remedy=f"there is: {known}"
         )
     return desired
+
+
+def command_line(command: str, *words: str) -> str:
+    """A command line to be typed; empty words are left out."""
+    return " ".join(word for word in ("zhongjing", command, *words) if word)
 
 
 def split_target(target: str) -> tuple[str, Stage]:

@@ -22,7 +22,7 @@ from zhongjing.cli.options import (
     StageTarget,
     Workdir,
 )
-from zhongjing.cli.places import local_workdir
+from zhongjing.cli.places import ClusterPlace, choose
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.errors import ConfigError
 
@@ -107,10 +107,10 @@ def submit(
             code=INVALID_OPTION,
             remedy="give one of them",
         )
-    place = local_workdir(
+    place = choose(
         local=local, workdir=workdir, namespace=namespace, context=context, release=release, strict=True
     )
-    from zhongjing.cli.launch import Order, dry_run_of, launch
+    from zhongjing.cli.launch import Order
 
     order = Order(
         document=str(file) if file is not None else None,
@@ -121,6 +121,15 @@ def submit(
         refresh_data=refresh_data,
     )
     console = Console(json_mode=output is DocumentFormat.JSON)
+    as_text = output is not DocumentFormat.JSON
+    if isinstance(place, ClusterPlace):
+        from zhongjing.cli import remote
+
+        if dry_run:
+            return remote.dry_run_of(order, place, console, as_yaml_text=as_text)
+        return remote.launch(order, place, console, wait=not no_wait, wait_for_input=wait_for_input)
+    from zhongjing.cli.launch import dry_run_of, launch
+
     if dry_run:
-        return dry_run_of(order, place, console, as_yaml_text=output is not DocumentFormat.JSON)
+        return dry_run_of(order, place, console, as_yaml_text=as_text)
     return launch(order, place, console, wait=not no_wait, wait_for_input=wait_for_input)

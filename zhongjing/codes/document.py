@@ -83,3 +83,9 @@ INVALID_PRECISION = _code(
     cause="fp16 and bf16 train on GPUs; on a CPU only fp32 does.",
     remedy="set precision: fp32 for stages with resources.gpus: 0",
 )
+STAGE_RUNS = _code(
+    "StageRuns",
+    "What a running stage reads cannot be changed under it.",
+    cause="The document was edited while a stage runs that uses the edited part.",
+    remedy="stop the run, submit the changed document, and it goes on; what depends on the change runs again",
+)

@@ -87,7 +87,7 @@ def freeze(
             raise _missing(source)
     references = [
         _freeze_folder(store, layout, reference, where, upload=upload, on_upload=on_upload)
-        for reference, where in _local_references(document)
+        for reference, where in local_references(document)
     ]
     return FrozenInputs(sources, waiting, references, notes)
 
@@ -226,15 +226,7 @@ def _freeze_folder(
     on_upload: OnUpload | None,
 ) -> FrozenReference:
     folder = Path(expand(reference))
-    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
-        raise MissingInputError(
-            f"there is no model in the folder {folder}",
-            code=MODEL_NOT_FOUND,
-            where=where,
-            remedy="name a folder with config.json or adapter_config.json, an s3:// URI or a hub id",
-        )
-    files = [file for file in describe_folder(folder) if not _is_hidden(Path(file.name))]
-    key = digest([[file.name, file.sha256] for file in files])
+    files, key = model_files(folder, where)
     uri = layout.base(key)
 
     def upload_one(file: ModelFile) -> None:
@@ -246,7 +238,28 @@ def _freeze_folder(
     return FrozenReference(reference=reference, uri=uri, digest=key)
 
 
-def _local_references(document: TrainingPipeline) -> list[tuple[str, str]]:
+def model_files(folder: Path, where: str) -> tuple[list[ModelFile], str]:
+    """The files of a model's folder, hidden ones left out, and the digest over their names and contents.
+
+    Args:
+        folder: in Hugging Face format.
+        where: the field that names it.
+
+    Raises:
+        MissingInputError: there is no model.
+    """
+    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        raise MissingInputError(
+            f"there is no model in the folder {folder}",
+            code=MODEL_NOT_FOUND,
+            where=where,
+            remedy="name a folder with config.json or adapter_config.json, an s3:// URI or a hub id",
+        )
+    files = [file for file in describe_folder(folder) if not _is_hidden(Path(file.name))]
+    return files, digest([[file.name, file.sha256] for file in files])
+
+
+def local_references(document: TrainingPipeline) -> list[tuple[str, str]]:
     """The local folders that a document starts from, each with its place in the document."""
     base = document.spec.base
     named = [(base.uri, "spec.base.uri"), (base.delta, "spec.base.delta"), (base.root, "spec.base.root")]

@@ -39,8 +39,18 @@ class Session(Protocol):
         ...
 
     @property
+    def flags(self) -> str:
+        """The options by which a command line reaches this place: ``--local``, ``-n train``, or nothing."""
+        ...
+
+    @property
+    def stops_on_interrupt(self) -> bool:
+        """Whether Ctrl-C of the command that follows a run stops the run, too."""
+        ...
+
+    @property
     def dashboard_url(self) -> str | None:
-        """Address of the Ray dashboard, None while no Ray runs."""
+        """Address of the Ray dashboard; None while no Ray runs, or where it takes a port-forward."""
         ...
 
     @property

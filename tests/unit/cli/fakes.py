@@ -222,6 +222,8 @@ class MemorySession:
         self.store: Any = MemoryStore()
         self.storage = Storage()
         self.namespace = "local"
+        self.flags = "--local"
+        self.stops_on_interrupt = True
         self.dashboard_url: str | None = "http://127.0.0.1:8265"
         self.dashboard_login: str | None = None
         self.wanted: dict[str, DesiredState] = {}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 import typer
 
 from zhongjing.cli.app import app as zhongjing
 from zhongjing.cli.guard import asks_for_json, guarded, run
-from zhongjing.cli.places import find_kubeconfig, local_workdir
+from zhongjing.cli.options import DEFAULT_WORKDIR
+from zhongjing.cli.places import ClusterPlace, LocalPlace, choose, find_kubeconfig
 from zhongjing.codes.data import NO_GOOD_RECORD
 from zhongjing.codes.document import INVALID_VALUE
 from zhongjing.codes.ray import RAY_FAILED
@@ -223,19 +224,44 @@ def test_a_broken_kubeconfig_is_none(no_cluster: Path, monkeypatch: pytest.Monke
     assert find_kubeconfig() is None
 
 
-def test_with_a_kubeconfig_the_message_says_not_yet(
-    no_cluster: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kubeconfig_means_its_cluster(no_cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = no_cluster / "config"
     file.write_text(KUBECONFIG.format(current="prod"))
     monkeypatch.setenv("KUBECONFIG", str(file))
-    with pytest.raises(BackendError, match="does not submit to clusters yet") as caught:
-        local_workdir(local=False, workdir=None, strict=True)
-    assert "--local" in str(caught.value)
+    monkeypatch.chdir(no_cluster)
+    (no_cluster / DEFAULT_WORKDIR).mkdir()
+    assert choose(local=False, workdir=None, strict=True) == ClusterPlace()
+    assert choose(local=False, workdir=None) == ClusterPlace()
+    named = choose(local=False, workdir=None, namespace="train", context="test", release="big")
+    assert named == ClusterPlace("train", "test", "big")
+    assert named.flags == "-n train --context test --release big"
+    assert choose(local=True, workdir=None, strict=True) == LocalPlace(DEFAULT_WORKDIR)
+
+
+def test_without_a_kubeconfig_a_look_takes_the_workdir_that_is_there(
+    no_cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(no_cluster)
+    with pytest.raises(BackendError, match="no usable kubeconfig"):
+        choose(local=False, workdir=None)
+    (no_cluster / DEFAULT_WORKDIR).mkdir()
+    assert choose(local=False, workdir=None) == LocalPlace(DEFAULT_WORKDIR)
+    with pytest.raises(BackendError, match="no usable kubeconfig"):
+        choose(local=False, workdir=None, namespace="train")
 
 
 def test_only_local_means_this_machine_to_submit(no_cluster: Path) -> None:
     with pytest.raises(BackendError, match="--local"):
-        local_workdir(local=False, workdir=no_cluster, strict=True)
-    assert local_workdir(local=False, workdir=no_cluster) == no_cluster
-    assert local_workdir(local=True, workdir=no_cluster, strict=True) == no_cluster
+        choose(local=False, workdir=None, strict=True)
+    with pytest.raises(ConfigError, match="--workdir is the folder of a local run"):
+        choose(local=False, workdir=no_cluster, strict=True)
+    assert choose(local=False, workdir=no_cluster) == LocalPlace(no_cluster)
+    there = choose(local=True, workdir=no_cluster, strict=True)
+    assert there == LocalPlace(no_cluster)
+    assert there.flags == f"--local --workdir {no_cluster}"
+
+
+@pytest.mark.parametrize("mine", [{"local": True, "workdir": None}, {"local": False, "workdir": Path("w")}])
+def test_options_of_both_places_contradict_each_other(no_cluster: Path, mine: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="--context belong to a cluster, --"):
+        choose(**mine, context="prod")

@@ -23,8 +23,9 @@ from zhongjing.backends.local.workdir import (
     Workdir,
     use_environment,
 )
+from zhongjing.backends.logs import chosen_attempt, kept_log
 from zhongjing.backends.ray_jobs import RayJobsBackend
-from zhongjing.codes.command import INVALID_OPTION, NO_LOG, NOT_RUN_YET, UNKNOWN_PIPELINE
+from zhongjing.codes.command import UNKNOWN_PIPELINE
 from zhongjing.codes.local import WORKDIR_IN_USE
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.config.sources import Storage
@@ -38,7 +39,6 @@ from zhongjing.errors import (
 )
 from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.prepare import changed_under_way, in_progress
-from zhongjing.pipeline.reconcile import driver_log
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
 from zhongjing.pipeline.stored import (
     read_desired,
@@ -63,6 +63,9 @@ _KILL_SECONDS = 2.0  # so long Ray may take to hear that a job shall end
 
 class LocalSession:
     """The runs of one workdir. Implements :class:`zhongjing.pipeline.session.Session`."""
+
+    flags = "--local"
+    stops_on_interrupt = True
 
     def __init__(self, workdir: Workdir, *, idle_seconds: float | None, package: str) -> None:
         self.workdir = workdir
@@ -239,23 +242,10 @@ class LocalSession:
             NotFoundError: no log of that attempt was kept.
         """
         desired, status = self.desired(pipeline), self.status(pipeline)
-        entry = status.stage(stage) if status is not None else None
-        if desired is None or entry is None or entry.attempt == 0:
-            raise ConfigError(
-                f"{stage} of {pipeline} has not been run",
-                code=NOT_RUN_YET,
-                remedy=f"zhongjing status {pipeline} --local shows what was",
-            )
-        number = attempt or entry.attempt
-        if number > entry.attempt:
-            raise ConfigError(
-                f"{stage} has had {entry.attempt} attempts",
-                code=INVALID_OPTION,
-                where=f"--attempt {number}",
-                remedy="leave --attempt out for the latest one",
-            )
-        yield from self._live_log(submission_id(desired, stage, number), follow=follow) or self._kept_log(
-            pipeline, stage, number, entry.key
+        number, entry = chosen_attempt(pipeline, status, stage, attempt, flags=self.flags)
+        assert desired is not None, "what has a status was wanted"
+        yield from self._live_log(submission_id(desired, stage, number), follow=follow) or kept_log(
+            self.store, self.layout(pipeline), stage, number, entry.key
         )
 
     # Being there
@@ -385,16 +375,3 @@ class LocalSession:
         except OSError:
             return None
         return RayJobsBackend(record.ray.dashboard_url, token, timeout=timeout)
-
-    def _kept_log(self, pipeline: str, stage: Stage, attempt: int, key: str | None) -> Iterator[str]:
-        layout = self.layout(pipeline)
-        uris = [driver_log(layout, stage, key, attempt)] if key is not None else []
-        name = f"driver-a{attempt}.log"
-        uris += [item.uri for item in self.store.list(f"{layout.home}/{stage}") if item.uri.endswith(name)]
-        for uri in uris:
-            with contextlib.suppress(NotFoundError):
-                yield from self.store.get(uri).decode(errors="replace").splitlines()
-                return
-        raise NotFoundError(
-            f"no log of attempt {attempt} of {stage} was kept", code=NO_LOG, where=layout.home
-        )

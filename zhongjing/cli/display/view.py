@@ -97,6 +97,7 @@ class RunView:
     stages: tuple[StageView, ...]
     dashboard_url: str | None = None
     dashboard_login: str | None = None
+    flags: str = "--local"
 
     @property
     def name(self) -> str:
@@ -124,8 +125,12 @@ def view(
     *,
     dashboard_url: str | None = None,
     dashboard_login: str | None = None,
+    flags: str = "--local",
 ) -> RunView:
-    """Builds what is shown. Progress of another key or an earlier attempt is left out."""
+    """Builds what is shown. Progress of another key or an earlier attempt is left out.
+
+    ``flags`` are the options by which commands reach the run.
+    """
     shown = []
     for stage in stages_of(desired):
         recorded = status.stage(stage) if status is not None else StageStatus()
@@ -133,7 +138,7 @@ def view(
         if live is not None and (live.key != recorded.key or live.attempt != recorded.attempt):
             live = None
         shown.append(StageView(stage, recorded, live))
-    return RunView(desired, status, tuple(shown), dashboard_url, dashboard_login)
+    return RunView(desired, status, tuple(shown), dashboard_url, dashboard_login, flags)
 
 
 def stages_of(desired: DesiredState) -> list[Stage]:

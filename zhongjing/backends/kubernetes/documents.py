@@ -1,0 +1,114 @@
+"""Between a wanted state and a TrainingPipeline object.
+
+The object holds what was written and no default: the controller fills those in and freezes them. It names
+nothing of the machine that it was submitted from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.backends.kubernetes.resources import Object
+from zhongjing.config.pipeline import API_VERSION, KIND, Metadata, PipelineSpec, TrainingPipeline
+from zhongjing.config.release import ReleaseConfig
+from zhongjing.config.resolve import Frozen, UserDocument, resolve
+from zhongjing.config.sources import Base, TinyBase
+from zhongjing.config.stages import Stage
+from zhongjing.errors import ConfigError
+from zhongjing.pipeline import graph
+from zhongjing.pipeline.state import DesiredState, stamp
+
+# Set from the wanted state, or decided by the release (storage).
+_OWN = ("storage", "targets", "reruns", "suspend")
+
+
+def to_object(desired: DesiredState) -> Object:
+    """The TrainingPipeline that ``kubectl apply`` would take to want the same.
+
+    Raises:
+        ConfigError: what was written is no valid document.
+    """
+    written = resolve(desired.user).model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    spec = {name: value for name, value in written["spec"].items() if name not in _OWN}
+    spec["targets"] = [stage.value for stage in desired.targets]
+    reruns = {stage: count for stage, count in desired.reruns.items() if count}
+    if reruns:
+        spec["reruns"] = {stage.value: count for stage, count in reruns.items()}
+    if desired.suspend:
+        spec["suspend"] = True
+    metadata: Object = {"name": desired.pipeline, "namespace": desired.namespace}
+    for name in ("labels", "annotations"):
+        if written["metadata"].get(name):
+            metadata[name] = dict(written["metadata"][name])
+    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
+
+
+def to_desired(
+    pipeline: Pipeline, release: ReleaseConfig, stored: DesiredState | None = None
+) -> DesiredState:
+    """What an object wants.
+
+    Args:
+        pipeline: the object.
+        release: where it runs.
+        stored: what the controller made of the object, now or of an earlier generation, where that was read:
+            it has the listings of sources, which the object has not.
+    """
+    if stored is not None and stored.uid != pipeline.short_uid:
+        stored = None  # of an object of the same name that was deleted
+    written = pipeline.document()
+    if stored is not None and stored.generation == pipeline.generation:
+        return stored.model_copy(update={"user": written})
+    document = _placed(_document(pipeline, written, stored), release)
+    before = {source.name: source.uri for source in stored.document.spec.sources} if stored else {}
+    same = {source.name for source in document.spec.sources if before.get(source.name) == source.uri}
+    now = pipeline.created or stamp(0)
+    return DesiredState(
+        namespace=release.namespace,
+        pipeline=pipeline.name,
+        uid=pipeline.short_uid,
+        generation=pipeline.generation,
+        user=written,
+        document=document,
+        sources=[source for source in stored.sources if source.name in same] if stored else [],
+        waiting=[name for name in stored.waiting if name in same] if stored else [],
+        targets=_targets(document),
+        reruns=document.spec.reruns,
+        suspend=pipeline.suspend,
+        created_at=now,
+        updated_at=str(pipeline.status.get("updatedAt") or now),
+    )
+
+
+def _document(pipeline: Pipeline, written: Object, stored: DesiredState | None) -> TrainingPipeline:
+    """The complete document of an object: the controller's, else what is known of it here."""
+    status = pipeline.status
+    resolved = status.get("resolvedSpec")
+    if resolved and status.get("observedGeneration") == pipeline.generation:
+        written = written | {"spec": resolved}
+        frozen = None
+    else:
+        frozen = Frozen(stored.user, stored.document.model_dump(mode="json")) if stored else None
+    try:
+        return resolve(UserDocument(written, pipeline.name, {}), frozen=frozen)
+    except ConfigError:
+        # The controller says in a condition what is wrong with it: it must be possible to look at that.
+        metadata = Metadata.model_construct(name=pipeline.name)
+        spec = PipelineSpec(base=Base(tiny=TinyBase()))
+        return TrainingPipeline.model_construct(metadata=metadata, spec=spec)
+
+
+def _placed(document: TrainingPipeline, release: ReleaseConfig) -> TrainingPipeline:
+    """The document as the release runs it: its namespace, its store."""
+    update: dict[str, Any] = {"namespace": release.namespace}
+    metadata = document.metadata.model_copy(update=update)
+    spec = document.spec.model_copy(update={"storage": release.storage.storage()})
+    return document.model_copy(update={"metadata": metadata, "spec": spec})
+
+
+def _targets(document: TrainingPipeline) -> list[Stage]:
+    try:
+        return graph.targets(document)
+    except ConfigError:
+        return []

@@ -1,0 +1,157 @@
+"""The services of a release, used from outside the cluster: its object store, and the token of its Ray."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import configparser
+import contextlib
+import os
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.forward import Forward
+from zhongjing.backends.kubernetes.resources import SECRETS
+from zhongjing.codes import cluster as codes
+from zhongjing.config.release import ReleaseConfig
+from zhongjing.config.sources import Storage
+from zhongjing.errors import BackendError, ConfigError
+from zhongjing.storage.connection import Connection
+from zhongjing.storage.objects import ObjectStore, open_store
+
+CREDENTIALS_KEY = "credentials"
+TOKEN_KEY = "auth_token"  # noqa: S105 - the name of a key
+
+_VARIABLES = {
+    "aws_access_key_id": "AWS_ACCESS_KEY_ID",
+    "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "aws_session_token": "AWS_SESSION_TOKEN",
+}
+
+
+@contextlib.contextmanager
+def release_store(api: KubeApi, release: ReleaseConfig) -> Iterator[ObjectStore]:
+    """The release's object store, while the block runs.
+
+    The bundled store is reached through a forward, with the credentials of its Secret. To any other one the
+    user's own AWS credentials are given where there are some, else those of the Secret. A store that only
+    the cluster can reach (``http://<service>.<namespace>.svc``) is forwarded as well. As everywhere, the
+    client finds credentials in the environment of this process; it is restored at the end.
+
+    Raises:
+        BackendError: the store cannot be forwarded, or the Secret cannot be read.
+        ConfigError: there are no credentials.
+    """
+    with contextlib.ExitStack() as stack:
+        storage = release.storage.storage().model_copy(update={"ca_bundle": None})
+        service = _service_of(release)
+        if service is not None:
+            name, namespace, port = service
+            forward = stack.enter_context(Forward(api, name, port, namespace=namespace))
+            storage = storage.model_copy(update={"endpoint": forward.url, "addressing_style": "path"})
+            stack.enter_context(_environment(_off_proxies()))
+        if release.storage.bundled or not _has_credentials(storage):
+            stack.enter_context(_environment(_secret_credentials(api, release)))
+        yield open_store(storage)
+
+
+def ray_token(api: KubeApi, release: ReleaseConfig) -> str:
+    """The token of the release's Ray.
+
+    Raises:
+        BackendError: the Secret is not there, or this user may not read it.
+    """
+    return _secret(api, release.ray.token_secret, TOKEN_KEY).strip()
+
+
+def _service_of(release: ReleaseConfig) -> tuple[str, str, int] | None:
+    """Service, namespace and port of a store inside the cluster; None: it can be reached from anywhere."""
+    storage = release.storage
+    if storage.bundled and storage.service is not None and storage.port is not None:
+        return storage.service, release.namespace, storage.port
+    parts = urlsplit(storage.endpoint or "")
+    host = (parts.hostname or "").removesuffix(".cluster.local").split(".")
+    if parts.scheme == "http" and len(host) == 3 and host[2] == "svc":
+        return host[0], host[1], parts.port or 80
+    return None
+
+
+def _has_credentials(storage: Storage) -> bool:
+    from zhongjing.storage.credentials import KeySource
+
+    try:
+        KeySource(Connection.of(storage).name).keys()
+    except ConfigError:
+        return False
+    return True
+
+
+def _secret_credentials(api: KubeApi, release: ReleaseConfig) -> dict[str, str | None]:
+    name = release.storage.secret
+    if name is None:
+        return {}  # the pods' own role: nothing that could be lent; the store says what is missing
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(_secret(api, name, CREDENTIALS_KEY))
+        profile = parser["default"]
+        found: dict[str, str | None] = {
+            variable: profile.get(key) or None for key, variable in _VARIABLES.items()
+        }
+    except (configparser.Error, KeyError):
+        found = {}
+    if not found.get("AWS_ACCESS_KEY_ID") or not found.get("AWS_SECRET_ACCESS_KEY"):
+        raise BackendError(
+            "the Secret has no AWS credentials file with a default profile",
+            code=codes.INVALID_RELEASE,
+            where=f"{release.namespace}/secrets/{name}",
+            remedy="its key 'credentials' must hold [default], aws_access_key_id and aws_secret_access_key",
+        )
+    return found
+
+
+def _secret(api: KubeApi, name: str, key: str) -> str:
+    where = f"{api.namespace}/secrets/{name}"
+    secret = api.get(SECRETS, name)
+    value = ((secret or {}).get("data") or {}).get(key)
+    if value is None:
+        raise BackendError(
+            f"the Secret has no key {key!r}" if secret else "there is no such Secret",
+            code=codes.POD_NOT_READY,
+            where=where,
+            remedy="the controller makes it when it starts; see: kubectl get pods, helm status",
+        )
+    try:
+        return base64.b64decode(value, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise BackendError(
+            f"the Secret's key {key!r} is no text", code=codes.INVALID_RELEASE, where=where
+        ) from error
+
+
+def _off_proxies() -> dict[str, str | None]:
+    """Proxies of the environment are for the world outside, never for a forwarded port."""
+    wanted: dict[str, str | None] = {}
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        wanted[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
+    return wanted
+
+
+@contextlib.contextmanager
+def _environment(wanted: dict[str, str | None]) -> Iterator[None]:
+    """Sets variables (None: unsets) while the block runs."""
+    before = {name: os.environ.get(name) for name in wanted}
+    _set(wanted)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: dict[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

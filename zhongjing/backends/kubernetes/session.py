@@ -1,0 +1,462 @@
+"""Runs in a namespace of a cluster, as commands see them: TrainingPipelines in, their status out.
+
+Looking at a run takes nothing but the right to read TrainingPipelines. The object store is opened when
+something in it is asked for (results, logs of the past, uploads), Ray when a log is followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from zhongjing.backends.kubernetes.api import KubeApi, connect
+from zhongjing.backends.kubernetes.changes import changes, refusal
+from zhongjing.backends.kubernetes.codec import decode, decode_live
+from zhongjing.backends.kubernetes.documents import to_desired, to_object
+from zhongjing.backends.kubernetes.forward import Forward
+from zhongjing.backends.kubernetes.outside import ray_token, release_store
+from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
+from zhongjing.backends.kubernetes.releases import find_release
+from zhongjing.backends.kubernetes.resources import PIPELINES, Object
+from zhongjing.backends.logs import chosen_attempt, kept_log
+from zhongjing.backends.ray_jobs import RayJobsBackend
+from zhongjing.codes import cluster as codes
+from zhongjing.codes.command import UNKNOWN_PIPELINE
+from zhongjing.codes.ray import RAY_REFUSED
+from zhongjing.codes.storage import CONFLICT
+from zhongjing.config.pipeline import API_GROUP
+from zhongjing.config.release import ReleaseConfig
+from zhongjing.config.sources import Storage
+from zhongjing.config.stages import Stage
+from zhongjing.errors import (
+    BackendError,
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    TransientError,
+    ZhongjingError,
+)
+from zhongjing.pipeline.backend import JobState
+from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, stamp
+from zhongjing.pipeline.stored import find_record, read_manifest
+from zhongjing.pipeline.world import submission_id
+from zhongjing.storage.layout import Layout
+from zhongjing.storage.manifest import FrozenSource, StageManifest
+from zhongjing.storage.objects import ObjectStore
+from zhongjing.storage.progress import Activity, Progress
+
+REFRESH_ANNOTATION = f"{API_GROUP}/refresh-data"
+"""A new value makes the controller list the sources anew when the pipeline's ``spec`` changes next."""
+
+_RECENT_SECONDS = 0.5  # one look at a run asks for its parts one by one
+_KILL_SECONDS = 2.0  # so long Ray may take to hear that a job shall end
+
+
+class KubernetesSession:
+    """The TrainingPipelines of a release. Implements :class:`zhongjing.pipeline.session.Session`.
+
+    Args:
+        api: the cluster; its namespace is the release's.
+        release: what runs them.
+        flags: the options by which a command line reaches it.
+        claim: whether pipelines applied here name the release (several share the namespace).
+    """
+
+    stops_on_interrupt = False
+    dashboard_url: str | None = None
+    dashboard_login: str | None = None
+
+    def __init__(self, api: KubeApi, release: ReleaseConfig, *, flags: str = "", claim: bool = False) -> None:
+        self.api = api
+        self.release = release
+        self.flags = flags
+        self.namespace = release.namespace
+        self._claim = claim
+        self._pipelines = Pipelines(api)
+        self._services = contextlib.ExitStack()
+        self._store: ObjectStore | None = None
+        self._ray: tuple[str, str] | None = None  # address and token
+        self._recent: tuple[float, Pipeline] | None = None
+        self._stored: dict[tuple[str, int], DesiredState | None] = {}
+        self._late: dict[str, FrozenSource] = {}
+
+    @classmethod
+    def open(
+        cls, *, namespace: str | None = None, context: str | None = None, release: str | None = None
+    ) -> KubernetesSession:
+        """Finds the release.
+
+        Args:
+            namespace: where; None: the namespace of the context.
+            context: of the kubeconfig; None: the current one.
+            release: its name, where there are several.
+
+        Raises:
+            BackendError: no cluster, no release, several of them, or the API does not answer or refuses.
+        """
+        api = connect(context, namespace)
+        try:
+            found = find_release(api, release)
+        except BaseException:
+            api.close()
+            raise
+        given = {"-n": namespace, "--context": context, "--release": release}
+        flags = shlex.join(word for name, value in given.items() if value for word in (name, value))
+        return cls(api, found, flags=flags, claim=release is not None)
+
+    # What there is
+
+    @property
+    def store(self) -> ObjectStore:
+        """The release's object store, opened when it is first asked for.
+
+        Raises:
+            BackendError: it cannot be reached, or its credentials cannot be read.
+        """
+        if self._store is None:
+            self._store = self._services.enter_context(release_store(self.api, self.release))
+        return self._store
+
+    def use(self, store: ObjectStore) -> None:
+        """Looks into another store instead: one that shows what will be uploaded."""
+        self._store = store
+
+    @property
+    def storage(self) -> Storage:
+        """The release's storage section: as the pods reach it."""
+        return self.release.storage.storage()
+
+    def layout(self, pipeline: str) -> Layout:
+        """Where the pipeline's objects are."""
+        return Layout(self.release.storage.uri, self.release.namespace, pipeline)
+
+    def pipelines(self) -> list[str]:
+        """Names of the TrainingPipelines that are this release's, or nobody's yet; sorted."""
+        mine = (None, self.release.release)
+        found, _ = self._pipelines.find()
+        return sorted(
+            each.name
+            for each in found
+            if each.managed_by in mine and (each.managed_by or each.release) in mine
+        )
+
+    def desired(self, pipeline: str) -> DesiredState | None:
+        """What is wanted, or None if there is no such pipeline.
+
+        Once the store is open, the listings of its sources are part of it.
+        """
+        found = self._get(pipeline)
+        return self._wanted(found) if found is not None else None
+
+    def status(self, pipeline: str) -> PipelineStatus | None:
+        """What is so, or None if the controller has not looked at the pipeline yet."""
+        found = self._get(pipeline, recent=True)
+        if found is None or not found.status:
+            return None
+        value = found.status if self._store is not None else {**found.status, "sources": []}
+        try:
+            return decode(value, found.short_uid, self._listing)
+        except (ValidationError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"the status of {pipeline} cannot be read: {str(error).splitlines()[0]}",
+                code=codes.INVALID_RELEASE,
+                where=f"{self.namespace}/{PIPELINES.full_name}/{pipeline}",
+            ) from error
+
+    def progress(self, pipeline: str, stage: Stage) -> Progress | None:
+        """Live progress of the stage's current attempt, as far as the status has it."""
+        found = self._get(pipeline, recent=True)
+        live = decode_live(found.status).get(stage) if found is not None else None
+        status = self.status(pipeline)
+        if live is None or status is None:
+            return None
+        entry = status.stage(stage)
+        return Progress(
+            stage=stage,
+            key=entry.key or "",
+            attempt=entry.attempt,
+            activity=Activity(live["activity"]),
+            message=str(live.get("message") or ""),
+            step=int(live.get("step") or 0),
+            total_steps=int(live.get("totalSteps") or 0),
+            eta_seconds=live.get("etaSeconds"),
+            metrics=dict(live.get("metrics") or {}),
+            updated_at=str(live.get("updatedAt") or ""),
+        )
+
+    def manifest(self, pipeline: str, stage: Stage) -> StageManifest | None:
+        """The result of a stage that is in use, or None if there is none."""
+        layout = self.layout(pipeline)
+        try:
+            current = self.store.get_json(layout.current(stage))
+        except NotFoundError:
+            return None
+        return read_manifest(self.store, layout, stage, str(current["key"]))
+
+    # What is wanted
+
+    def apply(self, desired: DesiredState) -> DesiredState:
+        """Creates or changes the TrainingPipeline; returns what is wanted now.
+
+        Who wants what is wanted already changes nothing, and a run that ended is tried again.
+
+        Raises:
+            ConfigError: the API server refuses the document, or a running stage reads what would change.
+            ConflictError: somebody else changed the pipeline in between; prepare it again.
+            BackendError: the API does not answer, or this user may not.
+        """
+        wanted = self.render(desired)
+        there = self._get(desired.pipeline)
+        where = f"{self.namespace}/{PIPELINES.full_name}/{desired.pipeline}"
+        if there is None:
+            if desired.generation != 1:
+                raise ConflictError(
+                    f"the pipeline {desired.pipeline} was removed", code=CONFLICT, where=where
+                )
+            return self._take(self._write(desired.pipeline, lambda: self.api.create(PIPELINES, wanted)))
+        if there.is_deleting:
+            raise BackendError(
+                f"the pipeline {desired.pipeline} is being deleted",
+                code=codes.OBJECT_REFUSED,
+                where=where,
+                remedy="wait until it is gone, and give the command again",
+            )
+        if desired.uid != there.short_uid or desired.generation not in (
+            there.generation,
+            there.generation + 1,
+        ):
+            raise ConflictError(
+                f"the pipeline {desired.pipeline} was changed by another command", code=CONFLICT, where=where
+            )
+        if desired.generation == there.generation:
+            return self._take(there)  # attached
+        operations = changes(there, wanted)
+        now = there
+        if operations:
+            try:
+                now = self._write(
+                    desired.pipeline,
+                    lambda: self.api.patch(
+                        PIPELINES, there.name, operations, kind="json", field_manager="zhongjing-submit"
+                    ),
+                )
+            except ZhongjingError:
+                newer = self._get(desired.pipeline)
+                if newer is None or newer.generation != there.generation:
+                    raise ConflictError(
+                        f"the pipeline {desired.pipeline} was changed by another command",
+                        code=CONFLICT,
+                        where=where,
+                    ) from None
+                raise
+        if now.generation == there.generation and self._has_ended(now, desired.targets):
+            now = self._again(now)
+        return self._take(now)
+
+    def render(self, desired: DesiredState) -> Object:
+        """The object that ``kubectl apply`` would take to want the same."""
+        wanted = to_object(desired)
+        if self._claim:
+            wanted["spec"].setdefault("managedBy", self.release.release)
+        return wanted
+
+    def check(self, desired: DesiredState) -> None:
+        """Has the API server check what :meth:`apply` would write; writes nothing.
+
+        Raises:
+            ConfigError: it refuses the document.
+            BackendError: the API does not answer, or this user may not.
+        """
+        wanted = self.render(desired)
+        there = self._get(desired.pipeline)
+        if there is None:
+            self._write(desired.pipeline, lambda: self.api.create(PIPELINES, wanted, dry_run=True))
+            return
+        operations = changes(there, wanted)
+        if operations:
+            self._write(
+                desired.pipeline,
+                lambda: self.api.patch(PIPELINES, there.name, operations, kind="json", dry_run=True),
+            )
+
+    def with_refresh(self, user: Mapping[str, Any]) -> dict[str, Any]:
+        """The document with the wish that its sources are listed anew."""
+        metadata = dict(user.get("metadata") or {})
+        annotations = {**(metadata.get("annotations") or {}), REFRESH_ANNOTATION: stamp(time.time())}
+        return {**user, "metadata": {**metadata, "annotations": annotations}}
+
+    def suspend(self, pipeline: str) -> DesiredState:
+        """Wants the pipeline stopped with a checkpoint; returns at once."""
+        return self._take(self._set_suspend(self._there(pipeline), True))
+
+    def kill(self, pipeline: str) -> DesiredState:
+        """Suspends the pipeline and ends its running attempt now; steps since the last checkpoint are lost.
+
+        Ray is asked directly. Where it does not answer within seconds, the controller goes on stopping it.
+        """
+        desired = self.suspend(pipeline)
+        status = self.status(pipeline)
+        for entry in status.stages.values() if status is not None else ():
+            if entry.state.is_active and entry.submission_id is not None:
+                with contextlib.suppress(BackendError):
+                    self._jobs(_KILL_SECONDS).stop(entry.submission_id)
+        return desired
+
+    def resume(self, pipeline: str) -> DesiredState:
+        """Wants a suspended or failed pipeline to go on."""
+        there = self._there(pipeline)
+        if there.suspend:
+            there = self._set_suspend(there, False)
+        elif there.is_settled and not there.holds(ConditionType.COMPLETE):
+            there = self._again(there)
+        return self._take(there)
+
+    # Logs
+
+    def logs(
+        self, pipeline: str, stage: Stage, *, follow: bool = False, attempt: int | None = None
+    ) -> Iterator[str]:
+        """Lines of the driver's log of an attempt (the latest): from Ray while it runs, else from the store.
+
+        Raises:
+            ConfigError: the stage has not been run, or there was no such attempt.
+            NotFoundError: no log of that attempt was kept.
+            BackendError: Ray refuses the token, or its pod cannot be reached and the store has no log either.
+        """
+        desired, status = self.desired(pipeline), self.status(pipeline)
+        number, entry = chosen_attempt(pipeline, status, stage, attempt, flags=self.flags)
+        assert desired is not None, "what has a status was wanted"
+        silent: TransientError | None = None
+        if entry.state.is_active and number == entry.attempt:
+            try:
+                live = self._live_log(submission_id(desired, stage, number), follow=follow)
+                if live is not None:
+                    yield from live
+                    return
+            except TransientError as error:
+                silent = error
+        try:
+            yield from kept_log(self.store, self.layout(pipeline), stage, number, entry.key)
+        except NotFoundError:
+            if silent is not None:
+                raise silent from None
+            raise
+
+    def _live_log(self, identity: str, *, follow: bool) -> Iterator[str] | None:
+        try:
+            jobs = self._jobs()
+            if jobs.describe(identity).state is JobState.UNKNOWN:
+                return None
+            return jobs.tail_logs(identity) if follow else jobs.read_log(identity)
+        except BackendError as error:
+            if error.code is RAY_REFUSED and "token" in error.message:
+                raise BackendError(
+                    error.message,
+                    code=codes.RAY_TOKEN_REFUSED,
+                    where=f"{self.namespace}/secrets/{self.release.ray.token_secret}",
+                ) from error
+            raise
+
+    def _jobs(self, timeout: float = 30.0) -> RayJobsBackend:
+        """The Jobs API of the release's Ray, through a forward. The timeout, in seconds, is a request's."""
+        if self._ray is None:
+            token = ray_token(self.api, self.release)
+            forward = Forward(self.api, self.release.ray.service, self.release.ray.dashboard_port)
+            self._services.enter_context(forward)
+            self._ray = (forward.url, token)
+        return RayJobsBackend(*self._ray, timeout=timeout)
+
+    # Being there
+
+    @contextlib.contextmanager
+    def heartbeat(self) -> Iterator[None]:
+        """Nothing is needed: the controller lives by itself."""
+        yield
+
+    def close(self) -> None:
+        """Ends the session and its forwards; pipelines go on."""
+        self._services.close()
+        self._store = self._ray = None
+        self.api.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Objects
+
+    def _get(self, name: str, *, recent: bool = False) -> Pipeline | None:
+        """The object. ``recent``: the one of this look will do."""
+        if recent and self._recent is not None:
+            seen, pipeline = self._recent
+            if pipeline.name == name and time.monotonic() - seen < _RECENT_SECONDS:
+                return pipeline
+        found = self._pipelines.get(name)
+        self._recent = (time.monotonic(), found) if found is not None else None
+        return found
+
+    def _there(self, name: str) -> Pipeline:
+        found = self._get(name)
+        if found is None:
+            raise ConfigError(
+                f"there is no pipeline {name!r}",
+                code=UNKNOWN_PIPELINE,
+                remedy=" ".join(["zhongjing status", *self.flags.split(), "lists them"]),
+            )
+        return found
+
+    def _take(self, pipeline: Pipeline) -> DesiredState:
+        self._recent = (time.monotonic(), pipeline)
+        return self._wanted(pipeline)
+
+    def _write(self, name: str, write: Callable[[], Object]) -> Pipeline:
+        try:
+            return Pipeline(write())
+        except BackendError as error:
+            raise refusal(error, name) from error
+
+    def _set_suspend(self, there: Pipeline, wanted: bool) -> Pipeline:
+        patch = {"spec": {"suspend": True if wanted else None}}
+        try:
+            return self._write(there.name, lambda: self.api.patch(PIPELINES, there.name, patch))
+        except NotFoundError:
+            raise ConfigError(f"the pipeline {there.name!r} was deleted", code=UNKNOWN_PIPELINE) from None
+
+    def _again(self, there: Pipeline) -> Pipeline:
+        """Makes the controller take up a run that has ended: it does when ``spec`` changes."""
+        return self._set_suspend(self._set_suspend(there, True), False)
+
+    def _has_ended(self, there: Pipeline, targets: list[Stage]) -> bool:
+        """Whether nothing will be done about a pipeline whose targets do not all exist."""
+        if not there.is_settled:
+            return False
+        if not there.holds(ConditionType.COMPLETE):
+            return True
+        return any(self.manifest(there.name, stage) is None for stage in targets)
+
+    def _wanted(self, pipeline: Pipeline) -> DesiredState:
+        stored = None
+        if self._store is not None:
+            key = (pipeline.uid, int(pipeline.status.get("observedGeneration") or 0))
+            if key not in self._stored:
+                self._stored[key] = find_record(self._store, self.layout(pipeline.name).desired, DesiredState)
+            stored = self._stored[key]
+        return to_desired(pipeline, self.release, stored)
+
+    def _listing(self, uri: str) -> FrozenSource:
+        if uri not in self._late:
+            self._late[uri] = self.store.get_record(uri, FrozenSource)
+        return self._late[uri]

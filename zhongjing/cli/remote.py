@@ -1,0 +1,166 @@
+"""``submit`` on a cluster: uploads local files, creates or changes the TrainingPipeline, follows it.
+
+What can be found wrong on this machine is found before the cluster is asked for anything.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import yaml
+
+from zhongjing.cli.console import Console
+from zhongjing.cli.display.text import count
+from zhongjing.cli.guard import OK
+from zhongjing.cli.launch import (
+    Order,
+    announcer,
+    check,
+    forecast_lines,
+    forecast_object,
+    is_applied,
+    plan_lines,
+    prepared_for,
+)
+from zhongjing.cli.places import ClusterPlace
+from zhongjing.cli.run import attend
+from zhongjing.cli.sessions import open_cluster
+from zhongjing.cli.uploads import PlannedStore, Uploads, plan_uploads, upload
+from zhongjing.codes.command import INVALID_OPTION
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.resolve import resolve
+from zhongjing.errors import ConfigError, ConflictError
+from zhongjing.pipeline import graph
+from zhongjing.pipeline.prepare import Prepared, in_progress
+
+if TYPE_CHECKING:
+    from zhongjing.backends.kubernetes.session import KubernetesSession
+
+_ATTEMPTS = 5
+
+
+def launch(order: Order, place: ClusterPlace, console: Console, *, wait: bool, wait_for_input: bool) -> int:
+    """Brings about what was asked for; returns the exit code.
+
+    Raises:
+        ConfigError, DataError: bad input; or the API server refuses the document.
+        BackendError, StorageError: the cluster, the release or its store cannot be reached.
+    """
+    user = order.user()
+    document = resolve(user)
+    notes = check_here(document, order)
+    with ExitStack() as stack:
+        session = stack.enter_context(open_cluster(place))
+        console.say(f"{document.name}: runs in {where(session)}")
+        uploads = plan_uploads(user, document, session.layout(document.name), stack)
+        for note in [*notes, *uploads.notes]:
+            console.say(f"note: {note}")
+        _send(session, uploads, console)
+        for attempt in range(1, _ATTEMPTS + 1):
+            prepared = _prepared(session, uploads, document, order, place)
+            try:
+                desired = session.apply(prepared.desired)
+            except ConflictError:
+                # Another command wrote first; what it wrote counts when this one is prepared again.
+                if attempt == _ATTEMPTS:
+                    raise
+                continue
+            except KeyboardInterrupt:
+                if not is_applied(session, prepared.desired):
+                    raise
+                return attend(session, prepared.desired, console, interrupted=True)
+            break
+        for line in plan_lines(prepared):
+            console.say(line)
+        return attend(session, desired, console, wait=wait, wait_for_input=wait_for_input)
+
+
+def dry_run_of(order: Order, place: ClusterPlace, console: Console, *, as_yaml_text: bool) -> int:
+    """Prints what ``kubectl apply`` would take, and what would run. Nothing is uploaded or written.
+
+    The API server is asked whether it would take it.
+    """
+    user = order.user()
+    document = resolve(user)
+    notes = check_here(document, order)
+    with ExitStack() as stack:
+        session = stack.enter_context(open_cluster(place))
+        uploads = plan_uploads(user, document, session.layout(document.name), stack)
+        session.use(PlannedStore(session.store, uploads.files))
+        prepared = _prepared(session, uploads, document, order, place)
+        session.check(prepared.desired)
+        wanted = session.render(prepared.desired)
+    notes += [*uploads.notes, *prepared.notes, *_to_send(uploads)]
+    if not as_yaml_text:
+        plan = [forecast_object(forecast) for forecast in prepared.forecasts]
+        console.result({"document": wanted, "plan": plan, "notes": notes})
+        return OK
+    for line in [*(f"note: {note}" for note in notes), *forecast_lines(prepared.forecasts)]:
+        console.raw(f"# {line}\n")
+    console.raw(yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True, width=110))
+    return OK
+
+
+def check_here(document: TrainingPipeline, order: Order) -> list[str]:
+    """Checks a document as far as this machine can; returns notes.
+
+    Raises:
+        ConfigError: the document, or what was asked for of it, is wrong.
+        DataError: a local file or model cannot be used.
+    """
+    check(document, order)
+    from zhongjing.cli.preflight.models import check_models
+    from zhongjing.cli.preflight.sources import check_sources
+
+    stages = graph.closure(document, graph.targets(document, order.stages(document)))
+    check_models(document, stages)
+    return check_sources(document, stages)
+
+
+def where(session: KubernetesSession) -> str:
+    """``the namespace train (release zhongjing)``."""
+    return f"the namespace {session.namespace} (release {session.release.release})"
+
+
+def _prepared(
+    session: KubernetesSession,
+    uploads: Uploads,
+    document: TrainingPipeline,
+    order: Order,
+    place: ClusterPlace,
+) -> Prepared:
+    user = uploads.user
+    if order.refresh_data:
+        _refuse_refresh_under_way(session, document.name)
+        user = user.holding(session.with_refresh(user))
+    return prepared_for(session, user, document, order, place)
+
+
+def _refuse_refresh_under_way(session: KubernetesSession, name: str) -> None:
+    there = session.desired(name)
+    if there is not None and in_progress(there, session.status(name)):
+        raise ConfigError(
+            f"the pipeline {name} is being worked on: its sources cannot be listed anew",
+            code=INVALID_OPTION,
+            where="--refresh-data",
+            remedy=f"wait for it, or stop it first: zhongjing stop {name} {session.flags}".rstrip(),
+        )
+
+
+def _send(session: KubernetesSession, uploads: Uploads, console: Console) -> None:
+    if not uploads.files:
+        return
+    sent = upload(session.store, uploads.files, announcer(console))
+    if sent:
+        size = sum(file.size for file in uploads.files)
+        console.say(f"uploaded {sent} of {len(uploads.files)} local files ({count(size)}B in all)")
+
+
+def _to_send(uploads: Uploads) -> list[str]:
+    if not uploads.files:
+        return []
+    size = sum(file.size for file in uploads.files)
+    return [
+        f"the {len(uploads.files)} local files ({count(size)}B) of the sources are not uploaded by a dry run"
+    ]

@@ -1,0 +1,206 @@
+"""Local files of a document that shall run on a cluster: uploaded once, and named by where they are then.
+
+Everything is addressed by its content, so what is there already is not sent again, and the same files give
+the same pipeline from whatever machine they come. A source of one file becomes that object; one of several
+becomes a folder, ``uploads/sets/<digest>/``; a model folder becomes ``cache/bases/<digest>/``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from zhongjing.cli.example import is_example, with_examples
+from zhongjing.codes.data import UNREADABLE_SOURCE
+from zhongjing.config.keys import digest
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.resolve import UserDocument, resolve
+from zhongjing.config.sources import Source
+from zhongjing.errors import DataError
+from zhongjing.pipeline.freeze import OnUpload, expand, local_files, local_references, model_files
+from zhongjing.storage.files import sha256_of
+from zhongjing.storage.layout import Layout
+from zhongjing.storage.objects import ObjectInfo, ObjectInfos, ObjectStore
+
+_PARALLEL = 4
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file of this machine, and where it goes."""
+
+    path: Path
+    uri: str
+    size: int
+
+
+@dataclass
+class Uploads:
+    """What a document has of this machine.
+
+    Attributes:
+        user: the document with places in the store.
+        files: what has to be there.
+        notes: what the user should know.
+    """
+
+    user: UserDocument
+    files: list[LocalFile] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class PlannedStore(ObjectStore):
+    """A store in which files that would be uploaded are there already: for a look ahead."""
+
+    def __init__(self, store: ObjectStore, files: Sequence[LocalFile]) -> None:
+        super().__init__(store.storage)
+        self._planned = {
+            # An ETag that no stored object has: what was never uploaded was never used.
+            file.uri: ObjectInfo(file.uri, file.size, "not-uploaded", datetime.now(UTC))
+            for file in files
+        }
+
+    def glob(self, uri: str) -> ObjectInfos:
+        """As the store, with the planned objects."""
+        found = {info.uri: info for info in super().glob(uri)}
+        folder = uri if uri.endswith("/") else None
+        for planned, info in self._planned.items():
+            if planned not in found and (planned == uri or (folder and planned.startswith(folder))):
+                found[planned] = info
+        return [found[name] for name in sorted(found)]
+
+
+def plan_uploads(user: UserDocument, document: TrainingPipeline, layout: Layout, stack: ExitStack) -> Uploads:
+    """Finds what a document has of this machine; sends nothing.
+
+    Args:
+        user: as written.
+        document: resolved.
+        layout: the pipeline.
+        stack: keeps generated examples until the uploads are done.
+
+    Raises:
+        MissingInputError: a model folder has no model.
+        DataError: a file cannot be read.
+    """
+    if any(is_example(source.uri) for source in document.spec.sources):
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="zhongjing-example-")))
+        user = with_examples(user, folder)
+    uploads = Uploads(user)
+    document = resolve(user)
+    sources = {
+        source.name: _plan_source(source, layout, uploads)
+        for source in document.spec.sources
+        if _is_local(source.uri)
+    }
+    models = {
+        reference: _plan_model(reference, where, layout, uploads)
+        for reference, where in local_references(document)
+    }
+    written = document.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    uploads.user = user.holding(_renamed(written, sources, models))
+    return uploads
+
+
+def upload(store: ObjectStore, files: Sequence[LocalFile], on_upload: OnUpload | None = None) -> int:
+    """Sends what is not there yet; returns how many files that were."""
+
+    def send(file: LocalFile) -> bool:
+        there = store.head(file.uri)
+        if there is not None and there.size == file.size:
+            return False
+        if on_upload is not None:
+            on_upload(file.path.name, 0, file.size)
+        store.put_file(file.uri, file.path)
+        if on_upload is not None:
+            on_upload(file.path.name, file.size, file.size)
+        return True
+
+    with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="upload") as pool:
+        return sum(pool.map(send, files))
+
+
+def _is_local(uri: str) -> bool:
+    return "://" not in uri.removeprefix("file://")
+
+
+def _plan_source(source: Source, layout: Layout, uploads: Uploads) -> str:
+    """Plans the upload of a local source; returns where it will be."""
+    files = local_files(source.uri)
+    home = f"{layout.root.rstrip('/')}/{layout.namespace}/uploads"
+    if not files:
+        # Only a source with wait: true comes so far. It is waited for at a place of its own.
+        place = f"{home}/awaited/{layout.pipeline}/{source.name}/"
+        uploads.notes.append(
+            f"source {source.name} is not there yet: give the same command again when it is, "
+            f"or put its files into {place}"
+        )
+        return place
+    if len(files) == 1:
+        size, sha256 = _hashed(files[0])
+        uri = layout.upload(sha256, _plain(files[0].name))
+        uploads.files.append(LocalFile(files[0], uri, size))
+        return uri
+    root = Path(os.path.commonpath([path.parent for path in files]))
+    names = [_plain(path.relative_to(root).as_posix()) for path in files]
+    with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="hash") as pool:
+        hashed = list(pool.map(_hashed, files))
+    key = digest([[name, sha256] for name, (_, sha256) in zip(names, hashed, strict=True)])
+    uploads.files += [
+        LocalFile(path, f"{home}/sets/{key}/{name}", size)
+        for path, name, (size, _) in zip(files, names, hashed, strict=True)
+    ]
+    return f"{home}/sets/{key}/"
+
+
+def _plan_model(reference: str, where: str, layout: Layout, uploads: Uploads) -> str:
+    """Plans the upload of a model's folder; returns where it will be."""
+    folder = Path(expand(reference))
+    files, key = model_files(folder, where)
+    uri = layout.base(key)
+    uploads.files += [LocalFile(folder / file.name, f"{uri}/{file.name}", file.size) for file in files]
+    return uri
+
+
+def _renamed(
+    written: dict[str, Any], sources: Mapping[str, str], models: Mapping[str, str]
+) -> dict[str, Any]:
+    """The document with what is local named by its place in the store."""
+    spec = dict(written["spec"])
+    spec["sources"] = [
+        {**source, "uri": sources.get(source["name"], source["uri"])} for source in spec.get("sources") or []
+    ]
+    spec["base"] = {
+        name: models.get(value, value) if isinstance(value, str) else value
+        for name, value in spec["base"].items()
+    }
+    spec["stages"] = {
+        stage: {
+            name: models.get(value, value) if name in ("from", "reward") else value
+            for name, value in settings.items()
+        }
+        for stage, settings in (spec.get("stages") or {}).items()
+    }
+    return {**written, "spec": spec}
+
+
+def _plain(name: str) -> str:
+    """A name that stands for itself where patterns are allowed."""
+    return re.sub(r"[*?\[\]{}]", "_", name)
+
+
+def _hashed(path: Path) -> tuple[int, str]:
+    try:
+        return path.stat().st_size, sha256_of(path)
+    except OSError as error:
+        raise DataError(
+            f"the file cannot be read: {error.strerror}", code=UNREADABLE_SOURCE, where=str(path)
+        ) from error
