@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -97,9 +98,15 @@ class Place:
             storage=StorageRelease(bundled=True, uri=self.bucket, endpoint=self.s3.endpoint),
         )
 
-    def start(self, *options: str, release: str | None = None) -> ControllerHandle:
+    def start(
+        self,
+        *,
+        release: str | None = None,
+        module: str = "zhongjing.controller",
+        options: Sequence[str] = (),
+    ) -> ControllerHandle:
         """Starts a controller."""
-        handle = ControllerHandle(self, self.config(release), options)
+        handle = ControllerHandle(self, self.config(release), module, options)
         self.controllers.append(handle)
         return handle
 
@@ -202,20 +209,24 @@ class Place:
         }
         self.api.create(CONFIG_MAPS, body)
 
+    def uninstall(self, release: str) -> None:
+        """Takes the ConfigMap of a release away."""
+        self.api.delete(CONFIG_MAPS, f"{release}-zhongjing-config")
+
 
 class ControllerHandle:
     """A controller process."""
 
-    def __init__(self, place: Place, config: ReleaseConfig, options: Sequence[str]) -> None:
+    def __init__(self, place: Place, config: ReleaseConfig, module: str, options: Sequence[str]) -> None:
         number = len(place.controllers)
         file = place.folder / f"release-{number}.yaml"
         file.write_text(yaml.safe_dump(config.model_dump(mode="json", by_alias=True)))
         self.log = place.folder / f"controller-{number}.log"
         assert place.head.record is not None
         command = [
-            *(sys.executable, "-m", "zhongjing.controller", "--config", str(file), "--port", "0"),
+            *(sys.executable, "-m", module, *options, "--config", str(file), "--port", "0"),
             *("--ray-address", place.head.record.dashboard_url, "--ray-token", str(place.head.token_file)),
-            *("--ray-package", "fake_stage_jobs", "--cadence", "0.3", *options),
+            *("--ray-package", "fake_stage_jobs", "--cadence", "0.3"),
         ]
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_"))

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.backends.kubernetes.pipelines import REFRESH_ANNOTATION, Pipeline
 from zhongjing.codes.cluster import LOCAL_PATH, RESERVED_NAME
 from zhongjing.codes.document import UNSET_VARIABLE
 from zhongjing.config.pipeline import TrainingPipeline
@@ -139,7 +139,8 @@ class Desires:
         _refuse_local_paths(document)
         graph.check(document)
         targets = graph.targets(document)
-        frozen = freeze(self._store, layout, document, known=_known(previous, status))
+        known = {} if _refreshes(user, previous) else _known(previous, status)
+        frozen = freeze(self._store, layout, document, known=known)
         for note in frozen.notes:
             logger.info("%s: %s", pipeline.name, note)
         return DesiredState(
@@ -158,6 +159,13 @@ class Desires:
             created_at=pipeline.created,
             updated_at=stamp(now),
         )
+
+
+def _refreshes(user: Mapping[str, Any], previous: DesiredState | None) -> bool:
+    """Whether the user asked that sources are listed anew, since the last generation."""
+    before = previous.user["metadata"] if previous is not None else {}
+    wanted = user["metadata"]["annotations"].get(REFRESH_ANNOTATION)
+    return wanted is not None and wanted != (before.get("annotations") or {}).get(REFRESH_ANNOTATION)
 
 
 def _known(

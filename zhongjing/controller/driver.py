@@ -162,7 +162,7 @@ class Driver:
         wait = self._reconciler.once(now, turn)
         if self.pipeline.version != version:
             self._told = now
-        elif news and now - self._told >= TELL_SECONDS:
+        elif news and (now - self._told >= TELL_SECONDS or not self.records.has_told):
             self.records.tell()
             self._told = now
         return wait
@@ -199,6 +199,7 @@ class Driver:
             turn = f"the document as it is now cannot be run: {sentence}"
             return self._go(desired, status, turn, now)
         logger.warning("%s: %s", pipeline.name, sentence)
+        self.records.want(None)
         actions: list[Action] = [
             Adopt(pipeline.generation),
             Conclude(ConditionType.FAILED, error.code.name, sentence, error.remedy),

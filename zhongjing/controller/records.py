@@ -64,6 +64,7 @@ class KubernetesRecords:
         self._late: dict[str, FrozenSource] = {}
         self._live: dict[Stage, Object] = {}
         self._desired: DesiredState | None = None
+        self._refused = False
         self._seed: Mapping[Stage, int] = {}
         self.pipeline = pipeline
         self.use(pipeline)
@@ -75,9 +76,10 @@ class KubernetesRecords:
             stage: live for stage, live in self._live.items() if stage.value in self._stages(pipeline)
         }
 
-    def want(self, desired: DesiredState) -> None:
-        """Sets what :meth:`desired` says."""
+    def want(self, desired: DesiredState | None) -> None:
+        """Sets what :meth:`desired` says; None where the document cannot be run."""
         self._desired = desired
+        self._refused = desired is None
 
     def see(self, stage: Stage, progress: Progress) -> bool:
         """Takes note of live progress for the next write; whether it says anything new."""
@@ -88,6 +90,11 @@ class KubernetesRecords:
             live.get(name) != before.get(name)
             for name in ("activity", "step", "totalSteps", "metrics", "message")
         )
+
+    @property
+    def has_told(self) -> bool:
+        """Whether the object tells of progress of every stage that some is known of."""
+        return self._live.keys() <= decode_live(self.pipeline.status).keys()
 
     def count_from(self, attempts: Mapping[Stage, int]) -> None:
         """Sets the attempts that new ones are counted from, where the status knows of none."""
@@ -142,7 +149,8 @@ class KubernetesRecords:
     def encoded(self, status: PipelineStatus) -> Object:
         """The object's status for ``status``."""
         desired = self._desired
-        resolved = self.pipeline.status.get("resolvedSpec")
+        # Of a document that is refused there is none; until one was looked at, the last one's stays.
+        resolved = None if self._refused else self.pipeline.status.get("resolvedSpec")
         targets = tuple(Stage(name) for name in _targets(self.pipeline))
         if desired is not None:
             resolved = desired.document.spec.model_dump(mode="json", exclude_none=True)

@@ -16,6 +16,9 @@ from zhongjing.pipeline.state import ConditionType
 FINALIZER = f"{API_GROUP}/artifacts"
 """Keeps an object until its artifacts are deleted. Only objects with deletionPolicy Delete have it."""
 
+REFRESH_ANNOTATION = f"{API_GROUP}/refresh-data"
+"""A new value makes the controller list the sources anew when the pipeline's ``spec`` changes next."""
+
 FIELD_MANAGER = "zhongjing-controller"
 
 
