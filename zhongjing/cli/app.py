@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zhongjing.cli import chat, config, data, doctor, pull, report, runs, submit
+from zhongjing.cli import chat, config, dashboard, data, doctor, pull, report, runs, submit
 from zhongjing.cli.guard import run
 from zhongjing.cli.options import SETTINGS
 
@@ -20,6 +20,11 @@ First steps:
   zhongjing pull tiny/ppo ./model --local  the result, as transformers loads it
   zhongjing chat ./model                   talk to it
   zhongjing config show tiny > my.yaml     a document to start from
+
+On a cluster that has a release (helm install zhongjing ./helm), leave --local out:
+  zhongjing submit -n train                the whole pipeline, in the namespace train
+  zhongjing status -n train --watch        what runs
+  zhongjing dashboard -n train             Ray's dashboard, on this machine
 
 Exit codes: 0 done, 1 a stage failed or waits for input, 2 bad input, 3 backend unreachable, 130 interrupted.
 """
@@ -46,6 +51,7 @@ app.command("resume", epilog=runs.STOP_EPILOG)(runs.resume)
 app.command("pull", epilog=pull.EPILOG)(pull.pull)
 app.command("curves", epilog=pull.CURVES_EPILOG)(pull.curves)
 app.command("chat", epilog=chat.EPILOG)(chat.chat)
+app.command("dashboard", epilog=dashboard.EPILOG)(dashboard.dashboard)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
 app.command("report", epilog=report.EPILOG)(report.report)
 app.add_typer(config.app, name="config")

@@ -16,14 +16,22 @@ from zhongjing.codes import find
 from zhongjing.codes.data import MISSING_INPUT
 from zhongjing.codes.unexpected import INTERRUPTED
 from zhongjing.config.stages import Stage
-from zhongjing.errors import NotFoundError, TransientError
-from zhongjing.pipeline.session import Session
-from zhongjing.pipeline.state import WAITING_FOR_INPUT, ConditionType, DesiredState, StageState
+from zhongjing.errors import BackendError, NotFoundError, TransientError
+from zhongjing.pipeline.session import Explains, Session
+from zhongjing.pipeline.state import (
+    CLUSTER_NOT_READY,
+    WAITING_FOR_INPUT,
+    ConditionType,
+    DesiredState,
+    StageState,
+)
 from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.progress import Progress
 
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
+IGNORED_SECONDS = 5.0  # a controller that lives has taken up a pipeline by then
+LOOK_AGAIN_SECONDS = 10.0
 
 # Nothing happens in these, and something should.
 _SILENT = (StageState.WAITING_FOR_INPUT, StageState.BLOCKED, StageState.SUSPENDED)
@@ -106,6 +114,7 @@ def follow(
         StorageError, BackendError: the place could not be reached for a minute.
     """
     silent_since: float | None = None
+    watch = _Watch(session, display, now)
     with session.heartbeat():
         while True:
             try:
@@ -120,9 +129,49 @@ def follow(
             silent_since = None
             if not seen.stale:
                 display.update(seen)
+            watch.look(seen)
             if seen.settled and not (wait_for_input and waits_for_input(seen)):
                 return seen
             sleep(POLL_SECONDS)
+
+
+class _Watch:
+    """Says what keeps a run, while nothing happens with it."""
+
+    def __init__(self, session: Session, display: Display, now: Callable[[], float]) -> None:
+        self._session = session
+        self._display = display
+        self._now = now
+        self._since: float | None = None  # nothing has happened
+        self._asked = -LOOK_AGAIN_SECONDS
+        self._said: set[str] = set()
+
+    def look(self, seen: RunView) -> None:
+        """Asks the place, unless all is well or it was asked just now."""
+        if not isinstance(self._session, Explains):
+            return
+        ignored = seen.status is None or seen.stale
+        condition = seen.status.condition() if seen.status is not None else None
+        if not ignored and (condition is None or condition.reason != CLUSTER_NOT_READY):
+            self._since = None
+            return
+        now = self._now()
+        self._since = self._since if self._since is not None else now
+        idle = now - self._since
+        if idle < IGNORED_SECONDS or now - self._asked < LOOK_AGAIN_SECONDS:
+            return
+        self._asked = now
+        try:
+            found = self._session.obstacles()
+        except (BackendError, TransientError):
+            return  # looking at the run says it, if it lasts
+        if ignored and not found:
+            found = ["the controller has not taken the pipeline up yet"]
+        told = condition.message if condition is not None else ""
+        for text in found:
+            if text not in self._said and text.partition("\n")[0] not in told:
+                self._said.add(text)
+                self._display.note(text)
 
 
 def waits_for_input(seen: RunView) -> bool:

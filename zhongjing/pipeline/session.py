@@ -137,3 +137,16 @@ class Warmable(Protocol):
     def warm(self) -> None:
         """Says that a run is about to be applied."""
         ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A session that can say what keeps its place from working."""
+
+    def obstacles(self) -> list[str]:
+        """What keeps runs here from going on, each with its remedy, the gravest first; empty: nothing known.
+
+        Raises:
+            BackendError: the place cannot be asked.
+        """
+        ...

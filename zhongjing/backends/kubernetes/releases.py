@@ -26,7 +26,7 @@ def find_release(api: KubeApi, name: str | None = None) -> ReleaseConfig:
             not answer or refuses.
         ConfigError: the release is of another version.
     """
-    found = {_name(each): each for each in api.find(CONFIG_MAPS, labels=CONFIG_LABELS).items}
+    found = {_name(each): each for each in _configs(api)}
     if name is None and len(found) > 1:
         raise BackendError(
             f"there are several releases in the namespace {api.namespace}: {', '.join(sorted(found))}",
@@ -38,7 +38,13 @@ def find_release(api: KubeApi, name: str | None = None) -> ReleaseConfig:
         raise _missing(api, name, sorted(found))
     config = found[chosen]
     where = f"{api.namespace}/configmaps/{config['metadata']['name']}"
-    return parse_release(str((config.get("data") or {}).get(RELEASE_KEY) or ""), where)
+    return parse_release(str(config["data"][RELEASE_KEY]), where)
+
+
+def _configs(api: KubeApi, *, everywhere: bool = False) -> list[Object]:
+    found = api.find(CONFIG_MAPS, labels=CONFIG_LABELS, everywhere=everywhere).items
+    # The chart keeps other settings of a release in ConfigMaps with the same labels.
+    return [each for each in found if RELEASE_KEY in (each.get("data") or {})]
 
 
 def _name(config: Object) -> str:
@@ -76,7 +82,7 @@ def _missing(api: KubeApi, name: str | None, there: list[str]) -> BackendError:
 def _elsewhere(api: KubeApi, name: str | None) -> list[tuple[str, str]]:
     """Namespaces that have a release, with its name; nothing where this user may not look."""
     try:
-        configs = api.find(CONFIG_MAPS, labels=CONFIG_LABELS, everywhere=True).items
+        configs = _configs(api, everywhere=True)
     except BackendError:
         return []
     found = sorted((str(each["metadata"]["namespace"]), _name(each)) for each in configs)

@@ -374,6 +374,19 @@ class KubernetesSession:
 
     # Being there
 
+    def obstacles(self) -> list[str]:
+        """What keeps the pods of the release from serving, each with its remedy, the gravest first.
+
+        Raises:
+            BackendError: the API does not answer.
+        """
+        from zhongjing.backends.kubernetes.explain import Explainer
+
+        return [
+            f"{finding}\n  remedy: {finding.remedy}"
+            for finding in Explainer(self.api, self.release).findings()
+        ]
+
     @contextlib.contextmanager
     def heartbeat(self) -> Iterator[None]:
         """Nothing is needed: the controller lives by itself."""

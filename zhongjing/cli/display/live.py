@@ -43,6 +43,7 @@ class LiveDisplay:
         self._validations: dict[Stage, dict[str, float]] = {}
         self._messages: dict[Stage, str] = {}
         self._dashboard: str | None = None
+        self._held_up = ""
         self._spinners: dict[Stage, Spinner] = {}
 
     def __enter__(self) -> LiveDisplay:
@@ -63,6 +64,10 @@ class LiveDisplay:
             self.note(f"Ray dashboard: {view.dashboard_url}")
             if view.dashboard_login:
                 self.note(view.dashboard_login)
+        if view.held_up != self._held_up:
+            self._held_up = view.held_up
+            if view.held_up:
+                self.note(view.held_up)
         for stage in view.stages:
             self._above(stage)
         self._live.update(self._block(view), refresh=True)

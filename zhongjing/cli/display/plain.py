@@ -41,6 +41,7 @@ class PlainDisplay:
         self._validations: dict[Stage, dict[str, float]] = {}
         self._spoken: dict[Stage, float] = {}
         self._dashboard: str | None = None
+        self._held_up = ""
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -59,6 +60,10 @@ class PlainDisplay:
             self.note(f"Ray dashboard: {view.dashboard_url}")
             if view.dashboard_login:
                 self.note(view.dashboard_login)
+        if view.held_up != self._held_up:
+            self._held_up = view.held_up
+            if view.held_up:
+                self.note(view.held_up)
         for stage in view.stages:
             self._stage(stage)
 

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from zhongjing.cli.display.text import count
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.headline import describe, duration
-from zhongjing.pipeline.state import DesiredState, PipelineStatus, StageState, StageStatus
+from zhongjing.pipeline.state import (
+    CLUSTER_NOT_READY,
+    QUEUED,
+    DesiredState,
+    PipelineStatus,
+    StageState,
+    StageStatus,
+)
 from zhongjing.storage.progress import Activity, Progress
 
 
@@ -87,6 +94,8 @@ _STATE_WORDS: dict[StageState, str] = {
     StageState.BLOCKED: "blocked",
 }
 
+_REASON_WORDS = {QUEUED: "waits for its turn", CLUSTER_NOT_READY: "the cluster is not ready"}
+
 
 @dataclass(frozen=True)
 class RunView:
@@ -111,6 +120,15 @@ class RunView:
             return False
         same = self.status.uid == self.desired.uid
         return not same or self.status.observed_generation < self.desired.generation
+
+    @property
+    def held_up(self) -> str:
+        """What a run waits for that is no stage of its own: other pipelines, or the cluster. Else nothing."""
+        condition = self.status.condition() if self.status is not None and not self.stale else None
+        if condition is None or condition.reason not in (QUEUED, CLUSTER_NOT_READY):
+            return ""
+        text = f"{_REASON_WORDS[condition.reason]}: {condition.message}"
+        return f"{text}\n  remedy: {condition.remedy}" if condition.remedy else text
 
     @property
     def settled(self) -> bool:
