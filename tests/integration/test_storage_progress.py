@@ -11,6 +11,7 @@ from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.errors import StorageError
 from zhongjing.storage import progress_writer
+from zhongjing.storage.client import Clients
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity, MetricPoint, Progress
@@ -87,8 +88,7 @@ def test_an_outage_never_reaches_the_training(
         lambda: "progress: not written" in caplog.text and "metrics: not written" in caplog.text
     )
     # The store comes back: the newest progress and every point arrive.
-    gone._clients.clear()
-    gone.connection = store.connection
+    gone._clients = Clients(store.connection)
     assert eventually(lambda: stored_step(store, layout) == 99)
     assert writer.close()
     assert metrics.close()

@@ -14,7 +14,8 @@ from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ConfigError, StorageError
 from zhongjing.storage import failures
-from zhongjing.storage.connection import NO_CREDENTIALS_REMEDY, Connection, split_uri
+from zhongjing.storage.connection import Connection, split_uri
+from zhongjing.storage.credentials import NO_CREDENTIALS_REMEDY, KeySource
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -36,7 +37,16 @@ class BucketAdmin:
 
     def __init__(self, storage: Storage) -> None:
         self.connection = Connection.of(storage)
-        self._client = _client(self.connection)
+        self._source = KeySource(self.connection.name)
+        self._made: tuple[S3Client, int] | None = None
+
+    @property
+    def _client(self) -> S3Client:
+        """A client with the keys as they are now; its session finds them by the same chain."""
+        version = 0 if self._source.is_fixed else self._source.keys().version
+        if self._made is None or self._made[1] != version:
+            self._made = (_client(self.connection), version)
+        return self._made[0]
 
     def ensure_bucket(self, uri: str) -> bool:
         """Creates the bucket of ``uri`` unless it exists; returns whether it was created."""
@@ -106,12 +116,18 @@ class BucketAdmin:
 
     def _run(self, uri: str, action: Callable[[], T], expected: Collection[str] = ()) -> T:
         def attempt() -> T:
+            version = 0 if self._source.is_fixed else self._source.keys().version
             try:
-                return action()
+                result = action()
             except ClientError as error:
                 code = error.response.get("Error", {}).get("Code", "")
                 if code in expected:
+                    self._source.accepted()
                     raise failures.ExpectedError(code) from error
+                if code in failures.ROTATION_CODES and self._source.may_recover(version):
+                    self._made = None
+                    refusal = failures.refused(code, uri, self.connection)
+                    raise failures.KeysRefusedError(code, refusal) from None
                 raise _translate(error, uri, self.connection) from error
             except NoCredentialsError as error:
                 raise ConfigError(
@@ -123,6 +139,8 @@ class BucketAdmin:
             except BotoCoreError as error:
                 # Connections and timeouts; boto3 has a class for each.
                 raise failures.PassingError(str(error)) from error
+            self._source.accepted()
+            return result
 
         return failures.call(self.connection, uri, attempt)
 

@@ -2,27 +2,106 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import obstore
 from obstore.store import S3Store
 
-from zhongjing.storage.connection import Connection
+from zhongjing.storage import failures
+from zhongjing.storage.connection import Connection, split_uri
+from zhongjing.storage.credentials import KeySource
 
 if TYPE_CHECKING:
     from obstore.store import BackoffConfig, ClientConfig, RetryConfig, S3Config
+
+T = TypeVar("T")
 
 PART_BYTES = 16 * 2**20  # of a multipart upload and of a ranged download
 TRANSFERS = 4  # parts in flight: at most PART_BYTES * TRANSFERS of memory
 MAX_PARTS = 9_000  # S3 allows 10,000
 
 
-def make_client(connection: Connection, bucket: str, patient: bool) -> S3Store:
+class Clients:
+    """The clients of one store, by bucket; replaced when other keys are found. Several threads may use them.
+
+    Args:
+        connection: where and how.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._source = KeySource(connection.name)
+        self._made: dict[tuple[str, bool], S3Store] = {}
+        self._version = 0  # of the keys that they were made with
+        self._lock = threading.Lock()
+
+    def call(self, uri: str, action: Callable[[S3Store, str], T], *, patient: bool) -> T:
+        """Runs ``action`` with a client and the key of ``uri``, as :func:`failures.call` does.
+
+        Args:
+            uri: of the object.
+            action: given a client of the bucket, and the object's key.
+            patient: whether the client itself retries (see :func:`make_client`).
+        """
+        bucket, key = split_uri(uri)
+
+        def attempt() -> T:
+            client, version = self._client(bucket, patient)
+            try:
+                result = action(client, key)
+            except Exception as error:
+                if failures.refuses(error):
+                    self._check_rotation(error, client, version, uri)
+                raise
+            self._source.accepted()
+            return result
+
+        return failures.call(self._connection, uri, attempt)
+
+    def _client(self, bucket: str, patient: bool) -> tuple[S3Store, int]:
+        version = 0 if self._source.is_fixed else self._source.keys().version
+        with self._lock:
+            if version != self._version:
+                self._made.clear()
+                self._version = version
+            client = self._made.get((bucket, patient))
+            if client is None:
+                client = make_client(self._connection, self._source, bucket, patient)
+                self._made[bucket, patient] = client
+            return client, version
+
+    def _check_rotation(self, error: Exception, client: S3Store, version: int, uri: str) -> None:
+        """Makes a refusal one that may pass, if it is due to keys that are being replaced.
+
+        Raises:
+            KeysRefusedError: it is.
+        """
+        if not self._source.may_recover(version):
+            return
+        code = failures.code_of(error)
+        if code is None:
+            # An answer to HEAD has no body that says why: a listing's has.
+            try:
+                obstore.list_with_delimiter(client, "-")
+            except Exception as listing:
+                code = failures.code_of(listing)
+        if code in failures.ROTATION_CODES:
+            with self._lock:
+                self._made.clear()
+            refusal = failures.translate(error, uri, self._connection)
+            raise failures.KeysRefusedError(code or "", refusal) from None
+
+
+def make_client(connection: Connection, source: KeySource, bucket: str, patient: bool) -> S3Store:
     """An obstore client of one bucket.
 
     Args:
         connection: where and how.
+        source: where the keys come from; those that may change are asked for again and again.
         bucket: its name.
         patient: for multipart uploads, which cannot be resumed from outside: then the client itself retries
             each part until the deadline. All others leave waiting to our own loop.
@@ -60,15 +139,16 @@ def make_client(connection: Connection, bucket: str, patient: bool) -> S3Store:
         "retry_timeout": timedelta(seconds=connection.deadline if patient else min(connection.deadline, 5.0)),
         "backoff": backoff,
     }
-    keys = connection.static_credentials()
-    if keys is None:
+    if not source.is_fixed:
+        source.keys()  # an error of ours, if there are none
         return S3Store(
             bucket,
             config=config,
             client_options=options,
             retry_config=retry,
-            credential_provider=connection.credential_provider(),
+            credential_provider=source.provide,
         )
+    keys = source.keys()
     config["access_key_id"] = keys.access_key
     config["secret_access_key"] = keys.secret_key
     if keys.token is not None:

@@ -1,33 +1,22 @@
 """How to reach the object store: the document's settings, completed by the environment.
 
-Credentials come from the environment and from nowhere else. Nothing here is ever stored or pickled: a process
-that needs the store makes its own connection from :class:`zhongjing.config.sources.Storage`.
+No secrets are here: :mod:`zhongjing.storage.credentials` finds the keys. A process that needs the store makes
+its own connection from :class:`zhongjing.config.sources.Storage`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from zhongjing.codes import data as data_codes
 from zhongjing.codes import storage as storage_codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ConfigError
-
-if TYPE_CHECKING:
-    from obstore.store import S3Credential
-
-NO_CREDENTIALS_REMEDY = (
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN if you have one), or give the "
-    "process a role or a profile that the AWS tools can find"
-)
-# How long a credential of the AWS tools' own chain is used before it is asked for again.
-CREDENTIAL_LIFETIME = timedelta(minutes=15)
+from zhongjing.storage.credentials import NO_CREDENTIALS_REMEDY
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -49,17 +38,8 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """Keys of one moment. Their text form hides the secret."""
-
-    access_key: str
-    secret_key: str = field(repr=False)
-    token: str | None = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Connection:
-    """Everything a client needs, secrets excepted: those are asked for through ``credentials``."""
+    """Everything a client needs, keys excepted."""
 
     endpoint: str | None
     region: str
@@ -118,47 +98,6 @@ class Connection:
         A connection whose other end has vanished is then replaced while there is still time.
         """
         return min(max(self.deadline / 3, 1.0), 20.0)
-
-    def static_credentials(self) -> Credentials | None:
-        """The keys that stand in the environment, if any."""
-        access_key = os.environ.get("AWS_ACCESS_KEY_ID")
-        secret_key = os.environ.get("AWS_SECRET_ACCESS_KEY")
-        if not access_key or not secret_key:
-            return None
-        return Credentials(access_key, secret_key, os.environ.get("AWS_SESSION_TOKEN") or None)
-
-    def credential_provider(self) -> Callable[[], S3Credential]:
-        """Credentials by the AWS tools' own chain: profile, web identity, container or instance role.
-
-        Both clients, obstore and boto3, then use the very same identity.
-
-        Raises:
-            ConfigError: the chain finds nothing.
-        """
-        # Only a process without keys in its environment pays for this import.
-        import botocore.session
-
-        found = botocore.session.Session().get_credentials()
-        if found is None:
-            raise ConfigError(
-                f"there are no credentials for the object store {self.name}",
-                code=storage_codes.INVALID_STORAGE,
-                where="environment",
-                remedy=NO_CREDENTIALS_REMEDY,
-            )
-
-        def provide() -> S3Credential:
-            keys = found.get_frozen_credentials()
-            assert keys.access_key is not None
-            assert keys.secret_key is not None
-            return {
-                "access_key_id": keys.access_key,
-                "secret_access_key": keys.secret_key,
-                "token": keys.token,
-                "expires_at": datetime.now(UTC) + CREDENTIAL_LIFETIME,
-            }
-
-        return provide
 
 
 def _checked_endpoint(endpoint: str) -> str:

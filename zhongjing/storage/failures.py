@@ -26,7 +26,8 @@ from zhongjing.errors import (
     StorageUnavailableError,
     ZhongjingError,
 )
-from zhongjing.storage.connection import NO_CREDENTIALS_REMEDY, Connection, split_uri
+from zhongjing.storage.connection import Connection, split_uri
+from zhongjing.storage.credentials import NO_CREDENTIALS_REMEDY
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 0.1  # seconds
 LONGEST_PAUSE = 2.0  # seconds: a store that is back is noticed within this time
+# How long a refusal of keys that were good is borne: until a kubelet has brought the new ones, and more.
+ROTATION_SECONDS = 180.0
 _STATUS = re.compile(r"(?:status code: |^HTTP )(\d{3})")  # the clients', our own
 _CODE = re.compile(r"<Code>([A-Za-z]+)</Code>")
 # Client errors that pass by themselves: request timeout, too early, too many requests.
@@ -41,6 +44,8 @@ _PASSING_STATUS = frozenset({408, 425, 429})
 _KEY_CODES = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId"}
 )
+# Other keys may be taken where these were answered.
+ROTATION_CODES = _KEY_CODES | {"ExpiredToken"}
 # AWS answers some of these with 400.
 REFUSAL_CODES = _KEY_CODES | {"AccessDenied", "ExpiredToken", "RequestTimeTooSkewed"}
 _REDIRECT_CODES = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect"})
@@ -48,6 +53,14 @@ _REDIRECT_CODES = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed"
 
 class PassingError(Exception):
     """An answer that was received but is not whole; the call is worth repeating."""
+
+
+class KeysRefusedError(PassingError):
+    """Keys are refused where they were good; ``refusal`` is what it comes to if that does not change."""
+
+    def __init__(self, code: str, refusal: ZhongjingError) -> None:
+        self.refusal = refusal
+        super().__init__(f"{code}: the keys are refused, they may be being replaced")
 
 
 class ExpectedError(Exception):
@@ -78,7 +91,11 @@ def call(connection: Connection, uri: str, action: Callable[[], T]) -> T:
             if not failed:
                 logger.warning("%s: the object store failed (%s); trying again", uri, summary(error))
             failed = True
-            if time.monotonic() - started + pause >= connection.deadline:
+            refused_keys = isinstance(error, KeysRefusedError)
+            limit = max(connection.deadline, ROTATION_SECONDS) if refused_keys else connection.deadline
+            if time.monotonic() - started + pause >= limit:
+                if isinstance(error, KeysRefusedError):
+                    raise error.refusal from None
                 raise _gave_up(error, uri, connection) from _cause(error)
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -132,6 +149,15 @@ def summary(error: Exception) -> str:
     return (reason if separator else first)[:200]
 
 
+def refuses(error: Exception) -> bool:
+    """Whether a client's error is a refusal: of the keys, or for lack of a permission."""
+    return (
+        code_of(error) in REFUSAL_CODES
+        or isinstance(error, foreign.PermissionDeniedError | foreign.UnauthenticatedError)
+        or status_of(error) in (401, 403)  # a refused listing comes as a generic error
+    )
+
+
 def translate(error: Exception, uri: str, connection: Connection) -> ZhongjingError:
     """The error of ours that a client's lasting error stands for."""
     code = code_of(error)
@@ -146,16 +172,7 @@ def translate(error: Exception, uri: str, connection: Connection) -> ZhongjingEr
         return ConflictError(
             "the object was changed by somebody else", code=storage_codes.CONFLICT, where=uri
         )
-    # A refused listing comes as a generic error.
-    if (
-        code in REFUSAL_CODES
-        or isinstance(error, foreign.PermissionDeniedError | foreign.UnauthenticatedError)
-        or status
-        in (
-            401,
-            403,
-        )
-    ):
+    if refuses(error):
         return refused(code, uri, connection)
     if code in _REDIRECT_CODES or (status is not None and 300 <= status < 400):
         return ConfigError(

@@ -8,7 +8,6 @@ Do not use one store on both sides of a fork; its client's threads stay behind.
 from __future__ import annotations
 
 import json
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ConflictError, NotFoundError, StorageError
 from zhongjing.storage import failures, globs
-from zhongjing.storage.client import PART_BYTES, TRANSFERS, make_client, part_size
+from zhongjing.storage.client import PART_BYTES, TRANSFERS, Clients, part_size
 from zhongjing.storage.connection import Connection, split_uri
 from zhongjing.storage.documents import damaged, parse_json, parse_record, record_bytes
 from zhongjing.storage.files import describe_folder, disk_error, is_intact, path_inside, write_at
@@ -66,9 +65,8 @@ class ObjectStore:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.connection = Connection.of(storage)
-        self._clients: dict[tuple[str, bool], S3Store] = {}
+        self._clients = Clients(self.connection)
         self._known_buckets: set[str] = set()
-        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[ObjectStore], tuple[Storage]]:
         return (ObjectStore, (self.storage,))
@@ -448,18 +446,9 @@ class ObjectStore:
         return False
 
     def _run(self, uri: str, action: Callable[[S3Store, str], T], *, patient: bool = False) -> T:
-        bucket, key = split_uri(uri)
-        client = self._client(bucket, patient)
-        result = failures.call(self.connection, uri, lambda: action(client, key))
-        self._known_buckets.add(bucket)
+        result = self._clients.call(uri, action, patient=patient)
+        self._known_buckets.add(split_uri(uri)[0])
         return result
-
-    def _client(self, bucket: str, patient: bool) -> S3Store:
-        with self._lock:
-            client = self._clients.get((bucket, patient))
-            if client is None:
-                client = self._clients[bucket, patient] = make_client(self.connection, bucket, patient)
-            return client
 
 
 def open_store(storage: Storage) -> ObjectStore:

@@ -8,6 +8,7 @@ import pytest
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ConfigError
 from zhongjing.storage.connection import Connection, split_uri
+from zhongjing.storage.credentials import KeySource
 from zhongjing.storage.objects import ObjectStore, open_store
 
 
@@ -82,7 +83,7 @@ def test_credentials_of_a_profile_are_found(tmp_path: Path, monkeypatch: pytest.
         "[team]\naws_access_key_id = AKIDEXAMPLE\naws_secret_access_key = hunter2\n"
     )
     monkeypatch.setenv("AWS_PROFILE", "team")
-    provided = Connection.of(Storage()).credential_provider()()
+    provided = KeySource("store").provide()
     assert provided["access_key_id"] == "AKIDEXAMPLE"
     assert provided["secret_access_key"] == "hunter2"
 
@@ -105,7 +106,6 @@ def test_pickle_carries_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_text_of_credentials_hides_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-    keys = Connection.of(Storage()).static_credentials()
-    assert keys is not None
+    keys = KeySource("store").keys()
     assert keys.secret_key == "hunter2"
     assert "hunter2" not in repr(keys)
