@@ -21,7 +21,7 @@ from zhongjing.backends.kubernetes.codec import decode, decode_live
 from zhongjing.backends.kubernetes.documents import to_desired, to_object
 from zhongjing.backends.kubernetes.forward import Forward
 from zhongjing.backends.kubernetes.outside import ray_token, release_store
-from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
+from zhongjing.backends.kubernetes.pipelines import REFRESH_ANNOTATION, Pipeline, Pipelines
 from zhongjing.backends.kubernetes.releases import find_release
 from zhongjing.backends.kubernetes.resources import PIPELINES, Object
 from zhongjing.backends.logs import chosen_attempt, kept_log
@@ -30,7 +30,6 @@ from zhongjing.codes import cluster as codes
 from zhongjing.codes.command import UNKNOWN_PIPELINE
 from zhongjing.codes.ray import RAY_REFUSED
 from zhongjing.codes.storage import CONFLICT
-from zhongjing.config.pipeline import API_GROUP
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
@@ -50,9 +49,6 @@ from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource, StageManifest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Activity, Progress
-
-REFRESH_ANNOTATION = f"{API_GROUP}/refresh-data"
-"""A new value makes the controller list the sources anew when the pipeline's ``spec`` changes next."""
 
 _RECENT_SECONDS = 0.5  # one look at a run asks for its parts one by one
 _KILL_SECONDS = 2.0  # so long Ray may take to hear that a job shall end
