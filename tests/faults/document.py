@@ -80,3 +80,19 @@ def small() -> str:
         every=10,
         deadline=1800,
     )
+
+
+def cluster(name: str) -> str:
+    """For a cluster: every stage long enough that a fault reaches it after its first checkpoint."""
+    return _DOCUMENT.format(
+        name=name,
+        hidden=128,
+        intermediate=352,
+        vocabulary=1024,
+        steps=400,
+        sft=500,
+        ranked=240,
+        ppo=80,
+        every=20,
+        deadline=60,
+    )
