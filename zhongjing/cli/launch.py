@@ -245,8 +245,10 @@ def plan_lines(prepared: Prepared) -> list[str]:
 def forecast_lines(forecasts: list[Forecast]) -> list[str]:
     """The plan as a table; every field that changed on a line of its own."""
     rows = [[forecast.stage.value, forecast.action, forecast.reason] for forecast in forecasts]
+    if not rows:
+        return []
     lines = table(["stage", "plan", "why"], rows)
-    shown = [lines[0]] if lines else []
+    shown = [lines[0]]
     for forecast, line in zip(forecasts, lines[1:], strict=True):
         shown.append(line)
         shown += [f"{'':10}{change}" for change in forecast.changes if len(forecast.changes) > 1]

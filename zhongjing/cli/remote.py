@@ -5,6 +5,9 @@ What can be found wrong on this machine is found before the cluster is asked for
 
 from __future__ import annotations
 
+import contextlib
+import secrets
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -27,12 +30,14 @@ from zhongjing.cli.places import ClusterPlace
 from zhongjing.cli.run import attend
 from zhongjing.cli.sessions import open_cluster
 from zhongjing.cli.uploads import PlannedStore, Uploads, plan_uploads, upload
+from zhongjing.codes.cluster import FORBIDDEN
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.config.resolve import resolve
-from zhongjing.errors import ConfigError, ConflictError
+from zhongjing.config.resolve import UserDocument, resolve
+from zhongjing.errors import BackendError, ConfigError, ConflictError
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.prepare import Prepared, in_progress
+from zhongjing.pipeline.state import DesiredState, stamp
 
 if TYPE_CHECKING:
     from zhongjing.backends.kubernetes.session import KubernetesSession
@@ -56,7 +61,8 @@ def launch(order: Order, place: ClusterPlace, console: Console, *, wait: bool, w
         uploads = plan_uploads(user, document, session.layout(document.name), stack)
         for note in [*notes, *uploads.notes]:
             console.say(f"note: {note}")
-        _send(session, uploads, console)
+        if uploads.files:
+            _send(session, uploads, console)
         for attempt in range(1, _ATTEMPTS + 1):
             prepared = _prepared(session, uploads, document, order, place)
             try:
@@ -87,7 +93,8 @@ def dry_run_of(order: Order, place: ClusterPlace, console: Console, *, as_yaml_t
     with ExitStack() as stack:
         session = stack.enter_context(open_cluster(place))
         uploads = plan_uploads(user, document, session.layout(document.name), stack)
-        session.use(PlannedStore(session.store, uploads.files))
+        with contextlib.suppress(BackendError):  # told with the plan, which cannot be made then
+            session.use(PlannedStore(session.store, uploads.files))
         prepared = _prepared(session, uploads, document, order, place)
         session.check(prepared.desired)
         wanted = session.render(prepared.desired)
@@ -134,7 +141,49 @@ def _prepared(
     if order.refresh_data:
         _refuse_refresh_under_way(session, document.name)
         user = user.holding(session.with_refresh(user))
+    try:
+        _ = session.store
+    except BackendError as error:
+        if error.code is not FORBIDDEN:
+            raise
+        return _unseen(session, user, document, order, error)
     return prepared_for(session, user, document, order, place)
+
+
+def _unseen(
+    session: KubernetesSession,
+    user: UserDocument,
+    document: TrainingPipeline,
+    order: Order,
+    error: BackendError,
+) -> Prepared:
+    """What would be applied, by somebody who may not look into the object store: without a forecast."""
+    name = document.name
+    previous = session.desired(name)
+    status = session.status(name)
+    targets = graph.targets(document, order.stages(document))
+    if previous is not None and in_progress(previous, status):
+        also = [stage for stage in previous.targets if document.spec.stages.get(stage) is not None]
+        targets = graph.targets(document, [*targets, *also])
+    reruns = dict(previous.reruns) if previous is not None else {}
+    for stage in order.reruns():
+        reruns[stage] = reruns.get(stage, 0) + 1
+    now = stamp(time.time())
+    desired = DesiredState(
+        namespace=session.namespace,
+        pipeline=name,
+        uid=previous.uid if previous is not None else secrets.token_hex(4),
+        generation=previous.generation + 1 if previous is not None else 1,
+        user=dict(user),
+        document=resolve(user),
+        targets=targets,
+        reruns=reruns,
+        suspend=document.spec.suspend,
+        created_at=now,
+        updated_at=now,
+    )
+    note = f"what will run is not foretold, the object store cannot be looked into: {error.message}"
+    return Prepared(desired, previous, {}, [], [note])
 
 
 def _refuse_refresh_under_way(session: KubernetesSession, name: str) -> None:
@@ -149,9 +198,19 @@ def _refuse_refresh_under_way(session: KubernetesSession, name: str) -> None:
 
 
 def _send(session: KubernetesSession, uploads: Uploads, console: Console) -> None:
-    if not uploads.files:
-        return
-    sent = upload(session.store, uploads.files, announcer(console))
+    try:
+        store = session.store
+    except BackendError as error:
+        if error.code is not FORBIDDEN:
+            raise
+        raise BackendError(
+            f"the local files of the document cannot be uploaded: {error.message}",
+            code=FORBIDDEN,
+            where=error.where,
+            remedy="have the ClusterRole edit bound in the namespace (it holds all that is needed: services, "
+            "secrets, pods/portforward), or name s3:// URIs, which need no upload",
+        ) from error
+    sent = upload(store, uploads.files, announcer(console))
     if sent:
         size = sum(file.size for file in uploads.files)
         console.say(f"uploaded {sent} of {len(uploads.files)} local files ({count(size)}B in all)")
