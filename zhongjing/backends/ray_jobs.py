@@ -47,6 +47,10 @@ _MESSAGE_CHARACTERS = 1000
 _FAILED = re.compile(r"Job entrypoint command failed with exit code (-?\d+)")
 
 
+class TokenRefusedError(BackendError):
+    """Ray was started with another token."""
+
+
 class RayJobsBackend:
     """The jobs of one Ray cluster.
 
@@ -167,6 +171,30 @@ class RayJobsBackend:
             return False
         return status == 200
 
+    def query(self, path: str) -> Any:
+        """What another part of the dashboard answers, as JSON.
+
+        Raises:
+            BackendUnavailableError: no answer.
+            BackendError: Ray refuses.
+        """
+        status, body = self._call("GET", path)
+        if status != 200:
+            raise self._error(status, body, path)
+        try:
+            return json.loads(body)
+        except ValueError:
+            raise self._error(status, body, path) from None
+
+    def traceback(self, node: str, pid: int) -> str:
+        """Where a worker process is, as text; Ray's own words where it cannot be seen.
+
+        Raises:
+            BackendUnavailableError: no answer.
+        """
+        place = urllib.parse.urlencode({"node_id": node, "pid": pid})
+        return self._call("GET", f"/worker/traceback?{place}")[1].strip()
+
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
@@ -189,7 +217,7 @@ class RayJobsBackend:
 
     def _error(self, status: int, body: str, doing: str) -> BackendError:
         if status in (401, 403):
-            return BackendError(
+            return TokenRefusedError(
                 f"Ray refuses the token ({doing})",
                 code=RAY_REFUSED,
                 where=self.address,

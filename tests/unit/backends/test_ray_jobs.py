@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from zhongjing.backends.ray_jobs import RayJobsBackend
+from zhongjing.backends.ray_jobs import RayJobsBackend, TokenRefusedError
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError, BackendUnavailableError, TransientError
 from zhongjing.pipeline.backend import ForeignJobError, JobRequest, JobState
@@ -142,10 +142,20 @@ def test_a_refused_token_is_said_without_showing_it(
     server: Server, jobs: RayJobsBackend, status: int
 ) -> None:
     server.answers["GET", f"/api/jobs/{JOB.submission_id}"] = (status, "Unauthorized")
-    with pytest.raises(BackendError, match="refuses the token") as refused:
+    with pytest.raises(TokenRefusedError, match="refuses the token") as refused:
         jobs.describe(JOB.submission_id)
     assert not isinstance(refused.value, TransientError)
     assert TOKEN not in str(refused.value)
+
+
+def test_other_parts_of_the_dashboard_can_be_asked(server: Server, jobs: RayJobsBackend) -> None:
+    server.answers["GET", "/nodes?view=summary"] = (200, {"data": {"summary": []}})
+    assert jobs.query("/nodes?view=summary") == {"data": {"summary": []}}
+    server.answers["GET", "/nodes/x"] = (200, "<html>")
+    with pytest.raises(BackendError, match="Ray answers 200"):
+        jobs.query("/nodes/x")
+    server.answers["GET", "/worker/traceback?node_id=n&pid=7"] = (500, "Failed to execute: no permission\n")
+    assert jobs.traceback("n", 7) == "Failed to execute: no permission"
 
 
 def test_what_passes_is_transient_and_what_does_not_is_not(server: Server, jobs: RayJobsBackend) -> None:
