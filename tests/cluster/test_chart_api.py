@@ -1,0 +1,393 @@
+"""The chart against a real API server: it takes all that is rendered, and installs, upgrades and goes."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.chart_cases import CASES, Case
+from tests.cluster.chart_support import (
+    CHART,
+    FULLNAME,
+    PROVISIONERS,
+    RELEASE,
+    TINY,
+    ChartError,
+    Object,
+    helm,
+    of_kind,
+    pod_templates,
+    render,
+)
+from zhongjing.backends.kubernetes.api import KubeApi, connect
+from zhongjing.backends.kubernetes.resources import (
+    CONFIG_MAPS,
+    CUSTOM_RESOURCES,
+    NAMESPACES,
+    PIPELINES,
+    PODS,
+    STATEFUL_SETS,
+    Resource,
+)
+from zhongjing.config.release import parse_release
+from zhongjing.errors import BackendError
+
+pytestmark = pytest.mark.cluster
+
+BOTH = pytest.mark.parametrize("provisioner", PROVISIONERS)
+ACCOUNTS = Resource("", "v1", "serviceaccounts")
+REVIEWS = Resource("authorization.k8s.io", "v1", "subjectaccessreviews", namespaced=False)
+RAY_CRD = "rayclusters.ray.io"
+NO_IMAGE = {"image": {"repository": "localhost/none"}}  # what runs in the pods does not matter here
+
+
+def resource_of(each: Object) -> Resource:
+    group, _, version = each["apiVersion"].rpartition("/")
+    kind = each["kind"].lower()
+    plural = {"networkpolicy": "networkpolicies", "ingress": "ingresses"}.get(kind, f"{kind}s")
+    cluster_wide = each["kind"] in ("CustomResourceDefinition", "ClusterRole", "Namespace")
+    return Resource(group, version, plural, namespaced=not cluster_wide)
+
+
+def wait_for(condition: Any, what: str, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come about within {seconds:g} s"
+        time.sleep(0.1)
+
+
+@contextmanager
+def namespace(level: str = "restricted") -> Iterator[KubeApi]:
+    """A namespace of its own that enforces a Pod Security level."""
+    name = f"chart-{uuid.uuid4().hex[:8]}"
+    api = connect(namespace=name)
+    labels = {"pod-security.kubernetes.io/enforce": level}
+    api.create(
+        NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    )
+    try:
+        yield api
+    finally:
+        # Pods whose container never started need no time to end.
+        for pod in api.find(PODS).items:
+            api.delete(PODS, pod["metadata"]["name"], grace_seconds=0)
+        api.delete(NAMESPACES, name)
+        api.close()
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[KubeApi]:
+    with namespace() as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def privileged() -> Iterator[KubeApi]:
+    with namespace("privileged") as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def pipelines_served(api: KubeApi) -> None:
+    """The TrainingPipelines' definition, which all releases of the cluster share."""
+    definition = yaml.safe_load((CHART / "files/trainingpipeline-crd.yaml").read_text(encoding="utf-8"))
+    api.patch(CUSTOM_RESOURCES, definition["metadata"]["name"], definition, kind="apply", force=True)
+    wait_for(lambda: api.serves(PIPELINES), "the TrainingPipelines' API")
+
+
+@pytest.fixture(scope="module")
+def kuberay_served(api: KubeApi) -> Iterator[None]:
+    """KubeRay's RayCluster. Taken away afterwards, unless it was there: `auto` would see it."""
+    if api.get(CUSTOM_RESOURCES, RAY_CRD) is not None:
+        yield
+        return
+    file = os.environ.get("ZHONGJING_KUBERAY_CRD")
+    if not file:
+        pytest.skip("needs KubeRay's RayCluster definition: set ZHONGJING_KUBERAY_CRD to its file")
+    definition = yaml.load(
+        Path(file).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )
+    api.patch(CUSTOM_RESOURCES, RAY_CRD, definition, kind="apply", force=True)
+    wait_for(lambda: api.serves(Resource("ray.io", "v1", "rayclusters")), "KubeRay's API")
+    yield
+    api.delete(CUSTOM_RESOURCES, RAY_CRD)
+    wait_for(lambda: not api.serves(Resource("ray.io", "v1", "rayclusters")), "end of KubeRay's API")
+
+
+def accept(api: KubeApi, objects: list[Object]) -> None:
+    """Has the API server check every object; what belongs to an operator, only where that is installed."""
+    served = {group: api.serves(resource) for group, resource in OPERATORS.items()}
+    for each in objects:
+        resource = resource_of(each)
+        if each["kind"] == "Pod" or not served.get(resource.group, True):
+            continue
+        api.patch(resource, each["metadata"]["name"], each, kind="apply", force=True, dry_run=True)
+
+
+OPERATORS = {"monitoring.coreos.com": Resource("monitoring.coreos.com", "v1", "podmonitors")}
+
+
+def accept_pods(api: KubeApi, objects: list[Object]) -> None:
+    """Makes a pod of every template, without persisting it: so admission looks at it."""
+    for account in of_kind(objects, "ServiceAccount"):
+        api.patch(ACCOUNTS, account["metadata"]["name"], account, kind="apply", force=True)
+    for name, template in pod_templates(objects):
+        spec = deepcopy(template["spec"])
+        # Classes need to exist for a pod, for a template they do not.
+        spec.pop("priorityClassName", None)
+        spec.pop("runtimeClassName", None)
+        for claim in ("data",):
+            mounted = {mount["name"] for mount in spec["containers"][0].get("volumeMounts", [])}
+            if claim in mounted - {volume["name"] for volume in spec["volumes"]}:
+                spec["volumes"].append({"name": claim, "persistentVolumeClaim": {"claimName": claim}})
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": name.rpartition("/")[2].lower(),
+                "namespace": api.namespace,
+                "labels": template["metadata"]["labels"],
+            },
+            "spec": spec,
+        }
+        api.create(PODS, pod, dry_run=True)
+
+
+def options(provisioner: str, api: KubeApi) -> dict[str, Any]:
+    return {"provisioner": provisioner, "namespace": api.namespace}
+
+
+def run_case(each: Case, provisioner: str, api: KubeApi) -> None:
+    objects = render(each.values, **options(provisioner, api))
+    accept(api, objects)
+    accept_pods(api, objects)
+
+
+STATIC = [each for each in CASES if "static" in each.provisioners]
+KUBERAY = [each for each in CASES if "kuberay" in each.provisioners]
+
+
+@pytest.mark.usefixtures("pipelines_served")
+@pytest.mark.parametrize("each", STATIC, ids=lambda each: each.name)
+def test_api_server_takes_every_value_static(each: Case, api: KubeApi, privileged: KubeApi) -> None:
+    run_case(each, "static", api if each.restricted else privileged)
+
+
+@pytest.mark.usefixtures("pipelines_served", "kuberay_served")
+@pytest.mark.parametrize("each", KUBERAY, ids=lambda each: each.name)
+def test_api_server_takes_every_value_kuberay(each: Case, api: KubeApi, privileged: KubeApi) -> None:
+    run_case(each, "kuberay", api if each.restricted else privileged)
+
+
+@pytest.mark.usefixtures("pipelines_served", "kuberay_served")
+@pytest.mark.parametrize("files", [(), (TINY,)], ids=["defaults", "tiny"])
+@BOTH
+def test_api_server_takes_the_defaults(provisioner: str, files: tuple[Path, ...], api: KubeApi) -> None:
+    objects = render(files=files, **options(provisioner, api))
+
+    accept(api, objects)
+    accept_pods(api, objects)
+
+
+@pytest.mark.parametrize("each", [each for each in CASES if not each.restricted], ids=lambda each: each.name)
+def test_what_is_said_to_be_outside_restricted_is_refused_there(each: Case, api: KubeApi) -> None:
+    objects = render(each.values, **options("static", api))
+
+    with pytest.raises(BackendError, match='violates PodSecurity "restricted'):
+        accept_pods(api, objects)
+
+
+def test_misspelt_fields_are_refused_by_the_api_server(api: KubeApi) -> None:
+    """The check itself can fail: a field that does not exist is not dropped in silence."""
+    values = {"workers": {"groups": {"gpu": {"podTemplate": {"spec": {"nodeSelektor": {"a": "b"}}}}}}}
+
+    with pytest.raises(BackendError, match="nodeSelektor"):
+        accept(api, render(values, **options("static", api)))
+
+
+# Real installs. Their pods never start, and need not: only what lies in the API counts.
+
+
+@contextmanager
+def installed(api: KubeApi, values: Object, *arguments: str, release: str = RELEASE) -> Iterator[None]:
+    place = ("--namespace", api.namespace)
+    helm("install", release, str(CHART), *place, *arguments, values=values)
+    try:
+        yield
+    finally:
+        helm("uninstall", release, *place, "--wait=false")
+
+
+def provisioner_of(api: KubeApi) -> str:
+    found = api.get(CONFIG_MAPS, f"{FULLNAME}-provisioner")
+    assert found is not None
+    return str(found["data"]["provisioner"])
+
+
+VALUES: Object = NO_IMAGE | {
+    "crds": {"install": False},
+    "s3": {"bundled": {"persistence": {"enabled": False}}},
+}
+
+
+def test_upgrade_leaves_the_number_of_workers_alone() -> None:
+    with namespace() as api, installed(api, VALUES | {"ray": {"provisioner": "static"}}):
+        workers = f"{FULLNAME}-ray-gpu"
+        api.patch(STATEFUL_SETS, workers, {"spec": {"replicas": 0}})
+
+        changed = VALUES | {"ray": {"provisioner": "static"}, "commonLabels": {"a": "b"}}
+        helm("upgrade", RELEASE, str(CHART), "--namespace", api.namespace, values=changed)
+
+        found = api.get(STATEFUL_SETS, workers)
+        assert found is not None
+        assert found["metadata"]["labels"]["a"] == "b"
+        assert found["spec"]["replicas"] == 0
+
+
+def test_auto_keeps_its_choice_when_kuberay_comes_later(request: pytest.FixtureRequest) -> None:
+    with namespace() as api:
+        with installed(api, VALUES | {"ray": {"provisioner": "static"}}):
+            request.getfixturevalue("kuberay_served")
+            notes = helm("upgrade", RELEASE, str(CHART), "--namespace", api.namespace, values=VALUES)
+
+            assert provisioner_of(api) == "static"
+            assert "kept from the first install" in notes
+            config = api.get(CONFIG_MAPS, f"{FULLNAME}-config")
+            assert config is not None
+            assert parse_release(config["data"]["release.yaml"], "upgraded").provisioner == "static"
+        # A new release decides anew.
+        with installed(api, VALUES):
+            assert provisioner_of(api) == "kuberay"
+
+
+@pytest.mark.usefixtures("pipelines_served")
+def test_two_releases_in_two_namespaces() -> None:
+    values = VALUES | {"ray": {"provisioner": "static"}}
+    with namespace() as first, namespace() as second, installed(first, values), installed(second, values):
+        for api in (first, second):
+            config = api.get(CONFIG_MAPS, f"{FULLNAME}-config")
+            assert config is not None
+            assert parse_release(config["data"]["release.yaml"], "x").namespace == api.namespace
+
+
+@pytest.mark.usefixtures("pipelines_served")
+def test_release_brings_pipelines_and_takes_them_along() -> None:
+    pipelines = next(each for each in CASES if each.name == "pipelines").values
+    with namespace() as api:
+        with installed(api, VALUES | pipelines):
+            found = api.get(PIPELINES, "rm-only")
+            assert found is not None
+            assert found["spec"]["targets"] == ["rm"]
+        assert api.get(PIPELINES, "rm-only") is None
+
+
+def test_administrator_of_a_namespace_installs_a_second_release() -> None:
+    """The first release needs rights on the cluster; for others Kubernetes' own role `admin` is enough."""
+    with (
+        namespace() as first,
+        namespace() as api,
+        installed(first, VALUES | {"ray": {"provisioner": "static"}}),
+    ):
+        bind(api, "installer", "admin")
+        wait_for(
+            lambda: may(api, "installer", "patch", TRAINING, "trainingpipelines/status"), "aggregated roles"
+        )
+        helm_as = ("--kube-as-user", f"system:serviceaccount:{api.namespace}:installer")
+        place = ("--namespace", api.namespace)
+        values = VALUES | {"ray": {"provisioner": "static"}}
+
+        with pytest.raises(ChartError, match=r"clusterroles.* is forbidden"):
+            helm("install", "greedy", str(CHART), *place, *helm_as, values=values)
+        with installed(api, values | {"rbac": {"clusterRoles": False}}, *helm_as):
+            assert provisioner_of(api) == "static"
+
+
+def bind(api: KubeApi, account: str, role: str) -> None:
+    """Gives a service account a ClusterRole in the namespace."""
+    api.create(
+        Resource("rbac.authorization.k8s.io", "v1", "rolebindings"),
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": account, "namespace": api.namespace},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": api.namespace}],
+        },
+    )
+
+
+# Rights of the controller
+
+
+def may(api: KubeApi, account: str, verb: str, group: str, resource: str, name: str = "") -> bool:
+    """Whether a service account may do something in the namespace, as the API server sees it."""
+    plural, _, subresource = resource.partition("/")
+    attributes = {
+        "namespace": api.namespace,
+        "verb": verb,
+        "group": group,
+        "resource": plural,
+        "subresource": subresource,
+        "name": name,
+    }
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {
+            "user": f"system:serviceaccount:{api.namespace}:{account}",
+            "groups": ["system:serviceaccounts", f"system:serviceaccounts:{api.namespace}"],
+            "resourceAttributes": attributes,
+        },
+    }
+    return bool(api.create(REVIEWS, review)["status"]["allowed"])
+
+
+TRAINING = "training.zhongjing.dev"
+MAY = [
+    *((verb, TRAINING, "trainingpipelines", "") for verb in ("get", "list", "watch", "patch", "delete")),
+    *((verb, TRAINING, "trainingpipelines/status", "") for verb in ("patch", "update")),
+    ("create", "coordination.k8s.io", "leases", ""),
+    *((verb, "coordination.k8s.io", "leases", f"{FULLNAME}-controller") for verb in ("get", "update")),
+    ("create", "events.k8s.io", "events", ""),
+    *((verb, "", "pods", "") for verb in ("list", "watch", "delete")),
+    ("create", "", "secrets", ""),
+    ("get", "", "secrets", f"{FULLNAME}-s3"),
+    ("get", "", "secrets", f"{FULLNAME}-ray-token"),
+    ("get", "", "configmaps", f"{FULLNAME}-config"),
+    ("list", "apps", "statefulsets", ""),
+    ("patch", "apps", "statefulsets", f"{FULLNAME}-ray-gpu"),
+    ("patch", "apps", "statefulsets", f"{FULLNAME}-ray-head"),
+]
+MAY_NOT = [
+    ("get", "", "secrets", "somebody-elses"),
+    ("list", "", "secrets", ""),
+    ("update", "", "secrets", f"{FULLNAME}-s3"),
+    ("delete", "", "secrets", f"{FULLNAME}-s3"),
+    ("create", "", "pods", ""),
+    ("create", "", "pods/exec", ""),
+    ("update", "", "configmaps", f"{FULLNAME}-config"),
+    ("patch", "apps", "statefulsets", f"{FULLNAME}-s3"),
+    ("delete", "apps", "statefulsets", f"{FULLNAME}-ray-gpu"),
+    ("patch", "apps", "deployments", ""),
+    ("update", "coordination.k8s.io", "leases", "somebody-elses"),
+    ("create", TRAINING, "trainingpipelines", ""),
+    ("create", "rbac.authorization.k8s.io", "rolebindings", ""),
+]
+
+
+def test_rights_of_the_controller() -> None:
+    with namespace() as api, installed(api, VALUES | {"ray": {"provisioner": "static"}}):
+        account = f"{FULLNAME}-controller"
+        assert [each for each in MAY if not may(api, account, *each)] == []
+        assert [each for each in MAY_NOT if may(api, account, *each)] == []
+        for account in (f"{FULLNAME}-ray", f"{FULLNAME}-s3"):
+            assert not any(may(api, account, *each) for each in MAY)
