@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +42,7 @@ from tests.cluster.chart_support import (
     value_at,
     without,
 )
+from zhongjing.controller.metrics import Metrics
 
 pytestmark = pytest.mark.cluster
 
@@ -738,3 +742,51 @@ def test_monitors_find_their_ports(provisioner: str) -> None:
                 scraped.add(labels["app.kubernetes.io/component"])
 
     assert scraped == {"ray-head", "ray-worker", "controller"}
+
+
+def _expressions(provisioner: str = "static") -> list[str]:
+    """Every query of alerts and dashboards."""
+    objects = render(case("monitoring").values, provisioner=provisioner)
+    (rules,) = of_kind(objects, "PrometheusRule")
+    queries = [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
+    for board in of_kind(objects, "ConfigMap"):
+        for file, text in board["data"].items():
+            if file.endswith(".json"):
+                panels = json.loads(text)["panels"]
+                queries += [target["expr"] for panel in panels for target in panel.get("targets", [])]
+    return queries
+
+
+def test_alerts_and_dashboards_ask_for_metrics_that_there_are() -> None:
+    ours = {sample.name for family in Metrics().registry.collect() for sample in family.samples}
+    ours |= {family.name for family in Metrics().registry.collect()}
+    source = "".join(
+        path.read_text(encoding="utf-8") for path in (CHART.parent / "zhongjing" / "train").rglob("*.py")
+    )
+    used = set(re.findall(r"\b(?:ray_)?zhongjing_\w+", " ".join(_expressions())))
+    assert len(used) > 25
+
+    for metric in used:
+        if gauge := re.fullmatch(r"ray_zhongjing_(train|validation|rollout|spike)_(\w+)", metric):
+            assert f'"{gauge[2]}"' in source, metric
+        else:
+            assert metric in ours or metric.removesuffix("_bucket") in ours, metric
+
+
+def test_promtool_finds_the_queries_right(tmp_path: Path) -> None:
+    tool = shutil.which("promtool")
+    if tool is None:
+        pytest.skip("needs promtool (Debian package prometheus)")
+    rules = [{"record": f"query:{number}", "expr": each} for number, each in enumerate(_queries())]
+    file = tmp_path / "rules.yaml"
+    file.write_text(json.dumps({"groups": [{"name": "all", "rules": rules}]}), encoding="utf-8")
+
+    done = subprocess.run([tool, "check", "rules", str(file)], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert f"{len(rules)} rules found" in done.stdout
+
+
+def _queries() -> list[str]:
+    """The queries with Grafana's variables filled in."""
+    return [re.sub(r"\$\w+", "x", each) for each in _expressions()]
