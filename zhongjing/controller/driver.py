@@ -35,7 +35,7 @@ from zhongjing.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
 
-TELL_SECONDS = 4.0  # between writes of live progress
+TELL_PASSES = 2  # live progress is written in every second pass at most
 _TROUBLE_SECONDS = 3.0  # until a pass that could not be made is made again
 _DEFECT_SECONDS = 20.0
 
@@ -156,13 +156,14 @@ class Driver:
         self, desired: DesiredState, status: PipelineStatus, turn: str | None, now: float
     ) -> float | None:
         """A pass of the sequencer, with live progress."""
+        services = self._services
         self.records.want(desired)
         news = self._look(status)
         version = self.pipeline.version
         wait = self._reconciler.once(now, turn)
         if self.pipeline.version != version:
             self._told = now
-        elif news and (now - self._told >= TELL_SECONDS or not self.records.has_told):
+        elif news and now - self._told >= TELL_PASSES * services.cadence.active:
             self.records.tell()
             self._told = now
         return wait

@@ -24,7 +24,7 @@ from zhongjing.controller.guard import ClusterJobs, GuardedBackend
 from zhongjing.controller.inventory import Inventory
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.orphans import Orphans
-from zhongjing.controller.turns import holds_cluster, in_turn, is_ours
+from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, is_queued
 from zhongjing.errors import BackendError, ConflictError, StorageError
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 RESYNC_SECONDS = 20.0
 CADENCE = Cadence(active=2.0, waiting=20.0)
+PASS_SECONDS = 5.0  # a pass that takes longer is broken off: who has the cluster is looked at again first
 _SHORTEST = 0.05
 _UNREACHABLE_SECONDS = 3.0
 
@@ -125,8 +126,10 @@ class Controller:
         self._orphans.look(everything, now, force=listed or gone)
         holder = self._orphans.holder
         times = [self._services.cadence.active] if holder is not None else []
+        ends = time.monotonic() + PASS_SECONDS
         for pipeline in in_turn(each for each in ours if self._has_work(each, now)):
-            if not self._may_act():
+            if time.monotonic() > ends or not self._may_act():
+                times.append(_SHORTEST)
                 break
             self.beat = time.monotonic()
             after = self._attend(pipeline, holder, now)
@@ -187,10 +190,12 @@ class Controller:
         return pipeline
 
     def _drive(self, pipeline: Pipeline, holder: str | None, now: float) -> Pipeline:
+        turn = f"waits for {holder}" if holder is not None else None
         driver = self._drivers.get(pipeline.uid)
         if driver is None:
+            if turn is not None and is_queued(pipeline, turn):
+                return pipeline  # nothing is new since the last controller said so
             driver = self._drivers[pipeline.uid] = Driver(self._services, pipeline)
-        turn = f"waits for {holder}" if holder is not None else None
         if driver.is_due(pipeline, turn, now):
             driver.drive(pipeline, turn, now)
             if driver.error is not None:

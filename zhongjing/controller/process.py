@@ -21,7 +21,7 @@ from zhongjing.backends.kubernetes.leases import Election, Timing
 from zhongjing.backends.kubernetes.pipelines import Pipelines
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.release import ReleaseConfig, load_release
-from zhongjing.controller.loop import CADENCE, Controller
+from zhongjing.controller.loop import CADENCE, RESYNC_SECONDS, Controller
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.server import HealthServer
 from zhongjing.errors import ZhongjingError
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ray-package", default="jobs", help=argparse.SUPPRESS)
     parser.add_argument("--cadence", type=float, default=CADENCE.active, help=argparse.SUPPRESS)
+    parser.add_argument("--lease", type=float, default=Timing.duration, help=argparse.SUPPRESS)
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser
 
@@ -95,7 +96,7 @@ class ControllerProcess:
             connect(options.context, release.namespace, seconds=_LEASE_SECONDS),
             f"{release.fullname}-controller",
             self._identity,
-            timing=Timing(),
+            timing=Timing.of(options.lease),
         )
         self._metrics = Metrics()
         self._metrics.observe(lambda: self._election.is_leader, lambda: self._api.requests)
@@ -139,6 +140,7 @@ class ControllerProcess:
         store = self._store()
         if store is None:
             return
+        cadence = self._options.cadence
         controller = Controller(
             Pipelines(self._api),
             self._release,
@@ -148,7 +150,8 @@ class ControllerProcess:
             recorder=Recorder(self._api, self._identity),
             metrics=self._metrics,
             policy=Policy(command=f"python -m zhongjing.submit -n {self._release.namespace}"),
-            cadence=Cadence(active=self._options.cadence, waiting=CADENCE.waiting),
+            cadence=Cadence(active=cadence, waiting=cadence * CADENCE.waiting / CADENCE.active),
+            resync_seconds=cadence * RESYNC_SECONDS / CADENCE.active,
         )
         self._loop = controller
         try:

@@ -91,11 +91,6 @@ class KubernetesRecords:
             for name in ("activity", "step", "totalSteps", "metrics", "message")
         )
 
-    @property
-    def has_told(self) -> bool:
-        """Whether the object tells of progress of every stage that some is known of."""
-        return self._live.keys() <= decode_live(self.pipeline.status).keys()
-
     def count_from(self, attempts: Mapping[Stage, int]) -> None:
         """Sets the attempts that new ones are counted from, where the status knows of none."""
         self._seed = attempts

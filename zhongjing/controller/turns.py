@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.pipeline.backend import JobDescription, JobState
-from zhongjing.pipeline.state import RETRYING, ConditionType
+from zhongjing.pipeline.state import QUEUED, RETRYING, ConditionType
 
 
 def is_ours(pipeline: Pipeline, release: str, others: Collection[str]) -> bool:
@@ -30,6 +30,14 @@ def holds_cluster(pipeline: Pipeline) -> bool:
     condition = pipeline.condition() or {}
     retrying = condition.get("type") == ConditionType.PROGRESSING.value and condition["reason"] == RETRYING
     return pipeline.is_active or (retrying and not pipeline.suspend)
+
+
+def is_queued(pipeline: Pipeline, turn: str) -> bool:
+    """Whether the object says already that it waits, and for the very same reason."""
+    condition = pipeline.condition() or {}
+    observed = int(pipeline.status.get("observedGeneration") or 0)
+    queued = condition.get("reason") == QUEUED and condition.get("message") == turn
+    return queued and observed == pipeline.generation and not pipeline.is_deleting
 
 
 def in_turn(pipelines: Iterable[Pipeline]) -> list[Pipeline]:

@@ -11,6 +11,7 @@ This is one fence of two. The other is the resource version of every status that
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -38,6 +39,12 @@ class Timing:
     margin: float = 3.0
     renew: float = 5.0
     retry: float = 2.0
+
+    @classmethod
+    def of(cls, duration: float) -> Timing:
+        """The same proportions for another duration, in seconds."""
+        part = duration / cls.duration
+        return cls(duration, cls.margin * part, cls.renew * part, cls.retry * part)
 
 
 class Election:
@@ -168,7 +175,7 @@ class Election:
     def _held(self) -> Object:
         return {
             "holderIdentity": self._identity,
-            "leaseDurationSeconds": round(self._timing.duration),
+            "leaseDurationSeconds": math.ceil(self._timing.duration),
             "renewTime": _micro_time(),
         }
 
