@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +85,79 @@ def runs_of_ray(store: ObjectStore, submission_id: str) -> list[str]:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def verify(pods: Pods, folder: Path, *options: str, token: str | None = None) -> tuple[int, list[str]]:
+    """What ``helm test`` runs: exit status and lines."""
+    release = {
+        "release": "test",
+        "fullname": "test-zhongjing",
+        "namespace": "zhongjing",
+        "chartVersion": "0",
+        "image": "zhongjing:0",
+        "provisioner": "static",
+        "ray": {
+            "cluster": "test",
+            "service": "test",
+            "tokenSecret": "test-zhongjing-ray-token",
+            "tokenManaged": True,
+            "groups": [],
+            "scaling": "none",
+        },
+        "storage": {"bundled": True, "uri": BUCKET},
+    }
+    (folder / "release.yaml").write_text(json.dumps(release))
+    (folder / "token").write_text(token or pods.token)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "zhongjing.controller.verify", "--config", str(folder / "release.yaml")),
+            *("--ray-token", str(folder / "token"), "--ray-address", pods.jobs.address),
+            *("--python", sys.executable, *options),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert pods.token not in done.stdout + done.stderr
+    assert not done.stderr
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_helm_test_trains_a_step_and_leaves_nothing(pods: Pods, store: ObjectStore, tmp_path: Path) -> None:
+    code, lines = verify(pods, tmp_path, "--zero2", "true", "--timeout", "180")
+    assert code == 0, lines
+    assert [line.split(":")[0] for line in lines] == [
+        "fine       ray token",
+        "fine       s3 access",
+        "fine       s3 conditions",
+        "fine       zero-2",
+    ]
+    assert "one step under ZeRO-2 on the CPU: loss" in lines[-1]
+    assert pods.jobs.jobs() == []
+    assert not [info.uri for info in store.list(BUCKET) if "verify" in info.uri]
+    assert [names(pods.disk_of(node) / "scratch") for node in (0, 1)] == [[], []]
+
+    code, lines = verify(pods, tmp_path)
+    assert code == 0, lines
+    assert lines[-1].startswith("not tried  zero-2: no worker with a GPU is up")
+
+
+def test_helm_test_says_what_is_wrong(pods: Pods, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    (tmp_path / "credentials").write_text(
+        "[default]\naws_access_key_id = nobody\naws_secret_access_key = nothing\n"
+    )
+    code, lines = verify(pods, tmp_path, token="0" * 64)
+    assert code == 1
+    assert lines[0].startswith("failed     ray token: ")
+    assert "test-zhongjing-ray-token is not what Ray was started with" in lines[1]
+    assert [line.split(":")[0] for line in lines if line.startswith("failed")] == [
+        "failed     ray token",
+        "failed     s3 access",
+        "failed     s3 conditions",
+    ]
+    assert lines[-1] == "not tried  zero-2: Ray does not answer"
 
 
 def test_a_stage_stops_and_goes_on_where_driver_and_workers_share_no_disk(

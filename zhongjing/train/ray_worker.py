@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed
 
-from zhongjing.codes import local as codes
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.data.tokens import open_split
-from zhongjing.errors import TrainingError
 from zhongjing.storage.artifacts import upload_model
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity
+from zhongjing.train.accelerator import cuda_facts, no_cuda, use_gpu
 from zhongjing.train.folders import Folders
 from zhongjing.train.ray_context import RayGauges, RayRunContext, TensorBoard
 from zhongjing.train.scratch import Claim, checkpoint_folder, remove_earlier, remove_spool, scratch_folder
@@ -221,19 +220,16 @@ class _Rank:
 
 
 def _device(settings: AnySettings) -> torch.device:
-    """The device that Ray gave this worker. Never a silent fall-back to the CPU."""
+    """The device that Ray gave this worker, once it has been seen to work."""
     if settings.resources.gpus == 0:
         return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise TrainingError(
-            "the stage asks for a GPU, and torch finds none here",
-            code=codes.NO_GPU,
-            where=f"torch {torch.__version__}, CUDA {torch.version.cuda}",
-        )
+    trouble = no_cuda(cuda_facts())
+    if trouble is not None:
+        raise trouble
     import ray.train.torch
 
     device: torch.device = ray.train.torch.get_device()
-    torch.cuda.set_device(device)
+    use_gpu(device)
     return device
 
 
