@@ -86,7 +86,7 @@ def test_too_many_workers_say_what_would_hold_them() -> None:
     )
     assert error.where == "spec.stages.rm.workers"
     assert error.remedy == (
-        "raise workers.groups[1].maxReplicas of the chart's values to 4, "
+        "raise workers.groups.gpu.maxReplicas of the chart's values to 4, "
         "or set spec.stages.rm.workers to at most 6"
     )
     # What the remedy says is enough, and not more than enough.
@@ -98,7 +98,7 @@ def test_too_many_workers_say_what_would_hold_them() -> None:
 def test_groups_that_are_all_switched_off_say_so() -> None:
     error = refusal([group("gpu", 8, 1, most=0)], demand(1, gpus=1))
     assert "holds 0 at most (group gpu: 0 x 1)" in error.message
-    assert error.remedy == "raise workers.groups[0].maxReplicas of the chart's values to 1"
+    assert error.remedy == "raise workers.groups.gpu.maxReplicas of the chart's values to 1"
 
 
 def test_a_worker_larger_than_every_pod() -> None:
@@ -112,6 +112,6 @@ def test_a_worker_larger_than_every_pod() -> None:
 
 def test_gpus_where_there_are_none() -> None:
     error = refusal([CPU], demand(1, gpus=1))
-    assert "the release has no worker group with GPUs" in error.message
+    assert "the release has no worker group with gpus" in error.message
     assert error.where == "spec.stages.rm.resources.gpus"
     assert "set spec.stages.rm.resources.gpus: 0" in error.remedy

@@ -64,20 +64,19 @@ def pods_needed(groups: Sequence[WorkerGroup], demand: Demand) -> dict[str, int]
             needed[group.name] = pods
             left -= min(left, pods * each)
     if left:
-        raise _no_room(groups, candidates, demand, demand.workers - left)
+        raise _no_room(candidates, demand, demand.workers - left)
     return needed
 
 
-def _no_room(
-    groups: Sequence[WorkerGroup], candidates: Sequence[WorkerGroup], demand: Demand, held: int
-) -> ImpossibleJobError:
+def _no_room(candidates: Sequence[WorkerGroup], demand: Demand, held: int) -> ImpossibleJobError:
     fitting = [group for group in candidates if workers_per_pod(group, demand.resources)]
     field = f"spec.stages.{demand.stage}"
     if not candidates:
-        what = "no worker group with GPUs" if demand.resources.gpus else "no worker group"
-        message, where = f"{demand} are asked for, and the release has {what}", f"{field}.resources.gpus"
-        remedy = "add a group with gpusPerPod to workers.groups of the chart's values"
-        if groups:
+        kind = " with gpus" if demand.resources.gpus else ""
+        message = f"{demand} are asked for, and the release has no worker group{kind}"
+        where = f"{field}.resources.gpus" if demand.resources.gpus else field
+        remedy = f"add a group{kind} to workers.groups of the chart's values"
+        if demand.resources.gpus:
             remedy += f", or set {field}.resources.gpus: 0"
     elif not fitting:
         sizes = "; ".join(f"a pod of {group.name} has {_size(group)}" for group in candidates)
@@ -87,14 +86,13 @@ def _no_room(
         group = fitting[-1]
         each = workers_per_pod(group, demand.resources)
         more = group.max_replicas + math.ceil((demand.workers - held) / each)
-        index = list(groups).index(group)
         holds = "; ".join(
             f"group {group.name}: {group.max_replicas} x {workers_per_pod(group, demand.resources)}"
             for group in fitting
         )
         message = f"{demand} are asked for, and the release holds {held} at most ({holds})"
         where = f"{field}.workers"
-        remedy = f"raise workers.groups[{index}].maxReplicas of the chart's values to {more}"
+        remedy = f"raise workers.groups.{group.name}.maxReplicas of the chart's values to {more}"
         if held:
             remedy += f", or set {field}.workers to at most {held}"
     return ImpossibleJobError(message, code=NO_ROOM, where=where, remedy=remedy)

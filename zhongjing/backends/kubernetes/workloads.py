@@ -1,7 +1,7 @@
 """The objects that make the Ray pods of a release: StatefulSets (static), or one RayCluster (KubeRay).
 
-What differs between the two stands here: where the number of worker pods is, how it is changed, and where the
-pod templates are. Pods carry the same labels in both.
+What differs between the two stands here: where the number of worker pods is, and how it is changed.
+Pods carry the same labels in both.
 """
 
 from __future__ import annotations
@@ -65,45 +65,31 @@ class Workload:
         return {group: int(specs[index].get("replicas") or 0) for group, index in self.groups.items()}
 
     def change(
-        self, replicas: Mapping[str, int], annotations: Changes, template: Changes | None = None
+        self, replicas: Mapping[str, int], annotations: Changes
     ) -> tuple[Object | list[Object], PatchKind]:
         """The patch that makes these changes, in one write.
 
         Args:
             replicas: pods to ask for, by worker group; groups that are not named stay.
             annotations: of the object.
-            template: annotations of its pod templates; another value replaces the pods.
         """
         if self.is_cluster:
-            return self._cluster_change(replicas, annotations, template or {}), "json"
+            return self._cluster_change(replicas, annotations), "json"
         patch: Object = {}
         if annotations:
             patch["metadata"] = {"annotations": dict(annotations)}
         if replicas:
             patch["spec"] = {"replicas": next(iter(replicas.values()))}
-        if template:
-            patch.setdefault("spec", {})["template"] = {"metadata": {"annotations": dict(template)}}
         return patch, "merge"
 
-    def _cluster_change(
-        self, replicas: Mapping[str, int], annotations: Changes, template: Changes
-    ) -> list[Object]:
+    def _cluster_change(self, replicas: Mapping[str, int], annotations: Changes) -> list[Object]:
         # A merge patch would replace the whole list of groups. The tests hold that it is still the one read.
         steps: list[Object] = []
         for group, number in replicas.items():
             place = f"/spec/workerGroupSpecs/{self.groups[group]}"
             steps.append({"op": "test", "path": f"{place}/groupName", "value": group})
             steps.append({"op": "add", "path": f"{place}/replicas", "value": number})
-        steps += _annotate("/metadata", self.object["metadata"], annotations)
-        if template:
-            spec = self.object["spec"]
-            for index, group_spec in enumerate(spec.get("workerGroupSpecs") or []):
-                place = f"/spec/workerGroupSpecs/{index}"
-                name = group_spec["groupName"]
-                steps.append({"op": "test", "path": f"{place}/groupName", "value": name})
-                steps += _annotate_template(place, group_spec, template)
-            steps += _annotate_template("/spec/headGroupSpec", spec["headGroupSpec"], template)
-        return steps
+        return steps + _annotate(self.object["metadata"], annotations)
 
 
 def pod_labels(release: ReleaseConfig, *components: str) -> str:
@@ -146,7 +132,6 @@ def write(
     *,
     replicas: Mapping[str, int] | None = None,
     annotations: Changes | None = None,
-    template: Changes | None = None,
 ) -> None:
     """Makes changes, all in one request; none where there is nothing to change.
 
@@ -154,7 +139,7 @@ def write(
         BackendError: the API does not answer or refuses.
         NotFoundError: the object is gone.
     """
-    patch, kind = workload.change(replicas or {}, annotations or {}, template)
+    patch, kind = workload.change(replicas or {}, annotations or {})
     if patch:
         api.patch(workload.resource, workload.name, patch, kind=kind, field_manager=FIELD_MANAGER)
 
@@ -177,25 +162,18 @@ def of_component(pods: Iterable[Object], component: str) -> list[Object]:
     return [pod for pod in pods if label(pod, COMPONENT) == component]
 
 
-def _annotate(place: str, metadata: Mapping[str, object], changes: Changes) -> list[Object]:
+def _annotate(metadata: Mapping[str, object], changes: Changes) -> list[Object]:
+    """The steps of a JSON patch that change annotations."""
     there = metadata.get("annotations")
     if not there:
         value = {name: text for name, text in changes.items() if text is not None}
-        return [{"op": "add", "path": f"{place}/annotations", "value": value}] if value else []
+        return [{"op": "add", "path": "/metadata/annotations", "value": value}] if value else []
     assert isinstance(there, dict)
     steps: list[Object] = []
     for name, text in changes.items():
-        path = f"{place}/annotations/{name.replace('~', '~0').replace('/', '~1')}"
+        path = f"/metadata/annotations/{name.replace('~', '~0').replace('/', '~1')}"
         if text is not None:
             steps.append({"op": "add", "path": path, "value": text})
         elif name in there:
             steps.append({"op": "remove", "path": path})
     return steps
-
-
-def _annotate_template(place: str, group: Object, changes: Changes) -> list[Object]:
-    metadata = group["template"].get("metadata")
-    if metadata is None:
-        value = {"annotations": {name: text for name, text in changes.items() if text is not None}}
-        return [{"op": "add", "path": f"{place}/template/metadata", "value": value}]
-    return _annotate(f"{place}/template/metadata", metadata, changes)

@@ -1,0 +1,318 @@
+"""The Ray of a release, as the sequencer's backend: jobs, room for them, and pods to run them in.
+
+To what :class:`RayJobsBackend` does it adds what a cluster needs:
+
+- a submission asks for worker pods first, and says what keeps them while they are not there;
+- Ray's token is read from its Secret, again when Ray refuses it: a rotation is no failure;
+- a job that Ray has forgotten is lost for certain once every worker container is younger than the head's;
+- worker pods that hold what an earlier attempt left, or that Ray has lost, are replaced first.
+
+Whatever Kubernetes or a token may say, a job is not refused for it: the pipeline waits, and its condition
+says why. Only what can never run is refused. No call takes longer than some seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.capacity import Capacity, Room
+from zhongjing.backends.kubernetes.demand import Demand
+from zhongjing.backends.kubernetes.explain import Explainer, sentence
+from zhongjing.backends.kubernetes.findings import Finding
+from zhongjing.backends.kubernetes.leftovers import Leftovers, started
+from zhongjing.backends.kubernetes.resources import PODS, Object
+from zhongjing.backends.kubernetes.rollout import end_pod
+from zhongjing.backends.kubernetes.secrets import TOKEN_KEY, read_secret
+from zhongjing.backends.kubernetes.workloads import (
+    HEAD,
+    WORKER,
+    is_ready,
+    of_component,
+    pod_labels,
+)
+from zhongjing.backends.ray_jobs import RayJobsBackend, TokenRefusedError
+from zhongjing.codes import pods as codes
+from zhongjing.codes.cluster import RAY_TOKEN_REFUSED
+from zhongjing.config.release import ReleaseConfig
+from zhongjing.errors import (
+    BackendError,
+    BackendUnavailableError,
+    ConflictError,
+    NotFoundError,
+    ZhongjingError,
+)
+from zhongjing.pipeline.backend import (
+    ForeignJobError,
+    ImpossibleJobError,
+    JobDescription,
+    JobRequest,
+    JobState,
+)
+
+logger = logging.getLogger(__name__)
+
+REQUEST_SECONDS = 8.0  # a submission takes 0.3 s, a busy head some seconds
+EXPLAIN_SECONDS = 10.0  # between two looks at why pods are not there
+REPLACE_SECONDS = 5  # pods that are replaced because of stuck processes have so long to end
+_STACKS_SECONDS = 30.0
+_STACKS = 24  # workers of a job that are looked into
+
+T = TypeVar("T")
+
+
+class Token:
+    """Ray's token, from its Secret.
+
+    The Secret is read through the API, not from a mounted file: a kubelet brings a change up to two minutes
+    late. Without a Secret there is none to give.
+
+    Args:
+        api: the cluster.
+        name: of the Secret.
+    """
+
+    def __init__(self, api: KubeApi, name: str) -> None:
+        self._api = api
+        self._name = name
+        self._value: str | None = None
+
+    def get(self) -> str:
+        """The token as it was last read.
+
+        Raises:
+            BackendUnavailableError: there is none (yet).
+        """
+        if self._value is None:
+            self.refresh()
+        if not self._value:
+            raise BackendUnavailableError(
+                f"there is no {TOKEN_KEY} in it",
+                code=codes.SECRET_INCOMPLETE,
+                where=f"secret/{self._name}",
+            )
+        return self._value
+
+    def refresh(self) -> bool:
+        """Reads the Secret again; whether it has another token now."""
+        before = self._value
+        self._value = (read_secret(self._api, self._name) or {}).get(TOKEN_KEY, "").strip()
+        return self._value != before
+
+
+class ClusterBackend:
+    """Jobs on the Ray of a release. Safe to use from several threads.
+
+    Args:
+        api: the cluster.
+        release: the release.
+        capacity: sees to worker pods; none: one of its own.
+        address: of the Jobs API; none: the service of the release.
+        package: package of the entry points.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        release: ReleaseConfig,
+        *,
+        capacity: Capacity | None = None,
+        address: str | None = None,
+        package: str = "jobs",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._api = api
+        self._release = release
+        self.capacity = capacity or Capacity(api, release, clock=clock)
+        self._address = address or release.ray_address
+        self._package = package
+        self._clock = clock
+        self._token = Token(api, release.ray.token_secret)
+        self._explainer = Explainer(api, release, components=(HEAD, WORKER), clock=clock)
+        self._leftovers = Leftovers(lambda path: self._ask(lambda ray: ray.query(path)))
+        self._told: tuple[float, list[Finding]] = (float("-inf"), [])
+        self._ray: tuple[str, RayJobsBackend] | None = None
+        self._lock = threading.Lock()
+
+    # Backend
+
+    def submit(self, job: JobRequest) -> None:
+        """Submits, or adopts a job of the same id and spec hash, once there is room for it.
+
+        Raises:
+            ForeignJobError: the id belongs to a job of another hash.
+            ImpossibleJobError: the release can never hold the job's workers.
+            BackendUnavailableError: not now; says what is missing.
+            BackendError: Ray refuses the job.
+        """
+        with _waits():
+            room = self.capacity.room_for(Demand(job.stage, job.workers, job.resources))
+            if not room.ready:
+                raise self._not_ready(room)
+            self._clear(of_component(room.pods, WORKER))
+        self._ask(lambda ray: ray.submit(job))
+
+    def describe(self, submission_id: str) -> JobDescription:
+        """State of a job; UNKNOWN, and perhaps lost, if this head has never heard of it."""
+        job = self._ask(lambda ray: ray.describe(submission_id))
+        if job.state is JobState.UNKNOWN and self._is_lost():
+            return job.model_copy(update={"lost": True})
+        return job
+
+    def stop(self, submission_id: str) -> None:
+        """Ends a job at once. What does not heed Ray ends with its pod, before the next submission."""
+        self._ask(lambda ray: ray.stop(submission_id))
+
+    def tail_logs(self, submission_id: str) -> Iterator[str]:
+        """Lines of the driver's log, following until the job ends."""
+        self._ask(lambda ray: ray.describe(submission_id))  # takes up a token that has changed
+        yield from self._jobs().tail_logs(submission_id)
+
+    def render(self, job: JobRequest) -> dict[str, object]:
+        """What ``submit`` would send."""
+        return RayJobsBackend(self._address, None, package=self._package).render(job)
+
+    def jobs(self) -> list[JobDescription]:
+        """All jobs that Ray knows, ended ones too."""
+        return self._ask(lambda ray: ray.jobs())
+
+    # Inspectable
+
+    def stacks(self, submission_id: str) -> str:
+        """Where the workers of a job are, taken by Ray's agents with py-spy; never raises.
+
+        Ray looks into processes only where ``RAY_DASHBOARD_ENABLE_PROFILING=1`` is set on the head, and a
+        system may forbid it to all but root: the text says so.
+        """
+        deadline = time.monotonic() + _STACKS_SECONDS
+        try:
+            actors = self._actors_of(submission_id)
+        except (ZhongjingError, LookupError, TypeError) as error:
+            return f"the workers of {submission_id} could not be listed: {error}\n"
+        parts = []
+        for actor in actors[:_STACKS]:
+            head = f"{actor.get('class_name')}, process {actor.get('pid')} on node {actor.get('node_id')}"
+            try:
+                parts.append(f"{head}\n{self._stack(actor, deadline)}")
+            except (ZhongjingError, LookupError, TypeError, ValueError) as error:
+                parts.append(f"{head}\ncould not be looked at: {error}")
+        return "\n\n".join(parts) + "\n" if parts else "no worker of the attempt was found\n"
+
+    # Pods
+
+    def _clear(self, workers: Sequence[Object]) -> None:
+        """Sees to it that nothing of an earlier attempt is left where the next one will run."""
+        pods, stuck = self._leftovers.look(workers, self._clock())
+        if not pods:
+            return
+        names = ", ".join(pod["metadata"]["name"] for pod in pods)
+        if stuck:
+            for pod in pods:
+                end_pod(self._api, pod, REPLACE_SECONDS)
+            logger.warning("replaced %s: processes of an earlier attempt did not end there", names)
+            message = f"{names}: replaced, because processes of an earlier attempt did not end there"
+        else:
+            message = f"{names}: processes of an earlier attempt are ending there"
+        raise BackendUnavailableError(message, code=codes.WORKERS_STARTING)
+
+    def _not_ready(self, room: Room) -> BackendUnavailableError:
+        """Why there is no room: the gravest of what is found, or that pods are on their way."""
+        now = time.monotonic()
+        if now - self._told[0] >= EXPLAIN_SECONDS:
+            self._told = (now, self._explainer.findings())
+        findings = self._told[1]
+        grave = next((each for each in findings if each.code is not codes.POD_STARTING), None)
+        message = room.message + (f"; {sentence(findings)}" if findings else "")
+        code = grave.code if grave is not None else codes.WORKERS_STARTING
+        return BackendUnavailableError(message, code=code, remedy=grave.remedy if grave is not None else None)
+
+    def _is_lost(self) -> bool:
+        """Whether no process can be left of a job that the head does not know.
+
+        Its driver ran in the head's container, its workers in theirs. A container that is younger than the
+        head's has never run anything of an earlier head.
+        """
+        try:
+            pods = self._api.find(PODS, labels=pod_labels(self._release, HEAD, WORKER)).items
+        except ZhongjingError as error:
+            logger.info("the pods of Ray cannot be listed: %s", error)
+            return False
+        heads = [pod for pod in of_component(pods, HEAD) if started(pod)]
+        if len(heads) != 1 or not is_ready(heads[0]):
+            return False
+        born = started(heads[0])
+        return all(started(pod) > born or _never_ran(pod) for pod in of_component(pods, WORKER))
+
+    # Ray
+
+    def _jobs(self) -> RayJobsBackend:
+        with self._lock, _waits():
+            token = self._token.get()
+            if self._ray is None or self._ray[0] != token:
+                jobs = RayJobsBackend(self._address, token, package=self._package, timeout=REQUEST_SECONDS)
+                self._ray = (token, jobs)
+            return self._ray[1]
+
+    def _ask(self, question: Callable[[RayJobsBackend], T]) -> T:
+        """Asks Ray, a second time if the token has changed.
+
+        Raises:
+            BackendUnavailableError: no answer, or another token.
+        """
+        try:
+            return question(self._jobs())
+        except TokenRefusedError as error:
+            with self._lock, _waits():
+                changed = self._token.refresh()
+            if not changed:
+                raise self._refused(error) from None
+        try:
+            return question(self._jobs())
+        except TokenRefusedError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: BackendError) -> BackendUnavailableError:
+        # Ray's pods may not have been rolled yet, or read a Secret that somebody changed after they started.
+        message = f"Ray does not take the token of secret/{self._release.ray.token_secret}"
+        return BackendUnavailableError(message, code=RAY_TOKEN_REFUSED, where=error.where)
+
+    def _actors_of(self, submission_id: str) -> list[Object]:
+        job = self._ask(lambda ray: ray.query(f"/api/jobs/{submission_id}"))
+        path = (
+            f"/api/v0/actors?detail=1&filter_keys=job_id&filter_predicates=%3D&filter_values={job['job_id']}"
+        )
+        answer = self._ask(lambda ray: ray.query(path))
+        return [each for each in answer["data"]["result"]["result"] if each.get("state") == "ALIVE"]
+
+    def _stack(self, actor: Object, deadline: float) -> str:
+        if time.monotonic() >= deadline:
+            return "not looked at: it took too long already"
+        node, pid = str(actor["node_id"]), int(actor["pid"])
+        return self._ask(lambda ray: ray.traceback(node, pid))
+
+
+@contextmanager
+def _waits() -> Iterator[None]:
+    """What Kubernetes refuses or does not answer is waited out: no stage fails for it."""
+    try:
+        yield
+    except (ImpossibleJobError, ForeignJobError, BackendUnavailableError):
+        raise
+    except (BackendError, ConflictError, NotFoundError) as error:
+        raise BackendUnavailableError(
+            error.message, code=error.code, where=error.where, remedy=error.remedy
+        ) from error
+
+
+def _never_ran(pod: Object) -> bool:
+    """Whether no container of a pod runs, nor can have been left running on a node that is cut off."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    return all("running" not in (each.get("state") or {}) for each in statuses)

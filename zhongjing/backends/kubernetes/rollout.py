@@ -1,0 +1,121 @@
+"""Ray's pods take up a changed token: Ray reads it once, when it starts.
+
+Each workload remembers the token that its pods were started with, as a hash in an annotation. When the Secret
+has another one, all pods of Ray are ended and made again: head and workers at the same time, because neither
+talks to the other in between. A running stage loses what it did since its last checkpoint. A workload without
+the annotation is new, and only gets it.
+
+The pod templates stay as they are. A StatefulSet whose template changes makes pods that end from the old one
+first, and then replaces them one by one.
+
+Needs get on the Secret, list and patch on ``statefulsets`` or get and patch on ``rayclusters``, list and
+delete on ``pods``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.resources import PODS, Object
+from zhongjing.backends.kubernetes.secrets import TOKEN_KEY, read_secret
+from zhongjing.backends.kubernetes.workloads import (
+    GROUP,
+    HEAD,
+    WORKER,
+    label,
+    pod_labels,
+    read_workloads,
+    write,
+)
+from zhongjing.config.pipeline import API_GROUP
+from zhongjing.config.release import ReleaseConfig
+from zhongjing.errors import ConflictError
+
+logger = logging.getLogger(__name__)
+
+TOKEN_HASH = f"{API_GROUP}/token-hash"
+END_SECONDS = 20  # what runs in a pod that is rolled has lost its cluster; there is nothing to wait for
+
+
+class Rollout:
+    """Replaces Ray's pods when they have to be.
+
+    Args:
+        api: the cluster.
+        release: the release.
+    """
+
+    def __init__(self, api: KubeApi, release: ReleaseConfig) -> None:
+        self._api = api
+        self._release = release
+
+    def follow_token(self) -> bool:
+        """Looks whether the token was changed, and replaces Ray's pods if so; whether it did.
+
+        Two requests while nothing changes. Broken off, it goes on with the next call.
+
+        Raises:
+            BackendError: the API does not answer, or refuses.
+            NotFoundError: a workload went in between.
+        """
+        secret = self._release.ray.token_secret
+        token = (read_secret(self._api, secret) or {}).get(TOKEN_KEY, "").strip()
+        if not token:
+            return False
+        current = self._hash(token)
+        workloads = read_workloads(self._api, self._release, head=True)
+        known = {workload.name: workload.annotations.get(TOKEN_HASH) for workload in workloads}
+        changed = any(before not in (None, current) for before in known.values())
+        if changed:
+            logger.info("the Secret %s has another token: Ray is started again", secret)
+            self._end(HEAD, WORKER)
+        for workload in workloads:
+            # Only now: broken off before, it would be done again.
+            if known[workload.name] != current:
+                write(self._api, workload, annotations={TOKEN_HASH: current})
+        return changed
+
+    def replace_workers(self, group: str | None = None) -> list[str]:
+        """Ends the worker pods of a group (of all groups), after a hang or a fault of a GPU, say.
+
+        Returns:
+            Names of the pods; others take their places.
+
+        Raises:
+            BackendError: the API does not answer, or refuses.
+        """
+        return self._end(WORKER, group=group)
+
+    def _end(self, *components: str, group: str | None = None) -> list[str]:
+        ended = []
+        for pod in self._api.find(PODS, labels=pod_labels(self._release, *components)).items:
+            if pod["metadata"].get("deletionTimestamp") or (group is not None and label(pod, GROUP) != group):
+                continue
+            if end_pod(self._api, pod, END_SECONDS):
+                ended.append(str(pod["metadata"]["name"]))
+        return ended
+
+    def _hash(self, token: str) -> str:
+        # Salted with the place: the same token elsewhere has another hash.
+        salt = f"{self._release.namespace}/{self._release.ray.token_secret}/"
+        return hashlib.sha256((salt + token).encode()).hexdigest()[:16]
+
+
+def end_pod(api: KubeApi, pod: Object, seconds: int) -> bool:
+    """Ends just this pod; False where another has its name by now, or it is gone.
+
+    Args:
+        api: the cluster.
+        pod: as it was read.
+        seconds: how long its processes have to end.
+
+    Raises:
+        BackendError: the API does not answer, or refuses.
+    """
+    metadata = pod["metadata"]
+    try:
+        return api.delete(PODS, metadata["name"], uid=metadata["uid"], grace_seconds=seconds)
+    except ConflictError:
+        return False

@@ -1,0 +1,197 @@
+"""Secrets of a release: made once where they are missing, never changed, never shown.
+
+A template cannot make them: tools that render without a cluster would make others at every render. So the
+controller does, at its start, for those that the release says are its own (``tokenManaged``,
+``secretManaged``); the names are fixed, so two replicas that both try make one.
+
+Nothing owns them, and ``helm uninstall`` does not know them: with the keys of the bundled store would go the
+way to the artifacts in its volume. Who wants them gone deletes them by name.
+
+Needs get on the Secrets by name, and create on ``secrets``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import configparser
+import contextlib
+import json
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+
+from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.findings import Finding, found
+from zhongjing.backends.kubernetes.resources import SECRETS, Object
+from zhongjing.backends.kubernetes.workloads import COMPONENT, INSTANCE
+from zhongjing.codes import pods as codes
+from zhongjing.config.pipeline import API_GROUP
+from zhongjing.config.release import ReleaseConfig
+from zhongjing.errors import ConflictError
+
+logger = logging.getLogger(__name__)
+
+TOKEN_KEY = "auth_token"  # noqa: S105
+CREDENTIALS_KEY = "credentials"
+IDENTITIES_KEY = "s3.json"
+KEEP = f"{API_GROUP}/keep"
+
+_PROFILE = "default"
+
+
+def prepare_secrets(api: KubeApi, release: ReleaseConfig) -> list[Finding]:
+    """Makes what is missing and looks at what is there.
+
+    Returns:
+        What is wrong with the Secrets: one that somebody else should have made, a key that is not in it,
+        credentials that do not fit the store's. Empty when all is well.
+
+    Raises:
+        BackendError: the API does not answer, or refuses.
+    """
+    ray, storage = release.ray, release.storage
+    if ray.token_managed:
+        _make(api, release, ray.token_secret, "ray-head", {TOKEN_KEY: secrets.token_hex(32)})
+    findings = _check(api, ray.token_secret, _token_faults, {TOKEN_KEY}, managed=ray.token_managed)
+    if storage.secret is not None:
+        if storage.secret_managed:
+            _make(api, release, storage.secret, "s3", _store_keys())
+        keys = {CREDENTIALS_KEY, IDENTITIES_KEY} if storage.bundled else {CREDENTIALS_KEY}
+        faults = _store_faults if storage.bundled else _credential_faults
+        findings += _check(api, storage.secret, faults, keys, managed=False)
+    return findings
+
+
+def read_secret(api: KubeApi, name: str) -> dict[str, str] | None:
+    """The values of a Secret, None where there is none.
+
+    Raises:
+        BackendError: the API does not answer, or refuses.
+    """
+    secret = api.get(SECRETS, name)
+    return _values(secret) if secret is not None else None
+
+
+def _make(api: KubeApi, release: ReleaseConfig, name: str, component: str, values: Mapping[str, str]) -> None:
+    """Makes a Secret, unless there is one of that name."""
+    if api.get(SECRETS, name) is not None:
+        return
+    why = (
+        "the artifacts of the bundled store cannot be read without it" if component == "s3" else "Ray's token"
+    )
+    body: Object = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": {
+            "name": name,
+            "namespace": release.namespace,
+            "labels": {
+                "app.kubernetes.io/name": "zhongjing",
+                INSTANCE: release.release,
+                COMPONENT: component,
+                "app.kubernetes.io/part-of": "zhongjing",
+                "app.kubernetes.io/managed-by": f"{release.fullname}-controller",
+            },
+            "annotations": {
+                KEEP: why,
+                # No tool that finds it among what it did not install shall clear it away.
+                "helm.sh/resource-policy": "keep",
+                "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
+                "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
+            },
+        },
+        "data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()},
+    }
+    try:
+        api.create(SECRETS, body)
+    except ConflictError:
+        return  # the other replica was faster
+    logger.info("made the Secret %s", name)
+
+
+def _store_keys() -> dict[str, str]:
+    """Keys for the bundled store, as its clients and as its server read them."""
+    access, secret = f"ZJ{secrets.token_hex(9).upper()}", secrets.token_urlsafe(30)
+    lines = [f"[{_PROFILE}]", f"aws_access_key_id = {access}", f"aws_secret_access_key = {secret}", ""]
+    identity = {
+        "name": "zhongjing",
+        "credentials": [{"accessKey": access, "secretKey": secret}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    return {CREDENTIALS_KEY: "\n".join(lines), IDENTITIES_KEY: json.dumps({"identities": [identity]})}
+
+
+# Checks
+
+
+_Values = Mapping[str, str]
+
+
+def _check(
+    api: KubeApi, name: str, faults: Callable[[_Values], list[str]], keys: set[str], *, managed: bool
+) -> list[Finding]:
+    place = f"secret/{name}"
+    values = read_secret(api, name)
+    if values is None:
+        files = " ".join(f"--from-file={key}=<file>" for key in sorted(keys))
+        remedy = f"kubectl create secret generic {name} {files}"
+        return [found(codes.SECRET_INCOMPLETE, place, "does not exist", remedy=remedy, fatal=True)]
+    told = [f"has no key {key}" for key in sorted(keys) if not values.get(key, "").strip()]
+    remedy = f"kubectl delete secret {name}, and restart the controller: it makes another" if managed else ""
+    return [
+        found(codes.SECRET_INCOMPLETE, place, fault, remedy=remedy, fatal=True)
+        for fault in told or faults(values)
+    ]
+
+
+def _token_faults(values: _Values) -> list[str]:
+    token = values[TOKEN_KEY].strip()
+    if any(character.isspace() or not character.isprintable() for character in token):
+        return [f"its {TOKEN_KEY} is not one word of printable characters"]
+    return []
+
+
+def _credential_faults(values: _Values) -> list[str]:
+    return [] if _profile(values) else [_NO_PROFILE]
+
+
+def _store_faults(values: _Values) -> list[str]:
+    """Whether server and clients of the bundled store have the same keys."""
+    profile = _profile(values)
+    if not profile:
+        return [_NO_PROFILE]
+    try:
+        identities = json.loads(values[IDENTITIES_KEY])["identities"]
+        known = {
+            (pair["accessKey"], pair["secretKey"]) for each in identities for pair in each["credentials"]
+        }
+    except (ValueError, LookupError, TypeError):
+        return [f"its {IDENTITIES_KEY} is no list of identities as SeaweedFS reads it"]
+    if (profile.get("aws_access_key_id"), profile.get("aws_secret_access_key")) not in known:
+        return [f"the keys in its {CREDENTIALS_KEY} are not among those of its {IDENTITIES_KEY}"]
+    return []
+
+
+_NO_PROFILE = f"its {CREDENTIALS_KEY} has no profile [{_PROFILE}] as the AWS tools read it"
+
+
+def _profile(values: _Values) -> dict[str, str]:
+    # Keys may hold any character: nothing is interpolated, and nothing of the content is in an error.
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(values[CREDENTIALS_KEY])
+    except configparser.Error:
+        return {}
+    # ConfigParser has a default section of its own, and matches its name exactly.
+    return dict(parser[_PROFILE]) if parser.has_section(_PROFILE) else {}
+
+
+def _values(secret: Object) -> dict[str, str]:
+    """The values as text; what is none counts as missing."""
+    values = {}
+    for key, value in (secret.get("data") or {}).items():
+        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+            values[key] = base64.b64decode(value).decode()
+    return values
