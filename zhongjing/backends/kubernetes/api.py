@@ -385,7 +385,12 @@ def connect(
             found = _NAMESPACE_FILE.read_text(encoding="utf-8").strip() if _NAMESPACE_FILE.exists() else None
         else:
             chosen, found = _context(context)
-            load_kube_config(context=chosen, client_configuration=configuration, persist_config=False)
+            load_kube_config(
+                config_file=_kubeconfig(),
+                context=chosen,
+                client_configuration=configuration,
+                persist_config=False,
+            )
     except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
         raise BackendError(
             f"the kubeconfig cannot be used: {error}", code=codes.INVALID_KUBECONFIG, where=_kubeconfig()
