@@ -42,8 +42,9 @@ from zhongjing.errors import (
     ZhongjingError,
 )
 from zhongjing.pipeline.backend import JobState
+from zhongjing.pipeline.plan import make_plan
 from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, stamp
-from zhongjing.pipeline.stored import find_record, read_manifest
+from zhongjing.pipeline.stored import done_stages, find_record, read_manifest
 from zhongjing.pipeline.world import submission_id
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource, StageManifest
@@ -251,7 +252,7 @@ class KubernetesSession:
                         where=where,
                     ) from None
                 raise
-        if now.generation == there.generation and self._has_ended(now, desired.targets):
+        if now.generation == there.generation and self._has_ended(now, desired):
             now = self._again(now)
         return self._take(now)
 
@@ -448,16 +449,18 @@ class KubernetesSession:
         """Makes the controller take up a run that has ended: it does when ``spec`` changes."""
         return self._set_suspend(self._set_suspend(there, True), False)
 
-    def _has_ended(self, there: Pipeline, targets: list[Stage]) -> bool:
-        """Whether nothing will be done about a pipeline whose targets do not all exist."""
+    def _has_ended(self, there: Pipeline, desired: DesiredState) -> bool:
+        """Whether nothing will be done about a pipeline although not all of its results are there."""
         if not there.is_settled:
             return False
         if not there.holds(ConditionType.COMPLETE):
             return True
-        try:
-            return any(self.manifest(there.name, stage) is None for stage in targets)
-        except BackendError:
+        if self._store is None:
             return False  # who may not look into the store has no reason to doubt the status
+        status = self.status(there.name)
+        plan = make_plan(desired, status.sources if status is not None else ())
+        keys = {stage: plan[stage].key for stage in desired.targets}
+        return not all(done_stages(self._store, self.layout(there.name), keys).values())
 
     def _wanted(self, pipeline: Pipeline) -> DesiredState:
         stored = None
