@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kubernetes.utils.quantity import parse_quantity
 
 from tests.cluster.chart_cases import CASES, Case
 from tests.cluster.chart_support import (
@@ -35,6 +35,7 @@ from zhongjing.backends.kubernetes.resources import (
     NAMESPACES,
     PIPELINES,
     PODS,
+    RAY_CLUSTERS,
     STATEFUL_SETS,
     Resource,
 )
@@ -50,11 +51,25 @@ RAY_CRD = "rayclusters.ray.io"
 NO_IMAGE = {"image": {"repository": "localhost/none"}}  # what runs in the pods does not matter here
 
 
+CLUSTER_WIDE = {
+    "CustomResourceDefinition",
+    "ClusterRole",
+    "Namespace",
+    "PriorityClass",
+    "ResourceFlavor",
+    "ClusterQueue",
+}
+
+
 def resource_of(each: Object) -> Resource:
     group, _, version = each["apiVersion"].rpartition("/")
     kind = each["kind"].lower()
-    plural = {"networkpolicy": "networkpolicies", "ingress": "ingresses"}.get(kind, f"{kind}s")
-    cluster_wide = each["kind"] in ("CustomResourceDefinition", "ClusterRole", "Namespace")
+    plural = {
+        "networkpolicy": "networkpolicies",
+        "ingress": "ingresses",
+        "priorityclass": "priorityclasses",
+    }.get(kind, f"{kind}s")
+    cluster_wide = each["kind"] in CLUSTER_WIDE
     return Resource(group, version, plural, namespaced=not cluster_wide)
 
 
@@ -105,22 +120,19 @@ def pipelines_served(api: KubeApi) -> None:
 
 
 @pytest.fixture(scope="module")
-def kuberay_served(api: KubeApi) -> Iterator[None]:
+def kuberay_served(api: KubeApi, kuberay_crd_file: Path) -> Iterator[None]:
     """KubeRay's RayCluster. Taken away afterwards, unless it was there: `auto` would see it."""
     if api.get(CUSTOM_RESOURCES, RAY_CRD) is not None:
         yield
         return
-    file = os.environ.get("ZHONGJING_KUBERAY_CRD")
-    if not file:
-        pytest.skip("needs KubeRay's RayCluster definition: set ZHONGJING_KUBERAY_CRD to its file")
     definition = yaml.load(
-        Path(file).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        kuberay_crd_file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     )
     api.patch(CUSTOM_RESOURCES, RAY_CRD, definition, kind="apply", force=True)
-    wait_for(lambda: api.serves(Resource("ray.io", "v1", "rayclusters")), "KubeRay's API")
+    wait_for(lambda: api.serves(RAY_CLUSTERS), "KubeRay's API")
     yield
     api.delete(CUSTOM_RESOURCES, RAY_CRD)
-    wait_for(lambda: not api.serves(Resource("ray.io", "v1", "rayclusters")), "end of KubeRay's API")
+    wait_for(lambda: not api.serves(RAY_CLUSTERS), "end of KubeRay's API")
 
 
 def accept(api: KubeApi, objects: list[Object]) -> None:
@@ -391,3 +403,51 @@ def test_rights_of_the_controller() -> None:
         assert [each for each in MAY_NOT if may(api, account, *each)] == []
         for account in (f"{FULLNAME}-ray", f"{FULLNAME}-s3"):
             assert not any(may(api, account, *each) for each in MAY)
+
+
+# Files beside the chart
+
+K8S = CHART.parent / "k8s"
+CHARTS = {"kuberay-operator.yaml", "gpu-operator.yaml"}  # values of others' charts
+MANIFESTS = [each for each in sorted(K8S.glob("*.yaml")) if each.name not in CHARTS]
+
+
+@pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: file.name)
+def test_api_server_takes_the_files_beside_the_chart(file: Path, api: KubeApi) -> None:
+    objects = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    assert objects
+    ours = {each["metadata"]["name"] for each in objects if each["kind"] == "Namespace"}
+    for each in objects:
+        resource = resource_of(each)
+        if resource.group == "kueue.x-k8s.io" and not api.serves(resource):
+            continue  # an operator that is not installed on the test cluster
+        body = deepcopy(each)
+        if body["metadata"].get("namespace") in {"training", *ours}:
+            body["metadata"]["namespace"] = api.namespace  # a dry run makes no namespace for the next object
+        api.patch(resource, body["metadata"]["name"], body, kind="apply", force=True, dry_run=True)
+
+
+def test_every_file_beside_the_chart_is_in_its_list() -> None:
+    text = (K8S / "README.md").read_text(encoding="utf-8")
+    for each in (*MANIFESTS, *(K8S / name for name in CHARTS), K8S / "examples"):
+        assert each.exists()
+        assert f"]({each.name}" in text, each.name
+
+
+def test_queues_fit_what_the_chart_asks_for() -> None:
+    """The quota of k8s/kueue.yaml covers the head and two pods of the default group."""
+    documents = yaml.safe_load_all((K8S / "kueue.yaml").read_text(encoding="utf-8"))
+    (queue,) = [each for each in documents if each["kind"] == "ClusterQueue"]
+    (group,) = queue["spec"]["resourceGroups"]
+    quota = {
+        flavor["name"]: {each["name"]: parse_quantity(each["nominalQuota"]) for each in flavor["resources"]}
+        for flavor in group["flavors"]
+    }
+    for name, template in pod_templates(render(provisioner="static")):
+        ray = template["metadata"]["labels"]["app.kubernetes.io/component"]
+        if not ray.startswith("ray-"):
+            continue
+        flavor, times = ("plain", 1) if ray == "ray-head" else ("a100-80g", 2)
+        resources = template["spec"]["containers"][0]["resources"]
+        for resource, amount in (resources["limits"] | resources["requests"]).items():
+            assert parse_quantity(amount) * times <= quota[flavor][resource], (name, resource)
