@@ -133,11 +133,11 @@ def test_current_result_is_not_overwritten_unread(
 
 
 def test_stop_mark(store: ObjectStore, stage: StageLayout) -> None:
-    assert not artifacts.stop_requested(store, stage, 1)
+    assert not store.exists(stage.stop(1))
     artifacts.request_stop(store, stage, 1, "suspended")
     artifacts.request_stop(store, stage, 1, "deleted")
-    assert artifacts.stop_requested(store, stage, 1)
-    assert not artifacts.stop_requested(store, stage, 2)
+    assert store.exists(stage.stop(1))
+    assert not store.exists(stage.stop(2))
     assert store.get_record(stage.stop(1), artifacts.StopMark).reason == "suspended"
 
 

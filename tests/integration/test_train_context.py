@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from zhongjing.backends.local.processes import wait_until
 from zhongjing.config.resolve import parse_document, resolve
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
@@ -38,7 +39,7 @@ def layout(bucket_uri: str) -> StageLayout:
 
 
 def context(
-    store: ObjectStore, storage: Storage, layout: StageLayout, spool: Path, attempt: int = 1
+    store: ObjectStore, storage: Storage, layout: StageLayout, spool: Path, attempt: int = 1, rank: int = 0
 ) -> RayRunContext:
     document = resolve(parse_document(DOCUMENT, "x"))
     spec = document.spec.model_copy(update={"storage": storage})
@@ -57,9 +58,9 @@ def context(
         store,
         spool / str(attempt),
         spool / "checkpoints",
-        rank=0,
-        world_size=1,
-        local_rank=0,
+        rank=rank,
+        world_size=rank + 1,
+        local_rank=rank,
         device=torch.device("cpu"),
         keep=2,
     )
@@ -155,6 +156,52 @@ def test_a_stop_of_this_attempt_is_seen_and_of_another_is_not(
             time.sleep(0.05)
     finally:
         second.close()
+
+
+HANGING = """
+import sys, threading
+from pathlib import Path
+from zhongjing.config.sources import Storage
+from zhongjing.storage.layout import StageLayout
+from zhongjing.storage.objects import open_store
+from zhongjing.train import ray_context
+from tests.integration.test_train_context import context
+
+ray_context.OTHERS_POLL_SECONDS = 0.1
+storage = Storage.model_validate_json(sys.argv[1])
+taken = threading.Lock()
+
+def waits_for_ever():
+    print("hangs", flush=True)
+    taken.acquire()
+
+taken.acquire()
+context(open_store(storage), storage, StageLayout(sys.argv[2]), Path(sys.argv[3]), attempt=2, rank=1)
+waits_for_ever()
+"""
+
+
+def test_a_worker_that_hangs_leaves_its_stacks(
+    store: ObjectStore, storage: Storage, layout: StageLayout, tmp_path: Path
+) -> None:
+    arguments = [storage.model_dump_json(), layout.root, str(tmp_path)]
+    uri = f"{layout.logs}/stacks-a2-rank1.txt"
+    with subprocess.Popen([sys.executable, "-c", HANGING, *arguments], stdout=subprocess.PIPE) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == b"hangs\n"
+            # As the sequencer writes it; an earlier attempt's says nothing to this one.
+            store.put_json(layout.stop(1), {"reason": "Hung", "message": ""})
+            store.put_json(layout.stop(2), {"reason": "Hung", "message": "made no step"})
+            assert wait_until(lambda: store.exists(uri), 30)
+        finally:
+            worker.kill()
+    text = store.get(uri).decode()
+    assert text.startswith(f"rank1: process {worker.pid} on ")
+    main = text.split("\n\n")[1]
+    assert main.startswith("thread MainThread:")
+    assert "in waits_for_ever" in main
+    assert not store.exists(f"{layout.logs}/stacks-a1-rank1.txt")
 
 
 def test_tensorboard_files_hold_every_value(tmp_path: Path) -> None:

@@ -152,11 +152,6 @@ def request_stop(store: ObjectStore, layout: StageLayout, attempt: int, reason: 
         return
 
 
-def stop_requested(store: ObjectStore, layout: StageLayout, attempt: int) -> bool:
-    """Whether somebody asked the attempt to stop."""
-    return store.exists(layout.stop(attempt))
-
-
 def upload_model(
     store: ObjectStore,
     folder: Path,

@@ -35,6 +35,7 @@ from zhongjing.train.lineage import lineage
 from zhongjing.train.prepare import prepare
 from zhongjing.train.ray_storage import ray_storage
 from zhongjing.train.scratch import Claim, remove_earlier, scratch_folder, scratch_root
+from zhongjing.train.stop_watch import OTHERS_POLL_SECONDS, StopWatch
 from zhongjing.train.worker import Prepared, WorkerConfig, train_worker
 
 logger = logging.getLogger("zhongjing.job")
@@ -86,9 +87,17 @@ class Job:
     def run(self) -> int:
         """Prepares, trains, writes the manifest; leaves nothing in the scratch folder but what others use."""
         remove_earlier(self.request.submission_id)
+        watch = StopWatch(
+            self.store,
+            self.stage_layout,
+            self.request.attempt,
+            name="driver",
+            interval=OTHERS_POLL_SECONDS,
+        )
         try:
             return self._run()
         finally:
+            watch.close()
             shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _run(self) -> int:

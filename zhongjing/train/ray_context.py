@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,50 +10,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from zhongjing.errors import StorageError
-from zhongjing.storage.artifacts import stop_requested
 from zhongjing.storage.checkpoints import CheckpointStore
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Activity, MetricPoint, Progress, time_stamp
 from zhongjing.storage.progress_writer import MetricsWriter, ProgressWriter
+from zhongjing.train.stop_watch import OTHERS_POLL_SECONDS, POLL_SECONDS, StopWatch
 
-_STOP_POLL_SECONDS = 1.0
 # Of a checkpoint: metric points up to its step that were not in the store yet when it was taken.
 POINTS_FILE = "points.jsonl"
-
-
-class StopWatch:
-    """Looks for the stop object in a thread, so that asking costs the loop nothing."""
-
-    def __init__(self, store: ObjectStore, layout: StageLayout, attempt: int) -> None:
-        self._store = store
-        self._layout = layout
-        self._attempt = attempt
-        self._requested = threading.Event()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="stop-watch", daemon=True)
-        self._thread.start()
-
-    @property
-    def requested(self) -> bool:
-        """Whether somebody asked for a stop."""
-        return self._requested.is_set()
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(_STOP_POLL_SECONDS):
-            try:
-                if stop_requested(self._store, self._layout, self._attempt):
-                    self._requested.set()
-                    return
-            except StorageError:
-                continue  # an outage is no stop request; the next look will tell
 
 
 class RayRunContext:
@@ -100,17 +65,22 @@ class RayRunContext:
             "attempt": request.attempt,
             "started_at": time_stamp(),
         }
-        self._stop: StopWatch | None = None
+        self._stop = StopWatch(
+            store,
+            layout,
+            request.attempt,
+            name=f"rank{rank}",
+            interval=POLL_SECONDS if rank == 0 else OTHERS_POLL_SECONDS,
+        )
         self._progress: ProgressWriter | None = None
         self._metrics: MetricsWriter | None = None
         if rank == 0:
-            self._stop = StopWatch(store, layout, request.attempt)
             self._progress = ProgressWriter(store, layout)
             self._metrics = MetricsWriter(store, layout)
 
     def stop_requested(self) -> bool:
         """Whether somebody asked for a stop with a checkpoint (rank 0)."""
-        return self._stop is not None and self._stop.requested
+        return self._stop.requested
 
     def report(self, activity: Activity, **fields: Any) -> None:
         """Publishes progress (rank 0)."""
@@ -163,8 +133,7 @@ class RayRunContext:
 
     def close(self) -> None:
         """Writes what is pending and ends the threads."""
-        if self._stop is not None:
-            self._stop.close()
+        self._stop.close()
         if self._metrics is not None:
             self._metrics.close()
         if self._progress is not None:

@@ -1,0 +1,107 @@
+"""Looks for the stop object of an attempt, in a thread: asking costs the loop nothing.
+
+Where the attempt is to stop because it hangs, the thread leaves the stacks of its process in the store, from
+inside: in a pod nobody else may look into it. The main thread may wait in Python or in a library that has
+given the interpreter free (a collective, a read); a process that was stopped (SIGSTOP) says nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+
+from zhongjing.codes.training import HUNG
+from zhongjing.errors import NotFoundError, ZhongjingError
+from zhongjing.storage.layout import StageLayout
+from zhongjing.storage.objects import ObjectStore
+from zhongjing.storage.progress import time_stamp
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+"""Rank 0, whose answer the others wait for."""
+OTHERS_POLL_SECONDS = 8.0
+"""All others, who only look whether they hang; shorter than the time from a hung stop to its end."""
+LATE_SECONDS = 180.0
+"""A stop with a checkpoint that has not come about by then is looked into as well."""
+
+
+class StopWatch:
+    """Watches one attempt.
+
+    Args:
+        store: where the stop object will be.
+        layout: URIs of this run of the stage.
+        attempt: its number.
+        name: of this process in the attempt: ``rank0``, ``driver``.
+        interval: seconds between two looks.
+    """
+
+    def __init__(
+        self, store: ObjectStore, layout: StageLayout, attempt: int, *, name: str, interval: float
+    ) -> None:
+        self._store = store
+        self._uri = layout.stop(attempt)
+        self._stacks = f"{layout.logs}/stacks-a{attempt}-{name}.txt"
+        self._name = name
+        self._interval = interval
+        self._requested = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stop-watch", daemon=True)
+        self._thread.start()
+
+    @property
+    def requested(self) -> bool:
+        """Whether somebody asked for a stop."""
+        return self._requested.is_set()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._interval):
+            try:
+                mark = self._store.get_json(self._uri)
+            except NotFoundError:
+                continue
+            except ZhongjingError:
+                # An outage is no stop request; the next look will tell.
+                continue
+            self._requested.set()
+            hangs = isinstance(mark, dict) and mark.get("reason") == HUNG.name
+            if hangs or not self._ended.wait(LATE_SECONDS):
+                self._leave_stacks()
+            return
+
+    def _leave_stacks(self) -> None:
+        try:
+            self._store.put(self._stacks, stacks(self._name).encode(errors="replace"))
+            logger.warning("the stacks of %s are in %s", self._name, self._stacks)
+        except ZhongjingError as error:
+            logger.warning("the stacks of %s could not be stored: %s", self._name, error)
+
+
+def stacks(name: str) -> str:
+    """Where every thread of this process is now, the main thread first."""
+    frames = sys._current_frames()
+    threads = sorted(
+        threading.enumerate(), key=lambda thread: (thread is not threading.main_thread(), thread.name)
+    )
+    names = {thread.ident: thread.name for thread in threads if thread.ident is not None}
+    names |= {ident: "not started by Python" for ident in frames if ident not in names}
+    parts = [
+        f"{name}: process {os.getpid()} on {socket.gethostname()}, {time_stamp()}, "
+        f"{time.process_time():.0f} s of CPU so far"
+    ]
+    for ident, label in names.items():
+        frame = frames.get(ident)
+        if frame is not None and ident != threading.get_ident():
+            parts.append(f"thread {label}:\n{''.join(traceback.format_stack(frame))}")
+    return "\n\n".join(parts) + "\n"
