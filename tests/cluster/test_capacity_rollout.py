@@ -1,0 +1,146 @@
+"""Ray's pods are made again when their token was changed, and only then."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.capacity_support import (
+    FULLNAME,
+    group,
+    install_head,
+    install_workers,
+    namespace,
+    release,
+    wait_for,
+)
+from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.resources import PODS, SECRETS, STATEFUL_SETS
+from zhongjing.backends.kubernetes.rollout import TOKEN_HASH, Rollout
+from zhongjing.backends.kubernetes.secrets import prepare_secrets
+from zhongjing.backends.kubernetes.workloads import is_ready, read_workloads
+
+pytestmark = pytest.mark.cluster
+
+TOKEN = f"{FULLNAME}-ray-token"
+PODS_OF_RAY = {
+    f"{FULLNAME}-ray-head-0",
+    f"{FULLNAME}-ray-gpu-0",
+    f"{FULLNAME}-ray-gpu-1",
+    f"{FULLNAME}-ray-cpu-0",
+}
+
+
+@pytest.fixture
+def api() -> Iterator[KubeApi]:
+    with namespace("rollout") as api:
+        prepare_secrets(api, release(api))
+        install_head(api)
+        install_workers(api, "gpu", replicas=2)
+        install_workers(api, "cpu", replicas=1)
+        wait_for(lambda: set(ready(api)) == PODS_OF_RAY, "pods")
+        yield api
+
+
+def ready(api: KubeApi) -> dict[str, str]:
+    """Uids of the pods that serve, by name."""
+    pods = api.find(PODS).items
+    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods if is_ready(pod)}
+
+
+def rollout(api: KubeApi) -> Rollout:
+    return Rollout(api, release(api, group("gpu"), group("cpu")))
+
+
+def hashes(api: KubeApi) -> set[str | None]:
+    config = release(api, group("gpu"), group("cpu"))
+    workloads = read_workloads(api, config, head=True)
+    assert len(workloads) == 3
+    return {each.annotations.get(TOKEN_HASH) for each in workloads}
+
+
+def change_token(api: KubeApi, token: str) -> None:
+    api.patch(SECRETS, TOKEN, {"data": {"auth_token": base64.b64encode(token.encode()).decode()}})
+
+
+def test_a_changed_token_replaces_head_and_workers_once(api: KubeApi) -> None:
+    before = ready(api)
+    assert not rollout(api).follow_token()  # first sight
+    [first] = hashes(api)
+    assert first is not None
+    asked = api.requests
+    assert not rollout(api).follow_token()
+    assert api.requests - asked == 2
+    assert ready(api) == before
+
+    change_token(api, "another")
+    assert rollout(api).follow_token()
+    [second] = hashes(api)
+    assert second not in (None, first, "another")
+
+    def all_new() -> bool:
+        now = ready(api)
+        return set(now) == PODS_OF_RAY and not set(now.values()) & set(before.values())
+
+    wait_for(all_new, "new pods")
+    after = ready(api)
+    assert not rollout(api).follow_token()
+    # The pods are of the same template: nothing goes on replacing them.
+    revisions = api.find(STATEFUL_SETS).items
+    assert all(each["status"]["currentRevision"] == each["status"]["updateRevision"] for each in revisions)
+    assert ready(api) == after
+
+    # What stands in the Secret counts, not how it is written there.
+    change_token(api, "another\n")
+    assert not rollout(api).follow_token()
+
+
+def test_what_broke_off_half_way_is_done_by_the_next_call(api: KubeApi) -> None:
+    rollout(api).follow_token()
+    change_token(api, "another")
+    before = ready(api)
+    [old] = hashes(api)
+    # As if the process had died after the pods and one of three annotations.
+    rollout(api).follow_token()
+    [new] = hashes(api)
+    head = f"{FULLNAME}-ray-head"
+    api.patch(STATEFUL_SETS, head, {"metadata": {"annotations": {TOKEN_HASH: old}}})
+    assert rollout(api).follow_token()
+    assert hashes(api) == {new}
+    wait_for(lambda: set(ready(api)) == PODS_OF_RAY, "pods")
+    assert not set(ready(api).values()) & set(before.values())
+
+
+def test_a_group_that_is_new_is_only_noted(api: KubeApi) -> None:
+    rollout(api).follow_token()
+    [known] = hashes(api)
+    workload = f"{FULLNAME}-ray-cpu"
+    api.patch(STATEFUL_SETS, workload, {"metadata": {"annotations": {TOKEN_HASH: None}}})
+    before = ready(api)
+    assert not rollout(api).follow_token()
+    assert hashes(api) == {known}
+    assert ready(api) == before
+
+
+def test_without_a_secret_nothing_happens(api: KubeApi) -> None:
+    rollout(api).follow_token()
+    before, noted = ready(api), hashes(api)
+    api.delete(SECRETS, TOKEN)
+    assert not rollout(api).follow_token()
+    assert (ready(api), hashes(api)) == (before, noted)
+
+
+def test_workers_of_one_group_are_replaced(api: KubeApi) -> None:
+    before = ready(api)
+    names = rollout(api).replace_workers("gpu")
+    assert sorted(names) == [f"{FULLNAME}-ray-gpu-0", f"{FULLNAME}-ray-gpu-1"]
+
+    def replaced() -> bool:
+        now = ready(api)
+        return set(now) == PODS_OF_RAY and all(now[name] != before[name] for name in names)
+
+    wait_for(replaced, "other workers")
+    kept = PODS_OF_RAY - set(names)
+    assert {name: ready(api)[name] for name in kept} == {name: before[name] for name in kept}
