@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.capacity_support import namespace
-from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.resources import PIPELINES, Resource
 from zhongjing.config import crd
 
@@ -41,8 +40,22 @@ def conditions_of(definition: dict[str, Any]) -> dict[str, str]:
 
 
 @contextmanager
-def crd_namespace(part: str) -> Iterator[KubeApi]:
-    """A namespace of its own on a cluster that has the CRD."""
-    with namespace(part) as api:
+def with_crd(namespace: str) -> Iterator[KubeApi]:
+    """The API in a namespace, on a cluster that has the CRD of this checkout.
+
+    Where there was none it goes again: a release of the chart that finds one of nobody's refuses to take it.
+    """
+    api = connect(namespace=namespace)
+    name = crd.crd()["metadata"]["name"]
+    was_there = api.get(CRDS, name) is not None
+    try:
         apply_crd(api)
         yield api
+    finally:
+        if not was_there:
+            api.delete(CRDS, name)
+            deadline = time.monotonic() + 60
+            while api.get(CRDS, name) is not None:
+                assert time.monotonic() < deadline, "the CRD does not go"
+                time.sleep(0.2)
+        api.close()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.cluster.crd_probes import Document, base_document
-from tests.cluster.crd_support import ROOT, apply_crd, conditions_of, crd_namespace
+from tests.cluster.crd_support import ROOT, apply_crd, conditions_of, with_crd
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PIPELINES
 from zhongjing.config import crd, resolve
@@ -24,8 +24,8 @@ STAMP = "2026-01-02T03:04:05.678Z"
 
 
 @pytest.fixture(scope="module")
-def api() -> Iterator[KubeApi]:
-    with crd_namespace("crd-api") as api:
+def api(module_namespace: str) -> Iterator[KubeApi]:
+    with with_crd(module_namespace) as api:
         yield api
 
 

@@ -21,7 +21,7 @@ from tests.cluster.crd_probes import (
     refused_by_models,
     refused_by_server,
 )
-from tests.cluster.crd_support import crd_namespace
+from tests.cluster.crd_support import with_crd
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PIPELINES
 from zhongjing.config import keys
@@ -34,8 +34,8 @@ SIDES = ("low", "high")
 
 
 @pytest.fixture(scope="module")
-def api() -> Iterator[KubeApi]:
-    with crd_namespace("crd-bounds") as api:
+def api(module_namespace: str) -> Iterator[KubeApi]:
+    with with_crd(module_namespace) as api:
         yield api
 
 

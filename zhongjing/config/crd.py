@@ -108,6 +108,8 @@ def _spec_schema() -> Schema:
     spec[_RULES] = crd_rules.spec_rules()
     fields["base"][_RULES] = crd_rules.base_rules()
     fields["base"]["properties"]["tiny"][_RULES] = crd_rules.tiny_rules()
+    # What has no settings cannot be brought about.
+    fields["targets"]["items"]["enum"] = [stage.value for stage in crd_rules.STAGES]
     # By name: a name given twice is refused, and server-side apply merges sources instead of the list.
     fields["sources"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
     for stage in crd_rules.STAGES:

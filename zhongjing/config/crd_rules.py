@@ -4,7 +4,8 @@ The first part says again, in CEL, what the models' validators and the stage gra
 be said anywhere else: what a running attempt reads must not change under it.
 
 Every rule is priced by the largest object that the schema lets in, and the API server refuses a CRD with a
-rule that is too dear: hence loops over names, never over whole objects.
+rule that is too dear. Rules are asked at every write of a status, too: they must be cheap on large objects.
+Only what Kubernetes 1.29 knows of CEL, and prices, is used.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zhongjing.config.pipeline import KINDS_OF_STAGE
-from zhongjing.config.sources import KNOWN_DELTAS, Kind, TinyBase
+from zhongjing.config.sources import KNOWN_DELTAS, TinyBase
 from zhongjing.config.stages import PpoSettings, Stage
 
 Rule = dict[str, Any]
@@ -29,22 +30,28 @@ INPUTS: dict[tuple[Stage, str], tuple[str, ...]] = {
     (Stage.PPO, "from"): (Stage.SFT,),
     (Stage.PPO, "reward"): (Stage.RM,),
 }
+_MOST_PAIRS = 2048
 _REQUIRED_INPUTS = {(Stage.PPO, "from"): Stage.SFT, (Stage.PPO, "reward"): Stage.RM}
 
 
-def _rule(rule: str, message: str, *, at: str = "", reason: str = "FieldValueInvalid") -> Rule:
+def _rule(
+    rule: str, message: str, *, at: str = "", says: str = "", reason: str = "FieldValueInvalid"
+) -> Rule:
     """One entry of x-kubernetes-validations.
 
     Args:
         rule: CEL; true for a good object.
-        message: of a refusal. It cannot name the value: messages that are computed are priced too, and the
-            size of what a search finds counts as unbounded.
+        message: of a refusal; also where ``says`` cannot be computed.
         at: path of the field to correct, from the place of the rule.
+        says: CEL of the message. It cannot name the wrong value: the length of what a search finds counts as
+            unbounded, and messages are priced too.
         reason: kind of the refusal, as the API has it.
     """
     result = {"rule": rule, "message": message, "reason": reason}
     if at:
         result["fieldPath"] = at
+    if says:
+        result["messageExpression"] = says
     return result
 
 
@@ -124,42 +131,35 @@ def spec_rules() -> list[Rule]:
         )
         for stage in STAGES
     ]
-    for stage in STAGES:
-        rules += _data_rules(stage)
+    rules += [_data_rule(stage) for stage in STAGES]
     for stage, role in INPUTS:
         rules += _input_rules(stage, role)
     return rules
 
 
-def _data_rules(stage: Stage) -> list[Rule]:
-    """That a stage's data are sources of this pipeline, of a kind it reads, and no test data."""
+def _data_rule(stage: Stage) -> Rule:
+    """That a stage's data are sources of this pipeline, of a kind it reads, and no test data.
+
+    Two loops in each other: of very long lists it is the controller that finds what is wrong.
+    """
     data = f"self.stages.{stage}.data"
-    at = f".stages.{stage}.data"
     kinds = KINDS_OF_STAGE[stage]
+    kind = f"source.kind in {_names(kinds)}"
 
-    def every(condition: str, message: str) -> Rule:
-        return _rule(f"!has(self.stages.{stage}) || {data}.all(ref, {condition})", message, at=at)
+    def found(condition: str = "") -> str:
+        named = f"source.name == ref.source{condition}"
+        return f"{data}.all(ref, self.sources.exists(source, {named}))"
 
-    rules = [
-        every(
-            "has(self.sources) && self.sources.exists(source, source.name == ref.source)",
-            f"{stage} names a source that is not in spec.sources",
-        ),
-        every(
-            "!has(self.sources) || !self.sources.exists(source, source.name == ref.source"
-            " && has(source.split) && source.split == 'test')",
-            f"{stage} names a source that is test data (split: test)",
-        ),
-    ]
-    if set(kinds) != set(Kind):
-        rules.append(
-            every(
-                "!has(self.sources) || !self.sources.exists(source, source.name == ref.source"
-                f" && !(source.kind in {_names(kinds)}))",
-                f"{stage} names a source of another kind: it reads {', '.join(kinds)}",
-            )
-        )
-    return rules
+    usable = found(f" && {kind} && source.?split.orValue('train') != 'test'")
+    return _rule(
+        f"!has(self.stages.{stage}) || (has(self.sources)"
+        f" && ({data}.size() * self.sources.size() > {_MOST_PAIRS} || {usable}))",
+        f"{stage} names a source that it cannot read",
+        at=f".stages.{stage}.data",
+        says=f"!has(self.sources) || !{found()} ? '{stage} names a source that is not in spec.sources'"
+        f" : !{found(f' && {kind}')} ? '{stage} names a source of another kind: it reads {', '.join(kinds)}'"
+        f" : '{stage} names a source that is test data (split: test)'",
+    )
 
 
 def _input_rules(stage: Stage, role: str) -> list[Rule]:
@@ -237,30 +237,38 @@ def transition_rules() -> list[Rule]:
         )
         for name in ("seed", "base", "storage")
     ]
+    rules += [_sources_stay(any_runs), _test_data_stays(any_runs)]
+    return rules
+
+
+_IS_TEST = "({0}.?split.orValue('train') == 'test' || {0}.?testFraction.orValue(0.0) > 0.0)"
+
+
+def _sources_stay(any_runs: str) -> Rule:
+    """That the sources that running stages read, and all test data, are as they were."""
+    before, now = "oldSelf.spec.sources", "self.spec.sources"
     read = " || ".join(
         f"({_runs(stage)} && has(oldSelf.spec.stages.{stage})"
-        f" && oldSelf.spec.stages.{stage}.data.exists(ref, ref.source == old.name))"
+        f" && oldSelf.spec.stages.{stage}.data.exists(ref, ref.source == source.name))"
         for stage in STAGES
     )
-    test = "({0}.?split.orValue('train') == 'test' || {0}.?testFraction.orValue(0.0) > 0.0)"
-    rules.append(
-        _rule(
-            f"!({any_runs}) || !has(oldSelf.spec.sources) || oldSelf.spec.sources.all(old,"
-            f" !({test.format('old')} || {read})"
-            " || (has(self.spec.sources) && self.spec.sources.exists(source, source == old)))",
-            f"a stage that runs reads a source (or test data) that would change: {_ADVICE}",
-            at=".spec.sources",
-            reason="FieldValueForbidden",
-        )
+    return _rule(
+        f"!({any_runs}) || !has({before}) || (has({now}) && {now} == {before}) || {before}.all(source,"
+        f" (has({now}) && source in {now}) || !({_IS_TEST.format('source')} || {read}))",
+        f"a stage that runs reads a source (or test data) that would change: {_ADVICE}",
+        at=".spec.sources",
+        reason="FieldValueForbidden",
     )
-    rules.append(
-        _rule(
-            f"!({any_runs}) || !has(self.spec.sources) || self.spec.sources.all(source,"
-            f" !{test.format('source')} || (has(oldSelf.spec.sources)"
-            f" && oldSelf.spec.sources.exists(old, old.name == source.name && {test.format('old')})))",
-            f"a stage runs, no source can become test data: {_ADVICE}",
-            at=".spec.sources",
-            reason="FieldValueForbidden",
-        )
+
+
+def _test_data_stays(any_runs: str) -> Rule:
+    """That there is no more test data than there was: it is taken out of what every stage reads."""
+    before, now = "oldSelf.spec.sources", "self.spec.sources"
+    was_test = f"old.name == source.name && {_IS_TEST.format('old')}"
+    return _rule(
+        f"!({any_runs}) || !has({now}) || (has({before}) && {now} == {before}) || {now}.all(source,"
+        f" !{_IS_TEST.format('source')} || (has({before}) && {before}.exists(old, {was_test})))",
+        f"a stage runs, no source can become test data: {_ADVICE}",
+        at=".spec.sources",
+        reason="FieldValueForbidden",
     )
-    return rules
