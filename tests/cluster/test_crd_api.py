@@ -11,6 +11,7 @@ import yaml
 
 from tests.cluster.crd_probes import Document, base_document
 from tests.cluster.crd_support import ROOT, apply_crd, conditions_of, with_crd
+from tests.cluster.kube import Cluster
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PIPELINES
 from zhongjing.config import crd, resolve
@@ -305,3 +306,34 @@ def test_the_status_is_written_by_its_subresource_only(api: KubeApi) -> None:
             {"status": {"conditions": [{"type": "Failed", "status": "True"}] * 2}},
             subresource="status",
         )
+
+
+def test_kubectl_shows_the_columns_and_waits_for_conditions(
+    api: KubeApi, cluster: Cluster, module_namespace: str
+) -> None:
+    api.create(PIPELINES, base_document("shown"))
+    shown = {
+        "targets": "sft,rm",
+        "stage": "sft",
+        "state": "Running",
+        "progress": "42%",
+        "eta": "3m20s",
+        "metric": "loss 1.05",
+    }
+    held = {"type": "Complete", "status": "True", "reason": "Done", "message": "all of it", "remedy": "none"}
+    other = {"type": "Failed", "status": "False", "reason": "Never", "message": "hidden"}
+    conditions = [{"lastTransitionTime": STAMP, **each} for each in (other, held)]
+    status = {**shown, "conditions": conditions, "startTime": STAMP}
+    api.patch(PIPELINES, "shown", {"status": status}, subresource="status")
+
+    header, row = cluster.kubectl("get", "tp", "shown", namespace=module_namespace).splitlines()
+    assert " ".join(header.split()) == "NAME TARGETS STAGE STATE PROGRESS ETA METRIC AGE"
+    assert row.split()[:-1] == ["shown", "sft,rm", "sft", "Running", "42%", "3m20s", "loss", "1.05"]
+    wide = cluster.kubectl("get", "zhongjing", "shown", "--output", "wide", namespace=module_namespace)
+    assert wide.splitlines()[0].split()[-2:] == ["REASON", "MESSAGE"]
+    assert wide.rstrip().endswith("Done     all of it")
+    cluster.kubectl(
+        "wait", "tp/shown", "--for=condition=Complete", "--timeout=5s", namespace=module_namespace
+    )
+    told = cluster.kubectl("explain", "tp.spec.stages.ppo.maxNewTokens")
+    assert "Longest response. Unit: tokens. Default: 512." in told
