@@ -8,13 +8,20 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 SEED ?= 0
 KILLS ?= 20
+# The image that trains; the controller's has the same name and "-controller" after it.
+IMAGE ?= zhongjing:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BASE_IMAGE ?= debian:bookworm-slim
+# More for the builder, for instance BUILD_ARGS="--build-arg UV_DEFAULT_INDEX=URL --build-arg PIP_INDEX_URL=URL".
+BUILD_ARGS ?=
+CLUSTER := $(BIN)/python -m pytest tests/cluster --durations 15
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup demo test test-deaths test-all test-faults lint types layers check format generated constraints clean
+.PHONY: help setup demo test test-deaths test-all test-faults test-cluster test-cluster-full test-cluster-prepare \
+	image push lint types layers check format generated constraints clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 22
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): the index serves torch as its CUDA build, so this takes about 6 GB of disk."
@@ -41,6 +48,27 @@ test-all: setup  ## also the slow tests, and the GPU's where there is one
 test-faults: setup  ## kill a pipeline 20 times at moments drawn from SEED, and compare (25 minutes)
 	$(BIN)/python -m tests.faults.run --seed $(SEED) --kills $(KILLS)
 
+test-cluster-prepare: setup  ## build what the test cluster is made of; the first time 15 to 20 minutes and 30 GB of caches
+	$(BIN)/python -m tests.cluster.node prepare
+
+test-cluster: setup  ## the chart, the controller and the commands on a real Kubernetes that this machine runs; needs root and Go
+	$(CLUSTER) -m "cluster and not full and not kuberay and not gpu" $(PYTEST_ARGS)
+
+test-cluster-full: setup  ## all of it; KubeRay's tests with ZHONGJING_KUBERAY_CRD and ZHONGJING_KUBERAY_OPERATOR
+	$(CLUSTER) -m "cluster and not gpu$(if $(ZHONGJING_KUBERAY_OPERATOR),, and not kuberay)" $(PYTEST_ARGS)
+
+image:  ## build both images, with docker or buildah: make image IMAGE=registry.example/zhongjing:0.1
+	@case "$(notdir $(IMAGE))" in *:*) ;; *) echo "IMAGE=$(IMAGE) has no tag: write $(IMAGE):TAG"; exit 1;; esac; \
+	build="docker build"; docker info > /dev/null 2>&1 || build="buildah bud --layers --format docker"; \
+	common="--build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg ZHONGJING_COMMIT=$$(git rev-parse HEAD) $(BUILD_ARGS)"; \
+	set -ex; \
+	$$build $$common --target train --tag $(IMAGE) .; \
+	$$build $$common --target controller --tag $(IMAGE)-controller .
+
+push:  ## push both images: make push IMAGE=registry.example/zhongjing:0.1
+	@push="docker push"; docker info > /dev/null 2>&1 || push="buildah push"; \
+	set -ex; $$push $(IMAGE); $$push $(IMAGE)-controller
+
 lint: setup  ## ruff: style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,7 +85,7 @@ format: setup  ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generated: setup  ## write what is generated: docs/configuration.md, schema, docs/troubleshooting.md
+generated: setup  ## write what is generated: pages and schema in docs/, the CRD and the pipeline schema of the chart
 	$(BIN)/python -m zhongjing.config.schema
 
 constraints: setup  ## pin what is installed in .venv
