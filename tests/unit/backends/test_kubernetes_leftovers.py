@@ -1,0 +1,134 @@
+"""Worker pods that the next attempt must not use, from what Ray's dashboard says of nodes and processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from zhongjing.backends.kubernetes.leftovers import (
+    JOINING_SECONDS,
+    PATIENCE_SECONDS,
+    Leftovers,
+    ended_badly,
+    holds_workers,
+)
+from zhongjing.backends.kubernetes.resources import Object
+from zhongjing.pipeline.state import stamp
+
+NOW = 1_800_000_000.0
+
+
+def process(*words: str) -> Object:
+    return {"pid": 1, "cmdline": list(words)}
+
+
+AGENTS = [process("ray::DashboardAgent", "", ""), process("ray::RuntimeEnvAgent"), process("ray::IDLE")]
+TRAINING = process("ray::RayTrainWorker.execute", "", "")
+
+
+def job(status: str, end: int | None = None, **fields: Any) -> Object:
+    return {"submission_id": f"x-{status}-{end}", "status": status, "end_time": end} | fields
+
+
+def worker(name: str, address: str, *, runs: float = 300, ready: bool = True) -> Object:
+    running = {"state": {"running": {"startedAt": stamp(NOW - runs)}}}
+    conditions = [{"type": "Ready", "status": str(ready)}]
+    return {
+        "metadata": {"name": name, "uid": name},
+        "status": {"podIP": address, "conditions": conditions, "containerStatuses": [running]},
+    }
+
+
+class Ray:
+    """A dashboard: jobs, and the processes of each node by address."""
+
+    def __init__(self, *jobs: Object) -> None:
+        self.jobs = list(jobs)
+        self.nodes: dict[str, list[Object]] = {}
+        self.dead: set[str] = set()
+        self.asked: list[str] = []
+
+    def query(self, path: str) -> Any:
+        self.asked.append(path)
+        if path == "/api/jobs/":
+            return self.jobs
+        if path == "/nodes?view=summary":
+            summary = [self._node(address) for address in self.nodes]
+            head = {
+                "raylet": {"state": "ALIVE", "nodeManagerAddress": "h", "nodeId": "h", "isHeadNode": True}
+            }
+            return {"data": {"summary": [head, *summary]}}
+        return {"data": {"detail": {"workers": self.nodes[path.removeprefix("/nodes/node-")]}}}
+
+    def _node(self, address: str) -> Object:
+        state = "DEAD" if address in self.dead else "ALIVE"
+        return {"raylet": {"state": state, "nodeManagerAddress": address, "nodeId": f"node-{address}"}}
+
+
+@pytest.mark.parametrize(
+    ("jobs", "badly"),
+    [
+        ([], False),
+        ([job("SUCCEEDED", 5)], False),
+        ([job("STOPPED", 5)], True),
+        ([job("FAILED", 5)], True),
+        ([job("FAILED", 5), job("SUCCEEDED", 9)], False),
+        ([job("FAILED", 9), job("SUCCEEDED", 5)], True),
+        ([job("STOPPED", 9), job("RUNNING")], False),  # somebody else's processes are alive
+        ([{"type": "DRIVER", "status": "FAILED", "end_time": 9}], False),  # not submitted as a job
+    ],
+)
+def test_only_a_disorderly_end_leaves_something(jobs: list[Object], badly: bool) -> None:
+    assert ended_badly(jobs) is badly
+
+
+@pytest.mark.parametrize(
+    ("words", "holds"),
+    [
+        (("ray::RayTrainWorker.execute", "", ""), True),
+        (("ray::TrainController",), True),
+        (("ray::IDLE",), False),
+        (("ray::IDLE_SpillWorker",), False),
+        (("/opt/zhongjing/bin/python", "-m", "zhongjing.storage.checkpoint_upload"), False),
+        ((), False),
+    ],
+)
+def test_workers_that_are_not_idle(words: tuple[str, ...], holds: bool) -> None:
+    assert holds_workers([*AGENTS, process(*words)]) is holds
+
+
+def test_after_an_orderly_end_only_the_jobs_are_asked_for() -> None:
+    ray = Ray(job("SUCCEEDED", 9))
+    ray.nodes["a"] = [TRAINING]
+    assert Leftovers(ray.query).look([worker("w", "a")], NOW) == ([], False)
+    assert ray.asked == ["/api/jobs/"]
+
+
+def test_processes_have_time_to_end_and_then_their_pods_go() -> None:
+    clock = [0.0]
+    ray = Ray(job("STOPPED", 9))
+    ray.nodes = {"a": [*AGENTS, TRAINING], "b": AGENTS}
+    leftovers = Leftovers(ray.query, lambda: clock[0])
+    workers = [worker("w0", "a"), worker("w1", "b")]
+    assert leftovers.look(workers, NOW) == ([workers[0]], False)
+    clock[0] += PATIENCE_SECONDS - 1
+    assert leftovers.look(workers, NOW) == ([workers[0]], False)
+    clock[0] += 1
+    assert leftovers.look(workers, NOW) == ([workers[0]], True)
+    # Its successor has nothing of it, and the next time begins anew.
+    ray.nodes["a"] = AGENTS
+    assert leftovers.look(workers, NOW) == ([], False)
+    ray.nodes["b"] = [TRAINING]
+    assert leftovers.look(workers, NOW) == ([workers[1]], False)
+
+
+def test_a_pod_that_ray_has_lost_counts_once_it_should_have_joined() -> None:
+    ray = Ray(job("FAILED", 9))
+    ray.nodes["a"] = AGENTS
+    ray.dead.add("a")
+    leftovers = Leftovers(ray.query)
+    young = worker("young", "b", runs=JOINING_SECONDS - 5)
+    starting = worker("starting", "c", ready=False)
+    dead = worker("dead", "a")
+    assert leftovers.look([young, starting, dead], NOW) == ([dead], False)
