@@ -26,7 +26,7 @@ INVALID_KUBECONFIG = _code(
 NOT_LOGGED_IN = _code(
     "NotLoggedIn",
     "The Kubernetes API does not know who asks.",
-    cause="A token or certificate of the kubeconfig that has expired.",
+    cause="A token or certificate of the kubeconfig that has expired, or a login plugin that failed.",
     remedy="log in to the cluster again, and check it with: kubectl auth whoami",
 )
 FORBIDDEN = _code(

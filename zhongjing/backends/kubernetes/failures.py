@@ -24,6 +24,8 @@ _DENIED = re.compile(
     r'(?: in the namespace "(?P<namespace>[^"]+)")?'
 )
 
+_ANONYMOUS = 'User "system:anonymous"'
+
 
 def refused(status: int, body: str, request: Request) -> ZhongjingError:
     """The error for an answer of that HTTP status; its body is usually a Status object."""
@@ -65,6 +67,9 @@ def _forbidden(message: str, told: dict[str, Any], where: str) -> BackendError:
     causes = (told.get("details") or {}).get("causes") or []
     if any(cause.get("reason") == "NamespaceTerminating" for cause in causes):
         return BackendError(message, code=codes.NAMESPACE_TERMINATING, where=where)
+    if _ANONYMOUS in message:
+        # The client goes on without credentials where a login plugin of the kubeconfig fails.
+        return BackendError("the API was given no credentials", code=codes.NOT_LOGGED_IN, where=where)
     denied = _DENIED.search(message)
     if denied is None:
         # A quota or an admission policy, which answer 403 as well.
