@@ -69,8 +69,10 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Brings the cluster up before the first test's time runs: the first time it has to be built."""
-    chosen = any(HERE in item.path.parents for item in session.items)
-    if not chosen or session.config.option.collectonly or given_kubeconfig():
+    if not any(HERE in item.path.parents for item in session.items):
+        session.config.stash.setdefault(_left_out, {}).clear()  # this run is about other tests
+        return
+    if session.config.option.collectonly or given_kubeconfig():
         return
     place = default_place()
     try:
