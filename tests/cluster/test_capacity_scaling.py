@@ -18,7 +18,7 @@ from tests.cluster.capacity_support import (
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.capacity import IDLE_SINCE, SCALED_BY, Capacity
 from zhongjing.backends.kubernetes.demand import Demand
-from zhongjing.backends.kubernetes.resources import STATEFUL_SETS, Object
+from zhongjing.backends.kubernetes.resources import PODS, STATEFUL_SETS, Object
 from zhongjing.config.stages import Resources
 from zhongjing.pipeline.backend import ImpossibleJobError
 
@@ -52,8 +52,6 @@ def workload(api: KubeApi) -> Iterator[str]:
 
 
 def pods_of(api: KubeApi) -> list[Object]:
-    from zhongjing.backends.kubernetes.resources import PODS
-
     return api.find(PODS, labels="app.kubernetes.io/component=ray-worker").items
 
 
@@ -140,6 +138,23 @@ def test_a_clock_that_was_set_back_or_a_damaged_mark_begins_anew(api: KubeApi, w
     capacity.rest()
     assert seen(api, workload) == (1, seen(api, workload)[1] | {IDLE_SINCE: second})
     clock.now += 11
+    capacity.rest()
+    assert seen(api, workload)[0] == 0
+
+
+def test_pods_that_others_use_stay(api: KubeApi, workload: str) -> None:
+    clock, used = Clock(), [True]
+    capacity = Capacity(api, release(api, group(), idle_seconds=10), clock=clock, in_use=lambda: used[0])
+    capacity.room_for(ONE)
+    capacity.rest()
+    clock.now += 11
+    capacity.rest()
+    assert seen(api, workload)[0] == 1
+    used[0] = False
+    clock.now += 9
+    capacity.rest()  # idle from the last look that saw them used
+    assert seen(api, workload)[0] == 1
+    clock.now += 2
     capacity.rest()
     assert seen(api, workload)[0] == 0
 

@@ -9,9 +9,11 @@ import pytest
 from zhongjing.backends.kubernetes.leftovers import (
     JOINING_SECONDS,
     PATIENCE_SECONDS,
+    REJOIN_SECONDS,
     Leftovers,
     ended_badly,
     holds_workers,
+    started,
 )
 from zhongjing.backends.kubernetes.resources import Object
 from zhongjing.pipeline.state import stamp
@@ -98,10 +100,13 @@ def test_workers_that_are_not_idle(words: tuple[str, ...], holds: bool) -> None:
     assert holds_workers([*AGENTS, process(*words)]) is holds
 
 
+HEAD = worker("head", "h", runs=3000)
+
+
 def test_after_an_orderly_end_only_the_jobs_are_asked_for() -> None:
     ray = Ray(job("SUCCEEDED", 9))
     ray.nodes["a"] = [TRAINING]
-    assert Leftovers(ray.query).look([worker("w", "a")], NOW) == ([], False)
+    assert Leftovers(ray.query).look(HEAD, [worker("w", "a")], NOW) == ([], [])
     assert ray.asked == ["/api/jobs/"]
 
 
@@ -111,16 +116,16 @@ def test_processes_have_time_to_end_and_then_their_pods_go() -> None:
     ray.nodes = {"a": [*AGENTS, TRAINING], "b": AGENTS}
     leftovers = Leftovers(ray.query, lambda: clock[0])
     workers = [worker("w0", "a"), worker("w1", "b")]
-    assert leftovers.look(workers, NOW) == ([workers[0]], False)
+    assert leftovers.look(HEAD, workers, NOW) == ([workers[0]], [])
     clock[0] += PATIENCE_SECONDS - 1
-    assert leftovers.look(workers, NOW) == ([workers[0]], False)
+    assert leftovers.look(HEAD, workers, NOW) == ([workers[0]], [])
     clock[0] += 1
-    assert leftovers.look(workers, NOW) == ([workers[0]], True)
+    assert leftovers.look(HEAD, workers, NOW) == ([], [workers[0]])
     # Its successor has nothing of it, and the next time begins anew.
     ray.nodes["a"] = AGENTS
-    assert leftovers.look(workers, NOW) == ([], False)
+    assert leftovers.look(HEAD, workers, NOW) == ([], [])
     ray.nodes["b"] = [TRAINING]
-    assert leftovers.look(workers, NOW) == ([workers[1]], False)
+    assert leftovers.look(HEAD, workers, NOW) == ([workers[1]], [])
 
 
 def test_a_pod_that_ray_has_lost_counts_once_it_should_have_joined() -> None:
@@ -131,4 +136,26 @@ def test_a_pod_that_ray_has_lost_counts_once_it_should_have_joined() -> None:
     young = worker("young", "b", runs=JOINING_SECONDS - 5)
     starting = worker("starting", "c", ready=False)
     dead = worker("dead", "a")
-    assert leftovers.look([young, starting, dead], NOW) == ([dead], False)
+    assert leftovers.look(HEAD, [young, starting, dead], NOW) == ([dead], [])
+
+
+def test_nodes_of_a_head_that_is_gone_are_replaced_unless_they_join_the_new_one() -> None:
+    ray = Ray()  # a new head knows no job
+    old, new = worker("old", "a", runs=300), worker("new", "b", runs=2)
+    ray.nodes["b"] = AGENTS
+    leftovers = Leftovers(ray.query)
+    born = worker("head", "h", runs=REJOIN_SECONDS - 5)
+    assert leftovers.look(born, [old, new], NOW) == ([old], [])
+    born = worker("head", "h", runs=REJOIN_SECONDS)
+    assert leftovers.look(born, [old, new], NOW) == ([], [old])
+    ray.nodes["a"] = [TRAINING]  # it joined, and its head remembers the job
+    assert leftovers.look(born, [old, new], NOW) == ([], [])
+
+
+def test_a_container_beside_rays_does_not_count() -> None:
+    beside = {"name": "autoscaler", "state": {"running": {"startedAt": stamp(NOW)}}}
+    pod = worker("head", "h", runs=100)
+    pod["status"]["containerStatuses"][0]["name"] = "ray-head"
+    pod["status"]["containerStatuses"].append(beside)
+    assert started(pod) == NOW - 100
+    assert started({"status": {}}) == 0

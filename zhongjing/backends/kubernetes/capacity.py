@@ -76,8 +76,14 @@ class Capacity:
     """
 
     def __init__(
-        self, api: KubeApi, release: ReleaseConfig, *, clock: Callable[[], float] = time.time
+        self,
+        api: KubeApi,
+        release: ReleaseConfig,
+        *,
+        clock: Callable[[], float] = time.time,
+        in_use: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._in_use = in_use
         self._api = api
         self._release = release
         self._clock = clock
@@ -146,7 +152,10 @@ class Capacity:
         if idle < 0:  # first seen idle, or the clock was set back
             self._set(workload, raised, {IDLE_SINCE: stamp(now)})
         elif idle >= self._release.ray.idle_seconds:
-            self._set(workload, floor, {IDLE_SINCE: None})
+            if self._in_use():
+                self._set(workload, raised, {IDLE_SINCE: stamp(now)})
+            else:
+                self._set(workload, floor, {IDLE_SINCE: None})
 
     def _set(
         self, workload: Workload, wanted: Mapping[str, int], annotations: Mapping[str, str | None]

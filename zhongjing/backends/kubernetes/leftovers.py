@@ -1,29 +1,30 @@
-"""Processes of an attempt that is over, in worker pods: they are seen through Ray's dashboard.
+"""Worker pods that the next attempt must not use: they are found through Ray's dashboard.
 
-Ray ends the workers of a job that is stopped, also those that do not heed it (SIGKILL after five seconds).
-What is left after that is stuck in a driver, or its node is: the next attempt must not share GPUs with it,
-and it must never wake up and write. On one machine such processes can be killed; in a pod only its end is
-certain.
-
-Ray's agents look at processes every five seconds, so a list may be as old as that. After a job that ended in
-order nothing is left, and nothing is asked for: the next stage starts at once.
+- Processes of an attempt that is over. Ray ends the workers of a job that is stopped, also those that do not
+  heed it (SIGKILL after five seconds). What is left after that is stuck in a driver, or its node is: the next
+  attempt must not share GPUs with it, and it must never wake up and write. On one machine such processes can
+  be killed; in a pod only its end is certain. After a job that ended in order nothing is left, and no node is
+  asked: the next stage starts at once. (What agents say of processes is up to five seconds old.)
+- Nodes of a head that is gone. They serve it for a minute before they give up, and count as ready all the
+  while. With Ray's state in a Redis they join the new head instead.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from zhongjing.backends.kubernetes.resources import Object
 from zhongjing.backends.kubernetes.workloads import is_ready
 from zhongjing.pipeline.state import seconds
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 20.0  # for processes that are ending
+REJOIN_SECONDS = 15.0  # with its state in a Redis, a new head has its nodes within seconds
 JOINING_SECONDS = 60.0  # a pod that has run so long and is no node of Ray will not become one
 
 # What Ray itself runs beside the workers of jobs.
-_RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+_RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::PlacementGroupCleaner")
 _DISORDERLY = ("FAILED", "STOPPED")
 
 
@@ -40,42 +41,60 @@ class Leftovers:
         self._now = now
         self._since: float | None = None
 
-    def look(self, workers: Sequence[Object], wall: float) -> tuple[list[Object], bool]:
-        """Looks for what is left of the last attempt.
+    def look(self, head: Object, workers: Sequence[Object], wall: float) -> tuple[list[Object], list[Object]]:
+        """Looks for what is left of earlier attempts.
 
         Args:
+            head: the head's pod.
             workers: the worker pods.
             wall: seconds since the epoch.
 
         Returns:
-            Pods that hold such processes or that Ray has lost, and whether they have had time enough to end.
+            Pods that may yet come right by themselves, and pods to replace.
 
         Raises:
             BackendError: Ray does not answer, or refuses.
         """
-        pods = self._holding(workers, wall) if ended_badly(self._query("/api/jobs/")) else []
-        if not pods:
+        born = started(head)
+        older = [pod for pod in workers if is_ready(pod) and started(pod) < born]
+        disorder = ended_badly(self._query("/api/jobs/"))
+        if not older and not disorder:
             self._since = None
-            return [], False
-        if self._since is None:
+            return [], []
+        nodes = self._nodes()
+        left = [pod for pod in older if _address(pod) not in nodes]
+        patient = wall - born < REJOIN_SECONDS
+        coming, going = (left, []) if patient else ([], left)
+        stuck = self._stuck(workers, nodes, wall) if disorder else []
+        stuck = [pod for pod in stuck if pod not in left]
+        if not stuck:
+            self._since = None
+        elif self._since is None:
             self._since = self._now()
-        return pods, self._now() - self._since >= PATIENCE_SECONDS
+        if self._since is not None and self._now() - self._since >= PATIENCE_SECONDS:
+            return coming, going + stuck
+        return coming + stuck, going
 
-    def _holding(self, workers: Sequence[Object], wall: float) -> list[Object]:
+    def _nodes(self) -> dict[str, str]:
+        """Ids of the nodes that Ray has, the head aside, by their addresses."""
         summary = self._query("/nodes?view=summary")["data"]["summary"]
-        alive = {
+        return {
             node["raylet"]["nodeManagerAddress"]: node["raylet"]["nodeId"]
             for node in summary
             if node.get("raylet", {}).get("state") == "ALIVE" and not node["raylet"].get("isHeadNode")
         }
+
+    def _stuck(self, workers: Sequence[Object], nodes: Mapping[str, str], wall: float) -> list[Object]:
+        """Pods with processes of the last attempt, or without a node though they had time to become one."""
         pods = []
         for pod in workers:
-            node = alive.get((pod.get("status") or {}).get("podIP"))
+            node = nodes.get(_address(pod))
             if node is None:
-                lost = is_ready(pod) and wall - started(pod) > JOINING_SECONDS
+                stuck = is_ready(pod) and wall - started(pod) > JOINING_SECONDS
             else:
-                lost = holds_workers(self._query(f"/nodes/{node}")["data"]["detail"].get("workers") or [])
-            if lost:
+                detail = self._query(f"/nodes/{node}")["data"]["detail"]
+                stuck = holds_workers(detail.get("workers") or [])
+            if stuck:
                 pods.append(pod)
         return pods
 
@@ -99,10 +118,16 @@ def holds_workers(processes: Iterable[Object]) -> bool:
 
 
 def started(pod: Object) -> float:
-    """When the last container of a pod started, seconds since the epoch; 0 where none runs."""
+    """When the Ray container of a pod started, seconds since the epoch; 0 where it does not run."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    ours = [each for each in statuses if str(each.get("name", "")).startswith("ray")] or statuses
     times = [
         seconds(each["state"]["running"]["startedAt"])
-        for each in (pod.get("status") or {}).get("containerStatuses") or []
+        for each in ours
         if (each.get("state") or {}).get("running")
     ]
     return max(times, default=0.0)
+
+
+def _address(pod: Object) -> str:
+    return str((pod.get("status") or {}).get("podIP") or "")

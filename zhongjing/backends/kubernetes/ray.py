@@ -129,7 +129,7 @@ class ClusterBackend:
     ) -> None:
         self._api = api
         self._release = release
-        self.capacity = capacity or Capacity(api, release, clock=clock)
+        self.capacity = capacity or Capacity(api, release, clock=clock, in_use=self._is_in_use)
         self._address = address or release.ray_address
         self._package = package
         self._clock = clock
@@ -155,7 +155,7 @@ class ClusterBackend:
             room = self.capacity.room_for(Demand(job.stage, job.workers, job.resources))
             if not room.ready:
                 raise self._not_ready(room)
-            self._clear(of_component(room.pods, WORKER))
+            self._clear(room.pods)
         self._ask(lambda ray: ray.submit(job))
 
     def describe(self, submission_id: str) -> JobDescription:
@@ -206,19 +206,21 @@ class ClusterBackend:
 
     # Pods
 
-    def _clear(self, workers: Sequence[Object]) -> None:
+    def _clear(self, pods: Sequence[Object]) -> None:
         """Sees to it that nothing of an earlier attempt is left where the next one will run."""
-        pods, stuck = self._leftovers.look(workers, self._clock())
-        if not pods:
-            return
-        names = ", ".join(pod["metadata"]["name"] for pod in pods)
-        if stuck:
-            for pod in pods:
-                end_pod(self._api, pod, REPLACE_SECONDS)
-            logger.warning("replaced %s: processes of an earlier attempt did not end there", names)
-            message = f"{names}: replaced, because processes of an earlier attempt did not end there"
+        head = next(pod for pod in of_component(pods, HEAD) if is_ready(pod))
+        workers = of_component(pods, WORKER)
+        coming, going = self._leftovers.look(head, workers, self._clock())
+        for pod in going:
+            end_pod(self._api, pod, REPLACE_SECONDS)
+        if going:
+            names = _names(going)
+            logger.warning("replaced %s: of an earlier attempt, or of a head that is gone", names)
+            message = f"{names}: replaced, because processes of an earlier attempt may be there"
+        elif coming:
+            message = f"{_names(coming)}: processes of an earlier attempt are ending there"
         else:
-            message = f"{names}: processes of an earlier attempt are ending there"
+            return
         raise BackendUnavailableError(message, code=codes.WORKERS_STARTING)
 
     def _not_ready(self, room: Room) -> BackendUnavailableError:
@@ -231,6 +233,15 @@ class ClusterBackend:
         message = room.message + (f"; {sentence(findings)}" if findings else "")
         code = grave.code if grave is not None else codes.WORKERS_STARTING
         return BackendUnavailableError(message, code=code, remedy=grave.remedy if grave is not None else None)
+
+    def _is_in_use(self) -> bool:
+        """Whether anybody's job runs on this Ray, or nobody can tell."""
+        try:
+            listed = self._ask(lambda ray: ray.query("/api/jobs/"))
+        except ZhongjingError as error:
+            logger.info("nobody can tell whether Ray is in use: %s", error)
+            return True
+        return any(job.get("status") in ("PENDING", "RUNNING") for job in listed)
 
     def _is_lost(self) -> bool:
         """Whether no process can be left of a job that the head does not know.
@@ -308,6 +319,10 @@ def _waits() -> Iterator[None]:
         raise BackendUnavailableError(
             error.message, code=error.code, where=error.where, remedy=error.remedy
         ) from error
+
+
+def _names(pods: Sequence[Object]) -> str:
+    return ", ".join(str(pod["metadata"]["name"]) for pod in pods)
 
 
 def _never_ran(pod: Object) -> bool:
