@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,15 +86,27 @@ class Pods:
         self._extra = dict(environment)
         self.processes: list[subprocess.Popen[bytes]] = []
         (self.gcs, self.dashboard, self.client) = free_ports(3)
+        self._worker_cpus = cpus[1]
         self._start("head", ["--head", f"--port={self.gcs}", "--include-dashboard=true"], cpus[0])
         self.jobs = RayJobsBackend(f"http://127.0.0.1:{self.dashboard}", self.token, python=sys.executable)
         try:
             self._wait("the head", self._answers)
-            self._start("worker", [f"--address=127.0.0.1:{self.gcs}"], cpus[1])
-            self._wait("the worker node", lambda: self.nodes() == 2)
+            self.start_worker()
         except BaseException:
             self.end()
             raise
+
+    def start_worker(self) -> None:
+        """Starts the worker node, and waits until it is one; anew, after it has ended."""
+        del self.processes[1:]
+        self._start("worker", [f"--address=127.0.0.1:{self.gcs}"], self._worker_cpus)
+        self._wait("the worker node", lambda: self.nodes() == 2)
+
+    def drain_worker(self) -> subprocess.Popen[bytes]:
+        """Ends the worker node as a kubelet does: SIGTERM to its first process, and patience."""
+        process = self.processes[1]
+        process.send_signal(signal.SIGTERM)
+        return process
 
     def disk_of(self, node: int) -> Path:
         """A node's own disk (0: head), seen from outside."""

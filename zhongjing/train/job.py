@@ -70,6 +70,10 @@ def _open(stage: Stage, uri: str) -> Job:
         raise disk_error(error, scratch_root()) from error
 
 
+class _StoppedError(Exception):
+    """Somebody asked for a stop before the training began."""
+
+
 class Job:
     """One attempt of a stage, on the driver's side."""
 
@@ -87,7 +91,7 @@ class Job:
     def run(self) -> int:
         """Prepares, trains, writes the manifest; leaves nothing in the scratch folder but what others use."""
         remove_earlier(self.request.submission_id)
-        watch = StopWatch(
+        self._watch = StopWatch(
             self.store,
             self.stage_layout,
             self.request.attempt,
@@ -97,7 +101,7 @@ class Job:
         try:
             return self._run()
         finally:
-            watch.close()
+            self._watch.close()
             shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _run(self) -> int:
@@ -109,6 +113,12 @@ class Job:
             # From here rank 0 of the workers writes progress.json.
             progress.close()
             outcome = self._train(prepared)
+        except _StoppedError:
+            # What was prepared and stored is found again.
+            progress.write(self._progress(Activity.SUSPENDED))
+            progress.close()
+            logger.info("stopped on request before the training")
+            return 0
         except BaseException as error:  # every end is told, Ctrl-C and SystemExit too
             progress.close()
             self._fail(error)
@@ -128,6 +138,8 @@ class Job:
     def _reporter(self, writer: ProgressWriter) -> Any:
         def report(message: str, fraction: float = 0.0) -> None:
             logger.info("%s", message)
+            if self._watch.requested:
+                raise _StoppedError
             writer.write(self._progress(Activity.PREPARING, message=message))
 
         return report
@@ -167,6 +179,7 @@ class Job:
             request=self.request.model_dump_json(),
             prepared=prepared,
             submission_id=self.request.submission_id,
+            driver_node=ray.get_runtime_context().get_node_id(),
         )
         per_worker: dict[str, float] = {"CPU": resources.cpus}
         if gpu:

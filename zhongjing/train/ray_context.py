@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class RayRunContext:
             this node: the next one waits for the uploader of a dead one, and clears up after it.
         device: this worker's device.
         keep: how many checkpoints are kept besides the best.
+        nodes: ids of the Ray nodes that the attempt is on.
         gauges: called with every metric point on rank 0 (Ray's metrics, TensorBoard).
     """
 
@@ -50,6 +51,7 @@ class RayRunContext:
         local_rank: int,
         device: torch.device,
         keep: int,
+        nodes: Collection[str] = (),
         gauges: tuple[Callable[[MetricPoint], None], ...] = (),
     ) -> None:
         self.rank = rank
@@ -71,6 +73,7 @@ class RayRunContext:
             request.attempt,
             name=f"rank{rank}",
             interval=POLL_SECONDS if rank == 0 else OTHERS_POLL_SECONDS,
+            nodes=nodes if rank == 0 else (),
         )
         self._progress: ProgressWriter | None = None
         self._metrics: MetricsWriter | None = None

@@ -60,7 +60,10 @@ class _Rank:
             self.request.stage, self.request.key
         )
         self.device = _device(settings)
-        self.local_rank = _rank_on_node(rank)
+        nodes = _nodes()
+        # Ray Train counts by IP address: pods in their host's network share one, and no disk.
+        self.local_rank = nodes[:rank].count(nodes[rank])
+        self.nodes = {*nodes, worker.driver_node}
         if self.local_rank == 0:
             remove_earlier(worker.submission_id)
         self.scratch = scratch_folder(worker.submission_id)
@@ -87,6 +90,7 @@ class _Rank:
             local_rank=self.local_rank,
             device=self.device,
             keep=self.settings.checkpoints.keep,
+            nodes=self.nodes,
             gauges=(*gauges, *([tensorboard] if tensorboard else [])),
         )
         try:
@@ -233,15 +237,13 @@ def _device(settings: AnySettings) -> torch.device:
     return device
 
 
-def _rank_on_node(rank: int) -> int:
-    """This process's place among the ranks that share its disk.
-
-    Ray Train counts by IP address, which pods in their host's network share although their disks differ.
-    """
+def _nodes() -> list[str]:
+    """Ids of the Ray nodes that the ranks run on, by rank."""
     import ray
 
+    own = ray.get_runtime_context().get_node_id()
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return 0
-    nodes: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
-    return int(nodes[:rank].count(nodes[rank]))
+        return [own]
+    nodes = [""] * distributed.get_world_size()
+    distributed.all_gather_object(nodes, own)
+    return nodes

@@ -1,4 +1,10 @@
-"""Looks for the stop object of an attempt, in a thread: asking costs the loop nothing.
+"""Looks for reasons to stop an attempt, in a thread: asking costs the loop nothing.
+
+There is the stop object of the attempt; and a node that is being drained. What Ray 2.60 does when a pod is to
+end: ``ray start --block`` has the node marked as draining and waits, for
+``RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S`` at most, until nothing runs on it. No worker and no driver gets a
+signal before it is killed. Ray Train's own ``get_preemption_info`` is a barrier of all ranks at every call;
+here rank 0 asks the GCS, and the step's all-reduce tells the others.
 
 Where the attempt is to stop because it hangs, the thread leaves the stacks of its process in the store, from
 inside: in a pod nobody else may look into it. The main thread may wait in Python or in a library that has
@@ -14,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Collection
 
 from zhongjing.codes.training import HUNG
 from zhongjing.errors import NotFoundError, ZhongjingError
@@ -40,16 +47,25 @@ class StopWatch:
         attempt: its number.
         name: of this process in the attempt: ``rank0``, ``driver``.
         interval: seconds between two looks.
+        nodes: ids of the Ray nodes whose draining is a reason to stop; none: they are not asked for.
     """
 
     def __init__(
-        self, store: ObjectStore, layout: StageLayout, attempt: int, *, name: str, interval: float
+        self,
+        store: ObjectStore,
+        layout: StageLayout,
+        attempt: int,
+        *,
+        name: str,
+        interval: float,
+        nodes: Collection[str] = (),
     ) -> None:
         self._store = store
         self._uri = layout.stop(attempt)
         self._stacks = f"{layout.logs}/stacks-a{attempt}-{name}.txt"
         self._name = name
         self._interval = interval
+        self.nodes = frozenset(nodes)
         self._requested = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stop-watch", daemon=True)
@@ -57,7 +73,7 @@ class StopWatch:
 
     @property
     def requested(self) -> bool:
-        """Whether somebody asked for a stop."""
+        """Whether somebody asked for a stop, or a node is being drained."""
         return self._requested.is_set()
 
     def close(self) -> None:
@@ -67,6 +83,11 @@ class StopWatch:
 
     def _watch(self) -> None:
         while not self._ended.wait(self._interval):
+            if self.nodes and not self.requested:
+                leaving = draining(self.nodes)
+                if leaving:
+                    logger.warning("stops with a checkpoint: %s", leaving)
+                    self._requested.set()
             try:
                 mark = self._store.get_json(self._uri)
             except NotFoundError:
@@ -86,6 +107,21 @@ class StopWatch:
             logger.warning("the stacks of %s are in %s", self._name, self._stacks)
         except ZhongjingError as error:
             logger.warning("the stacks of %s could not be stored: %s", self._name, error)
+
+
+def draining(nodes: Collection[str]) -> str | None:
+    """Says that one of ``nodes`` is being drained, and for how long it stays; None if none is."""
+    from ray._private.state import state
+
+    try:
+        found: dict[str, int] = state.get_draining_nodes()
+    except Exception as error:  # the GCS is away, or Ray not connected
+        logger.debug("draining nodes are not known: %s", error)
+        return None
+    for node in sorted(found.keys() & set(nodes)):
+        seconds = max(found[node] / 1000 - time.time(), 0.0)
+        return f"node {node[:12]} is being drained" + (f", {seconds:.0f} s are left" if found[node] else "")
+    return None
 
 
 def stacks(name: str) -> str:

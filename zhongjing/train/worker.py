@@ -44,6 +44,7 @@ class WorkerConfig:
     request: str  # StageRequest as JSON
     prepared: Prepared
     submission_id: str
+    driver_node: str  # id of the Ray node that the driver runs on
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
