@@ -27,6 +27,8 @@ from zhongjing.backends.kubernetes.resources import NAMESPACES, PIPELINES
 from zhongjing.backends.local.workdir import use_environment
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease
+from zhongjing.controller.depot import Depot
+from zhongjing.controller.guard import RayCluster
 from zhongjing.controller.loop import Controller
 from zhongjing.controller.metrics import Metrics
 from zhongjing.pipeline.backend import JobDescription
@@ -115,8 +117,8 @@ def main() -> None:
         controller = Controller(
             Pipelines(api),
             settings,
-            store,
-            ray,
+            Depot(api, settings),
+            RayCluster(ray),
             may_act=lambda: True,
             recorder=Recorder(api, "benchmark"),
             metrics=Metrics(),

@@ -17,14 +17,22 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from tests.local_support import ALL, JOBS
 from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
-from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, EVENTS, NAMESPACES, PIPELINES, Object
+from zhongjing.backends.kubernetes.resources import (
+    CONFIG_MAPS,
+    EVENTS,
+    NAMESPACES,
+    PIPELINES,
+    PODS,
+    SECRETS,
+    Object,
+)
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.backends.ray_jobs import RayJobsBackend
@@ -67,7 +75,9 @@ class Place:
         """Where a pipeline's objects are."""
         return Layout(self.bucket, self.api.namespace, name)
 
-    def config(self, release: str | None = None) -> ReleaseConfig:
+    def config(
+        self, release: str | None = None, *, scaling: Literal["controller", "none"] = "none"
+    ) -> ReleaseConfig:
         """What the chart would have written."""
         name = release or self.release
         return ReleaseConfig(
@@ -81,7 +91,7 @@ class Place:
                 cluster=name,
                 service=f"{name}-zhongjing-ray-head",
                 token_secret=f"{name}-zhongjing-ray-token",
-                token_managed=False,
+                token_managed=True,
                 groups=[
                     WorkerGroup(
                         name="cpu",
@@ -93,7 +103,8 @@ class Place:
                         max_replicas=4,
                     )
                 ],
-                scaling="none",
+                scaling=scaling,
+                idle_seconds=1,
             ),
             storage=StorageRelease(bundled=True, uri=self.bucket, endpoint=self.s3.endpoint),
         )
@@ -104,9 +115,11 @@ class Place:
         release: str | None = None,
         module: str = "zhongjing.controller",
         options: Sequence[str] = (),
+        pods: bool = False,
     ) -> ControllerHandle:
-        """Starts a controller."""
-        handle = ControllerHandle(self, self.config(release), module, options)
+        """Starts a controller; with ``pods`` it looks after the pods of its Ray."""
+        config = self.config(release, scaling="controller" if pods else "none")
+        handle = ControllerHandle(self, config, module, options, pods=pods)
         self.controllers.append(handle)
         return handle
 
@@ -116,6 +129,8 @@ class Place:
             controller.kill()
         for pipeline in self.pipelines.find()[0]:
             self.api.patch(PIPELINES, pipeline.name, {"metadata": {"finalizers": []}})
+        for pod in self.api.find(PODS).items:
+            self.api.delete(PODS, pod["metadata"]["name"], grace_seconds=0)
         self.api.delete(NAMESPACES, self.api.namespace)
         for job in self.jobs.jobs():
             if job.metadata.get("namespace") == self.api.namespace and not job.state.is_terminal:
@@ -209,6 +224,16 @@ class Place:
         }
         self.api.create(CONFIG_MAPS, body)
 
+    def give_token(self) -> None:
+        """The Secret with the token of this machine's Ray."""
+        body = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": f"{self.release}-zhongjing-ray-token"},
+            "stringData": {"auth_token": self.head.token_file.read_text()},
+        }
+        self.api.create(SECRETS, body)
+
     def uninstall(self, release: str) -> None:
         """Takes the ConfigMap of a release away."""
         self.api.delete(CONFIG_MAPS, f"{release}-zhongjing-config")
@@ -217,7 +242,9 @@ class Place:
 class ControllerHandle:
     """A controller process."""
 
-    def __init__(self, place: Place, config: ReleaseConfig, module: str, options: Sequence[str]) -> None:
+    def __init__(
+        self, place: Place, config: ReleaseConfig, module: str, options: Sequence[str], *, pods: bool
+    ) -> None:
         number = len(place.controllers)
         file = place.folder / f"release-{number}.yaml"
         file.write_text(yaml.safe_dump(config.model_dump(mode="json", by_alias=True)))
@@ -225,7 +252,8 @@ class ControllerHandle:
         assert place.head.record is not None
         command = [
             *(sys.executable, "-m", module, *options, "--config", str(file), "--port", "0"),
-            *("--ray-address", place.head.record.dashboard_url, "--ray-token", str(place.head.token_file)),
+            *("--ray-address", place.head.record.dashboard_url),
+            *([] if pods else ["--ray-token", str(place.head.token_file)]),
             *("--ray-package", "fake_stage_jobs", "--cadence", "0.3", "--lease", "5"),
         ]
         environment = {

@@ -9,11 +9,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.cluster.capacity_support import install_head, install_workers
 from tests.cluster.controller_killed import POINTS
 from tests.cluster.controller_support import Place, place, ray_and_store
 from tests.local_support import ALL
 from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline
-from zhongjing.backends.kubernetes.resources import LEASES, PIPELINES
+from zhongjing.backends.kubernetes.resources import LEASES, PIPELINES, STATEFUL_SETS
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.config.stages import Stage
@@ -299,3 +300,44 @@ def test_an_edit_that_cannot_be_run_lets_the_running_stage_end(here: Place) -> N
     here.change("edited", sources=sources)
     here.wait("edited", is_complete)
     assert here.starts("edited", Stage.SFT) == ["a1"]
+
+
+def test_the_store_goes_away_and_every_pipeline_says_so(here: Place) -> None:
+    here.start()
+    here.apply(here.document("running", RM, labels={"steps": 60, "step_seconds": 0.2}))
+    here.wait("running", runs(Stage.RM, 1))
+    here.s3.kill()
+    try:
+        here.apply(here.document("queued", RM))
+        here.apply(here.document("queued-too", RM))
+        for name in ("queued", "queued-too", "running"):
+            told = here.wait(name, lambda each: reason(each) == "StorageUnreachable", 60).condition()
+            assert told is not None
+            assert (told["type"], bool(told["remedy"])) == ("Progressing", True)
+    finally:
+        here.s3.start()
+    for name in ("running", "queued", "queued-too"):
+        here.wait(name, is_complete)
+    assert here.starts("running", Stage.RM) == ["a1"]
+
+
+def test_worker_pods_are_waited_for_and_go_when_they_are_idle(here: Place) -> None:
+    def workers() -> int:
+        found = here.api.get(STATEFUL_SETS, "zj-zhongjing-ray-cpu")
+        assert found is not None
+        return int(found["spec"]["replicas"])
+
+    here.give_token()
+    here.start(pods=True)
+    here.apply(here.document("patient", RM))
+    waiting = here.wait("patient", lambda each: reason(each) == "ClusterNotReady").condition()
+    assert waiting is not None
+    assert "cpu" in waiting["message"]
+    assert waiting["type"] == "Progressing"
+    install_head(here.api)
+    install_workers(here.api, "cpu", replicas=0)
+    done = here.wait("patient", is_complete, 90)
+    assert here.starts("patient", Stage.RM) == ["a1"]
+    assert done.status["stages"]["rm"]["attempt"] == 1
+    assert "ClusterNotReady" in [each["reason"] for each in here.events("patient")]
+    assert wait_until(lambda: workers() == 0, 30), "idle workers were kept"

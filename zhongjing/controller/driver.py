@@ -101,7 +101,7 @@ class Driver:
         self._told = 0.0
         self._counted = False
         self.due: float | None = None
-        self.error: str | None = None
+        self.error: ZhongjingError | None = None
 
     @property
     def pipeline(self) -> Pipeline:
@@ -113,13 +113,16 @@ class Driver:
         changed = pipeline.version != self._left_at or turn != self._turn
         return changed or (self.due is not None and now >= self.due)
 
-    def drive(self, pipeline: Pipeline, turn: str | None, now: float) -> None:
+    def drive(
+        self, pipeline: Pipeline, turn: str | None, now: float, outage: ZhongjingError | None = None
+    ) -> None:
         """One pass. Nothing that goes wrong with one pipeline is raised.
 
         Args:
             pipeline: the object as it is now.
             turn: why no stage may start; None: one may.
             now: seconds since the epoch.
+            outage: why the object store cannot be used: that is all there is to say then.
 
         Raises:
             ConflictError: the object is another by now; list again.
@@ -128,6 +131,8 @@ class Driver:
         self._turn = turn
         wait: float | None
         try:
+            if outage is not None:
+                raise outage
             wait = self._pass(pipeline, turn, now)
             self.error = None
         except ConflictError:
@@ -218,18 +223,16 @@ class Driver:
     def _trouble(self, error: Exception, now: float) -> float:
         """Says what keeps the pipeline from going on, and when to try again."""
         name = self.pipeline.name
-        self.error = str(error)
         if not isinstance(error, ZhongjingError):
             # A defect with one pipeline must not end the others.
             logger.error("%s: a pass failed", name, exc_info=error)
-            message = f"{type(error).__name__}: {error}"
-            action = Conclude(ConditionType.PROGRESSING, UNEXPECTED.name, message, UNEXPECTED.remedy)
-            self._try_to_say(action, now)
-            return _DEFECT_SECONDS
-        logger.warning("%s: %s", name, _sentence(error))
+            error = ZhongjingError(f"{type(error).__name__}: {error}", code=UNEXPECTED)
+        else:
+            logger.warning("%s: %s", name, _sentence(error))
+        self.error = error
         if isinstance(error, BackendUnavailableError):
             return _TROUBLE_SECONDS  # the sequencer has said so
-        reason = error.code.name if isinstance(error, StorageError) else CLUSTER_NOT_READY
+        reason = CLUSTER_NOT_READY if isinstance(error, BackendError) else error.code.name
         action = Conclude(ConditionType.PROGRESSING, reason, _sentence(error), error.remedy)
         self._try_to_say(action, now)
         return _TROUBLE_SECONDS if isinstance(error, TransientError) else _DEFECT_SECONDS

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
+from zhongjing.backends.kubernetes.capacity import Capacity
+from zhongjing.backends.kubernetes.rollout import Rollout
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.errors import BackendUnavailableError, ConflictError
 from zhongjing.pipeline.backend import Backend, Inspectable, JobDescription, JobRequest
@@ -16,6 +19,35 @@ class ClusterJobs(Backend, Protocol):
     def jobs(self) -> list[JobDescription]:
         """All jobs that Ray knows, ended ones too."""
         ...
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """The Ray of a release, with what looks after its pods; a Ray that is not in the cluster has none.
+
+    Attributes:
+        jobs: runs jobs.
+        capacity: scales its workers down when nothing runs.
+        rollout: has it take up a changed token.
+    """
+
+    jobs: ClusterJobs
+    capacity: Capacity | None = None
+    rollout: Rollout | None = None
+
+    def look_after(self, *, busy: bool) -> None:
+        """Does what is due now and then.
+
+        Args:
+            busy: whether a stage runs, or would if it could.
+
+        Raises:
+            BackendError: the API does not answer, or refuses.
+        """
+        if self.rollout is not None:
+            self.rollout.follow_token()
+        if self.capacity is not None and not busy:
+            self.capacity.rest()
 
 
 class GuardedBackend:

@@ -17,19 +17,24 @@ from zhongjing.backends.kubernetes.releases import CONFIG_LABELS
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS
 from zhongjing.backends.kubernetes.workloads import INSTANCE
 from zhongjing.config.release import ReleaseConfig
+from zhongjing.controller.depot import Depot
 from zhongjing.controller.desire import Desires
 from zhongjing.controller.driver import Driver, Services
 from zhongjing.controller.farewell import is_expired, lacks_finalizer, remove_artifacts
-from zhongjing.controller.guard import ClusterJobs, GuardedBackend
+from zhongjing.controller.guard import GuardedBackend, RayCluster
 from zhongjing.controller.inventory import Inventory
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.orphans import Orphans
 from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, is_queued
-from zhongjing.errors import BackendError, ConflictError, StorageError
+from zhongjing.errors import (
+    ConflictError,
+    StorageError,
+    StorageUnavailableError,
+    ZhongjingError,
+)
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence
 from zhongjing.pipeline.state import PipelineStatus
-from zhongjing.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +43,7 @@ CADENCE = Cadence(active=2.0, waiting=20.0)
 PASS_SECONDS = 5.0  # a pass that takes longer is broken off: who has the cluster is looked at again first
 _SHORTEST = 0.05
 _UNREACHABLE_SECONDS = 3.0
+_DEFECT_SECONDS = 20.0
 
 
 class Controller:
@@ -46,8 +52,8 @@ class Controller:
     Args:
         pipelines: the API.
         release: this release.
-        store: documents and artifacts.
-        backend: the release's Ray.
+        depot: documents and artifacts.
+        ray: the release's Ray.
         may_act: whether this process leads.
         recorder: writes events.
         metrics: of this process.
@@ -60,8 +66,8 @@ class Controller:
         self,
         pipelines: Pipelines,
         release: ReleaseConfig,
-        store: ObjectStore,
-        backend: ClusterJobs,
+        depot: Depot,
+        ray: RayCluster,
         *,
         may_act: Callable[[], bool],
         recorder: Recorder,
@@ -78,9 +84,9 @@ class Controller:
         self.inventory = Inventory(pipelines, resync_seconds)
         self._services = Services(
             pipelines=pipelines,
-            store=store,
-            desires=Desires(store, release.storage.storage()),
-            backend=GuardedBackend(backend, may_act),
+            store=depot.store,
+            desires=Desires(depot.store, depot.storage),
+            backend=GuardedBackend(ray.jobs, may_act),
             release=release.release,
             policy=policy,
             cadence=cadence,
@@ -88,8 +94,11 @@ class Controller:
             on_change=self._tell,
         )
         self._resync = resync_seconds
-        self._orphans = Orphans(backend, self._services, release)
+        self._depot = depot
+        self._ray = ray
+        self._orphans = Orphans(ray.jobs, self._services, release)
         self._drivers: dict[str, Driver] = {}
+        self._outage: ZhongjingError | None = None
         self.beat = time.monotonic()
 
     def run(self, ending: threading.Event) -> None:
@@ -109,11 +118,16 @@ class Controller:
         began = time.monotonic()
         try:
             wait = self._pass(time.time())
-        except BackendError as error:
+        except ZhongjingError as error:
             logger.warning("%s", error)
             self._metrics.fail(error.message)
             self.inventory.expire()
             wait = _UNREACHABLE_SECONDS
+        except Exception as error:
+            logger.exception("a pass failed")
+            self._metrics.fail(str(error))
+            self.inventory.expire()
+            wait = _DEFECT_SECONDS
         self._metrics.passed(time.monotonic() - began)
         return wait
 
@@ -126,9 +140,13 @@ class Controller:
         self._orphans.look(everything, now, force=listed or gone)
         holder = self._orphans.holder
         times = [self._services.cadence.active] if holder is not None else []
+        todo = in_turn(each for each in ours if self._has_work(each, now))
+        self._outage = self._store_outage() if todo else None
         ends = time.monotonic() + PASS_SECONDS
-        for pipeline in in_turn(each for each in ours if self._has_work(each, now)):
-            if time.monotonic() > ends or not self._may_act():
+        for pipeline in todo:
+            # While the store is away all there is to do is to say so, which takes no time.
+            late = time.monotonic() > ends and self._outage is None
+            if late or not self._may_act():
                 times.append(_SHORTEST)
                 break
             self.beat = time.monotonic()
@@ -143,7 +161,17 @@ class Controller:
             if after.is_deleting and not after.is_active:
                 times.append(_SHORTEST)  # what is left is to delete its artifacts
         self._metrics.count(self.inventory.all(), holder is not None)
+        if listed:
+            self._ray.look_after(busy=holder is not None)
         return max(_SHORTEST, min([*times, self._resync]))
+
+    def _store_outage(self) -> ZhongjingError | None:
+        """Why the store cannot be used now."""
+        try:
+            self._depot.prepare()
+        except ZhongjingError as error:
+            return error
+        return None
 
     def _has_work(self, pipeline: Pipeline, now: float) -> bool:
         """Whether the pipeline is to be looked at; if not, it costs nothing."""
@@ -181,6 +209,8 @@ class Controller:
             self._pipelines.delete(pipeline)
             self.inventory.expire()
         elif pipeline.is_deleting and pipeline.has_finalizer and not pipeline.is_active:
+            if self._outage is not None:
+                return pipeline
             try:
                 remove_artifacts(self._services, pipeline)
             except StorageError as error:
@@ -197,9 +227,11 @@ class Controller:
                 return pipeline  # nothing is new since the last controller said so
             driver = self._drivers[pipeline.uid] = Driver(self._services, pipeline)
         if driver.is_due(pipeline, turn, now):
-            driver.drive(pipeline, turn, now)
+            driver.drive(pipeline, turn, now, self._outage)
             if driver.error is not None:
-                self._metrics.fail(f"{pipeline.name}: {driver.error}")
+                self._metrics.fail(f"{pipeline.name}: {driver.error.message}")
+            if isinstance(driver.error, StorageUnavailableError):
+                self._outage = driver.error  # the others need not wait for the store in this pass
         return driver.pipeline
 
     def _forget(self, everything: Sequence[Pipeline]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import secrets
 import signal
 import socket
@@ -19,23 +18,25 @@ from zhongjing.backends.kubernetes.api import connect
 from zhongjing.backends.kubernetes.events import Recorder
 from zhongjing.backends.kubernetes.leases import Election, Timing
 from zhongjing.backends.kubernetes.pipelines import Pipelines
+from zhongjing.backends.kubernetes.ray import ClusterBackend
+from zhongjing.backends.kubernetes.rollout import Rollout
+from zhongjing.backends.kubernetes.secrets import prepare_secrets
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.release import ReleaseConfig, load_release
+from zhongjing.controller.depot import Depot
+from zhongjing.controller.guard import RayCluster
 from zhongjing.controller.loop import CADENCE, RESYNC_SECONDS, Controller
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.server import HealthServer
 from zhongjing.errors import ZhongjingError
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence
-from zhongjing.storage.admin import BucketAdmin
-from zhongjing.storage.objects import ObjectStore, open_store
 
 logger = logging.getLogger("zhongjing.controller")
 
-STORE_SECONDS = 10.0  # how long one request of a pass bears an outage of the store
 STUCK_SECONDS = 300.0  # a pass that takes so long is stuck: listing ten thousand objects takes seconds
 _LEASE_SECONDS = 4.0  # of one request for the lease
-_BUCKET_SECONDS = 5.0  # between attempts to make the bucket
+_PREPARE_SECONDS = 3.0  # between attempts to make the Secrets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,8 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ray-token",
         type=Path,
-        default=os.environ.get("RAY_AUTH_TOKEN_PATH"),
-        help="file with the token of the Jobs API",
+        help="file with the token of a Ray that is not the release's: pods are not looked after then",
     )
     parser.add_argument("--ray-package", default="jobs", help=argparse.SUPPRESS)
     parser.add_argument("--cadence", type=float, default=CADENCE.active, help=argparse.SUPPRESS)
@@ -120,8 +120,9 @@ class ControllerProcess:
             self._server.port,
         )
         self._server.start()
-        self._election.start()
         try:
+            self._prepare()
+            self._election.start()
             while not self._ending.is_set():
                 if self._election.wait(1.0):
                     self._lead()
@@ -136,16 +137,28 @@ class ControllerProcess:
         if self._loop is not None:
             self._loop.inventory.expire()
 
-    def _lead(self) -> None:
-        store = self._store()
-        if store is None:
+    def _prepare(self) -> None:
+        """Makes the Secrets that the release's pods wait for, and says what is wrong with those there are."""
+        while not self._ending.is_set():
+            try:
+                findings = prepare_secrets(self._api, self._release)
+            except ZhongjingError as error:
+                logger.warning("the Secrets cannot be looked at: %s", error)
+                self._metrics.fail(error.message)
+                self._ending.wait(_PREPARE_SECONDS)
+                continue
+            for finding in findings:
+                logger.error("%s", finding)
+                self._metrics.fail(str(finding))
             return
+
+    def _lead(self) -> None:
         cadence = self._options.cadence
         controller = Controller(
             Pipelines(self._api),
             self._release,
-            store,
-            self._backend(),
+            Depot(self._api, self._release),
+            self._cluster(),
             may_act=lambda: self._election.is_leader,
             recorder=Recorder(self._api, self._identity),
             metrics=self._metrics,
@@ -159,27 +172,16 @@ class ControllerProcess:
         finally:
             self._loop = None
 
-    def _store(self) -> ObjectStore | None:
-        """The object store, as soon as it answers; None when this process shall end or lost the lead."""
-        storage = self._release.storage.storage().model_copy(update={"deadline_seconds": STORE_SECONDS})
-        while not self._ending.is_set() and self._election.is_leader:
-            try:
-                store = open_store(storage)
-                if self._release.storage.bundled:
-                    BucketAdmin(storage).ensure_bucket(storage.uri)
-            except ZhongjingError as error:
-                # A store that is being started, or credentials that are still to come.
-                logger.warning("waiting for the object store: %s", error)
-                self._metrics.fail(error.message)
-                self._ending.wait(_BUCKET_SECONDS)
-            else:
-                return store
-        return None
-
-    def _backend(self) -> RayJobsBackend:
-        address = self._options.ray_address or self._release.ray_address
-        token = self._options.ray_token.read_text().strip() if self._options.ray_token else None
-        return RayJobsBackend(address, token, package=self._options.ray_package)
+    def _cluster(self) -> RayCluster:
+        options = self._options
+        if options.ray_token is not None:
+            token = options.ray_token.read_text().strip()
+            address = options.ray_address or self._release.ray_address
+            return RayCluster(RayJobsBackend(address, token, package=options.ray_package))
+        backend = ClusterBackend(
+            self._api, self._release, address=options.ray_address, package=options.ray_package
+        )
+        return RayCluster(backend, backend.capacity, Rollout(self._api, self._release))
 
     def _unhealthy(self) -> str | None:
         loop = self._loop

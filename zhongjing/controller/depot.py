@@ -1,0 +1,101 @@
+"""The object store as the controller finds it: keys that are still on their way, a bucket that is to be made.
+
+Nothing here waits. A store that does not answer is told in the conditions of the pipelines that need it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.secrets import CREDENTIALS_KEY, read_secret
+from zhongjing.config.release import ReleaseConfig
+from zhongjing.config.sources import Storage
+from zhongjing.errors import ZhongjingError
+from zhongjing.storage.admin import BucketAdmin
+from zhongjing.storage.objects import ObjectStore, open_store
+
+logger = logging.getLogger(__name__)
+
+STORE_SECONDS = 10.0  # how long one request of a pass bears an outage of the store
+_AGAIN_SECONDS = 3.0
+
+_FILE_VARIABLE = "AWS_SHARED_CREDENTIALS_FILE"
+
+
+class Depot:
+    """The store of a release.
+
+    Args:
+        api: has the Secret with the keys.
+        release: the release.
+    """
+
+    def __init__(self, api: KubeApi, release: ReleaseConfig) -> None:
+        self._api = api
+        self._release = release
+        self._storage = release.storage.storage().model_copy(update={"deadline_seconds": STORE_SECONDS})
+        self.store: ObjectStore = open_store(self._storage)
+        self._mounted = os.environ.get(_FILE_VARIABLE)
+        self._lent: Path | None = None
+        self._ready = False
+        self._failed: tuple[float, ZhongjingError] | None = None
+
+    @property
+    def storage(self) -> Storage:
+        """The section that documents get."""
+        return self._release.storage.storage()
+
+    def prepare(self) -> None:
+        """Sees to it that the store can be used.
+
+        Raises:
+            ZhongjingError: it cannot, as yet.
+        """
+        if self._lent is not None or not self._ready:
+            self._find_keys()
+        if self._ready:
+            return
+        if self._failed is not None and time.monotonic() - self._failed[0] < _AGAIN_SECONDS:
+            raise self._failed[1]
+        try:
+            if self._release.storage.bundled:
+                BucketAdmin(self._storage).ensure_bucket(self._storage.uri)
+        except ZhongjingError as error:
+            logger.warning("the object store cannot be used yet: %s", error)
+            self._failed = (time.monotonic(), error)
+            raise
+        self._failed = None
+        self._ready = True
+
+    def _find_keys(self) -> None:
+        """Takes keys from the Secret while the mounted file is not there.
+
+        The controller makes the Secret that its own pod mounts. A kubelet brings it in a minute or two.
+        """
+        secret = self._release.storage.secret
+        if self._mounted is None or secret is None:
+            return
+        if Path(self._mounted).exists():
+            if self._lent is not None:
+                os.environ[_FILE_VARIABLE] = self._mounted
+                self._lent.unlink(missing_ok=True)
+                self._lent = None
+            return
+        if self._lent is not None:
+            return
+        try:
+            values = read_secret(self._api, secret) or {}
+        except ZhongjingError as error:
+            logger.warning("the Secret %s cannot be read: %s", secret, error.message)
+            return
+        if values.get(CREDENTIALS_KEY):
+            descriptor, name = tempfile.mkstemp(prefix="credentials-")  # mode 0600
+            with os.fdopen(descriptor, "w") as file:
+                file.write(values[CREDENTIALS_KEY])
+            self._lent = Path(name)
+            os.environ[_FILE_VARIABLE] = name
