@@ -1,0 +1,44 @@
+"""The driver of a stage's job, as far as it goes without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pods import Run
+from zhongjing.config.sources import Storage
+from zhongjing.config.stages import Stage
+from zhongjing.storage.objects import ObjectStore
+from zhongjing.storage.progress import Activity
+from zhongjing.storage.progress_writer import read_progress
+from zhongjing.train import job
+from zhongjing.train.scratch import VARIABLE
+
+pytestmark = pytest.mark.integration
+
+DOCUMENT = """
+metadata: {name: driver}
+spec:
+  base: {tiny: {hiddenSize: 64, intermediateSize: 128, layers: 2, vocabularySize: 1024, maxPositions: 128}}
+  sources: [{name: textbook, uri: "example://textbook", kind: text}]
+  stages: {pretrain: {data: [{source: textbook}], precision: fp32, maxLength: 48}}
+"""
+
+
+def test_a_stop_is_heard_while_the_data_are_prepared(
+    store: ObjectStore, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    monkeypatch.setenv(VARIABLE, str(scratch))
+    monkeypatch.setattr(job, "OTHERS_POLL_SECONDS", 0.01)
+    run = Run(store, storage, DOCUMENT, tmp_path)
+    layout = run.stage_layout(Stage.PRETRAIN)
+    _, uri = run.request(Stage.PRETRAIN, 1)
+    store.put_json(layout.stop(1), {"reason": "Suspended", "message": ""})
+    assert job.main(Stage.PRETRAIN, ["--request", uri]) == 0
+    progress = read_progress(store, layout)
+    assert progress is not None
+    assert (progress.activity, progress.attempt, progress.step) == (Activity.SUSPENDED, 1, 0)
+    assert progress.failure is None
+    assert [path.name for path in scratch.iterdir()] in ([], ["models"])
