@@ -36,7 +36,8 @@ def apply_crd(api: KubeApi) -> dict[str, Any]:
 
 def conditions_of(definition: dict[str, Any]) -> dict[str, str]:
     """Conditions of an object by type."""
-    return {each["type"]: each["status"] for each in definition.get("status", {}).get("conditions", [])}
+    conditions = (definition.get("status") or {}).get("conditions") or []
+    return {each["type"]: each["status"] for each in conditions}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 from tests.cluster.capacity_support import install_head, install_workers
 from tests.cluster.controller_killed import POINTS
 from tests.cluster.controller_support import Place, place, ray_and_store
+from tests.cluster.crd_support import with_crd
 from tests.local_support import ALL
 from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline
 from zhongjing.backends.kubernetes.resources import LEASES, PIPELINES, STATEFUL_SETS
@@ -32,7 +33,7 @@ RSS_BYTES = 180 * 2**20
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RayHead, EmbeddedS3]]:
-    with ray_and_store(tmp_path_factory.mktemp("services")) as found:
+    with with_crd("default"), ray_and_store(tmp_path_factory.mktemp("services")) as found:
         yield found
 
 

@@ -395,6 +395,9 @@ def connect(
         raise BackendError(
             f"the kubeconfig cannot be used: {error}", code=codes.INVALID_KUBECONFIG, where=_kubeconfig()
         ) from error
+    if not configuration.verify_ssl:
+        # Whoever wrote that into the kubeconfig knows; kubectl does not warn at every request either.
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     client = ApiClient(configuration)
     client.user_agent = f"zhongjing/{__version__}"
     return KubeApi(client, namespace or found or "default", context=chosen, seconds=seconds)
