@@ -231,10 +231,17 @@ def _fetch_base(store: ObjectStore, base_uri: str, folder: Path) -> Path:
 
 
 def _refer_to(partial: Path, base: Path, folder: Path) -> None:
-    """Makes the adapter refer to its base at the place where both will be."""
-    from zhongjing.model.export import localise
+    """Makes the adapter refer to its base at the place where both will be.
 
-    localise(partial, base)
+    That it fits its base is checked where torch is installed; who only talks to a cluster may have none.
+    """
+    try:
+        from zhongjing.model.export import localise
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "zhongjing":
+            raise
+    else:
+        localise(partial, base)
     config = partial / ADAPTER_CONFIG
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = str(folder / BASE_FOLDER)

@@ -18,7 +18,6 @@ import typer
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import guarded
 from zhongjing.cli.options import (
-    DEFAULT_WORKDIR,
     Format,
     KubeContext,
     Local,
@@ -27,8 +26,8 @@ from zhongjing.cli.options import (
     Release,
 )
 from zhongjing.cli.options import Workdir as WorkdirOption
-from zhongjing.cli.places import LocalPlace, choose
-from zhongjing.cli.sessions import OPENER, find
+from zhongjing.cli.places import ClusterPlace, choose
+from zhongjing.cli.sessions import OPENER, find, open_cluster
 from zhongjing.codes.command import INVALID_OPTION, TARGET_IN_USE, UNKNOWN_PIPELINE
 from zhongjing.codes.ray import NOTHING_RUNS
 from zhongjing.errors import BackendError, ConfigError, ZhongjingError
@@ -46,6 +45,7 @@ Examples:
   zhongjing report --local
   zhongjing report tiny --local --output tiny-report.tar.gz
   zhongjing report --local -o json | jq -r .archive
+  zhongjing report tiny -n train
 
 Packed are documents, manifests, metrics and logs. Never packed are weights, sources and records. Secrets,
 your name and this machine's are taken out. Look through the archive before you send it: README.txt in it says
@@ -114,15 +114,17 @@ def _report(
     release: str | None,
 ) -> None:
     target = _target(targets, force=force)
-    chosen = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
-    place = chosen.workdir if isinstance(chosen, LocalPlace) else DEFAULT_WORKDIR
+    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     if workdir is not None and not workdir.is_dir():
         raise BackendError("nothing was run here yet", code=NOTHING_RUNS, where=str(workdir))
     console = Console(json_mode=output == Format.JSON)
     now = time.time()
     with _spool(target.parent if target is not None else Path.cwd()) as folder:
-        bundle = _open_bundle(folder, place)
-        subject = _collect(bundle, place, name, console, doctor=doctor)
+        if isinstance(place, ClusterPlace):
+            bundle, subject = _of_cluster(folder, place, name, console)
+        else:
+            bundle = _open_bundle(folder, place.workdir)
+            subject = _collect(bundle, place.workdir, name, console, doctor=doctor)
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         root = f"{subject or 'zhongjing'}-report-{stamp}"
         archive = target or Path(f"{root}.tar.gz")
@@ -214,6 +216,44 @@ def _open_bundle(folder: Path, workdir: Path) -> Bundle:
     # Taken now: opening a session changes the environment.
     environments = [dict(os.environ), *service_environments(workdir)]
     return Bundle(folder, Redactor(find_secrets(workdir, environments), _identity()))
+
+
+def _of_cluster(
+    folder: Path, place: ClusterPlace, name: str | None, console: Console
+) -> tuple[Bundle, str | None]:
+    """What can be packed of a run on a cluster; returns the pipeline that it tells of, if there is one.
+
+    Raises:
+        BackendError: the cluster cannot be reached, or has no release there.
+        ConfigError: there is no such pipeline, or there are several and none was named.
+    """
+    from zhongjing.cli.reporting.bundle import Bundle
+    from zhongjing.cli.reporting.cluster import collect_cluster, lent_secrets
+    from zhongjing.cli.reporting.machine import settings, versions
+    from zhongjing.cli.reporting.redact import Redactor
+    from zhongjing.cli.reporting.run import collect_run
+    from zhongjing.cli.reporting.secrets import find_secrets
+
+    environment = dict(os.environ)  # opening the store changes it
+    with open_cluster(place) as session:
+        secrets = find_secrets(None, [environment, lent_secrets(session)])
+        bundle = Bundle(folder, Redactor(secrets, _identity()))
+        console.say("packing versions and settings")
+        bundle.json("versions.json", versions())
+        bundle.json("settings.json", settings(environment))
+        if name is None and not session.pipelines():
+            bundle.gap("run", "there are no pipelines here yet")
+            collect_cluster(bundle, session, None)
+            return bundle, None
+        name = find(session, name).pipeline
+        console.say("packing what the cluster says")
+        collect_cluster(bundle, session, name)
+        console.say(f"packing the run {name}")
+        try:
+            collect_run(bundle, session, name, [])
+        except ZhongjingError as error:
+            bundle.gap("run", error)  # a store that cannot be reached is what reports are made of
+    return bundle, name
 
 
 def _identity() -> Identity:

@@ -60,6 +60,7 @@ _SECTIONS = (
         "run/",
         "by stage and key: manifest, progress, metrics, requests, checkpoint manifests, logs of all attempts",
     ),
+    ("cluster/", "release, TrainingPipeline, events, pods and nodes, as the Kubernetes API has them"),
     ("workdir/", "records and logs of the supervisor, of the S3 server, of Ray, of commands; sizes"),
     ("commands/", "errors of commands that found no workdir"),
 )

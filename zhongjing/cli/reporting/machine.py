@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from zhongjing.cli.reporting.secrets import is_secret_name
 
 # Settings that change what happens. Of all other variables not even the names are packed.
@@ -29,7 +27,6 @@ def versions() -> dict[str, Any]:
     from zhongjing.train.lineage import lineage
 
     made = lineage(workers=0, device="")
-    memory = psutil.virtual_memory()
     return {
         "zhongjing": made.code_version,
         "commit": made.commit,
@@ -40,9 +37,18 @@ def versions() -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "coresUsable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory": {"total": memory.total, "available": memory.available, "swap": psutil.swap_memory().total},
+        "memory": _memory(),
         "packages": dict(sorted(_packages())),
     }
+
+
+def _memory() -> dict[str, int] | None:
+    try:
+        import psutil
+    except ModuleNotFoundError:
+        return None  # part of zhongjing[train]: who only submits to clusters has it not
+    memory = psutil.virtual_memory()
+    return {"total": memory.total, "available": memory.available, "swap": psutil.swap_memory().total}
 
 
 def findings(workdir: Path) -> dict[str, Any]:
