@@ -50,6 +50,11 @@ class Depot:
         """The section that documents get."""
         return self._release.storage.storage()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the store could be used yet."""
+        return self._ready
+
     def prepare(self) -> None:
         """Sees to it that the store can be used.
 

@@ -101,6 +101,7 @@ class ControllerProcess:
         self._metrics = Metrics()
         self._metrics.observe(lambda: self._election.is_leader, lambda: self._api.requests)
         self._loop: Controller | None = None
+        self._depot: Depot | None = None
         self._server = HealthServer(
             options.port, healthy=self._unhealthy, ready=self._unready, metrics=self._metrics.text
         )
@@ -154,10 +155,11 @@ class ControllerProcess:
 
     def _lead(self) -> None:
         cadence = self._options.cadence
+        self._depot = Depot(self._api, self._release)
         controller = Controller(
             Pipelines(self._api),
             self._release,
-            Depot(self._api, self._release),
+            self._depot,
             self._cluster(),
             may_act=lambda: self._election.is_leader,
             recorder=Recorder(self._api, self._identity),
@@ -190,4 +192,8 @@ class ControllerProcess:
         return f"no pass for {time.monotonic() - loop.beat:.0f} s"
 
     def _unready(self) -> str | None:
-        return "ending" if self._ending.is_set() else None
+        if self._ending.is_set():
+            return "ending"
+        if self._depot is not None and not self._depot.is_ready:
+            return "the object store cannot be used yet"
+        return None
