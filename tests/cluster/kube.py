@@ -16,6 +16,7 @@ from tests.cluster.chart_support import CHART, TINY
 from tests.cluster.node.node import Node
 from zhongjing.config.release import RELEASE_KEY, ReleaseConfig, parse_release
 
+HOME = "/home/zhongjing"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 Object = dict[str, Any]
@@ -194,6 +195,41 @@ def installed(
         found = json.loads(cluster.helm("list", "--all", "--output", "json", namespace=namespace))
         if name in [each["name"] for each in found]:
             cluster.helm("uninstall", name, "--wait", "--timeout", "2m", namespace=namespace)
+
+
+def hardened_pod(name: str, image: str) -> Object:
+    """A pod that waits to be asked, hardened as the chart's are."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "fsGroup": 10001,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "volumes": [{"name": "home", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+            "containers": [
+                {
+                    "name": "it",
+                    "image": image,
+                    "imagePullPolicy": "IfNotPresent",
+                    "args": ["sleep", "infinity"],
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "volumeMounts": [
+                        {"name": "home", "mountPath": HOME},
+                        {"name": "tmp", "mountPath": "/tmp"},
+                    ],
+                }
+            ],
+        },
+    }
 
 
 def diagnosis(cluster: Cluster, namespace: str) -> str:

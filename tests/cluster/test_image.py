@@ -4,58 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from tests.cluster.kube import Cluster
+from tests.cluster.kube import HOME, Cluster, hardened_pod
 
 pytestmark = pytest.mark.cluster
 
-HOME, TMP = "/home/zhongjing", "/tmp"
 IMAGES = {"train": "", "controller": "-controller"}
 Shell = Callable[..., str]
-
-
-def pod(name: str, image: str) -> dict[str, Any]:
-    """A pod that waits to be asked, hardened as the chart's are."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {
-            "terminationGracePeriodSeconds": 0,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "fsGroup": 10001,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "volumes": [{"name": "home", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
-            "containers": [
-                {
-                    "name": "it",
-                    "image": image,
-                    "imagePullPolicy": "IfNotPresent",
-                    "args": ["sleep", "infinity"],
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                    "volumeMounts": [
-                        {"name": "home", "mountPath": HOME},
-                        {"name": "tmp", "mountPath": TMP},
-                    ],
-                }
-            ],
-        },
-    }
 
 
 @pytest.fixture(scope="module")
 def pods(cluster: Cluster, module_namespace: str) -> str:
     """A pod of each image; the namespace they are in."""
-    made = [pod(name, f"{cluster.image}:{cluster.tag}{ending}") for name, ending in IMAGES.items()]
+    made = [hardened_pod(name, f"{cluster.image}:{cluster.tag}{ending}") for name, ending in IMAGES.items()]
     cluster.apply(*made, namespace=module_namespace)
     names = [f"pod/{name}" for name in IMAGES]
     cluster.kubectl(
