@@ -141,7 +141,10 @@ class Controller:
         holder = self._orphans.holder
         times = [self._services.cadence.active] if holder is not None else []
         todo = in_turn(each for each in ours if self._has_work(each, now))
-        self._outage = self._store_outage() if todo else None
+        # A new release's bucket is made before anything asks for it.
+        self._outage = self._store_outage() if todo or not self._depot.is_ready else None
+        if not self._depot.is_ready:
+            times.append(_UNREACHABLE_SECONDS)
         ends = time.monotonic() + PASS_SECONDS
         for pipeline in todo:
             # While the store is away all there is to do is to say so, which takes no time.
