@@ -59,7 +59,7 @@ test-cluster-full: setup  ## all of it; KubeRay's tests with ZHONGJING_KUBERAY_C
 
 image:  ## build both images, with docker or buildah: make image IMAGE=registry.example/zhongjing:0.1
 	@case "$(notdir $(IMAGE))" in *:*) ;; *) echo "IMAGE=$(IMAGE) has no tag: write $(IMAGE):TAG"; exit 1;; esac; \
-	build="docker build"; docker info > /dev/null 2>&1 || build="buildah bud --layers --format docker"; \
+	build="docker build"; docker info > /dev/null 2>&1 || build="buildah build --layers"; \
 	common="--build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg ZHONGJING_COMMIT=$$(git rev-parse HEAD) $(BUILD_ARGS)"; \
 	set -ex; \
 	$$build $$common --target train --tag $(IMAGE) .; \
