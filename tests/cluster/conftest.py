@@ -197,6 +197,12 @@ def kuberay_crd_file() -> Path:
     return Path(given)
 
 
+def _is_served(cluster: Cluster) -> bool:
+    # `kubectl wait` fails where there is no condition yet.
+    conditions = cluster.get("crd/rayclusters.ray.io").get("status", {}).get("conditions") or []
+    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
+
+
 @pytest.fixture(scope="module")
 def kuberay_crd(cluster: Cluster, kuberay_crd_file: Path) -> Iterator[None]:
     """The cluster serves RayClusters while a module's tests run; nobody acts on them.
@@ -205,8 +211,8 @@ def kuberay_crd(cluster: Cluster, kuberay_crd_file: Path) -> Iterator[None]:
     """
     # Too large for an annotation: only server-side apply takes it.
     cluster.kubectl("apply", "--server-side", "--filename", str(kuberay_crd_file))
-    cluster.kubectl("wait", "--for", "condition=Established", "crd/rayclusters.ray.io", "--timeout", "30s")
     try:
+        cluster.until(lambda: _is_served(cluster), "RayClusters are served", seconds=30)
         yield
     finally:
         cluster.kubectl("delete", "--filename", str(kuberay_crd_file), "--wait", "--timeout", "60s")
