@@ -76,7 +76,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     place = default_place()
     try:
-        session.config.stash[_node] = running(place) or bring_up(place, say, bound=True)
+        found = running(place)
+        if found is not None and required():
+            say("taking the cluster down that was brought up by hand: its images may be old")
+            found.down()
+            found = None
+        session.config.stash[_node] = found or bring_up(place, say, bound=True)
     except UnavailableError as error:
         session.config.stash[_impossible] = str(error)
     except HarnessError as error:

@@ -10,7 +10,6 @@ import yaml
 from tests.cluster.node.place import (
     BRIDGE,
     BRIDGE_ADDRESS,
-    CGROUP,
     PAUSE_IMAGE,
     POD_RANGE,
     VOLUMES,
@@ -41,7 +40,7 @@ def kubelet(place: Place) -> dict[str, Any]:
         },
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{CGROUP}",
+        "cgroupRoot": f"/{place.control_group}",
         "cgroupsPerQOS": True,
         "clusterDNS": [BRIDGE_ADDRESS],
         "clusterDomain": "cluster.local",

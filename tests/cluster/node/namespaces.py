@@ -20,10 +20,6 @@ import psutil
 from tests.cluster.node.place import (
     BRIDGE,
     BRIDGE_ADDRESS,
-    CGROUP,
-    HOST_ADDRESS,
-    HOST_LINK,
-    NODE_ADDRESS,
     HarnessError,
     Place,
     State,
@@ -70,15 +66,15 @@ def kernel_settings() -> dict[str, str]:
     return {name: path.read_text().strip() for name, path in found.items() if path.exists()}
 
 
-def control_groups() -> list[Path]:
+def control_groups(place: Place) -> list[Path]:
     """The node's folder in every hierarchy of control groups."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    return [Path(fields[1]) / CGROUP for fields in mounts if fields[2] in ("cgroup", "cgroup2")]
+    return [Path(fields[1]) / place.control_group for fields in mounts if fields[2] in ("cgroup", "cgroup2")]
 
 
-def make_control_groups() -> None:
+def make_control_groups(place: Place) -> None:
     """One group for all pods in every hierarchy: the node's parts never meet those of another cluster."""
-    for group in control_groups():
+    for group in control_groups(place):
         group.mkdir(exist_ok=True)
         for name in ("cpuset.cpus", "cpuset.mems"):
             above, own = group.parent / name, group / name
@@ -92,9 +88,9 @@ def make_control_groups() -> None:
                     (folder / "cgroup.subtree_control").write_text(names)
 
 
-def remove_control_groups() -> None:
+def remove_control_groups(place: Place) -> None:
     """Removes the groups, the innermost first; all their processes have ended."""
-    for group in control_groups():
+    for group in control_groups(place):
         folders = sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True)
         for folder in [*folders, *([group] if group.is_dir() else [])]:
             wait_until(f"control group {folder} is empty", partial(_removed, folder), seconds=15)
@@ -151,14 +147,14 @@ def make_namespaces(place: Place, *, bound: bool) -> tuple[State, subprocess.Pop
     state.init = psutil.Process(outer.pid).children()[0].pid
     state.write(place.state_file)
 
-    make_control_groups()
-    _ip("link", "add", HOST_LINK, "type", "veth", "peer", "name", "eth0", "netns", str(state.init))
-    _ip("addr", "add", f"{HOST_ADDRESS}/30", "dev", HOST_LINK)
-    _ip("link", "set", HOST_LINK, "up")
+    make_control_groups(place)
+    _ip("link", "add", place.link, "type", "veth", "peer", "name", "eth0", "netns", str(state.init))
+    _ip("addr", "add", f"{place.host_address}/30", "dev", place.link)
+    _ip("link", "set", place.link, "up")
     inside = entered(state.init)
-    subprocess.run([*inside, "ip", "addr", "add", f"{NODE_ADDRESS}/30", "dev", "eth0"], check=True)
+    subprocess.run([*inside, "ip", "addr", "add", f"{place.node_address}/30", "dev", "eth0"], check=True)
     subprocess.run([*inside, "ip", "link", "set", "eth0", "up"], check=True)
-    subprocess.run([*inside, "ip", "route", "add", "default", "via", HOST_ADDRESS], check=True)
+    subprocess.run([*inside, "ip", "route", "add", "default", "via", place.host_address], check=True)
     return state, outer
 
 
@@ -175,9 +171,9 @@ def end_namespaces(place: Place, state: State) -> None:
     wait_until(
         "processes of the node end", lambda: not any(map(alive, filter(None, (state.outer, state.init))))
     )
-    remove_control_groups()
+    remove_control_groups(place)
     # The link goes with the node's network; the kernel takes that apart a moment after the last process.
-    wait_until("network of the node is gone", lambda: not Path("/sys/class/net", HOST_LINK).exists())
+    wait_until("network of the node is gone", lambda: not Path("/sys/class/net", place.link).exists())
     for name, value in state.kernel_settings.items():
         setting = Path("/proc/sys") / name
         if setting.read_text().strip() != value:

@@ -14,11 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests.cluster.node.place import API_SERVICE_ADDRESS, NODE_ADDRESS, NODE_NAME, Place
+from tests.cluster.node.place import API_SERVICE_ADDRESS, NODE_NAME, Place
 
 VALID = datetime.timedelta(days=30)
 API_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
-API_ADDRESSES = ("127.0.0.1", NODE_ADDRESS, API_SERVICE_ADDRESS)
 # User name and groups of those that log in by token.
 USERS = {"admin": ("admin", "system:masters"), "node": (f"system:node:{NODE_NAME}", "system:nodes")}
 
@@ -36,10 +35,11 @@ def write_pki(place: Place) -> None:
     )
     _write(folder / "ca.crt", authority)
 
+    addresses = ("127.0.0.1", place.node_address, API_SERVICE_ADDRESS)
     api_key = _key(folder / "api.key")
     api = (
         _certificate(_name("kube-apiserver"), name, api_key)
-        .add_extension(x509.SubjectAlternativeName(_alternatives(API_NAMES, API_ADDRESSES)), critical=False)
+        .add_extension(x509.SubjectAlternativeName(_alternatives(API_NAMES, addresses)), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
@@ -111,7 +111,7 @@ def _write(path: Path, certificate: x509.Certificate) -> None:
 
 def _kubeconfig(place: Place, token: str) -> str:
     cluster = {
-        "server": f"https://{NODE_ADDRESS}:6443",
+        "server": f"https://{place.node_address}:6443",
         "certificate-authority": str(place.pki / "ca.crt"),
     }
     return yaml.safe_dump(

@@ -19,11 +19,9 @@ BRIDGE_ADDRESS = "10.244.0.1"
 POD_RANGE = "10.244.0.0/24"
 SERVICE_RANGE = "10.96.0.0/16"
 API_SERVICE_ADDRESS = "10.96.0.1"
-HOST_LINK = "zjtest0"
-HOST_ADDRESS = "10.231.17.1"
-"""This machine as pods see it: a service that a test starts here is reached there."""
-NODE_ADDRESS = "10.231.17.2"
-CGROUP = "zhongjing-testcluster"
+HOST_RANGE = "10.231.17"
+"""First three parts of the addresses of machine and node."""
+NUMBERS = range(63)
 PAUSE_IMAGE = "localhost/pause:1"
 VOLUMES = 30
 
@@ -41,6 +39,28 @@ class Place:
     """Folders of the test cluster; the caches stay from run to run, ``node`` goes with the cluster."""
 
     root: Path
+    number: int = 0
+    """Clusters of different numbers and folders can be up at the same time."""
+
+    @property
+    def link(self) -> str:
+        """Network link of this machine to the node."""
+        return f"zjtest{self.number}"
+
+    @property
+    def host_address(self) -> str:
+        """This machine as pods see it: a service that a test starts here is reached there."""
+        return f"{HOST_RANGE}.{4 * self.number + 1}"
+
+    @property
+    def node_address(self) -> str:
+        """The node as this machine sees it."""
+        return f"{HOST_RANGE}.{4 * self.number + 2}"
+
+    @property
+    def control_group(self) -> str:
+        """Name of the group that all pods are in."""
+        return "zhongjing-testcluster" + (f"-{self.number}" if self.number else "")
 
     @property
     def bin(self) -> Path:
@@ -99,10 +119,13 @@ class Place:
 
 
 def default_place() -> Place:
-    """``ZHONGJING_TESTCLUSTER_HOME``, else a folder of the user's caches."""
+    """``ZHONGJING_TESTCLUSTER_HOME`` and ``_NUMBER``, else a folder of the user's caches and 0."""
+    number = int(os.environ.get("ZHONGJING_TESTCLUSTER_NUMBER") or 0)
+    if number not in NUMBERS:
+        raise HarnessError(f"ZHONGJING_TESTCLUSTER_NUMBER={number}: from 0 to {NUMBERS[-1]}")
     given = os.environ.get("ZHONGJING_TESTCLUSTER_HOME")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Place(Path(given) if given else cache / "zhongjing-testcluster")
+    return Place(Path(given) if given else cache / "zhongjing-testcluster", number)
 
 
 @dataclass

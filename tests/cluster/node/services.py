@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.cluster.node.place import NODE_ADDRESS, NODE_NAME, POD_RANGE, SERVICE_RANGE, Place
+from tests.cluster.node.place import NODE_NAME, POD_RANGE, SERVICE_RANGE, Place
 
 ETCD = "http://127.0.0.1:2379"
 
@@ -52,7 +52,7 @@ def apiserver(place: Place) -> Program:
             str(place.bin / "kube-apiserver"),
             f"--etcd-servers={ETCD}",
             "--bind-address=0.0.0.0",
-            f"--advertise-address={NODE_ADDRESS}",
+            f"--advertise-address={place.node_address}",
             "--secure-port=6443",
             f"--tls-cert-file={pki}/api.crt",
             f"--tls-private-key-file={pki}/api.key",
@@ -114,7 +114,7 @@ def kubelet(place: Place) -> Program:
             f"--hostname-override={NODE_NAME}",
             f"--root-dir={place.node}/kubelet",
             f"--cert-dir={place.node}/kubelet/pki",
-            f"--node-ip={NODE_ADDRESS}",
+            f"--node-ip={place.node_address}",
         ],
     )
 
@@ -151,7 +151,7 @@ def api_ready(place: Place) -> bool:
     context = ssl.create_default_context(cafile=str(place.pki / "ca.crt"))
     token = (place.pki / "tokens.csv").read_text().split(",")[0]
     request = urllib.request.Request(
-        f"https://{NODE_ADDRESS}:6443/readyz", headers={"Authorization": f"Bearer {token}"}
+        f"https://{place.node_address}:6443/readyz", headers={"Authorization": f"Bearer {token}"}
     )
     try:
         with urllib.request.urlopen(request, context=context, timeout=5) as answer:
