@@ -23,9 +23,10 @@ from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, load_incluster_config
 from kubernetes.config.kube_config import (
     KUBE_CONFIG_DEFAULT_LOCATION,
-    list_kube_config_contexts,
+    KubeConfigMerger,
     load_kube_config,
 )
+from yaml import YAMLError
 
 from zhongjing import __version__
 from zhongjing.backends.kubernetes.failures import refused, unreachable
@@ -391,7 +392,7 @@ def connect(
                 client_configuration=configuration,
                 persist_config=False,
             )
-    except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+    except (ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:
         raise BackendError(
             f"the kubeconfig cannot be used: {error}", code=codes.INVALID_KUBECONFIG, where=_kubeconfig()
         ) from error
@@ -408,9 +409,11 @@ def _context(wanted: str | None) -> tuple[str, str | None]:
     files = [Path(part).expanduser() for part in _kubeconfig().split(os.pathsep) if part]
     if not any(file.exists() for file in files):
         raise BackendError("there is no kubeconfig", code=NO_CLUSTER, where=_kubeconfig())
-    contexts, current = list_kube_config_contexts(_kubeconfig())
-    found = {entry["name"]: entry for entry in contexts}
-    name = wanted if wanted is not None else (current or {}).get("name")
+    merged = KubeConfigMerger(_kubeconfig()).config
+    value: Object = merged.value if merged is not None else {}
+    # Each entry remembers the file that it came from.
+    found = {entry.value["name"]: entry.value for entry in value.get("contexts") or []}
+    name = wanted if wanted is not None else value.get("current-context")
     if name not in found:
         known = ", ".join(sorted(found)) or "none"
         raise BackendError(
