@@ -13,10 +13,11 @@ from zhongjing.cli.guard import INTERRUPTED as INTERRUPTED_EXIT
 from zhongjing.cli.problem import Problem
 from zhongjing.cli.sessions import command_line
 from zhongjing.codes import find
+from zhongjing.codes.command import UNKNOWN_PIPELINE
 from zhongjing.codes.data import MISSING_INPUT
 from zhongjing.codes.unexpected import INTERRUPTED
 from zhongjing.config.stages import Stage
-from zhongjing.errors import BackendError, NotFoundError, TransientError
+from zhongjing.errors import BackendError, ConfigError, NotFoundError, TransientError
 from zhongjing.pipeline.session import Explains, Session
 from zhongjing.pipeline.state import (
     CLUSTER_NOT_READY,
@@ -67,8 +68,18 @@ def display_for(console: Console) -> Display:
 
 
 def look(session: Session, desired: DesiredState) -> RunView:
-    """The run as it is now. ``desired`` is what was last known to be wanted; the stored one counts."""
-    wanted = session.desired(desired.pipeline) or desired
+    """The run as it is now. ``desired`` is what was last known to be wanted; the stored one counts.
+
+    Raises:
+        ConfigError: the pipeline was deleted.
+    """
+    wanted = session.desired(desired.pipeline)
+    if wanted is None:
+        raise ConfigError(
+            f"the pipeline {desired.pipeline} was deleted",
+            code=UNKNOWN_PIPELINE,
+            remedy="its artifacts are kept unless its deletionPolicy was Delete: the same command goes on",
+        )
     status = session.status(wanted.pipeline)
     progress: dict[Stage, Progress] = {}
     for stage in wanted.document.spec.stages.present():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -86,15 +87,26 @@ def status(
             else:
                 _say(session, console, shown)
             return OK
-        views = [look(session, find(session, each)) for each in session.pipelines()]
+        views = _views(session)
         if console.json_mode:
             console.result({"pipelines": {each.name: _result(session, each) for each in views}})
-        for each in () if console.json_mode else views:
-            _say(session, console, each)
-            console.say()
-        if not views:
+        elif views:
+            from zhongjing.cli.display.summary import overview_lines
+
+            for line in overview_lines(views):
+                console.say(line)
+            console.say(f"more of one: {command_line('status', 'NAME', session.flags)}")
+        else:
             console.warn("there are no pipelines here yet")
     return OK
+
+
+def _views(session: Session) -> list[RunView]:
+    from zhongjing.cli.follow import look
+    from zhongjing.pipeline.session import Snapshots
+
+    with session.snapshot() if isinstance(session, Snapshots) else nullcontext():
+        return [look(session, find(session, each)) for each in session.pipelines()]
 
 
 def _watch(session: Session, desired: DesiredState, console: Console) -> int:

@@ -150,3 +150,12 @@ class Explains(Protocol):
             BackendError: the place cannot be asked.
         """
         ...
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """A session that can show all its pipelines for the price of one."""
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """While entered, pipelines are seen as they were at its beginning."""
+        ...

@@ -17,7 +17,7 @@ from tests.unit.cli.fakes import (
     training_progress,
 )
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.state import ConditionType, StageState
+from zhongjing.pipeline.state import ConditionType, DesiredState, StageState
 
 SFT_RUNS = {
     Stage.SFT: stage_status(
@@ -59,8 +59,17 @@ def test_status_of_all_pipelines(command: CommandLine, session: MemorySession, w
     for name in ("one", "two"):
         session.add(desired_state(name))
     result = command("status", "--local")
-    assert "one: not looked at yet" in result.stdout
-    assert "two: not looked at yet" in result.stdout
+    assert result.stdout.splitlines() == [
+        "pipeline  state              stage",
+        "one       not looked at yet  sft pending",
+        "two       not looked at yet  sft pending",
+        "more of one: zhongjing status NAME --local",
+    ]
+    session.frames = [(pipeline_status(SFT_RUNS), {Stage.SFT: training_progress(Stage.SFT, 30)})]
+    assert command("status", "--local").stdout.splitlines()[:2] == [
+        "pipeline  state    stage         step    training  left",
+        "one       Running  sft training  30/100  loss 4.5  ETA 1m20s",
+    ]
     shown = json.loads(command("status", "--local", "-o", "json").stdout)
     assert sorted(shown["pipelines"]) == ["one", "two"]
 
@@ -239,3 +248,19 @@ def test_options_of_a_cluster_do_not_go_with_local(command: CommandLine) -> None
     result = command("status", "--local", "-n", "team", "--context", "prod")
     assert result.exit_code == 2
     assert "--namespace and --context belong to a cluster" in result.stderr
+
+
+def test_a_pipeline_that_is_deleted_while_it_is_watched_ends_the_watching(
+    command: CommandLine, session: MemorySession, workdir: Path
+) -> None:
+    session.add(desired_state())
+    session.frames = [(pipeline_status(SFT_RUNS), {})]
+    known = session.desired
+
+    def gone(pipeline: str) -> DesiredState | None:
+        return known(pipeline) if session.looks < 2 else None
+
+    session.desired = gone  # type: ignore[method-assign]
+    result = command("status", "demo", "--local", "--watch")
+    assert result.exit_code == 2
+    assert "error[UnknownPipeline]: the pipeline demo was deleted" in result.stderr

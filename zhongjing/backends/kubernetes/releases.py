@@ -41,6 +41,15 @@ def find_release(api: KubeApi, name: str | None = None) -> ReleaseConfig:
     return parse_release(str(config["data"][RELEASE_KEY]), where)
 
 
+def installed(api: KubeApi) -> list[str]:
+    """Names of the releases in the namespace of ``api``, sorted.
+
+    Raises:
+        BackendError: the API does not answer or refuses.
+    """
+    return sorted({_name(each) for each in _configs(api)})
+
+
 def _configs(api: KubeApi, *, everywhere: bool = False) -> list[Object]:
     found = api.find(CONFIG_MAPS, labels=CONFIG_LABELS, everywhere=everywhere).items
     # The chart keeps other settings of a release in ConfigMaps with the same labels.

@@ -22,7 +22,7 @@ from zhongjing.backends.kubernetes.documents import to_desired, to_object
 from zhongjing.backends.kubernetes.forward import Forward
 from zhongjing.backends.kubernetes.outside import ray_token, release_store
 from zhongjing.backends.kubernetes.pipelines import REFRESH_ANNOTATION, Pipeline, Pipelines
-from zhongjing.backends.kubernetes.releases import find_release
+from zhongjing.backends.kubernetes.releases import find_release, installed
 from zhongjing.backends.kubernetes.resources import PIPELINES, Object
 from zhongjing.backends.logs import chosen_attempt, kept_log
 from zhongjing.backends.ray_jobs import RayJobsBackend
@@ -80,6 +80,7 @@ class KubernetesSession:
         self._store: ObjectStore | None = None
         self._ray: tuple[str, str] | None = None  # address and token
         self._recent: tuple[float, Pipeline] | None = None
+        self._still: dict[str, Pipeline] | None = None
         self._stored: dict[tuple[str, int], DesiredState | None] = {}
         self._late: dict[str, FrozenSource] = {}
 
@@ -135,13 +136,23 @@ class KubernetesSession:
 
     def pipelines(self) -> list[str]:
         """Names of the TrainingPipelines that are this release's, or nobody's yet; sorted."""
+        return sorted(each.name for each in self._mine())
+
+    def _mine(self) -> list[Pipeline]:
+        if self._still is not None:
+            return list(self._still.values())
         mine = (None, self.release.release)
         found, _ = self._pipelines.find()
-        return sorted(
-            each.name
-            for each in found
-            if each.managed_by in mine and (each.managed_by or each.release) in mine
-        )
+        return [each for each in found if (each.managed_by or each.release) in mine]
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """While entered, all pipelines are seen as they were at its beginning, by one request."""
+        self._still = {each.name: each for each in self._mine()}
+        try:
+            yield
+        finally:
+            self._still = None
 
     def desired(self, pipeline: str) -> DesiredState | None:
         """What is wanted, or None if there is no such pipeline.
@@ -224,6 +235,7 @@ class KubernetesSession:
                 where=where,
                 remedy="wait until it is gone, and give the command again",
             )
+        self._refuse_foreign(there, where)
         if desired.uid != there.short_uid or desired.generation not in (
             there.generation,
             there.generation + 1,
@@ -410,6 +422,8 @@ class KubernetesSession:
 
     def _get(self, name: str, *, recent: bool = False) -> Pipeline | None:
         """The object. ``recent``: the one of this look will do."""
+        if self._still is not None:
+            return self._still.get(name)
         if recent and self._recent is not None:
             seen, pipeline = self._recent
             if pipeline.name == name and time.monotonic() - seen < _RECENT_SECONDS:
@@ -417,6 +431,16 @@ class KubernetesSession:
         found = self._pipelines.get(name)
         self._recent = (time.monotonic(), found) if found is not None else None
         return found
+
+    def _refuse_foreign(self, there: Pipeline, where: str) -> None:
+        owner = there.managed_by or there.release
+        if owner not in (None, self.release.release) and owner in installed(self.api):
+            raise BackendError(
+                f"the pipeline {there.name} belongs to the release {owner}",
+                code=codes.SEVERAL_RELEASES,
+                where=where,
+                remedy=f"add --release {owner}, or give the pipeline another name",
+            )
 
     def _there(self, name: str) -> Pipeline:
         found = self._get(name)

@@ -10,6 +10,7 @@ from zhongjing.cli.display.text import table
 from zhongjing.cli.display.view import RunView, StageView
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.headline import describe, duration, main_metrics, number
+from zhongjing.pipeline.state import ConditionType
 from zhongjing.storage.manifest import StageManifest
 
 ANSWERS = "answers"
@@ -136,6 +137,36 @@ def _stage_result(stage: StageView, manifests: Mapping[Stage, StageManifest]) ->
     }
 
 
+def overview_lines(views: Sequence[RunView]) -> list[str]:
+    """Several runs, a line each: the stage that tells most, and how far it is."""
+    rows = []
+    for view in views:
+        condition = view.status.condition() if view.status is not None else None
+        state = condition.type.value if condition is not None else "not looked at yet"
+        if condition is not None and condition.type is ConditionType.PROGRESSING:
+            state = condition.reason
+        stage = _telling(view)
+        row = [view.name, state, "", "", "", ""]
+        if stage is not None:
+            steps = f"{stage.step}/{stage.total_steps}" if stage.total_steps else ""
+            row = [view.name, state, f"{stage.stage} {stage.doing}", steps, stage.headline, stage.eta]
+        rows.append(row)
+    return _filled(["pipeline", "state", "stage", "step", "training", "left"], rows)
+
+
+def _filled(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table without the columns, the first two excepted, in which nothing stands."""
+    shown = [column for column in range(len(header)) if column < 2 or any(row[column] for row in rows)]
+    return table([header[column] for column in shown], [[row[column] for column in shown] for row in rows])
+
+
+def _telling(view: RunView) -> StageView | None:
+    """The stage that a line about a run is about: the active one, else the first that is not done."""
+    active = [stage for stage in view.stages if stage.state.is_active]
+    undone = [stage for stage in view.stages if not stage.state.is_done]
+    return next(iter(active or undone or view.stages[-1:]), None)
+
+
 def status_lines(view: RunView, manifests: Mapping[Stage, StageManifest]) -> list[str]:
     """The run as it is now, as a table: for ``zhongjing status``. Done stages show what they brought."""
     condition = view.status.condition() if view.status is not None else None
@@ -159,6 +190,4 @@ def status_lines(view: RunView, manifests: Mapping[Stage, StageManifest]) -> lis
             [stage.stage.value, stage.doing, attempt, steps, stage.headline, held_out, stage.speed, stage.eta]
         )
     header = ["stage", "state", "attempt", "step", "training", "held-out", "speed", "left"]
-    filled = [column for column in range(len(header)) if column < 2 or any(row[column] for row in rows)]
-    lines += table([header[c] for c in filled], [[row[c] for c in filled] for row in rows])
-    return lines
+    return lines + _filled(header, rows)
