@@ -104,6 +104,18 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A whole module that is skipped is a failure too where the cluster is required."""
+    report = yield
+    if report.skipped and required() and HERE in collector.path.parents:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but ZHONGJING_REQUIRE_CLUSTER is set: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
