@@ -6,6 +6,7 @@ that one process hands to another on the other node leads nowhere there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
@@ -86,6 +88,7 @@ class Pods:
         self._extra = dict(environment)
         self.processes: list[subprocess.Popen[bytes]] = []
         (self.gcs, self.dashboard, self.client) = free_ports(3)
+        self.metrics_ports: dict[str, int] = {}
         self._worker_cpus = cpus[1]
         self._start("head", ["--head", f"--port={self.gcs}", "--include-dashboard=true"], cpus[0])
         self.jobs = RayJobsBackend(f"http://127.0.0.1:{self.dashboard}", self.token, python=sys.executable)
@@ -119,6 +122,17 @@ class Pods:
             return 0
         found = json.loads(body)["data"]["summary"]
         return sum(node["raylet"].get("state") == "ALIVE" for node in found)
+
+    def metrics(self) -> str:
+        """What the metrics ports of both nodes serve."""
+        served = []
+        for port in self.metrics_ports.values():
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer,
+            ):
+                served.append(answer.read().decode())
+        return "\n".join(served)
 
     def submit(self, request: StageRequest, uri: str) -> None:
         """Submits a stage's job."""
@@ -164,6 +178,7 @@ class Pods:
 
     def _start(self, name: str, arguments: list[str], cpus: int) -> None:
         agent, agent_grpc, metrics = free_ports(3)
+        self.metrics_ports[name] = metrics
         command = [
             *(sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block"),
             *("--disable-usage-stats", "--log-style=record", "--log-color=false", f"--num-cpus={cpus}"),
@@ -200,6 +215,7 @@ class Pods:
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            "RAY_metrics_report_interval_ms": "500",
             "RAY_prestart_worker_first_driver": "0",
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ spec:
       data: [{source: textbook}]
       precision: fp32
       epochs: 100
-      maxSteps: 300
+      maxSteps: 400
       maxLength: 48
       globalBatchSize: 4
       microBatchSize: 2
@@ -176,6 +177,13 @@ def test_a_stage_whose_node_is_drained_stops_and_goes_on_where_no_disk_is_shared
 
     assert wait_until(training, 180)
     assert runs_of_ray(store, first.submission_id)
+    assert wait_until(lambda: "ray_zhongjing_checkpoint_lag_steps{" in pods.metrics(), 60, 0.2)
+    served = pods.metrics()
+    for name in ("train_loss", "train_tokens_per_second", "step", "checkpoint_timestamp_seconds"):
+        found = re.search(rf"^ray_zhongjing_{name}\{{(.*)\}} \S+$", served, re.M)
+        assert found, name
+        assert 'pipeline="pods"' in found[1]
+        assert 'stage="pretrain"' in found[1]
     leaving = pods.drain_worker()
     job = pods.wait_for(first.submission_id)
     log = pods.log(first.submission_id)
@@ -184,7 +192,7 @@ def test_a_stage_whose_node_is_drained_stops_and_goes_on_where_no_disk_is_shared
     progress = read_progress(store, layout)
     assert progress is not None
     assert progress.activity is Activity.SUSPENDED, log
-    assert progress.checkpoint_step == progress.step < 300
+    assert progress.checkpoint_step == progress.step < 400
     # What a node needs again is the base; everything else is gone, from the store too.
     assert names(pods.disk_of(0) / "scratch") == ["models"]
     assert not runs_of_ray(store, first.submission_id)
@@ -198,7 +206,7 @@ def test_a_stage_whose_node_is_drained_stops_and_goes_on_where_no_disk_is_shared
     assert job.state is JobState.SUCCEEDED, log
     manifest = read_manifest(store, layout)
     assert manifest is not None
-    assert (manifest.steps, manifest.attempt, manifest.lineage.workers) == (300, 2, 2)
+    assert (manifest.steps, manifest.attempt, manifest.lineage.workers) == (400, 2, 2)
     steps = [point.step for point in read_metrics(store, layout) if point.kind == "train"]
     assert steps == sorted(set(steps))
     assert "no checkpoint" not in log

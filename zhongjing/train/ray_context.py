@@ -36,6 +36,7 @@ class RayRunContext:
         keep: how many checkpoints are kept besides the best.
         nodes: ids of the Ray nodes that the attempt is on.
         gauges: called with every metric point on rank 0 (Ray's metrics, TensorBoard).
+        watchers: called with every progress on rank 0.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class RayRunContext:
         keep: int,
         nodes: Collection[str] = (),
         gauges: tuple[Callable[[MetricPoint], None], ...] = (),
+        watchers: tuple[Callable[[Progress], None], ...] = (),
     ) -> None:
         self.rank = rank
         self.world_size = world_size
@@ -60,6 +62,7 @@ class RayRunContext:
         self._local_rank = local_rank
         self._spool = spool
         self._gauges = gauges
+        self._watchers = watchers
         self._checkpoints = CheckpointStore(store, layout, checkpoints, keep, request.attempt)
         self._fields: dict[str, Any] = {
             "stage": request.stage,
@@ -92,7 +95,10 @@ class RayRunContext:
         # A message is of the moment; everything else stays until it changes.
         saved = {"checkpoint_step": self._checkpoints.completed}
         self._fields.update({"message": "", **fields, **saved})
-        self._progress.write(Progress(activity=activity, updated_at=time_stamp(), **self._fields))
+        progress = Progress(activity=activity, updated_at=time_stamp(), **self._fields)
+        self._progress.write(progress)
+        for watcher in self._watchers:
+            watcher(progress)
 
     def log(self, kind: str, step: int, values: dict[str, float], *, epoch: float = 0.0) -> None:
         """Adds a metric point (rank 0)."""
@@ -160,25 +166,6 @@ class RayRunContext:
 def _broadcast(values: list[Any]) -> None:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(values, src=0)
-
-
-class RayGauges:
-    """Training metrics as Ray gauges: Ray Train has none for loss, tokens/s, gradient norm, reward or KL."""
-
-    def __init__(self, stage: str, pipeline: str) -> None:
-        from ray.util.metrics import Gauge
-
-        self._gauge = Gauge
-        self._made: dict[str, Any] = {}
-        self._tags = {"stage": stage, "pipeline": pipeline}
-
-    def __call__(self, point: MetricPoint) -> None:
-        """Sets a gauge for every value of the point."""
-        for name, value in point.values.items():
-            key = f"zhongjing_{point.kind}_{name}"
-            if key not in self._made:
-                self._made[key] = self._gauge(key, description=name, tag_keys=("stage", "pipeline"))
-            self._made[key].set(value, tags=self._tags)
 
 
 class TensorBoard:

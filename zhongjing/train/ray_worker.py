@@ -20,7 +20,8 @@ from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity
 from zhongjing.train.accelerator import cuda_facts, no_cuda, use_gpu
 from zhongjing.train.folders import Folders
-from zhongjing.train.ray_context import RayGauges, RayRunContext, TensorBoard
+from zhongjing.train.gauges import RayGauges
+from zhongjing.train.ray_context import RayRunContext, TensorBoard
 from zhongjing.train.scratch import Claim, checkpoint_folder, remove_earlier, remove_spool, scratch_folder
 from zhongjing.train.worker import WorkerConfig
 
@@ -92,6 +93,7 @@ class _Rank:
             keep=self.settings.checkpoints.keep,
             nodes=self.nodes,
             gauges=(*gauges, *([tensorboard] if tensorboard else [])),
+            watchers=tuple(each.progress for each in gauges),
         )
         try:
             context.report(Activity.STARTING, message="loading the model")
