@@ -104,7 +104,7 @@ def frames(
     return [(status.model_copy(update={"stages": {}}), {})] * count
 
 
-END = (pipeline_status(DONE, ConditionType.COMPLETE), {})
+END: tuple[PipelineStatus, dict[Stage, Any]] = (pipeline_status(DONE, ConditionType.COMPLETE), {})
 
 
 @pytest.mark.usefixtures("kubeconfig")
