@@ -115,7 +115,7 @@ def install_workers(api: KubeApi, name: str = "gpu", replicas: int | None = None
 T = TypeVar("T")
 
 
-def wait_for(look: Callable[[], T | None], what: str, seconds: float = 60.0) -> T:
+def wait_for(look: Callable[[], T | None], what: str, seconds: float = 180.0) -> T:
     """Looks until there is something to see."""
     deadline = time.monotonic() + seconds
     while not (seen := look()):

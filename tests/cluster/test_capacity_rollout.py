@@ -33,15 +33,24 @@ PODS_OF_RAY = {
 }
 
 
-@pytest.fixture
-def api() -> Iterator[KubeApi]:
+@pytest.fixture(scope="module")
+def pods() -> Iterator[KubeApi]:
     with namespace("rollout") as api:
-        prepare_secrets(api, release(api))
         install_head(api)
         install_workers(api, "gpu", replicas=2)
         install_workers(api, "cpu", replicas=1)
-        wait_for(lambda: set(ready(api)) == PODS_OF_RAY, "pods")
         yield api
+
+
+@pytest.fixture
+def api(pods: KubeApi) -> KubeApi:
+    """Pods that serve, a token, and nothing noted of it."""
+    prepare_secrets(pods, release(pods))
+    for each in pods.find(STATEFUL_SETS).items:
+        forgotten = {"metadata": {"annotations": {TOKEN_HASH: None}}}
+        pods.patch(STATEFUL_SETS, each["metadata"]["name"], forgotten)
+    wait_for(lambda: set(ready(pods)) == PODS_OF_RAY, "pods")
+    return pods
 
 
 def ready(api: KubeApi) -> dict[str, str]:

@@ -92,7 +92,7 @@ class Explainer:
         return explain(self.look(), self._release, self._components)
 
     def look(self) -> Scene:
-        """Reads what an explanation needs: four requests, three more while pods wait for nodes or volumes.
+        """Reads what an explanation needs: two requests when all is well, eight while pods are pending.
 
         Raises:
             BackendError: the API does not answer.
