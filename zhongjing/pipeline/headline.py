@@ -14,7 +14,7 @@ _HEADLINES: dict[Stage, tuple[str, ...]] = {
     Stage.RM: ("accuracy", "loss"),
     Stage.PPO: ("reward", "kl"),
 }
-_SECONDARY = ("std", "min", "max", "coef", "value", "policy", "critic")
+_SECONDARY = ("update", "std", "min", "max", "coef", "value", "policy", "critic")
 
 
 def number(value: float) -> str:

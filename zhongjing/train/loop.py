@@ -108,6 +108,7 @@ class _Loop:
         self.meter = Meter(program.total_steps, settings.evaluations)
         self.saved_step: int | None = None
         self.saved_at = time.monotonic()
+        self._rollout: dict[str, float] = {}  # figures of the latest one (PPO)
         self.save_pending = False
         self.stop_pending = False
         self.warning = ""  # what progress says as long as it holds
@@ -177,6 +178,7 @@ class _Loop:
         place, guard = self.place, self.engine.guard
         if plan.metrics:
             # A rollout happens once in several steps: each is told, whatever the cadence.
+            self._rollout = dict(plan.metrics)
             self.context.log(plan.metrics_kind, place.step, dict(plan.metrics), epoch=place.epoch)
         if result.guard is not None and result.guard.spike:
             spike = {"grad_norm": result.gradient_norm, "loss": result.loss}
@@ -197,7 +199,7 @@ class _Loop:
         if self.settings.precision == "fp16":
             values["loss_scale"] = result.loss_scale
         self.context.log("train", place.step, values, epoch=place.epoch)
-        self._report(Activity.TRAINING, metrics={**plan.metrics, **values})
+        self._report(Activity.TRAINING, metrics={**self._rollout, **values})
 
     def _report(self, activity: Activity, **fields: Any) -> None:
         if self.context.rank != 0:

@@ -17,9 +17,6 @@ FINALIZER = f"{API_GROUP}/artifacts"
 """Keeps an object until its artifacts are deleted. Only objects with deletionPolicy Delete have it."""
 
 REFRESH_ANNOTATION = f"{API_GROUP}/refresh-data"
-"""A new value makes the controller list the sources anew when the pipeline's ``spec`` changes next."""
-
-REFRESH_ANNOTATION = f"{API_GROUP}/refresh-data"
 """A new value has the sources listed anew at the next generation. ``submit --refresh-data`` sets it."""
 
 FIELD_MANAGER = "zhongjing-controller"
