@@ -4,6 +4,7 @@
 
     python -m zhongjing.submit --stage all --local            # the whole pipeline on this machine
     python -m zhongjing.submit --stage rm --local -f my.yaml  # one stage
+    python -m zhongjing.submit --stage rm -n train            # on a cluster, in the namespace train
 """
 
 from __future__ import annotations

@@ -70,15 +70,17 @@ Workdir = Annotated[
 ]
 Namespace = Annotated[
     str | None,
-    typer.Option("--namespace", "-n", help="Kubernetes namespace (clusters)."),
+    typer.Option("--namespace", "-n", help="Kubernetes namespace (clusters); the context's unless given."),
 ]
 KubeContext = Annotated[
     str | None,
-    typer.Option("--context", help="Context of the kubeconfig (clusters)."),
+    typer.Option("--context", help="Context of the kubeconfig (clusters); its current one unless given."),
 ]
 Release = Annotated[
     str | None,
-    typer.Option("--release", help="Helm release of Zhongjing (clusters)."),
+    typer.Option(
+        "--release", help="Helm release of Zhongjing (clusters); needed only where there are several."
+    ),
 ]
 OutputFormat = Annotated[
     Format,

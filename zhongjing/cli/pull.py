@@ -42,6 +42,7 @@ Examples:
   zhongjing pull tiny/ppo ./model --local
   zhongjing pull tiny/ppo ./merged --merged --local
   zhongjing pull tiny/rm ./reward --curves --local
+  zhongjing pull tiny/ppo ./model -n train        from a cluster
 
 An adapter comes with its base in FOLDER/base and refers to it by its absolute path: pull again rather than
 move the folder, or pull with --merged.

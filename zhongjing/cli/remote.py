@@ -28,7 +28,7 @@ from zhongjing.cli.launch import (
 )
 from zhongjing.cli.places import ClusterPlace
 from zhongjing.cli.run import attend
-from zhongjing.cli.sessions import open_cluster
+from zhongjing.cli.sessions import command_line, open_cluster
 from zhongjing.cli.uploads import PlannedStore, Uploads, plan_uploads, upload
 from zhongjing.codes.cluster import FORBIDDEN
 from zhongjing.codes.command import INVALID_OPTION
@@ -79,6 +79,7 @@ def launch(order: Order, place: ClusterPlace, console: Console, *, wait: bool, w
             break
         for line in plan_lines(prepared):
             console.say(line)
+        console.say(f"Ray dashboard: {command_line('dashboard', session.flags)}")
         return attend(session, desired, console, wait=wait, wait_for_input=wait_for_input)
 
 

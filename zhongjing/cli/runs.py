@@ -42,6 +42,7 @@ Examples:
   zhongjing status --local
   zhongjing status tiny --local --watch
   zhongjing status tiny --local -o json | jq .stages.sft.metrics
+  zhongjing status -n train                    all pipelines of a release on a cluster
 """
 
 LOGS_EPILOG = """
@@ -49,6 +50,7 @@ LOGS_EPILOG = """
 Examples:
   zhongjing logs --local --follow
   zhongjing logs tiny --stage sft --attempt 1 --local
+  zhongjing logs tiny -n train --follow        from Ray while the stage runs, then from the object store
 """
 
 STOP_EPILOG = """
@@ -57,6 +59,7 @@ Examples:
   zhongjing stop tiny --local
   zhongjing stop tiny --now --local
   zhongjing resume tiny --local
+  zhongjing stop tiny -n train
 """
 
 

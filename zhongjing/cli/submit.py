@@ -37,9 +37,13 @@ Examples:
   zhongjing submit --local --dry-run           what would run, and why
   zhongjing submit --local -o json > out.json  the result for a program
   zhongjing submit --local --set spec.stages.sft.learningRate=1e-4
+  zhongjing submit --stage rm                  on the cluster of the kubeconfig's current context
+  zhongjing submit -n train -f my.yaml --no-wait
+  zhongjing submit -n train -f my.yaml --dry-run -o yaml   what kubectl apply takes
 
 What is done is skipped, and a changed field runs again exactly what depends on it. After a crash or Ctrl-C
-the same command goes on from the last checkpoint.
+the same command goes on from the last checkpoint. On a cluster Ctrl-C only stops following: the run goes on.
+Local files are uploaded to the release's object store, once.
 
 Exit codes: 0 done, 1 a stage failed or waits for input, 2 bad input, 3 backend unreachable, 130 interrupted.
 """
@@ -65,7 +69,12 @@ def submit(
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field; repeatable.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the complete document and what would run; run nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what would run, and the complete document (clusters: what kubectl apply takes); run "
+            "nothing.",
+        ),
     ] = False,
     output: Annotated[
         DocumentFormat,

@@ -50,6 +50,7 @@ def probe(module: str, *arguments: str) -> tuple[int, float, list[str], str]:
         ("zhongjing.submit", ["--help"]),
         ("zhongjing", ["--help"]),
         ("zhongjing", ["submit", "--help"]),
+        ("zhongjing", ["dashboard", "--help"]),
         ("zhongjing", ["data", "inspect", "--help"]),
         ("zhongjing", ["--version"]),
     ],
@@ -58,6 +59,11 @@ def test_help_imports_nothing_heavy(module: str, arguments: list[str]) -> None:
     code, _, loaded, _ = probe(module, *arguments)
     assert code == 0
     assert loaded == []
+
+
+def test_a_look_at_this_machine_loads_nothing_of_clusters() -> None:
+    code, _, loaded, _ = probe("zhongjing", "status", "--local", "--workdir", "nowhere")
+    assert (code, loaded) == (3, [])
 
 
 def test_help_answers_in_under_a_second() -> None:
