@@ -10,7 +10,9 @@ from tests.training_support import tiny_base
 from zhongjing.codes import model as codes
 from zhongjing.codes import storage as storage_codes
 from zhongjing.config.stages import Stage
-from zhongjing.errors import MissingInputError, StorageError
+from zhongjing.errors import DataError, MissingInputError, StorageError
+from zhongjing.model.tokenizer import load_tokenizer
+from zhongjing.model.weights import WeightReader
 from zhongjing.storage.artifacts import MADE, upload_model, write_manifest
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import Lineage, StageManifest
@@ -133,3 +135,40 @@ def test_models_that_nobody_uses_give_way_where_room_is_needed(
     assert (third / "weights").is_file()
     assert (first / "weights").is_file()
     assert not second.exists()
+
+
+def test_an_outline_has_the_shape_of_a_model_and_none_of_its_weight(
+    store: ObjectStore, result: StageLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zhongjing.train.folders.OUTLINE_BYTES", 1000)
+    name = f"{result.model}/model.safetensors"
+    weights = store.get(name)
+    folders = Folders(store, tmp_path)
+    outline = folders.outline(result.model)
+    whole = folders.local(result.model)
+    assert outline != whole
+    assert sorted(file.name for file in outline.iterdir()) == sorted(file.name for file in whole.iterdir())
+    file = outline / "model.safetensors"
+    assert file.stat().st_size == len(weights)
+    assert file.read_bytes() != weights
+    with WeightReader(outline) as thin, WeightReader(whole) as full:
+        assert {tensor: thin.shape(tensor) for tensor in thin} == {
+            tensor: full.shape(tensor) for tensor in full
+        }
+    assert load_tokenizer(outline).get_vocab() == load_tokenizer(whole).get_vocab()
+    assert folders.outline(result.model) == whole  # where it is there anyway
+
+    store.put(name, weights[:-1])
+    with pytest.raises(StorageError) as caught:
+        Folders(store, tmp_path / "cut").outline(result.model)
+    assert (caught.value.code, caught.value.where) == (storage_codes.DAMAGED_OBJECT, name)
+    # A folder that nobody described: its header tells.
+    copied = result.model.replace("/model", "/copy")
+    for info in list(store.list(result.model)):
+        store.put(info.uri.replace("/model/", "/copy/"), store.get(info.uri))
+    with pytest.raises(DataError) as unusable:
+        WeightReader(Folders(store, tmp_path / "copy").outline(copied))
+    assert unusable.value.code is codes.UNUSABLE_MODEL
+    store.put(f"{copied}/model.safetensors", b"no weights at all" * 100)
+    with pytest.raises(StorageError, match="no safetensors file"):
+        Folders(store, tmp_path / "text").outline(copied)

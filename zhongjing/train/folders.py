@@ -2,6 +2,10 @@
 
 They stay for later attempts and stages. Where room is needed, those that were not used for longest and that
 no process uses now give way.
+
+A driver checks a model and never computes with it. It takes an *outline*: the folder with headers in place of
+large weight files, which have their true size and no content. On a cluster that saves the head tens of
+gigabytes, and the GPUs the wait for them.
 """
 
 from __future__ import annotations
@@ -12,20 +16,25 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from zhongjing.codes import model as codes
 from zhongjing.errors import DataError, MissingInputError, NotFoundError
-from zhongjing.storage.artifacts import fetch_model
+from zhongjing.storage.artifacts import fetch_model, model_files
+from zhongjing.storage.documents import damaged
+from zhongjing.storage.files import disk_error, path_inside
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.train.scratch import Claim, if_unclaimed
+from zhongjing.train.scratch import Claim, if_unclaimed, room
 
 logger = logging.getLogger(__name__)
 
 _MARK = ".complete"
+OUTLINE_BYTES = 1 << 30
+"""Weight files up to this size are part of an outline: adapters, small models."""
+_LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 
 class Folders:
@@ -52,16 +61,29 @@ class Folders:
         if not reference.startswith("s3://"):
             path = Path(reference).expanduser()
             return path if path.is_dir() else _from_hub(reference, revision)
-        name = hashlib.sha256(reference.encode()).hexdigest()[:24]
+        return self._fetched(reference, _name(reference), partial(fetch_model, self._store))
+
+    def outline(self, reference: str, revision: str | None = None) -> Path:
+        """Like :meth:`local`, to look at and not to compute with: large weight files lack their content.
+
+        Raises:
+            StorageError: also if a weight file is shorter or longer than its maker wrote.
+        """
+        if not reference.startswith("s3://") or (self._scratch / _name(reference) / _MARK).is_file():
+            return self.local(reference, revision)
+        return self._fetched(reference, f"{_name(reference)}-outline", partial(fetch_outline, self._store))
+
+    def _fetched(self, reference: str, name: str, fetch: Callable[[str, Path], None]) -> Path:
         folder = self._scratch / name
         with _locked(self._scratch / f"{name}.lock"):
             if not (folder / _MARK).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
                 unfinished = self._scratch / f"{name}.partial"
                 shutil.rmtree(unfinished, ignore_errors=True)
-                self._make_room(reference)
+                if not name.endswith("-outline"):
+                    self._make_room(reference)
                 try:
-                    fetch_model(self._store, reference, unfinished)
+                    fetch(reference, unfinished)
                 except NotFoundError:
                     raise MissingInputError(
                         "there is no model here",
@@ -76,15 +98,15 @@ class Folders:
         return folder
 
     def _make_room(self, reference: str) -> None:
-        """Removes folders that nobody uses until a model fits on the disk, or there are no more."""
+        """Removes folders that nobody uses until a model fits, or there are no more."""
         needed = sum(info.size for info in self._store.list(reference))
-        if shutil.disk_usage(self._scratch).free > needed:
+        if room(self._scratch) > needed:
             return
         marks = sorted(self._scratch.glob(f"*/{_MARK}"), key=lambda mark: mark.stat().st_mtime)
         for mark in marks:
             if if_unclaimed(mark.parent, partial(shutil.rmtree, mark.parent, ignore_errors=True)):
                 logger.info("removed %s: its room is needed for %s", mark.parent, reference)
-            if shutil.disk_usage(self._scratch).free > needed:
+            if room(self._scratch) > needed:
                 return
 
     def base_of(self, adapter: Path) -> str | None:
@@ -104,6 +126,53 @@ class Folders:
                 "the adapter does not name its base", code=codes.UNUSABLE_ADAPTER, where=str(config)
             )
         return str(reference)
+
+
+def fetch_outline(store: ObjectStore, uri: str, folder: Path) -> None:
+    """Downloads a model folder, of large safetensors files the header only.
+
+    Raises:
+        NotFoundError: there is nothing at that place.
+        StorageError: a file is missing or damaged, or the disk is full.
+    """
+    files = model_files(store, uri)
+    sizes = {info.uri.removeprefix(f"{uri.rstrip('/')}/"): info.size for info in store.list(uri)}
+    known = sizes if files is None else {file.name: file.size for file in files}
+    large = [name for name in known if name.endswith(".safetensors") and sizes.get(name, 0) > OUTLINE_BYTES]
+    if not large:
+        fetch_model(store, uri, folder)
+        return
+    for name in large:
+        if sizes[name] != known[name]:
+            raise damaged(f"it has {sizes[name]} bytes, its maker wrote {known[name]}", f"{uri}/{name}")
+        _write_outline(store, f"{uri}/{name}", sizes[name], path_inside(folder, name, uri))
+    if files is None:
+        for name in sizes.keys() - set(large):
+            store.get_file(f"{uri}/{name}", path_inside(folder, name, uri))
+        return
+    try:
+        store.download_folder(uri, folder, [file for file in files if file.name not in large])
+    except NotFoundError as error:
+        raise damaged("a file of the model is missing", error.where or uri) from error
+
+
+def _write_outline(store: ObjectStore, uri: str, size: int, path: Path) -> None:
+    """A file of the object's size that holds its header; the rest takes no room on the disk."""
+    length = int.from_bytes(store.get_range(uri, 0, 8), "little")
+    if length > min(size - 8, _LONGEST_HEADER):
+        raise damaged("this is no safetensors file", uri)
+    header = store.get_range(uri, 0, 8 + length)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.write(header)
+            file.truncate(size)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def _name(reference: str) -> str:
+    return hashlib.sha256(reference.encode()).hexdigest()[:24]
 
 
 def _from_hub(reference: str, revision: str | None) -> Path:

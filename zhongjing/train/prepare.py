@@ -80,7 +80,7 @@ class _Preparation:
         inputs = {item.role: item for item in request.inputs}
         reference, revision = self._start(inputs["from"])
         self.report("fetching the model to start from", 0.0)
-        local = self.folders.local(reference, revision)
+        local = self.folders.outline(reference, revision)
         under = self.folders.base_of(local)
         if under is not None and request.stage is not Stage.PPO:
             raise DataError(
@@ -89,7 +89,7 @@ class _Preparation:
                 where=reference,
             )
         base = reference if under is None else under
-        base_local = local if under is None else self.folders.local(under)
+        base_local = local if under is None else self.folders.outline(under)
         reward = inputs["reward"].uri if "reward" in inputs else None
         self._check_base(base_local, settings)
         if under is not None:
@@ -181,7 +181,7 @@ class _Preparation:
             shutil.rmtree(folder, ignore_errors=True)
             tokenizer.save_pretrained(str(folder))
             self._store_once(folder, uri)
-        return uri, self.folders.local(uri)
+        return uri, self.folders.outline(uri)
 
     def _store_once(self, folder: Path, uri: str) -> None:
         """Uploads a folder; its mark comes last. Another job that made the same first is as good."""
@@ -192,7 +192,7 @@ class _Preparation:
         shutil.rmtree(folder, ignore_errors=True)
 
     def _check_reward(self, reward: str, base: str, base_local: Path, *, policy_is_adapter: bool) -> None:
-        local = self.folders.local(reward)
+        local = self.folders.outline(reward)
         reward_base = self.folders.base_of(local)
         if reward_base is None:
             raise DataError(

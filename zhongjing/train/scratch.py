@@ -6,6 +6,7 @@ left on this node, of whatever pipeline. Which of them live is told by locks, wh
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -15,12 +16,18 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from zhongjing.codes.command import INVALID_OPTION
+from zhongjing.errors import ConfigError
 from zhongjing.storage.checkpoints import is_uploading
 from zhongjing.storage.manifest import StageRequest
 
 VARIABLE = "ZHONGJING_SCRATCH"
+SIZE_VARIABLE = "ZHONGJING_SCRATCH_SIZE"
+"""What may be used of it, as Kubernetes writes it (``400Gi``). An emptyDir's limit shows nowhere in the pod,
+and a pod that passes it is evicted."""
 _ATTEMPT = re.compile(r".+-a\d+")
 _SPOOL = "-checkpoints"
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(?:([KkMGTP])(i)?)?")
 
 
 class Claim:
@@ -114,6 +121,38 @@ def _uploads(spool: Path) -> bool:
         return any(is_uploading(home) for home in spool.iterdir())
     except OSError:
         return False
+
+
+def room(folder: Path) -> int:
+    """Bytes that may still be written below ``folder``, a folder of the scratch folder."""
+    free = shutil.disk_usage(folder).free
+    limit = os.environ.get(SIZE_VARIABLE)
+    if not limit:
+        return free
+    used = 0
+    for place, _, names in os.walk(scratch_root()):
+        for name in names:
+            with contextlib.suppress(OSError):  # gone by now
+                used += os.lstat(os.path.join(place, name)).st_blocks * 512  # noqa: PTH118
+    return max(min(free, parse_size(limit) - used), 0)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a Kubernetes quantity: ``400Gi``, ``1.5T``, ``1000000``.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    found = _QUANTITY.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(
+            "this is no size",
+            code=INVALID_OPTION,
+            where=f"{SIZE_VARIABLE}={text}",
+            remedy="write 400Gi, 1.5T or a number of bytes",
+        )
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGTP".index((prefix or " ").upper()))
 
 
 def if_unclaimed(folder: Path, action: Callable[[], None]) -> bool:

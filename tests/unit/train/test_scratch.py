@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from zhongjing.train.scratch import VARIABLE, Claim, remove_earlier, scratch_folder
+from zhongjing.errors import ConfigError
+from zhongjing.train.scratch import (
+    SIZE_VARIABLE,
+    VARIABLE,
+    Claim,
+    parse_size,
+    remove_earlier,
+    room,
+    scratch_folder,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +103,35 @@ def downloads(**environment: str) -> str:
 def test_downloads_go_to_scratch_unless_a_cache_was_named(root: Path) -> None:
     assert downloads(**{VARIABLE: str(root)}) == f"{root}/huggingface/hub"
     assert downloads(**{VARIABLE: str(root), "HF_HOME": "/elsewhere"}) == "/elsewhere/hub"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("400Gi", 400 * 2**30),
+        ("1.5T", 1_500_000_000_000),
+        ("100k", 100_000),
+        ("4096", 4096),
+        ("8Mi", 8 << 20),
+    ],
+)
+def test_sizes_as_kubernetes_writes_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "Gi", "-1Gi", "4 Gi", "4GiB", "1e3"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_size(text)
+
+
+def test_a_limit_that_the_disk_does_not_show_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = scratch_folder("x-1-sft-a1")
+    whole = room(folder)
+    (folder / "sparse").touch()
+    os.truncate(folder / "sparse", 1 << 40)  # takes no room
+    monkeypatch.setenv(SIZE_VARIABLE, "8Mi")
+    (folder / "file").write_bytes(bytes(3 << 20))
+    assert room(folder) == 5 << 20 < whole
+    (folder / "more").write_bytes(bytes(6 << 20))
+    assert room(folder) == 0
