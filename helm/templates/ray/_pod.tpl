@@ -147,6 +147,11 @@ ulimit -n 65536 2>/dev/null; exec ray start --block --address={{ include "zhongj
   value: {{ include "zhongjing.image" $root | quote }}
 - name: ZHONGJING_SCRATCH
   value: /scratch
+{{- if and (eq $opts.scratch.type "emptyDir") $opts.scratch.size }}
+# The limit of an emptyDir shows nowhere in the pod: jobs make room before they pass it, and are not evicted.
+- name: ZHONGJING_SCRATCH_SIZE
+  value: {{ $opts.scratch.size | quote }}
+{{- end }}
 - name: ZHONGJING_RAY_STORAGE
   value: {{ printf "%s/%s/ray" (trimSuffix "/" $values.s3.uri) $root.Release.Namespace | quote }}
 - name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
