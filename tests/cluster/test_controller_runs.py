@@ -133,6 +133,10 @@ def test_the_cluster_is_given_by_priority_and_bad_input_stops_nobody(here: Place
     here.apply(here.document("cache", RM))
     here.apply(here.document("low", RM))
     here.apply(here.document("high", RM, priority=5))
+    here.apply(here.document("edited", RM, priority=9))
+    nonsense = {"stages": {"rm": {"state": "Nonsense", "attempt": 1}}}
+    here.wait("edited", lambda each: reason(each) == "Queued")
+    here.api.patch(PIPELINES, "edited", {"status": nonsense}, subresource="status")
     waiting = here.wait("low", lambda each: reason(each) == "Queued")
     condition = waiting.condition()
     assert condition is not None

@@ -96,3 +96,10 @@ RESERVED_NAME = _code(
     cause="Pipelines, caches and uploads of a namespace stand side by side in the bucket.",
     remedy="give the pipeline another name",
 )
+UNREADABLE_STATUS = _code(
+    "UnreadableStatus",
+    "The status of a TrainingPipeline is not one that a controller writes.",
+    cause="Somebody edited it, or a controller of another version wrote it.",
+    remedy="install the version that wrote it; or delete the object and apply it again: artifacts stay, and "
+    "what is done is not done again",
+)

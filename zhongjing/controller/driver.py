@@ -242,8 +242,8 @@ class Driver:
             self._say(self.records.read(), [action], now)
         except ConflictError:
             raise
-        except ZhongjingError as error:
-            logger.warning("%s: the status could not be written: %s", self.pipeline.name, error.message)
+        except Exception as error:
+            logger.warning("%s: the status could not be written: %s", self.pipeline.name, error)
 
     def _say(self, status: PipelineStatus, actions: list[Action], now: float) -> None:
         after = fold(status, actions, now)

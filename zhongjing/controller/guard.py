@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from zhongjing.backends.kubernetes.capacity import Capacity
 from zhongjing.backends.kubernetes.rollout import Rollout
@@ -18,6 +18,15 @@ class ClusterJobs(Backend, Protocol):
 
     def jobs(self) -> list[JobDescription]:
         """All jobs that Ray knows, ended ones too."""
+        ...
+
+
+@runtime_checkable
+class MakesRoom(Protocol):
+    """A backend that sees to the pods that a job needs."""
+
+    def make_room(self, job: JobRequest) -> None:
+        """Raises BackendUnavailableError, which says what is missing, while they are not there."""
         ...
 
 
@@ -73,6 +82,9 @@ class GuardedBackend:
         """
         self._check()
         if self.unseen is not None:
+            if isinstance(self._backend, MakesRoom):
+                # That a pod of Ray is not there says more than that Ray does not answer.
+                self._backend.make_room(job)
             raise self.unseen
         self._backend.submit(job)
 

@@ -27,6 +27,7 @@ from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.orphans import Orphans
 from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, is_queued
 from zhongjing.errors import (
+    BackendError,
     ConflictError,
     StorageError,
     StorageUnavailableError,
@@ -137,7 +138,7 @@ class Controller:
         gone = self._forget(everything)
         others = self._others(everything)
         ours = [each for each in everything if is_ours(each, self._release.release, others)]
-        self._orphans.look(everything, now, force=listed or gone)
+        self._orphans.look(ours, now, force=listed or gone)
         holder = self._orphans.holder
         times = [self._services.cadence.active] if holder is not None else []
         todo = in_turn(each for each in ours if self._has_work(each, now))
@@ -197,6 +198,11 @@ class Controller:
             # What was written before the conflict counts.
             driver = self._drivers.get(pipeline.uid)
             return driver.pipeline if driver is not None else pipeline
+        except BackendError as error:
+            # The API does not answer, or refuses just this object: the others have their turns.
+            logger.warning("%s: %s", pipeline.name, error.message)
+            self._metrics.fail(f"{pipeline.name}: {error.message}")
+            return pipeline
         if after is None:
             self.inventory.remove(pipeline)
         else:

@@ -46,7 +46,7 @@ class Orphans:
         """Looks at the jobs, if there is reason to.
 
         Args:
-            pipelines: all objects of the namespace.
+            pipelines: the objects that are this release's: one that went to another is run elsewhere.
             now: seconds since the epoch.
             force: there may be new ones: an object has gone, or much time has passed.
         """
@@ -67,7 +67,7 @@ class Orphans:
         guard.unseen = None
         alive = orphans(jobs, pipelines, self._release.namespace)
         self._asked = {job.submission_id: self._asked.get(job.submission_id, now) for job in alive}
-        self.holder = f"{alive[0].submission_id}, whose pipeline is gone" if alive else None
+        self.holder = f"{alive[0].submission_id}, which no pipeline of this release wants" if alive else None
         for job in alive:
             try:
                 self._end(job, now)
@@ -78,7 +78,7 @@ class Orphans:
         services = self._services
         patience = services.policy.stop_seconds
         if job.state is JobState.PENDING or now - self._asked[job.submission_id] >= patience:
-            logger.info("ending %s: its pipeline is gone", job.submission_id)
+            logger.info("ending %s: no pipeline wants it", job.submission_id)
             services.backend.stop(job.submission_id)
             return
         uri = self._stop_object(job)
@@ -86,8 +86,8 @@ class Orphans:
             logger.warning("%s does not say which attempt it is; it is ended", job.submission_id)
             services.backend.stop(job.submission_id)
         elif not services.store.exists(uri):
-            logger.info("asking %s to stop: its pipeline is gone", job.submission_id)
-            message = "the pipeline was deleted"
+            logger.info("asking %s to stop: no pipeline wants it", job.submission_id)
+            message = "the pipeline was deleted, or went to another release"
             services.store.put_json(uri, {"reason": StopReason.SUPERSEDED, "message": message})
 
     def _stop_object(self, job: JobDescription) -> str | None:

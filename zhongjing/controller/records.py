@@ -15,9 +15,10 @@ from zhongjing.backends.kubernetes.codec import (
 )
 from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
 from zhongjing.backends.kubernetes.resources import Object
+from zhongjing.codes.cluster import UNREADABLE_STATUS
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.config.stages import Stage
-from zhongjing.errors import ConflictError
+from zhongjing.errors import ConflictError, StorageError
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, StageStatus
 from zhongjing.pipeline.stored import Versioned
 from zhongjing.storage.layout import Layout
@@ -110,8 +111,19 @@ class KubernetesRecords:
         return Versioned(self.read(), self.pipeline.version)
 
     def read(self) -> PipelineStatus:
-        """What is so, without its version."""
-        status = decode(self.pipeline.status, self.pipeline.short_uid, self._listing)
+        """What is so, without its version.
+
+        Raises:
+            StorageError: it cannot be read: somebody edited it, or the listing of a late source is gone.
+        """
+        try:
+            status = decode(self.pipeline.status, self.pipeline.short_uid, self._listing)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(
+                f"the status cannot be read: {' '.join(str(error).split())[:300]}",
+                code=UNREADABLE_STATUS,
+                where=f"{self.pipeline.namespace}/trainingpipelines/{self.pipeline.name}",
+            ) from error
         if status.stages or not self._seed:
             return status
         seeded = {stage: StageStatus(attempt=attempt) for stage, attempt in self._seed.items()}

@@ -54,7 +54,7 @@ def orphans(
 
     Args:
         jobs: all that the cluster's Ray knows.
-        pipelines: all objects of the namespace, also those of other releases.
+        pipelines: the objects that are this release's.
         namespace: of this release.
     """
     known = {f"{each.name}-{each.short_uid}-" for each in pipelines}

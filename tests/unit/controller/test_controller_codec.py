@@ -116,6 +116,13 @@ def test_an_object_that_nobody_looked_at_has_an_empty_status() -> None:
     assert decode({}, "12345678", pytest.fail) == PipelineStatus(uid="12345678")
 
 
+def test_fields_of_a_newer_release_are_passed_over() -> None:
+    value = encode(running(Stage.RM), Extras("zj"))
+    value["somethingNew"] = 1
+    value["stages"]["rm"]["somethingNew"] = {"a": 1}
+    assert decode(value, "1", pytest.fail) == running(Stage.RM)
+
+
 def known(value: Any, schema: dict[str, Any], path: str = "status") -> None:
     """Every field is one that the CRD has: the API server refuses others."""
     if isinstance(value, dict) and "properties" in schema:

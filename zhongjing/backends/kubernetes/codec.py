@@ -218,7 +218,8 @@ def _stage(entry: StageStatus, live: Object | None) -> Object:
 
 
 def _read_stage(value: Mapping[str, Any]) -> StageStatus:
-    return StageStatus.model_validate({name: each for name, each in value.items() if name != "progress"})
+    # A newer release may have written fields that this one does not know: a rollback must read the rest.
+    return StageStatus.model_validate({name: each for name, each in value.items() if name in _DEFAULTS})
 
 
 def _late(source: FrozenSource, layout: Layout | None) -> Object:
