@@ -232,7 +232,6 @@ CASES = [
                         "labels": {"expose": "yes"},
                         "annotations": {"service.beta.kubernetes.io/internal": "true"},
                     },
-                    "disruptionBudget": {"maxUnavailable": 1},
                     "rayGroupSpec": {"enableIngress": False},
                 }
             }

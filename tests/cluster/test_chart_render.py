@@ -279,6 +279,34 @@ def test_nobody_but_the_controller_sets_the_number_of_workers(provisioner: str) 
     assert all("replicas" not in group for group in groups)
 
 
+def test_budget_of_the_head_needs_no_scale() -> None:
+    """maxUnavailable is refused at run time for pods of a RayCluster, which has no scale subresource."""
+    budget = named(rendered("kuberay"), "PodDisruptionBudget", f"{FULLNAME}-ray-head")["spec"]
+    (head,) = [
+        template
+        for _, template in pod_templates(rendered("kuberay"))
+        if template["metadata"]["labels"]["app.kubernetes.io/component"] == "ray-head"
+    ]
+
+    assert budget["minAvailable"] == 1
+    assert "maxUnavailable" not in budget
+    assert selects(budget["selector"], head["metadata"]["labels"])
+
+
+def test_autoscaler_of_ray_keeps_to_the_rules_of_the_other_containers() -> None:
+    spec = named(render(case("Ray's autoscaler").values, provisioner="kuberay"), "RayCluster", FULLNAME)[
+        "spec"
+    ]
+    head = spec["headGroupSpec"]["template"]["spec"]
+    options = spec["autoscalerOptions"]
+
+    assert spec["enableInTreeAutoscaling"]
+    assert options["securityContext"] == head["containers"][0]["securityContext"]
+    assert {mount["name"] for mount in options["volumeMounts"]} <= {each["name"] for each in head["volumes"]}
+    assert head["automountServiceAccountToken"]
+    assert all(group["idleTimeoutSeconds"] == 600 for group in spec["workerGroupSpecs"])
+
+
 def test_without_scaling_all_workers_stay() -> None:
     values = {"ray": {"scaling": "none"}, "workers": {"groups": {"gpu": {"maxReplicas": 3}}}}
 

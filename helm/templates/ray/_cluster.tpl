@@ -14,6 +14,9 @@ upgradeStrategy:
 enableInTreeAutoscaling: true
 autoscalerOptions:
   {{- $options := dict "version" "v2" "idleTimeoutSeconds" (int64 $values.ray.idleTimeoutSeconds) "imagePullPolicy" $values.image.pullPolicy "securityContext" (include "zhongjing.containerSecurity" (list . dict) | fromYaml) }}
+  {{- /* Its root file system is read-only too; the volumes are the head's. */}}
+  {{- $_ := set $options "env" (include "zhongjing.env.folders" . | fromYamlArray) }}
+  {{- $_ := set $options "volumeMounts" (list (dict "name" "home" "mountPath" "/home/zhongjing") (dict "name" "tmp" "mountPath" "/tmp")) }}
   {{- $_ := set $options "resources" (dict "requests" (dict "cpu" "50m" "memory" "256Mi") "limits" (dict "memory" "512Mi")) }}
   {{- mergeOverwrite $options (deepCopy $values.ray.autoscalerOptions) | toYaml | nindent 2 }}
 {{- end }}
