@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Activity
 from zhongjing.storage.progress_writer import read_progress
-from zhongjing.train import job
+from zhongjing.train import job, ray_storage
 from zhongjing.train.scratch import VARIABLE
 
 pytestmark = pytest.mark.integration
@@ -42,3 +43,15 @@ def test_a_stop_is_heard_while_the_data_are_prepared(
     assert (progress.activity, progress.attempt, progress.step) == (Activity.SUSPENDED, 1, 0)
     assert progress.failure is None
     assert [path.name for path in scratch.iterdir()] in ([], ["models"])
+
+
+def test_what_ray_train_hands_to_other_processes_holds_no_key(
+    bucket_uri: str, s3_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ray_storage.VARIABLE, f"{bucket_uri}/ns/ray/")
+    place = ray_storage.ray_storage(Storage(uri=bucket_uri), tmp_path)
+    assert place.path == f"{bucket_uri.removeprefix('s3://')}/ns/ray"
+    travels = pickle.dumps(place.filesystem)
+    assert s3_environment["AWS_ENDPOINT_URL"].removeprefix("http://").encode() in travels
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert s3_environment[name].encode() not in travels

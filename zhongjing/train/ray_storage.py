@@ -1,7 +1,10 @@
 """Where Ray Train keeps what it writes about a run: a few kilobytes, of no use once the attempt is over.
 
-Ray Train wants a place that all nodes reach. On a cluster ``ZHONGJING_RAY_STORAGE`` names it, in the object
-store that the stage uses anyway; on one machine it is the attempt's scratch folder.
+``ZHONGJING_RAY_STORAGE`` names it on a cluster, in the object store that the stage uses anyway; on one machine
+it is the attempt's scratch folder. Ray asks for a place that all nodes reach, and needs one only for
+checkpoints, of which it is given none: its controller, beside the driver, is the only one that writes. So where
+the object store cannot be used by pyarrow's own client (a proxy, a kind of credentials that it does not know),
+the scratch folder does as well.
 """
 
 from __future__ import annotations
@@ -15,14 +18,13 @@ from typing import Any
 
 from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
-from zhongjing.errors import ConfigError, StorageUnavailableError
+from zhongjing.errors import ConfigError
 from zhongjing.storage.connection import Connection, split_uri
 
 logger = logging.getLogger(__name__)
 
 VARIABLE = "ZHONGJING_RAY_STORAGE"
-# With the client's own pauses, which double up to 20 s, so many tries outlast a restart of the store.
-_TRIES = 8
+_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,12 @@ def ray_storage(storage: Storage, scratch: Path) -> RayStorage:
 
     Raises:
         ConfigError: the variable names nothing that can be used.
-        StorageUnavailableError: the object store does not answer.
     """
     from pyarrow import fs
 
     named = os.environ.get(VARIABLE)
     if not named:
-        folder = scratch / "ray-train"
-        folder.mkdir(parents=True, exist_ok=True)
-        return RayStorage(fs.LocalFileSystem(), str(folder), str(folder))
+        return _beside(scratch)
     if not named.startswith("s3://"):
         if not Path(named).is_absolute():
             raise ConfigError(
@@ -96,12 +95,19 @@ def ray_storage(storage: Storage, scratch: Path) -> RayStorage:
         options |= {"scheme": scheme, "endpoint_override": host}
     if connection.ca_bundle is not None:
         options["tls_ca_file_path"] = connection.ca_bundle
+    path = f"{bucket}/{key}".rstrip("/")
     try:
         filesystem = fs.S3FileSystem(**options)
+        filesystem.create_dir(path)
     except OSError as error:
-        raise StorageUnavailableError(
-            f"the object store {connection.name} cannot be used by Ray Train: {error}",
-            code=codes.STORAGE_UNREACHABLE,
-            where=named,
-        ) from error
-    return RayStorage(filesystem, f"{bucket}/{key}".rstrip("/"), named.rstrip("/"))
+        logger.warning("Ray Train cannot use %s, and keeps its run on the head: %s", named, error)
+        return _beside(scratch)
+    return RayStorage(filesystem, path, named.rstrip("/"))
+
+
+def _beside(scratch: Path) -> RayStorage:
+    from pyarrow import fs
+
+    folder = scratch / "ray-train"
+    folder.mkdir(parents=True, exist_ok=True)
+    return RayStorage(fs.LocalFileSystem(), str(folder), str(folder))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import pytest
@@ -38,15 +37,13 @@ def test_other_places_are_refused(named: str, tmp_path: Path, monkeypatch: pytes
         ray_storage(Storage(), tmp_path)
 
 
-def test_what_travels_to_other_processes_holds_no_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_where_the_store_cannot_be_used_the_attempts_folder_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(VARIABLE, "s3://bucket/ns/ray/")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2")
-    storage = ray_storage(Storage(endpoint="http://127.0.0.1:9"), tmp_path)
-    assert storage.path == "bucket/ns/ray"
-    travels = pickle.dumps(storage.filesystem)
-    assert b"127.0.0.1:9" in travels
-    assert b"hunter2" not in travels
-    assert b"AKIDEXAMPLE" not in travels
+    storage = ray_storage(Storage(endpoint="http://127.0.0.1:9", deadline_seconds=1), tmp_path)
+    assert storage.path == str(tmp_path / "ray-train")
+    assert "Ray Train cannot use s3://bucket/ns/ray/" in caplog.text
+    assert "hunter2" not in caplog.text
