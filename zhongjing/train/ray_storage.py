@@ -1,10 +1,10 @@
 """Where Ray Train keeps what it writes about a run: a few kilobytes, of no use once the attempt is over.
 
-``ZHONGJING_RAY_STORAGE`` names it on a cluster, in the object store that the stage uses anyway; on one machine
-it is the attempt's scratch folder. Ray asks for a place that all nodes reach, and needs one only for
-checkpoints, of which it is given none: its controller, beside the driver, is the only one that writes. So where
-the object store cannot be used by pyarrow's own client (a proxy, a kind of credentials that it does not know),
-the scratch folder does as well.
+``ZHONGJING_RAY_STORAGE`` names it on a cluster, in the object store that the stage uses anyway; on one
+machine it is the attempt's scratch folder. Ray asks for a place that all nodes reach, and needs one only for
+checkpoints, of which it is given none: its controller, beside the driver, is the only one that writes. So
+where the object store cannot be used by pyarrow's own client (a proxy, a kind of credentials that it does not
+know), the scratch folder does as well.
 """
 
 from __future__ import annotations
