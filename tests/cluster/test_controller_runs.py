@@ -225,7 +225,7 @@ def test_a_second_controller_takes_over_and_adopts_the_job(here: Place) -> None:
     first = here.start()
     first.says("this process leads")
     second = here.start()
-    here.apply(here.document("handed", RM, labels={"steps": 150, "step_seconds": 0.2}))
+    here.apply(here.document("handed", RM, labels={"steps": 80, "step_seconds": 0.2}))
     here.wait("handed", runs(Stage.RM, 1))
     assert "leads" not in second.log.read_text()
     assert second.fetch("/readyz")[0] == 200

@@ -12,6 +12,9 @@ from zhongjing.codes.storage import CONFLICT
 from zhongjing.errors import BackendUnavailableError, ConflictError
 from zhongjing.pipeline.backend import Backend, Inspectable, JobDescription, JobRequest
 
+RELEASE = "release"
+"""Key of a job's metadata."""
+
 
 class ClusterJobs(Backend, Protocol):
     """A backend that can also say which jobs there are."""
@@ -64,11 +67,13 @@ class GuardedBackend:
 
     Args:
         backend: does the work.
+        release: is noted on every job: releases may share a Ray.
         may_act: whether this process still leads.
     """
 
-    def __init__(self, backend: ClusterJobs, may_act: Callable[[], bool]) -> None:
+    def __init__(self, backend: ClusterJobs, release: str, may_act: Callable[[], bool]) -> None:
         self._backend = backend
+        self._release = release
         self._may_act = may_act
         self.unseen: BackendUnavailableError | None = None
         """Why the jobs could not be listed: one of a pipeline that is gone may be alive."""
@@ -86,7 +91,8 @@ class GuardedBackend:
                 # That a pod of Ray is not there says more than that Ray does not answer.
                 self._backend.make_room(job)
             raise self.unseen
-        self._backend.submit(job)
+        metadata = {**job.metadata, RELEASE: self._release}
+        self._backend.submit(job.model_copy(update={"metadata": metadata}))
 
     def describe(self, submission_id: str) -> JobDescription:
         """State of a job."""

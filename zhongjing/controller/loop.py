@@ -87,7 +87,7 @@ class Controller:
             pipelines=pipelines,
             store=depot.store,
             desires=Desires(depot.store, depot.storage),
-            backend=GuardedBackend(ray.jobs, may_act),
+            backend=GuardedBackend(ray.jobs, release.release, may_act),
             release=release.release,
             policy=policy,
             cadence=cadence,

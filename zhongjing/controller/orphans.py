@@ -23,6 +23,8 @@ from zhongjing.storage.layout import Layout
 
 logger = logging.getLogger(__name__)
 
+_AGAIN_SECONDS = 10.0  # until a job that does not end is ended once more
+
 
 class Orphans:
     """Finds and stops them.
@@ -38,6 +40,7 @@ class Orphans:
         self._services = services
         self._release = release
         self._asked: dict[str, float] = {}
+        self._ended: dict[str, float] = {}
         self._looked = False
         self.holder: str | None = None
         """What has the cluster, in words; None where no orphan lives."""
@@ -65,8 +68,9 @@ class Orphans:
             )
             return
         guard.unseen = None
-        alive = orphans(jobs, pipelines, self._release.namespace)
+        alive = orphans(jobs, pipelines, self._release.release, self._release.namespace)
         self._asked = {job.submission_id: self._asked.get(job.submission_id, now) for job in alive}
+        self._ended = {name: at for name, at in self._ended.items() if name in self._asked}
         self.holder = f"{alive[0].submission_id}, which no pipeline of this release wants" if alive else None
         for job in alive:
             try:
@@ -77,14 +81,13 @@ class Orphans:
     def _end(self, job: JobDescription, now: float) -> None:
         services = self._services
         patience = services.policy.stop_seconds
-        if job.state is JobState.PENDING or now - self._asked[job.submission_id] >= patience:
-            logger.info("ending %s: no pipeline wants it", job.submission_id)
-            services.backend.stop(job.submission_id)
-            return
         uri = self._stop_object(job)
-        if uri is None:
-            logger.warning("%s does not say which attempt it is; it is ended", job.submission_id)
-            services.backend.stop(job.submission_id)
+        late = now - self._asked[job.submission_id] >= patience
+        if job.state is JobState.PENDING or late or uri is None:
+            if now - self._ended.get(job.submission_id, 0.0) >= _AGAIN_SECONDS:
+                logger.info("ending %s: no pipeline wants it", job.submission_id)
+                self._ended[job.submission_id] = now
+                services.backend.stop(job.submission_id)
         elif not services.store.exists(uri):
             logger.info("asking %s to stop: no pipeline wants it", job.submission_id)
             message = "the pipeline was deleted, or went to another release"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.controller.guard import RELEASE
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.state import QUEUED, RETRYING, ConditionType
 
@@ -48,13 +49,14 @@ def in_turn(pipelines: Iterable[Pipeline]) -> list[Pipeline]:
 
 
 def orphans(
-    jobs: Iterable[JobDescription], pipelines: Iterable[Pipeline], namespace: str
+    jobs: Iterable[JobDescription], pipelines: Iterable[Pipeline], release: str, namespace: str
 ) -> list[JobDescription]:
     """Jobs that are alive and belong to no object any more.
 
     Args:
         jobs: all that the cluster's Ray knows.
         pipelines: the objects that are this release's.
+        release: name of this release.
         namespace: of this release.
     """
     known = {f"{each.name}-{each.short_uid}-" for each in pipelines}
@@ -62,8 +64,8 @@ def orphans(
     for job in jobs:
         if job.state not in (JobState.PENDING, JobState.RUNNING):
             continue
-        # A job without our metadata was submitted by hand: none of our business.
-        if job.metadata.get("namespace") != namespace or "specHash" not in job.metadata:
+        # Submitted by hand, or by another release on the same Ray: none of our business.
+        if job.metadata.get("namespace") != namespace or job.metadata.get(RELEASE) != release:
             continue
         if not any(job.submission_id.startswith(prefix) for prefix in known):
             found.append(job)

@@ -105,7 +105,7 @@ def test_whose_pipeline_it_is(fields: dict[str, Any], ours: bool) -> None:
 
 
 def job(identity: str, state: JobState = JobState.RUNNING, **metadata: str) -> JobDescription:
-    told = {"namespace": "ns", "specHash": "x"} | metadata
+    told = {"namespace": "ns", "release": "zj", "specHash": "x"} | metadata
     return JobDescription(submission_id=identity, state=state, metadata=told)
 
 
@@ -118,9 +118,10 @@ def test_jobs_of_pipelines_that_are_gone() -> None:
         job("gone-33333333-ppo-a2", JobState.PENDING),
         job("ended-33333333-ppo-a2", JobState.SUCCEEDED),
         job("elsewhere-33333333-ppo-a2", namespace="other"),
+        job("shared-33333333-ppo-a2", release="other"),
         JobDescription(submission_id="by-hand", state=JobState.RUNNING),
     ]
-    assert [each.submission_id for each in orphans(jobs, there, "ns")] == [
+    assert [each.submission_id for each in orphans(jobs, there, "zj", "ns")] == [
         "a-99999999-sft-a1",
         "gone-33333333-ppo-a2",
     ]
