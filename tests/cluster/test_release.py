@@ -1,0 +1,247 @@
+"""The chart on a real cluster: installed, tested, the four stages by one command, and what befalls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.chart_support import TINY
+from tests.cluster.kube import Cluster, Release, diagnosis, installed
+from tests.cluster.runs import JobWatch, Run, wait_for_step
+from tests.cluster.strikes import STRIKES, Strike
+from tests.faults import document
+from tests.faults.checks import Comparison, compare, rollout_problems
+from tests.faults.harness import undisturbed_results
+from tests.faults.observe import STAGES, Result
+from tests.faults.place import Place
+from tests.integration.conftest import kept_environment
+from zhongjing.config.stages import Stage
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+
+RECOVERY_SECONDS = 300.0
+# The store's data must outlive its pod.
+VALUES = {"s3": {"bundled": {"persistence": {"enabled": True, "size": "1Gi"}}}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module", params=["static", pytest.param("kuberay", marks=pytest.mark.kuberay)])
+def release(
+    cluster: Cluster, module_namespace: str, folder: Path, request: pytest.FixtureRequest
+) -> Iterator[Release]:
+    """The chart with sizes for a small node and a volume for the store, and nothing else."""
+    if request.param == "kuberay":
+        request.getfixturevalue("kuberay_operator")
+    values = folder / f"{request.param}.json"
+    values.write_text(json.dumps({**VALUES, "ray": {"provisioner": request.param}}))
+    with installed(cluster, module_namespace, files=(TINY, values)) as found:
+        found.wait_ready(seconds=300)
+        yield found
+
+
+def written(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(document.cluster(name))
+    return path
+
+
+def test_helm_test_passes(release: Release) -> None:
+    assert "fine" in release.test()
+
+
+@pytest.fixture(scope="module")
+def calm(release: Release, folder: Path) -> Run:
+    """All four stages by one command, with nothing in their way."""
+    run = Run(release, "calm", written(folder, "calm"))
+    done = run.submit("--stage", "all", "-o", "json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["exitCode"] == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(calm: Run) -> dict[Stage, Result]:
+    return calm.results()
+
+
+def test_all_stages_by_one_command(calm: Run) -> None:
+    assert calm.condition()["type"] == "Complete"
+    status = calm.object()["status"]
+    assert status["observedGeneration"] == calm.object()["metadata"]["generation"]
+    assert {stage: entry["state"] for stage, entry in status["stages"].items()} == dict.fromkeys(
+        [stage.value for stage in STAGES], "Succeeded"
+    )
+    table = calm.cluster.kubectl("get", "tp", calm.name, namespace=calm.release.namespace)
+    assert "Complete" in table
+    assert "100%" in table
+    waited = ("wait", "--for=condition=Complete", "--timeout=5s", f"tp/{calm.name}")
+    assert "condition met" in calm.cluster.kubectl(*waited, namespace=calm.release.namespace)
+
+
+def test_a_second_submit_has_nothing_to_do(calm: Run) -> None:
+    before = {stage: calm.stage(stage)["attempt"] for stage in STAGES}
+    done = calm.submit("--stage", "all")
+    assert done.code == 0, done.err
+    assert {stage: calm.stage(stage)["attempt"] for stage in STAGES} == before
+
+
+def test_status_and_logs_after_the_end(calm: Run) -> None:
+    status = calm.command("status", calm.name)
+    assert status.code == 0, status.err
+    assert "ppo" in status.out + status.err
+    logs = calm.command("logs", calm.name, "--stage", "rm")
+    assert logs.code == 0, logs.err
+    assert "manifest.json" in logs.out
+
+
+def test_what_is_pulled_loads_without_our_code(calm: Run, folder: Path) -> None:
+    target = folder / "model"
+    pulled = calm.command("pull", f"{calm.name}/sft", str(target), "--merged")
+    assert pulled.code == 0, pulled.err
+    program = (
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer;"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1]);"
+        "ids = AutoTokenizer.from_pretrained(sys.argv[1])('您好', return_tensors='pt').input_ids;"
+        "print(model(ids).logits.shape); assert 'zhongjing' not in sys.modules"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program, str(target)],
+        cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert loaded.returncode == 0, loaded.stderr
+
+
+@pytest.fixture(scope="module")
+def local(folder: Path) -> Iterator[Mapping[Stage, Result]]:
+    """The same document on this machine, without a cluster."""
+    place = Place(folder / "l", document.cluster("calm"))
+    try:
+        with kept_environment():
+            results = undisturbed_results(place, "calm")
+        yield results
+    finally:
+        place.destroy()
+        shutil.rmtree(place.folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_results_are_those_of_a_local_run(
+    undisturbed: dict[Stage, Result], local: Mapping[Stage, Result], stage: Stage
+) -> None:
+    compared = compare(local, undisturbed)[STAGES.index(stage)]
+    assert not compared.problems
+
+
+@dataclass
+class Story:
+    """What became of the struck run, as far as it came."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    attempts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    crowds: list[list[str]] = field(default_factory=list)
+    looks: int = 0
+    lost: str = ""
+    results: dict[Stage, Result] = field(default_factory=dict)
+
+
+def strike_and_wait(run: Run, strike: Strike, story: Story) -> None:
+    before = wait_for_step(run, strike.stage, strike.fraction)
+    start = time.monotonic()
+    strike.befall(run.cluster, run.release)
+
+    def recovered() -> bool:
+        now = run.stage(strike.stage)
+        step = (now.get("progress") or {}).get("step", 0)
+        if now["state"] in ("Succeeded", "Skipped"):
+            return True
+        if strike.spares:
+            return bool(now["attempt"] == before["attempt"] and step > before["progress"]["step"])
+        return bool(now["attempt"] > before["attempt"] and now["state"] == "Running" and step)
+
+    run.cluster.until(recovered, f"{strike.name} is recovered from", seconds=RECOVERY_SECONDS, every=0.5)
+    story.seconds[strike.name] = time.monotonic() - start
+    story.attempts[strike.name] = (before["attempt"], run.stage(strike.stage)["attempt"])
+
+
+@pytest.fixture(scope="module")
+def story(release: Release, folder: Path, request: pytest.FixtureRequest) -> Story:
+    full = any(item.get_closest_marker("full") for item in request.session.items)
+    run = Run(release, "struck", written(folder, "struck"))
+    told = Story()
+    done = run.submit("--stage", "all", "--no-wait")
+    assert done.code == 0, done.err
+    watch = JobWatch(run)
+    try:
+        with watch:
+            for strike in STRIKES:
+                if full or not strike.full:
+                    strike_and_wait(run, strike, told)
+            run.wait("Complete", seconds=600)
+        told.results = run.results()
+    except AssertionError as error:
+        told.lost = f"{error}\n{diagnosis(release.cluster, release.namespace)}"
+    told.crowds, told.looks = watch.crowds, watch.looks
+    print("\n".join(f"{name:28} {seconds:6.1f} s" for name, seconds in told.seconds.items()))  # noqa: T201
+    return told
+
+
+@pytest.mark.parametrize(
+    "strike",
+    [pytest.param(each, id=each.name, marks=[pytest.mark.full] if each.full else []) for each in STRIKES],
+)
+def test_the_stage_goes_on(story: Story, strike: Strike) -> None:
+    assert strike.name in story.attempts, story.lost
+    before, after = story.attempts[strike.name]
+    assert (after == before) if strike.spares else (after > before)
+
+
+def test_everything_struck_is_complete(story: Story) -> None:
+    assert not story.lost
+
+
+def test_no_stage_ran_twice_at_once(story: Story) -> None:
+    assert story.looks > 30
+    assert not story.crowds
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_was_struck_has_the_results_of_what_was_not(
+    story: Story, undisturbed: dict[Stage, Result], stage: Stage
+) -> None:
+    assert not story.lost, story.lost
+    compared: Comparison = compare(undisturbed, story.results)[STAGES.index(stage)]
+    assert not compared.problems
+    assert compared.same_weights
+    if stage is Stage.PPO:
+        result = story.results[stage]
+        assert not rollout_problems(result.points, result.manifest.steps, document.ITERATION_STEPS)
+
+
+def test_a_namespace_with_a_run_in_it_goes(cluster: Cluster, folder: Path) -> None:
+    with cluster.namespace("gone") as namespace, installed(cluster, namespace, VALUES) as found:
+        found.wait_ready(seconds=300)
+        run = Run(found, "doomed", written(folder, "doomed"))
+        done = run.submit("--stage", "pretrain", "--no-wait")
+        assert done.code == 0, done.err
+        wait_for_step(run, Stage.PRETRAIN, 0.05)
+        start = time.monotonic()
+        cluster.kubectl("delete", "namespace", namespace, "--wait", "--timeout", "420s")
+        assert time.monotonic() - start < 420
+        cluster.kubectl("create", "namespace", namespace)  # for the fixtures' own end
