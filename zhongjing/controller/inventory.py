@@ -31,6 +31,7 @@ class Inventory:
         self._pipelines = pipelines
         self._resync = resync_seconds
         self._items: dict[str, Pipeline] = {}
+        self._deleted: set[str] = set()  # seen by the watch since the last listing was asked for
         self._version = ""
         self._listed = -float("inf")
         self._lock = threading.Lock()
@@ -67,9 +68,17 @@ class Inventory:
         """
         if time.monotonic() - self._listed < self._resync:
             return False
+        with self._lock:
+            self._deleted.clear()
         listed, version = self._pipelines.find()
         with self._versions:
-            self._items = {each.name: each for each in listed}
+            # The watch may have seen more by now than the listing, which is of the time it was asked for.
+            before = self._items
+            self._items = {
+                each.name: _newer(before.get(each.name), each)
+                for each in listed
+                if each.uid not in self._deleted
+            }
             self._version = version
             self._versions.notify_all()
         self._listed = time.monotonic()
@@ -81,9 +90,11 @@ class Inventory:
             return list(self._items.values())
 
     def put(self, pipeline: Pipeline) -> None:
-        """Takes note of an object as it was just written."""
+        """Takes note of an object as it was just written; what is newer, or gone by now, stays so."""
         with self._lock:
-            self._items[pipeline.name] = pipeline
+            known = self._items.get(pipeline.name)
+            if known is not None and known.uid == pipeline.uid:
+                self._items[pipeline.name] = _newer(known, pipeline)
 
     def remove(self, pipeline: Pipeline) -> None:
         """Takes note that an object is gone."""
@@ -124,10 +135,18 @@ class Inventory:
     def _take(self, type_: str, pipeline: Pipeline) -> None:
         with self._lock:
             known = self._items.get(pipeline.name)
-            if known is not None and int(known.version) >= int(pipeline.version):
+            if known is not None and _newer(known, pipeline) is known:
                 return  # what this process wrote itself comes back by the watch
             if type_ == "DELETED":
                 self._items.pop(pipeline.name, None)
+                self._deleted.add(pipeline.uid)
             else:
                 self._items[pipeline.name] = pipeline
         self._wake.set()
+
+
+def _newer(known: Pipeline | None, other: Pipeline) -> Pipeline:
+    """Of two states of a name the later one; versions of one collection rise over all its objects."""
+    if known is None or int(other.version) > int(known.version):
+        return other
+    return known

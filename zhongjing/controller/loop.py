@@ -162,9 +162,12 @@ class Controller:
             due = self._drivers[after.uid].due if after.uid in self._drivers else None
             if due is not None:
                 times.append(due - time.time())
-            if after.is_deleting and not after.is_active:
-                times.append(_SHORTEST)  # what is left is to delete its artifacts
-        self._metrics.count(self.inventory.all(), holder is not None)
+            if after.is_deleting and after.has_finalizer and not after.is_active:
+                # What is left is to delete its artifacts: now, if it has just stopped.
+                times.append(_SHORTEST if pipeline.is_active else _UNREACHABLE_SECONDS)
+        mine = self._release.release
+        now_ours = [each for each in self.inventory.all() if is_ours(each, mine, others)]
+        self._metrics.count(now_ours, holder is not None)
         if listed:
             self._ray.look_after(busy=holder is not None)
         return max(_SHORTEST, min([*times, self._resync]))
@@ -190,7 +193,9 @@ class Controller:
         """Does what one pipeline needs; the object afterwards, None when it is gone."""
         try:
             after = self._upkeep(pipeline, now)
-            if after is not None and not after.is_settled:
+            # Of an object that is being deleted only what still runs is of interest.
+            ends = after is not None and after.is_deleting and not after.is_active
+            if after is not None and not after.is_settled and not ends:
                 after = self._drive(after, holder, now)
         except ConflictError as error:
             logger.info("%s: %s; looking again", pipeline.name, error.message)

@@ -30,7 +30,7 @@ def holds_cluster(pipeline: Pipeline) -> bool:
     """Whether the pipeline has the cluster: an attempt may be alive, or will be tried again."""
     condition = pipeline.condition() or {}
     retrying = condition.get("type") == ConditionType.PROGRESSING.value and condition["reason"] == RETRYING
-    return pipeline.is_active or (retrying and not pipeline.suspend)
+    return pipeline.is_active or (retrying and not pipeline.suspend and not pipeline.is_deleting)
 
 
 def is_queued(pipeline: Pipeline, turn: str) -> bool:
