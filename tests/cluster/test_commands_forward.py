@@ -33,6 +33,7 @@ from zhongjing.backends.kubernetes.resources import (
     STATEFUL_SETS,
     Object,
 )
+from zhongjing.backends.kubernetes.session import KubernetesSession
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.cli.app import app
 from zhongjing.codes import cluster as codes
@@ -316,15 +317,13 @@ def test_the_dashboard_is_forwarded_until_ctrl_c(
 def test_a_token_that_ray_refuses_and_one_that_is_shown(
     api: KubeApi, release: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zhongjing.backends.kubernetes.session import KubernetesSession
-
     with KubernetesSession.open(namespace=api.namespace) as session:
         # What the server answers to the right token is Ray's word for an unknown job.
-        assert session._live_log("nobody", follow=False) is None
+        assert session._services.live_log("nobody", follow=False) is None
     wrong = base64.b64encode(b"another").decode()
     api.patch(SECRETS, "zj-ray-token", {"data": {"auth_token": wrong}})
     with KubernetesSession.open(namespace=api.namespace) as session, pytest.raises(BackendError) as refused:
-        session._live_log("nobody", follow=False)
+        session._services.live_log("nobody", follow=False)
     assert refused.value.code is codes.RAY_TOKEN_REFUSED
     assert refused.value.where == f"{api.namespace}/secrets/zj-ray-token"
     assert "another" not in str(refused.value)

@@ -217,7 +217,7 @@ def test_a_cluster_without_the_definition(
     """What a server says of a kind that it does not serve, said of ours by its path."""
     unknown = type(PIPELINES)("training.zhongjing.invalid", "v1alpha1", "trainingpipelines")
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("api", "pipelines", "session", "failures"):
+        for module in ("api", "pipelines", "session", "failures", "looks"):
             name = f"zhongjing.backends.kubernetes.{module}.PIPELINES"
             patch.setattr(name, unknown, raising=False)
         install(api, release_of(api.namespace, storage))
@@ -277,6 +277,18 @@ def test_several_releases(
     assert found.managed_by == "two"
     assert "mine" in command("status", "-n", api.namespace, "--release", "two").stdout
     assert "no pipelines" in command("status", "-n", api.namespace, "--release", "one").stderr
+    # Nor can it be taken from it unawares.
+    taken = command("submit", "-f", str(document), "-n", api.namespace, "--release", "one", "--no-wait")
+    assert taken.exit_code == 3
+    assert "the pipeline mine belongs to the release two" in error_of(taken)
+    assert "remedy: add --release two" in taken.stderr
+    text = document.read_text() + "  managedBy: two\n"
+    (document.parent / "meant.yaml").write_text(text)
+    words = ("submit", "-f", str(document.parent / "meant.yaml"), "-n", api.namespace, "--no-wait")
+    meant = command(*words, "--release", "one")
+    assert meant.exit_code == 2
+    assert error_of(meant).endswith("spec.managedBy: the document is for the release two, not for one")
+    assert command(*words, "--release", "two").exit_code == 0
 
 
 def test_a_release_of_another_version(api: KubeApi, storage: StorageRelease, command: CommandLine) -> None:

@@ -288,6 +288,15 @@ def _problem_of(seen: RunView, stage: StageView, *, short: bool = False) -> Prob
     )
 
 
+def results_of(session: Session, seen: RunView, console: Console) -> dict[Stage, StageManifest]:
+    """As :func:`manifests_of`. A store that cannot be looked into only leaves the results out."""
+    try:
+        return manifests_of(session, seen)
+    except BackendError as error:
+        console.warn(f"note: results are not shown: {error.message}")
+        return {}
+
+
 def manifests_of(session: Session, seen: RunView) -> dict[Stage, StageManifest]:
     """The results in use of the stages that are done."""
     found: dict[Stage, StageManifest] = {}

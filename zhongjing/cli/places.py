@@ -111,12 +111,17 @@ def find_kubeconfig(context: str | None = None) -> str | None:
     files = [Path(part) for part in listed.split(os.pathsep) if part]
     if not files:
         files = [Path("~/.kube/config").expanduser()]
-    known: list[str] = []
+    # Several files count as one: the current context may stand in another one than its definition.
+    found: dict[str, Path] = {}
+    wanted = context
     for file in files:
         contexts, current = _contexts(file)
-        known.extend(contexts)
-        if (context is None and current in contexts) or (context is not None and context in contexts):
-            return str(file)
+        for name in contexts:
+            found.setdefault(name, file)
+        wanted = wanted or current
+    if wanted in found:
+        return str(found[wanted])
+    known = list(found)
     if context is not None:
         raise ConfigError(
             f"the kubeconfig has no context {context!r}",
@@ -137,9 +142,9 @@ def _contexts(file: Path) -> tuple[list[str], str | None]:
         data: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return [], None
-    if not isinstance(data, dict) or not data.get("clusters"):
+    if not isinstance(data, dict):
         return [], None
-    entries = data.get("contexts") or []
-    names = [str(entry["name"]) for entry in entries if isinstance(entry, dict) and "name" in entry]
+    entries = data.get("contexts")
+    named = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     current = data.get("current-context")
-    return names, str(current) if current else None
+    return [str(entry["name"]) for entry in named if "name" in entry], str(current) if current else None

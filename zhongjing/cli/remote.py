@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import UserDocument, resolve
 from zhongjing.errors import BackendError, ConfigError, ConflictError
 from zhongjing.pipeline import graph
+from zhongjing.pipeline.freeze import OnUpload
+from zhongjing.pipeline.headline import duration
 from zhongjing.pipeline.prepare import Prepared, in_progress
 from zhongjing.pipeline.state import DesiredState, stamp
 
@@ -211,10 +214,38 @@ def _send(session: KubernetesSession, uploads: Uploads, console: Console) -> Non
             remedy="have the ClusterRole edit bound in the namespace (it holds all that is needed: services, "
             "secrets, pods/portforward), or name s3:// URIs, which need no upload",
         ) from error
-    sent = upload(store, uploads.files, announcer(console))
+    began = time.monotonic()
+    with _announced(uploads, console) as on_upload:
+        sent = upload(store, uploads.files, on_upload)
     if sent:
         size = sum(file.size for file in uploads.files)
-        console.say(f"uploaded {sent} of {len(uploads.files)} local files ({count(size)}B in all)")
+        took = duration(time.monotonic() - began)
+        console.say(f"uploaded {sent} of {len(uploads.files)} local files ({count(size)}B in all, {took})")
+
+
+@contextlib.contextmanager
+def _announced(uploads: Uploads, console: Console) -> Iterator[OnUpload]:
+    """What is told while files are sent: a bar on a terminal, else which large file it is."""
+    if not console.interactive:
+        yield announcer(console)
+        return
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("uploading"),
+        BarColumn(width=24),
+        DownloadColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=RichConsole(file=console.stream), transient=True) as bar:
+        total = sum(file.size for file in uploads.files)
+        task = bar.add_task("", total=total)
+
+        def tell(name: str, done: int, size: int) -> None:
+            bar.update(task, advance=done, description=name)
+
+        yield tell
 
 
 def _to_send(uploads: Uploads) -> list[str]:

@@ -14,8 +14,8 @@ from zhongjing.cli.follow import (
     exit_code,
     follow,
     look,
-    manifests_of,
     problem_keys,
+    results_of,
 )
 from zhongjing.cli.guard import INTERRUPTED, OK
 from zhongjing.cli.sessions import command_line
@@ -124,7 +124,7 @@ def _command(command: str, session: Session, *words: str) -> str:
 
 
 def _conclude(session: Session, shown: RunView, console: Console, *, interrupted: bool) -> int:
-    manifests = manifests_of(session, shown)
+    manifests = results_of(session, shown, console)
     code = INTERRUPTED if interrupted else exit_code(shown)
     lines = summary(shown, manifests)
     if lines:

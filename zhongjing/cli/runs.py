@@ -86,13 +86,13 @@ def status(
         if name is not None or len(session.pipelines()) == 1:
             shown = look(session, find(session, name))
             if console.json_mode:
-                console.result(_result(session, shown))
+                console.result(_result(session, console, shown))
             else:
                 _say(session, console, shown)
             return OK
         views = _views(session)
         if console.json_mode:
-            console.result({"pipelines": {each.name: _result(session, each) for each in views}})
+            console.result({"pipelines": {each.name: _result(session, console, each) for each in views}})
         elif views:
             from zhongjing.cli.display.summary import overview_lines
 
@@ -123,7 +123,7 @@ def _watch(session: Session, desired: DesiredState, console: Console) -> int:
         console.warn("no longer watching; the run goes on")
         return INTERRUPTED
     if console.json_mode:
-        console.result(_result(session, shown))
+        console.result(_result(session, console, shown))
     else:
         console.say()
         _say(session, console, shown)
@@ -132,20 +132,20 @@ def _watch(session: Session, desired: DesiredState, console: Console) -> int:
 
 def _say(session: Session, console: Console, shown: RunView) -> None:
     from zhongjing.cli.display.summary import status_lines
-    from zhongjing.cli.follow import ending, manifests_of
+    from zhongjing.cli.follow import ending, results_of
 
-    for line in status_lines(shown, manifests_of(session, shown)):
+    for line in status_lines(shown, results_of(session, shown, console)):
         console.say(line)
     if shown.settled:
         for line in ending(shown):
             console.say(line)
 
 
-def _result(session: Session, shown: RunView) -> dict[str, Any]:
+def _result(session: Session, console: Console, shown: RunView) -> dict[str, Any]:
     from zhongjing.cli.display.summary import result
-    from zhongjing.cli.follow import manifests_of
+    from zhongjing.cli.follow import results_of
 
-    return result(shown, manifests_of(session, shown))
+    return result(shown, results_of(session, shown, console))
 
 
 @guarded

@@ -111,21 +111,30 @@ def plan_uploads(user: UserDocument, document: TrainingPipeline, layout: Layout,
 
 
 def upload(store: ObjectStore, files: Sequence[LocalFile], on_upload: OnUpload | None = None) -> int:
-    """Sends what is not there yet; returns how many files that were."""
+    """Sends what is not there yet; returns how many files that were.
+
+    Args:
+        store: where they go.
+        files: from :func:`plan_uploads`.
+        on_upload: is told when a file begins, if it has to be sent, and when it is there.
+    """
 
     def send(file: LocalFile) -> bool:
         there = store.head(file.uri)
-        if there is not None and there.size == file.size:
-            return False
-        if on_upload is not None:
-            on_upload(file.path.name, 0, file.size)
-        store.put_file(file.uri, file.path)
-        if on_upload is not None:
-            on_upload(file.path.name, file.size, file.size)
-        return True
+        missing = there is None or there.size != file.size
+        if missing:
+            tell(file.path.name, 0, file.size)
+            store.put_file(file.uri, file.path)
+        tell(file.path.name, file.size, file.size)
+        return missing
 
+    tell: OnUpload = on_upload or (lambda name, done, size: None)
     with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="upload") as pool:
-        return sum(pool.map(send, files))
+        try:
+            return sum(pool.map(send, files))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what has not begun
+            raise
 
 
 def _is_local(uri: str) -> bool:

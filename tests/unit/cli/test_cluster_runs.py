@@ -13,9 +13,9 @@ from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.fakes import MemorySession, desired_state, pipeline_status, stage_status
 from zhongjing.cli.follow import follow
 from zhongjing.cli.sessions import CLUSTER_OPENER
-from zhongjing.codes.cluster import API_UNREACHABLE
+from zhongjing.codes.cluster import API_UNREACHABLE, FORBIDDEN
 from zhongjing.config.stages import Stage
-from zhongjing.errors import BackendUnavailableError
+from zhongjing.errors import BackendError, BackendUnavailableError
 from zhongjing.pipeline.state import CLUSTER_NOT_READY, QUEUED, ConditionType, PipelineStatus, StageState
 
 RUNS = {Stage.SFT: stage_status(StageState.RUNNING, submission_id="demo-0a1b2c3d-sft-a1")}
@@ -191,3 +191,21 @@ def test_a_place_that_cannot_be_asked_is_no_error(cluster: ClusterSession) -> No
     cluster.frames = [*frames(30, generation=0), END]
     assert watch(cluster) == []
     assert cluster.asked > 0
+
+
+@pytest.mark.usefixtures("kubeconfig")
+def test_results_that_may_not_be_seen_are_left_out(
+    command: CommandLine, cluster: ClusterSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(pipeline: str, stage: Stage) -> None:
+        raise BackendError("may not get services in the namespace train", code=FORBIDDEN)
+
+    monkeypatch.setattr(cluster, "manifest", refused)
+    cluster.add(desired_state())
+    cluster.frames = [END]
+    shown = command("status", "demo")
+    assert shown.exit_code == 0
+    assert shown.stdout.startswith("demo: Complete")
+    assert shown.stderr == "note: results are not shown: may not get services in the namespace train\n"
+    told = command("status", "demo", "-o", "json")
+    assert json.loads(told.stdout)["condition"] == "Complete"

@@ -216,6 +216,17 @@ def test_a_kubeconfig_is_usable_when_its_context_exists(
     assert find_kubeconfig() is None
 
 
+def test_several_kubeconfigs_count_as_one(no_cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = no_cluster / "first", no_cluster / "second"
+    first.write_text("current-context: test\n")
+    second.write_text(KUBECONFIG.format(current="prod"))
+    monkeypatch.setenv("KUBECONFIG", f"{first}:{second}:{no_cluster / 'missing'}")
+    assert find_kubeconfig() == str(second)
+    assert find_kubeconfig("prod") == str(second)
+    first.write_text("current-context: gone\n")
+    assert find_kubeconfig() is None
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", "clusters: []", "\x00"])
 def test_a_broken_kubeconfig_is_none(no_cluster: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     file = no_cluster / "config"

@@ -10,6 +10,7 @@ import contextlib
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,16 +20,15 @@ from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.changes import changes, refusal
 from zhongjing.backends.kubernetes.codec import decode, decode_live
 from zhongjing.backends.kubernetes.documents import to_desired, to_object
-from zhongjing.backends.kubernetes.forward import Forward
-from zhongjing.backends.kubernetes.outside import ray_token, release_store
-from zhongjing.backends.kubernetes.pipelines import REFRESH_ANNOTATION, Pipeline, Pipelines
+from zhongjing.backends.kubernetes.looks import Looks
+from zhongjing.backends.kubernetes.pipelines import REFRESH_ANNOTATION, Pipeline
 from zhongjing.backends.kubernetes.releases import find_release, installed
 from zhongjing.backends.kubernetes.resources import PIPELINES, Object
+from zhongjing.backends.kubernetes.services import Services
 from zhongjing.backends.logs import chosen_attempt, kept_log
-from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.codes import cluster as codes
 from zhongjing.codes.command import UNKNOWN_PIPELINE
-from zhongjing.codes.ray import RAY_REFUSED
+from zhongjing.codes.document import INVALID_REFERENCE
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.sources import Storage
@@ -41,7 +41,6 @@ from zhongjing.errors import (
     TransientError,
     ZhongjingError,
 )
-from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.plan import make_plan
 from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, stamp
 from zhongjing.pipeline.stored import done_stages, find_record, read_manifest
@@ -75,12 +74,8 @@ class KubernetesSession:
         self.flags = flags
         self.namespace = release.namespace
         self._claim = claim
-        self._pipelines = Pipelines(api)
-        self._services = contextlib.ExitStack()
-        self._store: ObjectStore | None = None
-        self._ray: tuple[str, str] | None = None  # address and token
-        self._recent: tuple[float, Pipeline] | None = None
-        self._still: dict[str, Pipeline] | None = None
+        self._looks = Looks(api, release.release, flags)
+        self._services = Services(api, release)
         self._stored: dict[tuple[str, int], DesiredState | None] = {}
         self._late: dict[str, FrozenSource] = {}
 
@@ -117,13 +112,11 @@ class KubernetesSession:
         Raises:
             BackendError: it cannot be reached, or its credentials cannot be read.
         """
-        if self._store is None:
-            self._store = self._services.enter_context(release_store(self.api, self.release))
-        return self._store
+        return self._services.store
 
     def use(self, store: ObjectStore) -> None:
         """Looks into another store instead: one that shows what will be uploaded."""
-        self._store = store
+        self._services.use(store)
 
     @property
     def storage(self) -> Storage:
@@ -136,38 +129,26 @@ class KubernetesSession:
 
     def pipelines(self) -> list[str]:
         """Names of the TrainingPipelines that are this release's, or nobody's yet; sorted."""
-        return sorted(each.name for each in self._mine())
+        return sorted(each.name for each in self._looks.mine())
 
-    def _mine(self) -> list[Pipeline]:
-        if self._still is not None:
-            return list(self._still.values())
-        mine = (None, self.release.release)
-        found, _ = self._pipelines.find()
-        return [each for each in found if (each.managed_by or each.release) in mine]
-
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[None]:
+    def snapshot(self) -> AbstractContextManager[None]:
         """While entered, all pipelines are seen as they were at its beginning, by one request."""
-        self._still = {each.name: each for each in self._mine()}
-        try:
-            yield
-        finally:
-            self._still = None
+        return self._looks.snapshot()
 
     def desired(self, pipeline: str) -> DesiredState | None:
         """What is wanted, or None if there is no such pipeline.
 
         Once the store is open, the listings of its sources are part of it.
         """
-        found = self._get(pipeline)
+        found = self._looks.get(pipeline)
         return self._wanted(found) if found is not None else None
 
     def status(self, pipeline: str) -> PipelineStatus | None:
         """What is so, or None if the controller has not looked at the pipeline yet."""
-        found = self._get(pipeline, recent=True)
+        found = self._looks.get(pipeline, recent=True)
         if found is None or not found.status:
             return None
-        value = found.status if self._store is not None else {**found.status, "sources": []}
+        value = found.status if self._services.has_store else {**found.status, "sources": []}
         try:
             return decode(value, found.short_uid, self._listing)
         except (ValidationError, ValueError, KeyError) as error:
@@ -179,7 +160,7 @@ class KubernetesSession:
 
     def progress(self, pipeline: str, stage: Stage) -> Progress | None:
         """Live progress of the stage's current attempt, as far as the status has it."""
-        found = self._get(pipeline, recent=True)
+        found = self._looks.get(pipeline, recent=True)
         live = decode_live(found.status).get(stage) if found is not None else None
         status = self.status(pipeline)
         if live is None or status is None:
@@ -220,7 +201,7 @@ class KubernetesSession:
             BackendError: the API does not answer, or this user may not.
         """
         wanted = self.render(desired)
-        there = self._get(desired.pipeline)
+        there = self._looks.get(desired.pipeline)
         where = f"{self.namespace}/{PIPELINES.full_name}/{desired.pipeline}"
         if there is None:
             if desired.generation != 1:
@@ -256,7 +237,7 @@ class KubernetesSession:
                     ),
                 )
             except ZhongjingError:
-                newer = self._get(desired.pipeline)
+                newer = self._looks.get(desired.pipeline)
                 if newer is None or newer.generation != there.generation:
                     raise ConflictError(
                         f"the pipeline {desired.pipeline} was changed by another command",
@@ -269,10 +250,23 @@ class KubernetesSession:
         return self._take(now)
 
     def render(self, desired: DesiredState) -> Object:
-        """The object that ``kubectl apply`` would take to want the same."""
+        """The object that ``kubectl apply`` would take to want the same.
+
+        Raises:
+            ConfigError: the document is meant for another release.
+        """
         wanted = to_object(desired)
+        mine = self.release.release
+        asked = wanted["spec"].get("managedBy")
+        if asked not in (None, mine):
+            raise ConfigError(
+                f"the document is for the release {asked}, not for {mine}",
+                code=INVALID_REFERENCE,
+                where="spec.managedBy",
+                remedy=f"add --release {asked}, or take the field out",
+            )
         if self._claim:
-            wanted["spec"].setdefault("managedBy", self.release.release)
+            wanted["spec"]["managedBy"] = mine
         return wanted
 
     def check(self, desired: DesiredState) -> None:
@@ -283,7 +277,7 @@ class KubernetesSession:
             BackendError: the API does not answer, or this user may not.
         """
         wanted = self.render(desired)
-        there = self._get(desired.pipeline)
+        there = self._looks.get(desired.pipeline)
         if there is None:
             self._write(desired.pipeline, lambda: self.api.create(PIPELINES, wanted, dry_run=True))
             return
@@ -302,7 +296,7 @@ class KubernetesSession:
 
     def suspend(self, pipeline: str) -> DesiredState:
         """Wants the pipeline stopped with a checkpoint; returns at once."""
-        return self._take(self._set_suspend(self._there(pipeline), True))
+        return self._take(self._set_suspend(self._looks.there(pipeline), True))
 
     def kill(self, pipeline: str) -> DesiredState:
         """Suspends the pipeline and ends its running attempt now; steps since the last checkpoint are lost.
@@ -314,12 +308,12 @@ class KubernetesSession:
         for entry in status.stages.values() if status is not None else ():
             if entry.state.is_active and entry.submission_id is not None:
                 with contextlib.suppress(BackendError):
-                    self._jobs(_KILL_SECONDS).stop(entry.submission_id)
+                    self._services.jobs(_KILL_SECONDS).stop(entry.submission_id)
         return desired
 
     def resume(self, pipeline: str) -> DesiredState:
         """Wants a suspended or failed pipeline to go on."""
-        there = self._there(pipeline)
+        there = self._looks.there(pipeline)
         if there.suspend:
             there = self._set_suspend(there, False)
         elif there.is_settled and not there.holds(ConditionType.COMPLETE):
@@ -344,7 +338,7 @@ class KubernetesSession:
         silent: TransientError | None = None
         if entry.state.is_active and number == entry.attempt:
             try:
-                live = self._live_log(submission_id(desired, stage, number), follow=follow)
+                live = self._services.live_log(submission_id(desired, stage, number), follow=follow)
                 if live is not None:
                     yield from live
                     return
@@ -356,30 +350,6 @@ class KubernetesSession:
             if silent is not None:
                 raise silent from None
             raise
-
-    def _live_log(self, identity: str, *, follow: bool) -> Iterator[str] | None:
-        try:
-            jobs = self._jobs()
-            if jobs.describe(identity).state is JobState.UNKNOWN:
-                return None
-            return jobs.tail_logs(identity) if follow else jobs.read_log(identity)
-        except BackendError as error:
-            if error.code is RAY_REFUSED and "token" in error.message:
-                raise BackendError(
-                    error.message,
-                    code=codes.RAY_TOKEN_REFUSED,
-                    where=f"{self.namespace}/secrets/{self.release.ray.token_secret}",
-                ) from error
-            raise
-
-    def _jobs(self, timeout: float = 30.0) -> RayJobsBackend:
-        """The Jobs API of the release's Ray, through a forward. The timeout, in seconds, is a request's."""
-        if self._ray is None:
-            token = ray_token(self.api, self.release)
-            forward = Forward(self.api, self.release.ray.service, self.release.ray.dashboard_port)
-            self._services.enter_context(forward)
-            self._ray = (forward.url, token)
-        return RayJobsBackend(*self._ray, timeout=timeout)
 
     # Being there
 
@@ -404,7 +374,6 @@ class KubernetesSession:
     def close(self) -> None:
         """Ends the session and its forwards; pipelines go on."""
         self._services.close()
-        self._store = self._ray = None
         self.api.close()
 
     def __enter__(self) -> Self:
@@ -420,18 +389,6 @@ class KubernetesSession:
 
     # Objects
 
-    def _get(self, name: str, *, recent: bool = False) -> Pipeline | None:
-        """The object. ``recent``: the one of this look will do."""
-        if self._still is not None:
-            return self._still.get(name)
-        if recent and self._recent is not None:
-            seen, pipeline = self._recent
-            if pipeline.name == name and time.monotonic() - seen < _RECENT_SECONDS:
-                return pipeline
-        found = self._pipelines.get(name)
-        self._recent = (time.monotonic(), found) if found is not None else None
-        return found
-
     def _refuse_foreign(self, there: Pipeline, where: str) -> None:
         owner = there.managed_by or there.release
         if owner not in (None, self.release.release) and owner in installed(self.api):
@@ -442,18 +399,8 @@ class KubernetesSession:
                 remedy=f"add --release {owner}, or give the pipeline another name",
             )
 
-    def _there(self, name: str) -> Pipeline:
-        found = self._get(name)
-        if found is None:
-            raise ConfigError(
-                f"there is no pipeline {name!r}",
-                code=UNKNOWN_PIPELINE,
-                remedy=" ".join(["zhongjing status", *self.flags.split(), "lists them"]),
-            )
-        return found
-
     def _take(self, pipeline: Pipeline) -> DesiredState:
-        self._recent = (time.monotonic(), pipeline)
+        self._looks.take(pipeline)
         return self._wanted(pipeline)
 
     def _write(self, name: str, write: Callable[[], Object]) -> Pipeline:
@@ -479,19 +426,19 @@ class KubernetesSession:
             return False
         if not there.holds(ConditionType.COMPLETE):
             return True
-        if self._store is None:
+        if not self._services.has_store:
             return False  # who may not look into the store has no reason to doubt the status
         status = self.status(there.name)
         plan = make_plan(desired, status.sources if status is not None else ())
         keys = {stage: plan[stage].key for stage in desired.targets}
-        return not all(done_stages(self._store, self.layout(there.name), keys).values())
+        return not all(done_stages(self.store, self.layout(there.name), keys).values())
 
     def _wanted(self, pipeline: Pipeline) -> DesiredState:
         stored = None
-        if self._store is not None:
+        if self._services.has_store:
             key = (pipeline.uid, int(pipeline.status.get("observedGeneration") or 0))
             if key not in self._stored:
-                self._stored[key] = find_record(self._store, self.layout(pipeline.name).desired, DesiredState)
+                self._stored[key] = find_record(self.store, self.layout(pipeline.name).desired, DesiredState)
             stored = self._stored[key]
         return to_desired(pipeline, self.release, stored)
 
