@@ -469,3 +469,8 @@ CASES = [
         },
     ),
 ]
+
+
+def case(name: str) -> Case:
+    (found,) = [each for each in CASES if each.name == name]
+    return found

@@ -1,0 +1,239 @@
+"""Network policies, roles and monitoring of the chart."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.chart_cases import case
+from tests.cluster.chart_support import (
+    CHART,
+    FULLNAME,
+    PROVISIONERS,
+    Object,
+    containers,
+    named,
+    of_kind,
+    pod_templates,
+    render,
+    rendered,
+    selects,
+)
+from zhongjing.controller.metrics import Metrics
+
+pytestmark = pytest.mark.cluster
+
+BOTH = pytest.mark.parametrize("provisioner", PROVISIONERS)
+
+
+# Network
+
+
+@pytest.mark.parametrize("values", [{}, case("AWS by role").values], ids=["bundled", "AWS"])
+@BOTH
+def test_every_pod_has_one_policy(provisioner: str, values: Object) -> None:
+    objects = render(values, provisioner=provisioner)
+    policies = of_kind(objects, "NetworkPolicy")
+
+    for name, template in pod_templates(objects):
+        labels = template["metadata"]["labels"]
+        chosen = [each for each in policies if selects(each["spec"]["podSelector"], labels)]
+        assert len(chosen) == 1, name
+        assert set(chosen[0]["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+
+
+def _reaches(objects: list[Object], source: Object, target: Object, port: int) -> bool:
+    """Whether policies let a pod of one template reach a port of another's, in the same namespace."""
+
+    def lets(rule: Object, peers: str, labels: Object) -> bool:
+        ports = [each["port"] for each in rule.get("ports", [])]
+        if ports and port not in ports:
+            return False
+        listed = rule.get(peers)
+        if not listed:
+            return True
+        return any(
+            (
+                "podSelector" in peer
+                and "namespaceSelector" not in peer
+                and selects(peer["podSelector"], labels)
+            )
+            or ("namespaceSelector" in peer and peer["namespaceSelector"] == {})
+            for peer in listed
+        )
+
+    ways = []
+    for direction, peers, here, there in (
+        ("egress", "to", source, target),
+        ("ingress", "from", target, source),
+    ):
+        labels = here["metadata"]["labels"]
+        chosen = [
+            each["spec"]
+            for each in of_kind(objects, "NetworkPolicy")
+            if selects(each["spec"]["podSelector"], labels)
+        ]
+        rules = [rule for spec in chosen for rule in spec.get(direction) or []]
+        ways.append(any(lets(rule, peers, there["metadata"]["labels"]) for rule in rules))
+    return all(ways)
+
+
+@BOTH
+def test_policies_open_what_is_needed_and_no_more(provisioner: str) -> None:
+    objects = list(rendered(provisioner))
+    pods = {
+        template["metadata"]["labels"]["app.kubernetes.io/component"]: template
+        for _, template in pod_templates(objects)
+    }
+    needed = {
+        ("controller", "ray-head", 8265),
+        ("test", "ray-head", 8265),
+        ("controller", "s3", 8333),
+        ("test", "s3", 8333),
+        ("ray-head", "s3", 8333),
+        ("ray-worker", "s3", 8333),
+        ("ray-worker", "ray-head", 6379),
+        ("ray-head", "ray-worker", 40000),
+        ("ray-worker", "ray-worker", 40000),
+    }
+    closed = {
+        ("controller", "ray-head", 6379),
+        ("controller", "ray-head", 10001),
+        ("controller", "ray-worker", 40000),
+        ("s3", "ray-head", 6379),
+        ("s3", "controller", 8080),
+        ("ray-worker", "controller", 8080),
+        ("ray-worker", "s3", 9333),
+        ("controller", "s3", 18333),
+    }
+
+    for source, target, port in needed:
+        assert _reaches(objects, pods[source], pods[target], port), (source, target, port)
+    for source, target, port in closed:
+        assert not _reaches(objects, pods[source], pods[target], port), (source, target, port)
+
+
+def test_store_of_their_own_is_reached_at_its_port() -> None:
+    for endpoint, port in {
+        "https://s.example.com": 443,
+        "http://s.example.com": 80,
+        "https://s.example.com:9000": 9000,
+    }.items():
+        objects = render(
+            {"s3": {"endpoint": endpoint}, "networkPolicy": {"publicEgress": {"enabled": False}}}
+        )
+        for name in ("ray", "controller"):
+            rules = named(objects, "NetworkPolicy", f"{FULLNAME}-{name}")["spec"]["egress"]
+            assert [rule for rule in rules if "to" not in rule and rule["ports"][0]["port"] == port], (
+                name,
+                port,
+            )
+
+
+# Roles
+
+
+@BOTH
+def test_controller_may_read_only_the_secrets_of_its_release(provisioner: str) -> None:
+    role = named(rendered(provisioner), "Role", f"{FULLNAME}-controller")
+
+    rules = [rule for rule in role["rules"] if "secrets" in rule["resources"]]
+    reading = [rule for rule in rules if set(rule["verbs"]) - {"create"}]
+    assert [rule["resourceNames"] for rule in reading] == [[f"{FULLNAME}-ray-token", f"{FULLNAME}-s3"]]
+    assert [rule["verbs"] for rule in reading] == [["get"]]
+
+
+@BOTH
+def test_no_role_takes_everything(provisioner: str) -> None:
+    objects = rendered(provisioner)
+    for each in itertools.chain(of_kind(objects, "Role"), of_kind(objects, "ClusterRole")):
+        assert "*" not in json.dumps(each["rules"])
+
+
+# Watching
+
+
+@BOTH
+def test_monitors_find_their_ports(provisioner: str) -> None:
+    objects = render(case("monitoring").values, provisioner=provisioner)
+    monitors = of_kind(objects, "PodMonitor")
+    assert len(monitors) == 2
+    scraped = set()
+    for monitor in monitors:
+        for _, template in pod_templates(objects):
+            labels = template["metadata"]["labels"]
+            if selects(monitor["spec"]["selector"], labels):
+                ports = {
+                    port["name"] for container in containers(template) for port in container.get("ports", [])
+                }
+                assert monitor["spec"]["podMetricsEndpoints"][0]["port"] in ports
+                scraped.add(labels["app.kubernetes.io/component"])
+
+    assert scraped == {"ray-head", "ray-worker", "controller"}
+
+
+def _expressions(provisioner: str = "static") -> list[str]:
+    """Every query of alerts and dashboards."""
+    objects = render(case("monitoring").values, provisioner=provisioner)
+    (rules,) = of_kind(objects, "PrometheusRule")
+    queries = [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
+    for board in of_kind(objects, "ConfigMap"):
+        for file, text in board["data"].items():
+            if file.endswith(".json"):
+                panels = json.loads(text)["panels"]
+                queries += [target["expr"] for panel in panels for target in panel.get("targets", [])]
+    return queries
+
+
+def test_alerts_and_dashboards_ask_for_metrics_that_there_are() -> None:
+    ours = {sample.name for family in Metrics().registry.collect() for sample in family.samples}
+    ours |= {family.name for family in Metrics().registry.collect()}
+    source = "".join(
+        path.read_text(encoding="utf-8") for path in (CHART.parent / "zhongjing" / "train").rglob("*.py")
+    )
+    used = set(re.findall(r"\b(?:ray_)?zhongjing_\w+", " ".join(_expressions())))
+    assert len(used) > 25
+
+    for metric in used:
+        if gauge := re.fullmatch(r"ray_zhongjing_(train|validation|rollout|spike)_(\w+)", metric):
+            assert f'"{gauge[2]}"' in source, metric
+        else:
+            assert metric in ours or metric.removesuffix("_bucket") in ours, metric
+
+
+@pytest.fixture
+def promtool(tmp_path: Path) -> str:
+    """Prometheus' checker, from its Debian package: unpacked, since installed it would start a server."""
+    found = shutil.which("promtool")
+    if found is not None:
+        return found
+    for command in (["apt-get", "download", "prometheus"], ["sh", "-c", "dpkg -x prometheus_*.deb ."]):
+        try:
+            subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"needs promtool, or Debian's package prometheus: {error}")
+    return str(tmp_path / "usr/bin/promtool")
+
+
+def test_promtool_finds_the_queries_right(promtool: str, tmp_path: Path) -> None:
+    rules = [{"record": f"query:{number}", "expr": each} for number, each in enumerate(_queries())]
+    file = tmp_path / "rules.yaml"
+    file.write_text(json.dumps({"groups": [{"name": "all", "rules": rules}]}), encoding="utf-8")
+
+    done = subprocess.run(
+        [promtool, "check", "rules", str(file)], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert f"{len(rules)} rules found" in done.stdout
+
+
+def _queries() -> list[str]:
+    """The queries with Grafana's variables filled in."""
+    return [re.sub(r"\$\w+", "x", each) for each in _expressions()]
