@@ -94,5 +94,5 @@ def cluster(name: str) -> str:
         ranked=240,
         ppo=80,
         every=20,
-        deadline=60,
+        deadline=120,  # of a frozen worker; starting on a busy node takes half of it
     )

@@ -12,7 +12,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.pipeline.actions import Action, Kill, Mark, RequestStop, ScheduleRetry
 from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.observe import AttemptView, ResultView
-from zhongjing.pipeline.state import StageState, StageStatus, StopReason, seconds, stamp
+from zhongjing.pipeline.state import CLUSTER_NOT_READY, StageState, StageStatus, StopReason, seconds, stamp
 from zhongjing.pipeline.world import World
 from zhongjing.storage.progress import Activity, Failure
 
@@ -55,7 +55,9 @@ def _alive(world: World, stage: Stage, status: StageStatus, view: AttemptView) -
         update["started_at"] = stamp(world.now)
     stopping = status.stop_reason is not None
     reason = status.reason if stopping else ("Running" if running else "Queued")
-    return [Mark(stage, state, reason, status.message, update=update)]
+    # What kept the cluster from taking the job is over.
+    message = "" if status.reason == CLUSTER_NOT_READY else status.message
+    return [Mark(stage, state, reason, message, update=update)]
 
 
 def _stop_wanted(
@@ -197,7 +199,8 @@ def _retry_or_fail(world: World, stage: Stage, status: StageStatus, view: Attemp
 def _suspended_message(view: AttemptView) -> str:
     progress = view.progress
     if progress is not None and progress.activity is Activity.SUSPENDED:
-        return f"stopped with a checkpoint at step {progress.checkpoint_step or progress.step}"
+        step = progress.checkpoint_step or progress.step
+        return f"stopped with a checkpoint at step {step}" if step else "stopped before its first step"
     if progress is not None and progress.checkpoint_step:
         return f"was ended; goes on from the checkpoint of step {progress.checkpoint_step}"
     return "was ended before its first checkpoint"

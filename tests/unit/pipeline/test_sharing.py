@@ -216,6 +216,8 @@ def test_a_submission_that_cannot_be_made_yet_is_repeated_and_says_why() -> None
     cast(Unready, bench.cluster).missing = ""
     status = bench.once()
     assert (status.stage(Stage.SFT).state, status.stage(Stage.SFT).attempt) == (StageState.QUEUED, 1)
+    status = bench.run(2)
+    assert (status.stage(Stage.SFT).state, status.stage(Stage.SFT).message) == (StageState.RUNNING, "")
     assert bench.run(20).holds(ConditionType.COMPLETE)
     assert [start[2] for start in bench.cluster.starts] == [1]
 
