@@ -215,7 +215,7 @@ def _send(session: KubernetesSession, uploads: Uploads, console: Console) -> Non
             "secrets, pods/portforward), or name s3:// URIs, which need no upload",
         ) from error
     began = time.monotonic()
-    with _announced(uploads, console) as on_upload:
+    with announced(uploads, console) as on_upload:
         sent = upload(store, uploads.files, on_upload)
     if sent:
         size = sum(file.size for file in uploads.files)
@@ -224,7 +224,7 @@ def _send(session: KubernetesSession, uploads: Uploads, console: Console) -> Non
 
 
 @contextlib.contextmanager
-def _announced(uploads: Uploads, console: Console) -> Iterator[OnUpload]:
+def announced(uploads: Uploads, console: Console) -> Iterator[OnUpload]:
     """What is told while files are sent: a bar on a terminal, else which large file it is."""
     if not console.interactive:
         yield announcer(console)
@@ -234,7 +234,7 @@ def _announced(uploads: Uploads, console: Console) -> Iterator[OnUpload]:
 
     columns = (
         TextColumn("uploading"),
-        BarColumn(width=24),
+        BarColumn(bar_width=24),
         DownloadColumn(),
         TextColumn("{task.description}"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from zhongjing.cli.console import Console
+from zhongjing.cli.remote import announced
 from zhongjing.cli.uploads import LocalFile, PlannedStore, Uploads, plan_uploads, upload
 from zhongjing.config.resolve import UserDocument, resolve
 from zhongjing.errors import MissingInputError
@@ -141,3 +144,24 @@ def test_the_same_again_is_not_sent_again(folder: Path, store: ObjectStore, buck
         assert upload(store, uploads.files) == 0
         real = {info.uri: info.etag for info in store.glob(place)}
         assert {info.uri: info.etag for info in planned.glob(place)} == real
+
+
+def test_a_terminal_sees_how_far_the_uploads_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    uploads = plan(user(str(folder / "a.jsonl")))
+    with announced(uploads, Console()) as on_upload:
+        on_upload("a.jsonl", 0, 3)
+        on_upload("a.jsonl", 3, 3)
+    assert "uploading" in screen.getvalue()
+    assert "3/3 bytes" in screen.getvalue()
+
+
+def test_a_pipe_is_told_of_large_files_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with announced(plan(user(str(folder / "a.jsonl"))), Console()) as on_upload:
+        on_upload("small.jsonl", 0, 1000)
+        on_upload("large.bin", 0, 300 * 2**20)
+        on_upload("large.bin", 300 * 2**20, 300 * 2**20)
+    assert capsys.readouterr().out.splitlines() == ["uploading large.bin (315MB)"]
