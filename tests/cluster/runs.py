@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.cluster.kube import Cluster, Object, Release
 from tests.faults.observe import STAGES, Result
+from zhongjing.backends.kubernetes.services import Services
 from zhongjing.backends.kubernetes.session import KubernetesSession
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.stages import Stage
@@ -138,9 +139,12 @@ class JobWatch:
         while not self._ended.is_set():
             try:
                 with self.run.session() as session:
-                    jobs = session._jobs(timeout=5.0)
-                    while not self._ended.wait(1.0):
-                        self._look(jobs)
+                    services = Services(session.api, session.release)
+                    try:
+                        while not self._ended.wait(1.0):
+                            self._look(services.jobs(timeout=5.0))
+                    finally:
+                        services.close()
             except (ZhongjingError, OSError):
                 # The head, the API server or the token has just been taken away: that is the test.
                 self._ended.wait(1.0)
