@@ -33,9 +33,13 @@ def job(status: str, end: int | None = None, **fields: Any) -> Object:
     return {"submission_id": f"x-{status}-{end}", "status": status, "end_time": end} | fields
 
 
-def worker(name: str, address: str, *, runs: float = 300, ready: bool = True) -> Object:
+def worker(
+    name: str, address: str, *, runs: float = 300, ready: bool = True, since: float | None = None
+) -> Object:
+    """A pod whose container runs for so long, and that is (un)ready since so long."""
     running = {"state": {"running": {"startedAt": stamp(NOW - runs)}}}
-    conditions = [{"type": "Ready", "status": str(ready)}]
+    changed = stamp(NOW - (runs + 1 if since is None else since))
+    conditions = [{"type": "Ready", "status": str(ready), "lastTransitionTime": changed}]
     return {
         "metadata": {"name": name, "uid": name},
         "status": {"podIP": address, "conditions": conditions, "containerStatuses": [running]},
@@ -136,7 +140,11 @@ def test_a_pod_that_ray_has_lost_counts_once_it_should_have_joined() -> None:
     young = worker("young", "b", runs=JOINING_SECONDS - 5)
     starting = worker("starting", "c", ready=False)
     dead = worker("dead", "a")
-    assert leftovers.look(HEAD, [young, starting, dead], NOW) == ([dead], [])
+    silent = worker("silent", "d", runs=20, ready=False, since=3)
+    pods = [young, starting, dead, silent]
+    assert leftovers.look(HEAD, pods, NOW) == ([dead, silent], [])
+    ending = silent["metadata"] | {"deletionTimestamp": stamp(NOW)}
+    assert leftovers.look(HEAD, [silent | {"metadata": ending}], NOW) == ([], [])
 
 
 def test_nodes_of_a_head_that_is_gone_are_replaced_unless_they_join_the_new_one() -> None:

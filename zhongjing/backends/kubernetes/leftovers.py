@@ -90,7 +90,7 @@ class Leftovers:
         for pod in workers:
             node = nodes.get(_address(pod))
             if node is None:
-                stuck = is_ready(pod) and wall - started(pod) > JOINING_SECONDS
+                stuck = fell_silent(pod) or (is_ready(pod) and wall - started(pod) > JOINING_SECONDS)
             else:
                 detail = self._query(f"/nodes/{node}")["data"]["detail"]
                 stuck = holds_workers(detail.get("workers") or [])
@@ -127,6 +127,18 @@ def started(pod: Object) -> float:
         if (each.get("state") or {}).get("running")
     ]
     return max(times, default=0.0)
+
+
+def fell_silent(pod: Object) -> bool:
+    """Whether a pod served and does not any more, though its Ray container still runs."""
+    born = started(pod)
+    if not born or pod["metadata"].get("deletionTimestamp"):
+        return False
+    for condition in (pod.get("status") or {}).get("conditions") or []:
+        if condition["type"] == "Ready" and condition["status"] != "True":
+            # One that never served is unready since before its container began.
+            return seconds(condition["lastTransitionTime"]) > born
+    return False
 
 
 def _address(pod: Object) -> str:

@@ -153,9 +153,9 @@ class ClusterBackend:
         """
         with _waits():
             room = self.capacity.room_for(Demand(job.stage, job.workers, job.resources))
+            self._clear(room.pods)
             if not room.ready:
                 raise self._not_ready(room)
-            self._clear(room.pods)
         self._ask(lambda ray: ray.submit(job))
 
     def describe(self, submission_id: str) -> JobDescription:
@@ -208,9 +208,11 @@ class ClusterBackend:
 
     def _clear(self, pods: Sequence[Object]) -> None:
         """Sees to it that nothing of an earlier attempt is left where the next one will run."""
-        head = next(pod for pod in of_component(pods, HEAD) if is_ready(pod))
+        heads = [pod for pod in of_component(pods, HEAD) if is_ready(pod)]
         workers = of_component(pods, WORKER)
-        coming, going = self._leftovers.look(head, workers, self._clock())
+        if not heads or not workers:
+            return
+        coming, going = self._leftovers.look(heads[0], workers, self._clock())
         for pod in going:
             end_pod(self._api, pod, REPLACE_SECONDS)
         if going:
