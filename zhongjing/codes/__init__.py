@@ -36,6 +36,7 @@ GROUPS: tuple[Group, ...] = (
     local.GROUP,
     ray.GROUP,
     cluster.GROUP,
+    cluster.DOCUMENTS,
     pods.GROUP,
     storage.GROUP,
     storage.SETTINGS,

@@ -1,6 +1,6 @@
 """What can be wrong with a Kubernetes cluster, a release of the chart, and pipelines in it."""
 
-from zhongjing.codes.code import UNREACHABLE, Group
+from zhongjing.codes.code import BAD_INPUT, UNREACHABLE, Group
 
 GROUP = Group("Kubernetes", UNREACHABLE)
 _code = GROUP.code
@@ -83,14 +83,15 @@ RAY_TOKEN_REFUSED = _code(
     cause="The Secret was changed, and Ray's pods still run with the token that they were started with.",
     remedy="restart Ray's pods, so that they read it again; running stages go on from their checkpoints",
 )
-LOCAL_PATH = _code(
+DOCUMENTS = Group("Documents on a cluster", BAD_INPUT)
+LOCAL_PATH = DOCUMENTS.code(
     "LocalPath",
     "A pipeline on a cluster names a path of somebody's machine.",
     cause="The document was applied with kubectl, and a source or model in it is a local path.",
     remedy="submit the document instead: python -m zhongjing.submit -f FILE uploads local files; or name an "
     "s3:// URI",
 )
-RESERVED_NAME = _code(
+RESERVED_NAME = DOCUMENTS.code(
     "ReservedName",
     "A pipeline's name is taken by a folder of the release.",
     cause="Pipelines, caches and uploads of a namespace stand side by side in the bucket.",
