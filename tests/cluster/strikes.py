@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.cluster.chart_support import CHART
-from tests.cluster.kube import Cluster, Release
+from tests.cluster.kube import Cluster, CommandFailed, Release
 from tests.cluster.runs import end_pods, pods, still
 from zhongjing.config.stages import Stage
 
@@ -53,8 +54,15 @@ def end_api_server(cluster: Cluster, release: Release) -> None:
 
 
 def end_worker(cluster: Cluster, release: Release) -> None:
-    """A node of workers goes away."""
-    end_pods(cluster, release.namespace, "ray-worker")
+    """Every process of a worker pod dies at once."""
+    with contextlib.suppress(CommandFailed):  # the command dies with them
+        _in_worker(cluster, release, "import os, signal; os.kill(-1, signal.SIGKILL)")
+
+
+def delete_worker(cluster: Cluster, release: Release) -> None:
+    """Its node is drained: the pod gets the signal to end, and its grace period."""
+    names = [pod["metadata"]["name"] for pod in pods(cluster, release.namespace, "ray-worker")]
+    cluster.kubectl("delete", "pod", *names, "--wait=false", namespace=release.namespace)
 
 
 def freeze_worker(cluster: Cluster, release: Release) -> None:
@@ -93,7 +101,9 @@ def upgrade(cluster: Cluster, release: Release) -> None:
 def reinstall(cluster: Cluster, release: Release) -> None:
     """``helm uninstall``, and the same installed again: pipelines, secrets and volumes stay."""
     cluster.helm("uninstall", release.name, "--wait", "--timeout", "5m", namespace=release.namespace)
-    assert not pods(cluster, release.namespace, "controller")
+    cluster.until(
+        lambda: not pods(cluster, release.namespace, "ray-head"), "Ray's pods are gone", seconds=120
+    )
     cluster.helm(
         "install", release.name, str(CHART), *release.options, namespace=release.namespace, values={}
     )
@@ -108,8 +118,6 @@ class Strike:
     befall: Callable[[Cluster, Release], None]
     spares: bool = False
     """Whether the attempt goes on; else the next one starts from the last checkpoint."""
-    full: bool = False
-    """Only in the full suite."""
 
     @property
     def name(self) -> str:
@@ -120,13 +128,14 @@ class Strike:
 STRIKES = (
     Strike(Stage.PRETRAIN, 0.05, end_controller, spares=True),
     Strike(Stage.PRETRAIN, 0.15, end_worker),
-    Strike(Stage.PRETRAIN, 0.5, end_api_server, spares=True, full=True),
-    Strike(Stage.SFT, 0.1, freeze_worker, full=True),
+    Strike(Stage.PRETRAIN, 0.5, end_api_server, spares=True),
+    Strike(Stage.SFT, 0.05, freeze_worker),
+    Strike(Stage.SFT, 0.15, delete_worker),
     Strike(Stage.SFT, 0.3, end_head),
     Strike(Stage.SFT, 0.6, exhaust_memory),
     Strike(Stage.RM, 0.1, end_store, spares=True),
-    Strike(Stage.RM, 0.4, rotate_token, full=True),
-    Strike(Stage.PPO, 0.1, upgrade, full=True),
+    Strike(Stage.RM, 0.4, rotate_token),
+    Strike(Stage.PPO, 0.1, upgrade),
     Strike(Stage.PPO, 0.4, reinstall),
 )
 

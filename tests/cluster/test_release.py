@@ -181,8 +181,7 @@ def strike_and_wait(run: Run, strike: Strike, story: Story) -> None:
 
 
 @pytest.fixture(scope="module")
-def story(release: Release, folder: Path, request: pytest.FixtureRequest) -> Story:
-    full = any(item.get_closest_marker("full") for item in request.session.items)
+def story(release: Release, folder: Path) -> Story:
     run = Run(release, "struck", written(folder, "struck"))
     told = Story()
     done = run.submit("--stage", "all", "--no-wait")
@@ -191,8 +190,7 @@ def story(release: Release, folder: Path, request: pytest.FixtureRequest) -> Sto
     try:
         with watch:
             for strike in STRIKES:
-                if full or not strike.full:
-                    strike_and_wait(run, strike, told)
+                strike_and_wait(run, strike, told)
             run.wait("Complete", seconds=600)
         told.results = run.results()
     except AssertionError as error:
@@ -202,25 +200,26 @@ def story(release: Release, folder: Path, request: pytest.FixtureRequest) -> Sto
     return told
 
 
-@pytest.mark.parametrize(
-    "strike",
-    [pytest.param(each, id=each.name, marks=[pytest.mark.full] if each.full else []) for each in STRIKES],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("strike", STRIKES, ids=lambda each: each.name)
 def test_the_stage_goes_on(story: Story, strike: Strike) -> None:
     assert strike.name in story.attempts, story.lost
     before, after = story.attempts[strike.name]
     assert (after == before) if strike.spares else (after > before)
 
 
+@pytest.mark.full
 def test_everything_struck_is_complete(story: Story) -> None:
     assert not story.lost
 
 
+@pytest.mark.full
 def test_no_stage_ran_twice_at_once(story: Story) -> None:
     assert story.looks > 30
     assert not story.crowds
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_was_struck_has_the_results_of_what_was_not(
     story: Story, undisturbed: dict[Stage, Result], stage: Stage
@@ -234,6 +233,7 @@ def test_what_was_struck_has_the_results_of_what_was_not(
         assert not rollout_problems(result.points, result.manifest.steps, document.ITERATION_STEPS)
 
 
+@pytest.mark.full
 def test_a_namespace_with_a_run_in_it_goes(cluster: Cluster, folder: Path) -> None:
     with cluster.namespace("gone") as namespace, installed(cluster, namespace, VALUES) as found:
         found.wait_ready(seconds=300)
