@@ -59,17 +59,14 @@ class Ray:
         self.asked.append(path)
         if path == "/api/jobs/":
             return self.jobs
-        if path == "/nodes?view=summary":
-            summary = [self._node(address) for address in self.nodes]
-            head = {
-                "raylet": {"state": "ALIVE", "nodeManagerAddress": "h", "nodeId": "h", "isHeadNode": True}
-            }
-            return {"data": {"summary": [head, *summary]}}
+        if path == "/api/v0/nodes?limit=10000":
+            head = {"node_ip": "h", "node_id": "node-h", "is_head_node": True, "state": "ALIVE"}
+            return {"data": {"result": {"result": [head, *map(self._node, self.nodes)]}}}
         return {"data": {"detail": {"workers": self.nodes[path.removeprefix("/nodes/node-")]}}}
 
     def _node(self, address: str) -> Object:
         state = "DEAD" if address in self.dead else "ALIVE"
-        return {"raylet": {"state": state, "nodeManagerAddress": address, "nodeId": f"node-{address}"}}
+        return {"node_ip": address, "node_id": f"node-{address}", "is_head_node": False, "state": state}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """Worker pods that the next attempt must not use: they are found through Ray's dashboard.
 
-- Processes of an attempt that is over. Ray ends the workers of a job that is stopped, also those that do not
-  heed it (SIGKILL after five seconds). What is left after that is stuck in a driver, or its node is: the next
-  attempt must not share GPUs with it, and it must never wake up and write. On one machine such processes can
-  be killed; in a pod only its end is certain. After a job that ended in order nothing is left, and no node is
-  asked: the next stage starts at once. (What agents say of processes is up to five seconds old.)
+- Processes of an attempt that is over, as far as Ray knows them. It ends the workers of a job that it stops,
+  also those that do not heed it (SIGKILL after five seconds), and the next attempt should not begin beside
+  them. After a job that ended in order nothing is left, and no node is asked: the next stage starts at once.
+- Pods whose Ray node has died or is frozen (SIGSTOP), perhaps with processes in them that wake up later and
+  write. On one machine such processes can be killed; in a pod only its end is certain.
 - Nodes of a head that is gone. They serve it for a minute before they give up, and count as ready all the
   while. With Ray's state in a Redis they join the new head instead.
 """
@@ -77,11 +77,12 @@ class Leftovers:
 
     def _nodes(self) -> dict[str, str]:
         """Ids of the nodes that Ray has, the head aside, by their addresses."""
-        summary = self._query("/nodes?view=summary")["data"]["summary"]
+        # The list of the state API, not of the dashboard: that one may lag behind by minutes.
+        listed = self._query("/api/v0/nodes?limit=10000")["data"]["result"]["result"]
         return {
-            node["raylet"]["nodeManagerAddress"]: node["raylet"]["nodeId"]
-            for node in summary
-            if node.get("raylet", {}).get("state") == "ALIVE" and not node["raylet"].get("isHeadNode")
+            node["node_ip"]: node["node_id"]
+            for node in listed
+            if node.get("state") == "ALIVE" and not node.get("is_head_node")
         }
 
     def _stuck(self, workers: Sequence[Object], nodes: Mapping[str, str], wall: float) -> list[Object]:

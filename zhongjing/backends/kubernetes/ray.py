@@ -5,7 +5,7 @@ To what :class:`RayJobsBackend` does it adds what a cluster needs:
 - a submission asks for worker pods first, and says what keeps them while they are not there;
 - Ray's token is read from its Secret, again when Ray refuses it: a rotation is no failure;
 - a job that Ray has forgotten is lost for certain once every worker container is younger than the head's;
-- worker pods that hold what an earlier attempt left, or that Ray has lost, are replaced first.
+- worker pods in which an attempt hung, or that Ray has lost, are replaced first.
 
 Whatever Kubernetes or a token may say, a job is not refused for it: the pipeline waits, and its condition
 says why. Only what can never run is refused. No call takes longer than some seconds.
@@ -25,6 +25,7 @@ from zhongjing.backends.kubernetes.capacity import Capacity, Room
 from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.explain import Explainer, sentence
 from zhongjing.backends.kubernetes.findings import Finding
+from zhongjing.backends.kubernetes.hangs import Hangs
 from zhongjing.backends.kubernetes.leftovers import Leftovers, started
 from zhongjing.backends.kubernetes.resources import PODS, Object
 from zhongjing.backends.kubernetes.rollout import end_pod
@@ -135,6 +136,7 @@ class ClusterBackend:
         self._clock = clock
         self._token = Token(api, release.ray.token_secret)
         self._explainer = Explainer(api, release, components=(HEAD, WORKER), clock=clock)
+        self._hangs = Hangs(api, release)
         self._leftovers = Leftovers(lambda path: self._ask(lambda ray: ray.query(path)))
         self._told: tuple[float, list[Finding]] = (float("-inf"), [])
         self._ray: tuple[str, RayJobsBackend] | None = None
@@ -167,6 +169,8 @@ class ClusterBackend:
 
     def stop(self, submission_id: str) -> None:
         """Ends a job at once. What does not heed Ray ends with its pod, before the next submission."""
+        with _waits():
+            self._hangs.killed(submission_id)
         self._ask(lambda ray: ray.stop(submission_id))
 
     def tail_logs(self, submission_id: str) -> Iterator[str]:
@@ -185,12 +189,18 @@ class ClusterBackend:
     # Inspectable
 
     def stacks(self, submission_id: str) -> str:
-        """Where the workers of a job are, taken by Ray's agents with py-spy; never raises.
+        """Where the workers of a job are that hangs, taken by Ray's agents with py-spy; never raises.
+
+        That it hangs is noted: if it has to be ended by force, its pods are replaced.
 
         Ray looks into processes only where ``RAY_DASHBOARD_ENABLE_PROFILING=1`` is set on the head, and a
         system may forbid it to all but root: the text says so.
         """
         deadline = time.monotonic() + _STACKS_SECONDS
+        try:
+            self._hangs.note(submission_id)
+        except ZhongjingError as error:
+            logger.warning("that %s hangs could not be noted: %s", submission_id, error)
         try:
             actors = self._actors_of(submission_id)
         except (ZhongjingError, LookupError, TypeError) as error:
@@ -212,6 +222,12 @@ class ClusterBackend:
         workers = of_component(pods, WORKER)
         if not heads or not workers:
             return
+        replaced = self._hangs.clear(workers)
+        if replaced:
+            names = ", ".join(replaced)
+            logger.warning("replaced %s: an attempt hung there", names)
+            message = f"{names}: replaced, because an attempt hung there"
+            raise BackendUnavailableError(message, code=codes.WORKERS_STARTING)
         coming, going = self._leftovers.look(heads[0], workers, self._clock())
         for pod in going:
             end_pod(self._api, pod, REPLACE_SECONDS)
