@@ -60,12 +60,23 @@ USAGE = [
     ),
     Case("no cluster", "NoCluster", 3, ["no usable kubeconfig", "--local"], ["-f", "my.yaml"]),
     Case(
-        "a cluster",
-        "NoCluster",
+        "a kubeconfig without an address",
+        "InvalidKubeconfig",
         3,
-        ["does not submit to clusters yet", "--local"],
+        ["Expected key cluster", "kubectl config get-contexts"],
         ["-f", "my.yaml"],
         files={"config": CLUSTER},
+        environment={"KUBECONFIG": "config"},
+    ),
+    Case(
+        "a cluster that does not answer",
+        "ApiUnreachable",
+        3,
+        ["127.0.0.1:9"],
+        ["-f", "my.yaml"],
+        files={
+            "config": CLUSTER.replace("{name: c}]", "{name: c, cluster: {server: 'https://127.0.0.1:9'}}]")
+        },
         environment={"KUBECONFIG": "config"},
     ),
     Case(
