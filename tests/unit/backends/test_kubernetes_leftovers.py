@@ -10,6 +10,7 @@ from zhongjing.backends.kubernetes.leftovers import (
     JOINING_SECONDS,
     PATIENCE_SECONDS,
     REJOIN_SECONDS,
+    SILENT_SECONDS,
     Leftovers,
     ended_badly,
     holds_workers,
@@ -54,6 +55,7 @@ class Ray:
         self.nodes: dict[str, list[Object]] = {}
         self.dead: set[str] = set()
         self.asked: list[str] = []
+        self.silent = False
 
     def query(self, path: str) -> Any:
         self.asked.append(path)
@@ -62,6 +64,9 @@ class Ray:
         if path == "/api/v0/nodes?limit=10000":
             head = {"node_ip": "h", "node_id": "node-h", "is_head_node": True, "state": "ALIVE"}
             return {"data": {"result": {"result": [head, *map(self._node, self.nodes)]}}}
+        if path == "/api/v0/objects?limit=1&timeout=3":
+            warning = "1 of 2 raylets did not answer" if self.silent else ""
+            return {"data": {"result": {"partial_failure_warning": warning, "result": []}}}
         return {"data": {"detail": {"workers": self.nodes[path.removeprefix("/nodes/node-")]}}}
 
     def _node(self, address: str) -> Object:
@@ -142,6 +147,25 @@ def test_a_pod_that_ray_has_lost_counts_once_it_should_have_joined() -> None:
     assert leftovers.look(HEAD, pods, NOW) == ([dead, silent], [])
     ending = silent["metadata"] | {"deletionTimestamp": stamp(NOW)}
     assert leftovers.look(HEAD, [silent | {"metadata": ending}], NOW) == ([], [])
+
+
+def test_a_node_that_does_not_answer_is_waited_for_until_ray_knows_it_dead() -> None:
+    clock = [0.0]
+    ray = Ray(job("STOPPED", 9))
+    ray.nodes, ray.silent = {"a": AGENTS}, True
+    leftovers = Leftovers(ray.query, lambda: clock[0])
+    frozen = worker("frozen", "a")
+    assert leftovers.look(HEAD, [frozen], NOW) == ([frozen], [])
+    clock[0] += SILENT_SECONDS - 1
+    assert leftovers.look(HEAD, [frozen], NOW) == ([frozen], [])
+    # A node that Ray still has after so long is only slow.
+    clock[0] += 1
+    assert leftovers.look(HEAD, [frozen], NOW) == ([], [])
+    ray.dead.add("a")
+    ray.silent = False
+    assert leftovers.look(HEAD, [frozen], NOW) == ([frozen], [])
+    clock[0] += PATIENCE_SECONDS
+    assert leftovers.look(HEAD, [frozen], NOW) == ([], [frozen])
 
 
 def test_nodes_of_a_head_that_is_gone_are_replaced_unless_they_join_the_new_one() -> None:

@@ -21,6 +21,7 @@ from zhongjing.pipeline.state import seconds
 
 PATIENCE_SECONDS = 20.0  # for processes that are ending
 REJOIN_SECONDS = 15.0  # with its state in a Redis, a new head has its nodes within seconds
+SILENT_SECONDS = 90.0  # Ray finds out within 50 s that a node has died
 JOINING_SECONDS = 60.0  # a pod that has run so long and is no node of Ray will not become one
 
 # What Ray itself runs beside the workers of jobs.
@@ -40,6 +41,7 @@ class Leftovers:
         self._query = query
         self._now = now
         self._since: float | None = None
+        self._silent_since: float | None = None
 
     def look(self, head: Object, workers: Sequence[Object], wall: float) -> tuple[list[Object], list[Object]]:
         """Looks for what is left of earlier attempts.
@@ -59,7 +61,7 @@ class Leftovers:
         older = [pod for pod in workers if is_ready(pod) and started(pod) < born]
         disorder = ended_badly(self._query("/api/jobs/"))
         if not older and not disorder:
-            self._since = None
+            self._since = self._silent_since = None
             return [], []
         nodes = self._nodes()
         left = [pod for pod in older if _address(pod) not in nodes]
@@ -67,6 +69,8 @@ class Leftovers:
         coming, going = (left, []) if patient else ([], left)
         stuck = self._stuck(workers, nodes, wall) if disorder else []
         stuck = [pod for pod in stuck if pod not in left]
+        if disorder and self._is_silent():
+            coming = coming + [pod for pod in workers if _address(pod) in nodes and pod not in stuck]
         if not stuck:
             self._since = None
         elif self._since is None:
@@ -84,6 +88,16 @@ class Leftovers:
             for node in listed
             if node.get("state") == "ALIVE" and not node.get("is_head_node")
         }
+
+    def _is_silent(self) -> bool:
+        """Whether some node does not answer. Ray does not say which until it knows that the node is dead."""
+        answer = self._query("/api/v0/objects?limit=1&timeout=3")
+        if not answer["data"]["result"].get("partial_failure_warning"):
+            self._silent_since = None
+            return False
+        if self._silent_since is None:
+            self._silent_since = self._now()
+        return self._now() - self._silent_since < SILENT_SECONDS
 
     def _stuck(self, workers: Sequence[Object], nodes: Mapping[str, str], wall: float) -> list[Object]:
         """Pods with processes of the last attempt, or without a node though they had time to become one."""

@@ -236,7 +236,7 @@ class ClusterBackend:
             logger.warning("replaced %s: of an earlier attempt, or of a head that is gone", names)
             message = f"{names}: replaced, because processes of an earlier attempt may be there"
         elif coming:
-            message = f"{_names(coming)}: processes of an earlier attempt are ending there"
+            message = f"{_names(coming)}: what an earlier attempt left there is ending"
         else:
             return
         raise BackendUnavailableError(message, code=codes.WORKERS_STARTING)
