@@ -36,7 +36,8 @@ from zhongjing.config.stages import Resources, Stage
 from zhongjing.errors import BackendUnavailableError
 from zhongjing.pipeline.backend import ImpossibleJobError, Inspectable, JobRequest, JobState
 
-pytestmark = pytest.mark.cluster
+# Ray and its workers, started again and again: minutes.
+pytestmark = [pytest.mark.cluster, pytest.mark.full]
 logger = logging.getLogger(__name__)
 
 HEAD, WORKER = f"{FULLNAME}-ray-head-0", f"{FULLNAME}-ray-cpu-0"
@@ -243,7 +244,6 @@ def test_another_token_in_the_secret_is_waited_out(ray: Ray) -> None:
     assert fresh.describe(first.submission_id).state is JobState.SUCCEEDED
 
 
-@pytest.mark.full
 def test_a_node_that_was_stopped_with_the_job_on_it_is_replaced(ray: Ray) -> None:
     fourth = job(4, "work")
     ray.submit(fourth)
