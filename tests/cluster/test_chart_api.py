@@ -265,6 +265,7 @@ def test_upgrade_leaves_the_number_of_workers_alone() -> None:
         assert found["spec"]["replicas"] == 0
 
 
+@pytest.mark.usefixtures("kuberay_crd_file")
 def test_auto_keeps_its_choice_when_kuberay_comes_later(request: pytest.FixtureRequest) -> None:
     with namespace() as api:
         with installed(api, VALUES | {"ray": {"provisioner": "static"}}):
