@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from zhongjing.backends.kubernetes.api import KubeApi, connect
-from zhongjing.backends.kubernetes.resources import NAMESPACES, PODS, STATEFUL_SETS, Object
+from zhongjing.backends.kubernetes.resources import NAMESPACES, PODS, STATEFUL_SETS, Object, Resource
 from zhongjing.backends.kubernetes.workloads import COMPONENT, GROUP, INSTANCE
 from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease, WorkerGroup
 
 PAUSE = "localhost/pause:1"
 RELEASE = "zj"
 FULLNAME = "zj-zhongjing"
+
+
+SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts")
 
 
 @contextmanager
@@ -29,6 +32,8 @@ def namespace(part: str, **labels: str) -> Iterator[KubeApi]:
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
     api.create(NAMESPACES, body)
     try:
+        # A moment after the namespace; without it no pod is taken.
+        wait_for(lambda: api.get(SERVICE_ACCOUNTS, "default"), "service account")
         yield api
     finally:
         for pod in api.find(PODS).items:

@@ -114,7 +114,7 @@ def test_a_changed_token_replaces_head_and_workers_once(api: KubeApi) -> None:
 
 def test_what_broke_off_half_way_is_done_by_the_next_call(api: KubeApi) -> None:
     rollout(api).follow_token()
-    change_token(api, "another")
+    change_token(api, "a third")
     before = ready(api)
     [old] = hashes(api)
     # As if the process had died after the pods and one of three annotations.
