@@ -7,6 +7,7 @@ skipped with the reason; with ``ZHONGJING_REQUIRE_CLUSTER=1``, as in CI, whateve
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -254,17 +255,44 @@ def kuberay_crd(cluster: Cluster, kuberay_crd_file: Path) -> Iterator[None]:
         cluster.kubectl("delete", "--filename", str(kuberay_crd_file), "--wait", "--timeout", "60s")
 
 
+def _watched_only(kind: str) -> dict[str, Any]:
+    """A definition under which the operator can watch a kind that nobody here makes."""
+    plural = f"{kind.lower()}s"
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.ray.io"},
+        "spec": {
+            "group": "ray.io",
+            "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"},
+            "versions": [{**version, "subresources": {"status": {}}}],
+        },
+    }
+
+
 @pytest.fixture(scope="module")
-def kuberay_operator(kuberay_crd: None, cluster: Cluster, node: Node) -> Iterator[None]:
+def kuberay_operator(
+    kuberay_crd: None, cluster: Cluster, node: Node, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """KubeRay acts on RayClusters while a module's tests run; its binary is brought from elsewhere."""
     given = os.environ.get("ZHONGJING_KUBERAY_OPERATOR")
     if not given:
         pytest.skip("ZHONGJING_KUBERAY_OPERATOR names no binary")
+    # The operator ends after two minutes in which one of its kinds is not served.
+    others = tmp_path_factory.mktemp("kuberay") / "others.json"
+    items = [_watched_only("RayJob"), _watched_only("RayService")]
+    others.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    cluster.kubectl("apply", "--server-side", "--filename", str(others))
     command = [given, "--kubeconfig", str(cluster.kubeconfig), "--enable-leader-election=false"]
-    operator = node.process("kuberay-operator", [*command, "--metrics-addr", "127.0.0.1:18080"])
+    command += ["--metrics-addr", "127.0.0.1:18080", "--health-probe-bind-address", "127.0.0.1:18081"]
+    operator = node.process("kuberay-operator", command)
     operator.start()
     try:
         cluster.until(lambda: operator.check() and operator.find(), "KubeRay's operator starts")
         yield
     finally:
         operator.stop()
+        cluster.kubectl("delete", "--filename", str(others), "--wait", "--timeout", "60s")

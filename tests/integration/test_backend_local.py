@@ -29,6 +29,7 @@ from tests.local_support import (
     wait_for_step,
 )
 from zhongjing.backends.local.processes import wait_until
+from zhongjing.backends.local.workdir import Workdir
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError, ConfigError
@@ -282,6 +283,8 @@ def test_two_supervisors_race_and_one_stays(own_workdir: Path) -> None:
         for _ in range(3)
     ]
     try:
+        # A session that finds no supervisor would start a fourth.
+        assert wait_until(lambda: Workdir(own_workdir).record() is not None, 60)
         session = open_session(own_workdir)
         assert wait_until(lambda: sum(racer.poll() is None for racer in racers) == 1, 60)
         [winner] = [racer for racer in racers if racer.poll() is None]

@@ -35,10 +35,11 @@ def prepare_deepspeed(device: torch.device) -> None:
         import deepspeed
         from deepspeed.utils import logger
 
-    # Its handler writes to stdout, where people read our progress.
+    # Its handler writes to stdout, where people read our progress. Other handlers are not its own.
     logger.setLevel(logging.ERROR)
     for handler in logger.handlers:
-        handler.setLevel(logging.ERROR)
+        if type(handler) is logging.StreamHandler:
+            handler.setLevel(logging.ERROR)
     _import_muon_uncompiled()
     # A shared-memory all-reduce for the CPU: a minute of g++ at first use, where gloo does as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

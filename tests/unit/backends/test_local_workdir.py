@@ -57,6 +57,28 @@ def test_marked_processes_are_found_and_ended_wherever_they_went() -> None:
     assert end_marked(mark) == 0
 
 
+def test_children_that_do_not_show_the_mark_are_ended_with_their_parent() -> None:
+    mark = f"test-children-{os.getpid()}"
+    # As Ray's agents: what they were started with is overwritten.
+    script = (
+        "import os, subprocess, time; "
+        f"child = subprocess.Popen({SLEEP!r}, env={{}}, stdout=subprocess.DEVNULL); "
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, MARK_VARIABLE: mark},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        child = record(int(parent.stdout.readline()))
+        assert child.is_alive
+        assert [process.pid for process in marked(mark)] == [parent.pid]
+        assert end_marked(mark, grace=2) == 2
+        assert not child.is_alive
+
+
 def test_free_ports_are_distinct() -> None:
     assert len(set(free_ports(20))) == 20
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -19,6 +20,8 @@ from zhongjing.storage.manifest import Record
 MARK_VARIABLE = "ZHONGJING_RUN"
 # The module that uploads a checkpoint beside the training, as it stands in its command line.
 UPLOADER = "zhongjing.storage.checkpoint_upload"
+# How long a killed process may take to be gone: a busy machine has to give back its memory first.
+FORCED_SECONDS = 10.0
 
 
 class ProcessRecord(Record):
@@ -84,15 +87,48 @@ def is_uploading(process: psutil.Process) -> bool:
 def end_marked(
     mark: str, grace: float = 3.0, *, spare: Callable[[psutil.Process], bool] | None = None
 ) -> int:
-    """Ends all processes that carry ``mark`` but those to be spared; returns how many there were."""
+    """Ends all processes that carry ``mark`` but those to be spared; returns how many there were.
+
+    With them go their children: Ray's agents write a title over the beginning of their environment, and with
+    it often the mark. They are asked first, and then forced until none is left: a killed parent may just have
+    started another child, and one that has only begun shows its environment a moment later.
+    """
+    seen: dict[int, psutil.Process] = {}
     total = 0
-    for force in (False, True, True):  # a killed parent may just have started another child
-        processes = [process for process in marked(mark) if spare is None or not spare(process)]
-        if not processes:
-            break
+    force = False
+    deadline = time.monotonic() + grace + FORCED_SECONDS
+    while True:
+        seen |= {process.pid: process for process in _with_children(marked(mark))}
+        seen = {pid: process for pid, process in seen.items() if _runs(process)}
+        processes = [process for process in seen.values() if spare is None or not spare(process)]
+        if not processes or time.monotonic() > deadline:
+            return total
         total = max(total, len(processes))
         end(processes, force=force, grace=grace)
-    return total
+        force = True
+
+
+def _with_children(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """The processes and all that descend from them, where the parents still live."""
+    children: dict[int, list[psutil.Process]] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            children.setdefault(process.ppid(), []).append(process)
+    found = {process.pid: process for process in processes}
+    waiting = list(processes)
+    while waiting:
+        for child in children.get(waiting.pop().pid, ()):
+            if child.pid not in found and child.pid != os.getpid():
+                found[child.pid] = child
+                waiting.append(child)
+    return list(found.values())
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def end(processes: Iterable[psutil.Process], *, force: bool, grace: float) -> None:
