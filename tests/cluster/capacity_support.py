@@ -5,41 +5,16 @@ Ray is not needed to see whether pods are scaled, stuck or replaced; what runs i
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from zhongjing.backends.kubernetes.api import KubeApi, connect
-from zhongjing.backends.kubernetes.resources import NAMESPACES, PODS, STATEFUL_SETS, Object, Resource
+from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.resources import STATEFUL_SETS, Object
 from zhongjing.backends.kubernetes.workloads import COMPONENT, GROUP, INSTANCE
 from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease, WorkerGroup
 
 PAUSE = "localhost/pause:1"
 RELEASE = "zj"
 FULLNAME = "zj-zhongjing"
-
-
-SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts")
-
-
-@contextmanager
-def namespace(part: str, **labels: str) -> Iterator[KubeApi]:
-    """A namespace of its own; it goes, with all that is in it, when the tests are over."""
-    name = f"{part}-{uuid.uuid4().hex[:6]}"
-    api = connect(namespace=name)
-    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-    api.create(NAMESPACES, body)
-    try:
-        # A moment after the namespace; without it no pod is taken.
-        wait_for(lambda: api.get(SERVICE_ACCOUNTS, "default"), "service account")
-        yield api
-    finally:
-        for pod in api.find(PODS).items:
-            api.delete(PODS, pod["metadata"]["name"], grace_seconds=0)
-        api.delete(NAMESPACES, name)
-        api.close()
 
 
 def group(name: str = "gpu", *, least: int = 0, most: int = 2, **fields: Any) -> WorkerGroup:
@@ -118,12 +93,3 @@ def install_workers(api: KubeApi, name: str = "gpu", replicas: int | None = None
 
 
 T = TypeVar("T")
-
-
-def wait_for(look: Callable[[], T | None], what: str, seconds: float = 180.0) -> T:
-    """Looks until there is something to see."""
-    deadline = time.monotonic() + seconds
-    while not (seen := look()):
-        assert time.monotonic() < deadline, f"no {what} within {seconds:g} s"
-        time.sleep(0.2)
-    return seen

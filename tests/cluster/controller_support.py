@@ -13,7 +13,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +20,14 @@ from typing import Any, Literal
 
 import yaml
 
+from tests.cluster.own_namespace import own_namespace
 from tests.local_support import ALL, JOBS
-from zhongjing.backends.kubernetes.api import KubeApi, connect
+from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
 from zhongjing.backends.kubernetes.resources import (
     CONFIG_MAPS,
     EVENTS,
-    NAMESPACES,
     PIPELINES,
-    PODS,
     SECRETS,
     Object,
 )
@@ -124,18 +122,14 @@ class Place:
         return handle
 
     def end(self) -> None:
-        """Ends the controllers and removes the namespace."""
+        """Ends the controllers and their jobs."""
         for controller in self.controllers:
             controller.kill()
         for pipeline in self.pipelines.find()[0]:
             self.api.patch(PIPELINES, pipeline.name, {"metadata": {"finalizers": []}})
-        for pod in self.api.find(PODS).items:
-            self.api.delete(PODS, pod["metadata"]["name"], grace_seconds=0)
-        self.api.delete(NAMESPACES, self.api.namespace)
         for job in self.jobs.jobs():
             if job.metadata.get("namespace") == self.api.namespace and not job.state.is_terminal:
                 self.jobs.stop(job.submission_id)
-        self.api.close()
 
     # Pipelines
 
@@ -323,10 +317,13 @@ def ray_and_store(folder: Path) -> Iterator[tuple[RayHead, EmbeddedS3]]:
 @contextlib.contextmanager
 def place(head: RayHead, s3: EmbeddedS3, folder: Path) -> Iterator[Place]:
     """A namespace and a bucket of a test's own."""
-    name = f"controller-{uuid.uuid4().hex[:8]}"
-    api = connect(namespace=name)
-    api.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    bucket = f"s3://{name}"
+    with own_namespace("controller") as api, _place(api, head, s3, folder) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def _place(api: KubeApi, head: RayHead, s3: EmbeddedS3, folder: Path) -> Iterator[Place]:
+    bucket = f"s3://{api.namespace}"
     before = dict(os.environ)
     for key in [key for key in os.environ if key.startswith("AWS_")]:
         del os.environ[key]

@@ -16,11 +16,10 @@ from tests.cluster.capacity_support import (
     group,
     install_head,
     install_workers,
-    namespace,
     release,
     stateful_set,
-    wait_for,
 )
+from tests.cluster.own_namespace import own_namespace, wait_for
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.explain import Explainer, sentence
 from zhongjing.backends.kubernetes.findings import Finding
@@ -222,7 +221,7 @@ def claim(name: str, **spec: Any) -> Object:
 @pytest.fixture(scope="module")
 def stuck() -> Iterator[KubeApi]:
     """All the pods at once: most of the time is Kubernetes' own waiting."""
-    with namespace("explain") as api:
+    with own_namespace("explain") as api:
         half = {"metadata": {"name": "half"}, "apiVersion": "v1", "kind": "Secret", "stringData": {"x": "y"}}
         api.create(SECRETS, half)
         api.create(CLAIMS, claim("classless", storageClassName=""))
@@ -284,7 +283,7 @@ def test_the_gravest_comes_first_and_what_starts_comes_last(stuck: KubeApi) -> N
 
 
 def test_a_busy_node_is_no_reason_to_give_up() -> None:
-    with namespace("explain-busy") as api:
+    with own_namespace("explain-busy") as api:
         install_head(api)
         install_workers(api, replicas=2, **alone(resources={"requests": {"cpu": "1100m"}}))
 
@@ -299,7 +298,7 @@ def test_a_busy_node_is_no_reason_to_give_up() -> None:
 
 
 def test_pods_that_are_kept_by_the_same_are_told_once() -> None:
-    with namespace("explain-same") as api:
+    with own_namespace("explain-same") as api:
         install_head(api)
         install_workers(api, replicas=3, nodeSelector={"no": "where"})
         place = f"pod/{FULLNAME}-ray-gpu-0 and 2 more"
@@ -307,7 +306,7 @@ def test_pods_that_are_kept_by_the_same_are_told_once() -> None:
 
 
 def test_all_well_says_nothing_and_costs_two_requests() -> None:
-    with namespace("explain-well") as api:
+    with own_namespace("explain-well") as api:
         install_head(api)
         install_workers(api, replicas=1)
         explainer = Explainer(api, release(api, group()), components=("ray-head", "ray-worker"))
@@ -327,7 +326,7 @@ def quota(**hard: str) -> Object:
 @pytest.mark.parametrize(("most", "fatal"), [("15m", False), ("5m", True)])
 def test_a_quota_without_room(most: str, fatal: bool) -> None:
     small = alone(resources={"requests": {"cpu": "10m"}})
-    with namespace("explain-quota") as api:
+    with own_namespace("explain-quota") as api:
         api.create(QUOTAS, quota(**{"requests.cpu": most}))
         install_head(api, **alone(resources={"requests": {"cpu": "1m"}}))
         wait_for(lambda: len(api.find(PODS).items) == 1, "head")
@@ -341,7 +340,7 @@ def test_a_quota_without_room(most: str, fatal: bool) -> None:
 
 
 def test_pod_security_refuses() -> None:
-    with namespace("explain-security", **{"pod-security.kubernetes.io/enforce": "restricted"}) as api:
+    with own_namespace("explain-security", **{"pod-security.kubernetes.io/enforce": "restricted"}) as api:
         install_head(api)
         place = f"statefulset/{FULLNAME}-ray-head"
         finding = wait_for_finding(api, place, codes.POD_REFUSED)
@@ -351,7 +350,7 @@ def test_pod_security_refuses() -> None:
 
 
 def test_a_service_account_that_is_missing() -> None:
-    with namespace("explain-account") as api:
+    with own_namespace("explain-account") as api:
         install_head(api, serviceAccountName="nobody")
         place = f"statefulset/{FULLNAME}-ray-head"
         finding = wait_for_finding(api, place, codes.POD_REFUSED)
@@ -359,7 +358,7 @@ def test_a_service_account_that_is_missing() -> None:
 
 
 def test_parts_that_are_missing() -> None:
-    with namespace("explain-missing") as api:
+    with own_namespace("explain-missing") as api:
         findings = Explainer(api, release(api, group())).findings()
         assert [(finding.code, finding.place, finding.fatal) for finding in findings] == [
             (codes.WORKLOAD_MISSING, f"statefulset/{FULLNAME}-ray-{part}", True) for part in ("head", "gpu")

@@ -9,15 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.capacity_support import (
-    FULLNAME,
-    container,
-    group,
-    install_head,
-    labels,
-    namespace,
-    release,
-)
+from tests.cluster.capacity_support import FULLNAME, container, group, install_head, labels, release
+from tests.cluster.own_namespace import own_namespace
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.capacity import IDLE_SINCE, SCALED_BY, Capacity
 from zhongjing.backends.kubernetes.demand import Demand
@@ -67,7 +60,7 @@ def ray_cluster(*groups: Object, **metadata: Any) -> Object:
 
 @pytest.fixture
 def api(kuberay_crd: None) -> Iterator[KubeApi]:
-    with namespace("kuberay") as api:
+    with own_namespace("kuberay") as api:
         api.create(RAY_CLUSTERS, ray_cluster(ray_group("cpu", 3), ray_group("gpu", 2)))
         yield api
         api.delete(RAY_CLUSTERS, FULLNAME)

@@ -18,11 +18,10 @@ from tests.cluster.capacity_support import (
     install_head,
     install_workers,
     labels,
-    namespace,
     release,
-    wait_for,
 )
 from tests.cluster.kube import Cluster
+from tests.cluster.own_namespace import own_namespace, wait_for
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.forward import Forward
 from zhongjing.backends.kubernetes.ray import ClusterBackend
@@ -163,7 +162,7 @@ def ray_container(cluster: Cluster, command: str, port: int, path: str, memory: 
 
 @pytest.fixture(scope="module")
 def ray(cluster: Cluster) -> Iterator[Ray]:
-    with namespace("ray") as api:
+    with own_namespace("ray") as api:
         config = release(api, group("cpu", cpus=1.0, memory="2Gi", most=2))
         assert prepare_secrets(api, config) == []
         files = {"__init__.py": "", "rm.py": JOB}

@@ -7,15 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.capacity_support import (
-    FULLNAME,
-    group,
-    install_head,
-    install_workers,
-    namespace,
-    release,
-    wait_for,
-)
+from tests.cluster.capacity_support import FULLNAME, group, install_head, install_workers, release
+from tests.cluster.own_namespace import own_namespace, wait_for
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PODS, SECRETS, STATEFUL_SETS
 from zhongjing.backends.kubernetes.rollout import TOKEN_HASH, Rollout
@@ -35,7 +28,7 @@ PODS_OF_RAY = {
 
 @pytest.fixture(scope="module")
 def pods() -> Iterator[KubeApi]:
-    with namespace("rollout") as api:
+    with own_namespace("rollout") as api:
         install_head(api)
         install_workers(api, "gpu", replicas=2)
         install_workers(api, "cpu", replicas=1)

@@ -6,15 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.capacity_support import (
-    FULLNAME,
-    group,
-    install_head,
-    install_workers,
-    namespace,
-    release,
-    wait_for,
-)
+from tests.cluster.capacity_support import FULLNAME, group, install_head, install_workers, release
+from tests.cluster.own_namespace import own_namespace, wait_for
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.capacity import IDLE_SINCE, SCALED_BY, Capacity
 from zhongjing.backends.kubernetes.demand import Demand
@@ -38,7 +31,7 @@ class Clock:
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[KubeApi]:
-    with namespace("capacity") as api:
+    with own_namespace("capacity") as api:
         install_head(api)
         yield api
 

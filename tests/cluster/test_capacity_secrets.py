@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.capacity_support import FULLNAME, RELEASE, group, namespace, release
+from tests.cluster.capacity_support import FULLNAME, RELEASE, group, release
+from tests.cluster.own_namespace import own_namespace
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import SECRETS, Object
 from zhongjing.backends.kubernetes.secrets import KEEP, prepare_secrets, read_secret
@@ -23,7 +24,7 @@ TOKEN, STORE = f"{FULLNAME}-ray-token", f"{FULLNAME}-s3"
 
 @pytest.fixture
 def api() -> Iterator[KubeApi]:
-    with namespace("secrets") as api:
+    with own_namespace("secrets") as api:
         yield api
 
 
@@ -79,7 +80,7 @@ def test_made_once_with_keys_that_fit_and_never_shown(api: KubeApi, caplog: pyte
 
 def test_two_releases_have_other_keys(api: KubeApi) -> None:
     prepare_secrets(api, release(api, group()))
-    with namespace("secrets-other") as other:
+    with own_namespace("secrets-other") as other:
         prepare_secrets(other, release(other, group()))
         for name in (TOKEN, STORE):
             assert read_secret(api, name) != read_secret(other, name)

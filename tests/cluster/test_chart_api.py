@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -28,11 +26,11 @@ from tests.cluster.chart_support import (
     pod_templates,
     render,
 )
-from zhongjing.backends.kubernetes.api import KubeApi, connect
+from tests.cluster.own_namespace import own_namespace, wait_for
+from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import (
     CONFIG_MAPS,
     CUSTOM_RESOURCES,
-    NAMESPACES,
     PIPELINES,
     PODS,
     RAY_CLUSTERS,
@@ -73,30 +71,11 @@ def resource_of(each: Object) -> Resource:
     return Resource(group, version, plural, namespaced=not cluster_wide)
 
 
-def wait_for(condition: Any, what: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come about within {seconds:g} s"
-        time.sleep(0.1)
-
-
 @contextmanager
 def namespace(level: str = "restricted") -> Iterator[KubeApi]:
     """A namespace of its own that enforces a Pod Security level."""
-    name = f"chart-{uuid.uuid4().hex[:8]}"
-    api = connect(namespace=name)
-    labels = {"pod-security.kubernetes.io/enforce": level}
-    api.create(
-        NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-    )
-    try:
+    with own_namespace("chart", **{"pod-security.kubernetes.io/enforce": level}) as api:
         yield api
-    finally:
-        # Pods whose container never started need no time to end.
-        for pod in api.find(PODS).items:
-            api.delete(PODS, pod["metadata"]["name"], grace_seconds=0)
-        api.delete(NAMESPACES, name)
-        api.close()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,11 +21,11 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.cluster.kube import Cluster
+from tests.cluster.own_namespace import own_namespace
 from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.forward import Forward
 from zhongjing.backends.kubernetes.resources import (
     CONFIG_MAPS,
-    NAMESPACES,
     PODS,
     SECRETS,
     SERVICES,
@@ -131,17 +130,11 @@ def is_ready(api: KubeApi, pod: str) -> bool:
 @pytest.fixture(scope="module")
 def api(cluster: Cluster) -> Iterator[KubeApi]:
     """A namespace with a server in it."""
-    name = f"forward-{uuid.uuid4().hex[:8]}"
-    found = connect(namespace=name)
-    found.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    try:
+    with own_namespace("forward") as found:
         found.create(STATEFUL_SETS, stateful_set(f"{cluster.image}:{cluster.tag}"))
         found.create(SERVICES, service())
         assert wait_until(lambda: is_ready(found, "server-0"), 90), found.get(PODS, "server-0")
         yield found
-    finally:
-        found.delete(NAMESPACES, name)
-        found.close()
 
 
 def test_bytes_arrive_both_ways_over_many_connections(api: KubeApi) -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.cluster.crd_support import with_crd
+from tests.cluster.own_namespace import own_namespace
 from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.events import Note, Recorder
 from zhongjing.backends.kubernetes.leases import Election, Timing
@@ -21,7 +22,6 @@ from zhongjing.backends.kubernetes.resources import (
     CONFIG_MAPS,
     EVENTS,
     LEASES,
-    NAMESPACES,
     PIPELINES,
     PODS,
     SECRETS,
@@ -52,11 +52,8 @@ def crd() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def api(crd: None) -> Iterator[KubeApi]:
-    made = connect(namespace=f"api-{uuid.uuid4().hex[:8]}")
-    made.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": made.namespace}})
-    yield made
-    made.delete(NAMESPACES, made.namespace)
-    made.close()
+    with own_namespace("api") as made:
+        yield made
 
 
 def config_map(name: str, **data: str) -> Object:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.chart_support import TINY
+from tests.cluster.chart_support import CHART, TINY
 from tests.cluster.kube import Cluster, Release, diagnosis, installed
-from tests.cluster.runs import JobWatch, Run, wait_for_step
+from tests.cluster.runs import JobWatch, Run, pods, wait_for_step
 from tests.cluster.strikes import STRIKES, Strike
 from tests.faults import document
 from tests.faults.checks import Comparison, compare, rollout_problems
@@ -245,3 +245,45 @@ def test_a_namespace_with_a_run_in_it_goes(cluster: Cluster, folder: Path) -> No
         cluster.kubectl("delete", "namespace", namespace, "--wait", "--timeout", "420s")
         assert time.monotonic() - start < 420
         cluster.kubectl("create", "namespace", namespace)  # for the fixtures' own end
+
+
+@pytest.mark.full
+def test_helm_test_trains_a_step_on_a_worker_that_is_started_for_it(cluster: Cluster) -> None:
+    asked = {"verify": {"zero2": "true"}}
+    with cluster.namespace("verify") as namespace, installed(cluster, namespace, asked) as found:
+        found.wait_ready(seconds=300)
+        assert not pods(cluster, namespace, "ray-worker")
+        assert "fine       zero-2" in found.test()
+
+
+@pytest.mark.full
+def test_an_upgrade_from_the_previous_chart_spares_the_run(cluster: Cluster, folder: Path) -> None:
+    """The run goes on, at most from its last checkpoint; the store's data and the keys stay."""
+    earlier = earlier_chart(folder / "earlier")
+    stored = folder / "stored.json"
+    stored.write_text(json.dumps(VALUES))
+    with (
+        cluster.namespace("upgrade") as namespace,
+        installed(cluster, namespace, files=(TINY, stored), chart=earlier) as found,
+    ):
+        found.wait_ready(seconds=300)
+        run = Run(found, "upgraded", written(folder, "upgraded"))
+        done = run.submit("--stage", "sft", "--no-wait")
+        assert done.code == 0, done.err
+        wait_for_step(run, Stage.SFT, 0.2)
+        found.upgrade({})
+        run.wait("Complete", seconds=600)
+        assert run.stage(Stage.PRETRAIN)["attempt"] == 1
+        assert set(run.results([Stage.PRETRAIN, Stage.SFT])) == {Stage.PRETRAIN, Stage.SFT}
+
+
+def earlier_chart(folder: Path) -> Path:
+    """The chart as it was before its last change."""
+    git = ("git", "-C", str(CHART.parent))
+    log = subprocess.run([*git, "log", "-2", "--format=%H", "--", "helm"], capture_output=True, check=True)
+    commits = log.stdout.decode().split()
+    assert len(commits) == 2, "the repository's history is not here: git fetch --unshallow"
+    folder.mkdir()
+    packed = subprocess.run([*git, "archive", commits[1], "helm"], capture_output=True, check=True)
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
+    return folder / "helm"

@@ -19,11 +19,12 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from tests.cluster.kube import Cluster
+from tests.cluster.own_namespace import own_namespace
 from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.changes import refusal
 from zhongjing.backends.kubernetes.pipelines import Pipelines
 from zhongjing.backends.kubernetes.releases import find_release
-from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, NAMESPACES, PIPELINES, SECRETS
+from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, PIPELINES, SECRETS
 from zhongjing.backends.kubernetes.session import KubernetesSession
 from zhongjing.cli.app import app
 from zhongjing.codes import cluster as codes
@@ -75,12 +76,8 @@ def install(api: KubeApi, release: ReleaseConfig) -> None:
 @pytest.fixture
 def api(cluster: Cluster) -> Iterator[KubeApi]:
     """A client of a new namespace, which is not waited for when it goes: nothing runs in it."""
-    name = f"submit-{uuid.uuid4().hex[:8]}"
-    found = connect(namespace=name)
-    found.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    yield found
-    found.delete(NAMESPACES, name)
-    found.close()
+    with own_namespace("submit") as found:
+        yield found
 
 
 @pytest.fixture

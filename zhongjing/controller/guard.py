@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from zhongjing.backends.kubernetes.capacity import Capacity
+from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.rollout import Rollout
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.errors import BackendUnavailableError, ConflictError
-from zhongjing.pipeline.backend import Backend, Inspectable, JobDescription, JobRequest
+from zhongjing.pipeline.backend import Backend, ImpossibleJobError, Inspectable, JobDescription, JobRequest
+
+logger = logging.getLogger(__name__)
 
 RELEASE = "release"
 """Key of a job's metadata."""
@@ -47,19 +51,27 @@ class RayCluster:
     capacity: Capacity | None = None
     rollout: Rollout | None = None
 
-    def look_after(self, *, busy: bool) -> None:
+    def look_after(self, *, busy: bool, verification: Demand | None = None) -> None:
         """Does what is due now and then.
 
         Args:
             busy: whether a stage runs, or would if it could.
+            verification: what a ``helm test`` that goes on asks for.
 
         Raises:
             BackendError: the API does not answer, or refuses.
         """
         if self.rollout is not None:
             self.rollout.follow_token()
-        if self.capacity is not None and not busy:
+        if self.capacity is None or busy:
+            return
+        if verification is None:
             self.capacity.rest()
+            return
+        try:
+            self.capacity.room_for(verification)
+        except ImpossibleJobError as error:
+            logger.warning("%s finds no room: %s", verification.stage, error)
 
 
 class GuardedBackend:

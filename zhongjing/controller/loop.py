@@ -169,7 +169,7 @@ class Controller:
         now_ours = [each for each in self.inventory.all() if is_ours(each, mine, others)]
         self._metrics.count(now_ours, holder is not None)
         if listed:
-            self._ray.look_after(busy=holder is not None)
+            self._ray.look_after(busy=holder is not None, verification=self._orphans.verification)
         return max(_SHORTEST, min([*times, self._resync]))
 
     def _store_outage(self) -> ZhongjingError | None:

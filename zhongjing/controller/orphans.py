@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.stages import Stage
 from zhongjing.controller.driver import Services
 from zhongjing.controller.guard import ClusterJobs
-from zhongjing.controller.turns import orphans
+from zhongjing.controller.turns import orphans, verification
 from zhongjing.errors import BackendError, BackendUnavailableError, StorageError
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.state import StopReason
@@ -44,6 +45,8 @@ class Orphans:
         self._looked = False
         self.holder: str | None = None
         """What has the cluster, in words; None where no orphan lives."""
+        self.verification: Demand | None = None
+        """What a ``helm test`` asks for that goes on."""
 
     def look(self, pipelines: Sequence[Pipeline], now: float, *, force: bool) -> None:
         """Looks at the jobs, if there is reason to.
@@ -68,6 +71,7 @@ class Orphans:
             )
             return
         guard.unseen = None
+        self.verification = verification(jobs, self._release.release, self._release.namespace)
         alive = orphans(jobs, pipelines, self._release.release, self._release.namespace)
         self._asked = {job.submission_id: self._asked.get(job.submission_id, now) for job in alive}
         self._ended = {name: at for name, at in self._ended.items() if name in self._asked}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.config.stages import Resources
 from zhongjing.controller.guard import RELEASE
+from zhongjing.controller.verify import CPUS, GPUS, VERIFIES
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.state import QUEUED, RETRYING, ConditionType
 
@@ -70,3 +73,15 @@ def orphans(
         if not any(job.submission_id.startswith(prefix) for prefix in known):
             found.append(job)
     return found
+
+
+def verification(jobs: Iterable[JobDescription], release: str, namespace: str) -> Demand | None:
+    """What the job of a ``helm test`` of this release asks for, while it is alive."""
+    for job in jobs:
+        told = job.metadata
+        if (told.get("namespace"), told.get(VERIFIES)) != (namespace, release):
+            continue
+        if job.state in (JobState.PENDING, JobState.RUNNING):
+            resources = Resources(cpus=float(told.get(CPUS, 1)), gpus=int(told.get(GPUS, 0)))
+            return Demand(job.submission_id, 1, resources)
+    return None

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ REQUEST_SECONDS = 30.0
 POLL_SECONDS = 1.0
 LOG_LINES = 40
 _ACTIVE = ("PENDING", "RUNNING")
+
+# Keys of the job's metadata: whose cluster it tries, and what its worker needs. The controller starts a pod.
+VERIFIES, CPUS, GPUS = "verifies", "cpus", "gpus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +160,10 @@ class Verification:
         return None
 
     def step(self, must: bool) -> str:
-        """One optimizer step under ZeRO-2 by a job, on a GPU where the cluster has one.
+        """One optimizer step under ZeRO-2 by a job, on a GPU where the release has any.
 
         Args:
-            must: also without GPUs, and while something else runs.
+            must: also where no worker is up, which the controller then starts, and while something else runs.
         """
         there = self.resources()
         if not must:
@@ -169,10 +172,19 @@ class Verification:
             running = self.busy()
             if running is not None:
                 return f"not tried: {running} has the cluster"
-        gpus = 1 if there.gpus >= 1 else 0
+        grouped = any(group.gpus for group in self._release.ray.groups)
+        asked = {"cpus": 1, "gpus": 1 if there.gpus >= 1 or grouped else 0}
         name = f"verify-{uuid.uuid4().hex[:8]}"
-        entry = [self._python, "-m", "jobs.verify", "--gpus", str(gpus), "--cpus", "1"]
-        self._submit(name, shlex.join(entry))
+        entry = [
+            self._python,
+            "-m",
+            "jobs.verify",
+            "--gpus",
+            str(asked["gpus"]),
+            "--cpus",
+            str(asked["cpus"]),
+        ]
+        self._submit(name, shlex.join(entry), asked)
         began = time.monotonic()
         state, message = "PENDING", ""
         while state in _ACTIVE and time.monotonic() < self._deadline:
@@ -208,8 +220,15 @@ class Verification:
             remedy="the end of its log stands above",
         )
 
-    def _submit(self, name: str, entrypoint: str) -> None:
-        body = {"entrypoint": entrypoint, "submission_id": name, "entrypoint_num_cpus": 0}
+    def _submit(self, name: str, entrypoint: str, asked: Mapping[str, int]) -> None:
+        metadata = {"namespace": self._release.namespace, VERIFIES: self._release.release}
+        metadata |= {CPUS: str(asked["cpus"]), GPUS: str(asked["gpus"])}
+        body = {
+            "entrypoint": entrypoint,
+            "submission_id": name,
+            "entrypoint_num_cpus": 0,
+            "metadata": metadata,
+        }
         status, answer = self._call("POST", "/api/jobs/", body)
         while status >= 500 and "No available agent" in answer and time.monotonic() < self._deadline:
             time.sleep(POLL_SECONDS)

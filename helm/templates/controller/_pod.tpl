@@ -14,6 +14,7 @@ spec:
     - name: controller
       image: {{ include "zhongjing.controllerImage" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
+      terminationMessagePolicy: FallbackToLogsOnError
       command: [tini, --, python, -m, zhongjing.controller, --config, /etc/zhongjing/release/release.yaml]
       {{- with $opts.args }}
       args:

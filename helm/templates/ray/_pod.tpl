@@ -52,6 +52,7 @@ spec:
     - name: ray-{{ .role }}
       image: {{ include "zhongjing.image" $root | quote }}
       imagePullPolicy: {{ $values.image.pullPolicy }}
+      terminationMessagePolicy: FallbackToLogsOnError
       {{- if $static }}
       # tini reaps what killed jobs leave; bash is replaced by Ray, which hears the signal to drain and to end.
       command: [tini, --, /bin/bash, -c, {{ include "zhongjing.ray.command" . | toJson }}]
@@ -167,6 +168,9 @@ ulimit -n 65536 2>/dev/null; exec ray start --block --address={{ include "zhongj
       resource: limits.memory
 {{- end }}
 {{- if $head }}
+# Stack traces of workers, in the dashboard and where an attempt hangs. Who may see them may run jobs anyway.
+- name: RAY_DASHBOARD_ENABLE_PROFILING
+  value: "1"
 {{- with $values.monitoring.prometheus.host }}
 - name: RAY_PROMETHEUS_HOST
   value: {{ . | quote }}
@@ -260,6 +264,7 @@ livenessProbe:
 name: wait-for-head
 image: {{ include "zhongjing.image" $root | quote }}
 imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+terminationMessagePolicy: FallbackToLogsOnError
 command:
   - /bin/sh
   - -c

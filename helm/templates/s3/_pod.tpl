@@ -20,6 +20,7 @@ spec:
     - name: repair
       image: {{ include "zhongjing.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
+      terminationMessagePolicy: FallbackToLogsOnError
       command:
         - python
         - -c
@@ -40,6 +41,7 @@ spec:
     - name: s3
       image: {{ include "zhongjing.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
+      terminationMessagePolicy: FallbackToLogsOnError
       command:
         - weed
         - -logtostderr

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.events import transitions
 from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline
-from zhongjing.config.stages import Stage
+from zhongjing.config.stages import Resources, Stage
 from zhongjing.controller.farewell import is_expired, lacks_finalizer
-from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, orphans
+from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, orphans, verification
 from zhongjing.pipeline.actions import Conclude, fold
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.state import (
@@ -125,6 +126,23 @@ def test_jobs_of_pipelines_that_are_gone() -> None:
         "a-99999999-sft-a1",
         "gone-33333333-ppo-a2",
     ]
+
+
+def verifying(state: JobState = JobState.PENDING, **metadata: str) -> JobDescription:
+    told = {"namespace": "ns", "verifies": "zj", "cpus": "1", "gpus": "0"} | metadata
+    return JobDescription(submission_id="verify-1", state=state, metadata=told)
+
+
+def test_what_helm_test_asks_for() -> None:
+    asked = verification([job("a-1-sft-a1"), verifying()], "zj", "ns")
+    assert asked == Demand("verify-1", 1, Resources(cpus=1, gpus=0))
+    asked = verification([verifying(JobState.RUNNING, gpus="1")], "zj", "ns")
+    assert asked is not None
+    assert asked.resources.gpus == 1
+    # It is no forgotten job, and another release's is not ours to make room for.
+    assert orphans([verifying()], [], "zj", "ns") == []
+    others = [verifying(verifies="other"), verifying(namespace="other"), verifying(JobState.SUCCEEDED)]
+    assert verification([job("a-1-sft-a1"), *others], "zj", "ns") is None
 
 
 def test_a_settled_pipeline_is_left_alone_until_its_spec_changes() -> None:
