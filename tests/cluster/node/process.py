@@ -78,8 +78,9 @@ class NodeProcess:
         except psutil.NoSuchProcess:
             pass
         wait_until(f"{self.name} ends", lambda: self.find() is None)
+        self.forget()
 
     def forget(self) -> None:
-        """Takes leave of the entries of this run: all processes of the node have ended."""
+        """Takes leave of the entries of this run, once the program has ended."""
         for entry in self._entries:
             entry.wait()

@@ -1,0 +1,183 @@
+"""Builds from sources that are bad, empty or missing, and what they put into quarantine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.unit.data import build_support
+from tests.unit.data.build_support import QUARANTINE, Bench, qa
+from zhongjing.codes import Code
+from zhongjing.codes import data as codes
+from zhongjing.config.stages import Stage
+from zhongjing.data.records import Position
+from zhongjing.data.rejections import place
+from zhongjing.errors import DataError, MissingInputError
+
+# pytest takes a module's fixtures by their names in it.
+bench = build_support.bench
+
+
+def test_quarantine_above_the_limit_stops_and_says_where(bench: Bench) -> None:
+    bad = [{"question": f"私密{i}", "answer": ""} for i in range(3)]
+    bench.source("qa", "dialogue", qa(0, 97) + bad)
+    with pytest.raises(DataError) as caught:
+        bench.build(Stage.SFT, "qa")
+    message = str(caught.value)
+    assert "3 of 100 records (3.0%) of source qa" in message
+    assert "1.0% are allowed" in message
+    assert "the answer is empty (3, first: s3://b/qa line 98)" in message
+    assert QUARANTINE in message
+    assert "私密" not in message
+    assert len(bench.memory.get(QUARANTINE).splitlines()) == 3
+    bench.sources[0]["maxQuarantineFraction"] = 0.03
+    assert bench.build(Stage.SFT, "qa").counts[0].quarantined == 3
+    bench.sources[0]["maxQuarantineFraction"] = 0.02
+    with pytest.raises(DataError, match=r"2\.0% are allowed"):
+        bench.build(Stage.SFT, "qa")
+
+
+def test_text_is_kept_in_the_stages_quarantine_only_and_only_on_request(bench: Bench) -> None:
+    bench.source("qa", "dialogue", [*qa(0, 200), {"question": "私密", "answer": ""}], keepText=True)
+    ref = bench.build(Stage.SFT, "qa")
+    assert json.loads(bench.memory.get(QUARANTINE))["text"] == '{"question": "私密", "answer": ""}'
+    assert "text" not in json.loads(bench.memory.get(f"{ref.uri}/quarantine.jsonl"))
+
+
+def test_nothing_left_to_train_on(bench: Bench) -> None:
+    bench.source("exam", "dialogue", qa(0, 10), split="test")
+    bench.source("same", "dialogue", qa(0, 10, "别"))
+    with pytest.raises(
+        DataError, match=r"nothing is left to train on: same: 10 read, 0 for training.*10 leaks"
+    ):
+        bench.build(Stage.SFT, "same")
+    bench.source("empty", "dialogue", b"")
+    with pytest.raises(DataError, match="source empty has no records") as caught:
+        bench.build(Stage.SFT, "empty")
+    assert caught.value.code is codes.EMPTY_SOURCE
+    assert caught.value.where == "s3://b/empty"
+
+
+def test_an_empty_source_beside_a_full_one_is_an_error(bench: Bench) -> None:
+    bench.source("qa", "dialogue", qa(0, 20))
+    bench.source("empty", "dialogue", b"\n\n")
+    with pytest.raises(DataError, match="source empty has no records"):
+        bench.build(Stage.SFT, "qa", "empty")
+
+
+@pytest.mark.parametrize(
+    ("stage", "kind", "records", "code", "reason"),
+    [
+        pytest.param(
+            Stage.SFT,
+            "dialogue",
+            [{"text": "私密"}] * 3,
+            codes.UNKNOWN_LAYOUT,
+            "the record is plain text; the source is of kind dialogue (3, first: s3://b/bad line 1)",
+            id="text as dialogue",
+        ),
+        pytest.param(
+            Stage.RM,
+            "ranking",
+            qa(0, 3),
+            codes.UNKNOWN_LAYOUT,
+            "the record has no ranked answers (3, first: s3://b/bad line 1)",
+            id="dialogue as ranking",
+        ),
+        pytest.param(
+            Stage.SFT,
+            "dialogue",
+            [{"ask": "私密", "reply": "私密"}, {"ask": "私密", "reply": "私密", "b": 1}],
+            codes.NO_GOOD_RECORD,
+            "the dialogue has no answer (2, first: s3://b/bad line 1)",
+            id="questions only",
+        ),
+        pytest.param(
+            Stage.SFT,
+            "dialogue",
+            [{"q": "私密", "a": "私密"}, {"q": "私密", "a": "私密", "b": 1}],
+            codes.UNKNOWN_LAYOUT,
+            "no known layout among its keys (a, q) (1, first: s3://b/bad line 1); "
+            "no known layout among its keys (a, b, q) (1, first: s3://b/bad line 2)",
+            id="unknown keys",
+        ),
+        pytest.param(
+            Stage.SFT,
+            "dialogue",
+            [{"私密的问题": "私密", "a": "私密"}] * 2,
+            codes.UNKNOWN_LAYOUT,
+            "no known layout among its keys (2, first: s3://b/bad line 1)",
+            id="keys that are text",
+        ),
+        pytest.param(
+            Stage.RM,
+            "ranking",
+            [{"prompt": f"私密{i}", "answers": ["私密"]} for i in range(4)],
+            codes.TOO_FEW_ANSWERS,
+            "only one answer is ranked; a comparison needs two (4, first: s3://b/bad line 1)",
+            id="K = 1",
+        ),
+        pytest.param(
+            Stage.RM,
+            "ranking",
+            [{"prompt": "私密", "answers": ["私密"]}, {"text": "私密"}],
+            codes.NO_GOOD_RECORD,
+            "only one answer is ranked; a comparison needs two (1, first: s3://b/bad line 1); "
+            "the record is plain text; the source is of kind ranking (1, first: s3://b/bad line 2)",
+            id="mixed reasons",
+        ),
+        pytest.param(
+            Stage.SFT,
+            "dialogue",
+            b'{"question": "\xe7\xa7\x81", "answer": ""}\n[\n{\n}\n"\xe7\xa7\x81"\n',
+            codes.NO_GOOD_RECORD,
+            "; and 1 other reasons",
+            id="four reasons",
+        ),
+    ],
+)
+def test_a_source_without_a_good_record_says_why(
+    bench: Bench,
+    stage: Stage,
+    kind: str,
+    records: bytes | list[Any],
+    code: Code,
+    reason: str,
+) -> None:
+    bench.source("bad", kind, records, maxQuarantineFraction=1.0)
+    with pytest.raises(DataError) as caught:
+        bench.build(stage, "bad")
+    error = caught.value
+    assert error.code is code
+    assert error.where == "s3://b/bad"
+    assert f"records of source bad (kind {kind}) can be used: " in error.message
+    assert reason in error.message
+    assert "私" not in str(error)
+    assert QUARANTINE in error.remedy
+    lines = [json.loads(line) for line in bench.memory.get(QUARANTINE).splitlines()]
+    assert {line["line"] for line in lines} == set(range(1, len(lines) + 1))
+    assert "私" not in json.dumps(lines, ensure_ascii=False)
+
+
+def test_single_answers_among_rankings_are_quarantined_with_their_reason(bench: Bench) -> None:
+    good = [{"prompt": f"问题{i}", "answers": ["好的回答", "坏的回答"]} for i in range(99)]
+    bench.source("ranked", "ranking", [*good, {"prompt": "私密", "answers": ["私密"]}])
+    counts = bench.build(Stage.RM, "ranked").counts[0]
+    assert (counts.read, counts.quarantined, counts.kept) == (100, 1, 99)
+    line = json.loads(bench.memory.get(QUARANTINE))
+    assert (line["code"], line["line"]) == ("TooFewAnswers", 100)
+    assert line["reason"] == "only one answer is ranked; a comparison needs two"
+
+
+def test_a_place_is_a_line_or_a_record_counted_from_one() -> None:
+    assert place(Position("a", "s3://b/a.jsonl", 7, 12)) == "s3://b/a.jsonl line 12"
+    assert place(Position("a", "s3://b/a.parquet", 7)) == "s3://b/a.parquet record 8"
+
+
+def test_a_source_without_a_listing_is_missing(bench: Bench) -> None:
+    bench.source("qa", "dialogue", qa(0, 5))
+    bench.frozen.clear()
+    with pytest.raises(MissingInputError, match="qa"):
+        bench.build(Stage.SFT, "qa")
