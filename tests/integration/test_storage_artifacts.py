@@ -134,11 +134,11 @@ def test_current_result_is_not_overwritten_unread(
 
 def test_stop_mark(store: ObjectStore, stage: StageLayout) -> None:
     assert not store.exists(stage.stop(1))
-    artifacts.request_stop(store, stage, 1, "suspended")
-    artifacts.request_stop(store, stage, 1, "deleted")
+    artifacts.request_stop(store, stage.stop(1), "Suspended", "the pipeline is suspended")
+    artifacts.request_stop(store, stage.stop(1), "Superseded", "another result is wanted")
     assert store.exists(stage.stop(1))
     assert not store.exists(stage.stop(2))
-    assert store.get_record(stage.stop(1), artifacts.StopMark).reason == "suspended"
+    assert store.get_record(stage.stop(1), artifacts.StopMark).reason == "Suspended"
 
 
 def test_model_round_trip(store: ObjectStore, stage: StageLayout, tmp_path: Path) -> None:

@@ -146,10 +146,10 @@ def test_a_stop_of_this_attempt_is_seen_and_of_another_is_not(
 ) -> None:
     second = context(store, storage, layout, tmp_path, attempt=2)
     try:
-        request_stop(store, layout, 1, "an earlier one")
+        request_stop(store, layout.stop(1), "Suspended", "an earlier one")
         time.sleep(2.5)
         assert not second.stop_requested()
-        request_stop(store, layout, 2, "this one")
+        request_stop(store, layout.stop(2), "Suspended", "this one")
         deadline = time.monotonic() + 30
         while not second.stop_requested():
             assert time.monotonic() < deadline

@@ -20,6 +20,7 @@ from zhongjing.controller.turns import orphans, verification
 from zhongjing.errors import BackendError, BackendUnavailableError, StorageError
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.state import StopReason
+from zhongjing.storage.artifacts import request_stop
 from zhongjing.storage.layout import Layout
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Orphans:
         elif not services.store.exists(uri):
             logger.info("asking %s to stop: no pipeline wants it", job.submission_id)
             message = "the pipeline was deleted, or went to another release"
-            services.store.put_json(uri, {"reason": StopReason.SUPERSEDED, "message": message})
+            request_stop(services.store, uri, StopReason.SUPERSEDED, message)
 
     def _stop_object(self, job: JobDescription) -> str | None:
         told = job.metadata

@@ -48,6 +48,7 @@ from zhongjing.pipeline.state import (
     stamp,
 )
 from zhongjing.pipeline.stored import find_record
+from zhongjing.storage.artifacts import request_stop
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.objects import ObjectStore
@@ -285,7 +286,7 @@ class Reconciler:
                 if not self.store.exists(uri):
                     logger.info("asking %s a%d to stop: %s", action.stage, action.attempt, action.message)
                     self._keep_stacks(status, action)
-                    self.store.put_json(uri, {"reason": action.reason, "message": action.message})
+                    request_stop(self.store, uri, action.reason, action.message)
             elif isinstance(action, Kill):
                 logger.info("ending %s", action.submission_id)
                 self.backend.stop(action.submission_id)

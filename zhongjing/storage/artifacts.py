@@ -6,7 +6,6 @@ incomplete at any time and nobody is misled.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +31,7 @@ class StopMark(Record):
     """``stop/aN.json``: its existence asks attempt N to stop with a checkpoint."""
 
     reason: str
-    requested_at: str
+    message: str
 
 
 def require_conditional_writes(store: ObjectStore, uri: str) -> None:
@@ -143,11 +142,17 @@ def set_current(store: ObjectStore, layout: Layout, stage: Stage, key: str) -> b
     return True
 
 
-def request_stop(store: ObjectStore, layout: StageLayout, attempt: int, reason: str) -> None:
-    """Asks an attempt to stop with a checkpoint; asking twice is harmless, the first reason stands."""
-    mark = StopMark(reason=reason, requested_at=datetime.now(UTC).isoformat(timespec="seconds"))
+def request_stop(store: ObjectStore, uri: str, reason: str, message: str) -> None:
+    """Asks an attempt to stop with a checkpoint; asking twice is harmless, the first reason stands.
+
+    Args:
+        store: of the pipeline.
+        uri: of the attempt's stop mark (:meth:`zhongjing.storage.layout.StageLayout.stop`).
+        reason: why, as a value of :class:`zhongjing.pipeline.state.StopReason`.
+        message: the same for people.
+    """
     try:
-        store.put_record(layout.stop(attempt), mark, if_none_match=True)
+        store.put_record(uri, StopMark(reason=reason, message=message), if_none_match=True)
     except ConflictError:
         return
 

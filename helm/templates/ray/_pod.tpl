@@ -77,10 +77,8 @@ spec:
       {{- if $static }}
       {{- include "zhongjing.ray.probes" . | nindent 6 }}
       {{- end }}
-      {{- with $opts.lifecycle }}
       lifecycle:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
+        {{- include "zhongjing.ray.lifecycle" $opts | nindent 8 }}
       resources:
         {{- include "zhongjing.ray.resources" . | nindent 8 }}
       securityContext:
@@ -134,6 +132,19 @@ ulimit -n 65536 2>/dev/null; exec ray start --head --block --port=6379 {{ $flags
 {{- else -}}
 ulimit -n 65536 2>/dev/null; exec ray start --block --address={{ include "zhongjing.rayHost" .root }}:6379 {{ $flags }}
 {{- end -}}
+{{- end -}}
+
+{{/*
+A node that hears the signal to end before Ray's GCS knows it would drain for all of drainSeconds, with nothing on it,
+and the next pod of its StatefulSet would wait for it. So the signal waits until the node is known.
+*/}}
+{{- define "zhongjing.ray.lifecycle" -}}
+{{- $known := "for _ in $(seq 60); do wget -q -T 2 -t 1 -O /dev/null http://127.0.0.1:52365/api/local_raylet_healthz && exit 0; sleep 1; done" -}}
+{{- $given := default dict .lifecycle -}}
+{{- if not (hasKey $given "preStop") -}}
+{{- $given = merge (dict "preStop" (dict "exec" (dict "command" (list "/bin/sh" "-c" $known)))) $given -}}
+{{- end -}}
+{{- toYaml $given -}}
 {{- end -}}
 
 {{- define "zhongjing.ray.env" -}}
