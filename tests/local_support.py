@@ -46,7 +46,7 @@ def document(data: Path, name: str, *, stages: tuple[Stage, ...] = ALL, **labels
         "kind": "TrainingPipeline",
         "metadata": {"name": name, "labels": {key.replace("_", "-"): value for key, value in labels.items()}},
         "spec": {
-            "base": {"uri": "s3://zhongjing/base"},
+            "base": {"uri": "owner/base"},
             "sources": [
                 {"name": source, "kind": kind, "uri": str(data / f"{source}.{suffix}")}
                 for source, (kind, suffix) in files.items()

@@ -147,7 +147,7 @@ class Place:
             "kind": "TrainingPipeline",
             "metadata": {"name": name, "labels": labels},
             "spec": {
-                "base": {"uri": f"{self.bucket}/base"},
+                "base": {"uri": "owner/base"},
                 "sources": [
                     {"name": source, "kind": kind, "uri": f"{self.bucket}/data/{source}.jsonl"}
                     for source, kind in KINDS.items()

@@ -93,7 +93,7 @@ def written(folder: Path, bucket: str, **spec: Any) -> Path:
     path = folder / "doc.yaml"
     source = {"name": "rankings", "kind": "ranking", "uri": f"{bucket}/data.jsonl"}
     fields = {
-        "base": {"uri": f"{bucket}/base"},
+        "base": {"uri": "owner/base"},
         "sources": [source],
         "stages": {"rm": {"data": [{"source": "rankings"}]}},
         **spec,

@@ -221,12 +221,16 @@ def test_an_idle_cluster_takes_a_job_at_the_first_request(ray: Ray) -> None:
 def test_another_token_in_the_secret_is_waited_out(ray: Ray) -> None:
     ray.pod(HEAD)
     [first] = [each for each in ray.backend.jobs() if each.submission_id.endswith("a1")]
-    before = ray.api.get(SECRETS, TOKEN)
-    assert before is not None
-    another = {"auth_token": base64.b64encode(b"another").decode()}
-    ray.api.patch(SECRETS, TOKEN, {"data": another})
+    right = ray.api.get(SECRETS, TOKEN)
+    assert right is not None
+    # Not Ray's own: the kubelet would bring a change into its pods, and Ray would refuse itself.
+    data = {"auth_token": base64.b64encode(b"another").decode()}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "another"}, "data": data}
+    ray.api.create(SECRETS, secret)
+    config = ray.backend._release
+    config = config.model_copy(update={"ray": config.ray.model_copy(update={"token_secret": "another"})})
     # A controller that was started just now knows only what the Secret says.
-    fresh = ClusterBackend(ray.api, ray.backend._release, address=ray.backend._address)
+    fresh = ClusterBackend(ray.api, config, address=ray.backend._address)
     questions: list[Callable[[], object]] = [
         fresh.jobs,
         lambda: fresh.describe(first.submission_id),
@@ -238,7 +242,7 @@ def test_another_token_in_the_secret_is_waited_out(ray: Ray) -> None:
             ask()
         assert refused.value.code is RAY_TOKEN_REFUSED
         assert "another" not in str(refused.value)
-    ray.api.patch(SECRETS, TOKEN, {"data": before["data"]})
+    ray.api.patch(SECRETS, "another", {"data": right["data"]})
     assert fresh.describe(first.submission_id).state is JobState.SUCCEEDED
 
 

@@ -34,7 +34,7 @@ def desires(store: ObjectStore, storage: Storage, bucket_uri: str) -> Desires:
 
 def document(bucket: str, **spec: Any) -> dict[str, Any]:
     return {
-        "base": {"uri": f"{bucket}/base"},
+        "base": {"uri": "owner/base"},
         "sources": [
             {"name": "texts", "kind": "text", "uri": f"{bucket}/data/texts.jsonl"},
             {"name": "rankings", "kind": "ranking", "uri": f"{bucket}/data/rankings.jsonl"},

@@ -63,7 +63,7 @@ def freeze(
         on_upload: is told of every file.
 
     Raises:
-        MissingInputError: a source that is not waited for, or a folder, does not exist (names the path).
+        MissingInputError: a source that is not waited for, or a model, does not exist (names the place).
         ConfigError: a URI of a scheme that sources cannot have.
     """
     known = known or {}
@@ -85,6 +85,7 @@ def freeze(
             waiting.append(source.name)
         else:
             raise _missing(source)
+    _check_stored(store, document)
     references = [
         _freeze_folder(store, layout, reference, where, upload=upload, on_upload=on_upload)
         for reference, where in local_references(document)
@@ -261,6 +262,26 @@ def model_files(folder: Path, where: str) -> tuple[list[ModelFile], str]:
 
 def local_references(document: TrainingPipeline) -> list[tuple[str, str]]:
     """The local folders that a document starts from, each with its place in the document."""
+    return [(name, where) for name, where in _references(document) if is_local_folder(name)]
+
+
+def _check_stored(store: ObjectStore, document: TrainingPipeline) -> None:
+    """Refuses models that are not in the store before a worker is started for them."""
+    for reference, where in _references(document):
+        if _scheme(reference) != "s3":
+            continue
+        folder = reference.rstrip("/")
+        if not any(store.exists(f"{folder}/{name}") for name in ("config.json", "adapter_config.json")):
+            raise MissingInputError(
+                f"there is no model at {reference}",
+                code=MODEL_NOT_FOUND,
+                where=where,
+                remedy="name a folder with config.json or adapter_config.json, or a hub id",
+            )
+
+
+def _references(document: TrainingPipeline) -> list[tuple[str, str]]:
+    """The models that a document starts from, each with its first place in the document."""
     base = document.spec.base
     named = [(base.uri, "spec.base.uri"), (base.delta, "spec.base.delta"), (base.root, "spec.base.root")]
     for stage in document.spec.stages.present():
@@ -271,7 +292,7 @@ def local_references(document: TrainingPipeline) -> list[tuple[str, str]]:
         ]
     found: dict[str, str] = {}
     for reference, where in named:
-        if reference is not None and is_local_folder(reference):
+        if reference is not None:
             found.setdefault(reference, where)
     return list(found.items())
 

@@ -14,13 +14,13 @@ from zhongjing.errors import ConfigError, MissingInputError
 from zhongjing.pipeline.freeze import FrozenInputs, absolute, freeze, is_local_folder, local_files
 
 
-def document(*sources: dict[str, Any], base: str = "s3://models/base") -> Any:
+def document(*sources: dict[str, Any], base: str = "owner/base") -> Any:
     listed = [{"name": f"s{number}", "kind": "text", **source} for number, source in enumerate(sources)]
     return resolve({"metadata": {"name": "demo"}, "spec": {"base": {"uri": base}, "sources": listed}})
 
 
 def run(store: MemoryStore, *sources: dict[str, Any], **options: Any) -> FrozenInputs:
-    base = options.pop("base", "s3://models/base")
+    base = options.pop("base", "owner/base")
     return freeze(cast(Any, store), LAYOUT, document(*sources, base=base), **options)
 
 
@@ -155,6 +155,15 @@ def test_a_local_base_is_uploaded_as_a_folder(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="no model"):
         run(store, base=str(tmp_path / "none"))
     assert run(store, base="owner/model").references == []
+
+
+def test_a_model_in_the_store_has_to_be_there() -> None:
+    store = MemoryStore()
+    with pytest.raises(MissingInputError, match="there is no model at s3://models/base") as missing:
+        run(store, base="s3://models/base/")
+    assert missing.value.where == "spec.base.uri"
+    store.objects["s3://models/base/config.json"] = b"{}"
+    assert run(store, base="s3://models/base/").references == []
 
 
 def test_what_means_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {
         "metadata": {"name": "demo"},
         "spec": {
-            "base": {"uri": "s3://models/base"},
+            "base": {"uri": "owner/base"},
             "sources": [
                 {"name": "d", "uri": "dialogues.jsonl", "kind": "dialogue"},
                 {"name": "r", "uri": "rankings.jsonl", "kind": "ranking"},
