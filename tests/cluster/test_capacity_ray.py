@@ -225,10 +225,10 @@ def test_another_token_in_the_secret_is_waited_out(ray: Ray) -> None:
     assert right is not None
     # Not Ray's own: the kubelet would bring a change into its pods, and Ray would refuse itself.
     data = {"auth_token": base64.b64encode(b"another").decode()}
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "another"}, "data": data}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "spare"}, "data": data}
     ray.api.create(SECRETS, secret)
     config = ray.backend._release
-    config = config.model_copy(update={"ray": config.ray.model_copy(update={"token_secret": "another"})})
+    config = config.model_copy(update={"ray": config.ray.model_copy(update={"token_secret": "spare"})})
     # A controller that was started just now knows only what the Secret says.
     fresh = ClusterBackend(ray.api, config, address=ray.backend._address)
     questions: list[Callable[[], object]] = [
@@ -242,7 +242,7 @@ def test_another_token_in_the_secret_is_waited_out(ray: Ray) -> None:
             ask()
         assert refused.value.code is RAY_TOKEN_REFUSED
         assert "another" not in str(refused.value)
-    ray.api.patch(SECRETS, "another", {"data": right["data"]})
+    ray.api.patch(SECRETS, "spare", {"data": right["data"]})
     assert fresh.describe(first.submission_id).state is JobState.SUCCEEDED
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -37,25 +36,23 @@ def pipeline(release: Release, folder: Path, name: str) -> Run:
     return Run(release, name, path)
 
 
-def refused(run: Run, code: int, *settings: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Submits what must fail with an exit code; returns what the command and what the condition say."""
-    changes = [word for each in settings for word in ("--set", each)]
-    done = run.submit("--stage", "pretrain", "-o", "json", *changes)
-    assert done.code == code, done
-    condition = run.condition()
-    assert condition["type"] == "Failed"
-    return dict(json.loads(done.out)), condition
+@pytest.fixture(scope="module")
+def beside(release: Release, folder: Path) -> Run:
+    """One that has nothing wrong."""
+    return pipeline(release, folder, "beside")
 
 
-def test_a_learning_rate_that_diverges(release: Release, folder: Path) -> None:
-    beside = pipeline(release, folder, "beside")
+def test_a_learning_rate_that_diverges(release: Release, folder: Path, beside: Run) -> None:
     stage = "spec.stages.pretrain"
-    shown, condition = refused(
-        pipeline(release, folder, "wild"),
-        1,
-        *(f"{stage}.learningRate=10", f"{stage}.checkpoints={{everySteps: 2, keep: 3}}"),
+    changes = (f"{stage}.learningRate=10", f"{stage}.checkpoints={{everySteps: 2, keep: 3}}")
+    wild = pipeline(release, folder, "wild")
+    done = wild.submit(
+        *("--stage", "pretrain", "-o", "json"), *(word for each in changes for word in ("--set", each))
     )
-    assert shown["code"] == condition["reason"] == "Diverged"
+    assert done.code == 1, done
+    condition = wild.condition()
+    assert condition["type"] == "Failed"
+    assert json.loads(done.out)["code"] == condition["reason"] == "Diverged"
     assert "last good checkpoint: step " in condition["message"]
     assert "lower learningRate" in condition["remedy"]
     done = beside.submit("--stage", "pretrain", "--set", f"{stage}.maxSteps=20")
@@ -63,8 +60,22 @@ def test_a_learning_rate_that_diverges(release: Release, folder: Path) -> None:
     assert beside.stage(Stage.PRETRAIN)["state"] == "Succeeded"
 
 
-def test_a_base_that_is_not_there(release: Release, folder: Path) -> None:
-    shown, condition = refused(pipeline(release, folder, "baseless"), 2, f"spec.base={{uri: {BASE}}}")
-    assert shown["code"] == condition["reason"] == "ModelNotFound"
+def test_a_base_that_is_not_there(beside: Run) -> None:
+    done = beside.submit("--stage", "pretrain", "-o", "json", "--set", f"spec.base={{uri: {BASE}}}")
+    assert done.code == 2, done
+    shown = json.loads(done.out)
+    assert (shown["code"], shown["where"]) == ("ModelNotFound", "spec.base.uri")
+    # What kubectl applies is not looked at before, so the object says it.
+    spec = {**beside.object()["spec"], "base": {"uri": BASE}}
+    applied = {
+        "apiVersion": "training.zhongjing.dev/v1alpha1",
+        "kind": "TrainingPipeline",
+        "metadata": {"name": "baseless", "namespace": beside.release.namespace},
+        "spec": spec,
+    }
+    beside.cluster.apply(applied)
+    baseless = Run(beside.release, "baseless", beside.document)
+    condition = beside.cluster.until(baseless.condition, "a condition of baseless")
+    assert (condition["type"], condition["reason"]) == ("Failed", "ModelNotFound")
     assert f"spec.base.uri: there is no model at {BASE}" in condition["message"]
     assert "config.json" in condition["remedy"]
