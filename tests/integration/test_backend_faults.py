@@ -106,10 +106,11 @@ def test_a_run_is_ended_at_once_and_goes_on(workdir: Path, data: Path) -> None:
         assert first_step_of(session, "ended", 2) > 3
 
 
-# Where tests are started with SIGINT ignored (a background shell), Python would not listen to it.
+# Where tests are started with signals ignored (a background shell, nohup), the command would not hear them.
 _COMMAND = """\
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 runpy.run_module("zhongjing", run_name="__main__", alter_sys=True)
 """
 
