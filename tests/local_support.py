@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,17 @@ from zhongjing.pipeline.state import DesiredState, PipelineStatus, StageState
 
 JOBS = str(Path(__file__).parent / "integration")
 ALL = (Stage.PRETRAIN, Stage.SFT, Stage.RM, Stage.PPO)
+
+
+# ``zhongjing``, for tests that send it signals. Where they are started with signals ignored (a background
+# shell, nohup), it would not hear them.
+_HEARING = """\
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+runpy.run_module("zhongjing", run_name="__main__", alter_sys=True)
+"""
+ZHONGJING = (sys.executable, "-c", _HEARING)
 
 
 def end_supervisor(path: Path) -> None:

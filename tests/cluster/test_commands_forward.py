@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typer.testing import CliRunner
 
 from tests.cluster.kube import Cluster
 from tests.cluster.own_namespace import own_namespace
+from tests.local_support import ZHONGJING
 from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.forward import Forward
 from zhongjing.backends.kubernetes.resources import (
@@ -286,7 +286,7 @@ def release(api: KubeApi, cluster: Cluster) -> Iterator[dict[str, Any]]:
 def test_the_dashboard_is_forwarded_until_ctrl_c(
     api: KubeApi, cluster: Cluster, release: dict[str, Any], tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "zhongjing", "dashboard", "-n", api.namespace]
+    command = [*ZHONGJING, "dashboard", "-n", api.namespace]
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "PYTHONUNBUFFERED": "1"}
     log = tmp_path / "said"
     with log.open("wb") as said:

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 
 from tests.local_support import (
     JOBS,
+    ZHONGJING,
     document,
     end_supervisor,
     follow,
@@ -106,15 +106,6 @@ def test_a_run_is_ended_at_once_and_goes_on(workdir: Path, data: Path) -> None:
         assert first_step_of(session, "ended", 2) > 3
 
 
-# Where tests are started with signals ignored (a background shell, nohup), the command would not hear them.
-_COMMAND = """\
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-runpy.run_module("zhongjing", run_name="__main__", alter_sys=True)
-"""
-
-
 class Command:
     """A real ``zhongjing submit`` that follows a run."""
 
@@ -123,7 +114,7 @@ class Command:
         words = ["submit", "--local", "-f", str(file), "--workdir", str(workdir)]
         with output.open("w") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND, *words],
+                [*ZHONGJING, *words],
                 stdout=stream,
                 stderr=stream,
                 cwd=Path(__file__).parents[2],
