@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from tests.cluster.controller_support import Place, place, ray_and_store
+from tests.local_support import ZHONGJING
 from zhongjing.backends.kubernetes.resources import PIPELINES
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.backends.local.ray_head import RayHead
@@ -51,7 +51,7 @@ class Terminal:
     def spawn(self, *words: str | Path) -> subprocess.Popen[str]:
         """Starts a command line elsewhere."""
         return subprocess.Popen(
-            [sys.executable, "-m", "zhongjing", *map(str, words), "-n", self.place.api.namespace],
+            [*ZHONGJING, *map(str, words), "-n", self.place.api.namespace],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
