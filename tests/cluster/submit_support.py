@@ -10,6 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from tests.cluster.crd_support import with_crd
 from tests.cluster.kube import Cluster
 from tests.cluster.own_namespace import own_namespace
 from zhongjing.backends.kubernetes.api import KubeApi
@@ -55,8 +56,15 @@ def install(api: KubeApi, release: ReleaseConfig) -> None:
     api.create(CONFIG_MAPS, body)
 
 
+@pytest.fixture(scope="module")
+def crd(cluster: Cluster) -> Iterator[None]:
+    """The cluster serves TrainingPipelines."""
+    with with_crd("default"):
+        yield
+
+
 @pytest.fixture
-def api(cluster: Cluster) -> Iterator[KubeApi]:
+def api(crd: None, cluster: Cluster) -> Iterator[KubeApi]:
     """A client of a new namespace, which is not waited for when it goes: nothing runs in it."""
     with own_namespace("submit") as found:
         yield found

@@ -16,6 +16,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from tests.cluster.controller_support import Place, place, ray_and_store
+from tests.cluster.crd_support import with_crd
 from tests.local_support import ZHONGJING
 from zhongjing.backends.kubernetes.resources import PIPELINES
 from zhongjing.backends.local.processes import wait_until
@@ -61,7 +62,7 @@ class Terminal:
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RayHead, EmbeddedS3]]:
-    with ray_and_store(tmp_path_factory.mktemp("services")) as found:
+    with with_crd("default"), ray_and_store(tmp_path_factory.mktemp("services")) as found:
         yield found
 
 
