@@ -30,7 +30,7 @@ from zhongjing.storage.credentials import KeySource
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
 # pytest takes a module's fixtures by their names in it.
-api, storage = submit_support.api, submit_support.storage
+crd, api, storage = submit_support.crd, submit_support.api, submit_support.storage
 command, document = submit_support.command, submit_support.document
 
 
