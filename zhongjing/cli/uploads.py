@@ -68,6 +68,10 @@ class PlannedStore(ObjectStore):
             for file in files
         }
 
+    def exists(self, uri: str) -> bool:
+        """Whether the object is there, or planned."""
+        return uri in self._planned or super().exists(uri)
+
     def glob(self, uri: str) -> ObjectInfos:
         """As the store, with the planned objects."""
         found = {info.uri: info for info in super().glob(uri)}

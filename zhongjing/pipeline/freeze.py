@@ -85,8 +85,7 @@ def freeze(
             waiting.append(source.name)
         else:
             raise _missing(source)
-    # A dry run has sent nothing, so what it would have uploaded is not looked for.
-    _check_stored(store, document, unsent=None if upload else layout.base(""))
+    _check_stored(store, document)
     references = [
         _freeze_folder(store, layout, reference, where, upload=upload, on_upload=on_upload)
         for reference, where in local_references(document)
@@ -266,16 +265,10 @@ def local_references(document: TrainingPipeline) -> list[tuple[str, str]]:
     return [(name, where) for name, where in _references(document) if is_local_folder(name)]
 
 
-def _check_stored(store: ObjectStore, document: TrainingPipeline, unsent: str | None) -> None:
-    """Refuses models that are not in the store before a worker is started for them.
-
-    Args:
-        store: where they should be.
-        document: resolved.
-        unsent: what references begin with that need not be there (yet).
-    """
+def _check_stored(store: ObjectStore, document: TrainingPipeline) -> None:
+    """Refuses models that are not in the store before a worker is started for them."""
     for reference, where in _references(document):
-        if _scheme(reference) != "s3" or (unsent is not None and reference.startswith(unsent)):
+        if _scheme(reference) != "s3":
             continue
         folder = reference.rstrip("/")
         if not any(store.exists(f"{folder}/{name}") for name in ("config.json", "adapter_config.json")):
