@@ -20,7 +20,7 @@ from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError
 from zhongjing.pipeline import graph
-from zhongjing.pipeline.freeze import freeze, is_local_folder
+from zhongjing.pipeline.freeze import freeze, local_references
 from zhongjing.pipeline.plan import frozen_sources
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
 from zhongjing.pipeline.stored import Versioned, read_desired, write
@@ -198,15 +198,8 @@ def _refuse_local_paths(document: TrainingPipeline) -> None:
             raise ConfigError(
                 f"{source.uri} is not on the network", code=LOCAL_PATH, where=f"spec.sources[{index}].uri"
             )
-    base = document.spec.base
-    named = {"spec.base.uri": base.uri, "spec.base.delta": base.delta, "spec.base.root": base.root}
-    for stage in document.spec.stages.present():
-        for need in graph.needs(document, stage):
-            if need.stage is None:
-                named[f"spec.stages.{stage}.{need.role}"] = need.reference
-    for where, reference in named.items():
-        if reference is not None and reference != graph.BASE and is_local_folder(reference):
-            raise ConfigError(f"{reference} is a path", code=LOCAL_PATH, where=where)
+    for reference, where in local_references(document):
+        raise ConfigError(f"{reference} is a path", code=LOCAL_PATH, where=where)
 
 
 def _refuse_variables(user: Mapping[str, Any]) -> None:

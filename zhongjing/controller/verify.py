@@ -173,17 +173,9 @@ class Verification:
             if running is not None:
                 return f"not tried: {running} has the cluster"
         grouped = any(group.gpus for group in self._release.ray.groups)
-        asked = {"cpus": 1, "gpus": 1 if there.gpus >= 1 or grouped else 0}
+        asked = {CPUS: "1", GPUS: "1" if there.gpus >= 1 or grouped else "0"}
         name = f"verify-{uuid.uuid4().hex[:8]}"
-        entry = [
-            self._python,
-            "-m",
-            "jobs.verify",
-            "--gpus",
-            str(asked["gpus"]),
-            "--cpus",
-            str(asked["cpus"]),
-        ]
+        entry = [self._python, "-m", "jobs.verify", "--gpus", asked[GPUS], "--cpus", asked[CPUS]]
         self._submit(name, shlex.join(entry), asked)
         began = time.monotonic()
         state, message = "PENDING", ""
@@ -220,9 +212,8 @@ class Verification:
             remedy="the end of its log stands above",
         )
 
-    def _submit(self, name: str, entrypoint: str, asked: Mapping[str, int]) -> None:
-        metadata = {"namespace": self._release.namespace, VERIFIES: self._release.release}
-        metadata |= {CPUS: str(asked["cpus"]), GPUS: str(asked["gpus"])}
+    def _submit(self, name: str, entrypoint: str, asked: Mapping[str, str]) -> None:
+        metadata = {"namespace": self._release.namespace, VERIFIES: self._release.release, **asked}
         body = {
             "entrypoint": entrypoint,
             "submission_id": name,
