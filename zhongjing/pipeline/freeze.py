@@ -29,6 +29,7 @@ from zhongjing.storage.objects import ObjectStore
 # Called with the file's name, the bytes of it that are done, and its size.
 OnUpload = Callable[[str, int, int], None]
 
+_CONFIGS = ("config.json", "adapter_config.json")  # one of them makes a folder a model
 _PARALLEL = 4
 
 
@@ -249,13 +250,8 @@ def model_files(folder: Path, where: str) -> tuple[list[ModelFile], str]:
     Raises:
         MissingInputError: there is no model.
     """
-    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
-        raise MissingInputError(
-            f"there is no model in the folder {folder}",
-            code=MODEL_NOT_FOUND,
-            where=where,
-            remedy="name a folder with config.json or adapter_config.json, an s3:// URI or a hub id",
-        )
+    if not any((folder / name).is_file() for name in _CONFIGS):
+        raise _no_model(f"there is no model in the folder {folder}", where)
     files = [file for file in describe_folder(folder) if not _is_hidden(Path(file.name))]
     return files, digest([[file.name, file.sha256] for file in files])
 
@@ -271,13 +267,17 @@ def _check_stored(store: ObjectStore, document: TrainingPipeline) -> None:
         if _scheme(reference) != "s3":
             continue
         folder = reference.rstrip("/")
-        if not any(store.exists(f"{folder}/{name}") for name in ("config.json", "adapter_config.json")):
-            raise MissingInputError(
-                f"there is no model at {reference}",
-                code=MODEL_NOT_FOUND,
-                where=where,
-                remedy="name a folder with config.json or adapter_config.json, or a hub id",
-            )
+        if not any(store.exists(f"{folder}/{name}") for name in _CONFIGS):
+            raise _no_model(f"there is no model at {reference}", where)
+
+
+def _no_model(message: str, where: str) -> MissingInputError:
+    return MissingInputError(
+        message,
+        code=MODEL_NOT_FOUND,
+        where=where,
+        remedy=f"name a folder with {' or '.join(_CONFIGS)}, an s3:// URI or a hub id",
+    )
 
 
 def _references(document: TrainingPipeline) -> list[tuple[str, str]]:
