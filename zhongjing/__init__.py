@@ -4,4 +4,9 @@ Continued pretraining, supervised fine-tuning, a reward model from ranked answer
 (arXiv 2308.03549), on one machine (``--local``) or on a Kubernetes cluster.
 """
 
+import logging
+
 __version__ = "0.1.0"
+
+# peft imports bitsandbytes, which warns on processors for which a kernel could be downloaded; it works without.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -106,6 +106,14 @@ def stage_rules(stage: Stage) -> list[Rule]:
             at=".data",
         )
     ]
+    if stage is Stage.SFT:
+        rules.append(
+            _rule(
+                "self.?tuning.orValue('lora') != 'full' || self.?quantization.orValue('none') == 'none'",
+                "a quantized base cannot be trained itself: set tuning: lora, or quantization: none",
+                at=".quantization",
+            )
+        )
     if stage is Stage.PPO:
         batch = f"self.?globalBatchSize.orValue({_default(PpoSettings, 'global_batch_size')})"
         parts = f"self.?minibatches.orValue({_default(PpoSettings, 'minibatches')})"

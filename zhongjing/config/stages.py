@@ -7,7 +7,7 @@ from it, ``microBatchSize`` and the number of workers, so a result does not depe
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,18 @@ class Lora(DocumentModel):
         "Modules that get an adapter: names, or all-linear (all but the output layer).",
         min_length=1,
         max_length=64,
+    )
+
+
+Quantization = Literal["none", "nf4"]
+
+
+def _quantization() -> Any:
+    return training(
+        "none",
+        "How the frozen base is stored while an adapter is trained: nf4 keeps its linear layers in 4 bits "
+        "(a quarter of fp16); the adapter, the head and what is computed stay in precision.",
+        source="Dettmers et al. 2023, QLoRA",
     )
 
 
@@ -224,12 +236,23 @@ class SftSettings(StageSettings):
     )
     tuning: Literal["full", "lora"] = training("lora", "What is trained.", source="paper Table 4")
     lora: Lora = training(Lora, "Adapter settings.")
+    quantization: Quantization = _quantization()
     mixture: Mixture | None = training(
         None,
         "Shares of the four kinds of data; the paper mixes single and multi turn 7 : 1.",
         source="paper section 3",
     )
     system_prompt: str | None = training(None, "System turn for dialogues that have none.", max_length=4000)
+
+    @model_validator(mode="after")
+    def _only_a_frozen_base_is_quantized(self) -> SftSettings:
+        if self.tuning == "full" and self.quantization != "none":
+            raise RuleError(
+                "a quantized base cannot be trained itself: set tuning: lora, or quantization: none",
+                code=INVALID_VALUE,
+                path=("quantization",),
+            )
+        return self
 
 
 class RmSettings(StageSettings):
@@ -260,6 +283,7 @@ class RmSettings(StageSettings):
     )
     tuning: Literal["lora"] = training("lora", "What is trained, besides the head.", source="paper Table 4")
     lora: Lora = training(Lora, "Adapter settings.")
+    quantization: Quantization = _quantization()
 
 
 class PpoSettings(StageSettings):
@@ -283,6 +307,7 @@ class PpoSettings(StageSettings):
     lora: Lora = training(
         lambda: Lora(dropout=0.0), "Adapter settings of policy and critic; no dropout in PPO."
     )
+    quantization: Quantization = _quantization()
     critic_learning_rate: float | None = training(
         None, "Peak learning rate of the critic; none: learningRate.", ge=0, le=10
     )

@@ -21,7 +21,9 @@ from transformers.utils import logging as transformers_logging
 
 from zhongjing.codes import model as codes
 from zhongjing.config.sources import TinyBase
+from zhongjing.config.stages import Quantization
 from zhongjing.errors import DataError
+from zhongjing.model.quantization import keep_storage, loading_arguments
 from zhongjing.model.tokenizer import TOKENIZER_FILES, end_ids, load_tokenizer, padding_id, train_bpe
 from zhongjing.model.weights import WeightReader, WeightWriter
 
@@ -137,13 +139,22 @@ def merge_delta(
     write_generation_config(out_folder)
 
 
-def load_base(folder: Path, *, dtype: torch.dtype, attention_dropout: float = 0.0) -> PreTrainedModel:
+def load_base(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    attention_dropout: float = 0.0,
+    quantization: Quantization = "none",
+    device: torch.device | None = None,
+) -> PreTrainedModel:
     """Loads a full causal model on CPU, in training's terms: SDPA attention, no cache, given dropout.
 
     Args:
         folder: model in Hugging Face format, tokenizer included.
         dtype: number format of the weights.
         attention_dropout: dropout on attention probabilities while in training mode.
+        quantization: how the weights of linear layers are stored.
+        device: where they are quantized.
 
     Raises:
         DataError: the folder is no such model, or its tokenizer has more entries than its embedding.
@@ -155,12 +166,17 @@ def load_base(folder: Path, *, dtype: torch.dtype, attention_dropout: float = 0.
     try:
         with quiet_transformers():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                str(folder), config=config, dtype=dtype, attn_implementation="sdpa"
+                str(folder),
+                config=config,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                **loading_arguments(quantization, dtype, device),
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
             f"the model cannot be loaded: {error}", code=codes.UNUSABLE_MODEL, where=str(folder)
         ) from error
+    keep_storage(model)
     return model
 
 

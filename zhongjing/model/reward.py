@@ -15,15 +15,28 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from zhongjing.codes import model as codes
-from zhongjing.config.stages import Lora
+from zhongjing.config.stages import Lora, Quantization
 from zhongjing.errors import DataError
 from zhongjing.model.adapters import base_of, check_adapter, lora_config, read_adapter, write_adapter
 from zhongjing.model.base import check_vocabulary, load_config, quiet_transformers
+from zhongjing.model.quantization import keep_storage, loading_arguments
 from zhongjing.model.tokenizer import load_tokenizer, padding_id
 
 
-def load_classifier(base_folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
+def load_classifier(
+    base_folder: Path,
+    *,
+    dtype: torch.dtype,
+    quantization: Quantization = "none",
+    device: torch.device | None = None,
+) -> PreTrainedModel:
     """The base as a sequence classifier of one label, on CPU; its head is fresh and fp32.
+
+    Args:
+        base_folder: full model in Hugging Face format, tokenizer included.
+        dtype: number format of the weights.
+        quantization: how the weights of linear layers are stored.
+        device: where they are quantized.
 
     Raises:
         DataError: the folder is no full model, or its tokenizer does not fit it.
@@ -36,7 +49,11 @@ def load_classifier(base_folder: Path, *, dtype: torch.dtype) -> PreTrainedModel
     try:
         with quiet_transformers():
             model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-                str(base_folder), config=config, dtype=dtype, attn_implementation="sdpa"
+                str(base_folder),
+                config=config,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                **loading_arguments(quantization, dtype, device),
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
@@ -49,10 +66,19 @@ def load_classifier(base_folder: Path, *, dtype: torch.dtype) -> PreTrainedModel
             where=str(base_folder),
         )
     model.score.float()
+    keep_storage(model)
     return model
 
 
-def build_reward_model(base_folder: Path, lora: Lora, seed: int, dtype: torch.dtype) -> PeftModel:
+def build_reward_model(
+    base_folder: Path,
+    lora: Lora,
+    seed: int,
+    dtype: torch.dtype,
+    *,
+    quantization: Quantization = "none",
+    device: torch.device | None = None,
+) -> PeftModel:
     """A reward model that has learnt nothing yet.
 
     Args:
@@ -60,11 +86,13 @@ def build_reward_model(base_folder: Path, lora: Lora, seed: int, dtype: torch.dt
         lora: adapter settings.
         seed: of the adapter and the head; the head is normal with deviation 1 / sqrt(hidden + 1).
         dtype: number format of base and adapter; the head is fp32.
+        quantization: how the weights of the base's linear layers are stored.
+        device: where they are quantized.
 
     Raises:
         DataError: the folder cannot be used as a base.
     """
-    model = load_classifier(base_folder, dtype=dtype)
+    model = load_classifier(base_folder, dtype=dtype, quantization=quantization, device=device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         hidden = int(model.config.hidden_size)

@@ -35,6 +35,7 @@ from zhongjing.config.stages import Lora
 from zhongjing.errors import DataError, TrainingError
 from zhongjing.model.adapters import AdapterFile, check_adapter, linear_layers, target_modules
 from zhongjing.model.causal import backbone
+from zhongjing.model.quantization import compute_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ class RoutedLinear(nn.Module):
         """Makes one pair of the role's stack, scaling multiplied in: A [sum r, H], B [O, sum r]."""
         names = [name for name in self._shared.stacks[role] if name in self.scaling]
         if names:
-            dtype = self.base_layer.weight.dtype
+            dtype = compute_dtype(self.base_layer)
             self.fused[role] = (
                 torch.cat([self.lora_a[name] for name in names]).to(dtype),
                 torch.cat([self.lora_b[name] * self.scaling[name] for name in names], dim=1).to(dtype),
@@ -201,7 +202,7 @@ class AdapterRouter:
         Args:
             name: its name here.
             adapter: causal or SEQ_CLS adapter of this base.
-            dtype: number format; none: that of the base.
+            dtype: number format; none: that in which the base computes.
 
         Raises:
             DataError: the adapter is of another base, or changes what PPO needs frozen.
@@ -220,7 +221,7 @@ class AdapterRouter:
         for path in adapter.modules:
             a, b = adapter.pair(path)
             layer = self._routed(path)
-            kind = dtype or layer.weight.dtype
+            kind = dtype or compute_dtype(layer.base_layer)
             layer.add(name, a.to(kind), b.to(kind), adapter.scaling)
 
     def add_fresh(self, name: str, lora: Lora, seed: int, *, dtype: torch.dtype | None = None) -> None:
@@ -230,7 +231,7 @@ class AdapterRouter:
             name: its name here.
             lora: rank, scale and modules. Dropout must be 0: in PPO a ratio of probabilities would be noise.
             seed: of A (uniform, as PEFT draws it); the global random state is left alone.
-            dtype: number format; none: that of the base.
+            dtype: number format; none: that in which the base computes.
 
         Raises:
             DataError: the model has none of the modules asked for, or dropout is not 0.
@@ -248,7 +249,7 @@ class AdapterRouter:
             if path.rsplit(".", 1)[-1] not in wanted:
                 continue
             layer = self._routed(path)
-            kind = dtype or layer.weight.dtype
+            kind = dtype or compute_dtype(layer.base_layer)
             a = torch.empty(lora.rank, layer.in_features)
             nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
             b = torch.zeros(layer.out_features, lora.rank, dtype=kind)

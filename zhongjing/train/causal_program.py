@@ -78,7 +78,13 @@ class CausalProgram:
         self._device = device
         # SFT drops out in its adapter (lora.dropout); full tuning of a pretrained model goes without.
         dropout = settings.dropout if isinstance(settings, PretrainSettings) else 0.0
-        base = load_base(base_folder, dtype=DTYPES[settings.precision], attention_dropout=dropout)
+        base = load_base(
+            base_folder,
+            dtype=DTYPES[settings.precision],
+            attention_dropout=dropout,
+            quantization=settings.quantization if isinstance(settings, SftSettings) else "none",
+            device=device,
+        )
         if settings.gradient_checkpointing:
             enable_gradient_checkpointing(base)
         self.model: PreTrainedModel | PeftModel = base

@@ -91,7 +91,14 @@ class RmProgram:
         self._base_reference = base_reference
         self._tokenizer_folder = tokenizer_folder
         self._device = device
-        self.model = build_reward_model(base_folder, settings.lora, seed, DTYPES[settings.precision])
+        self.model = build_reward_model(
+            base_folder,
+            settings.lora,
+            seed,
+            DTYPES[settings.precision],
+            quantization=settings.quantization,
+            device=device,
+        )
         if settings.gradient_checkpointing:
             enable_gradient_checkpointing(base_of(self.model))
         self.objective = RankingObjective(self.model)

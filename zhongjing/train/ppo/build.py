@@ -90,7 +90,9 @@ def build_ppo(
             remedy="add sources, or lower validationFraction",
         )
     vocabulary = Vocabulary.of(tokenizer_folder)
-    base = load_base(base_folder, dtype=DTYPES[settings.precision])
+    base = load_base(
+        base_folder, dtype=DTYPES[settings.precision], quantization=settings.quantization, device=device
+    )
     _check_room(base.config, settings, (train, validation), len(vocabulary.closing))
     module = PpoModule(
         base,
