@@ -1,4 +1,4 @@
-"""Stages on a base in NF4 through the real loop: equal to the rounded base, resumed bit for bit, two ranks."""
+"""Stages on a base in NF4 in the real loop: equal to the rounded base, resumed bit for bit, on two ranks."""
 
 from __future__ import annotations
 

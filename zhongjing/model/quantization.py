@@ -1,7 +1,7 @@
 """The frozen base in 4 bits while an adapter is trained (QLoRA, Dettmers et al. 2023, arXiv 2305.14314).
 
 NF4 with double quantization, by bitsandbytes through transformers: every linear layer but the output layer
-and a classifier's head is stored in 4 bits and multiplied in the stage's precision. The quantization is a pure
+and a classifier's head is kept in 4 bits and multiplied in the stage's precision. The quantization is a pure
 function of the base's weights, so an attempt that is resumed computes with the same numbers.
 
 The adapter that comes out stands on the base as it was published: whoever merges it adds it to the full
@@ -48,7 +48,7 @@ def loading_arguments(
 def keep_storage(model: nn.Module) -> None:
     """Keeps bitsandbytes from storing 4-bit layers anew in an evaluation on a CPU with AVX512-BF16.
 
-    There ``Linear4bit`` changes to a layout for inference whose scales are rounded to bf16, for good: training
+    There ``Linear4bit`` changes to a layout for inference, its scales rounded to bf16, for good: training
     would go on with other weights after every evaluation, and a resumed attempt would not be the same.
     """
     for module in model.modules():
