@@ -8,5 +8,5 @@ import logging
 
 __version__ = "0.1.0"
 
-# peft imports bitsandbytes, which warns where a kernel could be downloaded for the processor; it works without.
+# peft imports bitsandbytes, which warns where a kernel could be downloaded; it works without it.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
