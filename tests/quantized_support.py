@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn.modules import Linear4bit
 
 from zhongjing.model.base import load_base
 from zhongjing.model.tokenizer import TOKENIZER_FILES
@@ -33,7 +34,8 @@ def write_rounded(base: Path, out: Path) -> Path:
         layer = layers.get(name.removesuffix(".weight"))
         value = parameter.detach()
         if layer is not None:
-            value = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(torch.float32)
+            weight: Any = layer.weight
+            value = dequantize_4bit(weight.data, weight.quant_state).to(torch.float32)
             value = value.reshape(layer.out_features, layer.in_features)
         if name not in tied:
             writer.add(name, value.contiguous())

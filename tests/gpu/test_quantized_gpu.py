@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def test_loss_and_memory(tmp_path: Path) -> None:
     for folder, quantization in ((base, "nf4"), (rounded, "none")):
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated()
-        model = load_base(folder, dtype=torch.bfloat16, quantization=quantization, device=cuda)  # type: ignore[arg-type]
+        model: Any = load_base(folder, dtype=torch.bfloat16, quantization=quantization, device=cuda)  # type: ignore[arg-type]
         model.to(cuda)
         sizes.append(torch.cuda.memory_allocated() - before)
         adapted = add_lora(model, Lora.model_validate({"rank": 4, "dropout": 0.0}), "default", 1)
