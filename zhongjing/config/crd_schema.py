@@ -32,7 +32,7 @@ _COPIED = frozenset(
     }
 )
 # Defaults are the recipe's and the models': in a CRD they would be frozen into every object.
-_DROPPED = frozenset({"title", "default", "x-tag", "x-unit", "x-source", "description", "const"})
+_DROPPED = frozenset({"title", "default", "x-tag", "x-unit", "x-source", "x-later", "description", "const"})
 _HANDLED = frozenset(
     {"properties", "items", "additionalProperties", "propertyNames", "exclusiveMinimum", "exclusiveMaximum"}
 )

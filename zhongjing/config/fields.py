@@ -50,9 +50,18 @@ class RuleError(ValueError):
 
 
 def _tagged(
-    tag: Tag, default: Any, description: str, unit: str | None, source: str | None, **constraints: Any
+    tag: Tag,
+    default: Any,
+    description: str,
+    unit: str | None,
+    source: str | None,
+    *,
+    later: bool = False,
+    **constraints: Any,
 ) -> Any:
     extra: dict[str, Any] = {"x-tag": tag}
+    if later:
+        extra["x-later"] = True
     if unit:
         extra["x-unit"] = unit
     if source:
@@ -63,10 +72,26 @@ def _tagged(
 
 
 def training(
-    default: Any, description: str, *, unit: str | None = None, source: str | None = None, **constraints: Any
+    default: Any,
+    description: str,
+    *,
+    unit: str | None = None,
+    source: str | None = None,
+    later: bool = False,
+    **constraints: Any,
 ) -> Any:
-    """A field that may change the result of a stage: part of its key."""
-    return _tagged("training", default, description, unit, source, **constraints)
+    """A field that may change the result of a stage: part of its key.
+
+    Args:
+        default: value, or a function that makes it.
+        description: one sentence.
+        unit: of numbers.
+        source: where the default comes from.
+        later: the field is younger than keys in use. With its default, which must mean what was done before,
+            it is left out of the key: an upgrade re-runs nothing.
+        **constraints: of pydantic's ``Field``.
+    """
+    return _tagged("training", default, description, unit, source, later=later, **constraints)
 
 
 def operational(

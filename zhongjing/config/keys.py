@@ -29,14 +29,18 @@ def digest(value: Any) -> str:
 
 
 def training_fields(model: BaseModel) -> dict[str, Any]:
-    """The ``training`` fields of a part of the document, nested, under their document names."""
+    """The ``training`` fields of a part of the document, nested, under their document names.
+
+    A field that was added later counts only where it is not its default (:func:`zhongjing.config.fields.training`).
+    """
     fields: dict[str, Any] = {}
     for name, info in type(model).model_fields.items():
         extra = info.json_schema_extra
-        tag = extra.get("x-tag") if isinstance(extra, dict) else None
-        if tag != "training":
+        if not isinstance(extra, dict) or extra.get("x-tag") != "training":
             continue
         value = getattr(model, name)
+        if extra.get("x-later") and value == info.get_default(call_default_factory=True, validated_data={}):
+            continue
         fields[info.alias or name] = _plain(value)
     return fields
 

@@ -50,6 +50,7 @@ def _quantization() -> Any:
         "How the frozen base is stored while an adapter is trained: nf4 keeps its linear layers in 4 bits "
         "(a quarter of fp16); the adapter, the head and what is computed stay in precision.",
         source="Dettmers et al. 2023, QLoRA",
+        later=True,
     )
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from zhongjing.config import keys, resolve, schema
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.config.stages import Stage
+from zhongjing.config.stages import SftSettings, Stage
 from zhongjing.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -268,6 +268,13 @@ def test_frozen_defaults_outlive_an_upgrade_and_what_is_written_wins() -> None:
 
 def key(stage: Stage, doc: TrainingPipeline, **digests: str) -> str:
     return keys.stage_key(doc, stage, {**DIGESTS, **digests}, {"from": "k"})
+
+
+def test_a_field_that_came_later_counts_only_when_it_is_set() -> None:
+    settings = SftSettings.model_validate({"data": [{"source": "a"}]})
+    assert "quantization" not in keys.training_fields(settings)
+    chosen = settings.model_copy(update={"quantization": "nf4"})
+    assert keys.training_fields(chosen)["quantization"] == "nf4"
 
 
 def test_only_training_fields_change_a_key() -> None:
