@@ -31,7 +31,7 @@ def digest(value: Any) -> str:
 def training_fields(model: BaseModel) -> dict[str, Any]:
     """The ``training`` fields of a part of the document, nested, under their document names.
 
-    A field that was added later counts only where it is not its default (:func:`zhongjing.config.fields.training`).
+    A field that came later counts only where it is not its default (see ``fields.training``).
     """
     fields: dict[str, Any] = {}
     for name, info in type(model).model_fields.items():
