@@ -17,6 +17,7 @@ from tests.training_jobs import (
     toy_batches,
     toy_engine,
     toy_filler,
+    toy_plan,
     toy_settings,
     weights_of,
 )
@@ -167,6 +168,35 @@ def test_fillers_add_nothing() -> None:
     two = filled.train_step(StepPlan([*toy_batches(0, 2), toy_filler(), toy_filler()], 5.0), 1e-2)
     assert one.loss == two.loss
     assert weights_of(alone.module) == weights_of(filled.module)
+
+
+def test_a_growing_loss_scale_changes_no_update() -> None:
+    """DeepSpeed's own scaler on fp32 weights: scales are powers of two, so the updates must be equal.
+
+    In ZeRO-2's ``step`` the scale is updated before the gradients are divided by it (DeepSpeed 0.19.8,
+    runtime/zero/stage_1_and_2.py), so the divisor must be the scale that the backward pass used.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    plain, scaled = toy_engine(), toy_engine()
+    scaled.zero.loss_scaler = DynamicLossScaler(
+        init_scale=2.0**8,
+        scale_window=2,
+        min_scale=1.0,
+        delayed_shift=1,
+        consecutive_hysteresis=False,
+        dtype=torch.float32,
+    )
+    scales = []
+    for step in range(7):
+        wanted = plain.train_step(toy_plan(step, 2, 0, 1), 1e-2, step=step)
+        result = scaled.train_step(toy_plan(step, 2, 0, 1), 1e-2, step=step)
+        assert result.gradient_norm == wanted.gradient_norm
+        assert weights_of(scaled.module) == weights_of(plain.module), (
+            f"step {step}, scale {result.loss_scale:g}"
+        )
+        scales.append(result.loss_scale)
+    assert scales[-1] > scales[0], "the scale never grew: nothing was shown"
 
 
 def test_fp16_needs_a_gpu() -> None:

@@ -159,6 +159,7 @@ class Engine:
         self._skip = False
         self._keep_scale = False
         self._scaled_norm = 0.0
+        self._backward_scale = 1.0
         self._loss_factor = 1.0
         self._take_over()
         self._make_moments()
@@ -194,7 +195,8 @@ class Engine:
             return torch.tensor(self._scaled_norm, dtype=torch.float64)  # on the host on purpose
 
         def unscale_and_clip_grads(gradients: Sequence[torch.Tensor], total_norm: torch.Tensor) -> None:
-            scale = zero.loss_scale
+            # Not zero.loss_scale: `step` has updated it by now, and where it grew gradients would be halved.
+            scale = self._backward_scale
             clip = max((self._scaled_norm / scale + 1e-6) / self.settings.max_gradient_norm, 1.0)
             factor = self._loss_factor / (clip * scale)
             if factor != 1.0:
@@ -281,7 +283,7 @@ class Engine:
             distributed.all_reduce(packed)
         values: list[float] = packed.tolist()  # the step's one wait for the device
         loss = values[1] / plan.denominator if plan.denominator else 0.0
-        scale = self.loss_scale
+        scale = self._backward_scale = self.loss_scale
         self._scaled_norm = math.sqrt(values[0]) if values[0] >= 0 else math.nan
         norm = self._scaled_norm / scale
         finite = math.isfinite(norm)
