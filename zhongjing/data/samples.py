@@ -8,7 +8,7 @@ one dialogue (1 segment), one pretraining window (one or several section pieces)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -78,24 +78,72 @@ class SampleSet(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class MicroBatch:
-    """Rows of one forward pass; R rows, L columns.
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """S segments one after the other in a single row of T tokens: what a model is called with.
 
-    Two layouts give the same loss to rounding: *padded* (a segment a row, right padding) and *packed*
-    (R = 1, segments one after the other, ``position_ids`` restarting at 0, attention isolated by them).
+    Attention must be isolated by segment (:mod:`zhongjing.model.attention`). Where segments begin is known on
+    the device, for kernels, and on the host, so that nothing has to wait for the device.
     """
 
-    input_ids: torch.Tensor  # int64 [R, L]
-    position_ids: torch.Tensor  # int64 [R, L], restarts at 0 at every segment; 0 on padding
-    attention_mask: torch.Tensor | None  # int64 [R, L], 1 on tokens; None in the packed layout
-    targets: torch.Tensor  # bool [R, L]
-    segment_rows: torch.Tensor  # int64 [S]: row of each segment
-    segment_ends: torch.Tensor  # int64 [S]: column of the last token of each segment
+    input_ids: torch.Tensor  # int64 [1, T]
+    position_ids: torch.Tensor  # int64 [1, T], from 0 in every segment
+    edges: torch.Tensor  # int32 [S + 1]: where each segment begins, then T
+    lengths: tuple[int, ...]  # of the segments; at least 1 each
+
+    @classmethod
+    def of(cls, segments: Sequence[npt.NDArray[np.integer]]) -> PackedRow:
+        """A row of the token ids of segments; at least one, none of them empty."""
+        lengths = tuple(len(ids) for ids in segments)
+        if not lengths or min(lengths) < 1:
+            raise ValueError(f"segments of {lengths} tokens make no row")
+        ids = np.concatenate(segments).astype(np.int64)
+        positions = np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])
+        edges = np.cumsum([0, *lengths], dtype=np.int32)
+        return cls(
+            torch.from_numpy(ids)[None], torch.from_numpy(positions)[None], torch.from_numpy(edges), lengths
+        )
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return self.input_ids.shape[1]
+
+    @property
+    def ends(self) -> torch.Tensor:
+        """Place of the last token of each segment, int64 [S]."""
+        return self.edges[1:].long() - 1
+
+    def twice(self) -> PackedRow:
+        """The row followed by itself: [1, 2 T]."""
+        return PackedRow(
+            self.input_ids.repeat(1, 2),
+            self.position_ids.repeat(1, 2),
+            torch.cat([self.edges, self.edges[1:] + self.tokens]),
+            self.lengths * 2,
+        )
+
+    def to(self, device: torch.device) -> PackedRow:
+        """The same row on ``device``."""
+        tensors = (self.input_ids, self.position_ids, self.edges)
+        return PackedRow(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.lengths)
+
+    def pinned(self) -> PackedRow:
+        """The same row in page-locked memory, from where a GPU copies while it computes."""
+        tensors = (self.input_ids, self.position_ids, self.edges)
+        return PackedRow(*(tensor.pin_memory() for tensor in tensors), self.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What one forward pass takes: the segments of some samples in a packed row, and what is asked of them."""
+
+    row: PackedRow
+    targets: torch.Tensor  # bool [1, T]
     segment_samples: torch.Tensor  # int64 [S]: position of the segment's sample within the micro-batch
     segment_ranks: torch.Tensor  # int64 [S]: rank within its sample, 0 the best; 0 where there are none
-    sample_indices: list[int]  # index in the SampleSet; empty in a filler
-    tokens: int
+    sample_indices: tuple[int, ...]  # index in the SampleSet; empty in a filler
+    tokens: int  # T; 0 in a filler
     target_tokens: int
 
     @property
@@ -105,20 +153,20 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same micro-batch on ``device``."""
+        return replace(
+            self,
+            row=self.row.to(device),
+            targets=self.targets.to(device, non_blocking=True),
+            segment_samples=self.segment_samples.to(device, non_blocking=True),
+            segment_ranks=self.segment_ranks.to(device, non_blocking=True),
+        )
 
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        return MicroBatch(
-            move(self.input_ids),
-            move(self.position_ids),
-            None if self.attention_mask is None else move(self.attention_mask),
-            move(self.targets),
-            move(self.segment_rows),
-            move(self.segment_ends),
-            move(self.segment_samples),
-            move(self.segment_ranks),
-            self.sample_indices,
-            self.tokens,
-            self.target_tokens,
+    def pinned(self) -> MicroBatch:
+        """The same micro-batch in page-locked memory."""
+        return replace(
+            self,
+            row=self.row.pinned(),
+            targets=self.targets.pin_memory(),
+            segment_samples=self.segment_samples.pin_memory(),
+            segment_ranks=self.segment_ranks.pin_memory(),
         )

@@ -23,6 +23,7 @@ from zhongjing.codes import model as codes
 from zhongjing.config.sources import TinyBase
 from zhongjing.config.stages import Quantization
 from zhongjing.errors import DataError
+from zhongjing.model.attention import PACKED, check_attention
 from zhongjing.model.quantization import keep_storage, loading_arguments
 from zhongjing.model.tokenizer import TOKENIZER_FILES, end_ids, load_tokenizer, padding_id, train_bpe
 from zhongjing.model.weights import WeightReader, WeightWriter
@@ -147,7 +148,7 @@ def load_base(
     quantization: Quantization = "none",
     device: torch.device | None = None,
 ) -> PreTrainedModel:
-    """Loads a full causal model on CPU, in training's terms: SDPA attention, no cache, given dropout.
+    """Loads a full causal model on CPU, in training's terms: packed rows, no cache, given dropout.
 
     Args:
         folder: model in Hugging Face format, tokenizer included.
@@ -169,7 +170,7 @@ def load_base(
                 str(folder),
                 config=config,
                 dtype=dtype,
-                attn_implementation="sdpa",
+                attn_implementation=PACKED,
                 **loading_arguments(quantization, dtype, device),
             )
     except (OSError, ValueError, RuntimeError) as error:
@@ -177,6 +178,7 @@ def load_base(
             f"the model cannot be loaded: {error}", code=codes.UNUSABLE_MODEL, where=str(folder)
         ) from error
     keep_storage(model)
+    check_attention(model, str(folder))
     return model
 
 

@@ -18,8 +18,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from zhongjing.codes import model as codes
-from zhongjing.data.samples import MicroBatch
+from zhongjing.data.samples import MicroBatch, PackedRow
 from zhongjing.errors import DataError
+from zhongjing.model.attention import packed_arguments
 
 DEFAULT_CHUNK_TOKENS = 1024
 
@@ -71,55 +72,20 @@ def output_layer(model: nn.Module) -> nn.Module:
     return head
 
 
-def _packed_arguments(model: nn.Module, batch: MicroBatch) -> dict[str, Any]:
-    """Arguments that isolate the segments of a packed row, without a look at the values of the tensors.
-
-    transformers finds packed rows by itself, but asks the device for it in every forward pass.
-    """
-    inner = unwrap(model)
-    kind = str(getattr(inner.config, "_attn_implementation", "sdpa"))
-    if "flash" in kind:
-        ends = (batch.segment_ends + 1).to(torch.int32)
-        edges = torch.cat([ends.new_zeros(1), ends])
-        # The row's length bounds the longest segment; the true maximum would have to be fetched.
-        length = batch.input_ids.shape[1]
-        return {
-            "position_ids": batch.position_ids,
-            "cu_seq_lens_q": edges,
-            "cu_seq_lens_k": edges,
-            "max_length_q": length,
-            "max_length_k": length,
-        }
-    segment = (batch.position_ids == 0).cumsum(-1)
-    visible = (segment[:, :, None] == segment[:, None, :]).tril()[:, None]
-    if kind == "eager":  # adds its mask to the scores, where SDPA takes a bool
-        dtype = next(inner.parameters()).dtype
-        visible = torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
-    return {"position_ids": batch.position_ids, "attention_mask": visible}
-
-
-def hidden_states(model: nn.Module, batch: MicroBatch) -> torch.Tensor:
-    """Last hidden states, [R, L, H].
-
-    In the padded layout neither mask nor positions are passed on: padding stands to the right, where a causal
-    model never looks, and positions count from 0 anyway. SDPA's causal kernel without a mask is the fastest.
-    """
-    arguments = {} if batch.attention_mask is not None else _packed_arguments(model, batch)
-    output = backbone(model)(input_ids=batch.input_ids, use_cache=False, **arguments)
+def hidden_states(model: nn.Module, row: PackedRow) -> torch.Tensor:
+    """Last hidden states, [1, T, H]. ``model`` was loaded with attention for packed rows."""
+    output = backbone(model)(input_ids=row.input_ids, use_cache=False, **packed_arguments(row))
     return cast(torch.Tensor, output.last_hidden_state)
 
 
-def segment_ends_hidden(model: nn.Module, batch: MicroBatch) -> torch.Tensor:
+def segment_ends_hidden(model: nn.Module, row: PackedRow) -> torch.Tensor:
     """Hidden states at the last token of each segment, [S, H]: what a scalar head reads."""
-    return hidden_states(model, batch)[batch.segment_rows, batch.segment_ends]
+    return hidden_states(model, row)[0, row.ends]
 
 
-def _places(targets: torch.Tensor, count: int | None) -> torch.Tensor:
-    """Flat positions of the True entries, int64 [T]; with ``count`` known the host does not wait."""
-    flat = targets.flatten()
-    if count is None:
-        return flat.nonzero().flatten()
-    return torch.nonzero_static(flat, size=count).flatten()
+def _places(targets: torch.Tensor, count: int) -> torch.Tensor:
+    """Flat positions of the True entries, int64 [T]; ``count`` of them, so that the host does not wait."""
+    return torch.nonzero_static(targets.flatten(), size=count).flatten()
 
 
 def _before(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -232,17 +198,17 @@ def target_losses(
 
     Args:
         model: causal model of transformers, plain or wrapped by PEFT.
-        batch: R rows, padded or packed.
+        batch: a packed row and its targets.
         chunk_tokens: logits of so many targets exist at a time.
 
     Returns:
         The sum, an fp32 scalar with grad (0, still connected to the parameters, in a filler), and T.
     """
-    hidden = hidden_states(model, batch)
+    hidden = hidden_states(model, batch.row)
     if batch.target_tokens == 0:
         return hidden.float().sum() * 0.0, 0
     places = _places(batch.targets, batch.target_tokens)
-    labels = batch.input_ids.flatten().index_select(0, places)
+    labels = batch.row.input_ids.flatten().index_select(0, places)
     total = linear_cross_entropy(_before(hidden, places), output_layer(model), labels, chunk_tokens)
     return total, batch.target_tokens
 
@@ -256,62 +222,29 @@ class TokenLogprobs:
 
 
 def token_logprobs(  # noqa: PLR0917
-    model: nn.Module,
+    hidden: torch.Tensor,
+    head: nn.Module,
     input_ids: torch.Tensor,
-    position_ids: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
     targets: torch.Tensor,
+    target_tokens: int,
     temperature: float = 1.0,
     *,
     entropy: bool = False,
-    target_tokens: int | None = None,
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
 ) -> TokenLogprobs:
     """Log-probabilities of the tokens at ``targets`` under the model at ``temperature``; differentiable.
 
     Args:
-        model: causal model of transformers, plain or wrapped by PEFT.
+        hidden: [R, L, H], of the decoder.
+        head: the output layer.
         input_ids: int64 [R, L].
-        position_ids: int64 [R, L], or None: counted from 0 in every row.
-        attention_mask: int64 [R, L], 1 on tokens, padding on either side; None: no padding to the left.
-        targets: bool [R, L]; ``targets[r, t]``: token t is wanted, given those before it. Never column 0.
+        targets: bool [R, L]; ``targets[r, t]``: token t is wanted, given those before it. Never the first
+            token of a segment.
+        target_tokens: number of targets, so that the host need not wait for the device.
         temperature: logits are divided by it before the softmax.
         entropy: also return the entropy (nats).
-        target_tokens: number of targets, if the host knows it: then it need not wait for the device.
         chunk_tokens: logits of so many targets exist at a time.
     """
-    arguments: dict[str, Any] = {}
-    if position_ids is not None:
-        # A mask of ones keeps transformers from reading restarting positions as packed segments.
-        mask = attention_mask if attention_mask is not None else torch.ones_like(input_ids)
-        arguments = {"position_ids": position_ids, "attention_mask": mask}
-    elif attention_mask is not None:
-        arguments = {"attention_mask": attention_mask}
-    hidden = backbone(model)(input_ids=input_ids, use_cache=False, **arguments).last_hidden_state
-    return logprobs_of_hidden(
-        hidden,
-        output_layer(model),
-        input_ids,
-        targets,
-        temperature,
-        entropy=entropy,
-        target_tokens=target_tokens,
-        chunk_tokens=chunk_tokens,
-    )
-
-
-def logprobs_of_hidden(
-    hidden: torch.Tensor,
-    head: nn.Module,
-    input_ids: torch.Tensor,
-    targets: torch.Tensor,
-    temperature: float = 1.0,
-    *,
-    entropy: bool = False,
-    target_tokens: int | None = None,
-    chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
-) -> TokenLogprobs:
-    """:func:`token_logprobs` where the hidden states [R, L, H] are already there."""
 
     def of_chunk(part: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scores = functional.log_softmax(head(part).float() / temperature, dim=-1)

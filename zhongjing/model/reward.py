@@ -18,6 +18,7 @@ from zhongjing.codes import model as codes
 from zhongjing.config.stages import Lora, Quantization
 from zhongjing.errors import DataError
 from zhongjing.model.adapters import base_of, check_adapter, lora_config, read_adapter, write_adapter
+from zhongjing.model.attention import PACKED, check_attention
 from zhongjing.model.base import check_vocabulary, load_config, quiet_transformers
 from zhongjing.model.quantization import keep_storage, loading_arguments
 from zhongjing.model.tokenizer import load_tokenizer, padding_id
@@ -52,7 +53,7 @@ def load_classifier(
                 str(base_folder),
                 config=config,
                 dtype=dtype,
-                attn_implementation="sdpa",
+                attn_implementation=PACKED,
                 **loading_arguments(quantization, dtype, device),
             )
     except (OSError, ValueError, RuntimeError) as error:
@@ -65,6 +66,7 @@ def load_classifier(
             code=codes.UNSUPPORTED_MODEL,
             where=str(base_folder),
         )
+    check_attention(model, str(base_folder))
     model.score.float()
     keep_storage(model)
     return model
@@ -102,34 +104,6 @@ def build_reward_model(
     return reward
 
 
-def load_reward_model(base_folder: Path, adapter_folder: Path, *, dtype: torch.dtype) -> PeftModel:
-    """A trained reward model, in evaluation mode.
-
-    Raises:
-        DataError: the adapter has no head or is of another base.
-    """
-    adapter = read_adapter(adapter_folder)
-    if adapter.head is None:
-        raise DataError(
-            "the adapter has no `score` head: it is no reward model",
-            code=codes.NO_REWARD_HEAD,
-            where=str(adapter_folder),
-        )
-    model = load_classifier(base_folder, dtype=dtype)
-    check_adapter(adapter, model)
-    loaded = PeftModel.from_pretrained(model, str(adapter_folder))
-    loaded.eval()
-    return loaded
-
-
-def backbone(model: PeftModel | PreTrainedModel) -> torch.nn.Module:
-    """The decoder without any head: its ``last_hidden_state`` is what the head reads."""
-    inner = base_of(model)
-    decoder = getattr(inner, inner.base_model_prefix)
-    assert isinstance(decoder, torch.nn.Module)
-    return decoder
-
-
 def head_weight(model: PeftModel | PreTrainedModel, *, name: str = "default") -> torch.nn.Parameter:
     """The head's weight [1, hidden]: the trainable copy where PEFT keeps one."""
     score: Any = base_of(model).score
@@ -154,23 +128,6 @@ def head_rewards(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """
     with torch.autocast(device_type=hidden.device.type, enabled=False):
         return (hidden.float() @ weight.float().t()).squeeze(-1)
-
-
-def segment_rewards(
-    last_hidden_state: torch.Tensor, rows: torch.Tensor, ends: torch.Tensor, weight: torch.Tensor
-) -> torch.Tensor:
-    """Rewards of isolated sequences, each read at its last token.
-
-    Args:
-        last_hidden_state: [R, L, hidden] of the backbone.
-        rows: int64 [S], row of each sequence.
-        ends: int64 [S], column of the last token of each sequence.
-        weight: [1, hidden] of the head.
-
-    Returns:
-        Rewards, fp32 [S].
-    """
-    return head_rewards(last_hidden_state[rows, ends], weight)
 
 
 def save_reward_model(model: PeftModel, folder: Path, base: str, *, name: str = "default") -> None:

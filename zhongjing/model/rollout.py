@@ -178,7 +178,7 @@ class CompactingEngine:
         cache = DynamicCache(config=self._router.model.config)
         positions = (mask.cumsum(1) - 1).clamp_min(0)
         for step in range(new):
-            with self._router.open(Part(self._role, len(rows)), fused=True):
+            with self._router.open(Part(self._role), fused=True):
                 hidden = self._decoder(
                     input_ids=ids,
                     attention_mask=mask,

@@ -1,15 +1,15 @@
-"""Several LoRA adapters over one frozen base, chosen per row of a batch.
+"""Several LoRA adapters over one frozen base, chosen by range of a packed row's tokens.
 
 Every role of PPO (policy, reference, reward, critic) is a *stack* of adapters over the same base weights. A
-batch is cut into ranges of rows, and each range goes through the stack of its role: one matrix product with
-the base weight serves all of them.
+packed row is cut into ranges of tokens, and each range goes through the stack of its role: one matrix product
+with the base weight serves all of them.
 
 Why not PEFT's own switching: ``set_adapter`` flips ``requires_grad`` (it freezes the critic and trains the
 SFT adapter), and with gradient checkpointing a switch before the backward pass makes the recomputation use
 the wrong adapter, which gives a wrong gradient of the right shape and no error. Here a recomputation opens
 the very route of its forward pass again, and ``requires_grad`` is fixed once and checked.
 
-Shapes: R rows, L columns, H input channels, O output channels, r rank.
+Shapes: R rows (1 where there are several parts), L columns, H input channels, O output channels, r rank.
 """
 
 from __future__ import annotations
@@ -40,23 +40,26 @@ from zhongjing.model.quantization import compute_dtype
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A range of rows of a batch and the role whose stack they go through."""
+    """A range of tokens of a packed row, whole segments, and the role whose stack they go through.
+
+    A part that is alone in its route takes all rows and tokens, however many; its ``tokens`` do not count.
+    """
 
     role: str
-    rows: int
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Parts in the order of the rows. ``fused``: use the tensors that :meth:`AdapterRouter.fuse` made."""
+    """Parts in the order of the tokens. ``fused``: use the tensors that :meth:`AdapterRouter.fuse` made."""
 
     parts: tuple[Part, ...]
     fused: bool = False
 
     @property
-    def rows(self) -> int:
-        """Rows of the batch that the route is for."""
-        return sum(part.rows for part in self.parts)
+    def tokens(self) -> int:
+        """Tokens of the packed row that the route is for."""
+        return sum(part.tokens for part in self.parts)
 
 
 @dataclass(slots=True)
@@ -108,21 +111,25 @@ class RoutedLinear(nn.Module):
         return self.base_layer.out_features
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """[R, L, H] to [R, L, O], every range of rows with the update of its role."""
+        """[R, L, H] to [R, L, O], every range of tokens with the update of its role."""
         route = self._shared.route
         if route is None:
             raise RuntimeError("a routed layer was called while no route was open")
         outputs: torch.Tensor = self.base_layer(inputs)
         if len(route.parts) == 1:
             return self._add(outputs, inputs, route.parts[0].role, route.fused)
-        if inputs.shape[0] != route.rows:
-            raise RuntimeError(f"the route is for {route.rows} rows, the layer got {inputs.shape[0]}")
-        sizes = [part.rows for part in route.parts]
+        if inputs.shape[0] != 1 or inputs.shape[1] != route.tokens:
+            raise RuntimeError(
+                f"the route is for a row of {route.tokens} tokens, the layer got {tuple(inputs.shape[:2])}"
+            )
+        sizes = [part.tokens for part in route.parts]
         pieces = [
             self._add(out, part_in, part.role, route.fused)
-            for out, part_in, part in zip(outputs.split(sizes), inputs.split(sizes), route.parts, strict=True)
+            for out, part_in, part in zip(
+                outputs.split(sizes, 1), inputs.split(sizes, 1), route.parts, strict=True
+            )
         ]
-        return torch.cat(pieces)
+        return torch.cat(pieces, 1)
 
     def _add(self, outputs: torch.Tensor, inputs: torch.Tensor, role: str, fused: bool) -> torch.Tensor:
         if fused:
@@ -166,14 +173,14 @@ class AdapterRouter:
         model: a causal model of transformers without adapters. Its parameters are frozen.
 
     Raises:
-        DataError: the model cannot be routed (a mixture of experts mixes the rows of a batch).
+        DataError: the model cannot be routed (a mixture of experts mixes the tokens of a batch).
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         backbone(model)
         if getattr(model.config, "num_experts", None) or getattr(model.config, "num_local_experts", None):
             raise DataError(
-                f"{type(model).__name__} is a mixture of experts, which mixes the rows of a batch",
+                f"{type(model).__name__} is a mixture of experts, which mixes the tokens of a batch",
                 code=model_codes.UNSUPPORTED_MODEL,
             )
         self.model = model
@@ -303,7 +310,7 @@ class AdapterRouter:
         """Routes every forward pass inside; recomputations of it are routed likewise, whenever they come.
 
         Args:
-            parts: roles and numbers of rows, in the order of the batch's rows.
+            parts: roles and numbers of tokens, in the order of the row's tokens; one part takes everything.
             fused: use what :meth:`fuse` made of the roles (no gradients).
         """
         if self._shared.route is not None:

@@ -18,8 +18,7 @@ from zhongjing.model.adapters import add_lora, base_of, save_adapter
 from zhongjing.model.base import load_base
 from zhongjing.model.causal import target_losses
 from zhongjing.model.export import finish_adapter_folder, write_full_model
-from zhongjing.model.tokenizer import load_tokenizer, padding_id
-from zhongjing.train.feeding import Feeder, HeldOut, batch_layout, sum_over_ranks
+from zhongjing.train.feeding import Feeder, HeldOut, sum_over_ranks
 from zhongjing.train.parameters import DTYPES, adamw_groups, enable_gradient_checkpointing
 from zhongjing.train.program import MicroLoss, StepPlan
 
@@ -91,8 +90,6 @@ class CausalProgram:
         if settings.tuning == "lora":
             self.model = add_lora(base, settings.lora, "default", seed)
         self.module: nn.Module = CausalObjective(self.model)
-        pad_id = padding_id(load_tokenizer(tokenizer_folder))
-        layout = batch_layout(str(base.config._attn_implementation))
         self.feeder = Feeder(
             train,
             settings,
@@ -100,13 +97,9 @@ class CausalProgram:
             rank=rank,
             world_size=world_size,
             device=device,
-            pad_id=pad_id,
-            layout=layout,
             denominator=self._targets,
         )
-        self.held_out = HeldOut(
-            validation, settings, rank=rank, world_size=world_size, pad_id=pad_id, layout=layout
-        )
+        self.held_out = HeldOut(validation, settings, rank=rank, world_size=world_size)
         self.total_steps = self.feeder.total_steps
 
     def _targets(self, indices: Sequence[int]) -> float:
@@ -153,7 +146,7 @@ class CausalProgram:
             finish_adapter_folder(folder, self._tokenizer_folder)
         else:
             write_full_model(base_of(self.model), folder, self._tokenizer_folder)
-        return {"epochSamples": self.feeder.order.contributions}
+        return {"epochSamples": self.feeder.order.contributions, "samplesOverBudget": self.feeder.over_budget}
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: a step is a pure function of (seed, step)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 
 from zhongjing.codes import data as codes
 from zhongjing.config.stages import AnySettings
-from zhongjing.data.batches import BatchLayout, collate, deal, fetch_step
+from zhongjing.data.batches import collate, deal, fetch_step
 from zhongjing.data.order import SampleOrder, mixture_of, permutation
 from zhongjing.data.samples import MicroBatch, SampleSet
 from zhongjing.errors import DataError
@@ -23,30 +22,9 @@ from zhongjing.train.program import StepPlan
 _EVALUATION_BLOCK = 64
 
 
-def batch_layout(attention: str) -> BatchLayout:
-    """Packed rows where attention has a kernel for several lengths in a row, else padded ones.
-
-    SDPA would pay for the whole square of a packed row (measured: 8 to 18 % slower on a CPU).
-
-    Args:
-        attention: ``config._attn_implementation`` of the model.
-    """
-    return "packed" if "flash" in attention else "padded"
-
-
-def pinned(batch: MicroBatch) -> MicroBatch:
-    """The micro-batch in page-locked memory, from where a GPU copies while it computes."""
-    return replace(
-        batch,
-        input_ids=batch.input_ids.pin_memory(),
-        position_ids=batch.position_ids.pin_memory(),
-        attention_mask=None if batch.attention_mask is None else batch.attention_mask.pin_memory(),
-        targets=batch.targets.pin_memory(),
-        segment_rows=batch.segment_rows.pin_memory(),
-        segment_ends=batch.segment_ends.pin_memory(),
-        segment_samples=batch.segment_samples.pin_memory(),
-        segment_ranks=batch.segment_ranks.pin_memory(),
-    )
+def token_budget(settings: AnySettings) -> int:
+    """Most tokens of a micro-batch: ``microBatchTokens``, else room for ``microBatchSize`` of the longest."""
+    return settings.micro_batch_tokens or settings.micro_batch_size * settings.max_length
 
 
 class Feeder:
@@ -63,9 +41,11 @@ class Feeder:
         rank: of this process.
         world_size: number of processes.
         device: of this process; batches for a GPU are page-locked.
-        pad_id: token id that fills rows up.
-        layout: of the micro-batches.
         denominator: what the step's loss is divided by, from the indices of its samples.
+
+    Attributes:
+        budget: most tokens of a micro-batch.
+        over_budget: samples that alone are longer; each gets a micro-batch of its own.
     """
 
     def __init__(
@@ -77,8 +57,6 @@ class Feeder:
         rank: int,
         world_size: int,
         device: torch.device,
-        pad_id: int,
-        layout: BatchLayout,
         denominator: Callable[[Sequence[int]], float],
     ) -> None:
         if len(train) == 0:
@@ -94,8 +72,9 @@ class Feeder:
         self._settings = settings
         self._rank, self._world_size = rank, world_size
         self._pin = device.type == "cuda"
-        self._pad_id, self._layout = pad_id, layout
         self._denominator = denominator
+        self.budget = token_budget(settings)
+        self.over_budget = int((train.tokens > self.budget).sum())
         self._samples = max(1, round(settings.epochs * self.order.epoch_size))
         steps = math.ceil(self._samples / settings.global_batch_size)
         self.total_steps = min(steps, settings.max_steps) if settings.max_steps else steps
@@ -119,13 +98,10 @@ class Feeder:
             indices.tolist(),
             self._rank,
             self._world_size,
-            self._settings.micro_batch_size,
-            self._settings.micro_batch_tokens,
-            self._pad_id,
-            self._layout,
+            self.budget,
         )
         return StepPlan(
-            micro_batches=[pinned(batch) for batch in batches] if self._pin else batches,
+            micro_batches=[batch.pinned() for batch in batches] if self._pin else batches,
             denominator=self._denominator(indices.tolist()),
             samples=len(indices),
             tokens=int(self.train.tokens[indices].sum()),
@@ -141,8 +117,6 @@ class HeldOut:
         settings: of the stage.
         rank: of this process.
         world_size: number of processes.
-        pad_id: token id that fills rows up.
-        layout: of the micro-batches.
     """
 
     def __init__(
@@ -152,13 +126,10 @@ class HeldOut:
         *,
         rank: int,
         world_size: int,
-        pad_id: int,
-        layout: BatchLayout,
     ) -> None:
         self.samples = samples
         self._settings = settings
         self._rank, self._world_size = rank, world_size
-        self._pad_id, self._layout = pad_id, layout
         count = min(len(samples), settings.max_evaluation_samples)
         # One choice for all runs of a pipeline, independent of their seeds: figures stay comparable.
         self.indices = np.sort(permutation(len(samples), 0)[:count])
@@ -168,31 +139,18 @@ class HeldOut:
 
     def over(self, samples: SampleSet) -> HeldOut:
         """The same of another split."""
-        return HeldOut(
-            samples,
-            self._settings,
-            rank=self._rank,
-            world_size=self._world_size,
-            pad_id=self._pad_id,
-            layout=self._layout,
-        )
+        return HeldOut(samples, self._settings, rank=self._rank, world_size=self._world_size)
 
     def batches(self) -> Iterator[MicroBatch]:
         """This rank's micro-batches; no fillers, for evaluation communicates only at its end."""
         block = _EVALUATION_BLOCK * self._world_size
         for start in range(0, len(self.indices), block):
             chosen = self.indices[start : start + block]
-            dealt = deal(
-                self.samples.tokens[chosen].tolist(),
-                self._world_size,
-                self._settings.micro_batch_size,
-                self._settings.micro_batch_tokens,
-                self._layout,
-            )
+            dealt = deal(self.samples.tokens[chosen].tolist(), self._world_size, token_budget(self._settings))
             for positions in dealt[self._rank]:
                 if positions:
                     fetched = self.samples.fetch([int(chosen[position]) for position in positions])
-                    yield collate(fetched, self._pad_id, self._layout)
+                    yield collate(fetched)
 
 
 def sum_over_ranks(values: Sequence[Any], device: torch.device) -> list[float]:

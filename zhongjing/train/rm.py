@@ -20,8 +20,7 @@ from zhongjing.model.adapters import base_of
 from zhongjing.model.causal import segment_ends_hidden
 from zhongjing.model.export import copy_tokenizer
 from zhongjing.model.reward import build_reward_model, head_rewards, head_weight, save_reward_model
-from zhongjing.model.tokenizer import load_tokenizer, padding_id
-from zhongjing.train.feeding import Feeder, HeldOut, batch_layout, sum_over_ranks
+from zhongjing.train.feeding import Feeder, HeldOut, sum_over_ranks
 from zhongjing.train.losses import correct_pairs, pair_fractions, ranking_loss, ranking_pairs
 from zhongjing.train.parameters import DTYPES, adamw_groups, enable_gradient_checkpointing
 from zhongjing.train.program import MicroLoss, StepPlan
@@ -36,7 +35,7 @@ class RankingObjective(nn.Module):
 
     def rewards(self, batch: MicroBatch) -> torch.Tensor:
         """Reward of each segment, fp32 [S]: the head at its last token."""
-        return head_rewards(segment_ends_hidden(self.model, batch), head_weight(self.model))
+        return head_rewards(segment_ends_hidden(self.model, batch.row), head_weight(self.model))
 
     def forward(self, batch: MicroBatch) -> MicroLoss:
         """Loss of ``batch``; ``accuracy`` is the share of a prompt's pairs in the right order, summed."""
@@ -103,8 +102,6 @@ class RmProgram:
             enable_gradient_checkpointing(base_of(self.model))
         self.objective = RankingObjective(self.model)
         self.module: nn.Module = self.objective
-        pad_id = padding_id(load_tokenizer(tokenizer_folder))
-        layout = batch_layout(str(base_of(self.model).config._attn_implementation))
         self.feeder = Feeder(
             train,
             settings,
@@ -112,13 +109,9 @@ class RmProgram:
             rank=rank,
             world_size=world_size,
             device=device,
-            pad_id=pad_id,
-            layout=layout,
             denominator=lambda indices: float(len(indices)),
         )
-        self.held_out = HeldOut(
-            validation, settings, rank=rank, world_size=world_size, pad_id=pad_id, layout=layout
-        )
+        self.held_out = HeldOut(validation, settings, rank=rank, world_size=world_size)
         self.total_steps = self.feeder.total_steps
         self._trained = False
         self._best: dict[str, float] = {}
@@ -168,7 +161,7 @@ class RmProgram:
                         rewards.double().square().sum(),
                     ]
                 )
-                answers += len(batch.segment_ends)
+                answers += len(batch.row.lengths)
                 prompts += count
         loss, right, pairs, total, squares, answered, asked = sum_over_ranks(
             [*sums, answers, prompts], self._device
@@ -189,6 +182,7 @@ class RmProgram:
             "rewardMean": self._best.get("reward_mean"),
             "rewardStd": self._best.get("reward_std"),
             "epochSamples": self.feeder.order.contributions,
+            "samplesOverBudget": self.feeder.over_budget,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from zhongjing.train.ppo.advantages import (
     token_rewards,
     whiten,
 )
-from zhongjing.train.ppo.episodes import Episode, response_mask, reward_rows, rows_of, to_steps
+from zhongjing.train.ppo.episodes import Episode, pack_episodes, response_mask, reward_row, to_steps
 from zhongjing.train.ppo.exchange import Group
 from zhongjing.train.ppo.roles import PpoModule
 
@@ -74,7 +74,6 @@ class Collector:
         settings: of the stage.
         stop_ids: tokens that end a response.
         closing: tokens that end an answer where the reward model reads it: the turn's end.
-        pad_id: fills rows up.
     """
 
     def __init__(
@@ -86,7 +85,6 @@ class Collector:
         *,
         stop_ids: Sequence[int],
         closing: Sequence[int],
-        pad_id: int,
     ) -> None:
         self._module = module
         self._engine = engine
@@ -94,7 +92,6 @@ class Collector:
         self._settings = settings
         self._stop_ids = tuple(stop_ids)
         self._closing = tuple(closing)
-        self._pad_id = pad_id
 
     def respond(self, prompts: Sequence[Tokens], seeds: Sequence[int], version: int) -> list[Episode]:
         """The policy's responses to ``prompts``; all ranks call it with the same arguments."""
@@ -122,7 +119,7 @@ class Collector:
         Args:
             episodes: all ranks'.
             micro_batches: positions in ``episodes`` that this rank measures, grouped as they will be learnt
-                from: the same rows with the same padding give the same numbers then. Over all ranks every
+                from: the same packed row gives the same numbers then. Over all ranks every
                 episode occurs once.
 
         Raises:
@@ -131,18 +128,19 @@ class Collector:
         count, width = len(episodes), self._settings.max_new_tokens
         tokens = torch.zeros(4, count, width)
         scores = torch.zeros(count)
+        mask = response_mask(episodes, width)
         device = self._group.device
         for positions in micro_batches:
             if not positions:
                 continue
             chosen = [episodes[position] for position in positions]
-            batch = rows_of(chosen, self._pad_id).to(device)
+            batch = pack_episodes(chosen).to(device)
             logprobs, values, entropies = self._module.measure_policy(batch)
             reference = self._module.measure_reference(batch)
             for index, found in enumerate((logprobs, reference, values, entropies)):
-                tokens[index, list(positions)] = to_steps(batch, found, width)
-            ids, ends = reward_rows(chosen, self._closing, self._stop_ids, self._pad_id)
-            scores[list(positions)] = self._module.measure_reward(ids.to(device), ends.to(device)).cpu()
+                tokens[index, list(positions)] = to_steps(batch, found, mask[list(positions)])
+            row = reward_row(chosen, self._closing, self._stop_ids)
+            scores[list(positions)] = self._module.measure_reward(row.to(device)).cpu()
         tokens, scores = self._group.share(tokens), self._group.share(scores)
         if not (torch.isfinite(tokens).all() and torch.isfinite(scores).all()):
             raise TrainingError(
@@ -151,7 +149,6 @@ class Collector:
                 remedy="use precision: bf16 or fp32, or a lower learningRate",
             )
         ended = torch.tensor([episode.ended for episode in episodes])
-        mask = response_mask(episodes, width)
         return Measures(mask, tokens[0], tokens[1], tokens[2], tokens[3], scores, ended)
 
     def rewards(self, measures: Measures) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Episodes and the micro-batches made of them.
 
-Layout: prompt and response stand in one row, padded to the right. A quantity of the response's token t stands
-in the column of that token, so log-probabilities, values, advantages and returns share one mask.
+Layout: an episode is a segment of a packed row, prompt and response. A quantity of the response's token t
+stands in the column of that token, so log-probabilities, values, advantages and returns share one mask.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from zhongjing.data.samples import PackedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +32,15 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class PpoMicroBatch:
-    """Rows of one forward pass of policy and critic: R episodes, L columns.
+    """One forward pass of policy and critic: a packed row of T tokens, a segment an episode.
 
-    A filler has one row without targets: it weighs nothing and keeps the ranks in step.
+    A filler has one segment without targets: it weighs nothing and keeps the ranks in step.
 
     Attributes:
-        input_ids: int64 [R, L].
-        targets: bool [R, L], true on response tokens.
+        row: the tokens.
+        targets: bool [1, T], true on response tokens.
         target_tokens: number of them.
-        old_logprobs: fp32 [R, L]; so are the next three; 0 off the targets.
+        old_logprobs: fp32 [1, T]; so are the next three; 0 off the targets.
         old_values: of the rollout's critic.
         advantages: of the rollout.
         returns: of the rollout.
@@ -47,7 +49,7 @@ class PpoMicroBatch:
         last: of this rank in its step.
     """
 
-    input_ids: torch.Tensor
+    row: PackedRow
     targets: torch.Tensor
     target_tokens: int
     old_logprobs: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -62,7 +64,7 @@ class PpoMicroBatch:
         """The same micro-batch on ``device``."""
         return replace(
             self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
+            row=self.row.to(device),
             targets=self.targets.to(device, non_blocking=True),
             old_logprobs=self.old_logprobs.to(device, non_blocking=True),
             old_values=self.old_values.to(device, non_blocking=True),
@@ -77,55 +79,50 @@ def response_mask(episodes: Sequence[Episode], columns: int) -> torch.Tensor:
     return torch.arange(columns)[None, :] < lengths[:, None]
 
 
-def rows_of(episodes: Sequence[Episode], pad_id: int) -> PpoMicroBatch:
+def pack_episodes(episodes: Sequence[Episode]) -> PpoMicroBatch:
     """Tokens and targets of ``episodes``; none gives a filler."""
     if not episodes:
-        blank = torch.full((1, 2), pad_id, dtype=torch.int64)
-        return PpoMicroBatch(blank, torch.zeros(1, 2, dtype=torch.bool), 0)
-    width = max(episode.tokens for episode in episodes)
-    ids = np.full((len(episodes), width), pad_id, dtype=np.int64)
-    targets = np.zeros((len(episodes), width), dtype=np.bool_)
-    for row, episode in enumerate(episodes):
-        start = len(episode.prompt)
-        ids[row, :start] = episode.prompt
-        ids[row, start : episode.tokens] = episode.response
-        targets[row, start : episode.tokens] = True
-    return PpoMicroBatch(torch.from_numpy(ids), torch.from_numpy(targets), int(targets.sum()))
+        return PpoMicroBatch(
+            PackedRow.of([np.zeros(2, dtype=np.int64)]), torch.zeros(1, 2, dtype=torch.bool), 0
+        )
+    pieces = [piece for episode in episodes for piece in (episode.prompt, episode.response)]
+    targets = np.repeat([False, True] * len(episodes), [len(piece) for piece in pieces])
+    row = PackedRow.of([np.concatenate([episode.prompt, episode.response]) for episode in episodes])
+    return PpoMicroBatch(row, torch.from_numpy(targets)[None], int(targets.sum()))
 
 
-def to_columns(batch: PpoMicroBatch, per_token: torch.Tensor) -> torch.Tensor:
-    """[R, T] counted from the first response token, to [R, L] in the columns of the tokens; fp32."""
+def to_columns(batch: PpoMicroBatch, per_token: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """From steps to the columns of the tokens.
+
+    Args:
+        batch: E episodes, on CPU.
+        per_token: [E, steps], counted from the first response token.
+        mask: bool [E, steps], true on response tokens.
+
+    Returns:
+        fp32 [1, T]; 0 off the targets.
+    """
+    # Both masks are true for the same tokens in the same order.
     placed = torch.zeros(batch.targets.shape, dtype=torch.float32)
-    steps = batch.targets.cumsum(1) - 1
-    if per_token.numel():
-        rows = steps.clamp(0, per_token.shape[1] - 1)
-        placed = torch.where(batch.targets, per_token.float().gather(1, rows), placed)
+    placed[batch.targets] = per_token[mask].float()
     return placed
 
 
-def to_steps(batch: PpoMicroBatch, placed: torch.Tensor, columns: int) -> torch.Tensor:
-    """[R, L] in the columns of the tokens, to [R, columns] counted from the first response token."""
-    targets = batch.targets.cpu()
-    starts = targets.to(torch.int8).argmax(1, keepdim=True)
-    steps = torch.arange(columns)[None, :]
-    mask = steps < targets.sum(1, keepdim=True)
-    taken = placed.cpu().float().gather(1, (starts + steps).clamp(max=targets.shape[1] - 1))
-    return torch.where(mask, taken, 0)
+def to_steps(batch: PpoMicroBatch, placed: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The way back: [1, T] in the columns of the tokens, to fp32 [E, steps] on CPU; 0 off ``mask``."""
+    steps = torch.zeros(mask.shape, dtype=torch.float32)
+    steps[mask] = placed.cpu().float()[batch.targets.cpu()]
+    return steps
 
 
-def reward_rows(
-    episodes: Sequence[Episode], closing: Sequence[int], stop_ids: Sequence[int], pad_id: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows as the reward model saw answers in training: prompt, text of the answer, ``closing``.
+def reward_row(episodes: Sequence[Episode], closing: Sequence[int], stop_ids: Sequence[int]) -> PackedRow:
+    """Segments as the reward model saw answers in training: prompt, text of the answer, ``closing``.
 
     Whatever stop token ended the response gives way to ``closing``; a response that was cut gets it too, so
     the score is of text the reward model can judge, and the missing end is punished apart from it.
-
-    Returns:
-        input_ids int64 [E, L], padded to the right, and ends int64 [E], the column of each last token.
     """
     stops, end = set(stop_ids), np.asarray(closing, dtype=np.int64)
-    rows = []
+    segments = []
     for episode in episodes:
         body = episode.response
         if episode.ended and int(body[-1]) in stops:
@@ -133,9 +130,5 @@ def reward_rows(
             lead = len(end) - 1  # what a template writes between the text and the turn's end
             if lead and len(body) >= lead and np.array_equal(body[-lead:], end[:-1]):
                 body = body[:-lead]
-        rows.append(np.concatenate([episode.prompt, body, end]))
-    width = max(len(row) for row in rows)
-    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row
-    return torch.from_numpy(ids), torch.tensor([len(row) - 1 for row in rows])
+        segments.append(np.concatenate([episode.prompt, body, end]))
+    return PackedRow.of(segments)

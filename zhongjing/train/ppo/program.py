@@ -37,7 +37,7 @@ from zhongjing.model.rollout import RolloutEngine
 from zhongjing.train.distributed import seed_of
 from zhongjing.train.ppo.artifact import write_critic, write_policy
 from zhongjing.train.ppo.collect import Collector, Experience, describe_values
-from zhongjing.train.ppo.episodes import Episode, PpoMicroBatch, rows_of, to_columns
+from zhongjing.train.ppo.episodes import Episode, PpoMicroBatch, pack_episodes, to_columns
 from zhongjing.train.ppo.exchange import Group
 from zhongjing.train.ppo.kl_control import KlController
 from zhongjing.train.ppo.roles import CRITIC, PPO, PpoModule
@@ -103,7 +103,6 @@ class PpoProgram:
         self._prompts = prompts
         self._order = order
         self._held_out = held_out
-        self._pad_id = vocabulary.pad_id
         self._group = group
         self._seed = seed
         self._sources = sources
@@ -114,7 +113,6 @@ class PpoProgram:
             settings,
             stop_ids=vocabulary.stop_ids,
             closing=vocabulary.closing,
-            pad_id=vocabulary.pad_id,
         )
         self._kl = KlController(settings.kl_coef, settings.kl_target, settings.kl_horizon)
         self._critic_scale = _critic_scale(settings)
@@ -205,7 +203,7 @@ class PpoProgram:
         epoch = (iteration + (within + 1) / self._steps_per_rollout) * size / self._order.epoch_size
         kind = "rollout" if metrics else "train"
         if self._stopped:
-            return StepPlan([rows_of([], self._pad_id)], 0.0, epoch=epoch, metrics=metrics, metrics_kind=kind)
+            return StepPlan([pack_episodes([])], 0.0, epoch=epoch, metrics=metrics, metrics_kind=kind)
         positions = self._positions(iteration, within)
         warming = iteration < settings.critic_warmup_steps
         dealt = self._dealt(iteration, within, experience.episodes)
@@ -245,21 +243,22 @@ class PpoProgram:
 
     def _deal(self, sizes: Sequence[int]) -> list[list[int]]:
         settings = self._settings
-        return deal(
-            sizes, self._group.world_size, settings.micro_batch_size, settings.micro_batch_tokens, "padded"
-        )[self._group.rank]
+        longest = settings.max_prompt_length + settings.max_new_tokens
+        budget = settings.micro_batch_tokens or settings.micro_batch_size * longest
+        return deal(sizes, self._group.world_size, budget)[self._group.rank]
 
     def _micro_batch(self, experience: Experience, positions: Sequence[int]) -> PpoMicroBatch:
-        batch = rows_of([experience.episodes[position] for position in positions], self._pad_id)
+        batch = pack_episodes([experience.episodes[position] for position in positions])
         if not positions:
             return batch
         chosen = list(positions)
+        mask = experience.measures.mask[chosen]
         return replace(
             batch,
-            old_logprobs=to_columns(batch, experience.measures.logprobs[chosen]),
-            old_values=to_columns(batch, experience.measures.values[chosen]),
-            advantages=to_columns(batch, experience.advantages[chosen]),
-            returns=to_columns(batch, experience.returns[chosen]),
+            old_logprobs=to_columns(batch, experience.measures.logprobs[chosen], mask),
+            old_values=to_columns(batch, experience.measures.values[chosen], mask),
+            advantages=to_columns(batch, experience.advantages[chosen], mask),
+            returns=to_columns(batch, experience.returns[chosen], mask),
         )
 
     def _stop_if_far(self) -> None:

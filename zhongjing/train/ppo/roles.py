@@ -19,9 +19,16 @@ from transformers import PreTrainedModel
 from zhongjing.codes import model as model_codes
 from zhongjing.codes import unexpected as unexpected_codes
 from zhongjing.config.stages import PpoSettings
+from zhongjing.data.samples import PackedRow
 from zhongjing.errors import DataError, TrainingError
 from zhongjing.model.adapters import AdapterFile
-from zhongjing.model.causal import TokenLogprobs, backbone, logprobs_of_hidden, output_layer
+from zhongjing.model.causal import (
+    TokenLogprobs,
+    hidden_states,
+    output_layer,
+    segment_ends_hidden,
+    token_logprobs,
+)
 from zhongjing.model.reward import head_rewards
 from zhongjing.model.router import AdapterRouter, Part
 from zhongjing.train.ppo.episodes import PpoMicroBatch
@@ -31,8 +38,8 @@ from zhongjing.train.program import MicroLoss
 POLICY, REFERENCE, REWARD, CRITIC = "policy", "reference", "reward", "critic"
 SFT, PPO, RM = "sft", "ppo", "rm"
 
-# Largest |log ratio| allowed where nothing has been learnt yet. Rows, padding and order of operations are the
-# same as when the rollout was measured, so the true bound is the kernels' own noise.
+# Largest |log ratio| allowed where nothing has been learnt yet. Rows and order of operations are the same
+#  as when the rollout was measured, so the true bound is the kernels' own noise.
 _RATIO_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
@@ -136,9 +143,9 @@ class PpoModule(nn.Module):
 
     @torch.no_grad()
     def measure_policy(self, batch: PpoMicroBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-probabilities, values and entropies of the response tokens; each fp32 [R, L].
+        """Log-probabilities, values and entropies of the response tokens; each fp32 [1, T].
 
-        The forward pass is that of the update, row for row, so the first ratio is 1 to rounding.
+        The forward pass is that of the update, token for token, so the first ratio is 1 to rounding.
         """
         taken, values = self._policy_and_critic(batch, entropy=True)
         assert taken.entropy is not None
@@ -146,17 +153,16 @@ class PpoModule(nn.Module):
 
     @torch.no_grad()
     def measure_reference(self, batch: PpoMicroBatch) -> torch.Tensor:
-        """Log-probabilities of the response tokens under the reference; fp32 [R, L]."""
-        with self.router.open(Part(REFERENCE, len(batch.input_ids))):
-            hidden = self._hidden(batch.input_ids)
+        """Log-probabilities of the response tokens under the reference; fp32 [1, T]."""
+        with self.router.open(Part(REFERENCE)):
+            hidden = hidden_states(self.model, batch.row)
         return self._logprobs(hidden, batch, entropy=False).logprobs
 
     @torch.no_grad()
-    def measure_reward(self, input_ids: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-        """Scores fp32 [R] of rows int64 [R, L], read at columns ``ends`` int64 [R]."""
-        with self.router.open(Part(REWARD, len(input_ids))):
-            hidden = self._hidden(input_ids)
-        last = hidden[torch.arange(len(ends), device=ends.device), ends]
+    def measure_reward(self, row: PackedRow) -> torch.Tensor:
+        """Score of each segment, read at its last token; fp32 [S]."""
+        with self.router.open(Part(REWARD)):
+            last = segment_ends_hidden(self.model, row)
         if self._reward_head.device != last.device:
             self._reward_head = self._reward_head.to(last.device)
         return head_rewards(last, self._reward_head)
@@ -169,10 +175,10 @@ class PpoModule(nn.Module):
     def _policy_and_critic(
         self, batch: PpoMicroBatch, *, entropy: bool
     ) -> tuple[TokenLogprobs, torch.Tensor]:
-        rows = len(batch.input_ids)
-        with self.router.open(Part(POLICY, rows), Part(CRITIC, rows)):
-            hidden = self._hidden(batch.input_ids.repeat(2, 1))
-        of_policy, of_critic = hidden.split(rows)
+        tokens = batch.row.tokens
+        with self.router.open(Part(POLICY, tokens), Part(CRITIC, tokens)):
+            hidden = hidden_states(self.model, batch.row.twice())
+        of_policy, of_critic = hidden.split(tokens, 1)
         taken = self._logprobs(of_policy, batch, entropy=entropy)
         # The value before token t is read where token t is predicted: one column to the left. The critic's
         # output is in the reward model's units, its values in those of the normalised reward.
@@ -180,21 +186,15 @@ class PpoModule(nn.Module):
         values = (raw - self.reward_mean) / self.reward_std
         return taken, nn.functional.pad(values, (1, 0))
 
-    def _hidden(self, input_ids: torch.Tensor) -> torch.Tensor:
-        # Padding stands to the right, where a causal model never looks: no mask is needed.
-        out = backbone(self.model)(input_ids=input_ids, use_cache=False)
-        hidden: torch.Tensor = out.last_hidden_state
-        return hidden
-
     def _logprobs(self, hidden: torch.Tensor, batch: PpoMicroBatch, *, entropy: bool) -> TokenLogprobs:
-        return logprobs_of_hidden(
+        return token_logprobs(
             hidden,
             output_layer(self.model),
-            batch.input_ids,
+            batch.row.input_ids,
             batch.targets,
+            batch.target_tokens,
             self.settings.temperature,
             entropy=entropy,
-            target_tokens=batch.target_tokens,
         )
 
     def _check_ratio(self, largest: torch.Tensor, *, last: bool) -> None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from zhongjing.data.chat import encode_prompt, encode_ranking
 from zhongjing.data.records import Turn
-from zhongjing.model.tokenizer import end_ids, load_tokenizer, padding_id
+from zhongjing.model.tokenizer import end_ids, load_tokenizer
 
 _ROOM = 4096  # tokens, for a template's own words around one character
 
@@ -21,12 +21,10 @@ class Vocabulary:
     Attributes:
         stop_ids: what ends a response: the turn's end, the document's end.
         closing: what ends an answer where the reward model reads it.
-        pad_id: fills rows up.
     """
 
     stop_ids: tuple[int, ...]
     closing: tuple[int, ...]
-    pad_id: int
 
     @classmethod
     def of(cls, tokenizer_folder: Path) -> Vocabulary:
@@ -40,7 +38,7 @@ class Vocabulary:
         """
         tokenizer = load_tokenizer(tokenizer_folder)
         closing = _closing(tokenizer)
-        return cls(tuple(sorted({*end_ids(tokenizer), closing[-1]})), closing, padding_id(tokenizer))
+        return cls(tuple(sorted({*end_ids(tokenizer), closing[-1]})), closing)
 
 
 @dataclass(frozen=True, slots=True)
