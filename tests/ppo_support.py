@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
 
 from zhongjing.config.sources import TinyBase
 from zhongjing.config.stages import Lora, PpoSettings
@@ -107,6 +108,13 @@ def make_folders(root: Path, family: str) -> Folders:
     return folders
 
 
+def reward_by_peft(base: Path, adapter: Path) -> PeftModel:
+    """A reward model (or critic) as transformers and PEFT load it, with no code of ours."""
+    classifier = AutoModelForSequenceClassification.from_pretrained(str(base), num_labels=1)
+    loaded: PeftModel = PeftModel.from_pretrained(classifier, str(adapter))
+    return loaded.eval()
+
+
 def make_settings(**fields: Any) -> PpoSettings:
     return PpoSettings.model_validate(
         {
@@ -114,7 +122,7 @@ def make_settings(**fields: Any) -> PpoSettings:
             "precision": "fp32",
             "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.0},
             "globalBatchSize": 8,
-            "microBatchSize": 3,
+            "microBatchTokens": 48,
             "maxNewTokens": 8,
             "learningRate": 1e-3,
             **fields,

@@ -125,10 +125,10 @@ def test_a_loss_that_is_not_finite_is_a_spike_and_keeps_the_scale(base: Path) ->
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_one_host_sync_per_optimizer_step(base: Path, precision: str) -> None:
-    program, settings = sft(base, precision, micro_batch_size=2)
+    program, settings = sft(base, precision, micro_batch_tokens=32)
     engine = Engine(program.module, program.parameter_groups(), settings, torch.device("cuda", 0))
     plan = program.plan(0)
-    assert len(plan.micro_batches) == 8
+    assert len(plan.micro_batches) > 4
     for _ in range(3):
         engine.train_step(plan, 1e-4)
     torch.cuda.synchronize()

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 
 from tests.ppo_support import Folders, make_folders, make_settings, random_prompts
+from zhongjing.data.samples import PackedRow
 from zhongjing.train.local_context import LocalContext
 from zhongjing.train.loop import run_loop
 from zhongjing.train.ppo.build import build_ppo
 
 
-def even_share(input_ids: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Even tokens less odd ones in each row, the closing one left out, over the longest response."""
-    inside = torch.arange(input_ids.shape[1], device=ends.device)[None, :] < ends[:, None]
-    signs = 1.0 - 2.0 * (input_ids % 2)
-    return torch.where(inside, signs, 0.0).sum(1) / 8.0
+def even_share(row: PackedRow) -> torch.Tensor:
+    """Even tokens less odd ones in each segment, the closing one left out, over the longest response."""
+    signs = 1.0 - 2.0 * (row.input_ids[0] % 2)
+    return torch.stack([part[:-1].sum() for part in signs.split(list(row.lengths))]) / 8.0
 
 
 def main() -> None:

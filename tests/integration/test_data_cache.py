@@ -74,7 +74,7 @@ def test_build_race_read_resume_and_damage(
     assert [s.index for s in resumed.fetch(order.indices(64, 64).tolist())] == whole[64:128]
     seen: list[int] = []
     for rank in range(2):
-        for batch in fetch_step(train, order.indices(0, 64).tolist(), rank, 2, 8, None, 0, "packed"):
+        for batch in fetch_step(train, order.indices(0, 64).tolist(), rank, 2, 4096):
             seen += batch.sample_indices
     assert sorted(seen) == sorted(whole[:64])
     everything = train.fetch(range(len(train)))

@@ -26,7 +26,7 @@ SFT: dict[str, Any] = {
     "tuning": "full",
     "epochs": 4,
     "global_batch_size": 8,
-    "micro_batch_size": 3,
+    "micro_batch_tokens": 48,
     "learning_rate": 3e-3,
     "warmup_fraction": 0.1,
     "evaluations": 3,
@@ -126,7 +126,7 @@ def test_the_best_checkpoint_is_the_result(tmp_path: Path, base: str) -> None:
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, base: str, stage: str) -> None:
     settings = {**SFT, "tuning": "lora", "lora": {**LORA, "dropout": 0.1}, "epochs": 2}
     if stage == "rm":
-        settings["micro_batch_size"] = 2
+        settings["micro_batch_tokens"] = 96
     whole = train(tmp_path / "whole", stage=stage, base=base, settings=settings)
     for stop in (4, 3):  # at steps 4 and 7: between evaluations and at one
         part = train(tmp_path / "parts", stage=stage, base=base, settings=settings, stop_at=stop)
@@ -244,7 +244,7 @@ def test_rm_learns_and_is_a_peft_classifier(tmp_path: Path, base: str) -> None:
     settings = {
         "epochs": 6,
         "global_batch_size": 8,
-        "micro_batch_size": 3,
+        "micro_batch_tokens": 144,
         "learning_rate": 2e-2,
         "evaluations": 3,
         "lora": LORA,

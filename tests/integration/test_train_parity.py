@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +47,20 @@ def assert_parity(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         assert (got - wanted).norm() <= TOLERANCE * wanted.norm(), name
 
 
-@pytest.mark.parametrize("micro_batch_size", [8, 3, 1])
+@pytest.mark.parametrize(("budget", "batches"), [(512, 1), (48, 3), (16, 8)])
 def test_sft_equals_trl_with_accumulation(
-    tmp_path: Path, base: str, sft_by_trl: dict[str, Any], micro_batch_size: int
+    tmp_path: Path, base: str, sft_by_trl: dict[str, Any], budget: int, batches: int
 ) -> None:
-    settings = {"tuning": "full", "micro_batch_size": micro_batch_size}
+    settings = {"tuning": "full", "micro_batch_tokens": budget}
     (ours,) = run_ranks("gradients", tmp_path, 1, stage="sft", base=base, settings=settings)
-    assert ours["micro_batches"] == math.ceil(8 / micro_batch_size)
+    assert ours["micro_batches"] == batches
     assert_parity(ours, sft_by_trl)
 
 
 def test_sft_equals_trl_on_two_ranks_with_unequal_labels(
     tmp_path: Path, base: str, sft_by_trl: dict[str, Any]
 ) -> None:
-    settings = {"tuning": "full", "micro_batch_size": 3}
+    settings = {"tuning": "full", "micro_batch_tokens": 48}
     first, second = run_ranks("gradients", tmp_path, 2, stage="sft", base=base, settings=settings)
     assert sum(first["targets"]) != sum(second["targets"])
     assert first["micro_batches"] == second["micro_batches"]
@@ -73,7 +72,7 @@ def test_sft_equals_trl_on_two_ranks_with_unequal_labels(
 def test_rm_of_two_answers_equals_trl(
     tmp_path: Path, base: str, rm_by_trl: dict[str, Any], world_size: int
 ) -> None:
-    settings = {"lora": LORA, "micro_batch_size": 3}
+    settings = {"lora": LORA, "micro_batch_tokens": 64}
     for ours in run_ranks("gradients", tmp_path, world_size, stage="rm", base=base, settings=settings):
         assert_parity(ours, rm_by_trl)
 
@@ -107,7 +106,7 @@ def test_rm_of_four_answers_with_ties_equals_a_hand_computation(tmp_path: Path, 
             if parameter.grad is not None
         },
     }
-    settings = {"lora": LORA, "micro_batch_size": 3}
+    settings = {"lora": LORA, "micro_batch_tokens": 64}
     for world_size in (1, 2):
         folder = tmp_path / str(world_size)
         ranks = run_ranks(

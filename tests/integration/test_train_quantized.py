@@ -19,7 +19,7 @@ SETTINGS: dict[str, Any] = {
     "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.0},
     "learning_rate": 5e-3,
     "global_batch_size": 8,
-    "micro_batch_size": 2,
+    "micro_batch_tokens": 32,
     "epochs": 2,
     "evaluations": 2,
 }

@@ -161,11 +161,16 @@ class StageSettings(DocumentModel):
     guard: SpikeGuard = training(SpikeGuard, "What happens when the gradient explodes.")
 
     micro_batch_size: int = operational(
-        4, "Sequences per forward pass of one worker.", unit="sequences", ge=1, le=4096
+        4,
+        "Longest sequences that one forward pass of one worker has room for; of shorter ones it takes more.",
+        unit="sequences",
+        ge=1,
+        le=4096,
     )
     micro_batch_tokens: int | None = operational(
         None,
-        "Token budget of one forward pass; none: microBatchSize x maxLength.",
+        "Token budget of one forward pass of one worker; none: microBatchSize x maxLength. "
+        "A longer sample is alone in its pass.",
         unit="tokens",
         ge=16,
         le=MOST,
@@ -206,7 +211,13 @@ class PretrainSettings(StageSettings):
     )
     tuning: Literal["full", "lora"] = training("full", "What is trained.", source="paper Table 4")
     lora: Lora = training(Lora, "Adapter settings when tuning is lora.")
-    dropout: float = training(0.1, "Attention dropout.", source="paper section 4", ge=0, lt=1)
+    dropout: float = training(
+        0.1,
+        "Dropout on attention probabilities, the same on a CPU and a GPU.",
+        source="paper section 4",
+        ge=0,
+        lt=1,
+    )
     section_characters: int = training(
         2000,
         "Books are cut into sections of about this length before the held-out part is chosen.",
@@ -277,8 +288,8 @@ class RmSettings(StageSettings):
     )
     micro_batch_size: int = operational(
         1,
-        "Prompts, each with all its answers, per forward pass of one worker.",
-        unit="prompts",
+        "As of the other stages: room for so many times maxLength; a prompt's answers stay together.",
+        unit="sequences",
         ge=1,
         le=4096,
     )

@@ -125,18 +125,26 @@ class PackedRow:
 
     def to(self, device: torch.device) -> PackedRow:
         """The same row on ``device``."""
-        tensors = (self.input_ids, self.position_ids, self.edges)
-        return PackedRow(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.lengths)
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            position_ids=self.position_ids.to(device, non_blocking=True),
+            edges=self.edges.to(device, non_blocking=True),
+        )
 
     def pinned(self) -> PackedRow:
         """The same row in page-locked memory, from where a GPU copies while it computes."""
-        tensors = (self.input_ids, self.position_ids, self.edges)
-        return PackedRow(*(tensor.pin_memory() for tensor in tensors), self.lengths)
+        return replace(
+            self,
+            input_ids=self.input_ids.pin_memory(),
+            position_ids=self.position_ids.pin_memory(),
+            edges=self.edges.pin_memory(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """What one forward pass takes: the segments of some samples in a packed row, and what is asked of them."""
+    """What one forward pass takes: segments of whole samples in a packed row, and what is asked of them."""
 
     row: PackedRow
     targets: torch.Tensor  # bool [1, T]

@@ -1,7 +1,7 @@
 """Attention over packed rows: segments stand one after the other, and each sees nothing but itself.
 
-One attention function is registered in transformers under :data:`PACKED`, and models are loaded with it. Given
-the segments of a row it has two ways to the same numbers:
+One attention function is registered in transformers under :data:`PACKED`, and models are loaded with it.
+Given the segments of a row it has two ways to the same numbers:
 
 - *segment by segment*: PyTorch's scaled dot product attention on each segment, neighbours of equal length
   together. On a CPU always; on a GPU for fp32, and where attention dropout is drawn.
@@ -57,7 +57,7 @@ def check_attention(model: PreTrainedModel, where: str | None = None) -> None:
             f"a {model.config.model_type} model's attention cannot be told which tokens belong together",
             code=codes.UNSUPPORTED_MODEL,
             where=where,
-            remedy="use a family with transformers' standard attention, such as Llama, Qwen2, Qwen3 or Mistral",
+            remedy="use a family with transformers' standard attention (Llama, Qwen2, Qwen3, Mistral)",
         )
 
 
@@ -72,7 +72,7 @@ def packed_arguments(row: PackedRow) -> dict[str, Any]:
     }
 
 
-def attention(
+def attention(  # noqa: PLR0917 - as transformers calls it
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -143,21 +143,28 @@ def by_segment(
     sizes = [length * count for length, count in runs]
     outputs = []
     # Split, not sliced: the gradients of slices would each be as long as the row.
-    for (length, count), *parts in zip(
+    for (length, count), q, k, v in zip(
         runs, query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True
     ):
-        stacked = [part.unflatten(2, (count, length))[0].transpose(0, 1) for part in parts]
-        banded = window is not None and window < length
+        band = _band(length, window, query.device) if window is not None and window < length else None
         out = functional.scaled_dot_product_attention(
-            *stacked,
-            attn_mask=_band(length, window, query.device) if banded and window is not None else None,
+            _stacked(q, count),
+            _stacked(k, count),
+            _stacked(v, count),
+            attn_mask=band,
             dropout_p=dropout,
-            is_causal=not banded,
+            is_causal=band is None,
             scale=scaling,
             enable_gqa=grouped,
         )
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
+
+
+def _stacked(part: torch.Tensor, count: int) -> torch.Tensor:
+    """``count`` segments of equal length, [1, A, count * length, D] to [count, A, length, D]."""
+    _, heads, tokens, channels = part.shape
+    return part.reshape(heads, count, tokens // count, channels).transpose(0, 1)
 
 
 def varlen(

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from zhongjing.codes import model as codes
 from zhongjing.config.stages import Lora, Quantization
 from zhongjing.errors import DataError
-from zhongjing.model.adapters import base_of, check_adapter, lora_config, read_adapter, write_adapter
+from zhongjing.model.adapters import base_of, lora_config, write_adapter
 from zhongjing.model.attention import PACKED, check_attention
 from zhongjing.model.base import check_vocabulary, load_config, quiet_transformers
 from zhongjing.model.quantization import keep_storage, loading_arguments

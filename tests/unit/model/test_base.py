@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from zhongjing.errors import DataError
+from zhongjing.model.attention import PACKED
 from zhongjing.model.base import check_max_length, load_base, merge_delta
 from zhongjing.model.weights import WeightReader, WeightWriter
 
@@ -59,7 +60,7 @@ def test_the_global_random_state_is_left_alone(new_base: Callable[..., None], tm
 def test_loaded_for_training(base_folder: Callable[[str], Path]) -> None:
     model = load_base(base_folder("llama"), dtype=torch.bfloat16, attention_dropout=0.25)
     assert model.dtype == torch.bfloat16
-    assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == PACKED
     assert model.config.attention_dropout == 0.25
     assert model.model.layers[0].self_attn.attention_dropout == 0.25
     assert model.config.use_cache is False

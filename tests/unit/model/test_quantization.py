@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tests.ppo_support import make_folders, make_settings
 from tests.quantized_support import write_rounded
 from zhongjing.config.stages import Lora, SftSettings
+from zhongjing.data.samples import PackedRow
 from zhongjing.model.adapters import add_lora, linear_layers, read_adapter
 from zhongjing.model.base import load_base
 from zhongjing.model.quantization import compute_dtype
@@ -87,8 +88,7 @@ def test_ppo_on_one_quantized_base(tmp_path: Path) -> None:
         engine.load_adapter(1)
         made = engine.generate([[5, 6, 7], [8, 9, 10, 11]], [1, 2])
         engine.sleep()
-        ends = torch.tensor([IDS.shape[1] - 1] * len(IDS))
-        results.append((made.tokens.tolist(), module.measure_reward(IDS, ends)))
+        results.append((made.tokens.tolist(), module.measure_reward(PackedRow.of(list(IDS.numpy())))))
     assert results[0][0] == results[1][0]
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-4, atol=1e-6)
 

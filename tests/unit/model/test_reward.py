@@ -3,23 +3,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from zhongjing.config.stages import Lora
-from zhongjing.errors import DataError
-from zhongjing.model.adapters import add_lora, read_adapter, save_adapter
-from zhongjing.model.base import load_base
+from zhongjing.data.samples import PackedRow
+from zhongjing.model.adapters import read_adapter
+from zhongjing.model.causal import segment_ends_hidden
 from zhongjing.model.reward import (
-    backbone,
     build_reward_model,
     head_rewards,
     head_weight,
-    load_reward_model,
     save_reward_model,
-    segment_rewards,
 )
 
 FAMILIES = ("llama", "qwen2", "qwen3")
@@ -37,13 +35,10 @@ def trained(base: Path, seed: int = 5, dtype: torch.dtype = torch.float32) -> Pe
 
 
 def our_scores(model: PeftModel, base: Path) -> torch.Tensor:
-    """Padded on the right, read at the last token of each row by position, not by padding."""
-    batch = AutoTokenizer.from_pretrained(str(base))(ANSWERS, return_tensors="pt", padding=True)
-    hidden = backbone(model)(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-    ).last_hidden_state
-    ends = batch["attention_mask"].sum(dim=1) - 1
-    return segment_rewards(hidden, torch.arange(len(ANSWERS)), ends, head_weight(model))
+    """Read at the last token of each segment of a packed row."""
+    tokenizer = AutoTokenizer.from_pretrained(str(base))
+    row = PackedRow.of([np.array(tokenizer(answer)["input_ids"]) for answer in ANSWERS])
+    return head_rewards(segment_ends_hidden(model, row), head_weight(model))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -66,19 +61,6 @@ def test_transformers_and_peft_give_the_same_scores(
             theirs = loaded(**batch).logits.squeeze(-1)
         torch.testing.assert_close(theirs, ours, rtol=2e-5, atol=2e-6)
     assert ours.std() > 1e-3  # the scores do differ, so that equality says something
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_our_own_loading_gives_the_same_scores(
-    family: str, base_folder: Callable[[str], Path], tmp_path: Path
-) -> None:
-    base = base_folder(family)
-    model = trained(base)
-    save_reward_model(model, tmp_path, str(base))
-    loaded = load_reward_model(base, tmp_path, dtype=torch.float32)
-    with torch.no_grad():
-        assert torch.equal(our_scores(loaded, base), our_scores(model, base))
-    assert not loaded.training
 
 
 def test_adapter_and_head_are_trained_and_nothing_else(base_folder: Callable[[str], Path]) -> None:
@@ -119,21 +101,3 @@ def test_adapter_and_head_are_a_function_of_the_seed(
         save_reward_model(model, tmp_path / str(number), "base")
     files = [(tmp_path / str(number) / "adapter_model.safetensors").read_bytes() for number in range(3)]
     assert files[0] == files[1] != files[2]
-
-
-def test_an_adapter_without_head_is_no_reward_model(
-    base_folder: Callable[[str], Path], tmp_path: Path
-) -> None:
-    base = base_folder("llama")
-    save_adapter(add_lora(load_base(base, dtype=torch.float32), LORA, "default", 0), tmp_path, str(base))
-    with pytest.raises(DataError, match="no `score` head"):
-        load_reward_model(base, tmp_path, dtype=torch.float32)
-
-
-def test_a_reward_model_of_another_base_is_refused(
-    base_folder: Callable[[str], Path], new_base: Callable[..., None], tmp_path: Path
-) -> None:
-    new_base(tmp_path / "deeper", "llama", layers=3)
-    save_reward_model(trained(tmp_path / "deeper"), tmp_path / "rm", "elsewhere")
-    with pytest.raises(DataError, match=r"adapter of another base[\s\S]*elsewhere"):
-        load_reward_model(base_folder("llama"), tmp_path / "rm", dtype=torch.float32)

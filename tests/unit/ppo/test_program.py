@@ -13,13 +13,20 @@ import pytest
 import torch
 from peft import PeftModel
 
+from tests.ppo_support import reward_by_peft
 from zhongjing.errors import ConfigError, DataError, TrainingError
 from zhongjing.model.adapters import read_adapter
 from zhongjing.model.base import load_base
-from zhongjing.model.reward import load_reward_model
 from zhongjing.model.router import Part
 from zhongjing.model.tokenizer import load_tokenizer
-from zhongjing.train.ppo.episodes import Episode, reward_rows, rows_of, to_columns, to_steps
+from zhongjing.train.ppo.episodes import (
+    Episode,
+    pack_episodes,
+    response_mask,
+    reward_row,
+    to_columns,
+    to_steps,
+)
 from zhongjing.train.ppo.exchange import Group
 from zhongjing.train.ppo.program import PpoProgram
 from zhongjing.train.ppo.sources import Vocabulary
@@ -50,7 +57,7 @@ def learn(program: PpoProgram, plan: StepPlan, rate: float = 1e-2) -> dict[str, 
 
 
 def test_the_first_ratio_is_one_and_later_ones_are_not(program_of: Programs) -> None:
-    program = program_of(ppoEpochs=2, minibatches=2, microBatchSize=3)
+    program = program_of(ppoEpochs=2, minibatches=2, microBatchTokens=32)
     program.module.train()
     assert program.total_steps == 2 * 3 * 4 - 4  # ceil(2 epochs x 20 prompts / 8) = 5 rollouts of 4 steps
     first = program.plan(0)
@@ -78,10 +85,10 @@ def test_a_ratio_that_is_not_one_is_an_error(program_of: Programs) -> None:
 
 
 def test_minibatches_use_every_episode_once_a_pass(program_of: Programs) -> None:
-    program = program_of(ppoEpochs=2, minibatches=4, microBatchSize=1)
+    program = program_of(ppoEpochs=2, minibatches=4, microBatchTokens=16)
     plans = [program.plan(step) for step in range(8)]
     for start in (0, 4):
-        ids = [b.input_ids[0].tolist() for plan in plans[start : start + 4] for b in plan.micro_batches]
+        ids = [b.row.input_ids[0].tolist() for plan in plans[start : start + 4] for b in plan.micro_batches]
         assert len(ids) == len({tuple(row) for row in ids}) == 8
     assert [plan.samples for plan in plans] == [2, 2, 2, 2, 0, 0, 0, 0]
     for plan in plans:
@@ -117,7 +124,7 @@ def test_scores_are_those_of_the_reward_model(program_of: Programs, folders_of: 
     program.plan(0)
     experience = program._experience
     assert experience is not None
-    oracle = load_reward_model(folders.base, folders.reward, dtype=torch.float32)
+    oracle = reward_by_peft(folders.base, folders.reward)
     closing = 2  # <|im_end|> of the trained tokenizer
     for position, episode in enumerate(experience.episodes):
         body = episode.response[:-1] if episode.ended else episode.response
@@ -147,7 +154,7 @@ class _Sums:
 def test_two_ranks_make_the_rollout_of_one(program_of: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     sums = _Sums()
     monkeypatch.setattr(Group, "share", lambda group, tensor: sums.share(group, tensor))  # noqa: PLW0108 - binds
-    fields = {"ppoEpochs": 1, "minibatches": 2, "globalBatchSize": 6, "microBatchSize": 2}
+    fields = {"ppoEpochs": 1, "minibatches": 2, "globalBatchSize": 6, "microBatchTokens": 24}
     alone = program_of(**fields)
     both = [program_of(rank=rank, world_size=2, **fields) for rank in (0, 1)]
     plan = alone.plan(0)
@@ -176,7 +183,7 @@ def test_two_ranks_make_the_rollout_of_one(program_of: Programs, monkeypatch: py
 
 def test_a_filler_weighs_nothing_and_reaches_every_parameter(program_of: Programs) -> None:
     program = program_of()
-    loss = program.module(rows_of([], 0))
+    loss = program.module(pack_episodes([]))
     loss.total.backward()
     assert float(loss.total.detach()) == 0.0
     for name, parameter in program.module.named_parameters():
@@ -202,7 +209,7 @@ def test_a_run_that_stopped_goes_on_alike(program_of: Programs) -> None:
     found = again.plan(2)
     assert found.metrics == expected.metrics
     for one, other in zip(found.micro_batches, expected.micro_batches, strict=True):
-        assert torch.equal(one.input_ids, other.input_ids)
+        assert torch.equal(one.row.input_ids, other.row.input_ids)
         assert torch.equal(one.advantages, other.advantages)
     middle = program_of(ppoEpochs=2)
     with pytest.raises(TrainingError, match="resume from a checkpoint"):
@@ -255,25 +262,17 @@ def test_the_result_loads_with_peft_alone(
     policy = PeftModel.from_pretrained(
         load_base(folders.base, dtype=torch.float32), str(tmp_path / "model")
     ).eval()
-    critic = load_reward_model(folders.base, tmp_path / "model" / "critic", dtype=torch.float32)
+    critic = reward_by_peft(folders.base, tmp_path / "model" / "critic")
     with torch.no_grad():
-        with program.module.router.open(Part("policy", 2)):
+        with program.module.router.open(Part("policy")):
             ours = program.module.model(input_ids=ids, use_cache=False).logits
         torch.testing.assert_close(policy(input_ids=ids).logits, ours, rtol=1e-5, atol=1e-5)
         # The value before a token that follows the row is the critic's output at the row's last token.
         row = Episode(ids[0].numpy(), np.array([5]), False)
-        value = program.module.measure_policy(rows_of([row], 0))[1][0, 7]
+        value = program.module.measure_policy(pack_episodes([row]))[1][0, 7]
         raw = critic(input_ids=ids[:1]).logits[0, 0]
         torch.testing.assert_close((raw - 0.1) / 0.7, value, rtol=1e-5, atol=1e-5)
-        assert (
-            abs(
-                raw
-                - load_reward_model(folders.base, folders.reward, dtype=torch.float32)(
-                    input_ids=ids[:1]
-                ).logits[0, 0]
-            )
-            > 1e-4
-        )
+        assert abs(raw - reward_by_peft(folders.base, folders.reward)(input_ids=ids[:1]).logits[0, 0]) > 1e-4
 
 
 def test_evaluation_repeats_itself_and_may_be_absent(program_of: Programs) -> None:
@@ -309,29 +308,31 @@ def test_columns_and_steps_are_inverse() -> None:
         Episode(np.array([1, 2, 3]), np.array([4, 5]), True),
         Episode(np.array([6]), np.array([7, 8, 9]), False),
     ]
-    batch = rows_of(episodes, 0)
-    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 0]]
-    assert batch.targets.int().tolist() == [[0, 0, 0, 1, 1], [0, 1, 1, 1, 0]]
+    batch = pack_episodes(episodes)
+    assert batch.row.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]]
+    assert batch.row.lengths == (5, 4)
+    assert batch.targets.int().tolist() == [[0, 0, 0, 1, 1, 0, 1, 1, 1]]
     steps = torch.tensor([[0.4, 0.5, 0.0, 0.0], [0.7, 0.8, 0.9, 0.0]])
-    placed = to_columns(batch, steps)
-    assert torch.equal(placed * 10, torch.tensor([[0.0, 0, 0, 4, 5], [0, 7, 8, 9, 0]]))
-    assert torch.equal(to_steps(batch, placed, 4), steps)
+    mask = response_mask(episodes, 4)
+    placed = to_columns(batch, steps, mask)
+    assert torch.equal(placed * 10, torch.tensor([[0.0, 0, 0, 4, 5, 0, 7, 8, 9]]))
+    assert torch.equal(to_steps(batch, placed, mask), steps)
 
 
-def test_reward_rows_close_as_in_training() -> None:
+def test_the_reward_reads_answers_closed_as_in_training() -> None:
     prompt = np.array([1, 2])
     episodes = [
         Episode(prompt, np.array([7, 50]), True),  # ended by the turn's end
         Episode(prompt, np.array([7, 51]), True),  # ended by the document's end
         Episode(prompt, np.array([7, 8, 9]), False),
     ]
-    ids, ends = reward_rows(episodes, [50], [50, 51], 0)
-    assert ids.tolist() == [[1, 2, 7, 50, 0, 0], [1, 2, 7, 50, 0, 0], [1, 2, 7, 8, 9, 50]]
-    assert ends.tolist() == [3, 3, 5]
+    row = reward_row(episodes, [50], [50, 51])
+    assert row.input_ids.tolist() == [[1, 2, 7, 50, 1, 2, 7, 50, 1, 2, 7, 8, 9, 50]]
+    assert row.lengths == (4, 4, 6)
     # A template that writes 6 between the text and the turn's end: it stands there once.
     episodes = [Episode(prompt, np.array([7, 6, 50]), True), Episode(prompt, np.array([7]), False)]
-    ids, ends = reward_rows(episodes, [6, 50], [50, 51], 0)
-    assert ids.tolist() == [[1, 2, 7, 6, 50], [1, 2, 7, 6, 50]]
+    row = reward_row(episodes, [6, 50], [50, 51])
+    assert row.input_ids.tolist() == [[1, 2, 7, 6, 50, 1, 2, 7, 6, 50]]
 
 
 def test_answers_close_as_the_template_closes_them(folders_of: Callable[[str], Any], tmp_path: Path) -> None:
@@ -341,7 +342,6 @@ def test_answers_close_as_the_template_closes_them(folders_of: Callable[[str], A
     found = Vocabulary.of(folder)
     assert found.closing == (end,)
     assert set(found.stop_ids) == {end, document}
-    assert found.pad_id == document
     # A base whose eos_token ends documents; and a template with a line break before the turn's end.
     tokenizer.eos_token, tokenizer.pad_token = "<|endoftext|>", "<|im_start|>"
     tokenizer.chat_template = TEMPLATE_WITH_BREAK

@@ -93,7 +93,7 @@ def test_samples_follow_the_distribution(module_of: Callable[..., PpoModule]) ->
     with torch.no_grad():
         from zhongjing.model.router import Part
 
-        with module.router.open(Part("policy", 1)):
+        with module.router.open(Part("policy")):
             logits = module.model(input_ids=torch.tensor([PROMPTS[0]]), use_cache=False).logits[0, -1]
     shares = torch.softmax(logits / temperature, 0)
     counts = torch.bincount(made.tokens[:, 0], minlength=len(shares)).double()

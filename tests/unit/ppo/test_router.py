@@ -10,11 +10,14 @@ import pytest
 import torch
 from peft import PeftModel
 
+from tests.ppo_support import reward_by_peft
 from zhongjing.config.stages import Lora
+from zhongjing.data.samples import PackedRow
 from zhongjing.errors import DataError, TrainingError
 from zhongjing.model.adapters import ADAPTER_WEIGHTS, AdapterFile, read_adapter
 from zhongjing.model.base import load_base
-from zhongjing.model.reward import head_rewards, load_reward_model
+from zhongjing.model.causal import hidden_states
+from zhongjing.model.reward import head_rewards
 from zhongjing.model.router import AdapterRouter, Part
 from zhongjing.train.ppo.artifact import write_critic, write_policy
 from zhongjing.train.ppo.roles import PpoModule
@@ -25,6 +28,11 @@ Modules = Callable[..., PpoModule]
 
 def ids_of(rows: int, columns: int = 9, seed: int = 0) -> torch.Tensor:
     return torch.randint(3, 300, (rows, columns), generator=torch.Generator().manual_seed(seed))
+
+
+def packed(ids: torch.Tensor) -> PackedRow:
+    """The rows of ``ids`` one after the other."""
+    return PackedRow.of(list(ids.numpy()))
 
 
 def logits(module: PpoModule, ids: torch.Tensor, *parts: Part) -> torch.Tensor:
@@ -48,26 +56,24 @@ def test_roles_in_one_batch_equal_models_of_peft(
 ) -> None:
     module, folders = module_of(family), folders_of(family)
     ids = ids_of(8)
-    parts = (Part("policy", 3), Part("reward", 1), Part("reference", 2), Part("critic", 2))
+    parts = (Part("policy", 27), Part("reward", 9), Part("reference", 18), Part("critic", 18))
     with torch.no_grad():
         with module.router.open(*parts):
-            hidden = module.model.model(input_ids=ids, use_cache=False).last_hidden_state
+            hidden = hidden_states(module.model, packed(ids)).view(8, 9, -1)
         routed = module.model.lm_head(hidden)
         policy = policy_by_peft(module, folders.base, folders.sft, tmp_path)
         reference = PeftModel.from_pretrained(
             load_base(folders.base, dtype=torch.float32), str(folders.sft)
         ).eval()
-        reward = load_reward_model(folders.base, folders.reward, dtype=torch.float32)
+        reward = reward_by_peft(folders.base, folders.reward)
         torch.testing.assert_close(routed[:3], policy(input_ids=ids[:3]).logits, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(routed[4:6], reference(input_ids=ids[4:6]).logits, rtol=1e-5, atol=1e-5)
         # The classifier reads the last token that is not padding: the last column here.
         scores = reward(input_ids=ids).logits[:, 0]
-        torch.testing.assert_close(
-            module.measure_reward(ids, torch.full((8,), 8)), scores, rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(module.measure_reward(packed(ids)), scores, rtol=1e-5, atol=1e-5)
         critic = head_rewards(hidden[6:], module.critic_head)[:, -1]
         torch.testing.assert_close(critic, scores[6:], rtol=1e-5, atol=1e-5)  # it starts as a copy
-    assert (routed[:3] - logits(module, ids[:3], Part("reference", 3))).abs().max() > 1e-2
+    assert (routed[:3] - logits(module, ids[:3], Part("reference"))).abs().max() > 1e-2
 
 
 def _separate_gradients(
@@ -82,7 +88,7 @@ def _separate_gradients(
         reward=folders.reward,
         base=str(folders.base),
     )
-    critic = load_reward_model(folders.base, tmp_path / "critic", dtype=torch.float32)
+    critic = reward_by_peft(folders.base, tmp_path / "critic")
     policy.train()
     for name, parameter in [*policy.named_parameters(), *critic.named_parameters()]:
         parameter.requires_grad_("lora_" in name)
@@ -111,12 +117,12 @@ def test_gradients_equal_those_of_separate_models(
     module.train()
     ids = ids_of(3)
     weights = torch.randn(3, 9, module.model.config.vocab_size, generator=torch.Generator().manual_seed(1))
-    with module.router.open(Part("policy", 3), Part("critic", 3)):
-        hidden = module.model.model(input_ids=ids.repeat(2, 1), use_cache=False).last_hidden_state
+    with module.router.open(Part("policy", 27), Part("critic", 27)):
+        hidden = hidden_states(module.model, packed(ids).twice()).view(6, 9, -1)
     loss = (module.model.lm_head(hidden[:3]) * weights).sum()
     loss = loss + head_rewards(hidden[3:], module.critic_head)[:, -1].sum()
     # Another route is opened between forward and backward: the recomputation must not follow it.
-    with torch.no_grad(), module.router.open(Part("reference", 3)):
+    with torch.no_grad(), module.router.open(Part("reference")):
         module.model.model(input_ids=ids, use_cache=False)
     loss.backward()
     by_policy, by_critic = _separate_gradients(module, folders, tmp_path, ids, weights)
@@ -134,7 +140,7 @@ def test_checkpointing_by_others_is_refused(module_of: Modules) -> None:
     module = module_of("llama")
     for layer in module.model.model.layers:
         layer.gradient_checkpointing = True
-    with pytest.raises(RuntimeError, match="by the router"), module.router.open(Part("policy", 1)):
+    with pytest.raises(RuntimeError, match="by the router"), module.router.open(Part("policy")):
         pass
 
 
@@ -172,21 +178,21 @@ def test_a_route_is_needed_and_must_fit(module_of: Modules) -> None:
     module = module_of("llama")
     with pytest.raises(RuntimeError, match="no route"):
         module.model(input_ids=ids_of(2), use_cache=False)
-    with pytest.raises(RuntimeError, match="3 rows"):
+    with pytest.raises(RuntimeError, match="3 tokens"):
         logits(module, ids_of(2), Part("policy", 2), Part("critic", 1))
     with pytest.raises(KeyError, match="judge"):
-        logits(module, ids_of(2), Part("judge", 2))
-    with pytest.raises(RuntimeError, match="open already"), module.router.open(Part("policy", 2)):
-        logits(module, ids_of(2), Part("policy", 2))
+        logits(module, ids_of(2), Part("judge"))
+    with pytest.raises(RuntimeError, match="open already"), module.router.open(Part("policy")):
+        logits(module, ids_of(2), Part("policy"))
 
 
 def test_fused_stack_equals_the_stack(module_of: Modules) -> None:
     module = module_of("qwen3")
     ids = ids_of(2)
     with torch.no_grad():
-        plain = logits(module, ids, Part("policy", 2))
+        plain = logits(module, ids, Part("policy"))
         module.router.fuse("policy")
-        with module.router.open(Part("policy", 2), fused=True):
+        with module.router.open(Part("policy"), fused=True):
             fused = module.model(input_ids=ids, use_cache=False).logits
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=2e-6)
     module.router.drop_fused()
@@ -240,7 +246,7 @@ def test_a_fresh_adapter_changes_nothing_and_follows_its_seed(folders_of: Callab
             router.add_fresh(name, lora, seed)
         assert torch.equal(state, torch.random.get_rng_state())
         router.define("role", ["one"])
-        with router.open(Part("role", 2)):
+        with router.open(Part("role")):
             assert torch.equal(base(input_ids=ids, use_cache=False).logits, before)
     a = {name: dict(router.parameters_of(name)) for name in ("one", "same", "other")}
     path = "model.layers.1.self_attn.k_proj.lora_A"
@@ -264,8 +270,8 @@ def test_without_sft_adapter_the_base_is_the_reference(
     ids = ids_of(2)
     with torch.no_grad():
         plain = load_base(folders.base, dtype=torch.float32)(input_ids=ids, use_cache=False).logits
-        torch.testing.assert_close(logits(module, ids, Part("reference", 2)), plain)
-        torch.testing.assert_close(logits(module, ids, Part("policy", 2)), plain)
+        torch.testing.assert_close(logits(module, ids, Part("reference")), plain)
+        torch.testing.assert_close(logits(module, ids, Part("policy")), plain)
     write_policy(
         module.router, tmp_path / "out", tmp_path / "scratch", sft=None, lora=module.settings.lora, base="b"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +11,8 @@ from torch.nn import functional
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -18,8 +20,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from zhongjing.data.samples import MicroBatch
+from zhongjing.data.batches import collate
+from zhongjing.data.samples import MicroBatch, Sample, Segment
 from zhongjing.errors import DataError
+from zhongjing.model.attention import PACKED
 from zhongjing.model.causal import (
     backbone,
     hidden_states,
@@ -29,6 +33,7 @@ from zhongjing.model.causal import (
     target_losses,
     token_logprobs,
 )
+from zhongjing.train.parameters import enable_gradient_checkpointing
 
 VOCABULARY = 61
 SIZES: dict[str, Any] = {
@@ -43,12 +48,24 @@ SIZES: dict[str, Any] = {
 
 
 def build(family: str, *, tied: bool = False) -> PreTrainedModel:
+    """A random model as ours are loaded: with attention for packed rows."""
     torch.manual_seed(0)
+    sizes = {**SIZES, "tie_word_embeddings": tied}
     if family == "llama":
-        return LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=tied))
-    if family == "qwen2":
-        return Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=tied))
-    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=tied))
+        model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**{**sizes, "num_key_value_heads": 4}))
+    elif family == "llama-gqa":
+        model = LlamaForCausalLM(LlamaConfig(**sizes))
+    elif family == "qwen2":
+        model = Qwen2ForCausalLM(Qwen2Config(**sizes))
+    elif family == "mistral":  # a window that is shorter than the longest segment
+        model = MistralForCausalLM(MistralConfig(**sizes, sliding_window=6))
+    else:
+        model = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=8))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.set_attn_implementation(PACKED)
+    return model
 
 
 def with_lora(model: PreTrainedModel, targets: str | list[str] = "all-linear") -> torch.nn.Module:
@@ -63,61 +80,31 @@ def segments(seed: int = 0, lengths: tuple[int, ...] = (7, 12, 5)) -> list[tuple
     made = []
     for length in lengths:
         target = torch.from_numpy(random.random(length) < 0.6)
-        target[0] = False
         target[-1] = True
+        target[0] = False
         made.append((torch.from_numpy(random.integers(1, VOCABULARY, length)), target))
     return made
 
 
-def padded(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> MicroBatch:
-    rows, width = len(parts), max(len(ids) for ids, _ in parts) + 2
-    ids, positions, mask = (torch.zeros(rows, width, dtype=torch.int64) for _ in range(3))
-    targets = torch.zeros(rows, width, dtype=torch.bool)
-    for row, (tokens, target) in enumerate(parts):
-        length = len(tokens)
-        ids[row, :length], targets[row, :length], mask[row, :length] = tokens, target, 1
-        positions[row, :length] = torch.arange(length)
-    return MicroBatch(
-        ids,
-        positions,
-        mask,
-        targets,
-        torch.arange(rows),
-        torch.tensor([len(tokens) - 1 for tokens, _ in parts]),
-        torch.arange(rows),
-        torch.zeros(rows, dtype=torch.int64),
-        list(range(rows)),
-        int(mask.sum()),
-        int(targets.sum()),
-    )
-
-
 def packed(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> MicroBatch:
-    lengths = torch.tensor([len(tokens) for tokens, _ in parts])
-    targets = torch.cat([target for _, target in parts])[None]
-    return MicroBatch(
-        torch.cat([tokens for tokens, _ in parts])[None],
-        torch.cat([torch.arange(length) for length in lengths.tolist()])[None],
-        None,
-        targets,
-        torch.zeros(len(parts), dtype=torch.int64),
-        lengths.cumsum(0) - 1,
-        torch.arange(len(parts)),
-        torch.zeros(len(parts), dtype=torch.int64),
-        list(range(len(parts))),
-        int(lengths.sum()),
-        int(targets.sum()),
+    return collate(
+        [
+            Sample(index, (Segment(tokens.numpy(), target.numpy()),))
+            for index, (tokens, target) in enumerate(parts)
+        ]
     )
 
 
 def reference(model: torch.nn.Module, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Sum over the segments, one at a time, through the model's own head."""
-    total = torch.zeros(())
-    for tokens, target in parts:
-        logits = model(input_ids=tokens[None]).logits[0]
-        labels = torch.where(target, tokens, -100)[1:]
-        total = total + functional.cross_entropy(logits[:-1].float(), labels, reduction="sum")
-    return total
+    """The sum over padded rows, by transformers alone: its mask, its positions, its loss."""
+    width = max(len(tokens) for tokens, _ in parts)
+    ids, mask = torch.zeros(len(parts), width, dtype=torch.int64), torch.zeros(len(parts), width)
+    labels = torch.full((len(parts), width), -100)
+    for row, (tokens, target) in enumerate(parts):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+        labels[row, : len(tokens)] = torch.where(target, tokens, -100)
+    mean = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
+    return cast(torch.Tensor, mean * sum(int(target.sum()) for _, target in parts))
 
 
 def gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -126,42 +113,55 @@ def gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Ten
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize(
-    ("family", "tied", "lora"),
-    [
-        ("llama", False, False),
-        ("llama", True, False),
-        ("qwen2", True, False),
-        ("qwen3", True, False),
-        ("llama", False, True),
-        ("qwen3", True, True),
-    ],
-)
-@pytest.mark.parametrize("layout", [padded, packed])
-@pytest.mark.parametrize("chunk", [4, 1000])
-def test_loss_and_gradients_equal_the_models_own(
-    family: str, tied: bool, lora: bool, layout: Any, chunk: int
+@pytest.mark.parametrize("family", ["llama", "llama-gqa", "qwen2", "qwen3", "mistral"])
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_and_every_gradient_equal_those_of_padded_rows(
+    family: str, lora: bool, checkpointing: bool
 ) -> None:
-    model: torch.nn.Module = build(family, tied=tied)
-    if lora:
-        model = with_lora(model)  # type: ignore[arg-type]
+    parts = segments(lengths=(7, 12, 12, 5, 1, 30))
+    found = []
+    for attention in ("sdpa", PACKED):
+        model: torch.nn.Module = build(family)
+        cast(PreTrainedModel, model).set_attn_implementation(attention)
+        if checkpointing and attention == PACKED:
+            enable_gradient_checkpointing(cast(PreTrainedModel, model))
+        if lora:
+            model = with_lora(model)  # type: ignore[arg-type]
+        model.train()
+        if attention == PACKED:
+            total, count = target_losses(model, packed(parts), 16)
+            assert count == sum(int(target.sum()) for _, target in parts)
+        else:
+            total = reference(model, parts)
+        found.append((total, gradients(model, total * 0.37)))
+    (want, wanted), (total, got) = found
+    torch.testing.assert_close(total, want, rtol=1e-5, atol=0)
+    assert len(wanted) > 20
+    assert wanted.keys() == got.keys()
+    for name, gradient in wanted.items():
+        assert (got[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("chunk", [4, 1000])
+def test_chunks_and_tied_embeddings_change_nothing(tied: bool, chunk: int) -> None:
+    model = build("llama", tied=tied)
     parts = segments()
     want = reference(model, parts)
-    want_gradients = gradients(model, want * 0.37)
-    total, count = target_losses(model, layout(parts), chunk)
-    got_gradients = gradients(model, total * 0.37)
-    assert count == sum(int(target.sum()) for _, target in parts)
-    torch.testing.assert_close(total, want, rtol=1e-6, atol=1e-5)
-    assert want_gradients.keys() == got_gradients.keys()
-    for name, wanted in want_gradients.items():
-        torch.testing.assert_close(got_gradients[name], wanted, rtol=1e-5, atol=1e-6, msg=name)
+    wanted = gradients(model, want)
+    total, _ = target_losses(model, packed(parts), chunk)
+    got = gradients(model, total)
+    torch.testing.assert_close(total, want, rtol=1e-5, atol=0)
+    for name, gradient in wanted.items():
+        assert (got[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
 
 
 def test_an_adapter_on_the_output_layer_is_seen() -> None:
     model = with_lora(build("llama"), ["q_proj", "lm_head"])
     parts = segments()
     wanted = gradients(model, reference(model, parts))
-    got = gradients(model, target_losses(model, padded(parts), 4)[0])
+    got = gradients(model, target_losses(model, packed(parts), 4)[0])
     assert any("lm_head" in name for name in got)
     for name in wanted:
         torch.testing.assert_close(got[name], wanted[name], rtol=1e-5, atol=1e-6)
@@ -192,16 +192,14 @@ def test_no_logits_for_every_position(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(values, *args, **kwargs)
 
     monkeypatch.setattr(functional, "log_softmax", spy)
-    batch = padded(segments(lengths=(30, 30, 30)))
+    batch = packed(segments(lengths=(30, 30, 30)))
     target_losses(build("llama"), batch, 8)
     assert len(seen) > 1
     assert max(seen) == 8 * VOCABULARY
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_packed_segments_do_not_leak(attention: str) -> None:
+def test_packed_segments_do_not_leak() -> None:
     model = build("qwen2")
-    model.set_attn_implementation(attention)
     parts = segments()
     embedded: list[torch.Tensor] = []
 
@@ -211,7 +209,7 @@ def test_packed_segments_do_not_leak(attention: str) -> None:
         return output
 
     handle = backbone(model).embed_tokens.register_forward_hook(keep)  # type: ignore[union-attr]
-    states = hidden_states(model, packed(parts))
+    states = hidden_states(model, packed(parts).row)
     states[0, 7:19].square().sum().backward()
     handle.remove()
     gradient = embedded[0].grad
@@ -222,14 +220,14 @@ def test_packed_segments_do_not_leak(attention: str) -> None:
 
     changed = [segments(seed=9)[0], parts[1], segments(seed=9)[2]]
     with torch.no_grad():
-        before = hidden_states(model, packed(parts))[0, 7:19]
-        after = hidden_states(model, packed(changed))[0, 7:19]
+        before = hidden_states(model, packed(parts).row)[0, 7:19]
+        after = hidden_states(model, packed(changed).row)[0, 7:19]
     torch.testing.assert_close(before, after, rtol=0, atol=1e-6)
 
 
 def test_a_batch_without_targets_keeps_the_graph() -> None:
     model = build("llama")
-    batch = padded([(ids, torch.zeros_like(target)) for ids, target in segments()])
+    batch = packed([(ids, torch.zeros_like(target)) for ids, target in segments()])
     total, count = target_losses(model, batch)
     assert count == 0
     assert total.item() == 0
@@ -238,63 +236,45 @@ def test_a_batch_without_targets_keeps_the_graph() -> None:
     assert all(gradient.abs().max() == 0 for gradient in got.values())
 
 
-def test_ends_of_segments_are_equal_in_both_layouts() -> None:
+def test_ends_of_segments_are_those_of_single_rows() -> None:
     model = build("qwen3")
     parts = segments()
     with torch.no_grad():
-        torch.testing.assert_close(
-            segment_ends_hidden(model, padded(parts)),
-            segment_ends_hidden(model, packed(parts)),
-            rtol=1e-5,
-            atol=1e-6,
-        )
+        ends = segment_ends_hidden(model, packed(parts).row)
+        alone = [backbone(model)(input_ids=ids[None]).last_hidden_state[0, -1] for ids, _ in parts]
+    torch.testing.assert_close(ends, torch.stack(alone), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [3, 1000])
 def test_token_logprobs_and_entropy(chunk: int) -> None:
     model = build("llama")
-    batch = padded(segments())
-    assert batch.attention_mask is not None
+    parts = segments()
+    batch = packed(parts)
     ours = token_logprobs(
-        model,
-        batch.input_ids,
-        batch.position_ids,
-        batch.attention_mask,
+        hidden_states(model, batch.row),
+        output_layer(model),
+        batch.row.input_ids,
         batch.targets,
+        batch.target_tokens,
         0.7,
         entropy=True,
-        target_tokens=batch.target_tokens,
         chunk_tokens=chunk,
     )
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1] / 0.7
-    whole = functional.log_softmax(logits.float(), -1)
-    taken = whole.gather(-1, batch.input_ids[:, 1:, None])[..., 0]
-    wanted = functional.pad(taken * batch.targets[:, 1:], (1, 0))
-    torch.testing.assert_close(ours.logprobs, wanted, rtol=1e-5, atol=1e-5)
-    spread = functional.pad(-(whole.exp() * whole).sum(-1) * batch.targets[:, 1:], (1, 0))
+    wanted, spread = [], []
+    for ids, target in parts:
+        whole = functional.log_softmax(model(input_ids=ids[None]).logits[0, :-1].float() / 0.7, -1)
+        taken = whole.gather(-1, ids[1:, None])[:, 0]
+        wanted.append(functional.pad(taken * target[1:], (1, 0)))
+        spread.append(functional.pad(-(whole.exp() * whole).sum(-1) * target[1:], (1, 0)))
+    together = torch.cat(wanted)[None]
+    torch.testing.assert_close(ours.logprobs, together, rtol=1e-5, atol=1e-5)
     assert ours.entropy is not None
-    torch.testing.assert_close(ours.entropy, spread, rtol=1e-5, atol=1e-5)
-    weights = torch.randn_like(wanted)
-    theirs = gradients(model, (wanted * weights).sum())
+    torch.testing.assert_close(ours.entropy, torch.cat(spread)[None], rtol=1e-5, atol=1e-5)
+    weights = torch.randn_like(together)
+    theirs = gradients(model, (together * weights).sum())
     mine = gradients(model, (ours.logprobs * weights).sum())
     for name in theirs:
         torch.testing.assert_close(mine[name], theirs[name], rtol=1e-4, atol=1e-5)
-
-
-def test_token_logprobs_do_not_depend_on_the_side_of_the_padding() -> None:
-    model = build("qwen2")
-    ids, target = segments()[0]
-    right = torch.zeros(1, 10, dtype=torch.int64)
-    left, right_mask, left_mask = right.clone(), right.clone(), right.clone()
-    right[0, :7], right_mask[0, :7] = ids, 1
-    left[0, 3:], left_mask[0, 3:] = ids, 1
-    right_targets, left_targets = torch.zeros(1, 10).bool(), torch.zeros(1, 10).bool()
-    right_targets[0, :7], left_targets[0, 3:] = target, target
-    positions = (left_mask.cumsum(-1) - 1).clamp(min=0)
-    with torch.no_grad():
-        one = token_logprobs(model, right, None, right_mask, right_targets).logprobs
-        two = token_logprobs(model, left, positions, left_mask, left_targets).logprobs
-    torch.testing.assert_close(one[right_targets], two[left_targets], rtol=1e-5, atol=1e-5)
 
 
 def test_a_family_that_changes_its_logits_is_refused() -> None:

@@ -13,7 +13,7 @@ from zhongjing.codes.data import DAMAGED_CACHE
 from zhongjing.config.stages import SftSettings
 from zhongjing.errors import DataError
 from zhongjing.train.distributed import seed_of
-from zhongjing.train.feeding import Feeder, HeldOut, batch_layout
+from zhongjing.train.feeding import Feeder, HeldOut, token_budget
 
 CPU = torch.device("cpu")
 
@@ -24,6 +24,7 @@ def settings(**changes: Any) -> SftSettings:
             "data": [{"source": "any"}],
             "epochs": 2,
             "global_batch_size": 8,
+            "max_length": 16,
             "micro_batch_size": 3,
             **changes,
         }
@@ -39,8 +40,6 @@ def feeder(rank: int = 0, world_size: int = 1, count: int = 21, **changes: Any) 
         rank=rank,
         world_size=world_size,
         device=CPU,
-        pad_id=0,
-        layout="padded",
         denominator=lambda indices: float(samples.targets[list(indices)].sum()),
     )
 
@@ -108,8 +107,6 @@ def test_held_out_samples_are_evaluated_once(world_size: int) -> None:
             settings(max_evaluation_samples=50),
             rank=rank,
             world_size=world_size,
-            pad_id=0,
-            layout="padded",
         )
         seen.update(index for batch in held_out.batches() for index in batch.sample_indices)
     assert len(seen) == 50
@@ -117,14 +114,24 @@ def test_held_out_samples_are_evaluated_once(world_size: int) -> None:
 
 
 def test_without_held_out_samples_there_is_nothing() -> None:
-    held_out = HeldOut(ListSamples([]), settings(), rank=0, world_size=1, pad_id=0, layout="padded")
+    held_out = HeldOut(ListSamples([]), settings(), rank=0, world_size=1)
     assert len(held_out) == 0
     assert list(held_out.batches()) == []
 
 
-def test_layout_follows_the_attention() -> None:
-    assert batch_layout("sdpa") == "padded"
-    assert batch_layout("flash_attention_2") == "packed"
+def test_the_budget_is_room_for_the_longest() -> None:
+    assert token_budget(settings()) == 48
+    assert token_budget(settings(micro_batch_tokens=40)) == 40
+
+
+def test_a_sample_above_the_budget_has_a_micro_batch_of_its_own_and_is_counted() -> None:
+    one = feeder(micro_batch_tokens=16, epochs=1)
+    longer = [sample.index for sample in dialogues(21).samples if sample.tokens > 16]
+    assert one.over_budget == len(longer) > 0
+    batches = [batch for step in range(one.total_steps) for batch in one.plan(step).micro_batches]
+    alone = [batch.sample_indices[0] for batch in batches if batch.tokens > 16]
+    assert sorted(alone) == longer
+    assert all(len(batch.sample_indices) == 1 for batch in batches if batch.tokens > 16)
 
 
 def test_seeds_of_places_differ() -> None:

@@ -1,7 +1,8 @@
 """PPO's losses per token: pure functions. The loop divides sums by the tokens of the whole step.
 
-Shapes: all tensors [1, T], the tokens of a packed row, unless said otherwise. ``mask`` is true on response tokens. Losses are returned as
-sums over the mask, never means: a mean of micro-batch means would weigh short responses more.
+Shapes: all tensors [1, T], the tokens of a packed row, unless said otherwise. ``mask`` is true on response
+tokens. Losses are returned as sums over the mask, never means: a mean of micro-batch means would weigh short
+responses more.
 """
 
 from __future__ import annotations
