@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from torch import nn
 
 from tests.training_support import dialogues, rankings
 from zhongjing.config.stages import PretrainSettings, RmSettings, SftSettings
+from zhongjing.storage.heartbeat import HEARTBEAT, beat
 from zhongjing.storage.progress import Activity
+from zhongjing.train import meeting as meeting_module
 from zhongjing.train.distributed import ensure_process_group
 from zhongjing.train.engine import Engine
 from zhongjing.train.local_context import LocalContext
 from zhongjing.train.loop import run_loop
+from zhongjing.train.meeting import MeetingError, first, meet
 from zhongjing.train.pretrain import PretrainProgram
 from zhongjing.train.program import MicroLoss, StageProgram, StepPlan
 from zhongjing.train.rm import RmProgram
@@ -152,6 +156,33 @@ class CrowdedContext(LocalContext):
         super().log(kind, step, values, epoch=epoch)
         if self.rank == 0 and step == self._full_until:
             self._ballast.unlink(missing_ok=True)
+
+
+def meeting(folder: Path, *, kind: str) -> dict[str, Any]:
+    """Rank 1 works for two seconds, or does nothing, or fails; both wait for each other without a collective.
+
+    A rank that sees nothing done for 0.8 seconds gives up.
+    """
+    rank, _ = ensure_process_group(CPU)
+    del folder
+
+    def work() -> int:
+        if rank == 1 and kind == "fails":
+            raise ValueError("no room")
+        for piece in range(10 if rank == 1 else 0):
+            time.sleep(0.2)
+            if kind == "works":
+                beat(piece / 10)
+        return 10 * rank
+
+    meeting_module._TELL_SECONDS = 0.05
+    before = HEARTBEAT.count
+    assert first(lambda: {"step": 7 + rank}) == {"step": 7}
+    try:
+        return {"got": meet(work, seconds=0.8), "beats": HEARTBEAT.count - before}
+    except (MeetingError, ValueError) as error:
+        time.sleep(1.5)  # rank 0 serves the store
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 def train(
@@ -342,6 +373,7 @@ def trl_gradients(
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
     "engine_steps": engine_steps,
+    "meeting": meeting,
     "train": train,
     "gradients": gradients,
     "trl_gradients": trl_gradients,

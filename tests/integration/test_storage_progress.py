@@ -12,6 +12,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.errors import StorageError
 from zhongjing.storage import progress_writer
 from zhongjing.storage.client import Clients
+from zhongjing.storage.heartbeat import Heartbeat
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity, MetricPoint, Progress
@@ -71,6 +72,35 @@ def test_progress_at_the_interval(store: ObjectStore, layout: StageLayout) -> No
         writer.write(progress(step))
     assert eventually(lambda: stored_step(store, layout) == 19)
     assert writer.close()
+
+
+def test_work_between_two_reports_is_published_and_idleness_is_not(
+    store: ObjectStore, layout: StageLayout
+) -> None:
+    heartbeat = Heartbeat()
+    writer = ProgressWriter(store, layout, interval=0.05, heartbeat=heartbeat)
+    writer.write(progress(3, Activity.EVALUATING))
+    assert eventually(lambda: stored_step(store, layout) == 3)
+    idle = read_progress(store, layout)
+    time.sleep(0.4)
+    assert read_progress(store, layout) == idle, "nothing was done, so nothing is claimed"
+    heartbeat.beat(0.25)
+
+    def told() -> tuple[int, float | None]:
+        found = read_progress(store, layout)
+        assert found is not None
+        return found.beats, found.fraction
+
+    assert eventually(lambda: told() == (1, 0.25))
+    writer.write(progress(3, Activity.TRAINING))
+    assert writer.close()
+    assert told() == (1, None), "another activity"
+
+
+def test_progress_of_an_earlier_release_is_read(store: ObjectStore, layout: StageLayout) -> None:
+    old = progress(3).model_dump(mode="json", by_alias=True, exclude={"beats", "fraction"})
+    store.put_json(layout.progress, old)
+    assert read_progress(store, layout) == progress(3)
 
 
 def test_an_outage_never_reaches_the_training(

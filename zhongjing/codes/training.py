@@ -19,9 +19,9 @@ JOB_FAILED = _code(
 )
 HUNG = _code(
     "Hung",
-    "A stage made no step within its progress deadline.",
-    cause="A worker that was stopped, a file system that hangs, or steps that take longer than the deadline.",
-    remedy="raise progressDeadlineSeconds if steps take that long; the same command goes on",
+    "A stage did nothing within its progress deadline.",
+    cause="A worker that was stopped, a file system that hangs, or a library that waits for ever.",
+    remedy="see the stacks in the stage's logs; the same command goes on from the last checkpoint",
 )
 DEADLINE_EXCEEDED = _code(
     "DeadlineExceeded",

@@ -72,7 +72,7 @@ class PipelineSpec(DocumentModel):
     )
     progress_deadline_seconds: int | None = operational(
         None,
-        "An attempt without a new step for so long counts as hung; none: the stages' own.",
+        "An attempt that does nothing for so long counts as hung; none: the stages' own.",
         unit="s",
         ge=30,
         le=MOST,

@@ -185,7 +185,7 @@ class StageSettings(DocumentModel):
         None, "The stage is failed when it has run longer.", unit="s", ge=1, le=MOST
     )
     progress_deadline_seconds: int = operational(
-        1800, "An attempt without a new step for so long counts as hung.", unit="s", ge=30, le=MOST
+        1800, "An attempt that does nothing for so long counts as hung.", unit="s", ge=30, le=MOST
     )
 
     @model_validator(mode="after")

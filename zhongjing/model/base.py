@@ -27,6 +27,7 @@ from zhongjing.model.attention import PACKED, check_attention
 from zhongjing.model.quantization import keep_storage, loading_arguments
 from zhongjing.model.tokenizer import TOKENIZER_FILES, end_ids, load_tokenizer, padding_id, train_bpe
 from zhongjing.model.weights import WeightReader, WeightWriter
+from zhongjing.storage.heartbeat import beat
 
 # Tensors whose first dimension is the vocabulary: the only ones that may differ in size between a delta and
 # its root.
@@ -132,6 +133,7 @@ def merge_delta(
             if name in ours:
                 dtype = (tensor := _add(name, delta.get(name), root.get(name), root_folder)).dtype
                 writer.add(name, tensor)
+                beat()
         writer.finish()
     for path in sorted(delta_folder.iterdir()):
         if path.name in (*TOKENIZER_FILES, "config.json", "generation_config.json"):

@@ -29,6 +29,7 @@ from zhongjing.codes import model as model_codes
 from zhongjing.errors import DataError
 from zhongjing.model.causal import backbone, output_layer
 from zhongjing.model.router import AdapterRouter, Part
+from zhongjing.storage.heartbeat import beat
 
 Tokens = Sequence[int] | npt.NDArray[np.integer]
 
@@ -186,6 +187,7 @@ class CompactingEngine:
                     past_key_values=cache,
                     use_cache=True,
                 ).last_hidden_state[:, -1]
+            beat()
             logits = self._head(hidden).float()
             chosen = _choose(logits, self._sampling.temperature, None if draws is None else draws[rows, step])
             tokens[rows, step] = chosen

@@ -78,7 +78,10 @@ def _stop_wanted(
         return StopReason.DEADLINE, world.overdue_message
     limit = world.desired.document.spec.progress_deadline_seconds or settings.progress_deadline_seconds
     if view.stuck_seconds > limit:
-        return StopReason.HUNG, f"made no step within progressDeadlineSeconds ({limit} s)"
+        return (
+            StopReason.HUNG,
+            f"did nothing within progressDeadlineSeconds ({limit} s)",
+        )
     return None
 
 

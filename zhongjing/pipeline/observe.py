@@ -25,8 +25,8 @@ class AttemptView:
     """The latest attempt of a stage, as the world shows it.
 
     ``progress`` is that attempt's own, or None. ``quiet_seconds`` is how long its progress has not changed,
-    ``stuck_seconds`` how long it has made no step; both by the reconciler's clock, from its own first look,
-    because a worker's clock may differ.
+    ``stuck_seconds`` how long it has made no step and done nothing else that counts; both by the
+    reconciler's clock, from its own first look, because a worker's clock may differ.
     """
 
     job: JobDescription
@@ -60,7 +60,7 @@ class Policy:
     """Times that decisions use, in seconds."""
 
     stop_seconds: float = 600.0  # from a stop request to a forced stop: a large checkpoint takes minutes
-    hung_stop_seconds: float = 30.0  # the same for an attempt that makes no steps
+    hung_stop_seconds: float = 30.0  # the same for an attempt that does nothing any more
     finish_seconds: float = 60.0  # from the manifest to a forced end of a job that does not exit
     unknown_seconds: float = 15.0  # a job that the backend has forgotten for so long is lost
     quiet_seconds: float = 15.0  # no new attempt while the last one's progress moved within this time

@@ -225,7 +225,11 @@ class Reconciler:
     def _look(self, submission_id: str, progress: Progress | None, now: float) -> _Mark:
         """Notes what an attempt's progress says now."""
         text = progress.updated_at if progress is not None else ""
-        step = f"{progress.activity} {progress.step} {progress.message}" if progress is not None else ""
+        step = ""
+        if progress is not None:
+            # A rewritten time proves nothing; a step does, and so does what was done within one.
+            done = (progress.step, progress.beats, progress.fraction)
+            step = f"{progress.activity} {progress.message} {done}"
         mark = self._marks.get(submission_id)
         if mark is None:
             mark = self._marks[submission_id] = _Mark(text, now, step, now)

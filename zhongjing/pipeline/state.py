@@ -84,7 +84,7 @@ class StopReason(StrEnum):
 
     SUSPENDED = "Suspended"  # the user suspended the pipeline
     SUPERSEDED = "Superseded"  # another result is wanted now
-    HUNG = training.HUNG.name  # no step within progressDeadlineSeconds
+    HUNG = training.HUNG.name  # neither a step nor other work within progressDeadlineSeconds
     DEADLINE = training.DEADLINE_EXCEEDED.name  # activeDeadlineSeconds are over
     LOST = "Lost"  # the backend lost the job; should it live on, it must not
 

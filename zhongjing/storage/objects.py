@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -26,6 +27,7 @@ from zhongjing.storage.client import PART_BYTES, TRANSFERS, Clients, part_size
 from zhongjing.storage.connection import Connection, split_uri
 from zhongjing.storage.documents import damaged, parse_json, parse_record, record_bytes
 from zhongjing.storage.files import describe_folder, disk_error, is_intact, path_inside, write_at
+from zhongjing.storage.heartbeat import beat
 from zhongjing.storage.manifest import ModelFile, Record
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ class ObjectStore:
         except StorageError as error:
             if "HTTP 416" not in error.message:
                 raise
+        beat()
         if len(data) != length:
             raise StorageError(
                 f"the object is shorter than expected: bytes {start} to {start + length} were asked for, "
@@ -159,6 +162,7 @@ class ObjectStore:
                 return data
 
             write_at(descriptor, self._run(info.uri, read), start)
+            beat()
 
         starts = range(0, info.size, PART_BYTES)
         if len(starts) <= 1:
@@ -300,7 +304,7 @@ class ObjectStore:
         multipart = size > PART_BYTES
 
         def write(client: S3Store, key: str) -> None:
-            with path.open("rb") as file:
+            with _Counted(FileIO(path)) as file:
                 obstore.put(
                     client,
                     key,
@@ -368,10 +372,14 @@ class ObjectStore:
             names = [file.name for file in files]
             expected = {file.name: file for file in files}
         paths: list[Path] = []
+        total, done = sum(file.size for file in expected.values()), 0
         for name in names:
             path = path_inside(folder, name, uri)
             paths.append(path)
             file = expected.get(name)
+            if file is not None and total:
+                beat(done / total)
+                done += file.size
             if file is not None and path.is_file() and is_intact(path, file):
                 continue
             self.get_file(f"{uri}/{name}", path)
@@ -458,6 +466,15 @@ def open_store(storage: Storage) -> ObjectStore:
         ConfigError: the endpoint or the CA bundle cannot be used.
     """
     return ObjectStore(storage)
+
+
+class _Counted(BufferedReader):
+    """A file whose reading is work: it is read no further ahead than the parts under way."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Reads, and beats."""
+        beat()
+        return super().read(size)
 
 
 def _info(bucket: str, meta: ObjectMeta) -> ObjectInfo:

@@ -53,6 +53,8 @@ class Progress(Record):
     attempt: int
     activity: Activity
     message: str = ""
+    fraction: float | None = Field(default=None, description="of the activity that is done, 0 to 1")
+    beats: int = Field(default=0, description="pieces of work done; moves only when something was done")
     step: int = 0
     total_steps: int = 0
     epoch: float = 0.0

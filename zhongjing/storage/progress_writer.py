@@ -11,20 +11,23 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 
 from zhongjing.codes import storage as codes
 from zhongjing.errors import NotFoundError, StorageError, ZhongjingError
 from zhongjing.storage.documents import record_bytes
+from zhongjing.storage.heartbeat import HEARTBEAT, Heartbeat
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.storage.progress import Activity, MetricPoint, Progress
+from zhongjing.storage.progress import Activity, MetricPoint, Progress, time_stamp
 
 logger = logging.getLogger(__name__)
 
 INTERVAL = 5.0  # seconds between writes
 CLOSE_SECONDS = 60.0
+_ENDS = (Activity.DONE, Activity.SUSPENDED, Activity.FAILED)
 # A part is rewritten while it grows, then the next begins: 100 hours do not make 70,000 objects.
 PART_BYTES = 256 * 2**10
 
@@ -67,7 +70,7 @@ class _Worker:
                     due = last + self._interval - time.monotonic()
                     if self._pending() and (self._urgent or due <= 0):
                         break
-                    self._condition.wait(max(due, 0.01) if self._pending() else None)
+                    self._condition.wait(max(due, 0.01) if self._pending() else self._interval)
                 self._urgent = False
                 closing = self._closing
             if self._pending():
@@ -87,26 +90,41 @@ class _Worker:
 class ProgressWriter:
     """Publishes ``progress.json``: at most every five seconds, at once when the activity changes.
 
+    Between two reports it is written again whenever this process has done something
+    (:mod:`zhongjing.storage.heartbeat`), and only then.
+
     Args:
         store: the object store.
         layout: URIs of the run of the stage.
         interval: seconds between writes.
+        heartbeat: of this process.
     """
 
-    def __init__(self, store: ObjectStore, layout: StageLayout, interval: float = INTERVAL) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        layout: StageLayout,
+        interval: float = INTERVAL,
+        heartbeat: Heartbeat = HEARTBEAT,
+    ) -> None:
         self._store = store
         self._uri = layout.progress
         self._lock = threading.Lock()
+        self._heartbeat = heartbeat
         self._newest: Progress | None = None
-        self._activity: Activity | None = None
-        self._worker = _Worker("progress", interval, lambda: self._newest is not None, self._flush)
+        self._last: Progress | None = None  # handed over last
+        self._told = heartbeat.count
+        self._worker = _Worker("progress", interval, self._pending, self._flush)
 
     def write(self, progress: Progress) -> None:
         """Hands over the newest progress; returns at once and never raises for the store's sake."""
         with self._lock:
-            self._newest = progress
-            changed = progress.activity is not self._activity
-            self._activity = progress.activity
+            last = self._last
+            changed = last is None or progress.activity is not last.activity
+            # The fraction of another activity, or one that was just told better.
+            if last is None or changed or progress.message != last.message or progress.fraction is not None:
+                self._heartbeat.begin()
+            self._newest = self._last = progress
         self._worker.wake(urgent=changed)
 
     def close(self, seconds: float = CLOSE_SECONDS) -> bool:
@@ -115,13 +133,26 @@ class ProgressWriter:
 
     def _flush(self) -> None:
         with self._lock:
-            newest = self._newest
-        if newest is None:
+            newest, last = self._newest, self._last
+        if last is None:
             return
-        self._store.put(self._uri, record_bytes(newest))
+        beats, fraction = self._heartbeat.count, self._heartbeat.fraction
+        update: dict[str, Any] = {"beats": beats}
+        if newest is None:
+            update["updated_at"] = time_stamp()
+        if fraction is not None and last.activity not in (Activity.TRAINING, *_ENDS):
+            update["fraction"] = fraction
+        self._store.put(self._uri, record_bytes(last.model_copy(update=update)))
         with self._lock:
+            self._told = beats
             if self._newest is newest:
                 self._newest = None
+
+    def _pending(self) -> bool:
+        if self._newest is not None:
+            return True
+        last = self._last
+        return last is not None and last.activity not in _ENDS and self._heartbeat.count != self._told
 
 
 class MetricsWriter:

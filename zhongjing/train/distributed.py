@@ -19,10 +19,11 @@ import torch
 from torch import distributed
 from torch._C._distributed_c10d import HashStore
 
+from zhongjing.train.worker import COLLECTIVE_SECONDS
+
 T = TypeVar("T")
 
-# A checkpoint of the best weights may be downloaded by one rank while the others wait.
-COLLECTIVE_TIMEOUT = timedelta(minutes=60)
+COLLECTIVE_TIMEOUT = timedelta(seconds=COLLECTIVE_SECONDS)
 
 
 def prepare_deepspeed(device: torch.device) -> None:

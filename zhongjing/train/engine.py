@@ -20,6 +20,7 @@ from zhongjing.codes import document as document_codes
 from zhongjing.codes import unexpected as unexpected_codes
 from zhongjing.config.stages import StageSettings
 from zhongjing.errors import ConfigError
+from zhongjing.storage.heartbeat import beat
 from zhongjing.train.distributed import ensure_process_group, prepare_deepspeed
 from zhongjing.train.guard import GuardDecision, SpikeGuard, exploded
 from zhongjing.train.program import MicroLoss, StepPlan
@@ -260,6 +261,7 @@ class Engine:
             # Told before each forward: DeepSpeed accumulates until the boundary. Its own counting would need
             # the same number of micro-batches in every step, and two backwards between its steps lose one.
             self._engine.set_gradient_accumulation_boundary(at == last)
+            beat()
             loss, extra = self._engine(self.move(micro_batch))
             self._engine.backward(loss.float() * share, scale_wrt_gas=False)
             total += loss.detach()

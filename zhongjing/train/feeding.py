@@ -16,6 +16,7 @@ from zhongjing.data.batches import collate, deal, fetch_step
 from zhongjing.data.order import SampleOrder, mixture_of, permutation
 from zhongjing.data.samples import MicroBatch, SampleSet
 from zhongjing.errors import DataError
+from zhongjing.storage.heartbeat import beat
 from zhongjing.train.program import StepPlan
 
 # Held-out samples that are dealt at a time: bounds memory, and leaves lengths enough to sort.
@@ -149,6 +150,7 @@ class HeldOut:
             dealt = deal(self.samples.tokens[chosen].tolist(), self._world_size, token_budget(self._settings))
             for positions in dealt[self._rank]:
                 if positions:
+                    beat(start / len(self.indices))
                     fetched = self.samples.fetch([int(chosen[position]) for position in positions])
                     yield collate(fetched)
 

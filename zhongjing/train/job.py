@@ -36,7 +36,7 @@ from zhongjing.train.prepare import prepare
 from zhongjing.train.ray_storage import ray_storage
 from zhongjing.train.scratch import Claim, remove_earlier, scratch_folder, scratch_root
 from zhongjing.train.stop_watch import OTHERS_POLL_SECONDS, StopWatch
-from zhongjing.train.worker import Prepared, WorkerConfig, train_worker
+from zhongjing.train.worker import COLLECTIVE_SECONDS, Prepared, WorkerConfig, train_worker
 
 logger = logging.getLogger("zhongjing.job")
 
@@ -140,7 +140,7 @@ class Job:
             logger.info("%s", message)
             if self._watch.requested:
                 raise _StoppedError
-            writer.write(self._progress(Activity.PREPARING, message=message))
+            writer.write(self._progress(Activity.PREPARING, message=message, fraction=fraction))
 
         return report
 
@@ -190,7 +190,7 @@ class Job:
         trainer = TorchTrainer(
             cast("Any", train_worker),
             train_loop_config={"worker": config},
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=COLLECTIVE_SECONDS),
             scaling_config=ScalingConfig(
                 num_workers=settings.workers, use_gpu=gpu, resources_per_worker=per_worker
             ),

@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import distributed
-
 from zhongjing.codes import storage as codes
 from zhongjing.config.stages import StageSettings
 from zhongjing.errors import StorageError, TrainingError
@@ -26,6 +24,7 @@ from zhongjing.train.context import RunContext
 from zhongjing.train.distributed import agree, make_deterministic, reseed
 from zhongjing.train.engine import Engine, StepResult
 from zhongjing.train.guard import DivergenceWatch, exploded
+from zhongjing.train.meeting import first
 from zhongjing.train.meter import Meter
 from zhongjing.train.program import StageProgram, StepPlan
 from zhongjing.train.schedule import Schedule
@@ -360,9 +359,7 @@ class _Loop:
     def _complete(self) -> LoopResult:
         self._report(Activity.SAVING)
         if self.place.best_step not in (0, self.place.step):
-            if self.context.rank == 0:
-                self.context.wait_saved()
-            distributed.barrier()  # the others may look for it only when it is there
+            first(self.context.wait_saved)  # the others may look for it only when it is there
             read_state(self.engine, self.context.checkpoint(self.place.best_step), moments=False)
         elif self.context.rank == 0:
             self.context.wait_saved()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from zhongjing.storage.checkpoints import CheckpointStore
 from zhongjing.storage.layout import StageLayout
@@ -16,6 +15,7 @@ from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Activity, MetricPoint, Progress, time_stamp
 from zhongjing.storage.progress_writer import MetricsWriter, ProgressWriter
+from zhongjing.train.meeting import first, meet
 from zhongjing.train.stop_watch import OTHERS_POLL_SECONDS, POLL_SECONDS, StopWatch
 
 # Of a checkpoint: metric points up to its step that were not in the store yet when it was taken.
@@ -128,12 +128,11 @@ class RayRunContext:
 
     def latest(self) -> Path | None:
         """Folder of the latest good checkpoint, the same on all ranks; None at a fresh start."""
-        step = [self._checkpoints.latest_good() if self.rank == 0 else None]
-        _broadcast(step)
-        folder = self._download(step[0]) if step[0] is not None else None
+        step = first(self._checkpoints.latest_good)
+        folder = self._download(step) if step is not None else None
         if self._metrics is not None:
             points = folder / POINTS_FILE if folder is not None else None
-            self._metrics.truncate(step[0], points.read_bytes() if points and points.is_file() else b"")
+            self._metrics.truncate(step, points.read_bytes() if points and points.is_file() else b"")
         return folder
 
     def checkpoint(self, step: int) -> Path:
@@ -156,16 +155,13 @@ class RayRunContext:
     def _download(self, step: int) -> Path:
         # One worker a node downloads; the others wait for it.
         folder = self._spool / f"restore-{step:08d}"
-        if self._local_rank == 0 and not folder.is_dir():
-            self._checkpoints.download(step, folder)
-        if self.world_size > 1:
-            dist.barrier()
+
+        def download() -> None:
+            if self._local_rank == 0 and not folder.is_dir():
+                self._checkpoints.download(step, folder)
+
+        meet(download)
         return folder
-
-
-def _broadcast(values: list[Any]) -> None:
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.broadcast_object_list(values, src=0)
 
 
 class TensorBoard:

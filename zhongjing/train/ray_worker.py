@@ -21,6 +21,7 @@ from zhongjing.storage.progress import Activity
 from zhongjing.train.accelerator import cuda_facts, no_cuda, use_gpu
 from zhongjing.train.folders import Folders
 from zhongjing.train.gauges import RayGauges
+from zhongjing.train.meeting import meet
 from zhongjing.train.ray_context import RayRunContext, TensorBoard
 from zhongjing.train.scratch import Claim, checkpoint_folder, remove_earlier, remove_spool, scratch_folder
 from zhongjing.train.worker import WorkerConfig
@@ -113,8 +114,7 @@ class _Rank:
         """
         for claim in self._claims:
             claim.release()
-        if self.world_size > 1:
-            distributed.barrier()
+        meet(lambda: None)
         if self.local_rank == 0:
             shutil.rmtree(self.scratch, ignore_errors=True)
             remove_spool(checkpoint_folder(self.request))
@@ -129,13 +129,26 @@ class _Rank:
         prepared = self.prepared
         folders = Folders(self.store, self.scratch.parent)
         revision = prepared.base_revision
+        references = {
+            "base": (prepared.base, revision),
+            "adapter": (prepared.adapter, None),
+            "reward": (prepared.reward, None),
+            "tokenizer": (prepared.tokenizer, revision if prepared.tokenizer == prepared.base else None),
+        }
+        found: dict[str, Path] = {}
+
+        def fetch() -> None:
+            for role, (reference, at) in references.items():
+                if reference is not None:
+                    found[role] = folders.local(reference, at)
+
+        # The engine's first act is a collective: nobody waits there for another node's download.
+        meet(fetch)
         local = Local(
-            base=folders.local(prepared.base, revision),
-            adapter=folders.local(prepared.adapter) if prepared.adapter else None,
-            reward=folders.local(prepared.reward) if prepared.reward else None,
-            tokenizer=folders.local(
-                prepared.tokenizer, revision if prepared.tokenizer == prepared.base else None
-            ),
+            base=found["base"],
+            adapter=found.get("adapter"),
+            reward=found.get("reward"),
+            tokenizer=found["tokenizer"],
             train=open_split(self.store, prepared.tokens, "train"),
             validation=open_split(self.store, prepared.tokens, "validation"),
             rank=self.rank,
@@ -146,8 +159,6 @@ class _Rank:
         program = build_program(self.settings, prepared, local)
         result = run_loop(program, self.settings, context, seed=self.seed)
         tested = self._test(program, context) if not result.suspended else {}
-        if self.rank != 0:
-            return None
         outcome: dict[str, Any] = {
             "suspended": result.suspended,
             "steps": result.steps,
@@ -160,27 +171,34 @@ class _Rank:
             "samples": result.samples,
             "device": self._device_name(),
         }
-        if result.suspended:
-            return outcome
+
+        def finish() -> None:
+            if self.rank == 0 and not result.suspended:
+                outcome.update(self._store_result(program, local, context))
+                self._upload_curves(context, tensorboard)
+
+        meet(finish)
+        return outcome if self.rank == 0 else None
+
+    def _store_result(self, program: StageProgram, local: Local, context: RayRunContext) -> dict[str, Any]:
+        """Rank 0: stores the model; returns what the manifest says of it."""
         context.report(Activity.SAVING, message="uploading the result")
         folder = self.scratch / "model"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        outcome["extra"] = program.finish(folder)
-        outcome["extra"]["tokenCache"] = prepared.tokens
-        outcome["extra"] |= self._answers(folder, local)
+        extra = program.finish(folder)
+        extra["tokenCache"] = self.prepared.tokens
+        extra |= self._answers(folder, local)
         adapter = (folder / "adapter_config.json").is_file()
         model = upload_model(
             self.store,
             folder,
             self.layout.model,
             format="adapter" if adapter else "full",
-            base_uri=prepared.base if adapter else None,
+            base_uri=self.prepared.base if adapter else None,
         )
-        outcome["model"] = model.model_dump(mode="json")
-        self._upload_curves(context, tensorboard)
         shutil.rmtree(folder, ignore_errors=True)
-        return outcome
+        return {"extra": extra, "model": model.model_dump(mode="json")}
 
     def _test(self, program: StageProgram, context: RayRunContext) -> dict[str, float]:
         """Metrics of the best weights on test data; all ranks take part."""

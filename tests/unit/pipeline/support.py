@@ -234,6 +234,10 @@ class Cluster:
         self.checkpoints: dict[tuple[Stage, str], int] = {}
         self.deaf = False  # jobs do not look at stop objects
         self.stuck = False  # jobs live but make no steps
+        self.heartbeat = (
+            ""  # of such jobs: "works" (work is done), "ticks" (only time stamps move)
+        )
+        self.beats = 0
 
     # The backend
 
@@ -315,6 +319,9 @@ class Cluster:
             self._end(job)
             return
         if self.stuck:
+            self.beats += self.heartbeat == "works"
+            if self.heartbeat:
+                self._tell(job, Activity.EVALUATING)
             return
         self.checkpoints[run] = self.checkpoints.get(run, 0) + 1
         self._tell(job, Activity.TRAINING)
@@ -339,6 +346,7 @@ class Cluster:
             total_steps=self.steps,
             checkpoint_step=step or None,
             updated_at=stamp(self.now),
+            beats=self.beats,
             failure=failure,
         )
         self.store.objects[job.place.progress] = record_bytes(progress)

@@ -163,12 +163,24 @@ def test_a_hung_job_is_ended_and_goes_on() -> None:
     status = bench.run(29)
     assert status.stage(Stage.SFT).stop_reason is None
     status = bench.run(2)
-    assert status.stage(Stage.SFT).message == "made no step within progressDeadlineSeconds (30 s)"
+    assert status.stage(Stage.SFT).message == "did nothing within progressDeadlineSeconds (30 s)"
     status = bench.run(2)
     bench.cluster.stuck = False
     status = bench.run(40)
     assert status.holds(ConditionType.COMPLETE)
     assert [attempt for _, _, attempt in bench.cluster.starts] == [1, 2]
+
+
+def test_long_work_within_a_step_is_no_hang_and_a_clock_that_runs_is_no_work() -> None:
+    bench = Bench(progressDeadlineSeconds=30)
+    bench.run(4)
+    # A merge, an evaluation, a restore: no step for two minutes, but pieces of work.
+    bench.cluster.stuck, bench.cluster.heartbeat = True, "works"
+    assert bench.run(120).stage(Stage.SFT).stop_reason is None
+    # A thread that writes the progress anew proves nothing.
+    bench.cluster.heartbeat = "ticks"
+    status = bench.run(32)
+    assert status.stage(Stage.SFT).message == "did nothing within progressDeadlineSeconds (30 s)"
 
 
 def test_where_an_attempt_hung_is_kept() -> None:
