@@ -234,9 +234,7 @@ class Cluster:
         self.checkpoints: dict[tuple[Stage, str], int] = {}
         self.deaf = False  # jobs do not look at stop objects
         self.stuck = False  # jobs live but make no steps
-        self.heartbeat = (
-            ""  # of such jobs: "works" (work is done), "ticks" (only time stamps move)
-        )
+        self.heartbeat = ""  # of such jobs: "works" (work is done), "ticks" (only time stamps move)
         self.beats = 0
 
     # The backend
