@@ -25,7 +25,7 @@ _SHOWN = {
     Stage.PRETRAIN: ("loss",),
     Stage.SFT: ("loss",),
     Stage.RM: ("loss", "accuracy"),
-    Stage.PPO: ("reward", "kl", "eos_share", "response_length"),
+    Stage.PPO: ("objective", "reward", "kl", "eos_share", "response_length"),
 }
 
 

@@ -16,6 +16,8 @@ import pytest
 
 from tests.faults.place import Place
 from tests.integration.conftest import Undisturbed
+from zhongjing.config.keys import digest
+from zhongjing.config.stages import Stage
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -66,6 +68,15 @@ def test_all_four_stages_leave_a_result(finished: Mapping[str, Any]) -> None:
     pretrain = finished["stages"]["pretrain"]
     assert pretrain["metrics"]["loss"] < pretrain["metricsBefore"]["loss"]
     assert finished["stages"]["ppo"]["step"] == 24
+
+
+def test_every_manifest_says_what_its_key_is_the_digest_of(undisturbed: Undisturbed) -> None:
+    assert set(undisturbed.results) == {Stage.PRETRAIN, Stage.SFT, Stage.RM, Stage.PPO}
+    for stage, result in undisturbed.results.items():
+        assert digest(result.manifest.key_fields) == result.manifest.key
+        assert result.manifest.key_fields["stage"] == stage
+    measured = undisturbed.results[Stage.PPO].manifest.metrics
+    assert {"objective", "reward", "kl"} <= set(measured)
 
 
 def test_what_is_done_is_skipped_at_once(run: Run, finished: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ _HEADLINES: dict[Stage, tuple[str, ...]] = {
     Stage.PRETRAIN: ("loss",),
     Stage.SFT: ("loss",),
     Stage.RM: ("accuracy", "loss"),
-    Stage.PPO: ("reward", "kl"),
+    Stage.PPO: ("objective", "reward", "kl"),
 }
 _SECONDARY = ("update", "std", "min", "max", "coef", "value", "policy", "critic")
 
@@ -41,12 +41,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
 
 
-def describe(stage: Stage, metrics: Mapping[str, float], *, limit: int = 2) -> str:
+def describe(stage: Stage, metrics: Mapping[str, float], *, limit: int = 3) -> str:
     """The metrics that tell most about ``stage``, as text."""
     return " ".join(f"{name} {number(metrics[name])}" for name in main_metrics(stage, metrics, limit=limit))
 
 
-def main_metrics(stage: Stage, names: Mapping[str, float] | Sequence[str], *, limit: int = 2) -> list[str]:
+def main_metrics(stage: Stage, names: Mapping[str, float] | Sequence[str], *, limit: int = 3) -> list[str]:
     """Names of the metrics that tell most about ``stage``, most telling first; at most ``limit``."""
     chosen: list[str] = []
     for word in _HEADLINES.get(stage, ("loss",)):

@@ -183,4 +183,5 @@ def make_request(
         document=document,
         sources=[sources[name] for name in visible_sources(document, node.stage) if name in sources],
         inputs=inputs,
+        key_fields=dict(node.fields),
     )

@@ -68,7 +68,7 @@ class StageRequest(Record):
     sources: list[FrozenSource]
     inputs: list[StageInput]
     key_fields: dict[str, Any] = Field(
-        default_factory=dict, description="what the key is a hash of, to say later which field changed"
+        default_factory=dict, description="what the key is the digest of (zhongjing.config.keys)"
     )
 
 

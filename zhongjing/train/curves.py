@@ -29,7 +29,7 @@ _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("guard", "Spike guard's factors", ("guard",)),
     ("loss", "Loss (nats)", ("loss", "nll", "cross_entropy")),
     ("accuracy", "Accuracy", ("accuracy",)),
-    ("reward", "Reward", ("reward", "score")),
+    ("reward", "Reward", ("objective", "reward", "score")),
     ("kl", "KL (nats)", ("kl",)),
     ("length", "Length of responses (tokens)", ("length",)),
     ("ends", "Share of responses with an end", ("eos",)),

@@ -67,6 +67,7 @@ def test_the_metric_that_tells_most_comes_first() -> None:
         "reward_mean",
         "kl",
     ]
+    assert main_metrics(Stage.PPO, ["kl", "kl_coef", "objective", "reward"]) == ["objective", "reward", "kl"]
     assert main_metrics(Stage.SFT, ["perplexity"]) == ["perplexity"]
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from tests.unit.pipeline.support import LAYOUT, desired_state, frozen, user_document
+from zhongjing.config.keys import digest
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.plan import Plan, make_plan, make_request, missing_input, visible_sources
 from zhongjing.pipeline.state import DesiredState, FrozenReference
+from zhongjing.storage.manifest import StageRequest
 
 
 def keys(desired: DesiredState) -> dict[Stage, str | None]:
@@ -85,6 +87,15 @@ def test_a_request_names_models_and_sources() -> None:
     assert (rm.role, rm.stage, rm.key) == ("reward", Stage.RM, plan[Stage.RM].key)
     assert (request.key, request.attempt) == (plan[Stage.PPO].key, 3)
     assert [source.name for source in request.sources] == ["texts", "dialogues", "rankings"]
+
+
+@pytest.mark.parametrize("stage", [Stage.PRETRAIN, Stage.SFT, Stage.RM, Stage.PPO])
+def test_a_request_says_what_its_key_is_the_digest_of(stage: Stage) -> None:
+    desired = desired_state()
+    node = make_plan(desired)[stage]
+    request = make_request(desired, [], node, LAYOUT, attempt=1, submission_id="i")
+    stored = StageRequest.model_validate_json(request.model_dump_json())
+    assert digest(stored.key_fields) == stored.key == node.key
 
 
 def test_a_request_names_folders_by_where_they_were_uploaded() -> None:

@@ -284,6 +284,22 @@ def test_evaluation_repeats_itself_and_may_be_absent(program_of: Programs) -> No
     assert program.evaluate() == {}
 
 
+def test_the_best_is_by_the_objective_and_not_by_the_reward_alone(program_of: Programs) -> None:
+    program = program_of(klCoef=0.3, klEstimator="k3", klTarget=0.1, klHorizon=8)
+    program.load_state_dict({"kl": {"coefficient": 7.0}})
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():  # away from the reference
+        for name, parameter in program.module.router.parameters_of("ppo"):
+            if name.endswith("lora_B"):
+                parameter.data.normal_(0.0, 0.2, generator=generator)
+    found = program.evaluate()
+    assert program.best_metric == "objective"
+    assert not program.best_is_lower
+    assert found["kl"] > 0.01
+    # The configured weight, not the one that it was adapted to: checkpoints stay comparable.
+    assert found["objective"] == pytest.approx(found["reward"] - 0.3 * found["kl"], rel=1e-4)
+
+
 def test_groups_and_learning_rates(program_of: Programs) -> None:
     program = program_of(learningRate=1e-3, criticLearningRate=4e-3, weightDecay=0.1)
     policy, critic = program.parameter_groups()

@@ -56,6 +56,7 @@ def test_the_guard_is_drawn_when_it_acted(tmp_path: Path, factor: float, drawn: 
         ("loss", "loss"),
         ("value_loss", "loss"),
         ("pair_accuracy", "accuracy"),
+        ("objective", "reward"),
         ("reward_mean", "reward"),
         ("reward_std", None),
         ("kl", "kl"),

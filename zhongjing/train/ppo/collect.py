@@ -181,14 +181,20 @@ class Collector:
         return Experience(iteration, episodes, measures, advantages, returns)
 
     def describe(self, measures: Measures) -> dict[str, float]:
-        """Means over the episodes: reward, score, KL per response, entropy, length, share with an end."""
-        rewards, kl = self.rewards(measures), self.kl(measures)
+        """Means over the episodes: objective, reward, score, KL per response, entropy, length, ends.
+
+        The objective is what PPO maximises: the reward less the KL of the response to the reference, weighted
+        by ``klCoef`` as the document has it. A coefficient that adapts (``klTarget``) would give each
+        evaluation its own measure, and the best of them would be whichever had the smallest weight.
+        """
+        rewards, kl = self.rewards(measures), self.kl(measures).sum(1)
         lengths = measures.mask.sum(1).float()
         return {
+            "objective": float((rewards - self._settings.kl_coef * kl).mean()),
             "reward": float(rewards.mean()),
             "reward_std": float(rewards.std(correction=0)),
             "score": float(measures.scores.mean()),
-            "kl": float(kl.sum(1).mean()),
+            "kl": float(kl.mean()),
             "entropy": float(masked_mean(measures.entropies, measures.mask)),
             "eos_share": float(measures.ended.float().mean()),
             "response_length": float(lengths.mean()),

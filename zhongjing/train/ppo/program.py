@@ -80,7 +80,8 @@ class PpoProgram:
         ConfigError: ``criticLearningRate`` is set where ``learningRate`` is 0.
     """
 
-    best_metric = "reward"
+    # Not the reward alone: a policy that left the reference far behind to please the reward model would win.
+    best_metric = "objective"
     best_is_lower = False
     saves_every_boundary = True
 
