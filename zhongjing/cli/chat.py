@@ -206,16 +206,20 @@ def load_reply(
     """
     kind = kind_of(folder)
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
+    from zhongjing.data.own_code import check_own_code
+    from zhongjing.data.templates import ensure_chat_template
     from zhongjing.model.base import quiet_transformers
     from zhongjing.model.generation import stream_answer
+    from zhongjing.model.tokenizer import load_tokenizer
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if place.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             "torch finds no GPU here", code=NO_GPU, where=f"--device {place}", remedy="leave --device out"
         )
+    check_own_code(folder)
     try:
         with quiet_transformers():
             model: Any
@@ -226,11 +230,13 @@ def load_reply(
             else:
                 model = AutoModelForCausalLM.from_pretrained(str(folder))
             model = model.to(place).eval()
-            tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
             f"the model cannot be loaded: {error}", code=UNUSABLE_MODEL, where=str(folder)
         ) from error
+
+    tokenizer = load_tokenizer(folder)
+    ensure_chat_template(tokenizer)
 
     def reply(turns: list[Turn]) -> Iterator[str]:
         return stream_answer(

@@ -41,6 +41,12 @@ TOO_MANY_BAD_RECORDS = _code(
     cause="Part of the file is damaged, or is of another kind or layout than the rest.",
     remedy="look at quarantine.jsonl, and mend the data or raise the source's maxQuarantineFraction",
 )
+REWRITTEN_ANSWERS = _code(
+    "RewrittenAnswers",
+    "The chat template cuts or rewrites answers, so that they would not be learned as they stand.",
+    cause="Templates of reasoning models drop <think>...</think> (DeepSeek-R1 and its distillates).",
+    remedy="set base.chatTemplate to a template that keeps answers whole, or take the thoughts out of the data",
+)
 NO_GOOD_RECORD = _code(
     "NoGoodRecord",
     "Every record of a stage's sources is bad or was left out.",

@@ -56,8 +56,8 @@ DELTA_MISMATCH = _code(
 UNSUPPORTED_MODEL = _code(
     "UnsupportedModel",
     "A model of this architecture cannot be trained here.",
-    cause="It mixes experts, changes its logits, or has no decoder of linear layers.",
-    remedy="use a dense causal family such as Llama, Qwen2 or Qwen3",
+    cause="It mixes experts, changes its logits, has no decoder of linear layers, or brings code of its own.",
+    remedy="use a dense causal family such as Llama, Qwen2 or Qwen3, or a conversion to its layout",
 )
 UNKNOWN_MODULE = _code(
     "UnknownModule",

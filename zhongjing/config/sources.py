@@ -137,8 +137,8 @@ class Base(DocumentModel):
     tiny: TinyBase | None = training(None, "Make a small random model and its tokenizer.")
     chat_template: str | None = training(
         None,
-        "Jinja chat template for a tokenizer that has none; default: ChatML where the tokenizer has its "
-        "markers, else the plain Human/Assistant turns of Ziya.",
+        "Jinja chat template, used in place of the tokenizer's own; default: the tokenizer's, else ChatML "
+        "where it has the markers, else the plain Human/Assistant turns of Ziya.",
         max_length=20000,
     )
 

@@ -7,6 +7,7 @@ corpora, tokenizer and lengths.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,9 @@ from zhongjing.data.cachekey import (
     tested_sources,
     tokenizer_files_digest,
 )
+from zhongjing.data.chat import Unfit
 from zhongjing.data.encoding import RecordEncoder, adapt
+from zhongjing.data.fidelity import check_answers
 from zhongjing.data.order import groups_by_category
 from zhongjing.data.outputs import CacheOutputs
 from zhongjing.data.readers import ReadStats, Rejected, read_object, record_texts
@@ -189,6 +192,8 @@ class _Builder:
         self.group_names = [category.value for category in Category] if self.by_category else []
         if not self.by_category:
             self.group_names = [source.name for source, _ in reading]
+        for source, frozen in reading:
+            check_answers(source, self._records(source, frozen, None), self.encoder)
         test_units = self._test_units(own, listings)
         self.total_bytes = sum(item.size for _, frozen in reading for item in frozen.objects)
         self.outputs = CacheOutputs(
@@ -273,10 +278,10 @@ class _Builder:
             batch.append((wanted, split))
             characters += sum(map(len, record_texts(wanted)))
             if len(batch) == _BATCH or characters > _LONG_BATCH:
-                self._encode(source, batch, tally)
+                self._encode(source, batch, tally, rejections)
                 batch, characters = [], 0
                 self._progress(source, stats)
-        self._encode(source, batch, tally)
+        self._encode(source, batch, tally, rejections)
         self.done_bytes += sum(item.size for item in frozen.objects)
         counts = SourceCounts(
             name=source.name,
@@ -296,11 +301,19 @@ class _Builder:
         check_source(source, counts, rejections, self.outputs.quarantine_uri)
         return counts
 
-    def _encode(self, source: Source, batch: list[tuple[Record, Split]], tally: Counter[str]) -> None:
+    def _encode(
+        self, source: Source, batch: list[tuple[Record, Split]], tally: Counter[str], rejections: Rejections
+    ) -> None:
         encoded = self.encoder.encode([record for record, _ in batch])
         for (record, split), result in zip(batch, encoded, strict=True):
-            if result is None:
+            if result is Unfit.TOO_LONG:
                 tally["too_long"] += 1
+                continue
+            if isinstance(result, Unfit):
+                tally["quarantined"] += 1
+                rejected = _rewritten(record, source)
+                rejections.add(rejected)
+                self.outputs.quarantine(rejected)
                 continue
             tally["kept"] += 1
             tally[split] += 1
@@ -319,6 +332,19 @@ class _Builder:
     def _progress(self, source: Source, stats: ReadStats) -> None:
         position = self.done_bytes + (0 if stats.stream is None else stats.stream.tell())
         self.report(f"tokenising {source.name}", 0.99 * min(1.0, position / max(1, self.total_bytes)))
+
+
+def _rewritten(record: Record, source: Source) -> Rejected:
+    """A record that was read, and whose answers the chat template changes."""
+    text = "\n".join(record_texts(record))
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return Rejected(
+        record.position,
+        str(Unfit.REWRITTEN.value),
+        digest,
+        text if source.keep_text else None,
+        codes.REWRITTEN_ANSWERS,
+    )
 
 
 def _copy_quarantine(store: ObjectStore, uri: str, quarantine_uri: str) -> None:

@@ -6,6 +6,9 @@ prompt of every assistant turn is a prefix of the training sequence; where a tem
 (Qwen3 strips earlier reasoning) no single sequence can have that property, and each assistant turn becomes a
 segment of its own, behind the history as inference would see it.
 
+An answer that the template cuts or rewrites (DeepSeek-R1's drop the thoughts) is not what the data teach; its
+record is not used, and counted.
+
 Too long: the earliest exchanges go first, the system turn stays. Of the last exchange the question is cut
 from the left, the answer never.
 """
@@ -15,29 +18,32 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from zhongjing.codes import document as document_codes
 from zhongjing.codes import model as model_codes
 from zhongjing.data.records import Role, Turn
 from zhongjing.data.samples import Segment
 from zhongjing.data.templates import (
     CHATML_TEMPLATE,
+    DOCUMENT_ENDS,
     PLAIN_TEMPLATE,
     ChatFormat,
     chat_format,
     default_template,
     ensure_chat_template,
+    stands_in,
 )
 from zhongjing.errors import ConfigError
 
 __all__ = [
     "CHATML_TEMPLATE",
     "PLAIN_TEMPLATE",
+    "Unfit",
     "default_template",
     "encode_dialogue",
     "encode_dialogues",
@@ -47,11 +53,19 @@ __all__ = [
     "encode_text",
     "encode_texts",
     "ensure_chat_template",
+    "rewrites_answers",
     "rewrites_history",
 ]
 
 Turns = tuple[Turn, ...]
 IdArray = npt.NDArray[np.int32]
+
+
+class Unfit(Enum):
+    """Why a record gives no tokens."""
+
+    TOO_LONG = "the answer alone is too long"
+    REWRITTEN = "the chat template cuts or rewrites an answer"
 
 
 def rewrites_history(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -60,14 +74,21 @@ def rewrites_history(tokenizer: PreTrainedTokenizerBase) -> bool:
     return chat_format(tokenizer).outline(roles) is None
 
 
+def rewrites_answers(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> bool:
+    """Whether an answer of a dialogue would not be learned as it stands; nothing is tokenised."""
+    form = chat_format(tokenizer)
+    return _render_dialogue(form, tuple(turns)) is None and _rewrites(form, tuple(turns))
+
+
 def encode_dialogue(
     tokenizer: PreTrainedTokenizerBase,
     turns: Sequence[Turn],
     max_length: int,
     system_prompt: str | None = None,
 ) -> tuple[tuple[Segment, ...], bool] | None:
-    """One dialogue; see :func:`encode_dialogues`."""
-    return encode_dialogues(tokenizer, [turns], max_length, system_prompt)[0]
+    """One dialogue; see :func:`encode_dialogues`. None where it is unfit."""
+    found = encode_dialogues(tokenizer, [turns], max_length, system_prompt)[0]
+    return None if isinstance(found, Unfit) else found
 
 
 def encode_dialogues(
@@ -75,7 +96,7 @@ def encode_dialogues(
     dialogues: Sequence[Sequence[Turn]],
     max_length: int,
     system_prompt: str | None = None,
-) -> list[tuple[tuple[Segment, ...], bool] | None]:
+) -> list[tuple[tuple[Segment, ...], bool] | Unfit]:
     """Dialogues as segments, tokenised together.
 
     Args:
@@ -85,8 +106,8 @@ def encode_dialogues(
         system_prompt: system turn for dialogues that have none.
 
     Returns:
-        For each dialogue its segments and whether something was cut; None where even the last answer alone is
-        too long. One segment, or one an assistant turn where the template rewrites history.
+        For each dialogue its segments and whether something was cut, or why it has none. One segment, or one
+        an assistant turn where the template rewrites history.
 
     Raises:
         ConfigError: the template cannot be trained with.
@@ -95,17 +116,18 @@ def encode_dialogues(
     prepared = [_with_system(turns, system_prompt) for turns in dialogues]
     rendered = [_render_dialogue(form, turns) for turns in prepared]
     encodings = iter(_encode(tokenizer, [r.text for r in rendered if r is not None]))
-    results: list[tuple[tuple[Segment, ...], bool] | None] = []
+    results: list[tuple[tuple[Segment, ...], bool] | Unfit] = []
     for turns, text in zip(prepared, rendered, strict=True):
         if text is None:
-            results.append(_turn_by_turn(form, turns, max_length))
+            rewritten = _rewrites(form, turns)
+            results.append(Unfit.REWRITTEN if rewritten else _turn_by_turn(form, turns, max_length))
             continue
         tokens = _Tokens.of(tokenizer, text, next(encodings))
         if len(tokens.ids) <= max_length:
             results.append(((tokens.segment(),), False))
         else:
             fitted = _fit(form, turns, max_length, _render_dialogue, tokens)
-            results.append(None if fitted is None else ((fitted[0].segment(),), True))
+            results.append(Unfit.TOO_LONG if fitted is None else ((fitted[0].segment(),), True))
     return results
 
 
@@ -136,7 +158,7 @@ def encode_ranked(
 ) -> tuple[Segment, bool] | None:
     """A prompt with one answer, as :func:`encode_ranking` gives it for several."""
     encoded = encode_ranking(tokenizer, prompt, [answer], max_length)
-    return None if encoded is None else (encoded[0][0], encoded[1])
+    return None if isinstance(encoded, Unfit) else (encoded[0][0], encoded[1])
 
 
 def encode_ranking(
@@ -145,7 +167,7 @@ def encode_ranking(
     answers: Sequence[str],
     max_length: int,
     system_prompt: str | None = None,
-) -> tuple[tuple[Segment, ...], bool] | None:
+) -> tuple[tuple[Segment, ...], bool] | Unfit:
     """A prompt with each of its answers, each ending with the token that ends a turn; no targets.
 
     All segments have the same prompt tokens: what the longest answer leaves no room for is cut for all, or
@@ -159,7 +181,7 @@ def encode_ranking(
         system_prompt: system turn where there is none.
 
     Returns:
-        A segment an answer and whether the prompt was cut; None if an answer alone is too long.
+        A segment an answer and whether the prompt was cut, or why there are none.
     """
     form = chat_format(tokenizer)
     turns = _with_system(prompt, system_prompt)
@@ -167,6 +189,8 @@ def encode_ranking(
     while True:
         # The longest first: the cut that it needs is the cut that all get.
         rendered = [_render_last(form, (*turns, Turn("assistant", answer))) for answer in answers]
+        if not all(_is_kept(answer, text) for answer, text in zip(answers, rendered, strict=True)):
+            return Unfit.REWRITTEN
         encodings = _encode(tokenizer, [text.text for text in rendered])
         tokens = [
             _Tokens.of(tokenizer, text, encoding) for text, encoding in zip(rendered, encodings, strict=True)
@@ -178,7 +202,7 @@ def encode_ranking(
             return segments, cut
         shorter = _shorten(turns, tokens[longest], max_length)
         if shorter is None:
-            return None
+            return Unfit.TOO_LONG
         turns, cut = shorter, True
 
 
@@ -191,7 +215,8 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     """Documents for pretraining: BOS, text, EOS, as far as the tokenizer has those marks.
 
     What looks like a special token in a document is text there (``</s>`` strikes text out in HTML). A
-    tokenizer whose EOS ends a turn may have ``<|endoftext|>`` for documents; that is taken then.
+    tokenizer whose EOS ends a turn may have another token for documents (:data:`DOCUMENT_ENDS`); that is
+    taken then.
 
     Args:
         tokenizer: a fast tokenizer.
@@ -201,9 +226,9 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
         Token ids of each, int32 [length].
     """
     begin = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
-    vocabulary_id = tokenizer.convert_tokens_to_ids(_DOCUMENT_END)
-    known = isinstance(vocabulary_id, int) and vocabulary_id != tokenizer.unk_token_id
-    mark = vocabulary_id if known else tokenizer.eos_token_id
+    found = (tokenizer.convert_tokens_to_ids(token) for token in DOCUMENT_ENDS)
+    marks = [mark for mark in found if isinstance(mark, int) and mark != tokenizer.unk_token_id]
+    mark = marks[0] if marks else tokenizer.eos_token_id
     end = [mark] if isinstance(mark, int) else []
     backend: Any = tokenizer.backend_tokenizer
     before = backend.encode_special_tokens
@@ -213,9 +238,6 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     finally:
         backend.encode_special_tokens = before
     return [np.array([*begin, *encoding.ids, *end], dtype=np.int32) for encoding in encodings]
-
-
-_DOCUMENT_END = "<|endoftext|>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,19 +301,23 @@ def _render_dialogue(form: ChatFormat, turns: Turns) -> _Text | None:
 
 def _render_last(form: ChatFormat, turns: Turns) -> _Text:
     """The dialogue up to the end of its last assistant turn, which alone is a target."""
-    prompt = _render_prompt(form, turns[:-1])
-    whole = form.render(turns)
-    if not whole.startswith(prompt.text):
-        raise ConfigError(
-            "the chat template's prompt is not how it begins the answered dialogue, so training could not "
-            "show the model what it will see",
-            code=document_codes.INVALID_TEMPLATE,
-            where="chat_template",
-            remedy="use a template whose generation prompt is a prefix of the whole",
-        )
-    begin = len(prompt.text)
+    whole, begin = form.answered(turns)
     end = form.last_turn_end(whole)
-    return _Text(whole[:end], ((begin, end),), prompt.contents)
+    return _Text(whole[:end], ((begin, end),), _render_prompt(form, turns[:-1]).contents)
+
+
+def _is_kept(answer: str, text: _Text) -> bool:
+    """Whether what was given is in the targets."""
+    ((begin, end),) = text.targets
+    return stands_in(answer, text.text[begin:end])
+
+
+def _rewrites(form: ChatFormat, turns: Turns) -> bool:
+    """Whether an answer is rewritten even where it is the last."""
+    return any(
+        turn.role == "assistant" and not _is_kept(turn.content, _render_last(form, turns[: index + 1]))
+        for index, turn in enumerate(turns)
+    )
 
 
 def _render_prompt(form: ChatFormat, turns: Turns) -> _Text:
@@ -324,7 +350,9 @@ def _fill(pieces: tuple[str, ...], turns: Turns) -> tuple[str, tuple[int, ...]]:
     return "".join(parts) + pieces[-1], tuple(contents)
 
 
-def _turn_by_turn(form: ChatFormat, turns: Turns, max_length: int) -> tuple[tuple[Segment, ...], bool] | None:
+def _turn_by_turn(
+    form: ChatFormat, turns: Turns, max_length: int
+) -> tuple[tuple[Segment, ...], bool] | Unfit:
     """A segment for each assistant turn, behind the history that inference would show it."""
     segments: list[Segment] = []
     truncated = False
@@ -334,7 +362,7 @@ def _turn_by_turn(form: ChatFormat, turns: Turns, max_length: int) -> tuple[tupl
         fitted = _fit(form, turns[: index + 1], max_length, _render_last)
         if fitted is None:
             if index == len(turns) - 1:
-                return None
+                return Unfit.TOO_LONG
             truncated = True
             continue
         segments.append(fitted[0].segment())

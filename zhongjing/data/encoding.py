@@ -13,10 +13,18 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from zhongjing.codes import model as codes
 from zhongjing.config.stages import Stage
-from zhongjing.data.chat import encode_dialogues, encode_prompt, encode_ranking, encode_texts
-from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, TextRecord
+from zhongjing.data.chat import (
+    Unfit,
+    encode_dialogues,
+    encode_prompt,
+    encode_ranking,
+    encode_texts,
+    rewrites_answers,
+)
+from zhongjing.data.own_code import check_own_code
+from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, TextRecord, Turn
 from zhongjing.data.samples import Segment
-from zhongjing.data.templates import ensure_chat_template, special_tokens
+from zhongjing.data.templates import chat_format, ensure_chat_template, special_tokens
 from zhongjing.data.tokens import TokenType
 from zhongjing.errors import DataError
 
@@ -61,10 +69,11 @@ class RecordEncoder:
         """From a tokenizer folder.
 
         Raises:
-            DataError: it cannot be loaded.
+            DataError: it cannot be loaded, or only by code of its own.
         """
+        check_own_code(folder)
         try:
-            return cls(AutoTokenizer.from_pretrained(str(folder)))
+            return cls(AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
                 f"the tokenizer cannot be loaded: {error}", code=codes.UNUSABLE_TOKENIZER, where=str(folder)
@@ -87,8 +96,22 @@ class RecordEncoder:
         """The smallest type that holds every token id."""
         return "uint16" if max(self.tokenizer.get_vocab().values()) < 1 << 16 else "uint32"
 
-    def encode(self, records: Sequence[Record]) -> list[Encoded | None]:
-        """Tokens of each record; None for those that are too long."""
+    @property
+    def cuts_thoughts(self) -> bool:
+        """Whether the chat template drops what an answer thinks, where answers are learned or compared."""
+        return self._stage in (Stage.SFT, Stage.RM) and chat_format(self.tokenizer).cuts_thoughts()
+
+    def rewrites(self, record: Record) -> bool:
+        """Whether the chat template cuts or rewrites an answer of the record; nothing is tokenised."""
+        dialogues: list[tuple[Turn, ...]] = []
+        if isinstance(record, Dialogue):
+            dialogues = [record.turns]
+        elif isinstance(record, Ranking):
+            dialogues = [(*record.prompt[-1:], Turn("assistant", answer)) for answer in record.answers]
+        return any(rewrites_answers(self.tokenizer, turns) for turns in dialogues)
+
+    def encode(self, records: Sequence[Record]) -> list[Encoded | Unfit]:
+        """Tokens of each record, or why it has none."""
         if not records:
             return []
         if self._stage is Stage.PRETRAIN:
@@ -98,18 +121,18 @@ class RecordEncoder:
             turns = [record.turns for record in records if isinstance(record, Dialogue)]
             assert len(turns) == len(records), "sft reads dialogues, as the document's validation says"
             found = encode_dialogues(self.tokenizer, turns, self._max_length, self._system_prompt)
-            return [None if one is None else Encoded(one[0], None, one[1]) for one in found]
+            return [one if isinstance(one, Unfit) else Encoded(one[0], None, one[1]) for one in found]
         return [self._one(record) for record in records]
 
-    def _one(self, record: Record) -> Encoded | None:
+    def _one(self, record: Record) -> Encoded | Unfit:
         if isinstance(record, Ranking):
             ranking = encode_ranking(
                 self.tokenizer, record.prompt, record.answers, self._max_length, self._system_prompt
             )
-            return None if ranking is None else Encoded(ranking[0], record.ranks, ranking[1])
+            return ranking if isinstance(ranking, Unfit) else Encoded(ranking[0], record.ranks, ranking[1])
         assert isinstance(record, Prompt), "rm reads rankings and ppo prompts, as the validation says"
         prompt = encode_prompt(self.tokenizer, record.turns, self._max_length, self._system_prompt)
-        return None if prompt is None else Encoded((prompt[0],), None, prompt[1])
+        return Unfit.TOO_LONG if prompt is None else Encoded((prompt[0],), None, prompt[1])
 
 
 def _document(record: Record) -> str:

@@ -18,6 +18,7 @@ from pydantic import Field
 from zhongjing.codes import data as data_codes
 from zhongjing.codes import model as model_codes
 from zhongjing.config.sources import Kind, Source
+from zhongjing.data.own_code import check_own_code
 from zhongjing.data.readers import (
     HF_SCHEME,
     ReadStats,
@@ -388,8 +389,9 @@ def _token_counter(folder: Path | None) -> TokenCounter | None:
     # Imported here: without a tokenizer the inspection needs no torch and no transformers.
     from transformers import AutoTokenizer
 
+    check_own_code(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"the tokenizer cannot be loaded: {error}", code=model_codes.UNUSABLE_TOKENIZER, where=str(folder)

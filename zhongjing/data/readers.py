@@ -35,7 +35,7 @@ class Rejected:
 
     position: Position
     reason: str
-    sha256: str  # of the raw record, UTF-8
+    sha256: str  # of the raw record, UTF-8; of its texts, a line each, where it was read and then rejected
     text: str | None = None
     code: Code = data_codes.UNUSABLE_RECORD
 

@@ -4,6 +4,7 @@ A template is a program, so what it writes around the turns is found out by rend
 is the text before, between and after the contents. From it follow the character spans that are to be
 learned, and whether the template is *consistent*: whether every prompt and every answer, as inference will
 have them, stand in the whole dialogue as they are. In Qwen3's they do not: earlier turns lose their thoughts.
+The token that ends a turn is found the same way; it need not be the tokenizer's EOS (Qwen2.5's bases, Llama-3).
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ PLAIN_TEMPLATE = (
 )
 """Ziya-LLaMA's plain turns; the end of a turn is the tokenizer's EOS."""
 
+DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
+"""What ends a document where the tokenizer's EOS ends a turn (Qwen's and Yi's, Llama-3's)."""
+
 _IM_START, _IM_END = "<|im_start|>", "<|im_end|>"
+_THOUGHT = "<think>\nwhy\n</think>\n\n"
 _STAND_IN = re.compile("\ue000([0-9]+)\ue001")
 
 
@@ -63,22 +68,43 @@ def default_template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def ensure_chat_template(tokenizer: PreTrainedTokenizerBase, given: str | None = None) -> str:
-    """Gives a tokenizer without a chat template one, and shows that the template can be trained with.
+    """Sets the chat template of a tokenizer, and shows that the template can be trained with.
 
     Args:
-        tokenizer: changed in place: ``chat_template`` is set where it had none.
-        given: ``base.chatTemplate`` of the document, for a tokenizer that has none.
+        tokenizer: changed in place: ``chat_template`` is set where it is given, or where there was none.
+        given: ``base.chatTemplate`` of the document, if it has one.
 
     Returns:
-        The template in use: the tokenizer's own, else ``given``, else :func:`default_template`.
+        The template in use: ``given``, else the tokenizer's own, else :func:`default_template`.
 
     Raises:
-        ConfigError: the template fails, or writes no token at the end of an assistant turn.
+        ConfigError: the template fails, writes no token at the end of an assistant turn, or its prompt is not
+            how it begins an answered dialogue.
     """
-    if not tokenizer.chat_template:
+    if given or not tokenizer.chat_template:
         tokenizer.chat_template = given or default_template(tokenizer)
-    chat_format(tokenizer).outline(("user", "assistant"))
+    form = chat_format(tokenizer)
+    if form.outline(("user", "assistant")) is None:
+        form.answered((Turn("user", "?"), Turn("assistant", ".")))
     return str(tokenizer.chat_template)
+
+
+def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that ends a turn: what the chat template writes behind an answer, whatever EOS is.
+
+    Without a template it is what the default one would write.
+
+    Returns:
+        None where there is none, or where the template cannot be trained with.
+    """
+    try:
+        if tokenizer.chat_template:
+            token = chat_format(tokenizer).end_token()
+        else:
+            token = _IM_END if default_template(tokenizer) is CHATML_TEMPLATE else str(tokenizer.eos_token)
+    except ConfigError:
+        return None  # a stage is refused for it by ensure_chat_template; base.chatTemplate may replace it
+    return tokenizer.get_vocab().get(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +235,41 @@ class ChatFormat:
         ends = [match.end() for match in self.special.finditer(rendered)]
         return ends[-1] if ends else self.turn_end("")
 
+    def end_token(self) -> str:
+        """The special token that ends an assistant turn.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        rendered = self.render((Turn("user", "?"), Turn("assistant", ".")))
+        end = self.last_turn_end(rendered)
+        return next(match.group() for match in self.special.finditer(rendered) if match.end() == end)
+
+    def answered(self, turns: Sequence[Turn]) -> tuple[str, int]:
+        """A dialogue as it is with its last answer, and where that answer begins.
+
+        Args:
+            turns: an assistant last.
+
+        Raises:
+            ConfigError: the dialogue does not begin with what inference would show the model.
+        """
+        prompt, whole = self.render(turns[:-1], generation=True), self.render(turns)
+        if not whole.startswith(prompt):
+            raise ConfigError(
+                "the chat template's prompt is not how it begins the answered dialogue, so training could "
+                "not show the model what it will see",
+                code=codes.INVALID_TEMPLATE,
+                where="chat_template",
+                remedy="set base.chatTemplate to a template whose generation prompt is a prefix of the whole",
+            )
+        return whole, len(prompt)
+
+    def cuts_thoughts(self) -> bool:
+        """Whether an answer loses its ``<think>`` part even where it is the last (DeepSeek-R1's templates)."""
+        whole, begin = self.answered((Turn("user", "?"), Turn("assistant", _THOUGHT + ".")))
+        return not stands_in(_THOUGHT + ".", whole[begin:])
+
     def _skeleton(self, roles: tuple[Role, ...], *, generation: bool) -> tuple[str, ...] | None:
         turns = [Turn(role, f"\ue000{index}\ue001") for index, role in enumerate(roles)]
         parts = _STAND_IN.split(self.render(turns, generation=generation))
@@ -217,11 +278,21 @@ class ChatFormat:
         return tuple(parts[::2])
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """Matches every special token of a tokenizer, written out in a text."""
+def stands_in(content: str, text: str) -> bool:
+    """Whether a text has a content; space does not count: templates trim, and put thoughts on lines."""
+    return "".join(content.split()) in "".join(text.split())
+
+
+def special_names(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Every special token of a tokenizer, also those that have no role."""
     names = set(tokenizer.all_special_tokens)
     names |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    longest_first = sorted((name for name in names if name), key=lambda name: (-len(name), name))
+    return names - {""}
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Matches every special token of a tokenizer, written out in a text."""
+    longest_first = sorted(special_names(tokenizer), key=lambda name: (-len(name), name))
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 

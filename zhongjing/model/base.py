@@ -13,7 +13,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -22,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from zhongjing.codes import model as codes
 from zhongjing.config.sources import TinyBase
 from zhongjing.config.stages import Quantization
+from zhongjing.data.own_code import check_own_code
 from zhongjing.errors import DataError
 from zhongjing.model.attention import PACKED, check_attention
 from zhongjing.model.quantization import keep_storage, loading_arguments
@@ -81,12 +81,17 @@ def make_tiny_base(folder: Path, tiny: TinyBase, texts: Iterable[str], seed: int
     write_generation_config(folder)
 
 
-def write_generation_config(folder: Path) -> None:
-    """Writes ``generation_config.json`` with every end token and a padding token, and greedy decoding.
+def write_generation_config(folder: Path, tokenizer_from: Path | None = None) -> None:
+    """Writes ``generation_config.json`` with every end token, a turn's among them, and a padding token.
 
-    What is there already is kept, besides these.
+    What is there already is kept, besides these: also settings that transformers would not write themselves
+    (a temperature without sampling, as older models are published with).
+
+    Args:
+        folder: of the model.
+        tokenizer_from: folder of the tokenizer in use; none: ``folder``.
     """
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(tokenizer_from or folder)
     path = folder / "generation_config.json"
     settings: dict[str, Any] = {}
     if path.is_file():
@@ -96,7 +101,8 @@ def write_generation_config(folder: Path) -> None:
     settings["eos_token_id"] = sorted({*end_ids(tokenizer), *(end for end in known if isinstance(end, int))})
     settings["pad_token_id"] = padding_id(tokenizer)
     settings.pop("_from_model_config", None)
-    GenerationConfig(**settings).save_pretrained(str(folder))
+    text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def merge_delta(
@@ -188,8 +194,10 @@ def load_config(folder: Path) -> PretrainedConfig:
     """The model's configuration.
 
     Raises:
-        DataError: there is none that transformers understands, or it stands for an adapter.
+        DataError: there is none that transformers understands, it needs code of its own, or it stands for an
+            adapter.
     """
+    check_own_code(folder)
     if not (folder / "config.json").is_file():
         adapter = (folder / "adapter_config.json").is_file()
         raise DataError(
@@ -199,7 +207,9 @@ def load_config(folder: Path) -> PretrainedConfig:
             remedy="give the full model as base; adapters belong into a stage's `from`" if adapter else None,
         )
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            str(folder), trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"config.json cannot be used: {error}", code=codes.UNUSABLE_MODEL, where=str(folder)

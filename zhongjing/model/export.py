@@ -72,7 +72,9 @@ def finish_adapter_folder(folder: Path, tokenizer_from: Path) -> None:
 def localise(adapter_folder: Path, base_folder: Path) -> None:
     """Makes an adapter refer to a local copy of its base, as ``pull`` needs.
 
-    The base gets a padding token if its config has none: a sequence classifier refuses batches without one.
+    transformers and PEFT read the base's settings, so these get what the adapter learned with: the padding
+    token, without which a sequence classifier refuses batches, and the token that ends a turn, without which
+    generation would not end.
 
     Raises:
         DataError: the adapter does not fit that base.
@@ -85,9 +87,11 @@ def localise(adapter_folder: Path, base_folder: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     base_path = base_folder / "config.json"
     base_config = json.loads(base_path.read_text(encoding="utf-8"))
-    if base_config.get("pad_token_id") is None:
-        base_config["pad_token_id"] = padding_id(load_tokenizer(base_folder))
-        base_path.write_text(json.dumps(base_config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    tokenizer_folder = _tokenizer_folder(adapter_folder, base_folder)
+    base_config["pad_token_id"] = padding_id(load_tokenizer(tokenizer_folder))
+    base_path.write_text(json.dumps(base_config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if adapter.head is None:
+        write_generation_config(base_folder, tokenizer_folder)
 
 
 def merge_adapter(
@@ -101,7 +105,7 @@ def merge_adapter(
     Args:
         base_folder: full model in Hugging Face format.
         adapter_folder: PEFT adapter of that base.
-        out_folder: where the model goes, tokenizer and generation_config included.
+        out_folder: where the model goes, generation_config and the adapter's tokenizer included.
         max_shard_bytes: size of one shard.
 
     Raises:
@@ -112,7 +116,7 @@ def merge_adapter(
     shapes = skeleton(base_folder, head=reward)
     check_adapter(adapter, shapes)
     changed = set(adapter.modules)
-    copy_tokenizer(base_folder, out_folder)
+    copy_tokenizer(_tokenizer_folder(adapter_folder, base_folder), out_folder)
     writer = WeightWriter(out_folder, max_shard_bytes=max_shard_bytes)
     stored = torch.float32
     with WeightReader(base_folder) as base:
@@ -143,6 +147,12 @@ def merge_adapter(
         write_generation_config(out_folder)
 
 
+def _tokenizer_folder(adapter_folder: Path, base_folder: Path) -> Path:
+    """Where the tokenizer in use is: the adapter's, which has the chat template that it learned with."""
+    own = any((adapter_folder / name).is_file() for name in TOKENIZER_FILES)
+    return adapter_folder if own else base_folder
+
+
 def _merged(weight: torch.Tensor, adapter: AdapterFile, module: str) -> torch.Tensor:
     a, b = adapter.pair(module)
     update = b.to(torch.float32) @ a.to(torch.float32) * adapter.scaling
@@ -155,7 +165,6 @@ def _write_config(
     config.pop("torch_dtype", None)
     config.pop("_name_or_path", None)
     config.update(architectures=[architecture], dtype=str(dtype).removeprefix("torch."), use_cache=True)
-    if config.get("pad_token_id") is None:
-        config["pad_token_id"] = padding
+    config["pad_token_id"] = padding
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")

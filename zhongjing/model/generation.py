@@ -80,7 +80,7 @@ def stream_answer(
     generator = None
     if seed is not None:
         generator = torch.Generator(device=device).manual_seed(seed)
-    ends = set(end_ids(tokenizer))
+    ends = {*end_ids(tokenizer), *_own_ends(model)}
     was_training = model.training
     model.eval()
     try:
@@ -101,6 +101,12 @@ def stream_answer(
             yield rest[len(shown) :]
     finally:
         model.train(was_training)
+
+
+def _own_ends(model: torch.nn.Module) -> list[int]:
+    """Ends that the model's generation_config names; its publisher may know more than its tokenizer tells."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return [end for end in (named if isinstance(named, list) else [named]) if isinstance(end, int)]
 
 
 def _prompt_ids(

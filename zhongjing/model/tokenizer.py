@@ -10,7 +10,7 @@ transformers may load the folder gives the same tokens. Three special tokens:
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from zhongjing.codes import document as document_codes
 from zhongjing.codes import model as model_codes
+from zhongjing.data.own_code import check_own_code
+from zhongjing.data.templates import DOCUMENT_ENDS, special_names, turn_end_id
 from zhongjing.errors import DataError
 
 DOCUMENT_END = "<|endoftext|>"
@@ -42,6 +44,8 @@ _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# Of special tokens, those that publishers set aside: <|finetune_right_pad_id|>, <|reserved_special_token_0|>.
+_SPARE = re.compile(r"pad|reserved|unused", re.IGNORECASE)
 # Chinese has no spaces, so a whole clause is one word to BPE. Without a limit the frequent clauses of a small
 # corpus become single tokens, and a disease inside a new sentence is spelt in tokens never seen before.
 _LONGEST_TOKEN_BYTES = 24
@@ -113,12 +117,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder.
 
     Raises:
-        DataError: the folder has no tokenizer that transformers can load.
+        DataError: the folder has no tokenizer that transformers can load, or one that needs code of its own.
     """
+    check_own_code(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise DataError("the folder has no tokenizer", code=model_codes.UNUSABLE_TOKENIZER, where=str(folder))
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"the tokenizer cannot be loaded: {error}", code=model_codes.UNUSABLE_TOKENIZER, where=str(folder)
@@ -126,40 +133,39 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def tokenizer_digest(folder: Path) -> str:
-    """sha256 (hex) over the files that decide how text becomes tokens, names included.
-
-    Raises:
-        DataError: the folder has no tokenizer.
-    """
-    digest = hashlib.sha256()
-    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not names:
-        raise DataError("the folder has no tokenizer", code=model_codes.UNUSABLE_TOKENIZER, where=str(folder))
-    for name in names:
-        content = (folder / name).read_bytes()
-        digest.update(f"{name}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
-
-
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """A token for padding that no answer ends with.
 
-    transformers' sequence classifiers read a score at the last token that is not padding. Where padding is
-    also the turn's end they would read one token too early, so another token is taken: the unknown token, as
-    LLaMA's models do, else the document's end.
+    Packed rows are never padded. What is padded are batches of others: of generation, where an attention mask
+    says so, and of transformers' sequence classifiers, which read a score at the last token that is not
+    padding. There it must not be the token that ends a turn, which may be EOS (Llama-2) or not (Qwen2.5-Base:
+    EOS and padding are ``<|endoftext|>``, turns end with ``<|im_end|>``). Taken is the first that differs: the
+    tokenizer's own, the unknown token, a document's end, a token set aside, EOS, any other special token.
 
     Raises:
-        DataError: every candidate is the turn's end.
+        DataError: the tokenizer has no other special token.
     """
-    turn_end = tokenizer.eos_token_id
-    candidates = [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.get_vocab().get(DOCUMENT_END)]
+    end = turn_end_id(tokenizer)
+    end = tokenizer.eos_token_id if end is None else end
+    vocabulary = tokenizer.get_vocab()
+    names = special_names(tokenizer)
+    documents = [vocabulary[name] for name in DOCUMENT_ENDS if name in vocabulary]
+    special = sorted(vocabulary[name] for name in names if name in vocabulary)
+    spare = sorted(vocabulary[name] for name in names if name in vocabulary and _SPARE.search(name))
+    bos = tokenizer.bos_token_id
+    candidates = [
+        *(tokenizer.pad_token_id, tokenizer.unk_token_id),
+        *documents,
+        *spare,
+        tokenizer.eos_token_id,
+        *(token for token in special if token != bos),
+        bos,
+    ]
     for candidate in candidates:
-        if isinstance(candidate, int) and candidate != turn_end:
+        if isinstance(candidate, int) and candidate != end:
             return candidate
     raise DataError(
-        "the tokenizer has no token for padding besides its end of sequence",
+        "the tokenizer has no special token besides the one that ends a turn",
         code=model_codes.UNUSABLE_TOKENIZER,
         where=getattr(tokenizer, "name_or_path", None),
         remedy="give the tokenizer a pad_token",
@@ -167,14 +173,18 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids at which generation stops: end of a turn, end of a document. Sorted, at least one.
+    """Ids at which generation stops: end of a turn, as the chat template ends it, and of a document.
+
+    Returns:
+        Sorted, at least one.
 
     Raises:
         DataError: the tokenizer has no end token.
     """
     vocabulary = tokenizer.get_vocab()
-    ids = {tokenizer.eos_token_id} if isinstance(tokenizer.eos_token_id, int) else set()
-    ids.update(vocabulary[token] for token in (TURN_END, DOCUMENT_END) if token in vocabulary)
+    marks = (turn_end_id(tokenizer), tokenizer.eos_token_id)
+    ids = {mark for mark in marks if isinstance(mark, int)}
+    ids.update(vocabulary[token] for token in (TURN_END, *DOCUMENT_ENDS) if token in vocabulary)
     if not ids:
         raise DataError(
             "the tokenizer has no end of sequence",

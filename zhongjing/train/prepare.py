@@ -6,6 +6,7 @@ Everything made here is stored once under a key of its own and found again by th
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -28,7 +29,7 @@ from zhongjing.model.base import (
     merge_delta,
     skeleton,
 )
-from zhongjing.model.tokenizer import load_tokenizer
+from zhongjing.model.tokenizer import load_tokenizer, padding_id
 from zhongjing.model.weights import WeightReader
 from zhongjing.storage.artifacts import MADE, read_manifest
 from zhongjing.storage.layout import Layout, StageLayout
@@ -36,6 +37,8 @@ from zhongjing.storage.manifest import StageInput, StageRequest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.train.folders import Folders
 from zhongjing.train.worker import Prepared
+
+logger = logging.getLogger(__name__)
 
 BASE = "base"
 Report = Callable[[str, float], None]
@@ -169,13 +172,24 @@ class _Preparation:
                 yield from corpus_texts(self.store, source, frozen[source.name])
 
     def _tokenizer(self, base: str, base_local: Path) -> tuple[str, Path]:
-        """Reference and local folder of the tokenizer; one without a chat template is stored with one."""
+        """Reference and local folder of the tokenizer with the chat template and the padding in use.
+
+        Where they are not the tokenizer's own it is stored with them: what is trained on, served and scored
+        is one tokenizer.
+        """
         tokenizer = load_tokenizer(base_local)
         own = tokenizer.chat_template
         template = ensure_chat_template(tokenizer, self.request.document.spec.base.chat_template)
-        if own:
+        if own and own != template:
+            said = "base.chatTemplate is used in place of the tokenizer's chat template"
+            logger.info("%s (%s)", said, base)
+            self.report(said, 0.0)
+        padding = padding_id(tokenizer)
+        if own == template and tokenizer.pad_token_id == padding:
             return base, base_local
-        uri = self.layout.base(f"{digest({'base': base, 'template': template})}-tokenizer")
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
+        fields = {"base": base, "template": template, "padding": padding}
+        uri = self.layout.base(f"{digest(fields)}-tokenizer")
         if not self.store.exists(f"{uri}/{MADE}"):
             folder = self.scratch / "tokenizer"
             shutil.rmtree(folder, ignore_errors=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from peft import PeftModel
 
-from zhongjing.model.export import copy_tokenizer, merge_adapter
+from zhongjing.model.export import merge_adapter
 from zhongjing.train.causal_program import CausalProgram
 
 
@@ -28,5 +28,4 @@ class PretrainProgram(CausalProgram):
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             extra = super().finish(Path(scratch))
             merge_adapter(self._base_folder, Path(scratch), folder)
-        copy_tokenizer(self._tokenizer_folder, folder)  # with the chat template in use
         return extra

@@ -10,6 +10,7 @@ from typing import Any
 from zhongjing.codes import model as codes
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import PpoSettings, Stage
+from zhongjing.data.own_code import check_own_code
 from zhongjing.errors import DataError, MissingInputError
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.freeze import expand, is_local_folder
@@ -20,8 +21,8 @@ def check_models(document: TrainingPipeline, stages: Iterable[Stage]) -> None:
 
     Raises:
         MissingInputError: a folder has no model.
-        DataError: an adapter stands where a full model is needed, a stage's sequences are longer than the
-            model's positions, or the tokenizer is another model's.
+        DataError: an adapter stands where a full model is needed, a model needs code of its own, a stage's
+            sequences are longer than the model's positions, or the tokenizer is another model's.
     """
     checked: set[Path] = set()
     for stage in stages:
@@ -43,6 +44,7 @@ def check_models(document: TrainingPipeline, stages: Iterable[Stage]) -> None:
         if isinstance(positions, int):
             _check_length(document, stage, positions, str(folder / "config.json"))
         if folder not in checked:
+            check_own_code(folder)
             checked.add(folder)
             _check_tokenizer(folder, config)
 

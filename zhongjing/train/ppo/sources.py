@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from zhongjing.data.chat import encode_prompt, encode_ranking
+from zhongjing.data.chat import Unfit, encode_prompt, encode_ranking
 from zhongjing.data.records import Turn
 from zhongjing.model.tokenizer import end_ids, load_tokenizer
 
@@ -38,7 +38,7 @@ class Vocabulary:
         """
         tokenizer = load_tokenizer(tokenizer_folder)
         closing = _closing(tokenizer)
-        return cls(tuple(sorted({*end_ids(tokenizer), closing[-1]})), closing)
+        return cls(tuple(end_ids(tokenizer)), closing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def _closing(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     prompt = encode_prompt(tokenizer, question, _ROOM)
     ranked = encode_ranking(tokenizer, question, [answer], _ROOM)
     assert prompt is not None, "a question of one character fits"
-    assert ranked is not None, "an answer of one character fits"
+    assert not isinstance(ranked, Unfit), "an answer of one character fits"
     after = ranked[0][0].ids.tolist()[len(prompt[0].ids) :]
     content = tokenizer.encode(answer, add_special_tokens=False)
     # Where the answer's last character melts into what follows it, only the last token is sure to close.
