@@ -45,7 +45,7 @@ REWRITTEN_ANSWERS = _code(
     "RewrittenAnswers",
     "The chat template cuts or rewrites answers, so that they would not be learned as they stand.",
     cause="Templates of reasoning models drop <think>...</think> (DeepSeek-R1 and its distillates).",
-    remedy="set base.chatTemplate to a template that keeps answers whole, or take the thoughts out of the data",
+    remedy="set base.chatTemplate to one that keeps answers whole, or take the thoughts out of the data",
 )
 NO_GOOD_RECORD = _code(
     "NoGoodRecord",

@@ -1,4 +1,4 @@
-"""Whether a chat template lets the answers of a source be learned as they stand, told before any is tokenised."""
+"""Whether a chat template keeps the answers of a source as they stand, told before any is tokenised."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _settings(file: Path) -> dict[str, Any]:
 
 
 def _is_known(family: str) -> bool:
-    """Whether the installed transformers have a family: by the folders of its package, not by importing it."""
+    """Whether the installed transformers have a family: by the package's folders, not by importing it."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
         return True  # who only talks to a cluster may have none; the job tells
@@ -64,7 +64,7 @@ def _is_known(family: str) -> bool:
 
 
 def _is_class(name: object) -> bool:
-    """Whether a tokenizer class is transformers' own, from its name alone: LlamaTokenizer, TokenizersBackend."""
+    """Whether a tokenizer class is transformers' own, by its name: LlamaTokenizer, TokenizersBackend."""
     if not isinstance(name, str):
         return False
     plain = name.removesuffix("Fast").removesuffix("Tokenizer")

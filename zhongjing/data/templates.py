@@ -4,7 +4,7 @@ A template is a program, so what it writes around the turns is found out by rend
 is the text before, between and after the contents. From it follow the character spans that are to be
 learned, and whether the template is *consistent*: whether every prompt and every answer, as inference will
 have them, stand in the whole dialogue as they are. In Qwen3's they do not: earlier turns lose their thoughts.
-The token that ends a turn is found the same way; it need not be the tokenizer's EOS (Qwen2.5's bases, Llama-3).
+The token that ends a turn is found the same way; it need not be the tokenizer's EOS (Qwen2.5-Base, Llama-3).
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ class ChatFormat:
         return whole, len(prompt)
 
     def cuts_thoughts(self) -> bool:
-        """Whether an answer loses its ``<think>`` part even where it is the last (DeepSeek-R1's templates)."""
+        """Whether an answer loses its ``<think>`` part even where it is the last (DeepSeek-R1's do)."""
         whole, begin = self.answered((Turn("user", "?"), Turn("assistant", _THOUGHT + ".")))
         return not stands_in(_THOUGHT + ".", whole[begin:])
 

@@ -207,9 +207,7 @@ def load_config(folder: Path) -> PretrainedConfig:
             remedy="give the full model as base; adapters belong into a stage's `from`" if adapter else None,
         )
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            str(folder), trust_remote_code=False
-        )
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"config.json cannot be used: {error}", code=codes.UNUSABLE_MODEL, where=str(folder)

@@ -139,8 +139,8 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     Packed rows are never padded. What is padded are batches of others: of generation, where an attention mask
     says so, and of transformers' sequence classifiers, which read a score at the last token that is not
     padding. There it must not be the token that ends a turn, which may be EOS (Llama-2) or not (Qwen2.5-Base:
-    EOS and padding are ``<|endoftext|>``, turns end with ``<|im_end|>``). Taken is the first that differs: the
-    tokenizer's own, the unknown token, a document's end, a token set aside, EOS, any other special token.
+    EOS and padding are ``<|endoftext|>``, turns end with ``<|im_end|>``). Taken is the first that differs:
+    the tokenizer's own, the unknown token, a document's end, a token set aside, EOS, any other special token.
 
     Raises:
         DataError: the tokenizer has no other special token.

@@ -256,6 +256,19 @@ def test_a_local_base_is_read_without_transformers(
     assert caught.value.code.name == code
 
 
+def test_a_base_with_code_of_its_own_is_told_at_once(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "base", rows=10, entries=10)
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoConfig": "configuration_baichuan.BaichuanConfig"}
+    (folder / "config.json").write_text(
+        json.dumps({**config, "model_type": "baichuan", "auto_map": auto_map})
+    )
+    document = pipeline({"talks": "talks.jsonl"}, base={"uri": str(folder)})
+    with pytest.raises(DataError, match="a model of type baichuan brings code of its own") as caught:
+        check_models(document, [Stage.SFT])
+    assert caught.value.code.name == "UnsupportedModel"
+
+
 def test_an_adapter_is_no_base_and_an_empty_folder_no_model(tmp_path: Path) -> None:
     document = pipeline({"talks": "talks.jsonl"}, base={"uri": str(tmp_path)})
     with pytest.raises(DataError) as caught:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.published_tokenizers import write_tokenizer
 from tests.unit.data import build_support
 from tests.unit.data.build_support import QUARANTINE, Bench, qa
+from tests.unit.data.support import MemoryStore
 from zhongjing.codes import Code
 from zhongjing.codes import data as codes
 from zhongjing.config.stages import Stage
+from zhongjing.data.encoding import RecordEncoder
 from zhongjing.data.records import Position
 from zhongjing.data.rejections import place
 from zhongjing.errors import DataError, MissingInputError
@@ -181,3 +185,52 @@ def test_a_source_without_a_listing_is_missing(bench: Bench) -> None:
     bench.frozen.clear()
     with pytest.raises(MissingInputError, match="qa"):
         bench.build(Stage.SFT, "qa")
+
+
+def thoughts(start: int, count: int) -> list[dict[str, str]]:
+    pairs = qa(start, count)
+    return [
+        {**pair, "answer": f"<think>\n想{i}\n</think>\n\n{pair['answer']}"} for i, pair in enumerate(pairs)
+    ]
+
+
+def test_a_template_that_cuts_answers_is_told_before_anything_is_tokenised(
+    memory: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tokenizer(tmp_path, "r1-distill")
+    bench = Bench(memory, tmp_path)
+    bench.source("qa", "dialogue", qa(0, 97) + thoughts(97, 3))
+    ranked = [
+        {"prompt": "头痛", "answers": ["<think>\n想\n</think>\n\n多休息", f"多喝水{i}"]} for i in range(5)
+    ]
+    bench.source("ranked", "ranking", ranked)
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordEncoder, "encode", lambda *_: pytest.fail("tokenised"))
+        for stage, name, words in (
+            (Stage.SFT, "qa", r"3 of 100 records \(3\.0%\) of source qa, 1\.0% are allowed"),
+            (Stage.RM, "ranked", "5 of 5 records"),
+        ):
+            with pytest.raises(DataError, match=words) as caught:
+                bench.build(stage, name)
+            assert caught.value.code is codes.REWRITTEN_ANSWERS
+            assert "想" not in str(caught.value)
+    bench.sources[0]["maxQuarantineFraction"] = 0.03
+    counts = bench.build(Stage.SFT, "qa").counts[0]
+    assert (counts.quarantined, counts.kept) == (3, 97)
+    lines = [json.loads(line) for line in bench.memory.get(QUARANTINE).splitlines()]
+    assert {line["code"] for line in lines} == {"RewrittenAnswers"}
+    assert [line["line"] for line in lines] == [98, 99, 100]
+
+
+def test_what_a_template_does_to_answers_otherwise_is_counted(memory: MemoryStore, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, "qwen2.5-base")
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["chat_template"] = settings["chat_template"].replace(
+        "m.content", "m.content | replace('水', '')"
+    )
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    bench = Bench(memory, tmp_path)
+    bench.source("qa", "dialogue", qa(0, 10))
+    with pytest.raises(DataError, match="the chat template cuts or rewrites an answer") as caught:
+        bench.build(Stage.SFT, "qa")
+    assert caught.value.code is codes.REWRITTEN_ANSWERS

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.unit.data.support import CORPUS, QWEN3_LIKE_TEMPLATE, make_tokenizer
 from zhongjing.data.chat import (
+    Unfit,
     encode_dialogue,
     encode_dialogues,
     encode_prompt,
@@ -211,11 +212,11 @@ def test_batches_give_what_single_dialogues_give(tokenizer: PreTrainedTokenizerF
     together = encode_dialogues(tokenizer, talks, 150, "系统")
     for talk, found in zip(talks, together, strict=True):
         alone = encode_dialogue(tokenizer, talk, 150, "系统")
-        assert (alone is None) == (found is None)
-        if alone is not None and found is not None:
+        assert (alone is None) == isinstance(found, Unfit)
+        if alone is not None and not isinstance(found, Unfit):
             assert alone[1] == found[1]
             assert [s.ids.tolist() for s in alone[0]] == [s.ids.tolist() for s in found[0]]
-    assert together[1] is None
+    assert together[1] is Unfit.TOO_LONG
 
 
 def test_the_system_prompt_is_for_dialogues_without_one(chatml: PreTrainedTokenizerFast) -> None:
@@ -247,7 +248,7 @@ def test_prompts_end_where_an_answer_begins(tokenizer: PreTrainedTokenizerFast) 
 def test_ranked_answers_share_their_prompt_and_end_with_the_turn(tokenizer: PreTrainedTokenizerFast) -> None:
     answers = ["多休息。", "去医院检查。" * 8, "不知道", "“喝水”"]
     encoded = encode_ranking(tokenizer, TALK[:4], answers, LONG)
-    assert encoded is not None
+    assert not isinstance(encoded, Unfit)
     prompt = template_ids(tokenizer, TALK[:4], generation=True)
     for answer, segment in zip(answers, encoded[0], strict=True):
         assert segment.ids[: len(prompt)].tolist() == prompt
@@ -256,14 +257,14 @@ def test_ranked_answers_share_their_prompt_and_end_with_the_turn(tokenizer: PreT
         assert not segment.target.any()
     longest = max(len(segment.ids) for segment in encoded[0])
     cut = encode_ranking(tokenizer, TALK[:4], answers, longest - 1)
-    assert cut is not None
+    assert not isinstance(cut, Unfit)
     assert cut[1]
     shorter = template_ids(tokenizer, (TALK[0], TALK[3]), generation=True)
     assert all(segment.ids[: len(shorter)].tolist() == shorter for segment in cut[0])
     single = encode_ranked(tokenizer, TALK[:4], answers[0], LONG)
     assert single is not None
     assert single[0].ids.tolist() == encoded[0][0].ids.tolist()
-    assert encode_ranking(tokenizer, TALK[:4], ["短", "长" * 400], 100) is None
+    assert encode_ranking(tokenizer, TALK[:4], ["短", "长" * 400], 100) is Unfit.TOO_LONG
 
 
 def test_documents_have_the_marks_that_the_tokenizer_has(
@@ -285,10 +286,9 @@ def test_a_tokenizer_without_a_template_gets_one() -> None:
     assert ensure_chat_template(make_tokenizer(None, chatml=True)) == CHATML_TEMPLATE
     assert ensure_chat_template(make_tokenizer(None, chatml=False)) == PLAIN_TEMPLATE
     assert ensure_chat_template(make_tokenizer(None, chatml=True), PLAIN_TEMPLATE) == PLAIN_TEMPLATE
-    assert (
-        ensure_chat_template(make_tokenizer(QWEN3_LIKE_TEMPLATE, chatml=True), "unused")
-        == QWEN3_LIKE_TEMPLATE
-    )
+    own = make_tokenizer(QWEN3_LIKE_TEMPLATE, chatml=True)
+    assert ensure_chat_template(own) == QWEN3_LIKE_TEMPLATE
+    assert ensure_chat_template(own, CHATML_TEMPLATE) == own.chat_template == CHATML_TEMPLATE
     bare = make_tokenizer(None, chatml=False)
     bare.eos_token = None
     with pytest.raises(ConfigError, match="neither a chat template"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,20 @@ from transformers import (
     GenerationConfig,
 )
 
+from tests.published_tokenizers import write_tokenizer
 from zhongjing.config.stages import Lora
 from zhongjing.errors import DataError
 from zhongjing.model.adapters import add_lora, save_adapter
 from zhongjing.model.base import load_base
-from zhongjing.model.export import finish_adapter_folder, localise, merge_adapter, write_full_model
+from zhongjing.model.export import (
+    copy_tokenizer,
+    finish_adapter_folder,
+    localise,
+    merge_adapter,
+    write_full_model,
+)
 from zhongjing.model.reward import build_reward_model, save_reward_model
+from zhongjing.model.tokenizer import load_tokenizer, padding_id
 
 CAUSAL: Any = AutoModelForCausalLM  # typed as if output_loading_info did not exist
 FAMILIES = ("llama", "qwen2", "qwen3")
@@ -147,3 +156,76 @@ def test_a_merged_reward_model_is_a_classifier(
         ["感冒", "高血压患者"], return_tensors="pt", padding=True
     )
     assert loaded(**batch).logits.shape == (2, 1)
+
+
+@pytest.fixture
+def eot_base(base_folder: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A base as Llama-3 is published: no padding, no template, EOS ends documents."""
+    base = tmp_path / "eot"
+    shutil.copytree(base_folder("llama"), base)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        (base / name).unlink(missing_ok=True)
+    write_tokenizer(base, "llama-3")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "pad_token_id": None, "eos_token_id": 401}))
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 401, "temperature": 0.6}))
+    return base
+
+
+@pytest.fixture
+def eot_tokenizer(tmp_path: Path) -> Path:
+    """The tokenizer that a stage uses with it: the Instruct template, and padding."""
+    write_tokenizer(tmp_path / "template", "llama-3-eot")
+    tokenizer = load_tokenizer(tmp_path / "template")
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding_id(tokenizer))
+    tokenizer.save_pretrained(str(tmp_path / "tokenizer"))
+    return tmp_path / "tokenizer"
+
+
+def test_every_export_ends_turns_as_its_template_does(
+    eot_base: Path, eot_tokenizer: Path, tmp_path: Path
+) -> None:
+    """Where EOS is not what ends a turn, generation would never end (unsloth #416, ms-swift #3113)."""
+    tokenizer = load_tokenizer(eot_tokenizer)
+    id_of = tokenizer.get_vocab()
+    end, pad = id_of["<|eot_id|>"], id_of["<|end_of_text|>"]
+    adapter = tmp_path / "adapter"
+    causal_adapter(eot_base, adapter)
+    finish_adapter_folder(adapter, eot_tokenizer)
+    merge_adapter(eot_base, adapter, tmp_path / "merged")
+    localise(adapter, eot_base)
+    write_full_model(load_base(eot_base, dtype=torch.float32), tmp_path / "full", eot_tokenizer)
+    for folder in (adapter, tmp_path / "merged", tmp_path / "full", eot_base):
+        settings = GenerationConfig.from_pretrained(str(folder))
+        assert end in settings.eos_token_id, folder
+        assert settings.pad_token_id == pad
+    for folder in (tmp_path / "merged", tmp_path / "full", eot_base):
+        assert json.loads((folder / "config.json").read_text())["pad_token_id"] == pad
+    assert load_tokenizer(tmp_path / "merged").chat_template == tokenizer.chat_template
+    assert AutoPeftModelForCausalLM.from_pretrained(str(adapter)).generation_config.eos_token_id == sorted(
+        {401, end, pad}
+    )
+
+
+def test_a_reward_model_reads_the_end_of_a_turn_through_padding(
+    eot_base: Path, eot_tokenizer: Path, tmp_path: Path
+) -> None:
+    """Batches of transformers' classifier score as single sequences do, whatever the base pads with."""
+    adapter = tmp_path / "adapter"
+    reward_adapter(eot_base, adapter)
+    copy_tokenizer(eot_tokenizer, adapter)
+    merge_adapter(eot_base, adapter, tmp_path / "merged")
+    classifier: Any = AutoModelForSequenceClassification
+    model = classifier.from_pretrained(str(tmp_path / "merged")).eval()
+    tokenizer = AutoTokenizer.from_pretrained(str(tmp_path / "merged"))
+    talks = [
+        [{"role": "user", "content": "头痛"}, {"role": "assistant", "content": answer}]
+        for answer in ("多休息", "去医院检查，按时吃药。")
+    ]
+    texts = [str(tokenizer.apply_chat_template(talk, tokenize=False)) for talk in talks]
+    assert all(text.endswith("<|eot_id|>") for text in texts)
+    with torch.no_grad():
+        batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
+        together = model(**batch).logits
+        alone = [model(**tokenizer(t, return_tensors="pt", add_special_tokens=False)).logits for t in texts]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-6)

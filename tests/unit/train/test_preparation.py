@@ -197,3 +197,15 @@ def test_adapters_that_do_not_fit(
 def test_a_reward_model_without_a_head(failing: Prepare, models: Path) -> None:
     assert failing(Stage.PPO, models / "sft", models / "sft").code is codes.NO_REWARD_HEAD
     assert failing(Stage.PPO, models / "sft", models / "base").code is codes.NO_REWARD_HEAD
+
+
+def test_a_model_with_code_of_its_own_is_told_from_a_damaged_one(
+    failing: Prepare, models: Path, tmp_path: Path
+) -> None:
+    auto_map = {"AutoModelForCausalLM": "modeling_baichuan.BaichuanForCausalLM"}
+    base = changed(
+        models / "base", tmp_path / "base", "config.json", model_type="baichuan", auto_map=auto_map
+    )
+    error = failing(Stage.SFT, base)
+    assert error.code is codes.UNSUPPORTED_MODEL
+    assert "Llama layout" in str(error.remedy)
