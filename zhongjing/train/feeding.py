@@ -106,6 +106,7 @@ class Feeder:
             denominator=self._denominator(indices.tolist()),
             samples=len(indices),
             tokens=int(self.train.tokens[indices].sum()),
+            over_budget=int((self.train.tokens[indices] > self.budget).sum()),
             epoch=self.order.epoch_of(start + len(indices)),
         )
 

@@ -195,6 +195,8 @@ class _Loop:
             "guard_loss_factor": guard.loss_factor,
             "guard_learning_rate_factor": guard.learning_rate_factor,
         }
+        if plan.over_budget:
+            values["samples_over_budget"] = float(plan.over_budget)
         if self.settings.precision == "fp16":
             values["loss_scale"] = result.loss_scale
         self.context.log("train", place.step, values, epoch=place.epoch)

@@ -38,6 +38,7 @@ class StepPlan:
     denominators: Mapping[str, float] = field(default_factory=dict)  # of MicroLoss.sums, where another
     samples: int = 0  # global
     tokens: int = 0  # global
+    over_budget: int = 0  # global: samples that alone are longer than a micro-batch may be
     epoch: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)  # host values to log with the step (PPO)
     metrics_kind: str = "train"

@@ -128,7 +128,9 @@ def test_a_sample_above_the_budget_has_a_micro_batch_of_its_own_and_is_counted()
     one = feeder(micro_batch_tokens=16, epochs=1)
     longer = [sample.index for sample in dialogues(21).samples if sample.tokens > 16]
     assert one.over_budget == len(longer) > 0
-    batches = [batch for step in range(one.total_steps) for batch in one.plan(step).micro_batches]
+    plans = [one.plan(step) for step in range(one.total_steps)]
+    assert sum(plan.over_budget for plan in plans) == len(longer)
+    batches = [batch for plan in plans for batch in plan.micro_batches]
     alone = [batch.sample_indices[0] for batch in batches if batch.tokens > 16]
     assert sorted(alone) == longer
     assert all(len(batch.sample_indices) == 1 for batch in batches if batch.tokens > 16)
