@@ -36,7 +36,7 @@ from transformers import AutoModelForCausalLM
 from zhongjing.config.sources import Source, TinyBase
 from zhongjing.config.stages import Lora, Stage
 from zhongjing.data.batches import collate, deal
-from zhongjing.data.encoding import RecordEncoder
+from zhongjing.data.encoding import Encoded, RecordEncoder
 from zhongjing.data.packing import Pieces
 from zhongjing.data.readers import Rejected, read_object
 from zhongjing.data.records import Record
@@ -95,7 +95,7 @@ def dialogues(data: Path, encoder: RecordEncoder, count: int) -> list[Sample]:
     read = list(records(data / "CMtMedQA_sample.json", "dialogue"))
     random.Random(0).shuffle(read)
     encoder.configure(Stage.SFT, 1024, None)
-    found = [encoded for encoded in encoder.encode(read[: 2 * count]) if encoded is not None]
+    found = [encoded for encoded in encoder.encode(read[: 2 * count]) if isinstance(encoded, Encoded)]
     return [Sample(index, encoded.segments) for index, encoded in enumerate(found[:count])]
 
 
@@ -118,7 +118,7 @@ def windows(data: Path, encoder: RecordEncoder, scratch: Path, length: int, coun
     random.Random(0).shuffle(chosen)
     pieces = Pieces(scratch / "pieces", length)
     for encoded in encoder.encode(chosen):
-        assert encoded is not None
+        assert isinstance(encoded, Encoded)
         assert encoded.document is not None
         pieces.append(encoded.document)
     return [Sample(index, segments) for index, segments in enumerate(islice(pieces.windows(), count))]

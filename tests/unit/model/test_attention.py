@@ -82,8 +82,8 @@ def test_the_gpu_kernel_is_called_as_documented(
         assert longest == longest_k == max(LENGTHS)
         assert (window_size[1], enable_gqa, scale) == (0, shared != 4, 0.3)
         width = 99 if window_size[0] < 0 else window_size[0] + 1
-        packed = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
-        return by_hand(*packed, row, width)[0]
+        q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
+        return by_hand(q, k, v, row, width)[0]
 
     monkeypatch.setattr(attention_module, "varlen_attn", kernel)
     ours = varlen(query, key, value, row, scaling=0.3, window=window)
