@@ -15,7 +15,7 @@ from typing import Any
 
 from zhongjing.config.pipeline import KINDS_OF_STAGE
 from zhongjing.config.sources import KNOWN_DELTAS, TinyBase
-from zhongjing.config.stages import PpoSettings, Stage
+from zhongjing.config.stages import SHORTEST_PROMPT, PpoSettings, Stage
 
 Rule = dict[str, Any]
 
@@ -122,6 +122,15 @@ def stage_rules(stage: Stage) -> list[Rule]:
                 f"{parts} < 1 || {batch} % {parts} == 0",
                 "globalBatchSize must be a multiple of minibatches",
                 at=".globalBatchSize",
+            )
+        )
+        longest = f"self.?maxLength.orValue({_default(PpoSettings, 'max_length')})"
+        response = f"self.?maxNewTokens.orValue({_default(PpoSettings, 'max_new_tokens')})"
+        rules.append(
+            _rule(
+                f"{longest} - {response} >= {SHORTEST_PROMPT}",
+                f"maxNewTokens leaves a prompt fewer than {SHORTEST_PROMPT} tokens of maxLength",
+                at=".maxNewTokens",
             )
         )
     return rules

@@ -123,6 +123,11 @@ def key_fields(
     assert settings is not None, f"the document has no stage {stage}"
     fields = training_fields(settings)
     fields["seed"] = spec.seed if settings.seed is None else settings.seed
+    if stage in (Stage.RM, Stage.PPO):  # what is shown counts, not which stage's field says it
+        fields.pop("systemPrompt", None)
+        shown = spec.stages.system_prompt(stage)
+        if shown is not None:
+            fields["systemPrompt"] = shown
     # Inputs count by their keys; the words that name them do not.
     for reference in ("from", "reward"):
         fields.pop(reference, None)

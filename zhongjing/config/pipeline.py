@@ -133,6 +133,14 @@ class PipelineSpec(DocumentModel):
                         code=INVALID_REFERENCE,
                         path=place,
                     )
+        stages = self.stages
+        judged = stages.rm is not None and stages.ppo is not None and stages.ppo.reward == Stage.RM
+        if judged and stages.system_prompt(Stage.RM) != stages.system_prompt(Stage.PPO):
+            raise RuleError(
+                "rm and ppo have different system turns: the reward model would score what it never saw",
+                code=INVALID_VALUE,
+                path=("stages", "rm", "systemPrompt"),
+            )
         for index, target in enumerate(self.targets):
             if target is not Stage.EVALUATION and self.stages.get(target) is None:
                 raise RuleError(

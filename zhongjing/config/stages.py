@@ -16,6 +16,9 @@ from zhongjing.config import quantity
 from zhongjing.config.fields import MOST, DocumentModel, RuleError, operational, training
 from zhongjing.config.sources import Mixture, SourceRef
 
+SHORTEST_PROMPT = 8
+"""Tokens that PPO's limits must leave to a prompt."""
+
 
 class Stage(StrEnum):
     """A step of the pipeline."""
@@ -293,6 +296,12 @@ class RmSettings(StageSettings):
         ge=1,
         le=4096,
     )
+    system_prompt: str | None = training(
+        None,
+        "System turn for prompts that have none; none: that of sft; empty: no turn. As PPO shows it.",
+        max_length=4000,
+        later=True,
+    )
     tuning: Literal["lora"] = training("lora", "What is trained, besides the head.", source="paper Table 4")
     lora: Lora = training(Lora, "Adapter settings.")
     quantization: Quantization = _quantization()
@@ -325,8 +334,22 @@ class PpoSettings(StageSettings):
     )
     ppo_epochs: int = training(4, "Optimisation passes over one rollout.", ge=1, le=64)
     minibatches: int = training(1, "Optimizer steps per pass over one rollout.", ge=1, le=1024)
+    system_prompt: str | None = training(
+        None,
+        "System turn for prompts that have none; none: that of sft; empty: no turn.",
+        max_length=4000,
+        later=True,
+    )
+    max_length: int = training(
+        4096,
+        "Longest prompt with its response: prompts are also cut to maxLength - maxNewTokens.",
+        unit="tokens",
+        source="paper section 4",
+        ge=16,
+        le=1048576,
+    )
     max_prompt_length: int = training(
-        1024, "Prompts are cut to this, earliest turns first.", unit="tokens", ge=8, le=1048576
+        1024, "Prompts are cut to this, earliest turns first.", unit="tokens", ge=SHORTEST_PROMPT, le=1048576
     )
     max_new_tokens: int = training(512, "Longest response.", unit="tokens", ge=1, le=1048576)
     temperature: float = training(1.0, "Sampling temperature of rollouts.", gt=0, le=10)
@@ -379,6 +402,22 @@ class PpoSettings(StageSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _prompts_have_room(self) -> PpoSettings:
+        if self.max_length - self.max_new_tokens < SHORTEST_PROMPT:
+            raise RuleError(
+                f"maxNewTokens {self.max_new_tokens} leaves a prompt fewer than {SHORTEST_PROMPT} tokens of "
+                f"maxLength {self.max_length}",
+                code=INVALID_VALUE,
+                path=("maxNewTokens",),
+            )
+        return self
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens that prompts are cut to: ``maxPromptLength``, or what a whole response leaves."""
+        return min(self.max_prompt_length, self.max_length - self.max_new_tokens)
+
 
 AnySettings = PretrainSettings | SftSettings | RmSettings | PpoSettings
 
@@ -395,6 +434,19 @@ class Stages(DocumentModel):
         """The settings of ``stage``, or None if the pipeline does not have it."""
         value: AnySettings | None = getattr(self, stage.value, None)
         return value
+
+    def system_prompt(self, stage: Stage) -> str | None:
+        """The system turn that ``stage`` gives to dialogues and prompts without one.
+
+        That of sft where rm and ppo say none: PPO asks the policy as it was trained, and the reward model
+        scores what was shown, system turn included, so it must have learnt from rows that begin alike.
+        """
+        settings = self.get(stage)
+        if settings is None or isinstance(settings, PretrainSettings):
+            return None
+        if settings.system_prompt is None and self.sft is not None:
+            return self.sft.system_prompt or None
+        return settings.system_prompt or None
 
     def present(self) -> list[Stage]:
         """The stages that the pipeline has, in order."""

@@ -26,7 +26,6 @@ from zhongjing.data.cachekey import (
     has_test_data,
     longest_sample,
     section_characters_of,
-    system_prompt_of,
     tested_sources,
     tokenizer_files_digest,
 )
@@ -176,7 +175,7 @@ class _Builder:
         settings = self.document.spec.stages.get(self.stage)
         assert settings is not None
         self.encoder.configure(
-            self.stage, longest_sample(settings), system_prompt_of(self.document, self.stage)
+            self.stage, longest_sample(settings), self.document.spec.stages.system_prompt(self.stage)
         )
         self.settings: AnySettings = settings
         self.by_category = groups_by_category(settings)

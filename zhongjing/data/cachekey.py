@@ -48,15 +48,9 @@ def tested_sources(document: TrainingPipeline, stage: Stage) -> list[Source]:
     return [s for s in document.spec.sources if s.split == "test" and s.kind in _TEST_KINDS[stage]]
 
 
-def system_prompt_of(document: TrainingPipeline, stage: Stage) -> str | None:
-    """The system turn for dialogues that have none: SFT's, also where PPO samples from what SFT trained."""
-    sft = document.spec.stages.sft
-    return sft.system_prompt if sft is not None and stage in (Stage.SFT, Stage.PPO) else None
-
-
 def longest_sample(settings: AnySettings) -> int:
     """Tokens of the longest segment of a stage; of a prompt in PPO."""
-    return settings.max_prompt_length if isinstance(settings, PpoSettings) else settings.max_length
+    return settings.longest_prompt if isinstance(settings, PpoSettings) else settings.max_length
 
 
 def section_characters_of(settings: AnySettings) -> int:
@@ -95,7 +89,7 @@ def cache_key_fields(
         "maxLength": longest_sample(settings),
         "validationFraction": settings.validation_fraction,
         "sectionCharacters": section_characters_of(settings),
-        "systemPrompt": system_prompt_of(document, stage) or "",
+        "systemPrompt": document.spec.stages.system_prompt(stage) or "",
         "groups": "category" if by_category and isinstance(settings, SftSettings) else "source",
         "data": [told(source) for source in sources],
         "tests": [told(source) for source in tests],

@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from zhongjing.config.stages import Stage
-from zhongjing.data.records import Turn
+from zhongjing.data.records import Role, Turn
+from zhongjing.data.samples import SampleSet
 from zhongjing.data.templates import chat_format
 from zhongjing.model.adapters import load_adapter
 from zhongjing.model.base import load_base
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # Beyond this the second copy of the base that answering needs may not fit beside the trained model.
 _LARGEST_BASE_BYTES = 2 * 2**30
 _SAMPLES_LOOKED_AT = 200
+_QUESTION_ROLES: tuple[tuple[Role, ...], ...] = (("system", "user"), ("user",))
 
 
 def sample_answers(
@@ -45,7 +47,7 @@ def sample_answers(
     if size > _LARGEST_BASE_BYTES:
         return {}
     tokenizer = load_tokenizer(local.tokenizer)
-    question = next(_questions(local, tokenizer), None)
+    question = next(_questions(local.validation, tokenizer), None)
     if question is None:
         return {}
 
@@ -53,9 +55,9 @@ def sample_answers(
         model = load_base(base, dtype=dtype)
         asked: torch.nn.Module = model if adapter is None else load_adapter(model, adapter, "answer")
         asked.to(local.device)
-        return answer(asked, tokenizer, (Turn("user", question),), max_new_tokens=max_new_tokens)
+        return answer(asked, tokenizer, question, max_new_tokens=max_new_tokens)
 
-    answers = {"question": question, "base": ask(local.base)}
+    answers = {"question": question[-1].content, "base": ask(local.base)}
     if stage is Stage.PPO:
         if local.adapter is not None:
             answers["sft"] = ask(local.base, local.adapter)
@@ -67,18 +69,33 @@ def sample_answers(
     return answers
 
 
-def _questions(local: Local, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Held-out questions of a single turn, read back from their tokens."""
-    pieces = chat_format(tokenizer).prompt_pieces(("user",))
-    if pieces is None:
-        return
-    begin, end = pieces
-    for index in range(min(len(local.validation), _SAMPLES_LOOKED_AT)):
-        segment = local.validation.fetch([index])[0].segments[0]
+def _questions(samples: SampleSet, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[Turn, ...]]:
+    """Held-out questions of a single turn, with the system turn before them, read back from their tokens."""
+    form = chat_format(tokenizer)
+    # A template may write the system turn into the user's: so the longer reading comes first.
+    kinds = [(roles, form.prompt_pieces(roles)) for roles in _QUESTION_ROLES]
+    for index in range(min(len(samples), _SAMPLES_LOOKED_AT)):
+        segment = samples.fetch([index])[0].segments[0]
         # A dialogue's prompt ends where its first answer begins; a PPO prompt has no targets.
         prompt = itertools.takewhile(lambda pair: not pair[1], zip(segment.ids, segment.target, strict=True))
         text = str(tokenizer.decode([int(token) for token, _ in prompt], skip_special_tokens=False))
-        if text.startswith(begin) and text.endswith(end):
-            question = text[len(begin) : len(text) - len(end)]
-            if begin not in question and end not in question:
-                yield question
+        for roles, pieces in kinds:
+            contents = None if pieces is None else _contents(text, pieces)
+            if contents is not None:
+                yield tuple(Turn(role, content) for role, content in zip(roles, contents, strict=True))
+                break
+
+
+def _contents(text: str, pieces: tuple[str, ...]) -> list[str] | None:
+    """What stands between ``pieces`` in ``text``; None where it is not of that form, or of more turns."""
+    begin, *between, end = pieces
+    if not (text.startswith(begin) and text.endswith(end)) or len(text) < len(begin) + len(end):
+        return None
+    rest, contents = text[len(begin) : len(text) - len(end)], []
+    for piece in between:
+        content, found, rest = rest.partition(piece)
+        if not found:
+            return None
+        contents.append(content)
+    contents.append(rest)
+    return None if any(piece and piece in content for content in contents for piece in pieces) else contents

@@ -46,7 +46,10 @@ def user_document(name: str = "demo", *, stages: Sequence[str] = ("sft", "rm")) 
                 {"name": stage, "uri": f"s3://corpora/{stage}.jsonl", "kind": kinds[stage]}
                 for stage in stages
             ],
-            "stages": {stage: {"data": [{"source": stage}], "maxLength": 512} for stage in stages},
+            "stages": {
+                stage: {"data": [{"source": stage}], "maxLength": 4096 if stage == "ppo" else 512}
+                for stage in stages
+            },
         },
     }
 

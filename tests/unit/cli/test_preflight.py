@@ -39,6 +39,7 @@ def pipeline(
     base: dict[str, Any] | None = None,
     **settings: Any,
 ) -> TrainingPipeline:
+    short = {"maxNewTokens": 16} if stage == "ppo" else {}
     return resolve(
         {
             "metadata": {"name": "demo"},
@@ -47,7 +48,9 @@ def pipeline(
                 "sources": [
                     {"name": name, "uri": uri, "kind": kind, **(source or {})} for name, uri in uris.items()
                 ],
-                "stages": {stage: {"data": [{"source": name} for name in uris], "maxLength": 64, **settings}},
+                "stages": {
+                    stage: {"data": [{"source": name} for name in uris], "maxLength": 64, **short, **settings}
+                },
             },
         }
     )

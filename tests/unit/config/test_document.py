@@ -102,6 +102,10 @@ def test_defaults_are_the_papers_table_4() -> None:
         ("      epochs: many\n", "spec.stages.ppo.epochs: should be a valid number.* not 'many'"),
         ("      epochs: 0\n", "should be greater than 0, not 0"),
         ("      precision: fp8\n", "should be 'fp32', 'fp16' or 'bf16', not 'fp8'"),
+        (
+            "      maxNewTokens: 4090\n",
+            "maxNewTokens 4090 leaves a prompt fewer than 8 tokens",
+        ),
         ("      minibatches: 5\n", "globalBatchSize must be a multiple of minibatches"),
         ("  seed: [\n", "line 18, column 1: is not valid YAML"),
         ("  seed: 1\n  seed: 2\n", "key 'seed' is given twice"),

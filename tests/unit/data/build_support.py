@@ -40,7 +40,8 @@ class Bench:
 
     def document(self, stage: Stage, *names: str, **settings: Any) -> TrainingPipeline:
         data = [{"source": name} for name in names]
-        return document(self.sources, {stage.value: {"maxLength": 512, "data": data, **settings}})
+        short = {"maxNewTokens": 64} if stage is Stage.PPO else {}
+        return document(self.sources, {stage.value: {"maxLength": 512, **short, "data": data, **settings}})
 
     def build(self, stage: Stage, *names: str, **settings: Any) -> TokenCacheRef:
         return build_token_cache(

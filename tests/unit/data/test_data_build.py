@@ -18,6 +18,8 @@ from zhongjing.data.cachekey import cache_key, cache_key_fields
 from zhongjing.data.tokens import TokenCacheRef
 from zhongjing.storage.manifest import SourceCounts
 from zhongjing.storage.objects import ObjectStore
+from zhongjing.train.ppo.episodes import Episode, reward_row
+from zhongjing.train.sample_answers import _questions
 
 # pytest takes a module's fixtures by their names in it.
 bench = build_support.bench
@@ -278,15 +280,63 @@ def test_texts_for_a_tokenizer_leave_test_data_out(bench: Bench) -> None:
     assert list(corpus_texts(store, doc.spec.source("exam"), bench.frozen[1])) == []
 
 
-def test_the_system_prompt_of_sft_reaches_ppo(bench: Bench, chatml: PreTrainedTokenizerFast) -> None:
+def staged(bench: Bench, stages: dict[str, Any], stage: Stage) -> TokenCacheRef:
+    store = cast("ObjectStore", bench.memory)
+    return build_token_cache(
+        store, LAYOUT, document(bench.sources, stages), stage, bench.frozen, bench.tokenizer,
+        lambda *_: None, QUARANTINE,
+    )  # fmt: skip
+
+
+def test_the_reward_model_learns_from_what_it_will_be_shown(
+    bench: Bench, chatml: PreTrainedTokenizerFast
+) -> None:
+    ranked = [{"prompt": "头痛怎么办？", "chosen": "多休息。", "rejected": "不知道。"}]
+    own = [{"role": "system", "content": "你是护士"}, {"role": "user", "content": "发烧怎么办？"}]
+    ranked.append({"prompt": own, "chosen": "多喝水。", "rejected": "不知道。"})  # type: ignore[dict-item]
     bench.source("qa", "dialogue", qa(0, 20))
-    stages = {
-        "sft": {"data": [{"source": "qa"}], "systemPrompt": "你是医生"},
-        "ppo": {"data": [{"source": "qa"}]},
+    bench.source("ranked", "ranking", ranked)
+    data = {"data": [{"source": "ranked"}], "validationFraction": 0.0, "maxLength": 256}
+    stages: dict[str, Any] = {
+        "sft": {"data": [{"source": "qa"}], "systemPrompt": "你是医生", "maxLength": 256},
+        "rm": data,
+        "ppo": {**data, "maxPromptLength": 128, "maxNewTokens": 64},
     }
-    for stage in (Stage.SFT, Stage.PPO):
-        ref = build_token_cache(
-            cast("ObjectStore", bench.memory), LAYOUT, document(bench.sources, stages), stage,
-            bench.frozen, bench.tokenizer, lambda *_: None, QUARANTINE,
-        )  # fmt: skip
-        assert all("你是医生" in text for text in texts(bench, ref, "train", chatml))
+    caches = {stage: staged(bench, stages, stage) for stage in (Stage.SFT, Stage.RM, Stage.PPO)}
+    assert all("你是医生" in text for text in texts(bench, caches[Stage.SFT], "train", chatml))
+    opened = bench.open(caches[Stage.PPO], "train")
+    prompts = [sample.segments[0].ids.tolist() for sample in opened.fetch(range(len(opened)))]
+    asked = [str(chatml.decode(prompt)) for prompt in prompts]
+    assert sorted("你是医生" in text for text in asked) == [False, True]
+    assert sorted("你是护士" in text for text in asked) == [False, True]
+    opened = bench.open(caches[Stage.RM], "train")
+    rows = [s.ids.tolist() for sample in opened.fetch(range(len(opened))) for s in sample.segments]
+    assert len(rows) == 4
+    closing = [int(chatml.convert_tokens_to_ids("<|im_end|>"))]  # type: ignore[arg-type]
+    for row in rows:
+        prompt = next(prompt for prompt in prompts if row[: len(prompt)] == prompt)
+        # Token by token what PPO will have scored when the policy gives this very answer.
+        episode = Episode(np.asarray(prompt), np.asarray(row[len(prompt) :]), ended=True)
+        assert reward_row([episode], closing, closing).input_ids.flatten().tolist() == row
+
+
+def test_the_sampled_question_has_its_system_turn(bench: Bench, chatml: PreTrainedTokenizerFast) -> None:
+    bench.source("qa", "dialogue", qa(0, 5))
+    for prompt in (None, "你是医生"):
+        ref = bench.build(Stage.SFT, "qa", systemPrompt=prompt, validationFraction=0.0)
+        first = next(_questions(bench.open(ref, "train"), chatml))
+        assert first[-1].content.startswith("第")
+        assert first[-1].content.endswith("好呢？")
+        assert [turn.content for turn in first[:-1]] == ([] if prompt is None else [prompt])
+
+
+def test_prompts_leave_room_for_a_response_of_full_length(bench: Bench) -> None:
+    bench.source("qa", "dialogue", [{"question": "头痛" * 40, "answer": "好"}])
+    ref = bench.build(
+        Stage.PPO, "qa", maxPromptLength=128, maxLength=100, maxNewTokens=50, validationFraction=0.0
+    )
+    assert all(tokens <= 50 for tokens in bench.open(ref, "train").tokens)
+    ref = bench.build(
+        Stage.PPO, "qa", maxPromptLength=128, maxLength=178, maxNewTokens=50, validationFraction=0.0
+    )
+    assert 50 < max(bench.open(ref, "train").tokens) <= 128

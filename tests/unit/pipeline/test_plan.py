@@ -9,6 +9,7 @@ import pytest
 from tests.unit.pipeline.support import LAYOUT, desired_state, frozen, user_document
 from zhongjing.config.keys import digest
 from zhongjing.config.stages import Stage
+from zhongjing.errors import ConfigError
 from zhongjing.pipeline.plan import Plan, make_plan, make_request, missing_input, visible_sources
 from zhongjing.pipeline.state import DesiredState, FrozenReference
 from zhongjing.storage.manifest import StageRequest
@@ -87,6 +88,23 @@ def test_a_request_names_models_and_sources() -> None:
     assert (rm.role, rm.stage, rm.key) == ("reward", Stage.RM, plan[Stage.RM].key)
     assert (request.key, request.attempt) == (plan[Stage.PPO].key, 3)
     assert [source.name for source in request.sources] == ["texts", "dialogues", "rankings"]
+
+
+def test_what_the_reward_model_is_shown_is_in_its_key() -> None:
+    def with_prompts(**prompts: str | None) -> dict[Stage, str | None]:
+        stages: dict[str, Any] = {stage: {"systemPrompt": prompt} for stage, prompt in prompts.items()}
+        return keys(desired_state(user_document(**stages)))
+
+    before, told = with_prompts(), with_prompts(sft="你是医生")
+    assert before == with_prompts(rm=None, ppo=None)
+    assert before[Stage.PRETRAIN] == told[Stage.PRETRAIN]
+    assert before[Stage.RM] != told[Stage.RM]
+    # The same words by another field are the same; no turn is the same as none was before.
+    assert told == with_prompts(sft="你是医生", rm="你是医生", ppo="你是医生")
+    without = with_prompts(sft="你是医生", rm="", ppo="")
+    assert without[Stage.RM] == before[Stage.RM]
+    with pytest.raises(ConfigError, match="different system turns"):
+        with_prompts(sft="你是医生", rm="")
 
 
 @pytest.mark.parametrize("stage", [Stage.PRETRAIN, Stage.SFT, Stage.RM, Stage.PPO])

@@ -41,7 +41,7 @@ spec:
   stages:
     sft: {{data: [{{source: talks}}], maxLength: {length}}}
     rm: {{data: [{{source: ranked}}], maxLength: 64}}
-    ppo: {{data: [{{source: talks}}], maxLength: 64, maxPromptLength: 32, maxNewTokens: {new}}}
+    ppo: {{data: [{{source: talks}}], maxPromptLength: 32, maxNewTokens: {new}}}
 """
 
 Prepare = Callable[..., ZhongjingError]
