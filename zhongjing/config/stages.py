@@ -70,6 +70,13 @@ class SpikeGuard(DocumentModel):
     learning_rate_factor: float = training(
         0.5, "Factor on the learning rate at a spike.", source="paper section 4", gt=0, le=1
     )
+    min_factor: float = training(
+        0.1,
+        "Neither factor falls below this, however many spikes follow each other; reaching it is warned of.",
+        gt=0,
+        le=1,
+        later=True,
+    )
     recovery_steps: int = training(
         100, "Steps in which both factors return to 1.", unit="steps", ge=1, le=100000
     )

@@ -19,6 +19,14 @@ from zhongjing.config.stages import SpikeGuard as SpikeGuardSettings
 from zhongjing.errors import TrainingError
 
 
+# A norm within so many deviations of the recent ones (of their logarithms, by the median absolute deviation) is
+# no spike, however far above the median: on small batches norms are heavy-tailed, and a guard that takes every
+# twelfth step for an explosion holds the learning rate down for good.
+_DEVIATIONS = 6.0
+# Deviation of a normal distribution whose median absolute deviation is 1.
+_MAD_TO_DEVIATION = 1.4826
+
+
 @dataclass(frozen=True, slots=True)
 class GuardDecision:
     """What to do with one optimizer step."""
@@ -27,6 +35,7 @@ class GuardDecision:
     loss_factor: float  # on the clipped gradient
     learning_rate_factor: float
     median: float | None  # what the norm was compared with
+    at_floor: bool = False  # a spike that could not weaken the update any further
 
 
 class SpikeGuard:
@@ -70,20 +79,31 @@ class SpikeGuard:
         settings = self.settings
         trusted = len(self._norms) >= min(settings.warmup_steps, settings.window)
         median = statistics.median(self._norms) if trusted else None
-        far_above = median is not None and median > 0 and norm > settings.threshold * median
+        far_above = median is not None and median > 0 and norm > self._limit(median)
         spike = not math.isfinite(norm) or (settings.enabled and far_above)
+        at_floor = False
         if spike:
             self.spikes += 1
             self.consecutive += 1
             if settings.enabled:
-                self._loss_floor = self.loss_factor * settings.loss_factor
-                self._rate_floor = self.learning_rate_factor * settings.learning_rate_factor
+                loss = self.loss_factor * settings.loss_factor
+                rate = self.learning_rate_factor * settings.learning_rate_factor
+                at_floor = min(loss, rate) < settings.min_factor
+                self._loss_floor = max(loss, settings.min_factor)
+                self._rate_floor = max(rate, settings.min_factor)
                 self._calm_steps = 0
         else:
             self.consecutive = 0
             self._norms.append(norm)
             self._calm_steps = min(self._calm_steps + 1, settings.recovery_steps)
-        return GuardDecision(spike, self.loss_factor, self.learning_rate_factor, median)
+        return GuardDecision(spike, self.loss_factor, self.learning_rate_factor, median, at_floor)
+
+    def _limit(self, median: float) -> float:
+        """Norms above this are spikes."""
+        spread = statistics.median(abs(math.log(norm / median)) for norm in self._norms if norm > 0)
+        # Where norms hardly vary the threshold decides; beyond 1e6 medians nothing is ordinary.
+        usual = math.exp(min(_DEVIATIONS * _MAD_TO_DEVIATION * spread, math.log(1e6)))
+        return median * max(self.settings.threshold, usual)
 
     def check(self, step: int, last_checkpoint: int | None) -> None:
         """Ends the stage when spikes do not stop.

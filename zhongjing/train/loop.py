@@ -184,6 +184,13 @@ class _Loop:
             if result.guard.median is not None:
                 spike["median_grad_norm"] = result.guard.median
             self.context.log("spike", place.step, spike, epoch=place.epoch)
+            if result.guard.at_floor:
+                self.warning = (
+                    f"gradient spikes follow each other: updates are held at {guard.loss_factor:g} of their "
+                    f"size and {guard.learning_rate_factor:g} of the learning rate (step {place.step}); lower "
+                    "learningRate, or look at the data"
+                )
+                logger.warning("%s", self.warning)
         if place.step % self.settings.logging.every_steps and place.step != self.program.total_steps:
             return
         values = {

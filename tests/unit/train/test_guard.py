@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 
+import numpy as np
 import pytest
 
 from zhongjing.codes import training as codes
@@ -35,6 +37,31 @@ def test_spikes_in_a_row_halve_again() -> None:
     guard = SpikeGuard(SETTINGS)
     calm(guard, 4)
     assert [guard.observe(100.0).loss_factor for _ in range(3)] == [0.5, 0.25, 0.125]
+
+
+def test_factors_have_a_floor_which_is_told() -> None:
+    watch = SpikeGuard(Settings(warmup_steps=4))
+    calm(watch, 4)
+    decisions = [watch.observe(100.0) for _ in range(6)]
+    assert [decision.loss_factor for decision in decisions] == [0.5, 0.25, 0.125, 0.1, 0.1, 0.1]
+    assert [decision.learning_rate_factor for decision in decisions][-1] == 0.1
+    assert [decision.at_floor for decision in decisions] == [False, False, False, True, True, True]
+    for _ in range(100):
+        last = watch.observe(1.0)
+    assert (last.loss_factor, last.learning_rate_factor) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 1.5])
+def test_heavy_tails_do_not_hold_the_learning_rate_down(sigma: float) -> None:
+    """Lognormal norms: at sigma 1.5 every twelfth is above 8 medians, and none of them is an explosion."""
+    random = np.random.default_rng(0)
+    watch = SpikeGuard(Settings())
+    factors = [
+        decision.learning_rate_factor * decision.loss_factor
+        for decision in (watch.observe(float(norm)) for norm in random.lognormal(0.0, sigma, 5000))
+    ]
+    assert statistics.mean(factors) > 0.97
+    assert watch.observe(1e4 * math.exp(3 * sigma)).spike
 
 
 def test_the_median_is_not_trusted_at_first_and_spikes_stay_out_of_it() -> None:
