@@ -98,11 +98,12 @@ class PoisonedProgram(PretrainProgram):
         if self.hot:
             random = torch.Generator().manual_seed(step)
             for batch in plan.micro_batches:
-                batch.input_ids = torch.randint(3, 300, batch.input_ids.shape, generator=random)
+                ids = batch.row.input_ids
+                ids.copy_(torch.randint(3, 300, ids.shape, generator=random))
         return plan
 
 
-def spoil(program: PoisonedProgram, engine_rates: list[float]) -> None:
+def spoil(program: PoisonedProgram) -> None:
     """Multiplies the loss of poisoned batches."""
     objective: Any = program.module
     forward = objective.forward
@@ -147,7 +148,7 @@ def held_out_loss(
         seed=seed,
     )
     program.poison = poison
-    spoil(program, [])
+    spoil(program)
     original = Engine.train_step
 
     def too_fast(self: Engine, plan: StepPlan, rate: float, *args: Any, **kwargs: Any) -> Any:
