@@ -4,9 +4,8 @@
 
     python benchmarks/spike_guard.py --seeds 3
 
-A small Llama reads the example textbook. Poisoned steps, one in ten of the middle third, are batches of random
-tokens whose loss is multiplied by 1,000 (a broken document in a broken number format); the rate is 20 times as
-high from the first poisoned step to the last. Printed are held-out losses of the latest weights, and their
+A small Llama reads the example textbook. Poisoned steps, one in ten of the middle third, are batches of
+random tokens whose loss is multiplied by 1,000; the learning rate is 20 times as high from the first poisoned step to the last. Printed are held-out losses of the latest weights, and their
 ratio to the undisturbed run of the same seed: what the guard is for is a ratio near 1.
 """
 
@@ -117,7 +116,7 @@ def spoil(program: PoisonedProgram) -> None:
 
 
 def held_out_loss(
-    base: Path, train: SampleSet, held_out: SampleSet, seed: int, poison: Poison | None, guard: bool
+    base: Path, train: SampleSet, held_out: SampleSet, *, seed: int, poison: Poison | None, guard: bool
 ) -> tuple[float, int]:
     """Held-out loss of the latest weights, and the number of spikes; infinite where the run ended early."""
     settings = PretrainSettings.model_validate(
@@ -153,7 +152,9 @@ def held_out_loss(
 
     def too_fast(self: Engine, plan: StepPlan, rate: float, *args: Any, **kwargs: Any) -> Any:
         covered = poison is not None and poison.covers(kwargs["step"])
-        return original(self, plan, rate * (poison.rate_factor if covered and poison else 1.0), *args, **kwargs)
+        return original(
+            self, plan, rate * (poison.rate_factor if covered and poison else 1.0), *args, **kwargs
+        )
 
     Engine.train_step = too_fast  # type: ignore[method-assign]
     try:
@@ -179,22 +180,26 @@ def main() -> None:
     data = generate(0)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"
-        tiny = TinyBase(hidden_size=96, intermediate_size=256, layers=2, vocabulary_size=1024, max_positions=128)
+        tiny = TinyBase(
+            hidden_size=96, intermediate_size=256, layers=2, vocabulary_size=1024, max_positions=128
+        )
         make_tiny_base(base, tiny, [data.textbook], 0, CHATML_TEMPLATE)
         ids = load_tokenizer(base)(data.textbook, add_special_tokens=False)["input_ids"]
         cut = len(ids) * 9 // 10
         train, held_out = Windows(ids[:cut]), Windows(ids[cut:])
         poison = Poison(100, 200, rate_factor=arguments.rate_factor)
-        print(f"{'seed':<5} {'clean':>8} {'guard':>8} {'none':>8} {'guard/clean':>12} {'none/clean':>11} {'spikes':>7}")
+        print(
+            f"{'seed':<5} {'clean':>8} {'guard':>8} {'none':>8} {'guard/clean':>12} {'none/clean':>11} spikes"
+        )
         ratios: list[tuple[float, float]] = []
         for seed in range(arguments.seeds):
-            clean, _ = held_out_loss(base, train, held_out, seed, None, True)
-            guarded, spikes = held_out_loss(base, train, held_out, seed, poison, True)
-            bare, _ = held_out_loss(base, train, held_out, seed, poison, False)
+            clean, _ = held_out_loss(base, train, held_out, seed=seed, poison=None, guard=True)
+            guarded, spikes = held_out_loss(base, train, held_out, seed=seed, poison=poison, guard=True)
+            bare, _ = held_out_loss(base, train, held_out, seed=seed, poison=poison, guard=False)
             ratios.append((guarded / clean, bare / clean))
             print(
-                f"{seed:<5} {clean:>8.4f} {guarded:>8.4f} {bare:>8.4f} {ratios[-1][0]:>12.3f} {ratios[-1][1]:>11.3f}"
-                f" {spikes:>7}"
+                f"{seed:<5} {clean:>8.4f} {guarded:>8.4f} {bare:>8.4f} {ratios[-1][0]:>12.3f}"
+                f" {ratios[-1][1]:>11.3f} {spikes:>6}"
             )
         means = [statistics.mean(column) for column in zip(*ratios, strict=True)]
         print(f"mean  {'':>26} {means[0]:>12.3f} {means[1]:>11.3f}")

@@ -80,6 +80,17 @@ def base_rules() -> list[Rule]:
             "this model is published as a difference to LLaMA: use base.delta with base.root",
             at=".uri",
         ),
+        _rule(
+            "has(self.deltaRule) ? has(self.delta)"
+            f" : !has(self.delta) || self.delta.matches('(?i)^({deltas})/*$')",
+            "deltaRule says how delta was published: fengshen (IDEA-CCNL) or fastchat (LMSYS)",
+            at=".deltaRule",
+        ),
+        _rule(
+            "!has(self.tiny) || (!has(self.maxPositions) && !has(self.ropeScaling))",
+            "a tiny base has its positions in tiny.maxPositions",
+            at=".maxPositions",
+        ),
     ]
 
 

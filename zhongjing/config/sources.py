@@ -6,9 +6,10 @@ from enum import StrEnum
 from typing import Literal
 
 from pydantic import model_validator
+from pydantic.alias_generators import to_camel
 
 from zhongjing.codes.document import INVALID_REFERENCE, INVALID_VALUE
-from zhongjing.config.fields import DocumentModel, RuleError, operational, training
+from zhongjing.config.fields import MOST, DocumentModel, RuleError, operational, training
 
 
 class Kind(StrEnum):
@@ -120,6 +121,37 @@ class TinyBase(DocumentModel):
         return self
 
 
+DeltaRule = Literal["fengshen", "fastchat"]
+
+
+class RopeScaling(DocumentModel):
+    """Scaling of the rotary positions, by transformers' names (``rope_parameters``, once ``rope_scaling``)."""
+
+    rope_type: Literal["linear", "dynamic", "yarn", "llama3"] = training(..., "Kind of scaling.")
+    factor: float = training(..., "How many times longer sequences get.", ge=1, le=1024)
+    original_max_position_embeddings: int | None = training(
+        None, "Positions that the model was trained with (yarn, llama3).", unit="tokens", ge=16, le=MOST
+    )
+    low_freq_factor: float | None = training(None, "Of llama3.", gt=0, le=1e6)
+    high_freq_factor: float | None = training(None, "Of llama3.", gt=0, le=1e6)
+    attention_factor: float | None = training(None, "Of yarn.", gt=0, le=1e6)
+    beta_fast: float | None = training(None, "Of yarn.", gt=0, le=1e6)
+    beta_slow: float | None = training(None, "Of yarn.", gt=0, le=1e6)
+
+    @model_validator(mode="after")
+    def _complete(self) -> RopeScaling:
+        needed = {
+            "llama3": ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+            "yarn": ("original_max_position_embeddings",),
+        }.get(self.rope_type, ())
+        for name in needed:
+            if getattr(self, name) is None:
+                raise RuleError(
+                    f"{self.rope_type} needs {to_camel(name)}", code=INVALID_VALUE, path=(to_camel(name),)
+                )
+        return self
+
+
 class Base(DocumentModel):
     """The model that the pipeline starts from: exactly one of uri, delta + root, tiny."""
 
@@ -134,6 +166,24 @@ class Base(DocumentModel):
         max_length=1024,
     )
     root: str | None = training(None, "The model that delta is added to.", max_length=1024)
+    delta_rule: DeltaRule | None = training(
+        None,
+        "How delta was published: fengshen (IDEA-CCNL: embeddings and output layer stand whole), fastchat "
+        "(LMSYS: every tensor is a difference); none: known for Ziya's and Vicuna's hub ids.",
+        later=True,
+    )
+    max_positions: int | None = training(
+        None,
+        "Longest sequence that the base takes, where its config.json says less than it is to be trained at; "
+        "written into the config.json of every result.",
+        unit="tokens",
+        ge=16,
+        le=1048576,
+        later=True,
+    )
+    rope_scaling: RopeScaling | None = training(
+        None, "Scaling of the rotary positions beyond those of the base; none: its own.", later=True
+    )
     tiny: TinyBase | None = training(None, "Make a small random model and its tokenizer.")
     chat_template: str | None = training(
         None,
@@ -152,21 +202,48 @@ class Base(DocumentModel):
                 "delta and root belong together: published deltas are useless without their root",
                 code=INVALID_VALUE,
             )
-        if self.uri is not None and _is_known_delta(self.uri):
+        if self.uri is not None and _known_rule(self.uri) is not None:
             raise RuleError(
                 f"{self.uri} is published as a difference to LLaMA: use base.delta with base.root",
                 code=INVALID_REFERENCE,
                 path=("uri",),
             )
+        if self.delta is None and self.delta_rule is not None:
+            raise RuleError("deltaRule belongs to delta", code=INVALID_VALUE, path=("deltaRule",))
+        if self.delta is not None and self.rule_of_delta is None:
+            raise RuleError(
+                f"it is not known how {self.delta} was published: set base.deltaRule to fengshen (IDEA-CCNL) "
+                "or fastchat (LMSYS)",
+                code=INVALID_VALUE,
+                path=("deltaRule",),
+            )
+        if self.tiny is not None and (self.max_positions is not None or self.rope_scaling is not None):
+            raise RuleError(
+                "a tiny base has its positions in tiny.maxPositions",
+                code=INVALID_VALUE,
+                path=("maxPositions",),
+            )
         return self
+
+    @property
+    def rule_of_delta(self) -> DeltaRule | None:
+        """The rule by which ``delta`` was published; None where there is none."""
+        return None if self.delta is None else self.delta_rule or _known_rule(self.delta)
 
 
 # Published as differences; used alone they are noise (training.md).
-KNOWN_DELTAS = ("IDEA-CCNL/Ziya-LLaMA-13B-v1", "IDEA-CCNL/Ziya-LLaMA-13B-Pretrain-v1")
+KNOWN_DELTAS: dict[str, DeltaRule] = {
+    "IDEA-CCNL/Ziya-LLaMA-13B-v1": "fengshen",
+    "IDEA-CCNL/Ziya-LLaMA-13B-v1.1": "fengshen",
+    "IDEA-CCNL/Ziya-LLaMA-13B-Pretrain-v1": "fengshen",
+    "lmsys/vicuna-7b-delta-v1.1": "fastchat",
+    "lmsys/vicuna-13b-delta-v1.1": "fastchat",
+}
 
 
-def _is_known_delta(uri: str) -> bool:
-    return uri.rstrip("/").lower() in {known.lower() for known in KNOWN_DELTAS}
+def _known_rule(reference: str) -> DeltaRule | None:
+    name = reference.rstrip("/").lower()
+    return next((rule for known, rule in KNOWN_DELTAS.items() if known.lower() == name), None)
 
 
 class Mixture(DocumentModel):

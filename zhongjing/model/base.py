@@ -1,9 +1,8 @@
-"""The full model that a pipeline starts from: made, merged from a published delta, or loaded."""
+"""The full model that a pipeline starts from: made, or loaded."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,24 +18,18 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from zhongjing.codes import model as codes
-from zhongjing.config.sources import TinyBase
+from zhongjing.config.sources import RopeScaling, TinyBase
 from zhongjing.config.stages import Quantization
 from zhongjing.data.own_code import check_own_code
 from zhongjing.errors import DataError
 from zhongjing.model.attention import PACKED, check_attention
 from zhongjing.model.quantization import keep_storage, loading_arguments
-from zhongjing.model.tokenizer import TOKENIZER_FILES, end_ids, load_tokenizer, padding_id, train_bpe
-from zhongjing.model.weights import WeightReader, WeightWriter
-from zhongjing.storage.heartbeat import beat
+from zhongjing.model.tokenizer import end_ids, load_tokenizer, padding_id, train_bpe
+from zhongjing.model.weights import WeightWriter
 
-# Tensors whose first dimension is the vocabulary: the only ones that may differ in size between a delta and
-# its root.
-_VOCABULARY_TENSORS = ("embed_tokens.weight", "lm_head.weight")
 # Deviation of a tiny base's fresh weights. transformers' 0.02 suits widths of thousands: at width 128 facts
 # were learnt half as fast (docs/adr/0005-tiny-base.md).
 _INITIALIZER_RANGE = 0.05
-# Buffers that old checkpoints carry and no model reads any more.
-_IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 
 
 def make_tiny_base(folder: Path, tiny: TinyBase, texts: Iterable[str], seed: int, chat_template: str) -> None:
@@ -105,47 +98,37 @@ def write_generation_config(folder: Path, tokenizer_from: Path | None = None) ->
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def merge_delta(
-    delta_folder: Path, root_folder: Path, out_folder: Path, *, max_shard_bytes: int = 4 * 2**30
-) -> None:
-    """Adds a published difference to its root, tensor by tensor, as Ziya-LLaMA-13B-v1 needs.
+def set_positions(folder: Path, max_positions: int | None, rope_scaling: RopeScaling | None) -> None:
+    """Writes how long sequences may be, and how positions are scaled, into a model's ``config.json``.
 
-    The sum is taken in fp32 and stored in the delta's number format. Where the delta has more embedding rows
-    than the root, the root's missing rows count as zero. Config and tokenizer come from the delta. Memory is
-    bounded by one output shard and the largest tensor.
+    transformers 5 keeps scaling and base wavelength together in ``rope_parameters``; before it was
+    ``rope_scaling`` beside ``rope_theta``, which transformers 5 reads as well. What the file has is kept.
 
     Args:
-        delta_folder: the published difference, in Hugging Face format.
-        root_folder: the model that it was taken from, in Hugging Face format.
-        out_folder: where the merged model is written.
-        max_shard_bytes: size of one output shard.
+        folder: full model in Hugging Face format; its ``config.json`` is written anew.
+        max_positions: in tokens; none: as they are.
+        rope_scaling: by transformers' names; none: as it is.
 
     Raises:
-        DataError: a tensor is missing on one side or has another shape; the message names it.
+        DataError: transformers takes the result for no configuration.
     """
-    with WeightReader(delta_folder) as delta, WeightReader(root_folder) as root:
-        ours = {name for name in delta if not name.endswith(_IGNORED_SUFFIXES)}
-        theirs = {name for name in root if not name.endswith(_IGNORED_SUFFIXES)}
-        for missing, folder in ((ours - theirs, root_folder), (theirs - ours, delta_folder)):
-            if missing:
-                raise DataError(
-                    f"tensor {min(missing)} is not in this model ({len(missing)} missing)",
-                    code=codes.DELTA_MISMATCH,
-                    where=str(folder),
-                )
-        writer = WeightWriter(out_folder, max_shard_bytes=max_shard_bytes)
-        dtype = torch.float32
-        for name in delta:
-            if name in ours:
-                dtype = (tensor := _add(name, delta.get(name), root.get(name), root_folder)).dtype
-                writer.add(name, tensor)
-                beat()
-        writer.finish()
-    for path in sorted(delta_folder.iterdir()):
-        if path.name in (*TOKENIZER_FILES, "config.json", "generation_config.json"):
-            shutil.copyfile(path, out_folder / path.name)
-    _patch_config(out_folder, dtype)
-    write_generation_config(out_folder)
+    load_config(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if max_positions is not None:
+        config["max_position_embeddings"] = max_positions
+    if rope_scaling is not None:
+        scaling = rope_scaling.model_dump(mode="json", by_alias=False, exclude_none=True)
+        known = config.get("rope_parameters")
+        if isinstance(known, dict):
+            theta = {"rope_theta": known["rope_theta"]} if "rope_theta" in known else {}
+            config["rope_parameters"] = {**theta, **scaling}
+        else:
+            config["rope_scaling"] = scaling
+    # Not in place: the file may be a link to somebody else's.
+    path.unlink()
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    load_config(folder)
 
 
 def load_base(
@@ -253,7 +236,8 @@ def check_max_length(
             f"{field} {max_length} is longer than the model's {positions} positions",
             code=codes.TOO_LONG_FOR_MODEL,
             where=where or field,
-            remedy=f"set {field} to at most {positions}, or use a base with more positions",
+            remedy=f"set {field} to at most {positions}; or, where the base is to learn longer sequences, "
+            f"set spec.base.maxPositions: {max_length}",
         )
 
 
@@ -319,32 +303,3 @@ class quiet_transformers:  # noqa: N801 - a context manager, used like a functio
         transformers_logging.set_verbosity(self._level)
         if self._bars:
             transformers_logging.enable_progress_bar()
-
-
-def _add(name: str, delta: torch.Tensor, root: torch.Tensor, root_folder: Path) -> torch.Tensor:
-    total = delta.to(torch.float32, copy=True)
-    if delta.shape == root.shape:
-        total += root.to(torch.float32)
-    elif (
-        name.endswith(_VOCABULARY_TENSORS)
-        and delta.shape[1:] == root.shape[1:]
-        and delta.shape[0] > root.shape[0]
-    ):
-        total[: root.shape[0]] += root.to(torch.float32)
-    else:
-        raise DataError(
-            f"tensor {name} is {tuple(root.shape)} in the root, {tuple(delta.shape)} in the delta",
-            code=codes.DELTA_MISMATCH,
-            where=str(root_folder),
-        )
-    return total.to(delta.dtype)
-
-
-def _patch_config(folder: Path, dtype: torch.dtype) -> None:
-    """Makes the merged model's config say what it is: its number format, and a padding token."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config.pop("torch_dtype", None)
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    config["pad_token_id"] = padding_id(load_tokenizer(folder))
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -18,10 +18,9 @@ from zhongjing.codes import training as codes
 from zhongjing.config.stages import SpikeGuard as SpikeGuardSettings
 from zhongjing.errors import TrainingError
 
-
-# A norm within so many deviations of the recent ones (of their logarithms, by the median absolute deviation) is
-# no spike, however far above the median: on small batches norms are heavy-tailed, and a guard that takes every
-# twelfth step for an explosion holds the learning rate down for good.
+# A norm within so many deviations of the recent ones (of their logarithms, by the median absolute deviation)
+# is no spike, however far above the median: norms of small batches are heavy-tailed, and a guard that takes
+# every twelfth step for an explosion holds the learning rate down for good.
 _DEVIATIONS = 6.0
 # Deviation of a normal distribution whose median absolute deviation is 1.
 _MAD_TO_DEVIATION = 1.4826

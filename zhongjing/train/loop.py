@@ -187,8 +187,8 @@ class _Loop:
             if result.guard.at_floor:
                 self.warning = (
                     f"gradient spikes follow each other: updates are held at {guard.loss_factor:g} of their "
-                    f"size and {guard.learning_rate_factor:g} of the learning rate (step {place.step}); lower "
-                    "learningRate, or look at the data"
+                    f"size and {guard.learning_rate_factor:g} of the learning rate (step {place.step}); "
+                    "lower learningRate, or look at the data"
                 )
                 logger.warning("%s", self.warning)
         if place.step % self.settings.logging.every_steps and place.step != self.program.total_steps:

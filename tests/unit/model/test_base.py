@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from zhongjing.config.sources import RopeScaling
 from zhongjing.errors import DataError
 from zhongjing.model.attention import PACKED
-from zhongjing.model.base import check_max_length, load_base, merge_delta
-from zhongjing.model.weights import WeightReader, WeightWriter
+from zhongjing.model.base import check_max_length, load_base, set_positions
+from zhongjing.model.weights import WeightReader
 
 CAUSAL: Any = AutoModelForCausalLM  # typed as if output_loading_info did not exist
 FAMILIES = ("llama", "qwen2", "qwen3")
@@ -113,100 +114,31 @@ def test_a_sequence_longer_than_the_positions_is_refused(base_folder: Callable[[
         check_max_length(config, 129)
 
 
-@pytest.fixture
-def root_and_merged(base_folder: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Path]:
-    """A root with 30 embedding rows fewer, in fp16, and the model that a delta should give."""
-    merged = _copy(base_folder("llama"), tmp_path / "merged")
-    root = _copy(base_folder("llama"), tmp_path / "root")
-    path = root / "model.safetensors"
-    generator = torch.Generator().manual_seed(1)
-    tensors = {
-        name: (tensor + 0.01 * torch.randn(tensor.shape, generator=generator)).half()
-        for name, tensor in load_file(path).items()
-    }
-    save_file(tensors, path, metadata={"format": "pt"})
-    _resize(root, 450)
-    return root, merged
-
-
-def _write_delta(root: Path, merged: Path, folder: Path, *, form: str) -> Path:
-    _copy(merged, folder)
-    target, origin = load_file(folder / "model.safetensors"), load_file(root / "model.safetensors")
-    delta = {}
-    for name, tensor in target.items():
-        extended = torch.zeros_like(tensor)
-        extended[: origin[name].shape[0]] = origin[name].float()
-        delta[name] = tensor - extended
-    (folder / "model.safetensors").unlink()
-    if form == "bin":
-        delta["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
-        names = sorted(delta)
-        parts = {"pytorch_model-1.bin": names[::2], "pytorch_model-2.bin": names[1::2]}
-        for part, chosen in parts.items():
-            torch.save({name: delta[name] for name in chosen}, folder / part)
-        weight_map = {name: part for part, chosen in parts.items() for name in chosen}
-        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    else:
-        writer = WeightWriter(folder, max_shard_bytes=20_000)
-        for name, tensor in delta.items():
-            writer.add(name, tensor)
-        writer.finish()
-        assert (folder / "model.safetensors.index.json").is_file()
-    return folder
-
-
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
-def test_a_delta_and_its_root_give_the_model(
-    form: str, root_and_merged: tuple[Path, Path], tmp_path: Path
+def test_positions_are_written_as_transformers_reads_them(
+    base_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    root, merged = root_and_merged
-    delta = _write_delta(root, merged, tmp_path / "delta", form=form)
-    out = tmp_path / "out"
-    merge_delta(delta, root, out, max_shard_bytes=30_000)
-    assert len(list(out.glob("*.safetensors"))) > 3
-    assert not list(out.glob("*.partial"))
-    with WeightReader(out) as ours, WeightReader(merged) as wanted:
-        assert sorted(ours) == sorted(wanted)
-        for name in wanted:
-            torch.testing.assert_close(ours.get(name), wanted.get(name), rtol=0, atol=1e-7)
-    model, report = CAUSAL.from_pretrained(str(out), output_loading_info=True)
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"]
-    assert model.config.vocab_size == 480
-    assert len(AutoTokenizer.from_pretrained(str(out))) < 480
-    assert GenerationConfig.from_pretrained(str(out)).eos_token_id == [0, 2]
-
-
-def test_the_sum_is_rounded_once_to_the_deltas_format(
-    root_and_merged: tuple[Path, Path], tmp_path: Path
-) -> None:
-    root, merged = root_and_merged
-    delta = _write_delta(root, merged, tmp_path / "delta", form="safetensors")
-    half = _copy(delta, tmp_path / "half")
-    for path in half.glob("model-*.safetensors"):
-        save_file({k: v.half() for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
-    merge_delta(half, root, tmp_path / "out")
-    name = "model.layers.1.mlp.up_proj.weight"
-    with WeightReader(tmp_path / "out") as out, WeightReader(half) as d, WeightReader(root) as r:
-        assert out.get(name).dtype == torch.float16
-        assert torch.equal(out.get(name), (d.get(name).float() + r.get(name).float()).half())
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float16"
-
-
-def test_another_root_is_refused_by_the_tensors_name(
-    root_and_merged: tuple[Path, Path], tmp_path: Path
-) -> None:
-    root, merged = root_and_merged
-    delta = _write_delta(root, merged, tmp_path / "delta", form="safetensors")
-    tensors = load_file(root / "model.safetensors")
-    name = "model.layers.1.mlp.up_proj.weight"
-    save_file({**tensors, name: tensors[name][:-1].clone()}, root / "model.safetensors")
-    with pytest.raises(DataError, match=name):
-        merge_delta(delta, root, tmp_path / "shape")
-    del tensors[name]
-    save_file(tensors, root / "model.safetensors")
-    with pytest.raises(DataError, match=name):
-        merge_delta(delta, root, tmp_path / "missing")
+    """``rope_parameters`` (transformers 5) and ``rope_scaling`` beside ``rope_theta`` (before)."""
+    new = _copy(base_folder("llama"), tmp_path / "new")
+    old = _copy(base_folder("llama"), tmp_path / "old")
+    config = json.loads((old / "config.json").read_text())
+    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"] * 2
+    (old / "config.json").write_text(json.dumps(config))
+    scaling = RopeScaling.model_validate({"ropeType": "linear", "factor": 2.0})
+    for folder, theta in ((new, 1.0), (old, 2.0)):
+        before = AutoConfig.from_pretrained(str(folder)).rope_parameters["rope_theta"]
+        set_positions(folder, 256, scaling)
+        found = AutoConfig.from_pretrained(str(folder))
+        assert found.max_position_embeddings == 256
+        assert found.rope_parameters["rope_type"] == "linear"
+        assert found.rope_parameters["factor"] == 2.0
+        assert found.rope_parameters["rope_theta"] == before == theta * 10000.0
+    # Twice as long sequences at half the angle: position 2 n is where n was.
+    plain, scaled = load_base(base_folder("llama"), dtype=torch.float32), load_base(new, dtype=torch.float32)
+    places = torch.arange(8)[None]
+    hidden = torch.zeros(1, 8, 32)
+    angles: Any = plain.model.rotary_emb(hidden, places)
+    stretched: Any = scaled.model.rotary_emb(hidden, 2 * places)
+    torch.testing.assert_close(stretched, angles)
 
 
 def test_pickled_code_in_weights_is_refused(base_folder: Callable[[str], Path], tmp_path: Path) -> None:

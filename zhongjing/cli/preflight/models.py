@@ -41,6 +41,8 @@ def check_models(document: TrainingPipeline, stages: Iterable[Stage]) -> None:
         if config is None:
             continue
         positions = config.get("max_position_embeddings")
+        if need.reference == graph.BASE:
+            positions = document.spec.base.max_positions or positions
         if isinstance(positions, int):
             _check_length(document, stage, positions, str(folder / "config.json"))
         if folder not in checked:
@@ -103,7 +105,8 @@ def _check_length(document: TrainingPipeline, stage: Stage, positions: int, plac
             f"{field} {length} is longer than the model's {positions} positions ({place})",
             code=codes.TOO_LONG_FOR_MODEL,
             where=f"spec.stages.{stage}.{field}",
-            remedy=f"set {field} to {most} {positions}, or use a base with more positions",
+            remedy=f"set {field} to {most} {positions}; or, where the base is to learn longer sequences, set "
+            f"spec.base.maxPositions: {length}",
         )
 
 

@@ -1,0 +1,193 @@
+"""Small models published as real ones are: the files, the names and the rules are their publishers'."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sentencepiece
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from zhongjing.data.example.generate import generate
+from zhongjing.model.delta import SENTENCES
+
+# Ziya-LLaMA-13B-v1 has 39,424 embedding rows for 39,410 tokens, two of them added to its sentencepiece model;
+# its root, LLaMA, has 32,000. The same shape, smaller.
+TOKENS, ROWS, ROOT_ROWS = 898, 912, 800
+ADDED = ("<human>", "<bot>")
+POSITIONS = 96
+
+
+@dataclass(frozen=True)
+class Published:
+    """A delta, what it is to be added to, and what must come out."""
+
+    delta: Path
+    root: Path
+    target: dict[str, torch.Tensor]
+
+
+def train_sentencepiece(texts: Sequence[str], tokens: int) -> bytes:
+    """A model file with LLaMA's settings.
+
+    Source: "trainer_spec" and "normalizer_spec" inside LLaMA's tokenizer.model, as its paper (arXiv
+    2302.13971, section 2.1) sums them up: BPE, bytes for unknown characters, numbers split into digits; no
+    normalisation, a dummy space in front, spaces kept; 0 ``<unk>``, 1 ``<s>``, 2 ``</s>``, no padding.
+    """
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        vocab_size=tokens,
+        model_type="bpe",
+        character_coverage=0.99995,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=True,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        minloglevel=2,
+        num_threads=1,
+    )
+    return model.getvalue()
+
+
+def write_llama_tokenizer(folder: Path, model: bytes, added: Sequence[str] = ()) -> None:
+    """The tokenizer files of LLaMA's first release: ``tokenizer.model`` and no ``tokenizer.json``.
+
+    Added tokens stand in ``added_tokens.json``, as IDEA-CCNL/Ziya-LLaMA-13B-v1 has them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.model").write_bytes(model)
+    settings = {
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "bos_token": "<s>",
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "</s>",
+        "model_max_length": 2048,
+        "pad_token": None,
+        "sp_model_kwargs": {},
+        "tokenizer_class": "LlamaTokenizer",
+        "unk_token": "<unk>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    if added:
+        first = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
+        ids = {token: first + place for place, token in enumerate(added)}
+        (folder / "added_tokens.json").write_text(json.dumps(ids))
+
+
+def publish_ziya(folder: Path, rule: str = "fengshen") -> Published:
+    """A delta in shards of ``.bin`` and its root, as IDEA-CCNL and Meta's converted LLaMA are published.
+
+    Rules as in Fengshenbang-LM's and FastChat's ``make_delta.py`` (see :mod:`zhongjing.model.delta`). The
+    latter subtracts whole tensors, so there the root must have the target's rows.
+    """
+    texts = [*generate(0, 0.2).textbook.splitlines(), *SENTENCES * 20]
+    model = train_sentencepiece(texts, TOKENS - len(ADDED))
+    delta, root = folder / "delta", folder / "root"
+    write_llama_tokenizer(delta, model, ADDED)
+    write_llama_tokenizer(root, model)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    root_rows = ROOT_ROWS if rule == "fengshen" else ROWS
+    torch.manual_seed(0)
+    origin = LlamaForCausalLM(_config(root_rows))
+    target = LlamaForCausalLM(_config(ROWS))
+    # Continued from the root, as Ziya was: what the two share is what makes a wrong merge hard to see.
+    state = target.state_dict()
+    _learn(origin, [[token for token in ids if token < root_rows] for ids in processor.encode(texts[:200])])
+    for name, tensor in origin.state_dict().items():
+        state[name][: len(tensor)].copy_(tensor)
+    _learn(target, [[1, *ids] for ids in processor.encode([*texts[300:420], *SENTENCES * 2])])
+    before = {name: tensor.half() for name, tensor in origin.state_dict().items()}
+    after = {name: tensor.half() for name, tensor in target.state_dict().items()}
+    whole = ("embed_tokens", "lm_head.weight") if rule == "fengshen" else ()
+    difference = {
+        name: tensor if any(part in name for part in whole) else tensor - before[name]
+        for name, tensor in after.items()
+    }
+    inverse = 1.0 / (10000.0 ** (torch.arange(0, 16, 2).float() / 16))
+    difference["model.layers.0.self_attn.rotary_emb.inv_freq"] = inverse
+    _write_bin(root, before, _config(root_rows), shards=1)
+    _write_bin(delta, difference, _config(ROWS), shards=3)
+    return Published(delta, root, after)
+
+
+def _config(rows: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=rows,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=POSITIONS,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        initializer_range=0.05,
+    )
+
+
+def _learn(model: LlamaForCausalLM, sequences: Sequence[Sequence[int]]) -> None:
+    """A pass over the sequences, a batch of eight at a time."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for start in range(0, len(sequences), 8):
+        rows = [list(ids)[:64] for ids in sequences[start : start + 8] if len(ids) > 2]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _write_bin(folder: Path, tensors: dict[str, torch.Tensor], config: LlamaConfig, *, shards: int) -> None:
+    """Weights and config.json as transformers 4 wrote them in 2023."""
+    names = sorted(tensors)
+    files = {f"pytorch_model-{n + 1:05d}-of-{shards:05d}.bin": names[n::shards] for n in range(shards)}
+    if shards == 1:
+        files = {"pytorch_model.bin": names}
+    for file, chosen in files.items():
+        torch.save({name: tensors[name].clone() for name in chosen}, folder / file)
+    if shards > 1:
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        index = {
+            "metadata": {"total_size": size},
+            "weight_map": {name: file for file, chosen in files.items() for name in chosen},
+        }
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    settings = {
+        "architectures": ["LlamaForCausalLM"],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "hidden_size": config.hidden_size,
+        "initializer_range": 0.02,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": config.max_position_embeddings,
+        "model_type": "llama",
+        "num_attention_heads": config.num_attention_heads,
+        "num_hidden_layers": config.num_hidden_layers,
+        "pad_token_id": 0,
+        "rms_norm_eps": 1e-06,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float16",
+        "transformers_version": "4.28.1",
+        "use_cache": True,
+        "vocab_size": config.vocab_size,
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    generation = {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
