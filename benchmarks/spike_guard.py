@@ -5,8 +5,9 @@
     python benchmarks/spike_guard.py --seeds 3
 
 A small Llama reads the example textbook. Poisoned steps, one in ten of the middle third, are batches of
-random tokens whose loss is multiplied by 1,000; the learning rate is 20 times as high from the first poisoned step to the last. Printed are held-out losses of the latest weights, and their
-ratio to the undisturbed run of the same seed: what the guard is for is a ratio near 1.
+random tokens whose loss is multiplied by 1,000; the learning rate is 20 times as high from the first
+poisoned step to the last. Printed are held-out losses of the latest weights, and their ratio to the
+undisturbed run of the same seed: what the guard is for is a ratio near 1.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def held_out_loss(
             self, plan, rate * (poison.rate_factor if covered and poison else 1.0), *args, **kwargs
         )
 
-    Engine.train_step = too_fast  # type: ignore[method-assign]
+    Engine.train_step = too_fast  # type: ignore[assignment, method-assign]
     try:
         with tempfile.TemporaryDirectory() as folder:
             result = run_loop(program, settings, LocalContext(Path(folder)), seed=seed)

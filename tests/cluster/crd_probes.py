@@ -165,9 +165,9 @@ def dotted(path: Path) -> str:
 def group(path: Path) -> str:
     """Which way of naming the base a field belongs to: only one may be taken."""
     way = path[2] if path[:2] == ("spec", "base") else "tiny"
-    if way in ("uri", "revision"):
+    if way in ("uri", "revision", "maxPositions", "ropeScaling"):
         return "uri"
-    return "delta" if way in ("delta", "root") else "tiny"
+    return "delta" if way in ("delta", "root", "deltaRule") else "tiny"
 
 
 def documents() -> dict[str, Document]:
@@ -175,7 +175,7 @@ def documents() -> dict[str, Document]:
     bases: dict[str, dict[str, Any]] = {
         "tiny": {"tiny": {}},
         "uri": {"uri": "owner/name"},
-        "delta": {"delta": "owner/delta", "root": "owner/root"},
+        "delta": {"delta": "owner/delta", "root": "owner/root", "deltaRule": "fengshen"},
     }
     found = {way: base_document() for way in bases}
     for way, base in bases.items():

@@ -91,6 +91,13 @@ def base_rules() -> list[Rule]:
             "a tiny base has its positions in tiny.maxPositions",
             at=".maxPositions",
         ),
+        _rule(
+            "!has(self.ropeScaling) || !(self.ropeScaling.ropeType in ['yarn', 'llama3'])"
+            " || (has(self.ropeScaling.originalMaxPositionEmbeddings) && (self.ropeScaling.ropeType == 'yarn'"
+            " || (has(self.ropeScaling.lowFreqFactor) && has(self.ropeScaling.highFreqFactor))))",
+            "yarn needs originalMaxPositionEmbeddings, llama3 also lowFreqFactor and highFreqFactor",
+            at=".ropeScaling",
+        ),
     ]
 
 

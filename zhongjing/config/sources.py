@@ -125,7 +125,7 @@ DeltaRule = Literal["fengshen", "fastchat"]
 
 
 class RopeScaling(DocumentModel):
-    """Scaling of the rotary positions, by transformers' names (``rope_parameters``, once ``rope_scaling``)."""
+    """Scaling of the rotary positions, by transformers' names (``rope_parameters``, ``rope_scaling``)."""
 
     rope_type: Literal["linear", "dynamic", "yarn", "llama3"] = training(..., "Kind of scaling.")
     factor: float = training(..., "How many times longer sequences get.", ge=1, le=1024)
