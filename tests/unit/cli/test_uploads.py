@@ -102,7 +102,13 @@ def test_model_folders_travel_and_are_named_wherever_they_stand(folder: Path) ->
     (model / ".git").mkdir()
     (model / ".git" / "x").write_text("not this")
     stages = {"sft": {"data": [{"source": "talk"}], "from": str(model)}}
-    uploads = plan(user("s3://b/x", base={"delta": str(model), "root": "owner/root"}, stages=stages))
+    uploads = plan(
+        user(
+            "s3://b/x",
+            base={"delta": str(model), "root": "owner/root", "deltaRule": "fengshen"},
+            stages=stages,
+        )
+    )
     spec = uploads.user["spec"]
     place = spec["base"]["delta"]
     assert place.startswith(f"{ROOT}/cache/bases/")
