@@ -129,17 +129,17 @@ def test_scratch_is_requested_where_the_node_has_it() -> None:
         (volume,) = [each for each in spec["volumes"] if each["name"] == "scratch"]
         return volume, spec["containers"][0]["resources"]["requests"]
 
-    volume, requests = worker({"size": "100Gi"})
+    volume, requests = worker({"size": "100Gi", "reserve": True})
     assert volume["emptyDir"] == {"sizeLimit": "100Gi"}
     assert requests["ephemeral-storage"] == f"{120 * 1024}Mi"  # /tmp too
-    volume, requests = worker({"type": "hostPath", "path": "/mnt/nvme"})
+    volume, requests = worker({"type": "hostPath", "path": "/mnt/nvme", "reserve": True})
     assert volume["hostPath"] == {"path": "/mnt/nvme", "type": "Directory"}
     assert requests["ephemeral-storage"] == f"{20 * 1024}Mi"
     volume, requests = worker({"type": "ephemeral", "size": "2T", "storageClass": "fast"})
     claim = volume["ephemeral"]["volumeClaimTemplate"]["spec"]
     assert claim["resources"]["requests"]["storage"] == "2T"
     assert claim["storageClassName"] == "fast"
-    _, requests = worker({"reserve": False})
+    _, requests = worker({})  # many GPU nodes have 100 GB: by default none is asked for
     assert "ephemeral-storage" not in requests
 
 
