@@ -53,6 +53,8 @@ def at_the_edges(side: str) -> dict[str, Document]:
         if side == "high" and document is found["tiny"]:
             # 1000000 is no multiple of 1024: minibatches has its edge in a document of its own.
             spec["stages"]["ppo"]["minibatches"] = 1000
+            # Response and prompt share maxLength.
+            spec["stages"]["ppo"]["maxNewTokens"] = spec["stages"]["ppo"]["maxLength"] - SHORTEST_PROMPT
     return found
 
 

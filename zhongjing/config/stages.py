@@ -114,6 +114,20 @@ class Logging(DocumentModel):
     tensorboard: bool = operational(False, "Also write TensorBoard files into the stage's folder.")
 
 
+class Rollout(DocumentModel):
+    """How responses are made; none of it changes them but by rounding."""
+
+    cache_gib: float | None = operational(
+        None,
+        "Memory of one worker for responses that are made at a time (key-value cache, reading of prompts, "
+        "logits); none: half of what is free on its device when it begins.",
+        unit="GiB",
+        gt=0,
+        le=1e6,
+        alias="cacheGiB",
+    )
+
+
 class StageSettings(DocumentModel):
     """What all stages have in common."""
 
@@ -398,6 +412,8 @@ class PpoSettings(StageSettings):
         gt=0,
         le=1e6,
     )
+
+    rollout: Rollout = operational(Rollout, "How responses are made, held-out ones too.")
 
     @model_validator(mode="after")
     def _minibatches_divide(self) -> PpoSettings:

@@ -12,6 +12,7 @@ workers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,9 +28,14 @@ from transformers.cache_utils import DynamicLayer
 from zhongjing.codes import data as data_codes
 from zhongjing.codes import model as model_codes
 from zhongjing.errors import DataError
+from zhongjing.model.adapters import linear_layers
 from zhongjing.model.causal import backbone, output_layer
+from zhongjing.model.kv_cache import FREE_FRACTION, RowSize, batches_within, free_bytes
+from zhongjing.model.quantization import compute_dtype
 from zhongjing.model.router import AdapterRouter, Part
 from zhongjing.storage.heartbeat import beat
+
+logger = logging.getLogger(__name__)
 
 Tokens = Sequence[int] | npt.NDArray[np.integer]
 
@@ -93,13 +99,24 @@ class CompactingEngine:
         router: the model with its adapters.
         role: the role that answers.
         sampling: how tokens are chosen.
-        max_rows: responses made at a time: bounds the cache.
+        cache_bytes: memory for the responses made at a time; none: a part (``FREE_FRACTION``) of what is free
+            on the device when ``generate`` begins.
+        max_rows: responses made at a time at most, however much memory there is.
     """
 
-    def __init__(self, router: AdapterRouter, role: str, sampling: Sampling, *, max_rows: int = 64) -> None:
+    def __init__(
+        self,
+        router: AdapterRouter,
+        role: str,
+        sampling: Sampling,
+        *,
+        cache_bytes: int | None = None,
+        max_rows: int = 64,
+    ) -> None:
         self._router = router
         self._role = role
         self._sampling = sampling
+        self._cache_bytes = cache_bytes
         self._max_rows = max_rows
         self._version: int | None = None
         self._decoder = backbone(router.model)
@@ -111,9 +128,11 @@ class CompactingEngine:
         self._version = version
 
     def sleep(self) -> None:
-        """Drops the fused matrices."""
+        """Drops the fused matrices; on a GPU the blocks that the cache was in go back to the device."""
         self._router.drop_fused()
         self._version = None
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     def wake(self) -> None:
         """Nothing is kept between rollouts, so nothing is to be fetched."""
@@ -137,12 +156,32 @@ class CompactingEngine:
         # Rows of similar length together: less padding.
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         with _evaluating(self._router.model):
-            for start in range(0, len(order), self._max_rows):
-                rows = order[start : start + self._max_rows]
+            for batch in self._batches([len(prompts[i]) for i in order]):
+                rows = order[batch.start : batch.stop]
                 found = self._batch([prompts[i] for i in rows], [seeds[i] for i in rows])
                 index = torch.tensor(rows)
                 tokens[index], lengths[index], ended[index] = found
         return Rollout(tokens, lengths, ended, self._version)
+
+    def _batches(self, lengths: Sequence[int]) -> list[range]:
+        """Batches of rows, as the memory allows; ``lengths`` of prompts, ascending."""
+        model, new = self._router.model, self._sampling.max_new_tokens
+        linear = next(iter(linear_layers(model).values()))
+        size = RowSize.of(model.config, compute_dtype(linear))
+        budget = self._cache_bytes
+        if budget is None:
+            budget = int(FREE_FRACTION * free_bytes(next(model.parameters()).device))
+        above = sum(size.needed(1, length, new) > budget for length in lengths)
+        if above:
+            logger.warning(
+                "%d of %d responses need more memory than there is for them (%.2f of %.2f GiB): each is made "
+                "by itself",
+                above,
+                len(lengths),
+                size.needed(1, lengths[-1], new) / 2**30,
+                budget / 2**30,
+            )
+        return list(batches_within(lengths, new, size, budget, self._max_rows))
 
     def _check(self, prompts: Sequence[Tokens]) -> None:
         positions = getattr(self._router.model.config, "max_position_embeddings", None)

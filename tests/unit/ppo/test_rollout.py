@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from transformers import DynamicCache
 
 from zhongjing.errors import DataError
+from zhongjing.model import rollout
 from zhongjing.model.base import load_base
+from zhongjing.model.kv_cache import RowSize
 from zhongjing.model.rollout import CompactingEngine, Sampling
 from zhongjing.train.ppo.artifact import write_policy
 from zhongjing.train.ppo.roles import PpoModule
@@ -19,9 +22,11 @@ from zhongjing.train.ppo.roles import PpoModule
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15], [16, 17], [18, 19, 20, 21]]
 
 
-def engine_of(module: PpoModule, max_rows: int = 64, **fields: Any) -> CompactingEngine:
+def engine_of(
+    module: PpoModule, max_rows: int = 64, cache_bytes: int | None = None, **fields: Any
+) -> CompactingEngine:
     sampling = Sampling(**{"max_new_tokens": 12, "stop_ids": (), "temperature": 1.0, **fields})
-    engine = CompactingEngine(module.router, "policy", sampling, max_rows=max_rows)
+    engine = CompactingEngine(module.router, "policy", sampling, cache_bytes=cache_bytes, max_rows=max_rows)
     engine.load_adapter(3)
     return engine
 
@@ -83,6 +88,49 @@ def test_a_sample_does_not_depend_on_its_neighbours(module_of: Callable[..., Ppo
         assert torch.equal(alone.tokens[0], together.tokens[row])
     # Another seed gives another sample, the same seed the same one.
     assert not torch.equal(engine.generate([PROMPTS[0]], [99]).tokens[0], together.tokens[0])
+
+
+def test_the_cache_stays_within_its_budget_and_the_answers_as_they_were(
+    module_of: Callable[..., PpoModule], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    held: list[tuple[int, int]] = []  # rows and bytes of the whole cache, after every layer's update
+
+    class Watched(DynamicCache):
+        def update(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().update(*args, **kwargs)
+            filled = [layer for layer in self.layers if layer.keys is not None]
+            held.append(
+                (len(found[0]), sum(t.nbytes for layer in filled for t in (layer.keys, layer.values)))
+            )
+            return found
+
+    monkeypatch.setattr(rollout, "DynamicCache", Watched)
+    module = module_of("llama")
+    prompts, seeds = PROMPTS * 4, list(range(20))
+    wanted = engine_of(module, stop_ids=tuple(range(40))).generate(prompts, seeds)
+    size = RowSize.of(module.router.model.config, torch.float32)
+    # The count is exact: all twenty rows with as many tokens as they grew to.
+    full = engine_of(module, temperature=0.0)
+    held.clear()
+    full.generate([PROMPTS[0]] * 20, seeds)
+    assert max(bytes_ for _, bytes_ in held) == 20 * (len(PROMPTS[0]) + 12 - 1) * size.token
+    most = {}
+    for rows in (1, 3, 7):
+        budget = size.needed(rows, max(map(len, PROMPTS)), 12)
+        held.clear()
+        made = engine_of(module, cache_bytes=budget, stop_ids=tuple(range(40))).generate(prompts, seeds)
+        assert torch.equal(made.tokens, wanted.tokens)
+        assert max(bytes_ for _, bytes_ in held) <= budget
+        most[rows] = max(count for count, _ in held)
+    assert all(count >= rows for rows, count in most.items())
+    assert most[1] < most[3] < most[7] < 20
+    assert not caplog.records
+    # A row that is above the budget alone is made alone, and said.
+    held.clear()
+    made = engine_of(module, cache_bytes=1, stop_ids=tuple(range(40))).generate(prompts, seeds)
+    assert torch.equal(made.tokens, wanted.tokens)
+    assert {count for count, _ in held} == {1}
+    assert "20 of 20 responses need more memory" in caplog.text
 
 
 def test_samples_follow_the_distribution(module_of: Callable[..., PpoModule]) -> None:

@@ -105,10 +105,12 @@ def build_ppo(
     )
     module.to(device)
     sampling = Sampling(settings.max_new_tokens, vocabulary.stop_ids, settings.temperature)
+    gib = settings.rollout.cache_gib
+    cache_bytes = None if gib is None else int(gib * 2**30)
     weights, repeats = mixture_of(settings)
     return PpoProgram(
         module,
-        CompactingEngine(module.router, POLICY, sampling),
+        CompactingEngine(module.router, POLICY, sampling, cache_bytes=cache_bytes),
         prompts=train,
         order=SampleOrder(train.groups, train.group_names, seed, weights, repeats),
         held_out=validation,
