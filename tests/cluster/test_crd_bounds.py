@@ -26,7 +26,7 @@ from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PIPELINES
 from zhongjing.config import keys
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.config.stages import Stage
+from zhongjing.config.stages import SHORTEST_PROMPT, Stage
 
 pytestmark = pytest.mark.cluster
 

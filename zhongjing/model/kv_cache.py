@@ -61,9 +61,8 @@ class RowSize:
         growth = kv_heads * head_size * dtype.itemsize
         # MLP: gate, up and their product; around it residual, norm (fp32 on the way), queries, keys, values.
         reading = dtype.itemsize * (3 * inner + 6 * hidden) + 8 * hidden
-        return cls(
-            int(text.num_hidden_layers) * 2 * growth, growth, reading, int(text.vocab_size) * _LOGIT_BYTES
-        )
+        layers, row = int(text.num_hidden_layers), int(text.vocab_size) * _LOGIT_BYTES
+        return cls(layers * 2 * growth, growth, reading, row)
 
     def needed(self, rows: int, prompt: int, new: int) -> int:
         """Bytes of ``rows`` prompts, padded to ``prompt`` tokens, with ``new`` tokens each."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from zhongjing.errors import DataError
 from zhongjing.model import rollout
@@ -98,10 +99,9 @@ def test_the_cache_stays_within_its_budget_and_the_answers_as_they_were(
     class Watched(DynamicCache):
         def update(self, *args: Any, **kwargs: Any) -> Any:
             found = super().update(*args, **kwargs)
-            filled = [layer for layer in self.layers if layer.keys is not None]
-            held.append(
-                (len(found[0]), sum(t.nbytes for layer in filled for t in (layer.keys, layer.values)))
-            )
+            layers = [layer for layer in self.layers if isinstance(layer, DynamicLayer)]
+            tensors = [t for layer in layers for t in (layer.keys, layer.values) if t is not None]
+            held.append((len(found[0]), sum(int(tensor.nbytes) for tensor in tensors)))
             return found
 
     monkeypatch.setattr(rollout, "DynamicCache", Watched)
