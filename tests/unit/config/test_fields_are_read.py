@@ -21,9 +21,9 @@ _WHOLE = {"RopeScaling", "Mixture"}
 
 def _parts(model: type[BaseModel], found: dict[str, type[BaseModel]]) -> None:
     def walk(annotation: Any) -> None:
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            if annotation.__name__ not in found:
-                _parts(annotation, found)
+        is_part = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        if is_part and annotation.__name__ not in found:
+            _parts(annotation, found)
         for argument in typing.get_args(annotation):
             walk(argument)
 
