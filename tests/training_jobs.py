@@ -107,10 +107,10 @@ def toy_plan(step: int, count: int, rank: int, world_size: int) -> StepPlan:
 
 
 def engine_steps(
-    folder: Path, *, counts: list[int], save: bool = False, load: bool = False
+    folder: Path, *, counts: list[int], save: bool = False, load: bool = False, offload: str = "none"
 ) -> dict[str, Any]:
     """Optimizer steps with given numbers of micro-batches."""
-    engine = toy_engine()
+    engine = toy_engine(optimizer={"offload": offload})
     first = 0
     if load:
         first = int(read_state(engine, folder / "state")["step"])

@@ -170,6 +170,37 @@ def test_fillers_add_nothing() -> None:
     assert weights_of(alone.module) == weights_of(filled.module)
 
 
+def test_offload_changes_no_update(tmp_path: Path) -> None:
+    wanted = engine_steps(tmp_path, counts=COUNTS)
+    assert_same(engine_steps(tmp_path, counts=COUNTS, offload="cpu"), wanted, tolerance=1e-6)
+    assert_same(wanted, plain(COUNTS))
+
+
+def test_offloaded_state_goes_on_bit_for_bit_and_moves(tmp_path: Path) -> None:
+    whole = engine_steps(tmp_path, counts=COUNTS, offload="cpu")
+    engine_steps(tmp_path, counts=COUNTS[:3], offload="cpu", save=True)
+    rest = engine_steps(tmp_path, counts=COUNTS[3:], offload="cpu", load=True)
+    assert rest["weights"] == whole["weights"]
+    # From the host to the device, and to two ranks.
+    assert_same(engine_steps(tmp_path, counts=COUNTS[3:], load=True), rest, tolerance=1e-6)
+    for two in run_ranks("engine_steps", tmp_path, 2, counts=COUNTS[3:], offload="cpu", load=True):
+        assert_same(two, rest)
+
+
+def test_offload_skips_and_weakens_as_without() -> None:
+    engine = toy_engine(optimizer={"offload": "cpu"}, guard={"warmup_steps": 2})
+    for step in range(2):
+        engine.train_step(toy_plan(step, 2, 0, 1), 1e-2, step=step)
+    before = weights_of(engine.module)
+    inputs, targets, weight = toy_batches(2, 1)[0]
+    result = engine.train_step(StepPlan([(inputs * math.inf, targets, weight)], 1.0), 1e-2, step=2)
+    assert not result.applied
+    assert weights_of(engine.module) == before
+    following = engine.train_step(toy_plan(3, 2, 0, 1), 1e-2, step=3)
+    assert math.isfinite(following.gradient_norm)
+    assert weights_of(engine.module) != before
+
+
 def test_a_growing_loss_scale_changes_no_update() -> None:
     """DeepSpeed's own scaler on fp32 weights: scales are powers of two, so the updates must be equal.
 

@@ -97,6 +97,16 @@ class Checkpointing(DocumentModel):
     keep: int = operational(2, "How many of the latest are kept, besides the best.", ge=1, le=100)
 
 
+class Optimizer(DocumentModel):
+    """Where AdamW's state is; what it computes is the same, to rounding."""
+
+    offload: Literal["none", "cpu"] = operational(
+        "none",
+        "cpu: masters, moments and accumulated gradients (16 bytes a parameter, over all workers) are kept and "
+        "updated in the host's memory; slower steps, and less GPU memory.",
+    )
+
+
 class Resources(DocumentModel):
     """What one worker (one training process) gets."""
 
@@ -199,6 +209,7 @@ class StageSettings(DocumentModel):
         ge=16,
         le=MOST,
     )
+    optimizer: Optimizer = operational(Optimizer, "Where the optimizer's state is.")
     gradient_checkpointing: bool = operational(False, "Recompute activations to save memory.")
     workers: int = operational(1, "Training processes, one a GPU.", ge=1, le=4096)
     resources: Resources = operational(Resources, "What one worker gets.")

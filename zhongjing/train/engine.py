@@ -93,6 +93,11 @@ def _engine_config(
             "allgather_bucket_size": _buckets(trainable),
         },
     }
+    if settings.optimizer.offload == "cpu":
+        config["zero_optimization"]["offload_optimizer"] = {
+            "device": "cpu",
+            "pin_memory": device.type == "cuda",
+        }
     if settings.precision == "fp16":
         config["fp16"] = {
             "enabled": True,
@@ -332,7 +337,11 @@ class Engine:
     def _square_norm(self) -> torch.Tensor:
         """Square of the norm of this rank's part of the averaged, scaled gradient; float64 scalar."""
         squares = []
-        for index in range(len(self.zero.bit16_groups)):
+        for index, partition in enumerate(self.zero.single_partition_of_fp32_groups):
+            if self.zero.cpu_offload:
+                # There the accumulated gradient is on the host already, in fp32.
+                squares.append(torch.linalg.vector_norm(partition.grad).double().square().to(self.device))
+                continue
             gradients = self.zero.averaged_gradients[index]
             flat = getattr(gradients, "flat_partition", None)
             parts = [flat] if flat is not None else list(gradients)
