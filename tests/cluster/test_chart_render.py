@@ -358,7 +358,7 @@ def test_configuration_of_the_defaults() -> None:
     assert config.ray.token_managed
     (group,) = config.ray.groups
     assert (group.name, group.workload, group.gpus, group.cpus) == ("gpu", f"{FULLNAME}-ray-gpu", 4, 32)
-    assert (group.min_replicas, group.max_replicas, group.memory) == (0, 1, "320Gi")
+    assert (group.min_replicas, group.max_replicas, group.memory) == (0, 1, "480Gi")
     assert config.storage.bundled
     assert config.storage.secret_managed
     assert config.storage.endpoint == f"http://{FULLNAME}-s3.{NAMESPACE}.svc:8333"
