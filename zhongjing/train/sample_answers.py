@@ -15,7 +15,7 @@ from zhongjing.data.records import Role, Turn
 from zhongjing.data.samples import SampleSet
 from zhongjing.data.templates import chat_format
 from zhongjing.model.adapters import load_adapter
-from zhongjing.model.base import load_base
+from zhongjing.model.base import load_base, load_config
 from zhongjing.model.generation import answer
 from zhongjing.model.tokenizer import load_tokenizer
 
@@ -38,7 +38,7 @@ def sample_answers(
         result: the stage's model folder.
         stage: SFT or PPO.
         dtype: number format to answer in.
-        max_new_tokens: longest answer.
+        max_new_tokens: longest answer; less where the model has no positions for it.
 
     Returns:
         ``question`` and an answer by model; nothing where the base is large or there is no such question.
@@ -50,6 +50,11 @@ def sample_answers(
     question = next(_questions(local.validation, tokenizer), None)
     if question is None:
         return {}
+    positions = getattr(load_config(local.base), "max_position_embeddings", None)
+    if isinstance(positions, int):
+        messages = [{"role": turn.role, "content": turn.content} for turn in question]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        max_new_tokens = min(max_new_tokens, positions - len(ids))  # a look must not end the stage
 
     def ask(base: Path, adapter: Path | None = None) -> str:
         model = load_base(base, dtype=dtype)
