@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -60,6 +61,10 @@ def write_full_model(
     writer.finish()
     config = json.loads(model.config.to_json_string(use_diff=True))
     _write_config(folder, config, type(model).__name__, stored, padding_id(load_tokenizer(folder)))
+    # What the base's publisher says about decoding, beside ends and padding.
+    settings: dict[str, Any] = cast("Any", model).generation_config.to_diff_dict()
+    settings.pop("transformers_version", None)
+    (folder / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
     write_generation_config(folder)
 
 

@@ -168,7 +168,9 @@ def eot_base(base_folder: Callable[[str], Path], tmp_path: Path) -> Path:
     write_tokenizer(base, "llama-3")
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "pad_token_id": None, "eos_token_id": 401}))
-    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 401, "temperature": 0.6}))
+    (base / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": 401, "do_sample": True, "temperature": 0.6})
+    )
     return base
 
 
@@ -199,6 +201,8 @@ def test_every_export_ends_turns_as_its_template_does(
         settings = GenerationConfig.from_pretrained(str(folder))
         assert end in settings.eos_token_id, folder
         assert settings.pad_token_id == pad
+        if folder != adapter:
+            assert settings.temperature == 0.6, "what the publisher says beside ends and padding stays"
     for folder in (tmp_path / "merged", tmp_path / "full", eot_base):
         assert json.loads((folder / "config.json").read_text())["pad_token_id"] == pad
     assert load_tokenizer(tmp_path / "merged").chat_template == tokenizer.chat_template
