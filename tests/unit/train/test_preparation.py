@@ -13,18 +13,22 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from tests.published_tokenizers import write_tokenizer
 from tests.training_support import free_port, tiny_base
 from zhongjing.codes import Code
+from zhongjing.codes import document as document_codes
 from zhongjing.codes import model as codes
 from zhongjing.codes import storage as storage_codes
 from zhongjing.config.resolve import parse_document, resolve
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Lora, Stage
+from zhongjing.data.templates import PLAIN_TEMPLATE
 from zhongjing.errors import DataError, ZhongjingError
 from zhongjing.model.adapters import add_lora, save_adapter
 from zhongjing.model.base import load_base
 from zhongjing.model.export import copy_tokenizer
 from zhongjing.model.reward import build_reward_model, save_reward_model
+from zhongjing.model.tokenizer import load_tokenizer
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageInput, StageRequest
 from zhongjing.storage.objects import open_store
@@ -74,10 +78,19 @@ def failing(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pr
     )
 
     def run(
-        stage: Stage, start: Path | str, reward: Path | None = None, *, length: int = 64, new: int = 32
+        stage: Stage,
+        start: Path | str,
+        reward: Path | None = None,
+        *,
+        length: int = 64,
+        new: int = 32,
+        said: Callable[[str, float], None] = lambda *_: None,
+        **base: str,
     ) -> ZhongjingError:
         text = DOCUMENT.format(base=models / "base", length=length, new=new)
-        document = resolve(parse_document(text, "x"))
+        user = parse_document(text, "x")
+        user["spec"]["base"].update(base)
+        document = resolve(user)
         inputs = [StageInput(role="from", uri=str(start), key="k")]
         if reward is not None:
             inputs.append(StageInput(role="reward", uri=str(reward), key="r"))
@@ -93,7 +106,7 @@ def failing(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pr
         scratch = tmp_path / "scratch" / "x-1"
         scratch.mkdir(parents=True, exist_ok=True)
         with pytest.raises(ZhongjingError) as caught:
-            prepare(request, store, Layout("s3://nowhere", "local", "x"), scratch, lambda *_: None)
+            prepare(request, store, Layout("s3://nowhere", "local", "x"), scratch, said)
         return caught.value
 
     return run
@@ -209,3 +222,37 @@ def test_a_model_with_code_of_its_own_is_told_from_a_damaged_one(
     error = failing(Stage.SFT, base)
     assert error.code is codes.UNSUPPORTED_MODEL
     assert "Llama layout" in str(error.remedy)
+
+
+def test_the_documents_template_is_used_in_place_of_the_tokenizers_and_says_so(
+    failing: Prepare, models: Path
+) -> None:
+    said: list[str] = []
+
+    def told(template: str) -> ZhongjingError:
+        said.clear()
+        return failing(
+            Stage.SFT, models / "base", said=lambda message, _: said.append(message), chatTemplate=template
+        )
+
+    notice = "base.chatTemplate is used in place of the tokenizer's chat template"
+    assert told(PLAIN_TEMPLATE).code is storage_codes.STORAGE_UNREACHABLE
+    assert notice in said
+    own = load_tokenizer(models / "base").chat_template
+    assert told(str(own)).code is storage_codes.STORAGE_UNREACHABLE
+    assert notice not in said
+    # One that cannot be trained with is told, with nothing tokenised.
+    refused = told("{% for m in messages %}{{ m.role + m.content }}{% endfor %}")
+    assert refused.code is document_codes.INVALID_TEMPLATE
+    assert not any("tokenising" in message for message in said)
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-base", "llama-3", "llama-3-eot", "llama-2-chat"])
+def test_bases_as_they_are_published_pass(failing: Prepare, models: Path, tmp_path: Path, name: str) -> None:
+    """Their EOS pads, or nothing does (QwenLM/Qwen3 #1064, unsloth #416)."""
+    base = changed(models / "base", tmp_path / "base", "config.json", vocab_size=1024)
+    for file in base.glob("*token*"):
+        file.unlink()
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    write_tokenizer(base, name)
+    assert failing(Stage.SFT, base).code is storage_codes.STORAGE_UNREACHABLE
