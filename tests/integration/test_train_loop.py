@@ -238,6 +238,13 @@ def test_rm_keeps_what_its_best_checkpoint_measured(full_disk: Path, base: str) 
     result = train(full_disk, stage="rm", base=base, settings=settings, full_until=9)
     assert result["best_step"] == 10
     assert result["extra"]["rewardMean"] == result["metrics"]["reward_mean"]
+    # A prompt's answers stay together, also where they are more than the budget: it is counted.
+    over = [
+        point["values"].get("samples_over_budget", 0)
+        for point in result["points"]
+        if point["kind"] == "train"
+    ]
+    assert sum(over) == 2 * result["extra"]["samplesOverBudget"] > 0
 
 
 def test_rm_learns_and_is_a_peft_classifier(tmp_path: Path, base: str) -> None:
