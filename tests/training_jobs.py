@@ -120,12 +120,8 @@ def engine_steps(
         results.append(engine.train_step(plan, 1e-2, (1.0, float(engine.rank)), step=step))
     if save:
         target = folder / "state"
-        if engine.rank == 0:
-            target.mkdir()
-        # So small a file that the state spreads over several.
-        write_state(
-            engine, target if engine.rank == 0 else None, {"step": first + len(counts)}, file_bytes=200
-        )
+        target.mkdir(exist_ok=True)
+        write_state(engine, target, {"step": first + len(counts)})
     return {
         "losses": [result.loss for result in results],
         "norms": [result.gradient_norm for result in results],

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from zhongjing.backends.local.processes import wait_until
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.errors import NotFoundError, StorageError, StorageUnavailableError
@@ -231,7 +237,9 @@ def test_outages_are_borne_then_told(
     # The last one is tried once more: here the store is back by then.
     checkpoints.save(50, writing("step 50"))
     assert checkpoints._upload is not None
-    checkpoints._upload.process.wait()
+    process = checkpoints._upload.process
+    assert process is not None
+    assert wait_until(lambda: process.poll() is not None, 30)
     job = next((tmp_path / "spool").glob("*/job.json"))
     job.write_text(job.read_text().replace("http://127.0.0.1:1", store.connection.endpoint or ""))
     checkpoints.wait()
@@ -247,3 +255,123 @@ def test_lost_uploader_credentials_surface(
     monkeypatch.undo()
     with pytest.raises(StorageError, match="does not accept these credentials"):
         checkpoints.wait()
+
+
+class Table:
+    """Where ranks that are threads of a test meet."""
+
+    def __init__(self, ranks: int) -> None:
+        self._barrier = threading.Barrier(ranks, timeout=60)
+        self._results: list[Any] = [None] * ranks
+
+    def seat(self, rank: int) -> Callable[[Callable[[], Any]], list[Any]]:
+        """The ``meet`` of a rank."""
+
+        def meet(work: Callable[[], Any]) -> list[Any]:
+            self._results[rank] = work()
+            self._barrier.wait()
+            results = json.loads(json.dumps(self._results))
+            self._barrier.wait()
+            return list(results)
+
+        return meet
+
+
+def ranks_of(store: ObjectStore, layout: StageLayout, spool: Path, attempt: int = 1) -> list[CheckpointStore]:
+    table = Table(2)
+    return [
+        CheckpointStore(store, layout, spool, 1, attempt, rank=rank, ranks=2, meet=table.seat(rank))
+        for rank in range(2)
+    ]
+
+
+def together(act: Callable[[CheckpointStore], object], ranks: list[CheckpointStore]) -> list[object]:
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return list(pool.map(act, ranks))
+
+
+def part(step: int, size: int = 0) -> Callable[[CheckpointStore], None]:
+    def save(checkpoints: CheckpointStore) -> None:
+        def write(folder: Path) -> None:
+            (folder / f"rank-{checkpoints.rank}-weights.bin").write_bytes(b"w%d" % step)
+            (folder / f"rank-{checkpoints.rank}-moments.bin").write_bytes(b"m%d" % step + bytes(size))
+
+        checkpoints.save(step, write, best=step == 10)
+
+    return save
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_checkpoint_of_two_ranks_is_whole_when_both_parts_are_there(
+    store: ObjectStore, layout: StageLayout, tmp_path: Path
+) -> None:
+    ranks = ranks_of(store, layout, tmp_path / "spool")
+    for step in (10, 20, 30):
+        together(part(step), ranks)
+        together(CheckpointStore.wait, ranks)
+    # Of the best only the weights are left; of the others the last.
+    assert ranks[0].steps() == [10, 30]
+    assert ranks[0].manifest(10).weights_only
+    ranks[0].download(10, tmp_path / "best")
+    assert names(tmp_path / "best") == ["rank-0-weights.bin", "rank-1-weights.bin"]
+    stored = {Path(info.uri).name for info in store.list(layout.checkpoint(30))}
+    assert stored == {
+        "manifest.json",
+        *(f"rank-{rank}-{kind}.bin" for rank in (0, 1) for kind in ("weights", "moments")),
+    }, "no word of a rank is left"
+    later = ranks_of(store, layout, tmp_path / "spool", attempt=2)[0]
+    store.delete(next(info.uri for info in store.list(layout.checkpoint(30)) if "rank-1-m" in info.uri))
+    assert later.latest_good() is None, "the best is no place to go on from"
+
+
+def test_a_part_that_was_lost_leaves_no_checkpoint_and_the_next_is_one(
+    store: ObjectStore, layout: StageLayout, tmp_path: Path
+) -> None:
+    ranks = ranks_of(store, layout, tmp_path / "spool")
+    together(part(10, size=64 << 20), ranks)
+    upload = ranks[1]._upload
+    assert upload is not None
+    assert isinstance(upload.process, subprocess.Popen)
+    upload.process.kill()
+    together(part(20), ranks)
+    together(CheckpointStore.wait, ranks)
+    assert ranks[0].steps() == [20]
+    assert [checkpoints.completed for checkpoints in ranks] == [20, 20]
+
+
+def test_a_part_that_was_lost_is_stored_again_where_it_is_waited_for(
+    store: ObjectStore, layout: StageLayout, tmp_path: Path
+) -> None:
+    ranks = ranks_of(store, layout, tmp_path / "spool")
+    together(part(10, size=64 << 20), ranks)
+    upload = ranks[1]._upload
+    assert upload is not None
+    assert isinstance(upload.process, subprocess.Popen)
+    upload.process.kill()
+    together(CheckpointStore.wait, ranks)
+    assert ranks[0].steps() == [10]
+    ranks[0].download(10, tmp_path / "restored")
+    assert len(names(tmp_path / "restored")) == 4
+
+
+def test_a_full_disk_of_one_rank_is_told_to_all(
+    store: ObjectStore, layout: StageLayout, tmp_path: Path
+) -> None:
+    def save(checkpoints: CheckpointStore) -> str:
+        def write(folder: Path) -> None:
+            if checkpoints.rank == 1:
+                raise OSError(errno.ENOSPC, "full")
+            (folder / "a").write_bytes(b"a")
+
+        with pytest.raises(StorageError) as error:
+            checkpoints.save(10, write)
+        return error.value.code.name
+
+    ranks = ranks_of(store, layout, tmp_path / "spool")
+    assert together(save, ranks) == ["DiskFull", "DiskFull"]
+    together(part(20), ranks)
+    together(CheckpointStore.wait, ranks)
+    assert ranks[0].steps() == [20]

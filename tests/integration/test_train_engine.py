@@ -79,7 +79,7 @@ def test_two_ranks_with_fillers_equal_plain_torch(tmp_path: Path) -> None:
 
 def test_state_moves_between_world_sizes(tmp_path: Path) -> None:
     run_ranks("engine_steps", tmp_path / "two", 2, counts=COUNTS[:3], save=True)
-    assert len(list((tmp_path / "two" / "state").glob("*.safetensors"))) > 2
+    assert len(list((tmp_path / "two" / "state").glob("*-weights.bin"))) == 2
     wanted = plain(COUNTS)
     got = engine_steps(tmp_path / "two", counts=COUNTS[3:], load=True)
     assert_same(got, {**wanted, "losses": wanted["losses"][3:], "norms": wanted["norms"][3:]})

@@ -1,10 +1,16 @@
 """Checkpoints in the store, written while the training goes on.
 
-``save`` lets the training fill a local spool folder: that is all it waits for. A niced process
-(:mod:`zhongjing.storage.checkpoint_upload`) uploads it: in a thread of the training process the upload made
-CPU training five times slower, as a niced process 1.4 times. A small one (PPO's adapters after every
-iteration) is uploaded in a thread all the same: that takes less than a process takes to start. The manifest
-comes last, so a checkpoint exists whole or not at all; each file's sha256 stands in it.
+``save`` lets each rank fill a local spool folder with its own part: that is all the training waits for. A
+niced process a rank (:mod:`zhongjing.storage.checkpoint_upload`) uploads it: in a thread of the training
+process the upload made CPU training five times slower, as a niced process 1.4 times. A small one (PPO's
+adapters after every iteration) is uploaded in a thread all the same: that takes less than a process takes to
+start. Rank 0's writes the manifest when all parts are in the store, so a checkpoint exists whole or not at
+all; each file's sha256 stands in it::
+
+    step-00000010/<file>                       of rank 0
+                 /parts/<snapshot>/<file>      of the others
+                 /parts/<snapshot>/part-00001.json   that rank's files, written after them
+                 /manifest.json                all files, written last
 """
 
 from __future__ import annotations
@@ -23,7 +29,9 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field
 
 import zhongjing
 from zhongjing import errors
@@ -33,6 +41,7 @@ from zhongjing.config.sources import Storage
 from zhongjing.errors import NotFoundError, StorageError, TransientError
 from zhongjing.storage.documents import parse_json, parse_record, record_bytes
 from zhongjing.storage.files import disk_error, folder_bytes, is_disk_full, is_intact, path_inside
+from zhongjing.storage.heartbeat import beat
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.manifest import ModelFile, Record
 from zhongjing.storage.objects import ObjectStore
@@ -40,13 +49,17 @@ from zhongjing.storage.objects import ObjectStore
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+CANCELLED, BEATS = "cancelled", "beats"  # beside the job: to the uploader, and from it
 # So many uploads in a row may fall to an outage of the store, or be killed, before the training is told.
 TOLERATED_OUTAGES = 3
 # Up to this size a checkpoint is uploaded in a thread.
 THREAD_BYTES = 8 * 2**20
 # How long a new attempt waits for the uploader of a dead one on the same machine.
 ORPHAN_SECONDS = 30.0
+# Files that only a run that goes on needs: the best checkpoint loses them when it is no longer a latest one.
+MOMENTS_SUFFIX = "-moments.bin"
 _STEP = "step-"
+_LOOK_SECONDS = 0.02
 
 
 class UploaderKilledError(StorageError, TransientError):
@@ -61,7 +74,14 @@ class CheckpointManifest(Record):
     attempt: int
     best: bool
     created: str
+    weights_only: bool = False
     files: list[ModelFile]
+
+
+class CheckpointPart(Record):
+    """Completion of one rank's part."""
+
+    files: list[ModelFile] = Field(description="names from the checkpoint's folder on")
 
 
 class UploadJob(Record):
@@ -74,20 +94,31 @@ class UploadJob(Record):
     best: bool
     keep: int
     folder: str
+    snapshot: str = Field(description="name of this snapshot, the same for all ranks")
+    rank: int = 0
+    ranks: int = 1
 
 
 @dataclass(slots=True)
 class _Upload:
     step: int
     home: Path
-    process: subprocess.Popen[bytes] | _UploadThread
+    process: subprocess.Popen[bytes] | _UploadThread | None  # None: this rank's part was stored before
+
+
+Meet: TypeAlias = "Callable[[Callable[[], Any]], list[Any]]"
+"""Does a rank's work and returns every rank's result, by rank, once all have done theirs."""
+
+
+def _alone(work: Callable[[], Any]) -> list[Any]:
+    return [work()]
 
 
 class CheckpointStore:
     """Checkpoints of one run of a stage.
 
-    Any process may read. One process at a time, rank 0 of the current attempt, may call ``save``,
-    ``wait`` and ``latest_good``.
+    Any process may read. Every rank of the current attempt, and nobody else, calls ``save`` and ``wait``,
+    all at the same places; rank 0 alone ``latest_good``.
 
     Args:
         store: the object store.
@@ -95,16 +126,31 @@ class CheckpointStore:
         spool: a local folder for nobody else but the attempts of this run; what it holds may be lost.
         keep: how many of the latest checkpoints are kept, besides the best.
         attempt: number of this attempt; it stands in the manifests.
+        rank: of this process.
+        ranks: how many there are.
+        meet: where they wait for one another.
     """
 
     def __init__(
-        self, store: ObjectStore, layout: StageLayout, spool: Path, keep: int, attempt: int = 0
+        self,
+        store: ObjectStore,
+        layout: StageLayout,
+        spool: Path,
+        keep: int,
+        attempt: int = 0,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        meet: Meet = _alone,
     ) -> None:
         self.store = store
         self.layout = layout
         self.spool = spool
         self.keep = keep
         self.attempt = attempt
+        self.rank = rank
+        self.ranks = ranks
+        self._meet = meet
         self._upload: _Upload | None = None
         self._outages = 0
         self._restored: tuple[int, Path] | None = None
@@ -121,8 +167,26 @@ class CheckpointStore:
             StorageError: the previous upload failed for good (this checkpoint was not taken; another call
                 would take it), or the local disk is full.
         """
-        self._finish(tolerant=True)
-        home = self.spool / f"{_STEP}{step:08d}-{uuid.uuid4().hex[:8]}"
+        name = self._finish(tolerant=True)
+        home = self.spool / f"{_STEP}{step:08d}-{name}-{self.rank}"
+        problem = next(filter(None, self._meet(lambda: self._snapshot(step, write, best, home))), None)
+        if problem is not None:
+            shutil.rmtree(home, ignore_errors=True)
+            raise StorageError(
+                f"the disk is full: the checkpoint of step {step} was not taken",
+                code=codes.DISK_FULL,
+                where=problem,
+                remedy="free some space there, or move the scratch folder to a larger disk",
+            )
+        try:
+            process = _start(home)
+        except OSError as error:
+            shutil.rmtree(home, ignore_errors=True)
+            raise disk_error(error, home) from error
+        self._upload = _Upload(step, home, process)
+
+    def _snapshot(self, step: int, write: Callable[[Path], None], best: bool, home: Path) -> str | None:
+        """Fills the folder of this rank; returns the place of a disk that is full."""
         folder = home / "files"
         try:
             folder.mkdir(parents=True)
@@ -135,23 +199,21 @@ class CheckpointStore:
                 best=best,
                 keep=self.keep,
                 folder=str(folder.resolve()),
+                snapshot=home.name.split("-")[2],
+                rank=self.rank,
+                ranks=self.ranks,
             )
             (home / "job.json").write_bytes(record_bytes(job))
-            process = _start(home)
         except BaseException as error:
             full = is_disk_full(error) or _is_full(self.spool)
             shutil.rmtree(home, ignore_errors=True)
             if isinstance(error, Exception) and full:
-                raise StorageError(
-                    f"the disk is full: the checkpoint of step {step} was not taken",
-                    code=codes.DISK_FULL,
-                    where=str(self.spool),
-                    remedy="free some space there, or move the scratch folder to a larger disk",
-                ) from error
+                logger.warning("the disk is full: %s", error)
+                return str(self.spool)
             if isinstance(error, OSError):
                 raise disk_error(error, home) from error
             raise
-        self._upload = _Upload(step, home, process)
+        return None
 
     def wait(self) -> None:
         """Blocks until the checkpoint handed to ``save`` last is complete in the store.
@@ -164,22 +226,38 @@ class CheckpointStore:
         try:
             self._finish(tolerant=False)
         except TransientError as outage:
-            if upload is None or not (upload.home / "job.json").exists():
+            if upload is None or not self._meet((upload.home / "job.json").exists)[0]:
                 raise
             logger.warning("the upload of step %d failed; trying once more: %s", upload.step, outage)
-            self._upload = _Upload(upload.step, upload.home, _start(upload.home))
+            again = (upload.home / "job.json").exists()
+            self._upload = _Upload(upload.step, upload.home, _start(upload.home) if again else None)
             self._finish(tolerant=False)
 
-    def _finish(self, *, tolerant: bool) -> None:
+    def _finish(self, *, tolerant: bool) -> str:
+        """Waits for the upload that goes on, on every rank; returns a name for the next snapshot."""
         upload, self._upload = self._upload, None
+
+        def others() -> dict[str, Any] | None:
+            return _settle(upload) if upload is not None and self.rank else None
+
+        def last() -> tuple[str, dict[str, Any] | None]:
+            found = None
+            if upload is not None and not self.rank:
+                if failed is not None:
+                    # Its manifest waits for a part that will not come.
+                    (upload.home / CANCELLED).touch()
+                found = _settle(upload)
+            return uuid.uuid4().hex[:8], found and (failed or found)
+
+        failed = next(filter(None, self._meet(others)), None) if self.ranks > 1 else None
+        name, told = self._meet(last)[0]
         if upload is None:
-            return
-        code = upload.process.wait()
-        if code == 0:
+            return str(name)
+        if told is None:
             self._outages = 0
             self._completed = upload.step
-            return
-        error = _error_of(upload, code)
+            return str(name)
+        error = _error_of(upload.step, told)
         if isinstance(error, TransientError):
             self._outages += 1
             if not tolerant:
@@ -188,7 +266,7 @@ class CheckpointStore:
                 # The snapshot that is about to be taken is newer and takes its place.
                 logger.warning("the checkpoint of step %d was not stored: %s", upload.step, error)
                 shutil.rmtree(upload.home, ignore_errors=True)
-                return
+                return str(name)
         shutil.rmtree(upload.home, ignore_errors=True)
         self._outages = 0
         raise error
@@ -196,7 +274,8 @@ class CheckpointStore:
     @property
     def completed(self) -> int | None:
         """Step of the latest checkpoint that this attempt knows to be complete; asks no store."""
-        if self._upload is not None and self._upload.process.poll() == 0:
+        process = self._upload.process if self._upload is not None else None
+        if self._upload is not None and process is not None and process.poll() == 0:
             self._completed = self._upload.step
         return self._completed
 
@@ -219,8 +298,13 @@ class CheckpointStore:
         """
         return self.store.get_record(f"{self.layout.checkpoint(step)}/{MANIFEST}", CheckpointManifest)
 
-    def download(self, step: int, folder: Path) -> None:
+    def download(self, step: int, folder: Path, *, moments: bool = True) -> None:
         """Downloads a checkpoint into ``folder`` (which must not exist) and checks every file.
+
+        Args:
+            step: of the checkpoint.
+            folder: where to.
+            moments: False for the weights alone.
 
         Raises:
             NotFoundError: there is no such checkpoint, or one of its files is missing.
@@ -233,7 +317,10 @@ class CheckpointStore:
             return
         partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
         try:
-            self.store.download_folder(self.layout.checkpoint(step), partial, self.manifest(step).files)
+            files = self.manifest(step).files
+            if not moments:
+                files = [file for file in files if not file.name.endswith(MOMENTS_SUFFIX)]
+            self.store.download_folder(self.layout.checkpoint(step), partial, files)
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -250,6 +337,8 @@ class CheckpointStore:
         """
         self.clean()
         for step in reversed(self.steps()):
+            if self._is_weights_only(step):
+                continue
             target = self.spool / f"restore-{step:08d}"
             damage = self._fetch_or_give_up(step, target)
             if damage is None:
@@ -266,6 +355,11 @@ class CheckpointStore:
             shutil.rmtree(target, ignore_errors=True)
             self.store.delete(f"{self.layout.checkpoint(step)}/{MANIFEST}")
         return None
+
+    def _is_weights_only(self, step: int) -> bool:
+        with contextlib.suppress(StorageError):
+            return self.manifest(step).weights_only
+        return False  # what is wrong with it is told when it is fetched
 
     def _fetch_or_give_up(self, step: int, target: Path) -> str | None:
         """Fetches a checkpoint; what the store cannot give while it does give all else is damaged, too.
@@ -310,16 +404,20 @@ class CheckpointStore:
 
         An uploader of theirs that still runs on this machine may finish first (half a minute).
         """
+        self.clean_spool()
+        for step, complete in self._listing().items():
+            if not complete:
+                removed = self.store.delete_folder(self.layout.checkpoint(step))
+                logger.info("removed the incomplete checkpoint of step %d (%d objects)", step, removed)
+
+    def clean_spool(self) -> None:
+        """The same on this machine's disk alone; for one rank of a machine that rank 0 is not on."""
         deadline = time.monotonic() + ORPHAN_SECONDS
         for home in sorted(self.spool.iterdir()) if self.spool.is_dir() else []:
             while is_uploading(home) and time.monotonic() < deadline:
                 time.sleep(0.1)
             if not is_uploading(home):
                 shutil.rmtree(home, ignore_errors=True)
-        for step, complete in self._listing().items():
-            if not complete:
-                removed = self.store.delete_folder(self.layout.checkpoint(step))
-                logger.info("removed the incomplete checkpoint of step %d (%d objects)", step, removed)
 
     def _listing(self) -> dict[int, bool]:
         return list_steps(self.store, self.layout)
@@ -356,12 +454,6 @@ class _UploadThread:
         """The exit code, or None while the upload goes on."""
         return None if self._thread.is_alive() else self._code
 
-    def wait(self) -> int:
-        """Waits for the exit code."""
-        self._thread.join()
-        assert self._code is not None
-        return self._code
-
     def _run(self) -> None:
         from zhongjing.storage.checkpoint_upload import perform
 
@@ -375,7 +467,8 @@ class _UploadThread:
 
 
 def _start(home: Path) -> subprocess.Popen[bytes] | _UploadThread:
-    (home / "error.json").unlink(missing_ok=True)
+    for left in ("error.json", CANCELLED):
+        (home / left).unlink(missing_ok=True)
     if folder_bytes(home / "files") <= THREAD_BYTES:
         return _UploadThread(home)
     environment = dict(os.environ)
@@ -395,9 +488,34 @@ def _start(home: Path) -> subprocess.Popen[bytes] | _UploadThread:
         )
 
 
-def _error_of(upload: _Upload, code: int) -> StorageError:
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        told = json.loads((upload.home / "error.json").read_text())
+def _settle(upload: _Upload) -> dict[str, Any] | None:
+    """Waits for an uploader's end; what it moves counts as this process's work. Returns its error."""
+    process = upload.process
+    if process is None:
+        return None
+    told, pause = "", _LOOK_SECONDS / 8
+    while (code := process.poll()) is None:
+        with contextlib.suppress(OSError):
+            moved = (upload.home / BEATS).read_text()
+            if moved != told:
+                told = moved
+                beat()
+        time.sleep(pause)
+        pause = min(2 * pause, _LOOK_SECONDS)
+    if code == 0:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        left: dict[str, Any] = json.loads((upload.home / "error.json").read_text())
+        return left
+    reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    tail = ""
+    with contextlib.suppress(OSError):
+        tail = "".join(f"\n{line}" for line in (upload.home / "upload.log").read_text().splitlines()[-5:])
+    return {"killed": code < 0, "reason": reason + tail, "where": str(upload.home)}
+
+
+def _error_of(step: int, told: dict[str, Any]) -> StorageError:
+    if "error" in told:
         kind = getattr(errors, told["error"], StorageError)
         if not issubclass(kind, StorageError):
             kind = StorageError
@@ -408,15 +526,11 @@ def _error_of(upload: _Upload, code: int) -> StorageError:
             remedy=told["remedy"],
         )
         return result
-    reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    tail = ""
-    with contextlib.suppress(OSError):
-        tail = "".join(f"\n{line}" for line in (upload.home / "upload.log").read_text().splitlines()[-5:])
-    kind = UploaderKilledError if code < 0 else StorageError
+    kind = UploaderKilledError if told["killed"] else StorageError
     return kind(
-        f"the process that uploads the checkpoint of step {upload.step} {reason}{tail}",
+        f"the process that uploads the checkpoint of step {step} {told['reason']}",
         code=codes.CHECKPOINT_LOST,
-        where=str(upload.home),
+        where=told["where"],
         remedy="signal 9 is often the out-of-memory killer; the checkpoint before this one is complete",
     )
 

@@ -33,6 +33,8 @@ class RunContext(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    buffers: Path | None
+    """A folder for memory that is used again from one checkpoint to the next; None: there is no such."""
 
     def stop_requested(self) -> bool:
         """Whether somebody asked for a stop with a checkpoint. Called on rank 0, once a step; cheap."""
@@ -47,19 +49,19 @@ class RunContext(Protocol):
         ...
 
     def save(self, step: int, write: Callable[[Path], None], *, best: bool = False) -> None:
-        """Rank 0: keeps a checkpoint.
+        """All ranks: keeps a checkpoint.
 
-        ``write`` fills an empty local folder before ``save`` returns; the upload goes on behind, and its
-        manifest comes last. ``best`` protects it from rotation.
+        ``write`` puts this rank's part into a local folder before ``save`` returns; the upload goes on
+        behind, and the manifest comes when every rank's part is there. ``best`` protects it from rotation.
 
         Raises:
-            StorageError: it was not taken, with the code ``DiskFull`` if the local disk has no room for it
-                (``write`` was called or not); another call may succeed.
+            StorageError: it was not taken, the same on every rank; with the code ``DiskFull`` if some rank's
+                local disk has no room for its part. Another call may succeed.
         """
         ...
 
     def wait_saved(self) -> None:
-        """Rank 0: blocks until every checkpoint handed to ``save`` is complete in the store."""
+        """All ranks: blocks until every checkpoint handed to ``save`` is complete in the store."""
         ...
 
     def latest(self) -> Path | None:
@@ -67,5 +69,5 @@ class RunContext(Protocol):
         ...
 
     def checkpoint(self, step: int) -> Path:
-        """All ranks: a local folder with the checkpoint of ``step`` (the best one, at the end)."""
+        """All ranks: a local folder with the weights of a checkpoint (the best one, at the end)."""
         ...

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +19,6 @@ from torch import distributed
 from torch._C._distributed_c10d import HashStore
 
 from zhongjing.train.worker import COLLECTIVE_SECONDS
-
-T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=COLLECTIVE_SECONDS)
 
@@ -101,15 +98,6 @@ def ensure_process_group(device: torch.device) -> tuple[int, int]:
                 backend, store=HashStore(), rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT
             )
     return distributed.get_rank(), distributed.get_world_size()
-
-
-def agree(value: T) -> T:
-    """Rank 0's value, on every rank. All ranks call it; what they give is ignored, and must be picklable."""
-    values: list[Any] = [value]
-    if distributed.get_world_size() > 1:
-        distributed.broadcast_object_list(values, src=0)
-    agreed: T = values[0]
-    return agreed
 
 
 def seed_of(seed: int, *place: int) -> int:

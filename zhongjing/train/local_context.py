@@ -21,6 +21,7 @@ from zhongjing.codes import storage as codes
 from zhongjing.errors import NotFoundError, StorageError
 from zhongjing.storage.files import is_disk_full
 from zhongjing.storage.progress import Activity
+from zhongjing.train.meeting import first, meet
 
 
 class LocalContext:
@@ -47,6 +48,7 @@ class LocalContext:
         self.rank = rank
         self.world_size = world_size
         self.device = device or torch.device("cpu")
+        self.buffers: Path | None = None  # the files of a checkpoint stay where they were written
         self.points: list[dict[str, Any]] = []
         self._stop_at = stop_at
         self._asked = 0
@@ -77,19 +79,33 @@ class LocalContext:
         """
         target = self._path(step)
         partial = target.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
+
+        def begin() -> None:
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            write(partial)
+
+        def fits(act: Callable[[], None]) -> bool:
+            try:
+                act()
+            except Exception as error:
+                if is_disk_full(error):
+                    return False
+                raise
+            return True
+
+        def end(taken: bool) -> None:
+            if not taken:
+                shutil.rmtree(partial, ignore_errors=True)
+                return
             if best:
                 (partial / "best").touch()
-        except Exception as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if is_disk_full(error):
-                raise StorageError("the disk is full", code=codes.DISK_FULL, where=str(target)) from error
-            raise
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+
+        taken = first(lambda: fits(begin)) and all(meet(lambda: fits(lambda: write(partial))))
+        first(lambda: end(taken))
+        if not taken:
+            raise StorageError("the disk is full", code=codes.DISK_FULL, where=str(target))
 
     def wait_saved(self) -> None:
         """Nothing to wait for: ``save`` returns when the checkpoint is complete."""

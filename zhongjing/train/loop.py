@@ -21,13 +21,13 @@ from zhongjing.config.stages import StageSettings
 from zhongjing.errors import StorageError, TrainingError
 from zhongjing.storage.progress import Activity
 from zhongjing.train.context import RunContext
-from zhongjing.train.distributed import agree, make_deterministic, reseed
+from zhongjing.train.distributed import make_deterministic, reseed
 from zhongjing.train.engine import Engine, StepResult
 from zhongjing.train.guard import DivergenceWatch, exploded
-from zhongjing.train.meeting import first
 from zhongjing.train.meter import Meter
 from zhongjing.train.program import StageProgram, StepPlan
 from zhongjing.train.schedule import Schedule
+from zhongjing.train.snapshot import SnapshotBuffer
 from zhongjing.train.state import read_state, write_state
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ class _Loop:
             settings.warmup_fraction,
             settings.min_learning_rate_fraction,
         )
+        self.buffer = SnapshotBuffer(context.buffers)
         self.place = _Place()
         self.watch = DivergenceWatch() if settings.guard.enabled and program.best_metric == "loss" else None
         self.meter = Meter(program.total_steps, settings.evaluations)
@@ -292,11 +293,16 @@ class _Loop:
             "seed": self.seed,
         }
         full: StorageError | None = None
-        if self.context.rank == 0:
-            full = self._write(extra, best=best)
-        else:
-            write_state(self.engine, None, extra)
-        full = agree(full)
+        try:
+            self.context.save(
+                self.place.step,
+                lambda folder: write_state(self.engine, folder, extra, self.buffer),
+                best=best,
+            )
+        except StorageError as error:
+            if error.code is not codes.DISK_FULL:
+                raise
+            full = error
         self.saved_at = time.monotonic()
         self.save_pending = False
         if full is None:
@@ -315,26 +321,6 @@ class _Loop:
                 logger.warning("%s; training goes on: %s", self.warning, full)
         self._report(Activity.TRAINING)
         return full is None
-
-    def _write(self, extra: dict[str, Any], *, best: bool) -> StorageError | None:
-        """Rank 0: writes a checkpoint; returns the error if the disk is full."""
-        asked = False
-
-        def write(folder: Path) -> None:
-            nonlocal asked
-            asked = True
-            write_state(self.engine, folder, extra)
-
-        try:
-            self.context.save(self.place.step, write, best=best)
-        except StorageError as error:
-            if error.code is not codes.DISK_FULL:
-                raise
-            if not asked:
-                # The other ranks give their fragments all the same, and would wait for this one.
-                write_state(self.engine, None, extra)
-            return error
-        return None
 
     def _save_is_due(self) -> bool:
         if not self.program.boundary(self.place.step):
@@ -360,18 +346,15 @@ class _Loop:
         self.saved_step = self.engine.last_checkpoint = self.place.step
 
     def _suspend(self) -> LoopResult:
-        if self.context.rank == 0:
-            self.context.wait_saved()
+        self.context.wait_saved()
         self._report(Activity.SUSPENDED)
         return self._result(suspended=True)
 
     def _complete(self) -> LoopResult:
         self._report(Activity.SAVING)
+        self.context.wait_saved()
         if self.place.best_step not in (0, self.place.step):
-            first(self.context.wait_saved)  # the others may look for it only when it is there
             read_state(self.engine, self.context.checkpoint(self.place.best_step), moments=False)
-        elif self.context.rank == 0:
-            self.context.wait_saved()
         return self._result(suspended=False)
 
     def _result(self, *, suspended: bool) -> LoopResult:

@@ -63,7 +63,10 @@ class RayRunContext:
         self._spool = spool
         self._gauges = gauges
         self._watchers = watchers
-        self._checkpoints = CheckpointStore(store, layout, checkpoints, keep, request.attempt)
+        self.buffers: Path | None = checkpoints / f"buffers-{request.attempt}-{rank}"
+        self._checkpoints = CheckpointStore(
+            store, layout, checkpoints, keep, request.attempt, rank=rank, ranks=world_size, meet=meet
+        )
         self._fields: dict[str, Any] = {
             "stage": request.stage,
             "key": request.key,
@@ -112,22 +115,22 @@ class RayRunContext:
             gauge(point)
 
     def save(self, step: int, write: Callable[[Path], None], *, best: bool = False) -> None:
-        """Snapshots to the spool, then uploads behind the training (rank 0)."""
-        metrics = self._metrics
-        assert metrics is not None, "only rank 0 saves"
+        """Each rank snapshots its part to its node's spool; the upload goes on behind the training."""
 
         def write_all(folder: Path) -> None:
             write(folder)
-            (folder / POINTS_FILE).write_bytes(metrics.unstored())
+            if self._metrics is not None:
+                (folder / POINTS_FILE).write_bytes(self._metrics.unstored())
 
         self._checkpoints.save(step, write_all, best=best)
 
     def wait_saved(self) -> None:
-        """Blocks until every checkpoint is complete in the store (rank 0)."""
+        """Blocks until every checkpoint is complete in the store."""
         self._checkpoints.wait()
 
     def latest(self) -> Path | None:
         """Folder of the latest good checkpoint, the same on all ranks; None at a fresh start."""
+        meet(lambda: self._checkpoints.clean_spool() if self._local_rank == 0 and self.rank else None)
         step = first(self._checkpoints.latest_good)
         folder = self._download(step) if step is not None else None
         if self._metrics is not None:
@@ -136,8 +139,8 @@ class RayRunContext:
         return folder
 
     def checkpoint(self, step: int) -> Path:
-        """Folder of the checkpoint of ``step``."""
-        return self._download(step)
+        """Folder with the weights of the checkpoint of ``step``."""
+        return self._download(step, moments=False)
 
     def close(self) -> None:
         """Writes what is pending and ends the threads."""
@@ -152,13 +155,13 @@ class RayRunContext:
         assert self._metrics is not None, "only rank 0 has the metrics"
         return self._metrics.compact()
 
-    def _download(self, step: int) -> Path:
+    def _download(self, step: int, *, moments: bool = True) -> Path:
         # One worker a node downloads; the others wait for it.
         folder = self._spool / f"restore-{step:08d}"
 
         def download() -> None:
             if self._local_rank == 0 and not folder.is_dir():
-                self._checkpoints.download(step, folder)
+                self._checkpoints.download(step, folder, moments=moments)
 
         meet(download)
         return folder

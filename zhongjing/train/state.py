@@ -1,92 +1,85 @@
-"""A checkpoint on disk: masters and moments by parameter name, so that any number of workers can read it.
+"""A checkpoint on disk: each rank's part of the masters and moments, so that any number of ranks can read it.
 
 ::
 
-    trainer.json                 step, counters, guard, program; which file holds which tensor
-    state-00001.safetensors      parameter/<name>, exp_avg/<name>, exp_avg_sq/<name>, fp32
-    state-00002.safetensors      ...
+    trainer.json                 step, counters, guard, program; shape of every parameter
+    rank-00000.json              which range of which parameter stands where in this rank's files
+    rank-00000-weights.bin       fp32 masters of its ZeRO-2 partition
+    rank-00000-moments.bin       exp_avg, then exp_avg_sq, in the same order
+    rank-00001...
 
-ZeRO's own checkpoints hold flat partitions whose borders depend on the number of workers. Here every tensor
-is gathered, written and forgotten one file at a time: rank 0 never holds more than one file's worth.
+ZeRO-2 has each rank keep one range of the flat masters, cut without regard to parameters. Each rank copies
+its own range as it is, without a collective. Whoever reads asks for ranges of parameters, so the borders of
+the ranks that wrote need not be those of the ranks that read.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from zhongjing.codes import storage as codes
 from zhongjing.errors import StorageError
+from zhongjing.storage.checkpoints import MOMENTS_SUFFIX
 from zhongjing.storage.documents import check_version
+from zhongjing.storage.heartbeat import beat
 from zhongjing.train.engine import Engine
+from zhongjing.train.snapshot import SnapshotBuffer
 
 TRAINER_FILE = "trainer.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
-DEFAULT_FILE_BYTES = 2 << 30
+_AGAIN = "begin the stage again, or restore the settings that the checkpoint was made with"
 
 
 def write_state(
-    engine: Engine, folder: Path | None, extra: dict[str, Any], *, file_bytes: int = DEFAULT_FILE_BYTES
+    engine: Engine, folder: Path, extra: dict[str, Any], buffer: SnapshotBuffer | None = None
 ) -> None:
-    """Writes a checkpoint. All ranks call it at the same step; only the one with a folder writes.
+    """Writes this rank's part of a checkpoint. Every rank calls it; no rank waits for another.
 
     Args:
         engine: whose state to write.
-        folder: an empty folder on rank 0, None elsewhere.
+        folder: an empty folder, or one that all ranks share.
         extra: JSON values that belong to the checkpoint.
-        file_bytes: about so much of the state is in memory at a time.
+        buffer: memory to use again; None: the files are made anew.
 
     Raises:
-        Exception: what writing a file ended with, once all ranks have given what they have to give: a rank
-            that left early would leave the others waiting.
+        OSError: the disk is full.
     """
-    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-    pending: dict[str, torch.Tensor] = {}
-    places: dict[str, str] = {}
-    files = 0
-    failure: Exception | None = None
-
-    def flush() -> None:
-        nonlocal files, failure
-        if folder is not None and pending and failure is None:
-            files += 1
-            name = f"state-{files:05d}.safetensors"
-            try:
-                save_file(pending, folder / name)
-            except Exception as error:
-                failure = error
-            places.update(dict.fromkeys(pending, name))
-        pending.clear()
-
-    size = 0
+    partitions = list(engine.zero.single_partition_of_fp32_groups)
+    states = [engine.zero.optimizer.state[partition] for partition in partitions]
+    starts = [0]
+    for partition in partitions:
+        starts.append(starts[-1] + partition.numel())
+    fragments = []
     for name, parameter in engine.names.items():
-        for part in ("parameter", *MOMENTS):
-            # Collective: every rank gives its fragment.
-            whole = (
-                safe_get_full_fp32_param(parameter)
-                if part == "parameter"
-                else safe_get_full_optimizer_state(parameter, part)
-            )
-            if folder is None or failure is not None:
-                continue
-            pending[f"{part}/{name}"] = whole.detach().to("cpu", copy=True).contiguous()
-            size += whole.numel() * 4
-            if size >= file_bytes:
-                flush()
-                size = 0
-    flush()
-    if failure is not None:
-        raise failure
-    if folder is not None:
-        content = {"version": FORMAT_VERSION, "engine": engine.state_dict(), "tensors": places, **extra}
-        (folder / TRAINER_FILE).write_text(json.dumps(content), encoding="utf-8")
+        mapping = _mapping(parameter)
+        if mapping is not None:
+            at = starts[mapping.param_group_index] + mapping.hp_fragment_address.start
+            address = mapping.lp_fragment_address
+            fragments.append([name, address.start, address.numel, at])
+    buffer = buffer or SnapshotBuffer()
+    stem = f"rank-{engine.rank:05d}"
+    buffer.fill(folder / f"{stem}-weights.bin", partitions)
+    buffer.fill(folder / f"{stem}{MOMENTS_SUFFIX}", [state[key] for key in MOMENTS for state in states])
+    _write_json(folder / f"{stem}.json", {"elements": starts[-1], "fragments": fragments})
+    if engine.rank == 0:
+        content = {
+            "version": FORMAT_VERSION,
+            "engine": engine.state_dict(),
+            "parameters": {name: list(parameter.shape) for name, parameter in engine.names.items()},
+            "ranks": engine.world_size,
+            **extra,
+        }
+        _write_json(folder / TRAINER_FILE, content)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def read_trainer(folder: Path) -> dict[str, Any]:
@@ -96,6 +89,14 @@ def read_trainer(folder: Path) -> dict[str, Any]:
         StorageError: it is missing, cut, or of another version.
     """
     path = folder / TRAINER_FILE
+    content = _read_json(path)
+    if content.get("version") == 1:
+        raise _damaged("an earlier release made this checkpoint, and this one cannot read it", path)
+    check_version(content.get("version"), [FORMAT_VERSION], "a checkpoint", str(path))
+    return content
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -104,16 +105,53 @@ def read_trainer(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise StorageError("not a checkpoint: no JSON object", code=codes.DAMAGED_CHECKPOINT, where=str(path))
-    check_version(content.get("version"), [FORMAT_VERSION], "a checkpoint", str(path))
-    checked: dict[str, Any] = content
-    return checked
+    return content
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A range of a parameter, as a rank wrote it; all counts in elements."""
+
+    start: int
+    count: int
+    weights: Path
+    at: int  # in the file
+    elements: int  # of the rank's partition
+
+    def values(self, part: str, start: int, end: int) -> torch.Tensor:
+        """Elements ``start`` to ``end`` of the parameter, or of one of its moments: mapped, not read yet."""
+        at = self.at + start - self.start
+        path, elements = self.weights, self.elements
+        if part != "parameter":
+            path = path.with_name(path.name.replace("-weights.bin", MOMENTS_SUFFIX))
+            at += MOMENTS.index(part) * elements
+            elements *= len(MOMENTS)
+        if not path.is_file() or path.stat().st_size != 4 * elements:
+            raise _damaged("a file of the checkpoint is missing or cut", path)
+        return torch.from_file(str(path), shared=False, size=elements)[at : at + end - start]
+
+
+def _pieces(folder: Path, ranks: int) -> dict[str, list[_Piece]]:
+    # Parts of ranks other than 0 lie in a folder of their own (zhongjing.storage.checkpoint_upload).
+    indexes = sorted(folder.rglob("rank-*.json"))
+    if len(indexes) != ranks:
+        raise _damaged(f"{len(indexes)} ranks' parts are there of {ranks}", folder)
+    pieces: dict[str, list[_Piece]] = {}
+    for path in indexes:
+        index = _read_json(path)
+        weights = path.with_name(f"{path.stem}-weights.bin")
+        for name, start, count, at in index["fragments"]:
+            pieces.setdefault(name, []).append(_Piece(start, count, weights, at, index["elements"]))
+    return pieces
 
 
 def read_state(engine: Engine, folder: Path, *, moments: bool = True) -> dict[str, Any]:
-    """Takes the parameters (and, to go on training, everything else) from a checkpoint, on every rank.
+    """Takes this rank's parameters (and, to go on training, everything else) from a checkpoint.
+
+    Every rank calls it; of the files only what this rank keeps is read.
 
     Args:
-        engine: takes the state; its number of ranks may differ from the writer's.
+        engine: takes the state; its number of ranks may differ from the writers'.
         folder: the checkpoint.
         moments: also AdamW's moments, step counters, guard and loss scaler.
 
@@ -123,41 +161,39 @@ def read_state(engine: Engine, folder: Path, *, moments: bool = True) -> dict[st
     Raises:
         StorageError: the checkpoint is damaged or belongs to another model.
     """
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
     content = read_trainer(folder)
-    places: dict[str, str] = content["tensors"]
-    parts = ("parameter", *MOMENTS) if moments else ("parameter",)
-    wanted = {f"{part}/{name}": (part, p) for name, p in engine.names.items() for part in parts}
-    absent = sorted(wanted.keys() - places.keys())
-    unknown = sorted({key.split("/", 1)[1] for key in places} - engine.names.keys())
-    if absent or unknown:
+    shapes: dict[str, list[int]] = content["parameters"]
+    own = {name: list(parameter.shape) for name, parameter in engine.names.items()}
+    absent, unknown = sorted(own.keys() - shapes.keys()), sorted(shapes.keys() - own.keys())
+    other = sorted(name for name in own.keys() & shapes.keys() if own[name] != shapes[name])
+    if absent or unknown or other:
         raise StorageError(
-            f"the checkpoint is of another model: {len(absent)} tensors are missing "
-            f"(first: {absent[0] if absent else 'none'}), {len(unknown)} parameters are unknown "
-            f"(first: {unknown[0] if unknown else 'none'})",
+            f"the checkpoint is of another model: {len(absent)} parameters are missing "
+            f"(first: {absent[0] if absent else 'none'}), {len(unknown)} are unknown "
+            f"(first: {unknown[0] if unknown else 'none'}), {len(other)} have another shape "
+            f"(first: {other[0] if other else 'none'})",
             code=codes.DAMAGED_CHECKPOINT,
             where=str(folder),
-            remedy="begin the stage again, or restore the settings that the checkpoint was made with",
+            remedy=_AGAIN,
         )
-    for file in sorted(set(places.values())):
-        with safe_open(folder / file, framework="pt") as handle:
-            for key in handle.keys():  # noqa: SIM118 - not a dict
-                if key not in wanted:
-                    continue
-                part, parameter = wanted[key]
-                value = handle.get_tensor(key)
-                if value.shape != parameter.shape:
-                    raise StorageError(
-                        f"{key} is {tuple(value.shape)}, the model's is {tuple(parameter.shape)}",
-                        code=codes.DAMAGED_CHECKPOINT,
-                        where=str(folder / file),
-                        remedy="begin the stage again",
-                    )
-                if part == "parameter":
-                    safe_set_full_fp32_param(parameter, value)
-                else:
-                    safe_set_full_optimizer_state(parameter, value, part)
+    pieces = _pieces(folder, content["ranks"])
+    for name, parameter in engine.names.items():
+        mapping = _mapping(parameter)
+        if mapping is None:
+            continue
+        start = mapping.lp_fragment_address.start
+        end = start + mapping.lp_fragment_address.numel
+        for part in ("parameter", *MOMENTS) if moments else ("parameter",):
+            target = mapping.get_hp_fragment(None if part == "parameter" else part)
+            found = 0
+            for piece in pieces.get(name, []):
+                first, last = max(start, piece.start), min(end, piece.start + piece.count)
+                if first < last:
+                    target[first - start : last - start].data.copy_(piece.values(part, first, last))
+                    found += last - first
+            if found != end - start:
+                raise _damaged(f"{found} of {end - start} elements of {name} are there", folder)
+        beat()
     # The masters changed; the weights that the model computes with are made from them.
     engine.zero.update_lp_params()
     for index in range(len(engine.zero.bit16_groups)):
@@ -165,3 +201,12 @@ def read_state(engine: Engine, folder: Path, *, moments: bool = True) -> dict[st
     if moments:
         engine.load_state_dict(content["engine"])
     return content
+
+
+def _mapping(parameter: torch.nn.Parameter) -> Any:
+    """DeepSpeed's word on which range of a parameter this rank keeps, and where; None: no range of it."""
+    return getattr(parameter, "_hp_mapping", None)
+
+
+def _damaged(message: str, path: Path) -> StorageError:
+    return StorageError(message, code=codes.DAMAGED_CHECKPOINT, where=str(path), remedy=_AGAIN)
