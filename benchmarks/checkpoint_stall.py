@@ -50,7 +50,7 @@ def one_rank(folder: Path) -> dict[str, Any]:
     """Stalls of one rank, of saving behind the training and of saving and waiting, and its memory."""
     rank, ranks = ensure_process_group(torch.device("cpu"))
     module = nn.Sequential(*[nn.Linear(1024, 1024, bias=False) for _ in range(PARAMETERS >> 20)])
-    settings = SftSettings(precision="fp32", data=[{"source": "any"}])  # type: ignore[list-item]
+    settings = SftSettings(precision="fp32", data=[{"source": "any"}])
     engine = Engine(module, [{"params": list(module.parameters())}], settings, torch.device("cpu"))
     store = open_store(Storage(uri=BUCKET))
     layout = Layout(BUCKET, "local", "x").stage(Stage.SFT, "k")
@@ -85,7 +85,7 @@ def main() -> int:
             )
             for rank in range(2)
         ]
-        if any([worker.wait() for worker in workers]):
+        if sum(worker.wait() != 0 for worker in workers):
             return 1
         results = [json.loads((Path(name) / f"result-{rank}.json").read_text()) for rank in range(2)]
     stall = [max(result["stalls"][at] for result in results) for at in range(ROUNDS)]
