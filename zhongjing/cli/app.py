@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zhongjing.cli import chat, config, dashboard, data, doctor, pull, report, runs, submit
+from zhongjing.cli import chat, config, dashboard, data, doctor, plan, pull, report, runs, submit
 from zhongjing.cli.guard import run
 from zhongjing.cli.options import SETTINGS
 
@@ -44,6 +44,7 @@ def add_submit(target: typer.Typer) -> None:
 
 
 add_submit(app)
+app.command("plan", epilog=plan.EPILOG)(plan.plan)
 app.command("status", epilog=runs.STATUS_EPILOG)(runs.status)
 app.command("logs", epilog=runs.LOGS_EPILOG)(runs.logs)
 app.command("stop", epilog=runs.STOP_EPILOG)(runs.stop)

@@ -1,0 +1,190 @@
+"""``zhongjing plan``: what each stage takes, before it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zhongjing.cli.console import Console
+from zhongjing.cli.guard import FAILED, OK, guarded
+from zhongjing.cli.options import Format, OutputFormat
+from zhongjing.codes.command import INVALID_OPTION
+from zhongjing.codes.model import MODEL_NOT_FOUND
+from zhongjing.errors import ConfigError, MissingInputError
+
+if TYPE_CHECKING:
+    from zhongjing.config.pipeline import TrainingPipeline
+    from zhongjing.planning.shape import Shape
+    from zhongjing.planning.stage_plan import StageEstimate
+
+EPILOG = """
+\b
+Examples:
+  zhongjing plan --recipe zhongjing-13b --gpus 4xA100-80G
+  zhongjing plan -f my.yaml --gpus 8xH100 --gpu-hour 2.5 --tokens 400000000
+  zhongjing plan -f my.yaml --set spec.stages.sft.microBatchSize=1 -o json
+
+Exit codes: 0 every stage fits (or nothing is known that it could fail to fit), 1 one does not, 2 bad input.
+"""
+
+_EXPLANATION = """\
+Peak memory of one worker: whole weights; ZeRO-2's share of gradients (accumulated and current), of fp32 masters
+and moments; buckets, activations of a full micro-batch, one chunk of the loss, in PPO the KV cache of a rollout.
+host: loading the base, or copying the worker's share of a checkpoint. scratch: base, checkpoint, result.
+store: checkpoints.keep + 1 checkpoints and the result. This is arithmetic, not a measurement: leave 5%."""
+
+
+@guarded
+def plan(
+    *,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="Document (YAML or JSON).")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="NAME", help="Document that ships; tiny unless given.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field; repeatable.")
+    ] = None,
+    gpus: Annotated[
+        str | None, typer.Option("--gpus", metavar="COUNTxNAME-MEMORY", help="What there is: 4xA100-80G.")
+    ] = None,
+    gpu_hour: Annotated[float | None, typer.Option("--gpu-hour", min=0, help="Price of a GPU hour.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", min=1, help="Tokens of one pass over a stage's data.")
+    ] = None,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option("--tokens-per-second", min=0.001, help="Measured, of one worker; else 40% of the peak."),
+    ] = None,
+    output: OutputFormat = Format.TEXT,
+) -> int:
+    """Say what each stage takes of memory, disk, store and time, and whether it fits."""
+    if file is not None and recipe is not None:
+        raise ConfigError(
+            "--file and --recipe are two documents", code=INVALID_OPTION, remedy="give one of them"
+        )
+    from zhongjing.cli.config import load
+    from zhongjing.config.resolve import resolve
+    from zhongjing.planning.hardware import parse_gpus
+    from zhongjing.planning.stage_plan import Terms, plan_pipeline
+
+    document = resolve(load(str(file) if file is not None else recipe or "tiny"), overrides or ())
+    terms = Terms(
+        gpus=parse_gpus(gpus) if gpus else None,
+        tokens_per_second=tokens_per_second,
+        gpu_hour=gpu_hour,
+        tokens=dict.fromkeys(document.spec.stages.present(), tokens) if tokens else None,
+    )
+    estimates = plan_pipeline(document, shape_of(document), terms)
+    fits = all(each.fits is not False for each in estimates)
+    console = Console(json_mode=output is Format.JSON)
+    if output is Format.JSON:
+        console.result(
+            {
+                "pipeline": document.name,
+                "fits": fits,
+                "stages": [each.as_object() for each in estimates],
+            }
+        )
+    else:
+        for line in plan_lines(estimates):
+            console.say(line)
+    return OK if fits else FAILED
+
+
+def shape_of(document: TrainingPipeline) -> Shape:
+    """The shape of the document's base.
+
+    Raises:
+        MissingInputError: neither its config.json nor its published name tells it.
+    """
+    from zhongjing.planning.shape import of_config, of_name, of_tiny
+
+    base = document.spec.base
+    if base.tiny is not None:
+        return of_tiny(base.tiny)
+    for reference in (base.uri, base.delta, base.root):
+        if reference is None:
+            continue
+        config = _config(document, reference)
+        found = of_config(config) if config is not None else of_name(reference)
+        if found is not None:
+            return found
+    raise MissingInputError(
+        "the sizes of the base are not known here",
+        code=MODEL_NOT_FOUND,
+        where="spec.base",
+        remedy="name a folder with the model's config.json, or an s3:// URI that can be read from here",
+    )
+
+
+def _config(document: TrainingPipeline, reference: str) -> dict[str, Any] | None:
+    """config.json of a local folder, of the hub's cache or of the store; None where it cannot be read."""
+    from zhongjing.planning.shape import of_name
+
+    try:
+        if reference.startswith("s3://"):
+            if of_name(reference) is not None:
+                return None  # the store may be reached from the cluster alone
+            from zhongjing.storage.objects import open_store
+
+            text = open_store(document.spec.storage).get(f"{reference.rstrip('/')}/config.json").decode()
+        else:
+            folder = Path(reference).expanduser()
+            if not folder.is_dir():
+                return None
+            text = (folder / "config.json").read_text(encoding="utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def plan_lines(estimates: list[StageEstimate]) -> list[str]:
+    """The plan for people: a table, the roles of each peak, what does not fit and what would help."""
+    from zhongjing.cli.display.text import table
+
+    rows = []
+    for each in estimates:
+        verdict = {True: "fits", False: "does not fit", None: "no limit known"}[each.fits]
+        rows.append(
+            [
+                each.stage.value,
+                str(each.workers),
+                f"{_gib(each.memory.peak)} {'GPU' if each.memory.on_gpu else 'CPU'}",
+                _gib(each.limit) if each.limit is not None else "?",
+                _gib(each.memory.host),
+                _gib(each.scratch),
+                _gib(each.stored),
+                f"{each.tokens:,}" if each.tokens is not None else "?",
+                f"{each.hours:.1f}" if each.hours is not None else "?",
+                f"{each.money:.0f}" if each.money is not None else "?",
+                verdict,
+            ]
+        )
+    header = ["stage", "workers", "peak", "of", "host", "scratch", "store", "tokens", "hours", "money", ""]
+    lines = [*table(header, rows), ""]
+    for each in estimates:
+        roles = ", ".join(f"{role} {_gib(size)}" for role, size in each.memory.device.items() if size)
+        lines.append(f"{each.stage.value}: {roles}")
+        lines += [f"  {problem}" for problem in each.problems]
+        lines += [f"  would fit with {_flow(remedy)}" for remedy in each.remedies]
+        if each.problems and not each.remedies:
+            lines.append("  no single field makes it fit; a smaller base or larger GPUs would")
+    return [*lines, "", *_EXPLANATION.splitlines()]
+
+
+def _flow(remedy: Mapping[str, Any]) -> str:
+    """Fields as YAML in one line, to be pasted into the stage."""
+    import yaml
+
+    return yaml.safe_dump(dict(remedy), default_flow_style=True, width=1000).strip()
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

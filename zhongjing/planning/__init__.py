@@ -1,0 +1,1 @@
+"""What a run takes before it runs: arithmetic on a model's config.json, without torch."""

@@ -1,0 +1,237 @@
+"""The plan of a pipeline: for each stage what it takes, whether that fits, and what would make it fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.quantity import to_bytes
+from zhongjing.config.stages import AnySettings, PpoSettings, PretrainSettings, Stage
+from zhongjing.planning.hardware import DEFAULT_UTILISATION, GIB, Gpus
+from zhongjing.planning.memory import Memory, plan_memory, trained_parameters
+from zhongjing.planning.shape import Shape
+
+_BYTES_A_TOKEN = 4  # of the token cache
+_MOST_WORKERS = 64
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the plan is compared with and computed from; None: not known."""
+
+    gpus: Gpus | None = None
+    tokens_per_second: float | None = None  # of one worker
+    gpu_hour: float | None = None  # price
+    tokens: Mapping[Stage, int] | None = None  # of one pass
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """A stage's estimate. Bytes, seconds and the currency of ``gpu_hour``; None where a fact is not known."""
+
+    stage: Stage
+    workers: int
+    memory: Memory
+    limit: int | None  # of the device of one worker
+    fits: bool | None
+    problems: tuple[str, ...]
+    remedies: tuple[dict[str, Any], ...]
+    scratch: int
+    stored: int
+    tokens: int | None
+    hours: float | None
+    money: float | None
+
+    def as_object(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "stage": self.stage.value,
+            "workers": self.workers,
+            "device": "gpu" if self.memory.on_gpu else "cpu",
+            "deviceBytes": dict(self.memory.device),
+            "peakBytes": self.memory.peak,
+            "limitBytes": self.limit,
+            "hostBytes": self.memory.host,
+            "scratchBytes": self.scratch,
+            "storeBytes": self.stored,
+            "tokens": self.tokens,
+            "hours": self.hours,
+            "money": self.money,
+            "fits": self.fits,
+            "problems": list(self.problems),
+            "remedies": list(self.remedies),
+        }
+
+
+def plan_pipeline(document: TrainingPipeline, shape: Shape, terms: Terms) -> list[StageEstimate]:
+    """The estimates of all stages that the document has."""
+    found = []
+    for stage in document.spec.stages.present():
+        settings = document.spec.stages.get(stage)
+        assert settings is not None, "the stage is present"
+        found.append(plan_stage(stage, settings, shape, terms))
+    return found
+
+
+def plan_stage(stage: Stage, settings: AnySettings, shape: Shape, terms: Terms) -> StageEstimate:
+    """The estimate of one stage."""
+    memory = plan_memory(shape, settings)
+    problems = find_problems(settings, shape, terms)
+    known = _limit(settings, terms) is not None
+    tokens = _tokens(stage, settings, terms)
+    hours = _hours(settings, shape, terms, tokens)
+    trained = trained_parameters(shape, settings)
+    width = 4 if settings.precision == "fp32" else 2
+    checkpoint = 12 * trained + width * trained
+    result = width * (shape.parameters if trained == shape.parameters else trained)
+    cache = _BYTES_A_TOKEN * (tokens or 0)
+    return StageEstimate(
+        stage=stage,
+        workers=settings.workers,
+        memory=memory,
+        limit=_limit(settings, terms),
+        fits=False if problems else (True if known else None),
+        problems=tuple(problems),
+        remedies=tuple(find_remedies(settings, shape, terms)) if problems else (),
+        scratch=width * shape.parameters + checkpoint + result + cache,
+        stored=(settings.checkpoints.keep + 1) * checkpoint + result + cache,
+        tokens=tokens,
+        hours=hours,
+        money=None if hours is None or terms.gpu_hour is None else hours * settings.workers * terms.gpu_hour,
+    )
+
+
+def find_problems(settings: AnySettings, shape: Shape, terms: Terms) -> list[str]:
+    """What does not fit, in words; nothing where the limits are not known."""
+    memory = plan_memory(shape, settings)
+    limit = _limit(settings, terms)
+    problems = []
+    if limit is not None and memory.peak > limit:
+        what = "GPU" if memory.on_gpu else "worker"
+        problems.append(
+            f"a {what} would need {memory.peak / GIB:.1f} GiB of {limit / GIB:.1f} GiB that it has"
+        )
+    if memory.on_gpu and settings.resources.memory is not None:
+        asked = to_bytes(settings.resources.memory)
+        if memory.host > asked:
+            problems.append(
+                f"a worker would need {memory.host / GIB:.1f} GiB of host memory, resources.memory is "
+                f"{settings.resources.memory}"
+            )
+    if memory.on_gpu and terms.gpus is not None and settings.workers > terms.gpus.count:
+        problems.append(f"{settings.workers} workers need as many GPUs, there are {terms.gpus.count}")
+    return problems
+
+
+def find_remedies(settings: AnySettings, shape: Shape, terms: Terms) -> list[dict[str, Any]]:
+    """The smallest changes that make the stage fit, each as fields of the stage; fields alone come first.
+
+    Every one was tried: the changed stage fits by the same arithmetic. More GPUs than there are is offered
+    only as ``workers``, for a larger machine.
+    """
+    changes: list[dict[str, Any]] = []
+    if settings.micro_batch_size > 1 or settings.micro_batch_tokens is not None:
+        changes.append({"microBatchSize": 1, "microBatchTokens": None})
+    if not settings.gradient_checkpointing:
+        changes.append({"gradientCheckpointing": True})
+    found = [change for change in changes if _fits(settings, change, shape, terms)]
+    if not found and len(changes) == 2:
+        both = changes[0] | changes[1]
+        found = [both] if _fits(settings, both, shape, terms) else []
+    together: dict[str, Any] = {key: value for change in changes for key, value in change.items()}
+    more_workers = False
+    for extra in _larger_changes(settings, terms):
+        if "workers" in extra and more_workers:
+            continue  # the fewest are enough
+        for change in (extra, extra | together):
+            if _fits(settings, change, shape, _with_workers(terms, change)):
+                found.append(change)
+                more_workers = more_workers or "workers" in change
+                break
+    if (asked := settings.resources.memory) is not None and settings.resources.gpus:
+        host = plan_memory(shape, settings).host
+        if host > to_bytes(asked):
+            need = {"resources": {"memory": f"{math.ceil(host / GIB)}Gi"}}
+            found = [_merge(change, need) for change in found or [{}]]
+            found = [change for change in found if _fits(settings, change, shape, terms)] or found
+    return [_shown(change, settings) for change in found]
+
+
+def _larger_changes(settings: AnySettings, terms: Terms) -> list[dict[str, Any]]:
+    changes: list[dict[str, Any]] = []
+    if terms.gpus is not None and settings.workers > terms.gpus.count:
+        return [{"workers": terms.gpus.count}]
+    if settings.resources.gpus:
+        workers = settings.workers * 2
+        while workers <= _MOST_WORKERS:
+            changes.append({"workers": workers})
+            workers *= 2
+    if getattr(settings, "tuning", "lora") == "full":
+        changes.append({"tuning": "lora"})
+    elif not isinstance(settings, PretrainSettings) and settings.quantization == "none":
+        changes.append({"quantization": "nf4"})
+    return changes
+
+
+def _with_workers(terms: Terms, change: Mapping[str, Any]) -> Terms:
+    """The terms of a machine that has a GPU for each worker of the change."""
+    if terms.gpus is None or "workers" not in change or change["workers"] <= terms.gpus.count:
+        return terms
+    gpus = Gpus(change["workers"], terms.gpus.name, terms.gpus.usable, terms.gpus.peak)
+    return Terms(gpus, terms.tokens_per_second, terms.gpu_hour, terms.tokens)
+
+
+def _fits(settings: AnySettings, change: Mapping[str, Any], shape: Shape, terms: Terms) -> bool:
+    return not find_problems(changed(settings, change), shape, terms)
+
+
+def changed(settings: AnySettings, change: Mapping[str, Any]) -> AnySettings:
+    """The settings with fields of a remedy, named as in a document."""
+    data = settings.model_dump(mode="json", by_alias=True)
+    return type(settings).model_validate(_merge(data, change))
+
+
+def _merge(data: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(data)
+    for key, value in change.items():
+        merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+    return merged
+
+
+def _shown(change: Mapping[str, Any], settings: AnySettings) -> dict[str, Any]:
+    """Without a microBatchTokens that was not set anyway."""
+    unset = settings.micro_batch_tokens is None
+    return {key: value for key, value in change.items() if not (key == "microBatchTokens" and unset)}
+
+
+def _limit(settings: AnySettings, terms: Terms) -> int | None:
+    if settings.resources.gpus:
+        return terms.gpus.usable if terms.gpus is not None else None
+    return to_bytes(settings.resources.memory) if settings.resources.memory is not None else None
+
+
+def _tokens(stage: Stage, settings: AnySettings, terms: Terms) -> int | None:
+    """Tokens of the whole stage; with ``maxSteps`` no more than full batches hold."""
+    once = (terms.tokens or {}).get(stage)
+    total = None if once is None else math.ceil(once * settings.epochs * (1 - settings.validation_fraction))
+    if settings.max_steps is None:
+        return total
+    most = settings.max_steps * settings.global_batch_size * settings.max_length
+    return most if total is None else min(total, most)
+
+
+def _hours(settings: AnySettings, shape: Shape, terms: Terms, tokens: int | None) -> float | None:
+    if tokens is None or isinstance(settings, PpoSettings):
+        return None  # rollouts are no passes over tokens
+    speed = terms.tokens_per_second
+    if speed is None:
+        if terms.gpus is None or terms.gpus.peak is None or not settings.resources.gpus:
+            return None
+        # Forward 2 FLOP a parameter and token; backward 2 for the inputs and 2 for trained weights.
+        full = trained_parameters(shape, settings) == shape.parameters
+        each = (6 if full else 4) + (2 if settings.gradient_checkpointing else 0)
+        speed = terms.gpus.peak * DEFAULT_UTILISATION / (each * shape.parameters)
+    return tokens / (speed * settings.workers) / 3600
