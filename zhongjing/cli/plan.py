@@ -32,10 +32,11 @@ Exit codes: 0 every stage fits (or nothing is known that it could fail to fit), 
 """
 
 _EXPLANATION = """\
-Peak memory of one worker: whole weights; ZeRO-2's share of gradients (accumulated and current), of fp32 masters
-and moments; buckets, activations of a full micro-batch, one chunk of the loss, in PPO the KV cache of a rollout.
-host: loading the base, or copying the worker's share of a checkpoint. scratch: base, checkpoint, result.
-store: checkpoints.keep + 1 checkpoints and the result. This is arithmetic, not a measurement: leave 5%."""
+Peak memory of one worker: whole weights; ZeRO-2's share of gradients (accumulated and current), masters and
+moments; buckets, activations of a full micro-batch, a chunk of the loss, in PPO the KV cache of a rollout.
+host: loading the base, or copying the worker's share of a checkpoint; with offload the optimizer too.
+scratch: base, checkpoint, result. store: checkpoints.keep + 1 checkpoints, and the result.
+This is arithmetic, not a measurement: leave 5%."""
 
 
 @guarded

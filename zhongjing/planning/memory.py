@@ -69,11 +69,12 @@ def plan_memory(shape: Shape, settings: AnySettings) -> Memory:
     weights = _weight_bytes(shape, settings, width)
     # bf16 accumulates in fp32 (zhongjing.train.engine).
     accumulated = share * (4 if settings.precision == "bf16" else width)
+    offload = settings.optimizer.offload == "cpu" and settings.resources.gpus > 0
     device: dict[str, int] = {
         "weights": weights,
         "adapters": 0 if full else _adapter_bytes(shape, settings, width),
         "gradients": accumulated,
-        "optimizer": 12 * share,
+        "optimizer": 0 if offload else 12 * share,
         "buckets": width * min(trained, BUCKET_ELEMENTS) * (2 if workers > 1 else 1),
     }
     training = {
@@ -81,17 +82,20 @@ def plan_memory(shape: Shape, settings: AnySettings) -> Memory:
         "activations": _activations(shape, settings, width, full=full),
         "loss": _loss_bytes(shape, settings, width, full=full),
     }
-    step = {"fp32 cast at the step": math.ceil(4 * share * LARGEST_GROUP)}
+    step = {"fp32 cast at the step": 0 if offload else math.ceil(4 * share * LARGEST_GROUP)}
     phases: list[dict[str, int]] = [training, step]
     if isinstance(settings, PpoSettings):
         phases.append({"KV cache": _kv_bytes(shape, settings, width)})
-    device.update(max(phases, key=lambda phase: sum(phase.values())))
+    peak = max(sum(phase.values()) for phase in phases)
+    device |= next(phase for phase in phases if sum(phase.values()) == peak)
     on_gpu = settings.resources.gpus > 0
     process = PROCESS_BYTES["gpu" if on_gpu else "cpu"]
     if not on_gpu:
         return Memory(device, process + sum(device.values()), on_gpu=False)
-    # Loading holds the base once; a checkpoint copies this worker's masters and moments.
-    return Memory(device, process + max(width * shape.parameters, 12 * share), on_gpu=True)
+    # Loading holds the base once; a checkpoint copies this worker's masters and moments. With offload
+    # masters, moments and accumulated gradients live there as well.
+    pinned = 16 * share if offload else 0
+    return Memory(device, process + pinned + max(width * shape.parameters, 12 * share), on_gpu=True)
 
 
 def _weight_bytes(shape: Shape, settings: AnySettings, width: int) -> int:

@@ -137,33 +137,43 @@ def find_remedies(settings: AnySettings, shape: Shape, terms: Terms) -> list[dic
         changes.append({"microBatchSize": 1, "microBatchTokens": None})
     if not settings.gradient_checkpointing:
         changes.append({"gradientCheckpointing": True})
-    found = [change for change in changes if _fits(settings, change, shape, terms)]
-    if not found and len(changes) == 2:
-        both = changes[0] | changes[1]
-        found = [both] if _fits(settings, both, shape, terms) else []
     together: dict[str, Any] = {key: value for change in changes for key, value in change.items()}
+
+    def fitting(change: dict[str, Any]) -> dict[str, Any] | None:
+        enough = _with_host_memory(settings, change, shape)
+        return enough if _fits(settings, enough, shape, _with_workers(terms, enough)) else None
+
+    found = [each for each in map(fitting, [{}, *changes]) if each is not None]
+    if not found and len(changes) > 1 and (both := fitting(together)) is not None:
+        found = [both]
     more_workers = False
     for extra in _larger_changes(settings, terms):
         if "workers" in extra and more_workers:
             continue  # the fewest are enough
-        for change in (extra, extra | together):
-            if _fits(settings, change, shape, _with_workers(terms, change)):
-                found.append(change)
-                more_workers = more_workers or "workers" in change
-                break
-    if (asked := settings.resources.memory) is not None and settings.resources.gpus:
-        host = plan_memory(shape, settings).host
-        if host > to_bytes(asked):
-            need = {"resources": {"memory": f"{math.ceil(host / GIB)}Gi"}}
-            found = [_merge(change, need) for change in found or [{}]]
-            found = [change for change in found if _fits(settings, change, shape, terms)] or found
+        change = fitting(extra) or fitting(extra | together)
+        if change is not None:
+            found.append(change)
+            more_workers = more_workers or "workers" in change
     return [_shown(change, settings) for change in found]
+
+
+def _with_host_memory(settings: AnySettings, change: dict[str, Any], shape: Shape) -> dict[str, Any]:
+    """The change, with as much ``resources.memory`` as it needs where less is asked for."""
+    asked = settings.resources.memory
+    if asked is None or not settings.resources.gpus:
+        return change
+    host = plan_memory(shape, changed(settings, change)).host
+    if host <= to_bytes(asked):
+        return change
+    return change | {"resources": {"memory": f"{math.ceil(host / GIB)}Gi"}}
 
 
 def _larger_changes(settings: AnySettings, terms: Terms) -> list[dict[str, Any]]:
     changes: list[dict[str, Any]] = []
     if terms.gpus is not None and settings.workers > terms.gpus.count:
         return [{"workers": terms.gpus.count}]
+    if settings.resources.gpus and settings.optimizer.offload == "none":
+        changes.append({"optimizer": {"offload": "cpu"}})
     if settings.resources.gpus:
         workers = settings.workers * 2
         while workers <= _MOST_WORKERS:

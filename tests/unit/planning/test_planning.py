@@ -59,25 +59,37 @@ def test_a_config_that_is_no_decoder_has_no_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "micro", "gib"),
-    [(4, 1, 77.8), (4, 4, 84.9), (8, 4, 60.5)],  # worked out tensor by tensor for ZeRO-2; no GPU measured it
+    ("workers", "micro", "offload", "gib"),
+    [
+        (4, 1, "none", 77.8),
+        (4, 4, "none", 84.9),
+        (8, 4, "none", 60.5),
+        (4, 4, "cpu", 48.3),
+    ],
 )
-def test_full_parameters_of_13b(workers: int, micro: int, gib: float) -> None:
-    settings = settings_of(Stage.PRETRAIN, workers=workers, microBatchSize=micro)
+def test_full_parameters_of_13b(workers: int, micro: int, offload: str, gib: float) -> None:
+    """GiB as worked out tensor by tensor for ZeRO-2; no GPU measured them."""
+    settings = settings_of(
+        Stage.PRETRAIN, workers=workers, microBatchSize=micro, optimizer={"offload": offload}
+    )
     memory = plan_memory(ziya(), settings)
     assert memory.device["weights"] / GIB == pytest.approx(24.4, abs=0.05)
     assert memory.device["gradients"] / GIB == pytest.approx(24.4 / workers, abs=0.05)
     assert memory.device["gradients of the micro-batch"] == memory.device["gradients"]
-    assert memory.device["optimizer"] / GIB == pytest.approx(146.3 / workers, abs=0.1)
+    optimizer = 146.3 / workers if offload == "none" else 0
+    assert memory.device["optimizer"] / GIB == pytest.approx(optimizer, abs=0.1)
     assert memory.peak / GIB == pytest.approx(gib, rel=0.05)
 
 
-def test_the_recipe_on_four_a100() -> None:
-    estimates = plan_pipeline(resolve(recipe("zhongjing-13b")), ziya(), Terms(gpus=FOUR, gpu_hour=2.5))
-    assert [each.fits for each in estimates] == [False, True, True, True]
-    assert {"workers": 8} in estimates[0].remedies
-    assert {"tuning": "lora"} in estimates[0].remedies
-    assert all(each.money is None and each.tokens is None for each in estimates), "nothing says how much data"
+def test_the_recipe_fits_on_four_a100_and_without_offload_it_does_not() -> None:
+    document = resolve(recipe("zhongjing-13b"))
+    assert [each.fits for each in plan_pipeline(document, ziya(), Terms(gpus=FOUR))] == [True] * 4
+    without = resolve(recipe("zhongjing-13b"), ["spec.stages.pretrain.optimizer.offload=none"])
+    pretrain, *others = plan_pipeline(without, ziya(), Terms(gpus=FOUR, gpu_hour=2.5))
+    assert pretrain.fits is False
+    assert all(each.fits for each in others)
+    assert pretrain.remedies == ({"optimizer": {"offload": "cpu"}}, {"workers": 8}, {"tuning": "lora"})
+    assert pretrain.money is None, "nothing says how much data there is"
 
 
 def test_rollouts_of_13b_keep_0_82_mb_a_token() -> None:
@@ -88,8 +100,8 @@ def test_rollouts_of_13b_keep_0_82_mb_a_token() -> None:
 @pytest.mark.parametrize(
     ("stage", "changes", "gpus"),
     [
-        (Stage.PRETRAIN, {}, "4xA100-80G"),
-        (Stage.PRETRAIN, {"gradientCheckpointing": False, "workers": 8}, "8xA100-80G"),
+        (Stage.PRETRAIN, {"optimizer": {"offload": "none"}}, "4xA100-80G"),
+        (Stage.PRETRAIN, {"gradientCheckpointing": False, "microBatchSize": 16}, "4xA100-80G"),
         (Stage.SFT, {"gradientCheckpointing": False}, "4xA100-80G"),
         (Stage.SFT, {"microBatchSize": 16}, "4xA100-40G"),
         (Stage.SFT, {}, "4xRTX-24G"),
@@ -138,7 +150,7 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize(("gpus", "code"), [("8xH200", 0), ("4xA100-80G", 1), ("none", 2)])
+@pytest.mark.parametrize(("gpus", "code"), [("4xA100-80G", 0), ("4xA100-40G", 1), ("none", 2)])
 def test_the_command_exits_by_what_fits_and_needs_no_torch(gpus: str, code: int) -> None:
     command = ["plan", "--recipe", "zhongjing-13b", "--gpus", gpus, "-o", "json"]
     done = subprocess.run(
