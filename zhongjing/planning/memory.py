@@ -23,6 +23,8 @@ LOSS_COPIES = 3
 """Tensors of a chunk's size in the loss: logits, log-probabilities and their gradient."""
 BUCKET_ELEMENTS = 200_000_000
 """Largest reduce bucket (zhongjing.train.engine)."""
+SPLIT_FROM = 1_000_000_000
+"""Trained parameters above which they are in several groups (zhongjing.train.parameters)."""
 LARGEST_GROUP = 1 / 8
 """Part of the parameters in the largest of at least eight parameter groups (zhongjing.train.parameters)."""
 NF4_BYTES = 0.5 + 0.127 / 8
@@ -82,7 +84,8 @@ def plan_memory(shape: Shape, settings: AnySettings) -> Memory:
         "activations": _activations(shape, settings, width, full=full),
         "loss": _loss_bytes(shape, settings, width, full=full),
     }
-    step = {"fp32 cast at the step": 0 if offload else math.ceil(4 * share * LARGEST_GROUP)}
+    group = LARGEST_GROUP if trained > SPLIT_FROM else 1
+    step = {"fp32 cast at the step": 0 if offload else math.ceil(4 * share * group)}
     phases: list[dict[str, int]] = [training, step]
     if isinstance(settings, PpoSettings):
         phases.append({"KV cache": _kv_bytes(shape, settings, width)})
