@@ -159,8 +159,10 @@ class StageSettings(DocumentModel):
     adam_beta2: float = training(0.95, "AdamW's beta 2.", ge=0, lt=1)
     adam_epsilon: float = training(1e-8, "AdamW's epsilon.", gt=0, le=1)
     max_gradient_norm: float = training(1.0, "Gradients are clipped to this norm.", gt=0, le=1e6)
-    precision: Literal["fp32", "fp16", "bf16"] = training(
-        "fp16", "Number format of weights and activations; CPU: fp32.", source="paper section 4"
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = training(
+        "auto",
+        "Number format of weights and activations. auto: fp32 on CPUs, bf16 on GPUs that have it, else fp16; "
+        "the first attempt decides, later ones keep it, and the manifest names it.",
     )
     global_batch_size: int = training(
         64, "Sequences per optimizer step, over all workers.", unit="sequences", ge=1, le=1000000

@@ -53,6 +53,11 @@ class StageLayout:
         return f"{self.root}/progress.json"
 
     @property
+    def precision(self) -> str:
+        """What ``precision: auto`` became at the first attempt."""
+        return f"{self.root}/precision.json"
+
+    @property
     def metrics(self) -> str:
         """Metric points of the finished stage, JSON lines."""
         return f"{self.root}/metrics.jsonl"

@@ -19,7 +19,8 @@ from zhongjing.model.base import load_base
 from zhongjing.model.causal import target_losses
 from zhongjing.model.export import finish_adapter_folder, write_full_model
 from zhongjing.train.feeding import Feeder, HeldOut, sum_over_ranks
-from zhongjing.train.parameters import DTYPES, adamw_groups, enable_gradient_checkpointing
+from zhongjing.train.parameters import adamw_groups, enable_gradient_checkpointing
+from zhongjing.train.precision import dtype_of
 from zhongjing.train.program import MicroLoss, StepPlan
 
 
@@ -79,7 +80,7 @@ class CausalProgram:
         dropout = settings.dropout if isinstance(settings, PretrainSettings) else 0.0
         base = load_base(
             base_folder,
-            dtype=DTYPES[settings.precision],
+            dtype=dtype_of(settings, device),
             attention_dropout=dropout,
             quantization=settings.quantization if isinstance(settings, SftSettings) else "none",
             device=device,

@@ -23,6 +23,7 @@ from zhongjing.errors import ConfigError
 from zhongjing.storage.heartbeat import beat
 from zhongjing.train.distributed import ensure_process_group, prepare_deepspeed
 from zhongjing.train.guard import GuardDecision, SpikeGuard, exploded
+from zhongjing.train.precision import settled
 from zhongjing.train.program import MicroLoss, StepPlan
 
 # Elements of a reduce bucket: large enough for a network, small enough for a laptop.
@@ -133,6 +134,7 @@ class Engine:
         settings: StageSettings,
         device: torch.device,
     ) -> None:
+        settings = settled(settings, device)
         if settings.precision == "fp16" and device.type == "cpu":
             raise ConfigError("fp16 needs a GPU", code=document_codes.INVALID_PRECISION, where="precision")
         prepare_deepspeed(device)

@@ -205,7 +205,7 @@ class _Loop:
         }
         if plan.over_budget:
             values["samples_over_budget"] = float(plan.over_budget)
-        if self.settings.precision == "fp16":
+        if self.engine.settings.precision == "fp16":
             values["loss_scale"] = result.loss_scale
         self.context.log("train", place.step, values, epoch=place.epoch)
         self._report(Activity.TRAINING, metrics={**self._rollout, **values})

@@ -1,18 +1,11 @@
-"""Which parameters are trained, in which groups, in which number format."""
+"""Which parameters are trained, in which groups."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
-
-DTYPES: dict[Literal["fp32", "fp16", "bf16"], torch.dtype] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
 
 # ZeRO-2 casts one group's gradient partition to fp32 at a time: with a single group a 13B model needs 12 GiB
 # more at `step` than with eight (training.md).

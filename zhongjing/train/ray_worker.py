@@ -22,6 +22,7 @@ from zhongjing.train.accelerator import cuda_facts, no_cuda, use_gpu
 from zhongjing.train.folders import Folders
 from zhongjing.train.gauges import RayGauges
 from zhongjing.train.meeting import meet
+from zhongjing.train.precision import agreed_precision, own_precision, with_precision
 from zhongjing.train.ray_context import RayRunContext, TensorBoard
 from zhongjing.train.scratch import Claim, checkpoint_folder, remove_earlier, remove_spool, scratch_folder
 from zhongjing.train.worker import WorkerConfig
@@ -62,6 +63,10 @@ class _Rank:
             self.request.stage, self.request.key
         )
         self.device = _device(settings)
+        if settings.precision == "auto":
+            own = own_precision(self.device)
+            agreed = agreed_precision(self.store, self.layout.precision, own)
+            self.settings = with_precision(settings, agreed)
         nodes = _nodes()
         # Ray Train counts by IP address: pods in their host's network share one, and no disk.
         self.local_rank = nodes[:rank].count(nodes[rank])
@@ -188,6 +193,7 @@ class _Rank:
         folder.mkdir(parents=True)
         extra = program.finish(folder)
         extra["tokenCache"] = self.prepared.tokens
+        extra["precision"] = self.settings.precision
         extra |= self._answers(folder, local)
         adapter = (folder / "adapter_config.json").is_file()
         model = upload_model(
@@ -211,7 +217,7 @@ class _Rank:
 
     def _answers(self, folder: Path, local: Local) -> dict[str, Any]:
         """One held-out question, answered before and after the stage, for people to look at."""
-        from zhongjing.train.parameters import DTYPES
+        from zhongjing.train.precision import dtype_of
         from zhongjing.train.sample_answers import sample_answers
 
         if self.request.stage not in (Stage.SFT, Stage.PPO):
@@ -220,7 +226,7 @@ class _Rank:
             local,
             folder,
             stage=self.request.stage,
-            dtype=DTYPES[self.settings.precision],
+            dtype=dtype_of(self.settings, self.device),
             max_new_tokens=_ANSWER_TOKENS,
         )
         return {"answers": answers} if answers else {}

@@ -22,7 +22,8 @@ from zhongjing.model.export import copy_tokenizer
 from zhongjing.model.reward import build_reward_model, head_rewards, head_weight, save_reward_model
 from zhongjing.train.feeding import Feeder, HeldOut, sum_over_ranks
 from zhongjing.train.losses import correct_pairs, pair_fractions, ranking_loss, ranking_pairs
-from zhongjing.train.parameters import DTYPES, adamw_groups, enable_gradient_checkpointing
+from zhongjing.train.parameters import adamw_groups, enable_gradient_checkpointing
+from zhongjing.train.precision import dtype_of
 from zhongjing.train.program import MicroLoss, StepPlan
 
 
@@ -94,7 +95,7 @@ class RmProgram:
             base_folder,
             settings.lora,
             seed,
-            DTYPES[settings.precision],
+            dtype_of(settings, device),
             quantization=settings.quantization,
             device=device,
         )

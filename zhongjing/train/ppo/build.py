@@ -19,11 +19,11 @@ from zhongjing.model.adapters import read_adapter
 from zhongjing.model.base import load_base
 from zhongjing.model.rollout import CompactingEngine, Sampling
 from zhongjing.train.distributed import seed_of
-from zhongjing.train.parameters import DTYPES
 from zhongjing.train.ppo.exchange import Group
 from zhongjing.train.ppo.program import PpoProgram
 from zhongjing.train.ppo.roles import POLICY, PpoModule
 from zhongjing.train.ppo.sources import Sources, Vocabulary
+from zhongjing.train.precision import dtype_of
 
 
 def build_ppo(
@@ -91,7 +91,7 @@ def build_ppo(
         )
     vocabulary = Vocabulary.of(tokenizer_folder)
     base = load_base(
-        base_folder, dtype=DTYPES[settings.precision], quantization=settings.quantization, device=device
+        base_folder, dtype=dtype_of(settings, device), quantization=settings.quantization, device=device
     )
     _check_room(base.config, settings, (train, validation), len(vocabulary.closing))
     module = PpoModule(
