@@ -96,6 +96,9 @@ def base_key(
             _source_fields(source, source_digests.get(source.name, "missing"))
             for source in tokenizer_sources(document)
         ]
+    if base.delta is not None:
+        # Also where the hub id tells it: bases that were merged before there were rules are others.
+        fields["base"]["deltaRule"] = base.rule_of_delta
     if base_digest is not None:
         del fields["base"]["uri"]
         fields["content"] = base_digest

@@ -101,7 +101,7 @@ def test_defaults_are_the_papers_table_4() -> None:
         ("      learningRte: 3\n", "line 17: spec.stages.ppo.learningRte: unknown key .* 'learningRate'"),
         ("      epochs: many\n", "spec.stages.ppo.epochs: should be a valid number.* not 'many'"),
         ("      epochs: 0\n", "should be greater than 0, not 0"),
-        ("      precision: fp8\n", "should be 'fp32', 'fp16' or 'bf16', not 'fp8'"),
+        ("      precision: fp8\n", "should be 'auto', 'fp32', 'fp16' or 'bf16', not 'fp8'"),
         (
             "      maxNewTokens: 4090\n",
             "maxNewTokens 4090 leaves a prompt fewer than 8 tokens",
@@ -272,6 +272,18 @@ def test_frozen_defaults_outlive_an_upgrade_and_what_is_written_wins() -> None:
 
 def key(stage: Stage, doc: TrainingPipeline, **digests: str) -> str:
     return keys.stage_key(doc, stage, {**DIGESTS, **digests}, {"from": "k"})
+
+
+def test_the_rule_of_a_delta_counts_the_same_whether_known_or_written() -> None:
+    """And a base that was merged before there were rules is not found again: it may be merged wrongly."""
+
+    def key(rule: str | None) -> str:
+        base = {"delta": "IDEA-CCNL/Ziya-LLaMA-13B-v1", "root": "r", **({"deltaRule": rule} if rule else {})}
+        return keys.base_key(document(f"spec.base={json.dumps(base)}"), DIGESTS)
+
+    before = {"version": keys.KEY_VERSION, "base": {"delta": "IDEA-CCNL/Ziya-LLaMA-13B-v1", "root": "r"}}
+    assert key(None) == key("fengshen") != key("fastchat")
+    assert key(None) != keys.digest(before)
 
 
 def test_a_field_that_came_later_counts_only_when_it_is_set() -> None:

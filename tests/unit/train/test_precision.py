@@ -13,13 +13,14 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 SETTINGS = SftSettings.model_validate({"data": [{"source": "a"}]})
 
 
-@pytest.mark.parametrize(
-    ("capability", "wanted"), [((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")]
-)
+CARDS = {"V100": ((7, 0), "fp16"), "T4": ((7, 5), "fp16"), "A100": ((8, 0), "bf16"), "H100": ((9, 0), "bf16")}
+
+
+@pytest.mark.parametrize(("capability", "wanted"), CARDS.values(), ids=CARDS)
 def test_a_gpu_takes_bf16_from_ampere_on(
     capability: tuple[int, int], wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compute capabilities of V100, T4, A100 and H100 (CUDA C++ Programming Guide, "Compute Capabilities")."""
+    """Compute capabilities (CUDA C++ Programming Guide, "Compute Capabilities")."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert own_precision(CUDA) == wanted
 
