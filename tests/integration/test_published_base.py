@@ -1,4 +1,4 @@
-"""A base as Qwen2.5-Base is published goes through all four stages.
+"""A base as Qwen2.5-Base is published goes through all four stages, at lengths beyond its positions.
 
 Its EOS and padding are ``<|endoftext|>``, its turns end with ``<|im_end|>``: what comes out must end there
 although the base's own generation_config does not say so (QwenLM/Qwen3 #927, axolotl #2073).
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 DOCUMENT = """\
 metadata: {{name: qwen}}
 spec:
-  base: {{uri: {folder}/base}}
+  base: {{uri: {folder}/base, maxPositions: 128}}
   sources:
   - {{name: textbook, uri: {folder}/textbook.txt, kind: text}}
   - {{name: dialogues, uri: {folder}/dialogues.jsonl, kind: dialogue}}
@@ -96,7 +96,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
     textbook = "\n".join(f"{question}。{answer}" for question, answer in talks)
     (folder / "textbook.txt").write_text(textbook, encoding="utf-8")
-    write_qwen25_base(folder / "base", textbook.splitlines(), positions=128)
+    write_qwen25_base(folder / "base", textbook.splitlines(), positions=64)
     place = Place(folder / "place", DOCUMENT.format(folder=folder))
     try:
         place.submit()
@@ -144,3 +144,12 @@ def test_generation_ends_with_the_turn(place: Place, stage: str, kind: str) -> N
         assert found["end"] in answer, "generation went on to its limit"
         rest = answer[answer.index(found["end"]) + 1 :]
         assert len(set(rest)) <= 1, "only padding stands behind the end of the turn"
+
+
+def test_a_full_model_keeps_what_its_publisher_says_about_decoding(place: Place) -> None:
+    folder = pulled(place, "pretrain")
+    settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["max_position_embeddings"] == 128
+    assert settings["max_new_tokens"] == 2048
+    assert len(settings["eos_token_id"]) == 2
