@@ -294,10 +294,10 @@ DATA = [
         files={"ranked.jsonl": f'{{"prompt": "{SEARCHED}", "answers": ["多喝水。"]}}\n'},
     ),
     Case(
-        "a compressed corpus",
+        "a corpus whose upload was cut short",
         "UnreadableSource",
         2,
-        ["talks.jsonl", "gzip", "decompress"],
+        ["talks.jsonl", "gzip archive is cut short", "upload it again"],
         files={"talks.jsonl": b"\x1f\x8b\x08\x00\x00\x00\x00\x00"},
     ),
 ]

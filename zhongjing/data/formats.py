@@ -31,6 +31,7 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"BZh": "bzip2",
     b"\xfd7zXZ": "xz",
+    b"7z\xbc\xaf\x27\x1c": "7z",
 }
 _DELIMITERS = (",", "\t", ";")
 _ESCAPED = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte that does not decode
@@ -72,9 +73,9 @@ def sniff(
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
             raise DataError(
-                f"the object is compressed ({name})",
+                f"what is to be read is compressed ({name})",
                 code=data_codes.UNREADABLE_SOURCE,
-                remedy="decompress it first",
+                remedy="decompress it first; text compressed once by gzip, zstd or bzip2 is read as it is",
             )
     encoding = _known(encoding_hint) if encoding_hint != "auto" else detect_encoding(head, complete=complete)
     text = _decoder(encoding).decode(head, complete)

@@ -15,6 +15,7 @@ from zhongjing.codes import Code
 from zhongjing.codes import command as command_codes
 from zhongjing.codes import data as data_codes
 from zhongjing.config.sources import Kind, Source
+from zhongjing.data.compression import decompressed
 from zhongjing.data.formats import SNIFF_BYTES, Detected, has_undecodable, sniff
 from zhongjing.data.layouts import Parsed, RejectedError, parse
 from zhongjing.data.records import Dialogue, Position, Prompt, Ranking, Record, TextRecord, Turn
@@ -118,8 +119,9 @@ def read_stream(
     forbidden: re.Pattern[str] | None = None,
     stats: ReadStats | None = None,
 ) -> Iterator[Record | Rejected]:
-    """Reads an open, seekable stream; see :func:`read_object`."""
+    """Reads an open, seekable stream, compressed or not; see :func:`read_object`."""
     stats = ReadStats() if stats is None else stats
+    compressed, stream = stream, decompressed(stream)
     head = stream.read(SNIFF_BYTES)
     stream.seek(0)
     detected = sniff(
@@ -129,6 +131,12 @@ def read_stream(
         encoding_hint=source.encoding,
     )
     stats.detected[uri] = detected
+    if detected.format == "parquet" and stream is not compressed:
+        raise DataError(
+            "the object is a compressed parquet file, which cannot be read from its end",
+            code=data_codes.UNREADABLE_SOURCE,
+            remedy="decompress it first; parquet compresses its own pages",
+        )
     reading = _Reading(uri, source, forbidden, stats)
     if detected.format == "text" and source.kind is Kind.TEXT:
         text = open_text(stream, detected)

@@ -212,7 +212,7 @@ def test_a_local_run_has_no_other_store(tmp_path: Path) -> None:
     assert check_sources(document, [Stage.SFT]) == []
 
 
-def test_a_compressed_file_is_told_as_such(tmp_path: Path) -> None:
+def test_a_damaged_archive_is_told_as_such(tmp_path: Path) -> None:
     (tmp_path / "talks.jsonl").write_bytes(b"\x1f\x8b\x08\x00 and more")
     error = refusal(pipeline({"talks": str(tmp_path / "talks.jsonl")}))
     assert error.code.name == "UnreadableSource"
