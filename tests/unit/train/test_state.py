@@ -21,7 +21,7 @@ from zhongjing.train.state import TRAINER_FILE, read_trainer
         (b"[]", codes.DAMAGED_CHECKPOINT),
         (b"{}", codes.DAMAGED_OBJECT),
         (b'{"version": 0}', codes.DAMAGED_OBJECT),
-        (b'{"version": 2, "novelty": 1}', codes.NEWER_VERSION),
+        (b'{"version": 3, "novelty": 1}', codes.NEWER_VERSION),
     ],
 )
 def test_what_cannot_be_read(tmp_path: Path, content: bytes, code: Code) -> None:
