@@ -62,15 +62,22 @@ def micro_batch_tokens(settings: AnySettings) -> int:
     return settings.micro_batch_tokens or settings.micro_batch_size * settings.max_length
 
 
+def width_of(settings: AnySettings) -> int:
+    """Bytes of a weight; ``auto`` is a format of 16 bits on every GPU, and fp32 on CPUs."""
+    if settings.precision == "auto":
+        return 2 if settings.resources.gpus else 4
+    return _WIDTHS[settings.precision]
+
+
 def plan_memory(shape: Shape, settings: AnySettings) -> Memory:
     """Peak memory of one worker of a stage."""
-    width = _WIDTHS[settings.precision]
+    width = width_of(settings)
     trained, workers = trained_parameters(shape, settings), settings.workers
     full = trained == shape.parameters
     share = math.ceil(trained / workers)
     weights = _weight_bytes(shape, settings, width)
     # bf16 accumulates in fp32 (zhongjing.train.engine).
-    accumulated = share * (4 if settings.precision == "bf16" else width)
+    accumulated = share * (4 if settings.precision in ("bf16", "auto") else width)
     offload = settings.optimizer.offload == "cpu" and settings.resources.gpus > 0
     device: dict[str, int] = {
         "weights": weights,
@@ -152,6 +159,8 @@ def _loss_bytes(shape: Shape, settings: AnySettings, width: int, *, full: bool) 
 
 
 def _kv_bytes(shape: Shape, settings: PpoSettings, width: int) -> int:
+    """All rows of a rollout at once; within ``rollout.cacheGiB`` where it is set, but one row at least."""
     rows = math.ceil(settings.global_batch_size / settings.workers)
-    tokens = rows * (settings.longest_prompt + settings.max_new_tokens)
-    return 2 * width * shape.layers * shape.kv * tokens
+    row = 2 * width * shape.layers * shape.kv * (settings.longest_prompt + settings.max_new_tokens)
+    budget = settings.rollout.cache_gib
+    return rows * row if budget is None else max(row, min(rows * row, round(budget * 2**30)))

@@ -11,7 +11,7 @@ from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.quantity import to_bytes
 from zhongjing.config.stages import AnySettings, PpoSettings, PretrainSettings, Stage
 from zhongjing.planning.hardware import DEFAULT_UTILISATION, GIB, Gpus
-from zhongjing.planning.memory import Memory, plan_memory, trained_parameters
+from zhongjing.planning.memory import Memory, plan_memory, trained_parameters, width_of
 from zhongjing.planning.shape import Shape
 
 _BYTES_A_TOKEN = 4  # of the token cache
@@ -84,7 +84,7 @@ def plan_stage(stage: Stage, settings: AnySettings, shape: Shape, terms: Terms) 
     tokens = _tokens(stage, settings, terms)
     hours = _hours(settings, shape, terms, tokens)
     trained = trained_parameters(shape, settings)
-    width = 4 if settings.precision == "fp32" else 2
+    width = width_of(settings)
     checkpoint = 12 * trained + width * trained
     result = width * (shape.parameters if trained == shape.parameters else trained)
     cache = _BYTES_A_TOKEN * (tokens or 0)

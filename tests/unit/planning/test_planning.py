@@ -97,6 +97,22 @@ def test_rollouts_of_13b_keep_0_82_mb_a_token() -> None:
     assert memory.device["KV cache"] / (8 * 4096) == pytest.approx(0.8192e6)
 
 
+def test_a_budget_bounds_the_cache_of_rollouts() -> None:
+    everything, bounded = (
+        plan_memory(ziya(), settings_of(Stage.PPO, **changes)).device["KV cache"]
+        for changes in ({}, {"rollout": {"cacheGiB": 8}})
+    )
+    assert everything > 20 * GIB
+    assert bounded == 8 * GIB
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_auto_precision_has_the_width_of_the_device(gpus: int) -> None:
+    changes = {"resources": {"cpus": 1, "gpus": gpus}}
+    wanted = plan_memory(ziya(), settings_of(Stage.SFT, precision="bf16" if gpus else "fp32", **changes))
+    assert plan_memory(ziya(), settings_of(Stage.SFT, precision="auto", **changes)) == wanted
+
+
 @pytest.mark.parametrize(
     ("stage", "changes", "gpus"),
     [
