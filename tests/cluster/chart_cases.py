@@ -225,7 +225,7 @@ CASES = [
             "ray": {
                 "head": ray_pod("head")
                 | {
-                    "scratch": {"size": "50Gi", "reserve": False},
+                    "scratch": {"size": "50Gi", "reserve": True},
                     "shm": {"sizeLimit": "2Gi"},
                     "service": {
                         "type": "LoadBalancer",
@@ -269,7 +269,7 @@ CASES = [
                     "shm": {"sizeLimit": "16Gi"},
                     "rayGroupSpec": {"numOfHosts": 2},
                 },
-                "scratch": {"size": "1T", "reserve": False},
+                "scratch": {"size": "1T", "reserve": True},
                 "groups": {"gpu": None, "amd": {}},
             }
         },
