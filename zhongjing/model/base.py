@@ -30,6 +30,7 @@ from zhongjing.model.weights import WeightWriter
 # Deviation of a tiny base's fresh weights. transformers' 0.02 suits widths of thousands: at width 128 facts
 # were learnt half as fast (docs/adr/0005-tiny-base.md).
 _INITIALIZER_RANGE = 0.05
+_COUNT_FROM_TRAINED = ("yarn", "llama3", "longrope")
 
 
 def make_tiny_base(folder: Path, tiny: TinyBase, texts: Iterable[str], seed: int, chat_template: str) -> None:
@@ -116,6 +117,12 @@ def set_positions(folder: Path, max_positions: int | None, rope_scaling: RopeSca
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     if max_positions is not None:
+        # Scalings that count from the trained length read it here where they do not name it themselves.
+        for form in ("rope_parameters", "rope_scaling"):
+            known = config.get(form)
+            kind = known.get("rope_type", known.get("type")) if isinstance(known, dict) else None
+            if kind in _COUNT_FROM_TRAINED and "max_position_embeddings" in config:
+                known.setdefault("original_max_position_embeddings", config["max_position_embeddings"])
         config["max_position_embeddings"] = max_positions
     if rope_scaling is not None:
         scaling = rope_scaling.model_dump(mode="json", by_alias=False, exclude_none=True)

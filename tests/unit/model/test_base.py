@@ -141,6 +141,21 @@ def test_positions_are_written_as_transformers_reads_them(
     torch.testing.assert_close(stretched, angles)
 
 
+def test_more_positions_leave_a_yarn_base_as_it_is(
+    base_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Without ``original_max_position_embeddings`` transformers takes the positions, which were raised."""
+    folder = _copy(base_folder("llama"), tmp_path / "yarn")
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] |= {"rope_type": "yarn", "factor": 4.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    before = load_base(folder, dtype=torch.float32).config
+    set_positions(folder, 4 * config["max_position_embeddings"], None)
+    after = load_base(folder, dtype=torch.float32).config
+    assert after.max_position_embeddings == 4 * before.max_position_embeddings
+    assert after.rope_parameters == before.rope_parameters
+
+
 def test_pickled_code_in_weights_is_refused(base_folder: Callable[[str], Path], tmp_path: Path) -> None:
     class Harm:
         def __reduce__(self) -> tuple[object, ...]:
