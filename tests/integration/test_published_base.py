@@ -19,7 +19,7 @@ import pytest
 from tests.faults.place import Place, wait_for
 from tests.published_tokenizers import write_qwen25_base
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(700)]
 
 DOCUMENT = """\
 metadata: {{name: qwen}}
@@ -100,7 +100,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     place = Place(folder / "place", DOCUMENT.format(folder=folder))
     try:
         place.submit()
-        ended = wait_for(lambda: place.process.poll() is not None, 300, interval=0.5)
+        ended = wait_for(lambda: place.process.poll() is not None, 540, interval=0.5)
         said = place.output.read_text(encoding="utf-8", errors="replace")
         assert ended, said
         assert place.process.returncode == 0, said
