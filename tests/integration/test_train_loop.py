@@ -183,6 +183,18 @@ def test_one_and_two_ranks_agree(tmp_path: Path, base: str) -> None:
     assert first["metrics"]["loss"] == pytest.approx(alone["metrics"]["loss"], rel=1e-4)
 
 
+def test_offload_changes_nothing_where_a_rank_has_fillers(tmp_path: Path, base: str) -> None:
+    """Three samples a step on two ranks: one has a micro-batch of no weight behind its own."""
+    settings = {**SFT, "epochs": 0.5, "global_batch_size": 3, "micro_batch_size": 1, "micro_batch_tokens": 16}
+    found = []
+    for offload in ("none", "cpu"):
+        chosen = {**settings, "optimizer": {"offload": offload}}
+        first, _ = run_ranks("train", tmp_path / offload, 2, stage="sft", base=base, settings=chosen)
+        found.append(first)
+    for name, values in found[0]["weights"].items():
+        assert found[1]["weights"][name] == pytest.approx(values, rel=1e-5, abs=1e-6), name
+
+
 def test_a_stop_is_agreed_by_two_ranks_and_goes_on_with_one(tmp_path: Path, base: str) -> None:
     settings = {**SFT, "epochs": 2}
     whole = train(tmp_path / "whole", stage="sft", base=base, settings=settings)

@@ -206,7 +206,13 @@ def target_losses(
     """
     hidden = hidden_states(model, batch.row)
     if batch.target_tokens == 0:
-        return hidden.float().sum() * 0.0, 0
+        # Connected to the output layer too: with its optimizer offloaded DeepSpeed loses what a parameter has
+        # summed when a later micro-batch of the step gives it no gradient.
+        nothing = hidden.float().sum() * 0.0
+        for parameter in output_layer(model).parameters():
+            if parameter.requires_grad:
+                nothing = nothing + parameter.flatten()[0].float() * 0.0
+        return nothing, 0
     places = _places(batch.targets, batch.target_tokens)
     labels = batch.row.input_ids.flatten().index_select(0, places)
     total = linear_cross_entropy(_before(hidden, places), output_layer(model), labels, chunk_tokens)
