@@ -150,3 +150,39 @@ def test_a_deterministic_run_repeats_bit_for_bit(tmp_path: Path, base: Path) -> 
     finally:
         torch.use_deterministic_algorithms(False)
     assert one.metrics == two.metrics
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_offload_changes_no_update(base: Path, precision: str) -> None:
+    runs = []
+    for offload in ("none", "cpu"):
+        program, settings = sft(base, precision, optimizer={"offload": offload}, micro_batch_tokens=32)
+        engine = Engine(program.module, program.parameter_groups(), settings, torch.device("cuda", 0))
+        # Several micro-batches a step: their sum goes through the host.
+        runs.append([engine.train_step(program.plan(step), 1e-3, step=step) for step in range(4)])
+    for without, offloaded in zip(*runs, strict=True):
+        assert offloaded.applied == without.applied
+        assert offloaded.gradient_norm == pytest.approx(without.gradient_norm, rel=0.01)
+        assert offloaded.loss == pytest.approx(without.loss, rel=0.01)
+
+
+def test_a_growing_loss_scale_halves_no_update(base: Path) -> None:
+    """The clipped gradient that reaches AdamW has the same norm at the step at which the scale grows."""
+    program, settings = sft(base, "fp16", max_gradient_norm=1e-3)
+    engine = Engine(program.module, program.parameter_groups(), settings, torch.device("cuda", 0))
+    engine.zero.loss_scaler.scale_window = 2
+    engine.zero.loss_scaler.cur_scale = 2.0**8
+    squares: list[float] = []
+    original = engine.zero._optimizer_step
+
+    def spy(group: int) -> None:
+        squares.append(float(engine.zero.single_partition_of_fp32_groups[group].grad.square().sum()))
+        original(group)
+
+    engine.zero._optimizer_step = spy
+    scales = []
+    for step in range(6):
+        squares.clear()
+        scales.append(engine.train_step(program.plan(step), 1e-4, step=step).loss_scale)
+        assert math.sqrt(sum(squares)) == pytest.approx(1e-3, rel=0.01), f"step {step}"
+    assert scales[-1] > scales[0], "the scale never grew: nothing was shown"

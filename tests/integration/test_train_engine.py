@@ -188,17 +188,52 @@ def test_offloaded_state_goes_on_bit_for_bit_and_moves(tmp_path: Path) -> None:
 
 
 def test_offload_skips_and_weakens_as_without() -> None:
-    engine = toy_engine(optimizer={"offload": "cpu"}, guard={"warmup_steps": 2})
-    for step in range(2):
-        engine.train_step(toy_plan(step, 2, 0, 1), 1e-2, step=step)
-    before = weights_of(engine.module)
-    inputs, targets, weight = toy_batches(2, 1)[0]
-    result = engine.train_step(StepPlan([(inputs * math.inf, targets, weight)], 1.0), 1e-2, step=2)
-    assert not result.applied
-    assert weights_of(engine.module) == before
-    following = engine.train_step(toy_plan(3, 2, 0, 1), 1e-2, step=3)
-    assert math.isfinite(following.gradient_norm)
-    assert weights_of(engine.module) != before
+    results, weights = [], []
+    for offload in ("none", "cpu"):
+        engine = toy_engine(optimizer={"offload": offload}, guard={"warmup_steps": 2})
+        for step in range(2):
+            engine.train_step(toy_plan(step, 2, 0, 1), 1e-2, step=step)
+        before = weights_of(engine.module)
+        bad = StepPlan(scaled(toy_batches(2, 1), math.inf), 1.0)
+        assert not engine.train_step(bad, 1e-2, step=2).applied
+        assert weights_of(engine.module) == before
+        results.append(engine.train_step(StepPlan(scaled(toy_batches(3, 2), 1000.0), 5.0), 1e-2, step=3))
+        weights.append(weights_of(engine.module))
+    without, offloaded = results
+    assert without.guard is not None
+    assert without.guard.spike
+    assert without.learning_rate == pytest.approx(0.25e-2)  # halved by both spikes
+    assert offloaded.guard is not None
+    assert offloaded.guard.spike
+    assert offloaded.guard.loss_factor == without.guard.loss_factor
+    assert offloaded.learning_rate == without.learning_rate
+    assert offloaded.gradient_norm == pytest.approx(without.gradient_norm, rel=1e-6)
+    for name, values in weights[0].items():
+        assert weights[1][name] == pytest.approx(values, rel=1e-6, abs=1e-7), name
+
+
+def test_the_norm_waits_for_gradients_on_their_way_to_the_host() -> None:
+    """On a GPU copies end after the call that began them; here they end when their event is waited for."""
+    wanted = toy_engine().train_step(toy_plan(0, 2, 0, 1), 1e-2)
+    engine = toy_engine(optimizer={"offload": "cpu"})
+    zero = engine.zero
+    arriving = [torch.zeros_like(partition) for partition in zero.single_partition_of_fp32_groups]
+
+    class Event:
+        def synchronize(self) -> None:
+            for partition, values in zip(zero.single_partition_of_fp32_groups, arriving, strict=True):
+                partition.grad.add_(values)
+                values.zero_()
+
+    def record_copy() -> None:
+        for partition, values in zip(zero.single_partition_of_fp32_groups, arriving, strict=True):
+            values.add_(partition.grad)
+            partition.grad.zero_()
+        zero._pending_offload_events[None] = Event()  # None: the CPU's stream
+
+    zero._record_offload_copy = record_copy
+    result = engine.train_step(toy_plan(0, 2, 0, 1), 1e-2)
+    assert result.gradient_norm == pytest.approx(wanted.gradient_norm, rel=1e-6)
 
 
 def test_a_growing_loss_scale_changes_no_update() -> None:

@@ -118,7 +118,8 @@ class Engine:
 
     Args:
         module: ``forward(micro_batch)`` returns a :class:`MicroLoss`. It is moved to ``device`` and, for fp16
-            and bf16, cast.
+            and bf16, cast. With ``optimizer.offload: cpu`` a parameter must have a gradient in every
+            micro-batch or in none: DeepSpeed 0.19.8 drops, or adds again, what one without it has summed.
         groups: AdamW groups; ``lr_scale`` multiplies the schedule.
         settings: of the stage: optimizer, precision, clipping, guard.
         device: where to train.
@@ -339,6 +340,10 @@ class Engine:
     def _square_norm(self) -> torch.Tensor:
         """Square of the norm of this rank's part of the averaged, scaled gradient; float64 scalar."""
         squares = []
+        if self.zero.cpu_offload:
+            # Gradients are copied to the host asynchronously, and DeepSpeed waits for them only in `step`
+            # (0.19.8, runtime/zero/stage_1_and_2.py).
+            self.zero._wait_for_offload_copies()
         for index, partition in enumerate(self.zero.single_partition_of_fp32_groups):
             if self.zero.cpu_offload:
                 # There the accumulated gradient is on the host already, in fp32.
