@@ -101,7 +101,7 @@ def test_null_is_the_same_as_leaving_a_field_out(api: KubeApi) -> None:
         (["spec.stages.sft.epochs=0"], "spec.stages.sft.epochs in body should be greater than 0"),
         (
             ["spec.stages.sft.precision=fp8"],
-            'Unsupported value: "fp8": supported values: "fp32", "fp16", "bf16"',
+            'Unsupported value: "fp8": supported values: "auto", "fp32", "fp16", "bf16"',
         ),
         (["spec.stages.sft.data=[]"], "spec.stages.sft.data: Invalid value: 0"),
         (["spec.stages.sft={}"], "spec.stages.sft.data: Required value"),
