@@ -174,7 +174,8 @@ def documents() -> dict[str, Document]:
     """A document for each way of naming the base."""
     bases: dict[str, dict[str, Any]] = {
         "tiny": {"tiny": {}},
-        "uri": {"uri": "owner/name"},
+        # What ropeScaling requires stands in it also where only its other fields are probed.
+        "uri": {"uri": "owner/name", "ropeScaling": {"ropeType": "linear", "factor": 2}},
         "delta": {"delta": "owner/delta", "root": "owner/root", "deltaRule": "fengshen"},
     }
     found = {way: base_document() for way in bases}
