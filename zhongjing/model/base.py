@@ -132,7 +132,7 @@ def set_positions(folder: Path, max_positions: int | None, rope_scaling: RopeSca
             config["rope_parameters"] = {**theta, **scaling}
         else:
             config["rope_scaling"] = scaling
-    # Not in place: the file may be a link to somebody else's.
+    # Not in place: the file may be a link to one that others read.
     path.unlink()
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     load_config(folder)
@@ -162,9 +162,26 @@ def load_base(
     check_vocabulary(folder, config)
     config.attention_dropout = attention_dropout
     config.use_cache = False
+    return load_weights(AutoModelForCausalLM, folder, config, dtype, quantization=quantization, device=device)
+
+
+def load_weights(
+    kind: Any,
+    folder: Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    *,
+    quantization: Quantization,
+    device: torch.device | None,
+) -> PreTrainedModel:
+    """A model of transformers' class ``kind`` with attention for packed rows; see :func:`load_base`.
+
+    Raises:
+        DataError: the weights cannot be loaded, or the family's attention cannot be told its segments.
+    """
     try:
         with quiet_transformers():
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            model: PreTrainedModel = kind.from_pretrained(
                 str(folder),
                 config=config,
                 dtype=dtype,

@@ -109,7 +109,7 @@ def merge_delta(
             shutil.copyfile(path, out_folder / path.name)
     _patch_config(out_folder, dtype)
     write_generation_config(out_folder)
-    merge = _measure(out_folder, rule)
+    merge = _measure(out_folder, rule, dtype)
     (out_folder / MERGE_FILE).write_text(json.dumps(asdict(merge), indent=2) + "\n", encoding="utf-8")
     return merge
 
@@ -171,14 +171,12 @@ def _check_rule(name: str, delta: torch.Tensor, root: torch.Tensor, rule: DeltaR
         )
 
 
-def _measure(folder: Path, rule: DeltaRule) -> Merge:
+def _measure(folder: Path, rule: DeltaRule, dtype: torch.dtype) -> Merge:
     """Perplexity of the merged model.
 
     Raises:
         DataError: the model guesses.
     """
-    with WeightReader(folder) as merged:
-        dtype = merged.get(next(iter(merged))).dtype
     model = load_base(folder, dtype=dtype)
     nats = _mean_nats(model, load_tokenizer(folder))
     uniform = math.log(int(model.config.vocab_size))

@@ -4,7 +4,7 @@ NF4 with double quantization, by bitsandbytes through transformers: every linear
 and a classifier's head is kept in 4 bits and multiplied in the stage's precision. The quantization is a pure
 function of the base's weights, so an attempt that is resumed computes with the same numbers.
 
-The adapter that comes out stands on the base as it was published: whoever merges it adds it to the full
+The adapter that comes out stands on the base as it was published: a merge adds it to the full
 weights, never to the rounded ones (section 3 of the paper trains by gradients *through* the rounded base).
 """
 

@@ -18,9 +18,7 @@ from zhongjing.codes import model as codes
 from zhongjing.config.stages import Lora, Quantization
 from zhongjing.errors import DataError
 from zhongjing.model.adapters import base_of, lora_config, write_adapter
-from zhongjing.model.attention import PACKED, check_attention
-from zhongjing.model.base import check_vocabulary, load_config, quiet_transformers
-from zhongjing.model.quantization import keep_storage, loading_arguments
+from zhongjing.model.base import check_vocabulary, load_config, load_weights
 from zhongjing.model.tokenizer import load_tokenizer, padding_id
 
 
@@ -47,28 +45,21 @@ def load_classifier(
     config.num_labels = 1
     config.use_cache = False
     config.pad_token_id = padding_id(load_tokenizer(base_folder))
-    try:
-        with quiet_transformers():
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-                str(base_folder),
-                config=config,
-                dtype=dtype,
-                attn_implementation=PACKED,
-                **loading_arguments(quantization, dtype, device),
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"the model cannot be loaded: {error}", code=codes.UNUSABLE_MODEL, where=str(base_folder)
-        ) from error
+    model = load_weights(
+        AutoModelForSequenceClassification,
+        base_folder,
+        config,
+        dtype,
+        quantization=quantization,
+        device=device,
+    )
     if not isinstance(getattr(model, "score", None), torch.nn.Linear):
         raise DataError(
             f"a {config.model_type} model has no linear `score` head",
             code=codes.UNSUPPORTED_MODEL,
             where=str(base_folder),
         )
-    check_attention(model, str(base_folder))
     model.score.float()
-    keep_storage(model)
     return model
 
 
