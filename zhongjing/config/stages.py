@@ -225,6 +225,11 @@ class StageSettings(DocumentModel):
         1800, "An attempt that does nothing for so long counts as hung.", unit="s", ge=30, le=MOST
     )
 
+    @property
+    def token_budget(self) -> int:
+        """Most tokens of a micro-batch: ``microBatchTokens``, else ``microBatchSize`` of the longest sequences."""
+        return self.micro_batch_tokens or self.micro_batch_size * self.max_length
+
     @model_validator(mode="after")
     def _weights_all_or_none(self) -> StageSettings:
         given = [ref.weight is not None for ref in self.data]

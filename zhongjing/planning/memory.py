@@ -57,11 +57,6 @@ def trained_parameters(shape: Shape, settings: AnySettings) -> int:
     return roles * (shape.adapter_parameters(settings.lora.rank) + shape.hidden)
 
 
-def micro_batch_tokens(settings: AnySettings) -> int:
-    """Tokens of the largest micro-batch."""
-    return settings.micro_batch_tokens or settings.micro_batch_size * settings.max_length
-
-
 def width_of(settings: AnySettings) -> int:
     """Bytes of a weight; ``auto`` is a format of 16 bits on every GPU, and fp32 on CPUs."""
     if settings.precision == "auto":
@@ -139,7 +134,7 @@ def _of_block(shape: Shape, settings: AnySettings, width: int, *, full: bool) ->
 
 
 def _activations(shape: Shape, settings: AnySettings, width: int, *, full: bool) -> int:
-    tokens = micro_batch_tokens(settings)
+    tokens = settings.token_budget
     block = _of_block(shape, settings, width, full=full)
     # Gradients inside the block whose backward pass runs.
     running = width * (2 * shape.hidden + 2 * shape.intermediate)
@@ -151,7 +146,7 @@ def _activations(shape: Shape, settings: AnySettings, width: int, *, full: bool)
 
 
 def _loss_bytes(shape: Shape, settings: AnySettings, width: int, *, full: bool) -> int:
-    tokens = micro_batch_tokens(settings)
+    tokens = settings.token_budget
     chunk = LOSS_COPIES * 4 * min(LOSS_CHUNK_TOKENS, tokens) * shape.vocabulary
     # The output layer's gradient is summed over the chunks in fp32.
     weight = (4 + (width if width == 2 else 0)) * shape.vocabulary * shape.hidden if full else 0

@@ -23,11 +23,6 @@ from zhongjing.train.program import StepPlan
 _EVALUATION_BLOCK = 64
 
 
-def token_budget(settings: AnySettings) -> int:
-    """Most tokens of a micro-batch: ``microBatchTokens``, else room for ``microBatchSize`` of the longest."""
-    return settings.micro_batch_tokens or settings.micro_batch_size * settings.max_length
-
-
 class Feeder:
     """Plans optimizer steps over a training split.
 
@@ -74,7 +69,7 @@ class Feeder:
         self._rank, self._world_size = rank, world_size
         self._pin = device.type == "cuda"
         self._denominator = denominator
-        self.budget = token_budget(settings)
+        self.budget = settings.token_budget
         self.over_budget = int((train.tokens > self.budget).sum())
         self._samples = max(1, round(settings.epochs * self.order.epoch_size))
         steps = math.ceil(self._samples / settings.global_batch_size)
@@ -148,7 +143,7 @@ class HeldOut:
         block = _EVALUATION_BLOCK * self._world_size
         for start in range(0, len(self.indices), block):
             chosen = self.indices[start : start + block]
-            dealt = deal(self.samples.tokens[chosen].tolist(), self._world_size, token_budget(self._settings))
+            dealt = deal(self.samples.tokens[chosen].tolist(), self._world_size, self._settings.token_budget)
             for positions in dealt[self._rank]:
                 if positions:
                     beat(start / len(self.indices))

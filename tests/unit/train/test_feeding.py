@@ -13,7 +13,7 @@ from zhongjing.codes.data import DAMAGED_CACHE
 from zhongjing.config.stages import SftSettings
 from zhongjing.errors import DataError
 from zhongjing.train.distributed import seed_of
-from zhongjing.train.feeding import Feeder, HeldOut, token_budget
+from zhongjing.train.feeding import Feeder, HeldOut
 
 CPU = torch.device("cpu")
 
@@ -120,8 +120,8 @@ def test_without_held_out_samples_there_is_nothing() -> None:
 
 
 def test_the_budget_is_room_for_the_longest() -> None:
-    assert token_budget(settings()) == 48
-    assert token_budget(settings(micro_batch_tokens=40)) == 40
+    assert settings().token_budget == 48
+    assert settings(micro_batch_tokens=40).token_budget == 40
 
 
 def test_a_sample_above_the_budget_has_a_micro_batch_of_its_own_and_is_counted() -> None:
