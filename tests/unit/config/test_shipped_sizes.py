@@ -42,7 +42,10 @@ def default_groups() -> list[WorkerGroup]:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_stage_of_a_shipped_document_finds_room_in_the_default_chart(path: Path) -> None:
+def test_every_stage_of_a_shipped_document_finds_room_in_the_default_chart(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZHONGJING_DATA", "/data")  # examples/published-data.yaml names it; nothing is read
     stages = resolve(load_document(path)).spec.stages
     assert stages.present()
     for stage in stages.present():
