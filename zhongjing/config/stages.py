@@ -227,7 +227,7 @@ class StageSettings(DocumentModel):
 
     @property
     def token_budget(self) -> int:
-        """Most tokens of a micro-batch: ``microBatchTokens``, else ``microBatchSize`` of the longest sequences."""
+        """Most tokens of a micro-batch: ``microBatchTokens``, else room for microBatchSize of the longest."""
         return self.micro_batch_tokens or self.micro_batch_size * self.max_length
 
     @model_validator(mode="after")
