@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from tests.published_tokenizers import write_tokenizer
 from zhongjing.data.example.generate import generate
 from zhongjing.model.delta import SENTENCES
 
@@ -20,6 +21,20 @@ from zhongjing.model.delta import SENTENCES
 TOKENS, ROWS, ROOT_ROWS = 898, 912, 800
 ADDED = ("<human>", "<bot>")
 POSITIONS = 96
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a model is."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+
+
+SMALLEST = Size(64, 128, 2)
+MILLIONS = Size(192, 512, 4)
+"""2.1 million parameters: for whole runs."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,7 @@ def write_llama_tokenizer(folder: Path, model: bytes, added: Sequence[str] = ())
         (folder / "added_tokens.json").write_text(json.dumps(ids))
 
 
-def publish_ziya(folder: Path, rule: str = "fengshen") -> Published:
+def publish_ziya(folder: Path, rule: str = "fengshen", size: Size = SMALLEST) -> Published:
     """A delta in shards of ``.bin`` and its root, as IDEA-CCNL and Meta's converted LLaMA are published.
 
     Rules as in Fengshenbang-LM's and FastChat's ``make_delta.py`` (see :mod:`zhongjing.model.delta`). The
@@ -103,8 +118,8 @@ def publish_ziya(folder: Path, rule: str = "fengshen") -> Published:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     root_rows = ROOT_ROWS if rule == "fengshen" else ROWS
     torch.manual_seed(0)
-    origin = LlamaForCausalLM(_config(root_rows))
-    target = LlamaForCausalLM(_config(ROWS))
+    origin = LlamaForCausalLM(_config(root_rows, size))
+    target = LlamaForCausalLM(_config(ROWS, size))
     # Continued from the root, as Ziya was: what the two share is what makes a wrong merge hard to see.
     state = target.state_dict()
     _learn(origin, [[token for token in ids if token < root_rows] for ids in processor.encode(texts[:200])])
@@ -118,19 +133,50 @@ def publish_ziya(folder: Path, rule: str = "fengshen") -> Published:
         name: tensor if any(part in name for part in whole) else tensor - before[name]
         for name, tensor in after.items()
     }
-    inverse = 1.0 / (10000.0 ** (torch.arange(0, 16, 2).float() / 16))
+    width = size.hidden // 4  # of a head
+    inverse = 1.0 / (10000.0 ** (torch.arange(0, width, 2).float() / width))
     difference["model.layers.0.self_attn.rotary_emb.inv_freq"] = inverse
-    _write_bin(root, before, _config(root_rows), shards=1)
-    _write_bin(delta, difference, _config(ROWS), shards=3)
+    write_bin(root, before, _config(root_rows, size), shards=1)
+    write_bin(delta, difference, _config(ROWS, size), shards=3)
     return Published(delta, root, after)
 
 
-def _config(rows: int) -> LlamaConfig:
+def write_qwen25_base(folder: Path, texts: Iterable[str], *, positions: int, size: Size = MILLIONS) -> None:
+    """A base as Qwen2.5-0.5B and -1.5B are published: biases, tied embeddings, more rows than tokens, bf16.
+
+    Source: config.json and generation_config.json of Qwen/Qwen2.5-1.5B. Its weights here are random.
+    """
+    write_tokenizer(folder, "qwen2.5-base", texts)
+    ids = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["added_tokens_decoder"]
+    end = next(int(number) for number, token in ids.items() if token["content"] == "<|endoftext|>")
+    config = Qwen2Config(
+        vocab_size=512,
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=positions,
+        max_window_layers=size.layers,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        tie_word_embeddings=True,
+        bos_token_id=end,
+        eos_token_id=end,
+        initializer_range=0.05,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Qwen2ForCausalLM(config).bfloat16().save_pretrained(str(folder))
+    generation = {"bos_token_id": end, "do_sample": False, "eos_token_id": end, "max_new_tokens": 2048}
+    (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
+
+
+def _config(rows: int, size: Size) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=rows,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
         num_attention_heads=4,
         max_position_embeddings=POSITIONS,
         bos_token_id=1,
@@ -153,7 +199,7 @@ def _learn(model: LlamaForCausalLM, sequences: Sequence[Sequence[int]]) -> None:
         optimizer.zero_grad()
 
 
-def _write_bin(folder: Path, tensors: dict[str, torch.Tensor], config: LlamaConfig, *, shards: int) -> None:
+def write_bin(folder: Path, tensors: dict[str, torch.Tensor], config: LlamaConfig, *, shards: int) -> None:
     """Weights and config.json as transformers 4 wrote them in 2023."""
     names = sorted(tensors)
     files = {f"pytorch_model-{n + 1:05d}-of-{shards:05d}.bin": names[n::shards] for n in range(shards)}

@@ -30,9 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tests.unit.data.support import CORPUS, QWEN3_LIKE_TEMPLATE
 
@@ -297,33 +295,3 @@ def _sentencepiece(texts: Iterable[str], marks: tuple[str, ...]) -> bytes:
         minloglevel=2,
     )
     return written.getvalue()
-
-
-def write_qwen25_base(folder: Path, texts: Iterable[str], *, positions: int) -> None:
-    """A base as Qwen2.5-0.5B and -1.5B are published: biases, tied embeddings, more rows than tokens, bf16.
-
-    Source: config.json and generation_config.json of Qwen/Qwen2.5-1.5B. Its weights here are random.
-    """
-    write_tokenizer(folder, "qwen2.5-base", texts)
-    ids = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["added_tokens_decoder"]
-    end = next(int(number) for number, token in ids.items() if token["content"] == "<|endoftext|>")
-    config = Qwen2Config(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=176,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=positions,
-        max_window_layers=2,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        tie_word_embeddings=True,
-        bos_token_id=end,
-        eos_token_id=end,
-        initializer_range=0.05,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        Qwen2ForCausalLM(config).bfloat16().save_pretrained(str(folder))
-    generation = {"bos_token_id": end, "do_sample": False, "eos_token_id": end, "max_new_tokens": 2048}
-    (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")

@@ -13,16 +13,20 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zhongjing.codes import model as codes
 from zhongjing.config.sources import DeltaRule
+from zhongjing.data.samples import PackedRow
 from zhongjing.errors import DataError
+from zhongjing.model.attention import packed_arguments
 from zhongjing.model.base import load_base, write_generation_config
 from zhongjing.model.tokenizer import TOKENIZER_FILES, load_tokenizer, padding_id
 from zhongjing.model.weights import WeightReader, WeightWriter
@@ -37,6 +41,7 @@ _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 _VOCABULARY_TENSORS = ("embed_tokens.weight", "lm_head.weight")
 # A language model is far below uniform guessing (1 in nats over ln V) on plain sentences, a tiny one too.
 _MOST_OF_UNIFORM = 0.8
+_BLOCK_NUMBERS = 1 << 22
 # Plain Chinese that any Chinese or multilingual model reads with ease.
 SENTENCES = (
     "今天天气很好，我和家人一起去公园散步，看到了很多盛开的花。",
@@ -67,7 +72,8 @@ def merge_delta(
     """Adds a published difference to its root, tensor by tensor, and measures what comes out.
 
     The sum is taken in fp32 and stored in the delta's number format. Config and tokenizer are the delta's.
-    Merging needs one output shard and the largest tensor in memory; measuring maps the merged weights.
+    Files are mapped, those of ``.bin`` too: what is held in memory of its own is the largest tensor, while
+    merging and while measuring.
 
     Args:
         delta_folder: the published difference, in Hugging Face format.
@@ -115,7 +121,6 @@ def merge_delta(
 
 
 def _sum(name: str, delta: torch.Tensor, root: torch.Tensor, root_folder: Path) -> torch.Tensor:
-    total = delta.to(torch.float32, copy=True)
     longer = (
         name.endswith(_VOCABULARY_TENSORS)
         and delta.shape[1:] == root.shape[1:]
@@ -127,8 +132,20 @@ def _sum(name: str, delta: torch.Tensor, root: torch.Tensor, root_folder: Path) 
             code=codes.DELTA_MISMATCH,
             where=str(root_folder),
         )
-    total[: root.shape[0]] += root.to(torch.float32)
-    return total.to(delta.dtype)
+    total = torch.empty_like(delta)
+    for rows in _blocks(delta):
+        part = delta[rows].to(torch.float32, copy=True)
+        below = root[rows]
+        part[: len(below)] += below.to(torch.float32)
+        total[rows] = part
+    return total
+
+
+def _blocks(tensor: torch.Tensor) -> Iterator[slice]:
+    """Rows of a tensor, so many at a time that a copy in fp32 is small."""
+    step = max(1, _BLOCK_NUMBERS // max(1, tensor[:1].numel()))
+    for start in range(0, len(tensor), step):
+        yield slice(start, min(start + step, len(tensor)))
 
 
 def _patch_config(folder: Path, dtype: torch.dtype) -> None:
@@ -153,12 +170,17 @@ def _check_rule(name: str, delta: torch.Tensor, root: torch.Tensor, rule: DeltaR
     """
     if delta.shape[1:] != root.shape[1:]:
         return
-    rows = min(delta.shape[0], root.shape[0])
-    ours, theirs = delta[:rows].float(), root[:rows].float()
-    square = float(theirs.square().sum()) or 1.0
-    slope = float((ours * theirs).sum()) / square
+    shared = min(len(delta), len(root))
+    ours_square = product = square = 0.0
+    for rows in _blocks(root[:shared]):
+        ours, theirs = delta[rows].float(), root[rows].float()
+        ours_square += float(ours.square().sum())
+        product += float((ours * theirs).sum())
+        square += float(theirs.square().sum())
+    square = square or 1.0
+    slope = product / square
     # New rows of another scale belong to a vocabulary that was made anew: they stand whole.
-    small = float(ours.square().sum()) < 0.25 * square
+    small = ours_square < 0.25 * square
     seen: DeltaRule | None = "fengshen" if slope > 0.5 else "fastchat" if small else None
     if seen not in (None, rule):
         how = "whole" if seen == "fengshen" else "as a difference"
@@ -177,6 +199,7 @@ def _measure(folder: Path, rule: DeltaRule, dtype: torch.dtype) -> Merge:
     Raises:
         DataError: the model guesses.
     """
+    # In the number format of its files a model stays mapped to them (load_weights).
     model = load_base(folder, dtype=dtype)
     nats = _mean_nats(model, load_tokenizer(folder))
     uniform = math.log(int(model.config.vocab_size))
@@ -195,12 +218,16 @@ def _measure(folder: Path, rule: DeltaRule, dtype: torch.dtype) -> Merge:
 
 @torch.no_grad()
 def _mean_nats(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Mean negative log-likelihood a token over the built-in sentences; infinite where it is no number."""
-    total, count = 0.0, 0
-    for sentence in SENTENCES:
-        ids = torch.tensor([tokenizer(sentence)["input_ids"]])
-        scores = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
-        total -= float(scores.gather(1, ids[0, 1:, None]).sum())
-        count += ids.shape[1] - 1
-    mean = total / max(count, 1)
+    """Mean negative log-likelihood a token over the built-in sentences; infinite where it is no number.
+
+    The sentences are one packed row: every weight is read from its file once.
+    """
+    for module in model.modules():
+        module.register_forward_hook(lambda *_: beat())
+    row = PackedRow.of([np.array(tokenizer(sentence)["input_ids"]) for sentence in SENTENCES])
+    scores = model(input_ids=row.input_ids, use_cache=False, **packed_arguments(row)).logits[0]
+    nats = functional.cross_entropy(scores[:-1].float(), row.input_ids[0, 1:], reduction="none")
+    within = torch.ones(row.tokens, dtype=torch.bool)
+    within[row.ends] = False  # what follows belongs to the next sentence
+    mean = float(nats[within[:-1]].mean())
     return mean if math.isfinite(mean) else math.inf

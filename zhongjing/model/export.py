@@ -47,7 +47,7 @@ def write_full_model(
         folder: where it goes.
         tokenizer_from: folder whose tokenizer belongs to it: the base's.
         dtype: number format to store; none: the model's.
-        max_shard_bytes: size of one shard; what is copied off the device at a time.
+        max_shard_bytes: size of one shard. Copied off the device is a tensor at a time.
     """
     copy_tokenizer(tokenizer_from, folder)
     writer = WeightWriter(folder, max_shard_bytes=max_shard_bytes)
@@ -105,7 +105,7 @@ def merge_adapter(
     """Writes one standalone model: base plus adapter, in the base's number format.
 
     A causal adapter gives a causal model; a reward model gives a sequence classifier of one label. The sum is
-    taken in fp32, tensor by tensor on files, so memory is bounded by one shard.
+    taken in fp32, tensor by tensor on files, so memory is bounded by the largest tensor.
 
     Args:
         base_folder: full model in Hugging Face format.
@@ -134,7 +134,7 @@ def merge_adapter(
             if module in changed:
                 tensor = _merged(tensor, adapter, module)
                 changed.remove(module)
-            writer.add(name, tensor.clone())
+            writer.add(name, tensor)
     if changed:
         raise DataError(
             f"the base has no weights for {min(changed)}", code=codes.ADAPTER_MISMATCH, where=str(base_folder)

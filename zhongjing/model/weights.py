@@ -11,12 +11,25 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from zhongjing.codes import model as codes
 from zhongjing.errors import DataError
 
 _METADATA = {"format": "pt"}
+# Room for the names of about 500 tensors.
+_HEADER_BYTES = 64 << 10
+_FORMATS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 class WeightReader:
@@ -100,33 +113,64 @@ class WeightReader:
 class WeightWriter:
     """Writes tensors as safetensors, in shards of bounded size, with the index that transformers expects.
 
+    A tensor is in its file when :meth:`add` returns: none is held. Room for the header, which names what
+    follows it, is left at the beginning of each file (Format, in safetensors' README: "The header may be
+    trailing padded with whitespace").
+
     Args:
         folder: where the files go.
-        max_shard_bytes: a shard is written before it would grow larger; the memory that is held.
+        max_shard_bytes: a file is ended before it would grow larger; a larger tensor has one to itself.
     """
 
     def __init__(self, folder: Path, *, max_shard_bytes: int = 4 * 2**30) -> None:
         self._folder = folder
         self._limit = max_shard_bytes
-        self._pending: dict[str, torch.Tensor] = {}
-        self._pending_bytes = 0
+        self._entries: dict[str, Any] = {}
+        self._header_bytes = len(_header({}))
+        self._bytes = 0
         self._total_bytes = 0
         self._shards: list[list[str]] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Adds a tensor; may write a shard."""
-        size = tensor.numel() * tensor.element_size()
-        if self._pending and self._pending_bytes + size > self._limit:
-            self._flush()
-        self._pending[name] = tensor.contiguous()
-        self._pending_bytes += size
-        self._total_bytes += size
+        """Adds a tensor, of a CPU.
+
+        Raises:
+            DataError: safetensors has no name for its number format.
+            OSError: the disk is full.
+        """
+        if tensor.dtype not in _FORMATS:
+            raise DataError(
+                f"tensor {name} is {tensor.dtype}, which safetensors cannot store", code=codes.UNUSABLE_MODEL
+            )
+        entry = {
+            "dtype": _FORMATS[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [self._bytes, self._bytes + tensor.nbytes],
+        }
+        fits = (
+            self._bytes + tensor.nbytes <= self._limit
+            # Readers view the bytes as numbers: these begin at multiples of their size.
+            and self._bytes % tensor.element_size() == 0
+            and self._header_bytes + _named(name, entry) <= _HEADER_BYTES
+        )
+        if self._entries and not fits:
+            self._close()
+            entry["data_offsets"] = [0, tensor.nbytes]
+        with self._temporary(len(self._shards)).open("ab") as file:
+            if not self._entries:
+                file.truncate(0)
+                file.write(bytes(_HEADER_BYTES))
+            file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self._entries[name] = entry
+        self._header_bytes += _named(name, entry)
+        self._bytes += tensor.nbytes
+        self._total_bytes += tensor.nbytes
 
     def finish(self) -> None:
-        """Writes what is left, gives the shards their final names and writes the index."""
-        if self._pending:
-            self._flush()
+        """Ends the last file, gives the shards their final names and writes the index."""
+        if self._entries:
+            self._close()
         count = len(self._shards)
         if count == 1:
             self._temporary(0).rename(self._folder / "model.safetensors")
@@ -146,10 +190,22 @@ class WeightWriter:
     def _temporary(self, number: int) -> Path:
         return self._folder / f"model-{number + 1:05d}.partial"
 
-    def _flush(self) -> None:
-        save_file(self._pending, self._temporary(len(self._shards)), metadata=_METADATA)
-        self._shards.append(list(self._pending))
-        self._pending, self._pending_bytes = {}, 0
+    def _close(self) -> None:
+        with self._temporary(len(self._shards)).open("r+b") as file:
+            file.write(_header(self._entries).ljust(_HEADER_BYTES))
+        self._shards.append(list(self._entries))
+        self._entries, self._header_bytes, self._bytes = {}, len(_header({})), 0
+
+
+def _named(name: str, entry: dict[str, Any]) -> int:
+    """Bytes that a tensor takes of a header."""
+    return len(json.dumps({name: entry}))
+
+
+def _header(entries: dict[str, Any]) -> bytes:
+    """Length and JSON, as a file begins; the length is that of a header which fills its room."""
+    text = json.dumps({"__metadata__": _METADATA, **entries}, separators=(",", ":"))
+    return (_HEADER_BYTES - 8).to_bytes(8, "little") + text.encode()
 
 
 def _weight_files(folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM
 from tests.published_bases import POSITIONS, ROWS, TOKENS, Published, publish_ziya
 from zhongjing.config.sources import Base, DeltaRule
 from zhongjing.errors import DataError
-from zhongjing.model.delta import MERGE_FILE, merge_delta
+from zhongjing.model.delta import MERGE_FILE, SENTENCES, merge_delta
 from zhongjing.model.weights import WeightReader
 
 Publish = Callable[[DeltaRule], Published]
@@ -56,6 +57,20 @@ def test_the_publishers_rule_gives_the_model(rule: DeltaRule, published: Publish
     assert len(tokenizer) == TOKENS
     assert tokenizer.convert_tokens_to_ids("<bot>") == TOKENS - 1
     assert 2 in GenerationConfig.from_pretrained(str(out)).eos_token_id
+
+
+def test_the_perplexity_is_that_of_each_sentence_by_itself(published: Publish, tmp_path: Path) -> None:
+    source = published("fengshen")
+    merge = merge_delta(source.delta, source.root, tmp_path, "fengshen")
+    model = LlamaForCausalLM.from_pretrained(str(tmp_path), dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(str(tmp_path))
+    total, count = 0.0, 0
+    for sentence in SENTENCES:
+        ids = torch.tensor([tokenizer(sentence)["input_ids"]])
+        with torch.no_grad():
+            total += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+        count += ids.shape[1] - 1
+    assert merge.perplexity == pytest.approx(math.exp(total / count), rel=5e-3)
 
 
 @pytest.mark.parametrize(("published_by", "merged_by"), [RULES, RULES[::-1]])
