@@ -45,6 +45,7 @@ class Order:
     stage: StageTarget | None = None
     rerun: tuple[StageName, ...] = ()
     refresh_data: bool = False
+    force: bool = False
 
     def command(self, place: Place) -> str:
         """The command line without its stage: what a remedy tells the user to type."""
@@ -55,12 +56,15 @@ class Order:
             words += ["--recipe", self.recipe]
         for override in self.overrides:
             words += ["--set", override]
+        if self.force:
+            words.append("--force")
         return shlex.join(words)
 
     def user(self) -> UserDocument:
         """What the user wants, overrides applied. Raises ConfigError."""
         written = load_document(self.document) if self.document is not None else recipe(self.recipe)
-        return apply_overrides(written, self.overrides)
+        forced = ("spec.force=true",) if self.force else ()
+        return apply_overrides(written, (*self.overrides, *forced))
 
     def stages(self, document: TrainingPipeline) -> list[Stage]:
         """The stages asked for; none: what the document says."""
@@ -88,21 +92,29 @@ def launch(order: Order, place: LocalPlace, console: Console, *, wait: bool, wai
     check(document, order)
     from zhongjing.backends.local.room import check_room
     from zhongjing.cli.preflight.machine import check_machine
+    from zhongjing.cli.preflight.memory import check_memory, reader, terms_here
 
+    terms_of = terms_here()
     known = is_known(document, workdir)
     notes = [] if known else check_first_run(document, order, place)
     check_room(workdir)
     if not known:
-        check_machine(document, graph.targets(document, order.stages(document)))
+        targets = graph.targets(document, order.stages(document))
+        check_machine(document, targets)
+        check_memory(document, targets, terms_of, reader(None))
     console.say(f"{document.name}: runs in {workdir}")
     with open_or_create(place) as session:
         notes += check_again(session, document, order) if known else []
         for note in notes:
             console.say(f"note: {note}")
         user = with_examples(user, workdir / "example")
+        doubts: list[str] = []
         for attempt in range(1, _ATTEMPTS + 1):
             prepared = prepared_for(session, user, document, order, place, on_upload=announcer(console))
-            check_machine(document, [each.stage for each in prepared.forecasts if each.action == "run"])
+            runs = [each.stage for each in prepared.forecasts if each.action == "run"]
+            check_machine(document, runs)
+            if prepared.desired is not prepared.previous:
+                doubts = check_memory(document, runs, terms_of, reader(session.store))
             try:
                 desired = session.apply(prepared.desired)
             except ConflictError:
@@ -116,7 +128,7 @@ def launch(order: Order, place: LocalPlace, console: Console, *, wait: bool, wai
                     raise
                 return attend(session, prepared.desired, console, interrupted=True)
             break
-        for line in plan_lines(prepared):
+        for line in [*(f"note: {each}" for each in doubts), *plan_lines(prepared)]:
             console.say(line)
         return attend(session, desired, console, wait=wait, wait_for_input=wait_for_input)
 
@@ -137,6 +149,7 @@ def dry_run_of(order: Order, place: LocalPlace, console: Console, *, as_yaml_tex
     document = resolve(user)
     check(document, order)
     from zhongjing.cli.preflight.machine import check_machine
+    from zhongjing.cli.preflight.memory import check_memory, reader, terms_here
 
     known = is_known(document, workdir)
     notes = [] if known else check_first_run(document, order, place)
@@ -147,8 +160,10 @@ def dry_run_of(order: Order, place: LocalPlace, console: Console, *, as_yaml_tex
             notes += more
     else:
         forecasts = first_forecasts(document, order, place)
+    runs = [each.stage for each in forecasts if each.action == "run"]
     try:
-        check_machine(document, [each.stage for each in forecasts if each.action == "run"])
+        check_machine(document, runs)
+        notes += check_memory(document, runs, terms_here(), reader(None))
     except ConfigError as error:
         # The document may be meant for another machine: it is shown all the same.
         notes.append(f"would be refused here: {error.message}")

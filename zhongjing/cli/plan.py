@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,46 +103,25 @@ def shape_of(document: TrainingPipeline) -> Shape:
     Raises:
         MissingInputError: neither its config.json nor its published name tells it.
     """
-    from zhongjing.planning.shape import of_config, of_name, of_tiny
-
-    base = document.spec.base
-    if base.tiny is not None:
-        return of_tiny(base.tiny)
-    for reference in (base.uri, base.delta, base.root):
-        if reference is None:
-            continue
-        config = _config(document, reference)
-        found = of_config(config) if config is not None else of_name(reference)
-        if found is not None:
-            return found
-    raise MissingInputError(
-        "the sizes of the base are not known here",
-        code=MODEL_NOT_FOUND,
-        where="spec.base",
-        remedy="name a folder with the model's config.json, or an s3:// URI that can be read from here",
-    )
-
-
-def _config(document: TrainingPipeline, reference: str) -> dict[str, Any] | None:
-    """config.json of a local folder, of the hub's cache or of the store; None where it cannot be read."""
+    from zhongjing.planning.base_shape import shape_of_base
     from zhongjing.planning.shape import of_name
 
-    try:
-        if reference.startswith("s3://"):
-            if of_name(reference) is not None:
-                return None  # the store may be reached from the cluster alone
-            from zhongjing.storage.objects import open_store
+    def read(uri: str) -> bytes | None:
+        if of_name(uri.removesuffix("/config.json")) is not None:
+            return None  # the store may be reached from the cluster alone
+        from zhongjing.storage.objects import open_store
 
-            text = open_store(document.spec.storage).get(f"{reference.rstrip('/')}/config.json").decode()
-        else:
-            folder = Path(reference).expanduser()
-            if not folder.is_dir():
-                return None
-            text = (folder / "config.json").read_text(encoding="utf-8")
-        found = json.loads(text)
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+        return open_store(document.spec.storage).get(uri)
+
+    found = shape_of_base(document.spec.base, read)
+    if found is None:
+        raise MissingInputError(
+            "the sizes of the base are not known here",
+            code=MODEL_NOT_FOUND,
+            where="spec.base",
+            remedy="name a folder with the model's config.json, or an s3:// URI that can be read from here",
+        )
+    return found
 
 
 def plan_lines(estimates: list[StageEstimate]) -> list[str]:

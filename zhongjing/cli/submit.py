@@ -91,6 +91,9 @@ def submit(
     refresh_data: Annotated[
         bool, typer.Option("--refresh-data", help="Look at the sources again: new and changed objects count.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Start stages that by the plan cannot fit into memory, too.")
+    ] = False,
     wait_for_input: Annotated[
         bool, typer.Option("--wait-for-input", help="Go on waiting for sources that say wait: true.")
     ] = False,
@@ -128,6 +131,7 @@ def submit(
         stage=stage,
         rerun=tuple(rerun or ()),
         refresh_data=refresh_data,
+        force=force,
     )
     console = Console(json_mode=output is DocumentFormat.JSON)
     as_text = output is not DocumentFormat.JSON

@@ -89,3 +89,9 @@ STAGE_RUNS = _code(
     cause="The document was edited while a stage runs that uses the edited part.",
     remedy="stop the run, submit the changed document, and it goes on; what depends on the change runs again",
 )
+DOES_NOT_FIT = _code(
+    "DoesNotFit",
+    "By the plan a stage cannot fit into the memory of its workers.",
+    cause="The base, the micro-batch or the optimizer's states are too large for the GPU or host memory.",
+    remedy="change the fields that the message names (zhongjing plan shows the parts); --force starts it",
+)

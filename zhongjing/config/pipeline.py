@@ -54,6 +54,9 @@ class PipelineSpec(DocumentModel):
         max_length=8,
     )
     suspend: bool = operational(False, "Stop with a checkpoint; false goes on.")
+    force: bool = operational(
+        False, "Start stages that by the plan cannot fit into memory. `submit --force` sets it."
+    )
     priority: int = operational(
         0, "Where several pipelines wait for one cluster, the highest runs first.", ge=-1000000, le=1000000
     )

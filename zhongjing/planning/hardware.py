@@ -48,3 +48,8 @@ def parse_gpus(text: str) -> Gpus:
             remedy="write count, name and memory: 4xA100-80G",
         )
     return Gpus(count, name, int(memory * GIB * USABLE), _PEAKS.get(name))
+
+
+def gpus_of(count: int, memory: int, name: str = "GPU") -> Gpus:
+    """GPUs of so many bytes each, as the driver counts them; their speed is not known."""
+    return Gpus(count, name, int(memory * USABLE), None)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from pydantic import ValidationError
 
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.quantity import to_bytes
@@ -26,6 +28,8 @@ class Terms:
     tokens_per_second: float | None = None  # of one worker
     gpu_hour: float | None = None  # price
     tokens: Mapping[Stage, int] | None = None  # of one pass
+    host: int | None = None  # host memory that a worker can have, bytes
+    machine: int | None = None  # likewise of the one machine that all workers share
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def plan_stage(stage: Stage, settings: AnySettings, shape: Shape, terms: Terms) 
     """The estimate of one stage."""
     memory = plan_memory(shape, settings)
     problems = find_problems(settings, shape, terms)
-    known = _limit(settings, terms) is not None
+    limit = limit_of(settings, terms)
     tokens = _tokens(stage, settings, terms)
     hours = _hours(settings, shape, terms, tokens)
     trained = trained_parameters(shape, settings)
@@ -92,8 +96,8 @@ def plan_stage(stage: Stage, settings: AnySettings, shape: Shape, terms: Terms) 
         stage=stage,
         workers=settings.workers,
         memory=memory,
-        limit=_limit(settings, terms),
-        fits=False if problems else (True if known else None),
+        limit=limit,
+        fits=False if problems else (True if limit is not None else None),
         problems=tuple(problems),
         remedies=tuple(find_remedies(settings, shape, terms)) if problems else (),
         scratch=width * shape.parameters + checkpoint + result + cache,
@@ -107,13 +111,11 @@ def plan_stage(stage: Stage, settings: AnySettings, shape: Shape, terms: Terms) 
 def find_problems(settings: AnySettings, shape: Shape, terms: Terms) -> list[str]:
     """What does not fit, in words; nothing where the limits are not known."""
     memory = plan_memory(shape, settings)
-    limit = _limit(settings, terms)
+    limit = limit_of(settings, terms)
     problems = []
-    if limit is not None and memory.peak > limit:
-        what = "GPU" if memory.on_gpu else "worker"
-        problems.append(
-            f"a {what} would need {memory.peak / GIB:.1f} GiB of {limit / GIB:.1f} GiB that it has"
-        )
+    what, needed = ("GPU", memory.peak) if memory.on_gpu else ("worker", memory.host)
+    if limit is not None and needed > limit:
+        problems.append(f"a {what} would need {needed / GIB:.1f} GiB of {limit / GIB:.1f} GiB that it has")
     if memory.on_gpu and settings.resources.memory is not None:
         asked = to_bytes(settings.resources.memory)
         if memory.host > asked:
@@ -140,8 +142,10 @@ def find_remedies(settings: AnySettings, shape: Shape, terms: Terms) -> list[dic
     together: dict[str, Any] = {key: value for change in changes for key, value in change.items()}
 
     def fitting(change: dict[str, Any]) -> dict[str, Any] | None:
-        enough = _with_host_memory(settings, change, shape)
-        return enough if _fits(settings, enough, shape, _with_workers(terms, enough)) else None
+        for enough in (change, _with_host_memory(settings, change, shape)):
+            if _fits(settings, enough, shape, _with_workers(terms, enough)):
+                return enough
+        return None
 
     found = [each for each in map(fitting, [{}, *changes]) if each is not None]
     if not found and len(changes) > 1 and (both := fitting(together)) is not None:
@@ -160,9 +164,12 @@ def find_remedies(settings: AnySettings, shape: Shape, terms: Terms) -> list[dic
 def _with_host_memory(settings: AnySettings, change: dict[str, Any], shape: Shape) -> dict[str, Any]:
     """The change, with as much ``resources.memory`` as it needs where less is asked for."""
     asked = settings.resources.memory
-    if asked is None or not settings.resources.gpus:
+    if asked is None:
         return change
-    host = plan_memory(shape, changed(settings, change)).host
+    try:
+        host = plan_memory(shape, changed(settings, change)).host
+    except ValidationError:
+        return change
     if host <= to_bytes(asked):
         return change
     return change | {"resources": {"memory": f"{math.ceil(host / GIB)}Gi"}}
@@ -179,6 +186,8 @@ def _larger_changes(settings: AnySettings, terms: Terms) -> list[dict[str, Any]]
         while workers <= _MOST_WORKERS:
             changes.append({"workers": workers})
             workers *= 2
+    elif terms.machine is not None:
+        changes += [{"workers": workers} for workers in range(settings.workers - 1, 0, -1)]
     if getattr(settings, "tuning", "lora") == "full":
         changes.append({"tuning": "lora"})
     elif not isinstance(settings, PretrainSettings) and settings.quantization == "none":
@@ -191,11 +200,14 @@ def _with_workers(terms: Terms, change: Mapping[str, Any]) -> Terms:
     if terms.gpus is None or "workers" not in change or change["workers"] <= terms.gpus.count:
         return terms
     gpus = Gpus(change["workers"], terms.gpus.name, terms.gpus.usable, terms.gpus.peak)
-    return Terms(gpus, terms.tokens_per_second, terms.gpu_hour, terms.tokens)
+    return replace(terms, gpus=gpus)
 
 
 def _fits(settings: AnySettings, change: Mapping[str, Any], shape: Shape, terms: Terms) -> bool:
-    return not find_problems(changed(settings, change), shape, terms)
+    try:
+        return not find_problems(changed(settings, change), shape, terms)
+    except ValidationError:
+        return False  # fields that the change does not go with: a batch that so many workers cannot share
 
 
 def changed(settings: AnySettings, change: Mapping[str, Any]) -> AnySettings:
@@ -217,10 +229,17 @@ def _shown(change: Mapping[str, Any], settings: AnySettings) -> dict[str, Any]:
     return {key: value for key, value in change.items() if not (key == "microBatchTokens" and unset)}
 
 
-def _limit(settings: AnySettings, terms: Terms) -> int | None:
+def limit_of(settings: AnySettings, terms: Terms) -> int | None:
+    """Bytes that a worker can have: of its GPU, or without one of the host; None: not known."""
     if settings.resources.gpus:
         return terms.gpus.usable if terms.gpus is not None else None
-    return to_bytes(settings.resources.memory) if settings.resources.memory is not None else None
+    asked = settings.resources.memory
+    known = [
+        to_bytes(asked) if asked is not None else None,
+        terms.host,
+        terms.machine // settings.workers if terms.machine is not None else None,
+    ]
+    return min((each for each in known if each is not None), default=None)
 
 
 def _tokens(stage: Stage, settings: AnySettings, terms: Terms) -> int | None:

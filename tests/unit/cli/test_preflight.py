@@ -393,6 +393,26 @@ def test_gpus_are_counted_by_the_driver(
 
 
 @pytest.mark.parametrize(
+    ("listing", "found"),
+    [
+        ("81559, Disabled", 81559 * 2**20),  # H100 80GB
+        ("23028, [N/A]\\n23028, [N/A]", 23028 * 2**20),  # A10: cannot be partitioned
+        ("81559, Disabled\\n23028, [N/A]", None),
+        ("143771, Enabled", None),
+        ("[N/A], [N/A]", None),
+    ],
+)
+def test_the_memory_of_a_gpu_is_asked_of_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listing: str, found: int | None
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\ncase "$1" in --query-gpu=memory.total*) printf "{listing}\\n";; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert machine.gpu_memory() == found
+
+
+@pytest.mark.parametrize(
     ("quantity", "number"), [("80Gi", 80 * 2**30), ("1.5G", 1_500_000_000), ("512", 512), ("1k", 1000)]
 )
 def test_quantities(quantity: str, number: int) -> None:

@@ -473,3 +473,39 @@ def test_examples_that_do_not_exist(
     result = submit(command)
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+def test_what_cannot_fit_is_refused_before_anything_starts(
+    command: CommandLine, session: MemorySession, my_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zhongjing.backends.local.machine.memory", lambda: 2**30)
+    result = submit(command, "--set", "spec.stages.sft.workers=2", "-o", "json")
+    assert result.exit_code == 2
+    shown = json.loads(result.stdout)
+    assert (shown["code"], shown["where"]) == ("DoesNotFit", "spec.stages.sft")
+    assert "set spec.stages.sft.workers=1" in shown["remedy"]
+    assert (session.calls, command.workdirs) == ([], [])
+
+    session.frames = [(DONE, {})]
+    forced = submit(command, "--set", "spec.stages.sft.workers=2", "--force")
+    assert forced.exit_code == 0, forced.output
+    assert "note: started all the same (--force): sft cannot fit: a worker would need" in forced.stdout
+    assert session.wanted["demo"].document.spec.force
+
+
+def test_a_dry_run_says_what_would_be_refused(
+    command: CommandLine, my_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zhongjing.backends.local.machine.memory", lambda: 2**30)
+    result = submit(command, "--set", "spec.stages.sft.workers=2", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "# note: would be refused here: sft cannot fit" in result.stdout
+
+
+def test_a_base_that_nobody_knows_is_no_reason_to_refuse(
+    command: CommandLine, session: MemorySession, my_yaml: Path
+) -> None:
+    session.frames = [(DONE, {})]
+    result = submit(command, "--set", "spec.base={uri: someone/unheard-of}")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("whether sft, rm fits is not known: the sizes of the base") == 1

@@ -57,3 +57,28 @@ def gpus() -> int | None:
     if listed is not None:
         found = min(found, len([name for name in listed.split(",") if name.strip()]))
     return found
+
+
+def gpu_memory() -> int | None:
+    """Bytes of a GPU of this machine, as its driver counts them; None where that cannot be told.
+
+    Nothing is said of GPUs of several sizes, nor of partitioned ones: which a job gets is not known here.
+    nvidia-smi gives ``memory.total`` in MiB (``nvidia-smi --help-query-gpu``).
+    """
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=memory.total,mig.mode.current", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode != 0:
+        return None
+    sizes = []
+    for line in done.stdout.splitlines():
+        size, _, partitioned = (part.strip() for part in line.partition(","))
+        if not size.isdecimal() or partitioned == "Enabled":
+            return None
+        sizes.append(int(size) * 2**20)
+    return sizes[0] if sizes and len(set(sizes)) == 1 else None
