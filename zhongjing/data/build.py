@@ -3,16 +3,26 @@
 Every record read is kept, or counted under the reason why it was not: quarantined, a leak (it equals test
 data), a duplicate, too long. A cache is made once for its key and shared by all runs that have the same
 corpora, tokenizer and lengths.
+
+::
+
+    sources --read, split, compare--> shards --tokenise, anywhere--> parts --write, in order--> the cache
+           (data/corpus.py)                 (data/parts.py)                (data/outputs.py)
+
+One process reads and writes, so the bytes do not depend on who tokenises, or in what order. Parts stay in the
+store until the manifest is there: a build that was interrupted reads its sources again and tokenises only
+what is missing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,19 +35,18 @@ from zhongjing.data.cachekey import (
     cache_key_fields,
     has_test_data,
     longest_sample,
-    section_characters_of,
     tested_sources,
     tokenizer_files_digest,
 )
 from zhongjing.data.chat import Unfit
-from zhongjing.data.encoding import RecordEncoder, adapt
+from zhongjing.data.corpus import Corpus, Shard
 from zhongjing.data.fidelity import check_answers
 from zhongjing.data.order import groups_by_category
 from zhongjing.data.outputs import CacheOutputs
-from zhongjing.data.readers import ReadStats, Rejected, read_object, record_texts
+from zhongjing.data.parts import Encode, PartMaker, Purpose, encode_here, remove_parts
+from zhongjing.data.readers import Rejected, record_texts
 from zhongjing.data.records import Dialogue, Record
 from zhongjing.data.rejections import Rejections, check_source
-from zhongjing.data.split import Split, assign, content_of, unit_of
 from zhongjing.data.tokens import CacheManifest, TokenCacheRef, read_manifest, reference
 from zhongjing.errors import ConflictError, DataError, MissingInputError, NotFoundError
 from zhongjing.storage.layout import Layout
@@ -48,8 +57,9 @@ if TYPE_CHECKING:
 
 Report = Callable[[str, float], None]
 
-_BATCH = 256  # records tokenised together
-_LONG_BATCH = 1 << 19  # characters after which a batch is tokenised, however few its records
+_TELL_SECONDS = 1.0  # between two reports while something goes on
+_READ = 0.99  # of the work is done when all sources are tokenised
+_WRITING = "writing the token cache"
 
 
 def build_token_cache(  # noqa: PLR0917
@@ -62,6 +72,7 @@ def build_token_cache(  # noqa: PLR0917
     report: Report,
     quarantine_uri: str,
     scratch: Path | None = None,
+    encode: Encode = encode_here,
 ) -> TokenCacheRef:
     """Makes the token cache of a stage, or finds it made.
 
@@ -72,9 +83,11 @@ def build_token_cache(  # noqa: PLR0917
         stage: the stage.
         sources: frozen listings of the stage's sources, and of every source with test data.
         tokenizer_folder: local folder of the tokenizer, chat template included.
-        report: is told what is being done and how much of it is done, 0 to 1.
+        report: is told what is being done and how much of it is done, 0 to 1, about once a second; an error
+            that it raises ends the build.
         quarantine_uri: where records that could not be read are listed (JSON lines), if there are any.
         scratch: local folder for what is being written; none: the system's temporary one.
+        encode: where the records are tokenised.
 
     Returns:
         Where the cache is, and what became of every source's records.
@@ -93,15 +106,12 @@ def build_token_cache(  # noqa: PLR0917
     if manifest is None:
         report("reading and tokenising the sources", 0.0)
         with tempfile.TemporaryDirectory(prefix="zhongjing-tokens-", dir=scratch) as folder:
+            settings = document.spec.stages.get(stage)
+            assert settings is not None, f"the document has no stage {stage}"
+            purpose = Purpose(stage, longest_sample(settings), document.spec.stages.system_prompt(stage))
+            maker = PartMaker(store, uri, tokenizer_folder, purpose)
             builder = _Builder(
-                store,
-                uri,
-                document,
-                stage,
-                sources,
-                RecordEncoder.load(tokenizer_folder),
-                Path(folder),
-                report,
+                store, uri, document, stage, settings, sources, maker, Path(folder), report, encode
             )
             manifest = builder.build(key, fields, quarantine_uri)
         try:
@@ -114,46 +124,8 @@ def build_token_cache(  # noqa: PLR0917
         _copy_quarantine(store, uri, quarantine_uri)
         for counts in manifest.counts:
             check_source(document.spec.source(counts.name), counts, Rejections(), quarantine_uri)
+    remove_parts(store, uri)
     return reference(uri, manifest)
-
-
-def corpus_texts(store: ObjectStore | None, source: Source, frozen: FrozenSource) -> Iterator[str]:
-    """Texts of a source, a document or turn an item, for training a tokenizer. Test data is left out."""
-    if source.split == "test":
-        return
-    for record in read_source(store, source, frozen):
-        if not isinstance(record, Rejected) and _split_of(record, source, 0.0) != "test":
-            yield from record_texts(record)
-
-
-def read_source(
-    store: ObjectStore | None,
-    source: Source,
-    frozen: FrozenSource,
-    *,
-    section_characters: int = 2000,
-    encoder: RecordEncoder | None = None,
-    stats: ReadStats | None = None,
-) -> Iterator[Record | Rejected]:
-    """Records of all objects of a source, in the order of its listing; see :func:`read_object`."""
-    for item in frozen.objects:
-        yield from read_object(
-            item.uri,
-            source,
-            store,
-            section_characters=section_characters,
-            forbidden=None if encoder is None else encoder.special,
-            stats=stats,
-        )
-
-
-def _split_of(record: Record, source: Source, validation_fraction: float) -> Split:
-    return assign(
-        unit_of(record),
-        test_fraction=source.test_fraction,
-        validation_fraction=validation_fraction,
-        test_only=source.split == "test",
-    )
 
 
 @dataclass
@@ -164,20 +136,19 @@ class _Builder:
     uri: str
     document: TrainingPipeline
     stage: Stage
+    settings: AnySettings
     frozen: Sequence[FrozenSource]
-    encoder: RecordEncoder
+    maker: PartMaker
     scratch: Path
     report: Report
-    seen: set[bytes] = field(default_factory=set)
-    done_bytes: int = 0
+    encode: Encode
+    _told: float = float("-inf")
+    _done: float = 0.0
+    _doing: str = ""
 
     def build(self, key: str, fields: dict[str, object], quarantine_uri: str) -> CacheManifest:
-        settings = self.document.spec.stages.get(self.stage)
-        assert settings is not None
-        self.encoder.configure(
-            self.stage, longest_sample(settings), self.document.spec.stages.system_prompt(self.stage)
-        )
-        self.settings: AnySettings = settings
+        settings = self.settings
+        encoder = self.maker.encoder
         self.by_category = groups_by_category(settings)
         listings = {source.name: source for source in self.frozen}
         own = [self.document.spec.source(ref.source) for ref in settings.data]
@@ -191,22 +162,26 @@ class _Builder:
         self.group_names = [category.value for category in Category] if self.by_category else []
         if not self.by_category:
             self.group_names = [source.name for source, _ in reading]
+        self.bytes = {name: sum(item.size for item in one.objects) for name, one in listings.items()}
+        self.total_bytes = sum(self.bytes[source.name] for source, _ in reading)
+        corpus = Corpus(self.store, self.stage, settings, encoder, self._listen)
         for source, frozen in reading:
-            check_answers(source, self._records(source, frozen, None), self.encoder)
-        test_units = self._test_units(own, listings)
-        self.total_bytes = sum(item.size for _, frozen in reading for item in frozen.objects)
+            self._doing = f"checking the answers of {source.name}"
+            check_answers(source, corpus.records(source, frozen), encoder)
+        tests = self._test_units(own, listings, corpus)
+        self._doing = ""
         self.outputs = CacheOutputs(
             self.store,
             self.uri,
-            dtype=self.encoder.dtype,
+            dtype=encoder.dtype,
             window=longest_sample(settings),
             scratch=self.scratch,
             quarantine_uri=quarantine_uri,
         )
         with closing(self.outputs):
-            counts = [self._read(source, frozen, test_units) for source, frozen in reading]
-            self.report("writing the token cache", 0.99)
-            splits = self.outputs.finish()
+            counts = self._merge(corpus.shards(reading, tests), reading)
+            self.report(_WRITING, _READ)
+            splits = self.outputs.finish(lambda: self._tell(_WRITING, _READ))
         if not splits["train"].samples:
             raise DataError(
                 f"nothing is left to train on: {_summary(counts)}",
@@ -216,7 +191,7 @@ class _Builder:
             )
         return CacheManifest(
             key=key,
-            dtype=self.encoder.dtype,
+            dtype=encoder.dtype,
             block_tokens=self.outputs.block_tokens,
             blocks_per_shard=self.outputs.blocks_per_shard,
             ranked=self.stage is Stage.RM,
@@ -226,98 +201,61 @@ class _Builder:
             fields=fields,
         )
 
-    def _test_units(self, own: Sequence[Source], listings: dict[str, FrozenSource]) -> set[bytes]:
+    def _test_units(
+        self, own: Sequence[Source], listings: dict[str, FrozenSource], corpus: Corpus
+    ) -> set[bytes]:
         """Units of all test data of the pipeline: what equals them is taken out of every stage."""
         tests = [s for s in self.document.spec.sources if has_test_data(s) and s.name in listings]
         if {source.name for source in (*own, *tests)} == {source.name for source in own[:1]}:
             return set()  # a source never disagrees with itself: equal units have equal hashes
         units: set[bytes] = set()
         for source in tests:
-            self.report(f"reading the test data of {source.name}", 0.0)
-            for record in self._records(source, listings[source.name], None):
-                if not isinstance(record, Rejected) and _split_of(record, source, 0.0) == "test":
-                    units.add(unit_of(record))
+            self._doing = f"reading the test data of {source.name}"
+            units |= corpus.test_units(source, listings[source.name])
         return units
 
-    def _records(
-        self, source: Source, frozen: FrozenSource, stats: ReadStats | None
-    ) -> Iterator[Record | Rejected]:
-        return read_source(
-            self.store,
-            source,
-            frozen,
-            section_characters=section_characters_of(self.settings),
-            encoder=self.encoder,
-            stats=stats,
-        )
-
-    def _read(self, source: Source, frozen: FrozenSource, test_units: set[bytes]) -> SourceCounts:
+    def _merge(
+        self, shards: Iterator[Shard], listings: Sequence[tuple[Source, FrozenSource]]
+    ) -> list[SourceCounts]:
+        """Writes the shards in their order, and counts what became of every source's records."""
+        counts: list[SourceCounts] = []
         tally: Counter[str] = Counter()
         rejections = Rejections()
-        stats = ReadStats()
-        batch: list[tuple[Record, Split]] = []
-        characters = 0
-        for record in self._records(source, frozen, stats):
-            tally["read"] += 1
-            if isinstance(record, Rejected):
-                tally["quarantined"] += 1
-                rejections.add(record)
-                self.outputs.quarantine(record)
+        digests = {source.name: frozen.digest for source, frozen in listings}
+        for shard in self.encode(self.maker, shards, self._encoding):
+            tally += shard.tally
+            self._write(shard, tally, rejections)
+            self._encoding(shard, 1.0)
+            if not shard.ends_source:
                 continue
-            wanted = adapt(record, self.stage)
-            split = _split_of(wanted, source, self.settings.validation_fraction)
-            if split != "test" and unit_of(wanted) in test_units:
-                tally["leaks"] += 1
-                continue
-            content = content_of(wanted)
-            if content in self.seen:
-                tally["duplicates"] += 1
-                continue
-            self.seen.add(content)
-            batch.append((wanted, split))
-            characters += sum(map(len, record_texts(wanted)))
-            if len(batch) == _BATCH or characters > _LONG_BATCH:
-                self._encode(source, batch, tally, rejections)
-                batch, characters = [], 0
-                self._progress(source, stats)
-        self._encode(source, batch, tally, rejections)
-        self.done_bytes += sum(item.size for item in frozen.objects)
-        counts = SourceCounts(
-            name=source.name,
-            digest=frozen.digest,
-            read=tally["read"],
-            kept=tally["kept"],
-            train=tally["train"],
-            validation=tally["validation"],
-            test=tally["test"],
-            truncated=tally["truncated"] + stats.truncated,
-            too_long=tally["too_long"],
-            duplicates=tally["duplicates"],
-            leaks=tally["leaks"],
-            quarantined=tally["quarantined"],
-        )
-        self.outputs.store_quarantine()
-        check_source(source, counts, rejections, self.outputs.quarantine_uri)
+            counts.append(SourceCounts(name=shard.source.name, digest=digests[shard.source.name], **tally))
+            self.outputs.store_quarantine()
+            check_source(shard.source, counts[-1], rejections, self.outputs.quarantine_uri)
+            tally, rejections = Counter(), Rejections()
         return counts
 
-    def _encode(
-        self, source: Source, batch: list[tuple[Record, Split]], tally: Counter[str], rejections: Rejections
-    ) -> None:
-        encoded = self.encoder.encode([record for record, _ in batch])
-        for (record, split), result in zip(batch, encoded, strict=True):
+    def _write(self, shard: Shard, tally: Counter[str], rejections: Rejections) -> None:
+        encoded = iter(self.maker.load(shard))
+        for entry in shard.entries:
+            if isinstance(entry, Rejected):
+                self._reject(entry, tally, rejections)
+                continue
+            record, split = entry
+            result = next(encoded)
             if result is Unfit.TOO_LONG:
                 tally["too_long"] += 1
-                continue
-            if isinstance(result, Unfit):
-                tally["quarantined"] += 1
-                rejected = _rewritten(record, source)
-                rejections.add(rejected)
-                self.outputs.quarantine(rejected)
-                continue
-            tally["kept"] += 1
-            tally[split] += 1
-            tally["truncated"] += result.truncated
-            self.outputs.add(split, self._group(source, record), result)
+            elif isinstance(result, Unfit):
+                self._reject(_rewritten(record, shard.source), tally, rejections)
+            else:
+                tally["kept"] += 1
+                tally[split] += 1
+                tally["truncated"] += result.truncated
+                self.outputs.add(split, self._group(shard.source, record), result)
+
+    def _reject(self, rejected: Rejected, tally: Counter[str], rejections: Rejections) -> None:
+        tally["quarantined"] += 1
+        rejections.add(rejected)
+        self.outputs.quarantine(rejected)
 
     def _group(self, source: Source, record: Record) -> int:
         if not self.by_category:
@@ -328,9 +266,24 @@ class _Builder:
         questions = sum(turn.role == "user" for turn in record.turns)
         return self.group_names.index(Category.MULTI_TURN if questions > 1 else Category.SINGLE_TURN)
 
-    def _progress(self, source: Source, stats: ReadStats) -> None:
-        position = self.done_bytes + (0 if stats.stream is None else stats.stream.tell())
-        self.report(f"tokenising {source.name}", 0.99 * min(1.0, position / max(1, self.total_bytes)))
+    def _listen(self, source: Source, position: int) -> None:
+        """While a source is read."""
+        if self._doing:
+            self._tell(self._doing, position / max(1, self.bytes[source.name]))
+        else:  # ahead of what is tokenised
+            self._tell(f"tokenising {source.name}", self._done)
+
+    def _encoding(self, shard: Shard, part: float) -> None:
+        """While a shard is tokenised."""
+        position = shard.begin + part * (shard.end - shard.begin)
+        self._done = max(self._done, _READ * min(1.0, position / max(1, self.total_bytes)))
+        self._tell(f"tokenising {shard.source.name}", self._done)
+
+    def _tell(self, message: str, fraction: float) -> None:
+        now = time.monotonic()
+        if now - self._told >= _TELL_SECONDS:
+            self._told = now
+            self.report(message, min(1.0, fraction))
 
 
 def _rewritten(record: Record, source: Source) -> Rejected:

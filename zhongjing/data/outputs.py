@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,9 +84,10 @@ class CacheOutputs:
         for pieces in self._pieces.values():
             pieces.close()
 
-    def finish(self) -> dict[Split, SplitInfo]:
-        """Packs the windows and writes what is left."""
+    def finish(self, listen: Callable[[], None]) -> dict[Split, SplitInfo]:
+        """Packs the windows, calling ``listen`` for each, and writes what is left."""
         for (split, group), pieces in sorted(self._pieces.items()):
             for window in pieces.windows():
+                listen()
                 self._writers[split].append(window, group)
         return {split: writer.finish() for split, writer in self._writers.items()}

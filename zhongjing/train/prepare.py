@@ -17,7 +17,8 @@ from pathlib import Path
 from zhongjing.codes import model as codes
 from zhongjing.config.keys import digest, tokenizer_sources
 from zhongjing.config.stages import AnySettings, PpoSettings, Stage
-from zhongjing.data.build import build_token_cache, corpus_texts
+from zhongjing.data.build import build_token_cache
+from zhongjing.data.corpus import corpus_texts
 from zhongjing.data.templates import CHATML_TEMPLATE, ensure_chat_template
 from zhongjing.errors import ConflictError, DataError
 from zhongjing.model.adapters import check_adapter, read_adapter

@@ -11,6 +11,7 @@ from tests.unit.data.support import MemoryStore, document, freeze, json_lines
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.data.build import build_token_cache
+from zhongjing.data.parts import Encode, encode_here
 from zhongjing.data.tokens import TokenCacheRef, TokenSplit, open_split
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource
@@ -43,7 +44,12 @@ class Bench:
         short = {"maxNewTokens": 64} if stage is Stage.PPO else {}
         return document(self.sources, {stage.value: {"maxLength": 512, **short, "data": data, **settings}})
 
-    def build(self, stage: Stage, *names: str, **settings: Any) -> TokenCacheRef:
+    def report(self, message: str, part: float) -> None:
+        self.reports.append((message, part))
+
+    def build(
+        self, stage: Stage, *names: str, encode: Encode = encode_here, **settings: Any
+    ) -> TokenCacheRef:
         return build_token_cache(
             cast("ObjectStore", self.memory),
             LAYOUT,
@@ -51,8 +57,9 @@ class Bench:
             stage,
             self.frozen,
             self.tokenizer,
-            lambda message, part: self.reports.append((message, part)),
+            self.report,
             QUARANTINE,
+            encode=encode,
         )
 
     def open(self, ref: TokenCacheRef, split: str) -> TokenSplit:

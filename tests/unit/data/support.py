@@ -102,6 +102,12 @@ class MemoryStore:
     def list(self, prefix_uri: str) -> Iterator[Info]:
         return (self._info(uri) for uri in sorted(self.objects) if uri.startswith(prefix_uri + "/"))
 
+    def delete_folder(self, uri: str) -> int:
+        found = [info.uri for info in self.list(uri)]
+        for name in found:
+            del self.objects[name]
+        return len(found)
+
     def glob(self, uri: str) -> Infos:
         return [self._info(name) for name in sorted(self.objects) if fnmatch(name, uri)]
 

@@ -13,8 +13,9 @@ from tests.unit.data import build_support
 from tests.unit.data.build_support import LAYOUT, QUARANTINE, Bench, qa
 from tests.unit.data.support import MemoryStore, document
 from zhongjing.config.stages import Stage
-from zhongjing.data.build import build_token_cache, corpus_texts
+from zhongjing.data.build import build_token_cache
 from zhongjing.data.cachekey import cache_key, cache_key_fields
+from zhongjing.data.corpus import corpus_texts
 from zhongjing.data.tokens import TokenCacheRef
 from zhongjing.storage.manifest import SourceCounts
 from zhongjing.storage.objects import ObjectStore

@@ -1,0 +1,192 @@
+"""The sources of a stage, read once and cut into shards: runs of records that are tokenised as a whole.
+
+Reading decides what a record is worth before it costs anything: its split, whether it leaks test data,
+whether it was there before. That depends on the records before it, so one process reads, in the order of the
+listings. Tokenising takes 6 to 40 times as long, depends on nothing and is done by anybody. The records alone
+decide where a shard ends: shards are the same for every format and compression, and in every build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from zhongjing.config.sources import Source
+from zhongjing.config.stages import AnySettings, Stage
+from zhongjing.data.cachekey import section_characters_of
+from zhongjing.data.encoding import RecordEncoder, adapt
+from zhongjing.data.readers import ReadStats, Rejected, read_object, record_texts
+from zhongjing.data.records import Record
+from zhongjing.data.split import Split, assign, content_of, unit_of
+from zhongjing.storage.manifest import FrozenSource
+
+if TYPE_CHECKING:
+    from zhongjing.storage.objects import ObjectStore
+
+SHARD_CHARACTERS = 1 << 21
+"""About 6 MB of Chinese, 2 to 6 seconds of tokenising; what a lost task or an interrupted build costs."""
+_SHARD_ENTRIES = 1 << 16
+
+_LISTEN_EVERY = 64  # records
+
+Listen = Callable[[Source, int], None]
+"""Is called often while a source is read, with the bytes of it that were read. It may raise, to end that."""
+
+
+@dataclass(slots=True)
+class Shard:
+    """A run of a source's records, and what became of those that are not in it.
+
+    Args:
+        source: the source.
+        number: of the shard, over all sources.
+        begin: bytes of the sources that were read before it.
+    """
+
+    source: Source
+    number: int
+    begin: int
+    end: int = 0
+    entries: list[tuple[Record, Split] | Rejected] = field(default_factory=list)
+    tally: Counter[str] = field(default_factory=Counter)
+    characters: int = 0
+    ends_source: bool = False
+    _contents: list[bytes] = field(default_factory=list)
+
+    def add(self, record: Record, split: Split, content: bytes) -> None:
+        """Adds a record that is new."""
+        self.entries.append((record, split))
+        self._contents.append(content)
+        self.characters += sum(map(len, record_texts(record)))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next record belongs to the next shard."""
+        return self.characters >= SHARD_CHARACTERS or len(self.entries) >= _SHARD_ENTRIES
+
+    @property
+    def records(self) -> list[Record]:
+        """Those that are to be tokenised."""
+        return [entry[0] for entry in self.entries if not isinstance(entry, Rejected)]
+
+    @property
+    def name(self) -> str:
+        """Tells which records it has: a build that cuts otherwise does not take it for one of its own."""
+        digest = hashlib.blake2b(b"".join(self._contents), digest_size=8).hexdigest()
+        return f"{self.number:06d}-{digest}"
+
+
+@dataclass
+class Corpus:
+    """Sources as one stage reads them.
+
+    Args:
+        store: where they are.
+        stage: the stage.
+        settings: its settings.
+        encoder: configured for the stage; tells what must not stand in a text.
+        listen: is called while something is read.
+    """
+
+    store: ObjectStore
+    stage: Stage
+    settings: AnySettings
+    encoder: RecordEncoder
+    listen: Listen
+    _position: int = 0  # bytes of the source being read
+
+    def records(
+        self, source: Source, frozen: FrozenSource, stats: ReadStats | None = None
+    ) -> Iterator[Record | Rejected]:
+        """Records of all objects of a source, in the order of its listing."""
+        stats = ReadStats() if stats is None else stats
+        count = before = 0
+        for item in frozen.objects:
+            for record in read_object(
+                item.uri,
+                source,
+                self.store,
+                section_characters=section_characters_of(self.settings),
+                forbidden=self.encoder.special,
+                stats=stats,
+            ):
+                if count % _LISTEN_EVERY == 0:
+                    self._position = before + (0 if stats.stream is None else stats.stream.tell())
+                    self.listen(source, self._position)
+                count += 1
+                yield record
+            before += item.size
+
+    def test_units(self, source: Source, frozen: FrozenSource) -> set[bytes]:
+        """Units of the source's test data."""
+        return {
+            unit_of(record)
+            for record in self.records(source, frozen)
+            if not isinstance(record, Rejected) and split_of(record, source, 0.0) == "test"
+        }
+
+    def shards(self, reading: Sequence[tuple[Source, FrozenSource]], tests: set[bytes]) -> Iterator[Shard]:
+        """The sources one after another; each ends with a shard that may be empty.
+
+        Args:
+            reading: sources and their listings.
+            tests: units of test data: other records that equal them are counted as leaks.
+
+        Raises:
+            DataError: an object cannot be read.
+        """
+        seen: set[bytes] = set()
+        number = done = 0
+        for source, frozen in reading:
+            stats = ReadStats()
+            shard = Shard(source, number, done)
+            for record in self.records(source, frozen, stats):
+                if shard.is_full:
+                    shard.end = done + self._position
+                    yield shard
+                    number += 1
+                    shard = Shard(source, number, shard.end)
+                shard.tally["read"] += 1
+                if isinstance(record, Rejected):
+                    shard.entries.append(record)
+                    continue
+                wanted = adapt(record, self.stage)
+                split = split_of(wanted, source, self.settings.validation_fraction)
+                if split != "test" and unit_of(wanted) in tests:
+                    shard.tally["leaks"] += 1
+                    continue
+                content = content_of(wanted)
+                if content in seen:
+                    shard.tally["duplicates"] += 1
+                    continue
+                seen.add(content)
+                shard.add(wanted, split, content)
+            shard.tally["truncated"] += stats.truncated
+            shard.ends_source = True
+            done += sum(item.size for item in frozen.objects)
+            shard.end = done
+            yield shard
+            number += 1
+
+
+def corpus_texts(store: ObjectStore | None, source: Source, frozen: FrozenSource) -> Iterator[str]:
+    """Texts of a source, a document or turn an item, for training a tokenizer. Test data is left out."""
+    if source.split == "test":
+        return
+    for item in frozen.objects:
+        for record in read_object(item.uri, source, store):
+            if not isinstance(record, Rejected) and split_of(record, source, 0.0) != "test":
+                yield from record_texts(record)
+
+
+def split_of(record: Record, source: Source, validation_fraction: float) -> Split:
+    """The split that a record of ``source`` belongs to."""
+    return assign(
+        unit_of(record),
+        test_fraction=source.test_fraction,
+        validation_fraction=validation_fraction,
+        test_only=source.split == "test",
+    )
