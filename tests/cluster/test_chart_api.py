@@ -52,6 +52,7 @@ NO_IMAGE = {"image": {"repository": "localhost/none"}}  # what runs in the pods 
 CLUSTER_WIDE = {
     "CustomResourceDefinition",
     "ClusterRole",
+    "ClusterRoleBinding",
     "Namespace",
     "PriorityClass",
     "ResourceFlavor",

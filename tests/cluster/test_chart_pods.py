@@ -79,7 +79,7 @@ def test_every_pod_has_labels_and_limits(provisioner: str) -> None:
 
 @BOTH
 def test_every_object_has_labels_and_its_namespace(provisioner: str) -> None:
-    cluster_wide = {"CustomResourceDefinition", "ClusterRole"}
+    cluster_wide = {"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"}
     for each in rendered(provisioner):
         labels = each["metadata"]["labels"]
         assert labels["app.kubernetes.io/managed-by"] == "Helm"
@@ -221,7 +221,7 @@ def test_names_fit(release: str) -> None:
                 assert len(name) <= 52, name  # pods carry it with a hash as a label
             elif each["kind"] == "RayCluster":
                 assert len(name) <= 53, name
-            elif each["kind"] not in ("CustomResourceDefinition", "ClusterRole"):
+            elif each["kind"] not in ("CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"):
                 assert len(name) <= 63, name
 
 

@@ -21,6 +21,7 @@ from zhongjing.errors import BackendError, ConfigError, NotFoundError, Transient
 from zhongjing.pipeline.session import Explains, Session
 from zhongjing.pipeline.state import (
     CLUSTER_NOT_READY,
+    DOES_NOT_FIT,
     WAITING_FOR_INPUT,
     ConditionType,
     DesiredState,
@@ -37,7 +38,11 @@ LOOK_AGAIN_SECONDS = 10.0
 # Nothing happens in these, and something should.
 _SILENT = (StageState.WAITING_FOR_INPUT, StageState.BLOCKED, StageState.SUSPENDED)
 # What a program that knows our classes would have caught.
-_CLASSES = {MISSING_INPUT.name: "MissingInputError", WAITING_FOR_INPUT: "MissingInputError"}
+_CLASSES = {
+    MISSING_INPUT.name: "MissingInputError",
+    WAITING_FOR_INPUT: "MissingInputError",
+    DOES_NOT_FIT: "ConfigError",
+}
 
 
 class Display(Protocol):
@@ -205,7 +210,8 @@ def problem(seen: RunView) -> Problem | None:
     """Why a settled run is not complete, if something is wrong (being stopped or waiting is not)."""
     assert seen.status is not None
     condition = seen.status.condition()
-    if condition is None or condition.type is not ConditionType.FAILED:
+    unfit = condition is not None and condition.reason == DOES_NOT_FIT
+    if condition is None or not (condition.type is ConditionType.FAILED or unfit):
         return None
     failed = next((stage for stage in seen.stages if stage.state is StageState.FAILED), None)
     if failed is not None:

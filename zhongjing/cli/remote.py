@@ -44,6 +44,7 @@ from zhongjing.pipeline.state import DesiredState, stamp
 
 if TYPE_CHECKING:
     from zhongjing.backends.kubernetes.session import KubernetesSession
+    from zhongjing.storage.objects import ObjectStore
 
 _ATTEMPTS = 5
 
@@ -68,6 +69,7 @@ def launch(order: Order, place: ClusterPlace, console: Console, *, wait: bool, w
             _send(session, uploads, console)
         for attempt in range(1, _ATTEMPTS + 1):
             prepared = _prepared(session, uploads, document, order, place)
+            doubts = _check_memory(session, document, prepared)
             try:
                 desired = session.apply(prepared.desired)
             except ConflictError:
@@ -80,7 +82,7 @@ def launch(order: Order, place: ClusterPlace, console: Console, *, wait: bool, w
                     raise
                 return attend(session, prepared.desired, console, interrupted=True)
             break
-        for line in plan_lines(prepared):
+        for line in [*(f"note: {each}" for each in doubts), *plan_lines(prepared)]:
             console.say(line)
         console.say(f"Ray dashboard: {command_line('dashboard', session.flags)}")
         return attend(session, desired, console, wait=wait, wait_for_input=wait_for_input)
@@ -102,6 +104,10 @@ def dry_run_of(order: Order, place: ClusterPlace, console: Console, *, as_yaml_t
         prepared = _prepared(session, uploads, document, order, place)
         session.check(prepared.desired)
         wanted = session.render(prepared.desired)
+        try:
+            notes += _check_memory(session, document, prepared)
+        except ConfigError as error:
+            notes.append(f"would be refused: {error.message}")
     notes += [*uploads.notes, *prepared.notes, *_to_send(uploads)]
     if not as_yaml_text:
         plan = [forecast_object(forecast) for forecast in prepared.forecasts]
@@ -152,6 +158,25 @@ def _prepared(
             raise
         return _unseen(session, user, document, order, error)
     return prepared_for(session, user, document, order, place)
+
+
+def _check_memory(session: KubernetesSession, document: TrainingPipeline, prepared: Prepared) -> list[str]:
+    """Plans what will run, as far as this user can see its memory; returns notes.
+
+    Raises:
+        ConfigError: a stage cannot fit.
+    """
+    if prepared.desired is prepared.previous:
+        return []
+    from zhongjing.backends.kubernetes.memory import WorkerMemory
+    from zhongjing.cli.preflight.memory import check_memory, reader
+
+    try:
+        store: ObjectStore | None = session.store
+    except BackendError:
+        store = None
+    runs = [each.stage for each in prepared.forecasts if each.action == "run"]
+    return check_memory(document, runs, WorkerMemory(session.api, session.release).terms, reader(store))
 
 
 def _unseen(

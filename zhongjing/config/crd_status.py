@@ -45,7 +45,7 @@ def _condition() -> Schema:
             "status": _text("True, False or Unknown.", enum=["True", "False", "Unknown"]),
             "reason": _text(
                 "One word. Of Failed: a code, explained in docs/troubleshooting.md. Of Progressing: Running, "
-                "Queued, ClusterNotReady, WaitingForInput, Retrying, Suspending."
+                "Queued, ClusterNotReady, WaitingForInput, DoesNotFit, Retrying, Suspending."
             ),
             "message": _text("A sentence for people."),
             "remedy": _text("What to do about it."),
@@ -98,7 +98,8 @@ def stage_status() -> Schema:
             # Bounded because rules of the whole object read it, and rules are priced.
             "state": _text(
                 "Pending, Skipped (was done before), Queued (submitted), Running, Succeeded, Failed, "
-                "Suspended, WaitingForInput or Blocked (what it needs failed, waits or was never made).",
+                "Suspended, WaitingForInput or Blocked (it cannot fit; or what it needs failed, waits or was "
+                "never made).",
                 maxLength=64,
             ),
             "key": _text("Hash of what may change the result; part of the artifacts' place."),

@@ -41,6 +41,11 @@ class WorkerGroup(ReleaseModel):
     memory: str = Field(description="memory of one pod, as Kubernetes writes it")
     min_replicas: int = Field(ge=0)
     max_replicas: int = Field(ge=0)
+    gpu_memory_gib: float | None = Field(
+        default=None, gt=0, description="memory of one GPU; none: what the labels of the nodes say"
+    )
+    gpu_resource: str = Field(default="nvidia.com/gpu", description="what its pods ask for as a GPU")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="labels of nodes for its pods")
 
 
 class RayRelease(ReleaseModel):

@@ -21,6 +21,7 @@ from zhongjing.errors import (
     ZhongjingError,
 )
 from zhongjing.pipeline.actions import Action, Adopt, Conclude, fold
+from zhongjing.pipeline.fit import Gate
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence, Reconciler
 from zhongjing.pipeline.state import (
@@ -49,6 +50,7 @@ class Services:
         store: documents and artifacts.
         desires: what objects want.
         backend: where jobs run.
+        gate: says which stages cannot fit there.
         release: name of this release.
         policy: times of decisions.
         cadence: times between passes.
@@ -60,6 +62,7 @@ class Services:
     store: ObjectStore
     desires: Desires
     backend: GuardedBackend
+    gate: Gate
     release: str
     policy: Policy
     cadence: Cadence
@@ -95,6 +98,7 @@ class Driver:
             records=self.records,
             policy=services.policy,
             cadence=services.cadence,
+            gate=services.gate,
         )
         self._left_at = ""  # version of the object after the last pass
         self._turn: str | None = None

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from zhongjing.backends.kubernetes.events import Recorder, transitions
+from zhongjing.backends.kubernetes.memory import WorkerMemory
 from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
 from zhongjing.backends.kubernetes.releases import CONFIG_LABELS
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS
@@ -21,6 +22,7 @@ from zhongjing.controller.depot import Depot
 from zhongjing.controller.desire import Desires
 from zhongjing.controller.driver import Driver, Services
 from zhongjing.controller.farewell import is_expired, lacks_finalizer, remove_artifacts
+from zhongjing.controller.gate import MemoryGate
 from zhongjing.controller.guard import GuardedBackend, RayCluster
 from zhongjing.controller.inventory import Inventory
 from zhongjing.controller.metrics import Metrics
@@ -88,6 +90,7 @@ class Controller:
             store=depot.store,
             desires=Desires(depot.store, depot.storage),
             backend=GuardedBackend(ray.jobs, release.release, may_act),
+            gate=MemoryGate(WorkerMemory(pipelines.api, release), depot.store),
             release=release.release,
             policy=policy,
             cadence=cadence,

@@ -12,6 +12,7 @@ from zhongjing.pipeline.observe import ResultView
 from zhongjing.pipeline.plan import StagePlan, missing_input
 from zhongjing.pipeline.state import (
     CLUSTER_NOT_READY,
+    DOES_NOT_FIT,
     QUEUED,
     RETRYING,
     RUNNING,
@@ -31,13 +32,14 @@ _HOPELESS = (StageState.FAILED, StageState.WAITING_FOR_INPUT, StageState.BLOCKED
 def advance(world: World, status: PipelineStatus) -> list[Action]:
     """Says where every idle stage stands, and starts the next one if none runs.
 
-    A failed stage ends the pipeline: what could still run would only hide the failure for hours.
+    A failed stage ends the pipeline: what could still run would only hide the failure for hours. For the same
+    reason nothing starts while a later stage cannot fit.
     """
     busy = any(entry.state.is_active for entry in status.stages.values())
     done = {stage: world.is_done(stage) for stage in world.plan}
     failed = any(_is_failed(status.stage(node.stage), node, done) for node in world.plan.values())
     missing = missing_input(world.plan, done) is not None
-    start = not (busy or failed or missing or world.desired.suspend)
+    start = not (busy or failed or missing or world.observed.unfit or world.desired.suspend)
     turn = world.observed.turn if start else None
     start = start and turn is None
     actions: list[Action] = []
@@ -81,6 +83,9 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
     missing = missing_input(world.plan, done, world.policy.command)
     if missing is not None:
         return Conclude(ConditionType.FAILED, MISSING_INPUT.name, missing.message, missing.remedy)
+    for entry in entries.values():
+        if entry.reason == DOES_NOT_FIT and entry.state is StageState.BLOCKED:
+            return Conclude(ConditionType.PROGRESSING, DOES_NOT_FIT, entry.message, entry.remedy)
     for stage, entry in entries.items():
         if entry.next_retry_at is not None and entry.state is StageState.PENDING:
             message = f"{stage}: {entry.message}; attempt {entry.attempt + 1} at {entry.next_retry_at}"
@@ -130,6 +135,9 @@ def _idle(
         message = "was not made for this document, and is not among what was asked for"
         remedy = f"{world.policy.command} --stage {stage}"
         return [Mark(stage, StageState.BLOCKED, MISSING_INPUT.name, message, remedy, _CLEARED)]
+    unfit = world.observed.unfit.get(stage)
+    if unfit is not None:
+        return [Mark(stage, StageState.BLOCKED, DOES_NOT_FIT, unfit.message, unfit.remedy, _CLEARED)]
     hopeless = [up for up in node.upstream if states[up] in _HOPELESS]
     if hopeless:
         names = ", ".join(f"{up} ({states[up]})" for up in hopeless)

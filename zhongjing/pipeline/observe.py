@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.backend import JobDescription, JobState
+from zhongjing.pipeline.fit import Unfit
 from zhongjing.storage.progress import Progress
 
 
@@ -46,13 +47,14 @@ class Observed:
 
     Jobs are looked at before progress, and progress before manifests: a job writes its manifest before it
     ends, so a manifest that is missing after the job's end was never written. ``turn`` says why no stage may
-    start now: another pipeline has the cluster.
+    start now: another pipeline has the cluster. ``unfit`` has the stages that would not fit into memory.
     """
 
     now: float
     results: Mapping[tuple[Stage, str], ResultView] = field(default_factory=dict)
     attempts: Mapping[Stage, AttemptView] = field(default_factory=dict)
     turn: str | None = None
+    unfit: Mapping[Stage, Unfit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from zhongjing.pipeline.freeze import OnUpload, absolute, freeze
 from zhongjing.pipeline.plan import DEFAULT_COMMAND, Plan, frozen_sources, make_plan, missing_input
 from zhongjing.pipeline.session import Session, Warmable
 from zhongjing.pipeline.state import (
-    WAITING_FOR_INPUT,
+    STANDSTILLS,
     ConditionType,
     DesiredState,
     PipelineStatus,
@@ -154,7 +154,7 @@ def in_progress(desired: DesiredState, status: PipelineStatus | None) -> bool:
     condition = status.condition()
     if condition is None:
         return True
-    return condition.type is ConditionType.PROGRESSING and condition.reason != WAITING_FOR_INPUT
+    return condition.type is ConditionType.PROGRESSING and condition.reason not in STANDSTILLS
 
 
 def changed_under_way(old: DesiredState, new: DesiredState, status: PipelineStatus | None) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from zhongjing.codes.training import SUBMISSION_REFUSED
@@ -32,12 +32,14 @@ from zhongjing.pipeline.backend import (
     JobRequest,
 )
 from zhongjing.pipeline.decide import decide
+from zhongjing.pipeline.fit import Gate, Unfit
 from zhongjing.pipeline.freeze import freeze_source
 from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
-from zhongjing.pipeline.plan import make_plan, make_request
+from zhongjing.pipeline.plan import Plan, make_plan, make_request
 from zhongjing.pipeline.records import Records, StoredRecords
 from zhongjing.pipeline.state import (
     CLUSTER_NOT_READY,
+    STANDSTILLS,
     WAITING_FOR_INPUT,
     ConditionType,
     DesiredState,
@@ -87,6 +89,7 @@ class Reconciler:
         records: where its two documents are; none: in the store.
         policy: times of decisions.
         cadence: times between passes.
+        gate: says which stages cannot fit; none: all are started.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Reconciler:
         records: Records | None = None,
         policy: Policy | None = None,
         cadence: Cadence | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.records = records or StoredRecords(store, layout)
         self.store = store
@@ -105,6 +109,7 @@ class Reconciler:
         self.backend = backend
         self.policy = policy or Policy()
         self.cadence = cadence or Cadence()
+        self._gate = gate
         self.status: PipelineStatus | None = None
         self.document: TrainingPipeline | None = None
         self._marks: dict[str, _Mark] = {}
@@ -213,14 +218,36 @@ class Reconciler:
                 progress = None
             mark = self._look(entry.submission_id, progress, now)
             attempts[stage] = AttemptView(job, progress, now - mark.since, now - mark.step_since)
-        keys = {(stage, node.key) for stage, node in make_plan(desired, status.sources).items()}
+        plan = make_plan(desired, status.sources)
+        keys = {(stage, node.key) for stage, node in plan.items()}
         keys |= {(stage, entry.key) for stage, entry in status.stages.items() if entry.state.is_active}
         results: dict[tuple[Stage, str], ResultView] = {}
         for stage, key in keys:
             result = self._result(stage, key) if key is not None else None
             if result is not None and key is not None:
                 results[stage, key] = result
-        return Observed(now, results, attempts, turn)
+        waits = turn is not None or desired.suspend
+        unfit = {} if waits else self._plan_memory(desired, status, plan, results)
+        return Observed(now, results, attempts, turn, unfit)
+
+    def _plan_memory(
+        self,
+        desired: DesiredState,
+        status: PipelineStatus,
+        plan: Plan,
+        results: Collection[tuple[Stage, str]],
+    ) -> dict[Stage, Unfit]:
+        """The stages that cannot fit, of those that were never started. What has run needs no plan."""
+        active = any(entry.state.is_active for entry in status.stages.values())
+        if self._gate is None or active or desired.document.spec.force:
+            return {}
+        new = []
+        for stage, node in plan.items():
+            entry = status.stage(stage)
+            done = node.key is not None and (stage, node.key) in results
+            if node.wanted and not done and not (entry.attempt and entry.key == node.key):
+                new.append(stage)
+        return {each.stage: each for each in self._gate.look(desired.document, new).unfit} if new else {}
 
     def _look(self, submission_id: str, progress: Progress | None, now: float) -> _Mark:
         """Notes what an attempt's progress says now."""
@@ -379,7 +406,7 @@ class Reconciler:
             return self.cadence.active
         if condition.type is not ConditionType.PROGRESSING:
             return None
-        if condition.reason == WAITING_FOR_INPUT:
+        if condition.reason in STANDSTILLS:
             return self.cadence.waiting
         times = [seconds(each.next_retry_at) - now for each in status.stages.values() if each.next_retry_at]
         return max(min([self.cadence.active, *times]), 0.05)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from zhongjing.codes import training
+from zhongjing.codes import document, training
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.storage.manifest import FrozenSource, Record
@@ -172,7 +172,7 @@ class PipelineStatus(Record):
         return condition is not None and condition.type is type_
 
     def settled(self, desired: DesiredState) -> bool:
-        """Whether nothing will change until something else is wanted (or a waited-for source arrives).
+        """Whether nothing will change until something else is wanted (or what is waited for arrives).
 
         A client that follows a pipeline stops following here.
         """
@@ -181,7 +181,7 @@ class PipelineStatus(Record):
         condition = self.condition()
         if condition is None:
             return False
-        return condition.type is not ConditionType.PROGRESSING or condition.reason == WAITING_FOR_INPUT
+        return condition.type is not ConditionType.PROGRESSING or condition.reason in STANDSTILLS
 
 
 # Reasons of conditions that callers branch on.
@@ -190,6 +190,10 @@ RUNNING = "Running"
 RETRYING = "Retrying"
 QUEUED = "Queued"  # another pipeline has the cluster
 CLUSTER_NOT_READY = "ClusterNotReady"
+DOES_NOT_FIT = document.DOES_NOT_FIT.name
+
+STANDSTILLS = (WAITING_FOR_INPUT, DOES_NOT_FIT)
+"""Reasons of Progressing where nothing goes on before something outside changes."""
 
 
 def stamp(now: float) -> str:

@@ -29,6 +29,18 @@ ray:
       memory: {{ $resources.limits.memory | quote }}
       minReplicas: {{ int $group.minReplicas }}
       maxReplicas: {{ int $group.maxReplicas }}
+      {{- with $group.gpuMemoryGiB }}
+      gpuMemoryGib: {{ . }}
+      {{- end }}
+      gpuResource: {{ $group.gpuResource }}
+      {{- with $group.nodeSelector }}
+      nodeSelector:
+        {{- range $key, $value := . }}
+        {{- if not (kindIs "invalid" $value) }}
+        {{ $key | quote }}: {{ $value | quote }}
+        {{- end }}
+        {{- end }}
+      {{- end }}
     {{- end }}
 storage:
   bundled: {{ ternary true false (eq $bundled "true") }}

@@ -119,6 +119,25 @@ def test_waiting_and_being_stopped_are_no_problems_for_people_but_have_keys() ->
     assert problem_keys(stopped, 1)["code"] == "Interrupted"
 
 
+def test_a_stage_that_cannot_fit_is_bad_input() -> None:
+    entry = stage_status(
+        StageState.BLOCKED,
+        reason="DoesNotFit",
+        message="sft cannot fit: 90 of 78 GiB",
+        remedy="set it smaller",
+    )
+    status = pipeline_status(
+        {Stage.SFT: entry}, reason="DoesNotFit", message=entry.message, remedy="set it smaller"
+    )
+    seen = view(desired_state(), status, {})
+    assert seen.settled
+    assert exit_code(seen) == 2
+    assert ending(seen)[0] == "error[DoesNotFit]: demo: sft cannot fit: 90 of 78 GiB"
+    assert ending(seen).count("  remedy: set it smaller") == 1
+    keys = problem_keys(seen, 2)
+    assert (keys["error"], keys["code"]) == ("ConfigError", "DoesNotFit")
+
+
 def test_a_complete_run_has_no_keys() -> None:
     seen = view(desired_state(), pipeline_status({}, ConditionType.COMPLETE), {})
     assert exit_code(seen) == 0
