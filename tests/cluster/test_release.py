@@ -24,6 +24,8 @@ from tests.faults.harness import undisturbed_results
 from tests.faults.observe import STAGES, Result
 from tests.faults.place import Place
 from tests.integration.conftest import kept_environment
+from tests.published_bases import MILLIONS, POSITIONS, publish_ziya
+from tests.published_runs import answers_of, recipe_document, write_corpora
 from zhongjing.config.stages import Stage
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
@@ -126,6 +128,30 @@ def test_what_is_pulled_loads_without_our_code(calm: Run, folder: Path) -> None:
         check=False,
     )
     assert loaded.returncode == 0, loaded.stderr
+
+
+def test_a_base_as_ziya_is_published_goes_through_the_recipe(release: Release, folder: Path) -> None:
+    """Delta, root, rule, positions and settings as the recipe zhongjing-13b has them, out of the store."""
+    made = publish_ziya(folder / "ziya", size=MILLIONS)
+    write_corpora(folder / "ziya")
+    run = Run(release, "ziya", folder / "ziya.yaml")
+    base: dict[str, object] = {"deltaRule": "fengshen", "maxPositions": 2 * POSITIONS}
+    with run.session() as session:
+        for part, files in (("delta", made.delta), ("root", made.root)):
+            base[part] = f"{session.release.storage.uri}/models/{part}"
+            session.store.upload_folder(files, str(base[part]))
+    document = recipe_document("ziya", base, folder / "ziya", max_length=160, workers=2)
+    run.document.write_text(json.dumps(document))
+    done = run.submit("--stage", "all", "-o", "json")
+    assert done.code == 0, done.err
+    assert [run.stage(stage)["state"] for stage in STAGES] == ["Succeeded"] * 4
+    target = folder / "ziya-adapter"
+    pulled = run.command("pull", "ziya/ppo", str(target))
+    assert pulled.code == 0, pulled.err
+    (found,) = answers_of([target])
+    assert found["positions"] == 2 * POSITIONS
+    assert found["ends"] == ["</s>"]
+    assert all("</s>" in answer for answer in found["answers"]), found
 
 
 @pytest.fixture(scope="module")
