@@ -35,7 +35,7 @@ from zhongjing.pipeline.backend import JobDescription, JobRequest
 from zhongjing.pipeline.freeze import freeze
 from zhongjing.pipeline.plan import make_plan, make_request
 from zhongjing.pipeline.state import DesiredState
-from zhongjing.storage.artifacts import write_request
+from zhongjing.storage.documents import record_bytes
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore
@@ -261,7 +261,9 @@ class Run:
         request = make_request(
             self.desired, [], self.plan[stage], self.layout, attempt=attempt, submission_id=identifier
         )
-        return request, write_request(self.store, self.stage_layout(stage), request)
+        uri = self.stage_layout(stage).request(attempt)
+        self.store.put_once(uri, record_bytes(request))
+        return request, uri
 
     def stage_layout(self, stage: Stage) -> StageLayout:
         """Where a stage's objects are."""

@@ -138,17 +138,3 @@ def test_without_a_secret_nothing_happens(api: KubeApi) -> None:
     api.delete(SECRETS, TOKEN)
     assert not rollout(api).follow_token()
     assert (ready(api), hashes(api)) == (before, noted)
-
-
-def test_workers_of_one_group_are_replaced(api: KubeApi) -> None:
-    before = ready(api)
-    names = rollout(api).replace_workers("gpu")
-    assert sorted(names) == [f"{FULLNAME}-ray-gpu-0", f"{FULLNAME}-ray-gpu-1"]
-
-    def replaced() -> bool:
-        now = ready(api)
-        return set(now) == PODS_OF_RAY and all(now[name] != before[name] for name in names)
-
-    wait_for(replaced, "other workers")
-    kept = PODS_OF_RAY - set(names)
-    assert {name: ready(api)[name] for name in kept} == {name: before[name] for name in kept}

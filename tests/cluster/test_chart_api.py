@@ -30,7 +30,6 @@ from tests.cluster.own_namespace import own_namespace, wait_for
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import (
     CONFIG_MAPS,
-    CUSTOM_RESOURCES,
     PIPELINES,
     PODS,
     RAY_CLUSTERS,
@@ -45,6 +44,7 @@ pytestmark = pytest.mark.cluster
 BOTH = pytest.mark.parametrize("provisioner", PROVISIONERS)
 ACCOUNTS = Resource("", "v1", "serviceaccounts")
 REVIEWS = Resource("authorization.k8s.io", "v1", "subjectaccessreviews", namespaced=False)
+DEFINITIONS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False)
 RAY_CRD = "rayclusters.ray.io"
 NO_IMAGE = {"image": {"repository": "localhost/none"}}  # what runs in the pods does not matter here
 
@@ -95,23 +95,23 @@ def privileged() -> Iterator[KubeApi]:
 def pipelines_served(api: KubeApi) -> None:
     """The TrainingPipelines' definition, which all releases of the cluster share."""
     definition = yaml.safe_load((CHART / "files/trainingpipeline-crd.yaml").read_text(encoding="utf-8"))
-    api.patch(CUSTOM_RESOURCES, definition["metadata"]["name"], definition, kind="apply", force=True)
+    api.patch(DEFINITIONS, definition["metadata"]["name"], definition, kind="apply", force=True)
     wait_for(lambda: api.serves(PIPELINES), "the TrainingPipelines' API")
 
 
 @pytest.fixture(scope="module")
 def kuberay_served(api: KubeApi, kuberay_crd_file: Path) -> Iterator[None]:
     """KubeRay's RayCluster. Taken away afterwards, unless it was there: `auto` would see it."""
-    if api.get(CUSTOM_RESOURCES, RAY_CRD) is not None:
+    if api.get(DEFINITIONS, RAY_CRD) is not None:
         yield
         return
     definition = yaml.load(
         kuberay_crd_file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     )
-    api.patch(CUSTOM_RESOURCES, RAY_CRD, definition, kind="apply", force=True)
+    api.patch(DEFINITIONS, RAY_CRD, definition, kind="apply", force=True)
     wait_for(lambda: api.serves(RAY_CLUSTERS), "KubeRay's API")
     yield
-    api.delete(CUSTOM_RESOURCES, RAY_CRD)
+    api.delete(DEFINITIONS, RAY_CRD)
     wait_for(lambda: not api.serves(RAY_CLUSTERS), "end of KubeRay's API")
 
 

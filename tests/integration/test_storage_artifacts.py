@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from zhongjing.config.stages import Stage
-from zhongjing.errors import ConflictError, NotFoundError, StorageError
+from zhongjing.errors import ConflictError, StorageError
 from zhongjing.storage import artifacts
 from zhongjing.storage.documents import record_bytes
 from zhongjing.storage.layout import Layout, StageLayout
@@ -92,46 +92,6 @@ def test_damaged_manifest(store: ObjectStore, stage: StageLayout) -> None:
     assert caught.value.where == stage.manifest
 
 
-def test_current_result(store: ObjectStore, layout: Layout) -> None:
-    assert artifacts.read_current(store, layout, Stage.SFT) is None
-    with pytest.raises(NotFoundError):
-        artifacts.set_current(store, layout, Stage.SFT, "abc123")
-    for key in ("abc123", "def456"):
-        artifacts.write_manifest(store, layout.stage(Stage.SFT, key), manifest(1, key=key))
-    assert artifacts.set_current(store, layout, Stage.SFT, "abc123")
-    assert not artifacts.set_current(store, layout, Stage.SFT, "abc123")
-    assert artifacts.set_current(store, layout, Stage.SFT, "def456")
-    current = artifacts.read_current(store, layout, Stage.SFT)
-    assert current is not None
-    assert current.key == "def456"
-    assert current.manifest_uri == layout.stage(Stage.SFT, "def456").manifest
-    assert store.get_json(layout.current(Stage.SFT)) == {
-        "key": "def456",
-        "manifestUri": layout.stage(Stage.SFT, "def456").manifest,
-    }
-
-
-def test_current_result_is_not_overwritten_unread(
-    store: ObjectStore, layout: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for key in ("abc123", "def456", "fff999"):
-        artifacts.write_manifest(store, layout.stage(Stage.SFT, key), manifest(1, key=key))
-    artifacts.set_current(store, layout, Stage.SFT, "abc123")
-    put_record = store.put_record
-
-    def somebody_is_faster(*arguments: Any, **options: Any) -> str:
-        monkeypatch.setattr(store, "put_record", put_record)
-        artifacts.set_current(store, layout, Stage.SFT, "def456")
-        return put_record(*arguments, **options)
-
-    monkeypatch.setattr(store, "put_record", somebody_is_faster)
-    with pytest.raises(ConflictError):
-        artifacts.set_current(store, layout, Stage.SFT, "fff999")
-    current = artifacts.read_current(store, layout, Stage.SFT)
-    assert current is not None
-    assert current.key == "def456"
-
-
 def test_stop_mark(store: ObjectStore, stage: StageLayout) -> None:
     assert not store.exists(stage.stop(1))
     artifacts.request_stop(store, stage.stop(1), "Suspended", "the pipeline is suspended")
@@ -152,8 +112,9 @@ def test_model_round_trip(store: ObjectStore, stage: StageLayout, tmp_path: Path
     model = artifacts.upload_model(store, folder, stage.model, format="adapter", base_uri="s3://b/base")
     assert [file.name for file in model.files] == ["adapter_config.json", "adapter_model.safetensors"]
     assert not store.exists(f"{stage.model}/left-by-a-dead-attempt.bin")
-    copy = artifacts.download_model(store, model, tmp_path / "copy")
+    copy = tmp_path / "copy"
+    store.download_folder(model.uri, copy, model.files)
     assert (copy / "adapter_model.safetensors").read_bytes() == b"weights"
     store.put(f"{stage.model}/adapter_model.safetensors", b"Weights")
     with pytest.raises(StorageError, match="damaged"):
-        artifacts.download_model(store, model, tmp_path / "other")
+        store.download_folder(model.uri, tmp_path / "other", model.files)

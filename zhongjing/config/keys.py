@@ -158,17 +158,6 @@ def key_fields(
     return result
 
 
-def stage_key(
-    document: TrainingPipeline,
-    stage: Stage,
-    source_digests: Mapping[str, str],
-    input_keys: Mapping[str, str],
-    rerun: int = 0,
-) -> str:
-    """Key of ``stage`` (16 hex characters): the digest of :func:`key_fields`."""
-    return digest(key_fields(document, stage, source_digests, input_keys, rerun))
-
-
 def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Which fields differ between two results of :func:`key_fields`, each as ``path: old -> new``."""
     changes: list[str] = []

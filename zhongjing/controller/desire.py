@@ -168,16 +168,6 @@ def _refreshes(user: Mapping[str, Any], previous: DesiredState | None) -> bool:
     return wanted is not None and wanted != (before.get("annotations") or {}).get(REFRESH_ANNOTATION)
 
 
-def _is_refreshed(user: Mapping[str, Any], previous: DesiredState | None) -> bool:
-    """Whether the sources are to be listed anew (``submit --refresh-data``)."""
-    return previous is not None and _refresh_of(user) not in (None, _refresh_of(previous.user))
-
-
-def _refresh_of(user: Mapping[str, Any]) -> str | None:
-    annotations: Mapping[str, str] = (user.get("metadata") or {}).get("annotations") or {}
-    return annotations.get(REFRESH_ANNOTATION)
-
-
 def _known(
     previous: DesiredState | None, status: PipelineStatus | None
 ) -> dict[str, tuple[str, FrozenSource]]:

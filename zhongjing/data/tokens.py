@@ -211,11 +211,6 @@ class TokenSplit:
                 samples[place] = self._sample(chosen[place], held)
         return [samples[place] for place in range(len(chosen))]
 
-    def prefetch(self, indices: Sequence[int]) -> None:
-        """Brings the blocks of samples into memory, as far as there is room: for a thread beside training."""
-        needed = {block for index in indices for block in self._blocks_of(*self._span(int(index)))}
-        self._load(sorted(needed)[: self._capacity])
-
     def _span(self, index: int) -> tuple[int, int]:
         first, last = self._sample_offsets[index], self._sample_offsets[index + 1]
         return int(self._segment_offsets[first]), int(self._segment_offsets[last])

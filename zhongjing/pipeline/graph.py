@@ -137,9 +137,3 @@ def check(document: TrainingPipeline) -> None:
     """Raises ConfigError when any stage's inputs are named wrongly, wanted now or not."""
     for stage in document.spec.stages.present():
         needs(document, stage)
-
-
-def downstream(document: TrainingPipeline, stage: Stage) -> list[Stage]:
-    """The stages whose results depend on ``stage``, itself left out."""
-    present = document.spec.stages.present()
-    return [other for other in present if other is not stage and stage in closure(document, [other])]

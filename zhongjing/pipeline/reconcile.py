@@ -412,13 +412,6 @@ class Reconciler:
         return max(min([self.cadence.active, *times]), 0.05)
 
 
-def reconcile_once(
-    store: ObjectStore, layout: Layout, backend: Backend, now: float, policy: Policy | None = None
-) -> float | None:
-    """One pass by a reconciler without memory: :meth:`Reconciler.once`."""
-    return Reconciler(store, layout, backend, policy=policy).once(now)
-
-
 def driver_log(layout: Layout, stage: Stage, key: str, attempt: int) -> str:
     """Where the driver's log of an attempt is kept after its end."""
     return f"{layout.stage(stage, key).logs}/driver-a{attempt}.log"

@@ -1,4 +1,4 @@
-"""Documents and models of a stage in the store: requests, manifests, the result in use, stop marks.
+"""Documents and models of a stage in the store: requests, manifests, stop marks.
 
 What makes a result is the existence of its manifest, written last and once. Everything else may be
 incomplete at any time and nobody is misled.
@@ -10,21 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from zhongjing.codes import storage as codes
-from zhongjing.config.stages import Stage
 from zhongjing.errors import ConflictError, NotFoundError, StorageError
 from zhongjing.storage.documents import damaged, parse_record, record_bytes
-from zhongjing.storage.layout import Layout, StageLayout
+from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.manifest import ModelArtifact, ModelFile, Record, StageManifest, StageRequest
 from zhongjing.storage.objects import ObjectStore
 
 MADE = "made.json"  # stands in the folder of a base that is complete, and lists its files
-
-
-class CurrentResult(Record):
-    """``current.json``: which result of a stage is in use."""
-
-    key: str
-    manifest_uri: str
 
 
 class StopMark(Record):
@@ -46,17 +38,6 @@ def require_conditional_writes(store: ObjectStore, uri: str) -> None:
             code=codes.NO_CONDITIONAL_WRITES,
             where=uri,
         )
-
-
-def write_request(store: ObjectStore, layout: StageLayout, request: StageRequest) -> str:
-    """Stores what attempt ``request.attempt`` is asked to do and returns its URI.
-
-    Raises:
-        ConflictError: the attempt was asked for something else already.
-    """
-    uri = layout.request(request.attempt)
-    store.put_once(uri, record_bytes(request))
-    return uri
 
 
 def read_request(store: ObjectStore, uri: str) -> StageRequest:
@@ -105,43 +86,6 @@ def read_manifest(store: ObjectStore, layout: StageLayout) -> StageManifest | No
         return None
 
 
-def read_current(store: ObjectStore, layout: Layout, stage: Stage) -> CurrentResult | None:
-    """Which result of ``stage`` is in use, if any."""
-    try:
-        return store.get_record(layout.current(stage), CurrentResult)
-    except NotFoundError:
-        return None
-
-
-def set_current(store: ObjectStore, layout: Layout, stage: Stage, key: str) -> bool:
-    """Puts the result of ``key`` into use; returns whether anything changed.
-
-    Raises:
-        NotFoundError: that result does not exist.
-        ConflictError: somebody else changed it at the same moment.
-    """
-    manifest_uri = layout.stage(stage, key).manifest
-    if not store.exists(manifest_uri):
-        raise NotFoundError(
-            "there is no such result",
-            code=codes.OBJECT_NOT_FOUND,
-            where=manifest_uri,
-            remedy="run the stage first",
-        )
-    uri = layout.current(stage)
-    wanted = CurrentResult(key=key, manifest_uri=manifest_uri)
-    # The ETag is asked for before the content: a change in between is then refused by the server.
-    info = store.head(uri)
-    if info is not None and read_current(store, layout, stage) == wanted:
-        return False
-    try:
-        store.put_record(uri, wanted, if_none_match=info is None, if_match=info.etag if info else None)
-    except ConflictError:
-        if read_current(store, layout, stage) != wanted:
-            raise
-    return True
-
-
 def request_stop(store: ObjectStore, uri: str, reason: str, message: str) -> None:
     """Asks an attempt to stop with a checkpoint; asking twice is harmless, the first reason stands.
 
@@ -183,17 +127,6 @@ def upload_model(
     kept = {f"{uri}/{file.name}" for file in files}
     store.delete([info.uri for info in store.list(uri) if info.uri not in kept])
     return ModelArtifact(uri=uri, format=format, base_uri=base_uri, files=files)
-
-
-def download_model(store: ObjectStore, model: ModelArtifact, folder: Path) -> Path:
-    """Downloads a model and checks every file's sha256; a broken download goes on. Returns ``folder``.
-
-    Raises:
-        NotFoundError: a file is missing.
-        StorageError: a file is damaged.
-    """
-    store.download_folder(model.uri, folder, model.files or None)
-    return folder
 
 
 def model_files(store: ObjectStore, uri: str) -> list[ModelFile] | None:

@@ -15,18 +15,6 @@ import torch
 from zhongjing.storage.progress import Activity
 
 
-class Stateful(Protocol):
-    """Anything whose state a checkpoint must hold. States are JSON or tensors, never pickled objects."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state, as plain JSON values."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` gave."""
-        ...
-
-
 class RunContext(Protocol):
     """The world, as the loop sees it."""
 

@@ -61,16 +61,3 @@ def _order(rewards: torch.Tensor) -> torch.Tensor:
 
 def _of_prompts(values: torch.Tensor, samples: torch.Tensor, num_prompts: int) -> torch.Tensor:
     return values.new_zeros(num_prompts).index_add(0, samples, values)
-
-
-def token_nll(logits: torch.Tensor, labels: torch.Tensor, ignore: int = -100) -> torch.Tensor:
-    """Sum of the negative log-likelihood, fp32 scalar: the plain form that the chunked one is tested against.
-
-    Args:
-        logits: [R, L, V]; row t predicts ``labels[:, t + 1]``.
-        labels: int64 [R, L], ``ignore`` where nothing is to be predicted.
-        ignore: the label that does not count.
-    """
-    return functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=ignore, reduction="sum"
-    )

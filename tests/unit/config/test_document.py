@@ -270,8 +270,8 @@ def test_frozen_defaults_outlive_an_upgrade_and_what_is_written_wins() -> None:
     assert now.spec.stages.sft.learning_rate == 1e-3  # written
 
 
-def key(stage: Stage, doc: TrainingPipeline, **digests: str) -> str:
-    return keys.stage_key(doc, stage, {**DIGESTS, **digests}, {"from": "k"})
+def key(stage: Stage, doc: TrainingPipeline, *, start: str = "k", rerun: int = 0, **digests: str) -> str:
+    return keys.digest(keys.key_fields(doc, stage, {**DIGESTS, **digests}, {"from": start}, rerun))
 
 
 def test_the_rule_of_a_delta_counts_the_same_whether_known_or_written() -> None:
@@ -316,8 +316,8 @@ def test_only_training_fields_change_a_key() -> None:
         assert key(Stage.SFT, document(other)) != first, other
     assert key(Stage.SFT, document(), talks="t2") != first
     assert key(Stage.SFT, document(), ranked="r2") == first
-    assert keys.stage_key(document(), Stage.SFT, DIGESTS, {"from": "other"}) != first
-    assert keys.stage_key(document(), Stage.SFT, DIGESTS, {"from": "k"}, rerun=1) != first
+    assert key(Stage.SFT, document(), start="other") != first
+    assert key(Stage.SFT, document(), rerun=1) != first
 
 
 def test_a_tiny_base_depends_on_its_corpora_but_not_on_ranked_answers() -> None:

@@ -137,12 +137,6 @@ def test_blocks_are_kept_within_the_memory_given(memory: MemoryStore, tmp_path: 
     assert [sample.index for sample in shuffled] == order
     assert len(memory.ranges) <= 2 * blocks, "samples are read as they lie, not as they are asked for"
 
-    eager = open_split(store, URI, "train")
-    eager.prefetch([3, 4])
-    memory.ranges.clear()
-    eager.fetch([3, 4])
-    assert memory.ranges == []
-
 
 @pytest.mark.parametrize("where", ["tokens", "bits", "length", "index", "manifest", "gone", "no cache"])
 def test_damage_is_told_and_named(memory: MemoryStore, tmp_path: Path, where: str) -> None:

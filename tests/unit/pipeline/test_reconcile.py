@@ -20,7 +20,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError, BackendUnavailableError, StorageError, StorageUnavailableError
 from zhongjing.pipeline.backend import JobRequest
 from zhongjing.pipeline.observe import Policy
-from zhongjing.pipeline.reconcile import Cadence, Reconciler, reconcile_once
+from zhongjing.pipeline.reconcile import Cadence, Reconciler
 from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
 from zhongjing.pipeline.stored import read_status, write
 from zhongjing.storage.manifest import StageRequest
@@ -58,7 +58,7 @@ class Bench:
 
 def test_nothing_is_wanted() -> None:
     store = MemoryStore()
-    assert reconcile_once(cast(Any, store), LAYOUT, Cluster(store), 0.0) is None
+    assert Reconciler(cast(Any, store), LAYOUT, Cluster(store)).once(0.0) is None
     assert store.objects == {}
 
 

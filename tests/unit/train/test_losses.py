@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from zhongjing.train.losses import correct_pairs, pair_fractions, ranking_loss, ranking_pairs, token_nll
+from zhongjing.train.losses import correct_pairs, pair_fractions, ranking_loss, ranking_pairs
 
 
 def sigmoid_loss(better: float, worse: float) -> float:
@@ -64,9 +64,3 @@ def test_large_gaps_stay_finite() -> None:
 def test_equal_rewards_are_half_right() -> None:
     samples, ranks = torch.zeros(2).long(), torch.arange(2)
     assert correct_pairs(torch.ones(2), samples, ranks).item() == 0.5
-
-
-def test_token_nll_counts_targets_only() -> None:
-    logits = torch.zeros(1, 4, 10)
-    labels = torch.tensor([[-100, 3, -100, 7]])
-    assert token_nll(logits, labels).item() == pytest.approx(2 * math.log(10))

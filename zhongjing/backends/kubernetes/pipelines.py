@@ -9,7 +9,6 @@ from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PIPELINES, Object
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.config.pipeline import API_GROUP, API_VERSION, KIND
-from zhongjing.config.stages import Stage
 from zhongjing.errors import ConflictError, NotFoundError
 from zhongjing.pipeline.state import ConditionType
 
@@ -119,16 +118,6 @@ class Pipeline:
         """Whether an attempt may be alive, by its status."""
         stages = self.status.get("stages") or {}
         return any(each.get("state") in ("Queued", "Running") for each in stages.values())
-
-    @property
-    def submissions(self) -> dict[Stage, str]:
-        """Ids of the latest attempts, by stage."""
-        stages = self.status.get("stages") or {}
-        return {
-            Stage(name): str(each["submissionId"])
-            for name, each in stages.items()
-            if each.get("submissionId")
-        }
 
     def condition(self) -> Object | None:
         """The condition that holds."""

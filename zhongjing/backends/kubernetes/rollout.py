@@ -21,10 +21,8 @@ from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PODS, Object
 from zhongjing.backends.kubernetes.secrets import TOKEN_KEY, read_secret
 from zhongjing.backends.kubernetes.workloads import (
-    GROUP,
     HEAD,
     WORKER,
-    label,
     pod_labels,
     read_workloads,
     write,
@@ -77,25 +75,10 @@ class Rollout:
                 write(self._api, workload, annotations={TOKEN_HASH: current})
         return changed
 
-    def replace_workers(self, group: str | None = None) -> list[str]:
-        """Ends the worker pods of a group (of all groups), after a hang or a fault of a GPU, say.
-
-        Returns:
-            Names of the pods; others take their places.
-
-        Raises:
-            BackendError: the API does not answer, or refuses.
-        """
-        return self._end(WORKER, group=group)
-
-    def _end(self, *components: str, group: str | None = None) -> list[str]:
-        ended = []
+    def _end(self, *components: str) -> None:
         for pod in self._api.find(PODS, labels=pod_labels(self._release, *components)).items:
-            if pod["metadata"].get("deletionTimestamp") or (group is not None and label(pod, GROUP) != group):
-                continue
-            if end_pod(self._api, pod, END_SECONDS):
-                ended.append(str(pod["metadata"]["name"]))
-        return ended
+            if not pod["metadata"].get("deletionTimestamp"):
+                end_pod(self._api, pod, END_SECONDS)
 
     def _hash(self, token: str) -> str:
         # Salted with the place: the same token elsewhere has another hash.
