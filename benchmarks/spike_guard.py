@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.local_context import LocalContext
 from zhongjing.config.sources import TinyBase
 from zhongjing.config.stages import PretrainSettings
 from zhongjing.data.example.generate import generate
@@ -34,7 +35,6 @@ from zhongjing.model.base import make_tiny_base
 from zhongjing.model.tokenizer import load_tokenizer
 from zhongjing.train.distributed import ensure_process_group
 from zhongjing.train.engine import Engine
-from zhongjing.train.local_context import LocalContext
 from zhongjing.train.loop import run_loop
 from zhongjing.train.pretrain import PretrainProgram
 from zhongjing.train.program import MicroLoss, StepPlan

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests.local_context import LocalContext
 from tests.training_support import dialogues, rankings
 from zhongjing.config.stages import PretrainSettings, RmSettings, SftSettings
 from zhongjing.storage.heartbeat import HEARTBEAT, beat
@@ -19,7 +20,6 @@ from zhongjing.storage.progress import Activity
 from zhongjing.train import meeting as meeting_module
 from zhongjing.train.distributed import ensure_process_group
 from zhongjing.train.engine import Engine
-from zhongjing.train.local_context import LocalContext
 from zhongjing.train.loop import run_loop
 from zhongjing.train.meeting import MeetingError, first, meet
 from zhongjing.train.pretrain import PretrainProgram

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.local_context import LocalContext
 from tests.training_jobs import SOURCE
 from tests.training_support import dialogues, tiny_base
 from zhongjing.config.stages import SftSettings
 from zhongjing.train.engine import Engine
-from zhongjing.train.local_context import LocalContext
 from zhongjing.train.loop import LoopResult, run_loop
 from zhongjing.train.program import StepPlan
 from zhongjing.train.sft import SftProgram

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from tests.local_context import LocalContext
 from tests.ppo_support import Folders, make_folders, make_settings, random_prompts
 from zhongjing.data.samples import PackedRow
-from zhongjing.train.local_context import LocalContext
 from zhongjing.train.loop import run_loop
 from zhongjing.train.ppo.build import build_ppo
 

@@ -21,11 +21,10 @@ from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.freeze import freeze, local_references
-from zhongjing.pipeline.plan import frozen_sources
+from zhongjing.pipeline.plan import known_sources
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
 from zhongjing.pipeline.stored import Versioned, read_desired, write
 from zhongjing.storage.layout import Layout
-from zhongjing.storage.manifest import FrozenSource
 from zhongjing.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -139,7 +138,7 @@ class Desires:
         _refuse_local_paths(document)
         graph.check(document)
         targets = graph.targets(document)
-        known = {} if _refreshes(user, previous) else _known(previous, status)
+        known = {} if _refreshes(user, previous) else known_sources(previous, status)
         frozen = freeze(self._store, layout, document, known=known)
         for note in frozen.notes:
             logger.info("%s: %s", pipeline.name, note)
@@ -166,19 +165,6 @@ def _refreshes(user: Mapping[str, Any], previous: DesiredState | None) -> bool:
     before = previous.user["metadata"] if previous is not None else {}
     wanted = user["metadata"]["annotations"].get(REFRESH_ANNOTATION)
     return wanted is not None and wanted != (before.get("annotations") or {}).get(REFRESH_ANNOTATION)
-
-
-def _known(
-    previous: DesiredState | None, status: PipelineStatus | None
-) -> dict[str, tuple[str, FrozenSource]]:
-    """Sources frozen before: a pipeline reads the same objects in every re-run."""
-    if previous is None:
-        return {}
-    uris = {source.name: source.uri for source in previous.document.spec.sources}
-    late = status.sources if status is not None else []
-    return {
-        name: (uris[name], source) for name, source in frozen_sources(previous, late).items() if name in uris
-    }
 
 
 def _refuse_local_paths(document: TrainingPipeline) -> None:

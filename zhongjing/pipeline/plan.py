@@ -12,7 +12,7 @@ from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.errors import MissingInputError
 from zhongjing.pipeline.graph import BASE, Need, closure, needs
-from zhongjing.pipeline.state import DesiredState
+from zhongjing.pipeline.state import DesiredState, PipelineStatus
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource, StageInput, StageRequest
 
@@ -78,6 +78,19 @@ def frozen_sources(desired: DesiredState, late: Sequence[FrozenSource] = ()) -> 
     """All frozen sources by name; one that arrived late counts when it was still waited for."""
     found = {source.name: source for source in late if source.name in desired.waiting}
     return {**found, **{source.name: source for source in desired.sources}}
+
+
+def known_sources(
+    previous: DesiredState | None, status: PipelineStatus | None
+) -> dict[str, tuple[str, FrozenSource]]:
+    """Sources frozen before, with their URIs: a pipeline reads the same objects in every re-run."""
+    if previous is None:
+        return {}
+    uris = {source.name: source.uri for source in previous.document.spec.sources}
+    late = status.sources if status is not None else []
+    return {
+        name: (uris[name], source) for name, source in frozen_sources(previous, late).items() if name in uris
+    }
 
 
 def required_sources(document: TrainingPipeline, stage: Stage) -> list[str]:

@@ -18,7 +18,7 @@ from zhongjing.config.resolve import Frozen, apply_overrides, resolve
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.freeze import OnUpload, absolute, freeze
-from zhongjing.pipeline.plan import DEFAULT_COMMAND, Plan, frozen_sources, make_plan, missing_input
+from zhongjing.pipeline.plan import DEFAULT_COMMAND, Plan, known_sources, make_plan, missing_input
 from zhongjing.pipeline.session import Session, Warmable
 from zhongjing.pipeline.state import (
     STANDSTILLS,
@@ -29,7 +29,6 @@ from zhongjing.pipeline.state import (
     stamp,
 )
 from zhongjing.pipeline.stored import done_stages
-from zhongjing.storage.manifest import FrozenSource
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def prepare(
         session.store,
         layout,
         document,
-        known={} if refresh_data else _known(previous, status),
+        known={} if refresh_data else known_sources(previous, status),
         upload=upload,
         on_upload=on_upload,
     )
@@ -198,18 +197,6 @@ def _resolve(
     spec = document.spec.model_copy(update={"storage": session.storage, "sources": sources})
     metadata = document.metadata.model_copy(update={"namespace": session.namespace})
     return document.model_copy(update={"metadata": metadata, "spec": spec})
-
-
-def _known(
-    previous: DesiredState | None, status: PipelineStatus | None
-) -> dict[str, tuple[str, FrozenSource]]:
-    if previous is None:
-        return {}
-    uris = {source.name: source.uri for source in previous.document.spec.sources}
-    late = status.sources if status is not None else []
-    return {
-        name: (uris[name], source) for name, source in frozen_sources(previous, late).items() if name in uris
-    }
 
 
 def _has(document: TrainingPipeline, stage: Stage) -> bool:

@@ -77,6 +77,15 @@ def read_manifest(store: ObjectStore, layout: Layout, stage: Stage, key: str) ->
     return find_record(store, layout.stage(stage, key).manifest, StageManifest)
 
 
+def manifest_in_use(store: ObjectStore, layout: Layout, stage: Stage) -> StageManifest | None:
+    """The manifest of the result of a stage that ``current.json`` names, or None if there is none."""
+    try:
+        current = store.get_json(layout.current(stage))
+    except NotFoundError:
+        return None
+    return read_manifest(store, layout, stage, str(current["key"]))
+
+
 def done_stages(store: ObjectStore, layout: Layout, keys: dict[Stage, str | None]) -> dict[Stage, bool]:
     """Whether the result of each key exists.
 

@@ -43,7 +43,7 @@ from zhongjing.errors import (
 )
 from zhongjing.pipeline.plan import make_plan
 from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, stamp
-from zhongjing.pipeline.stored import done_stages, find_record, read_manifest
+from zhongjing.pipeline.stored import done_stages, find_record, manifest_in_use
 from zhongjing.pipeline.world import submission_id
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource, StageManifest
@@ -181,12 +181,7 @@ class KubernetesSession:
 
     def manifest(self, pipeline: str, stage: Stage) -> StageManifest | None:
         """The result of a stage that is in use, or None if there is none."""
-        layout = self.layout(pipeline)
-        try:
-            current = self.store.get_json(layout.current(stage))
-        except NotFoundError:
-            return None
-        return read_manifest(self.store, layout, stage, str(current["key"]))
+        return manifest_in_use(self.store, self.layout(pipeline), stage)
 
     # What is wanted
 

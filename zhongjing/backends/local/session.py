@@ -34,15 +34,14 @@ from zhongjing.errors import (
     BackendError,
     ConfigError,
     ConflictError,
-    NotFoundError,
     TransientError,
 )
 from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.prepare import changed_under_way, in_progress
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
 from zhongjing.pipeline.stored import (
+    manifest_in_use,
     read_desired,
-    read_manifest,
     read_progress,
     read_status,
     write,
@@ -155,12 +154,7 @@ class LocalSession:
 
     def manifest(self, pipeline: str, stage: Stage) -> StageManifest | None:
         """The result of a stage that is in use, or None if there is none."""
-        layout = self.layout(pipeline)
-        try:
-            current = self.store.get_json(layout.current(stage))
-        except NotFoundError:
-            return None
-        return read_manifest(self.store, layout, stage, str(current["key"]))
+        return manifest_in_use(self.store, self.layout(pipeline), stage)
 
     # What is wanted
 
