@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 import torch
@@ -21,6 +22,16 @@ from zhongjing.model.delta import SENTENCES
 TOKENS, ROWS, ROOT_ROWS = 898, 912, 800
 ADDED = ("<human>", "<bot>")
 POSITIONS = 96
+LLAMA_SPEC = {
+    "model_type": "bpe",
+    "character_coverage": 0.99995,
+    "byte_fallback": True,
+    "split_digits": True,
+    "normalization_rule_name": "identity",
+    "add_dummy_prefix": True,
+    "remove_extra_whitespaces": False,
+    "allow_whitespace_only_pieces": True,
+}
 
 
 @dataclass(frozen=True)
@@ -46,32 +57,31 @@ class Published:
     target: dict[str, torch.Tensor]
 
 
-def train_sentencepiece(texts: Sequence[str], tokens: int) -> bytes:
+def train_sentencepiece(texts: Sequence[str], tokens: int, **others: Any) -> bytes:
     """A model file with LLaMA's settings.
 
     Source: "trainer_spec" and "normalizer_spec" inside LLaMA's tokenizer.model, as its paper (arXiv
     2302.13971, section 2.1) sums them up: BPE, bytes for unknown characters, numbers split into digits; no
     normalisation, a dummy space in front, spaces kept; 0 ``<unk>``, 1 ``<s>``, 2 ``</s>``, no padding.
+
+    Args:
+        texts: what it learns from.
+        tokens: size of the vocabulary, at most.
+        others: settings of the trainer in place of LLaMA's.
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
         model_writer=model,
         vocab_size=tokens,
-        model_type="bpe",
-        character_coverage=0.99995,
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="identity",
-        add_dummy_prefix=True,
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
+        hard_vocab_limit=False,
         unk_id=0,
         bos_id=1,
         eos_id=2,
         pad_id=-1,
         minloglevel=2,
         num_threads=1,
+        **{**LLAMA_SPEC, **others},
     )
     return model.getvalue()
 

@@ -5,7 +5,7 @@ files (tokenizer_config.json, special_tokens_map.json and generation_config.json
 
 =================  ====================================================================================
 llama-1            huggyllama/llama-7b: ``LlamaTokenizer``, ``<s> </s> <unk>``, no padding, no template
-llama-2-chat       meta-llama/Llama-2-7b-chat-hf: ``pad_token`` null, ``[INST]`` turns that end with EOS
+llama-2-chat       meta-llama/Llama-2-7b-chat-hf: not ``legacy``, ``pad_token`` null, ``[INST]`` turns, EOS
 llama-3            meta-llama/Meta-Llama-3-8B: EOS ``<|end_of_text|>``, neither padding nor unknown token
 llama-3-eot        the same with the Instruct template, EOS still ``<|end_of_text|>`` (first published state)
 llama-3.1-chat     meta-llama/Llama-3.1-8B-Instruct: EOS ``<|eot_id|>``, ``<|finetune_right_pad_id|>`` unused
@@ -119,7 +119,6 @@ def _llama(bos: str = "<s>", eos: str = "</s>", **more: Any) -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "model_max_length": 4096,
         "sp_model_kwargs": {},
-        "legacy": False,
         "tokenizer_class": "LlamaTokenizer",
         **more,
     }
@@ -131,7 +130,7 @@ _IM = ("<|im_start|>", "<|im_end|>")
 
 PUBLISHED = {
     "llama-1": Published(_llama(), None, _SP, "</s>", "<unk>", True),
-    "llama-2-chat": Published(_llama(pad_token=None), _LLAMA2, _SP, "</s>", "<unk>", True),
+    "llama-2-chat": Published(_llama(pad_token=None, legacy=False), _LLAMA2, _SP, "</s>", "<unk>", True),
     "llama-3": Published(
         _llama3("<|end_of_text|>"),
         None,
@@ -186,10 +185,15 @@ PUBLISHED = {
         eos_ids=("<|im_end|>", "<|endoftext|>"),
     ),
     "yi": Published(
-        _llama(*_YI[1:], pad_token="<unk>", add_bos_token=False), None, _YI, "<|endoftext|>", "<unk>", True
+        _llama(*_YI[1:], pad_token="<unk>", add_bos_token=False, legacy=True),
+        None,
+        _YI,
+        "<|endoftext|>",
+        "<unk>",
+        True,
     ),
     "yi-chat": Published(
-        _llama(_YI[1], "<|im_end|>", pad_token="<unk>", add_bos_token=False),
+        _llama(_YI[1], "<|im_end|>", pad_token="<unk>", add_bos_token=False, legacy=True),
         CHATML,
         (*_YI, *_IM),
         "<|im_end|>",

@@ -13,22 +13,11 @@ from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Kind, Source
 from zhongjing.config.stages import AnySettings, PpoSettings, PretrainSettings, SftSettings, Stage
 from zhongjing.data.order import groups_by_category
+from zhongjing.data.tokenizer_folder import TOKENIZER_FILES
 from zhongjing.errors import DataError
 
 CACHE_VERSION = 1
 
-# Of a tokenizer folder, what decides how text becomes tokens.
-_TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
 # What the test split of a stage may hold of sources that no stage trains on (split: test).
 _TEST_KINDS: dict[Stage, tuple[Kind, ...]] = {
     Stage.PRETRAIN: (Kind.TEXT,),
@@ -108,7 +97,7 @@ def tokenizer_files_digest(folder: Path) -> str:
         DataError: the folder has none of them.
     """
     state = hashlib.sha256()
-    names = [name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not names:
         raise DataError("the folder has no tokenizer", code=codes.UNUSABLE_TOKENIZER, where=str(folder))
     for name in names:

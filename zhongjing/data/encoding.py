@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from zhongjing.codes import model as codes
 from zhongjing.config.stages import Stage
 from zhongjing.data.chat import (
     Unfit,
@@ -21,12 +20,11 @@ from zhongjing.data.chat import (
     encode_texts,
     rewrites_answers,
 )
-from zhongjing.data.own_code import check_own_code
 from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, TextRecord, Turn
 from zhongjing.data.samples import Segment
 from zhongjing.data.templates import chat_format, ensure_chat_template, special_tokens
+from zhongjing.data.tokenizer_folder import load_tokenizer
 from zhongjing.data.tokens import TokenType
-from zhongjing.errors import DataError
 
 
 def adapt(record: Record, stage: Stage) -> Record:
@@ -71,13 +69,7 @@ class RecordEncoder:
         Raises:
             DataError: it cannot be loaded, or only by code of its own.
         """
-        check_own_code(folder)
-        try:
-            return cls(AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(
-                f"the tokenizer cannot be loaded: {error}", code=codes.UNUSABLE_TOKENIZER, where=str(folder)
-            ) from error
+        return cls(load_tokenizer(folder))
 
     def configure(self, stage: Stage, max_length: int, system_prompt: str | None) -> None:
         """Sets what the records are encoded for."""

@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from zhongjing.codes import data as data_codes
-from zhongjing.codes import model as model_codes
 from zhongjing.config.sources import Kind, Source
-from zhongjing.data.own_code import check_own_code
 from zhongjing.data.readers import (
     HF_SCHEME,
     ReadStats,
@@ -387,15 +385,9 @@ def _token_counter(folder: Path | None) -> TokenCounter | None:
     if folder is None:
         return None
     # Imported here: without a tokenizer the inspection needs no torch and no transformers.
-    from transformers import AutoTokenizer
+    from zhongjing.data.tokenizer_folder import load_tokenizer
 
-    check_own_code(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"the tokenizer cannot be loaded: {error}", code=model_codes.UNUSABLE_TOKENIZER, where=str(folder)
-        ) from error
+    tokenizer = load_tokenizer(folder)
 
     def count(texts: Sequence[str]) -> list[int]:
         return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]

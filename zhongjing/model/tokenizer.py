@@ -1,4 +1,4 @@
-"""Tokenizers: a byte-level BPE trained on the corpora of a tiny base, and loading of any other.
+"""Tokenizers: a byte-level BPE trained on the corpora of a tiny base, and what any other is asked for.
 
 The trained tokenizer splits text as Qwen's do (same regular expression, NFC), so that every class by which
 transformers may load the folder gives the same tokens. Three special tokens:
@@ -10,35 +10,39 @@ transformers may load the folder gives the same tokens. Three special tokens:
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from zhongjing.codes import document as document_codes
 from zhongjing.codes import model as model_codes
-from zhongjing.data.own_code import check_own_code
+from zhongjing.data.pieces import MODEL_FILE
 from zhongjing.data.templates import DOCUMENT_ENDS, special_names, turn_end_id
+from zhongjing.data.tokenizer_folder import TOKENIZER_FILES, load_tokenizer
 from zhongjing.errors import DataError
+
+__all__ = [
+    "DOCUMENT_END",
+    "SPECIAL_TOKENS",
+    "TOKENIZER_FILES",
+    "TURN_END",
+    "TURN_START",
+    "end_ids",
+    "load_tokenizer",
+    "padding_id",
+    "save_tokenizer",
+    "train_bpe",
+]
 
 DOCUMENT_END = "<|endoftext|>"
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 SPECIAL_TOKENS = (DOCUMENT_END, TURN_START, TURN_END)
-
-# Files of a model folder that decide how text becomes tokens.
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
 
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -109,28 +113,37 @@ def train_bpe(
         clean_up_tokenization_spaces=False,
     )
     fast.chat_template = chat_template
-    folder.mkdir(parents=True, exist_ok=True)
-    fast.save_pretrained(str(folder))
+    save_tokenizer(fast, folder)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder.
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, pieces: Path | None = None) -> None:
+    """Writes a tokenizer so that transformers 4, and what is built on it, loads it too.
 
-    Raises:
-        DataError: the folder has no tokenizer that transformers can load, or one that needs code of its own.
+    transformers 5 names its general class ``TokenizersBackend`` and lists further special tokens under
+    ``extra_special_tokens``. transformers 4 knows neither: there they are ``PreTrainedTokenizerFast`` and
+    ``additional_special_tokens``, which transformers 5 reads as well.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        folder: where the files are written; made if it does not exist.
+        pieces: folder with the sentencepiece model that the tokenizer was made of. It is copied, for readers
+            that compute by it (llama.cpp).
     """
-    check_own_code(folder)
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise DataError("the folder has no tokenizer", code=model_codes.UNUSABLE_TOKENIZER, where=str(folder))
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"the tokenizer cannot be loaded: {error}", code=model_codes.UNUSABLE_TOKENIZER, where=str(folder)
-        ) from error
-    return tokenizer
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(folder))
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    if pieces is not None and (pieces / MODEL_FILE).is_file():
+        shutil.copyfile(pieces / MODEL_FILE, folder / MODEL_FILE)
+        added = tokenizer.added_tokens_decoder.items()
+        settings["added_tokens_decoder"] = {str(place): token.__getstate__() for place, token in added}
+    path.write_text(
+        json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -19,6 +19,7 @@ from zhongjing.config.keys import digest, tokenizer_sources
 from zhongjing.config.stages import AnySettings, PpoSettings, Stage
 from zhongjing.data.build import build_token_cache
 from zhongjing.data.corpus import corpus_texts
+from zhongjing.data.pieces import CONVERSION, has_only_pieces
 from zhongjing.data.templates import CHATML_TEMPLATE, ensure_chat_template
 from zhongjing.errors import ConflictError, DataError
 from zhongjing.model.adapters import check_adapter, read_adapter
@@ -32,7 +33,7 @@ from zhongjing.model.base import (
     skeleton,
 )
 from zhongjing.model.delta import merge_delta
-from zhongjing.model.tokenizer import load_tokenizer, padding_id
+from zhongjing.model.tokenizer import load_tokenizer, padding_id, save_tokenizer
 from zhongjing.model.weights import WeightReader
 from zhongjing.storage.artifacts import MADE, read_manifest
 from zhongjing.storage.layout import Layout, StageLayout
@@ -199,8 +200,8 @@ class _Preparation:
     def _tokenizer(self, base: str, base_local: Path) -> tuple[str, Path]:
         """Reference and local folder of the tokenizer with the chat template and the padding in use.
 
-        Where they are not the tokenizer's own it is stored with them: what is trained on, served and scored
-        is one tokenizer.
+        Where they are not the tokenizer's own it is stored with them, and so is what was made of a
+        sentencepiece model: what is trained on, served and scored is one tokenizer.
         """
         tokenizer = load_tokenizer(base_local)
         own = tokenizer.chat_template
@@ -210,15 +211,16 @@ class _Preparation:
             logger.info("%s (%s)", said, base)
             self.report(said, 0.0)
         padding = padding_id(tokenizer)
-        if own == template and tokenizer.pad_token_id == padding:
+        pieces = has_only_pieces(base_local)
+        if own == template and tokenizer.pad_token_id == padding and not pieces:
             return base, base_local
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
-        fields = {"base": base, "template": template, "padding": padding}
+        fields = {"base": base, "template": template, "padding": padding, "form": CONVERSION}
         uri = self.layout.base(f"{digest(fields)}-tokenizer")
         if not self.store.exists(f"{uri}/{MADE}"):
             folder = self.scratch / "tokenizer"
             shutil.rmtree(folder, ignore_errors=True)
-            tokenizer.save_pretrained(str(folder))
+            save_tokenizer(tokenizer, folder, pieces=base_local if pieces else None)
             self._store_once(folder, uri)
         return uri, self.folders.outline(uri)
 
