@@ -49,6 +49,7 @@ def resident(kind: str = "VmRSS") -> int:
 def one_rank(folder: Path) -> dict[str, Any]:
     """Stalls of one rank, of saving behind the training and of saving and waiting, and its memory."""
     rank, ranks = ensure_process_group(torch.device("cpu"))
+    torch.manual_seed(0)
     module = nn.Sequential(*[nn.Linear(1024, 1024, bias=False) for _ in range(PARAMETERS >> 20)])
     settings = SftSettings(precision="fp32", data=[{"source": "any"}])
     engine = Engine(module, [{"params": list(module.parameters())}], settings, torch.device("cpu"))

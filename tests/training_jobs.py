@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from tests.local_context import LocalContext
+from tests.memory_support import mapped_file
 from tests.training_support import dialogues, rankings
 from zhongjing.config.stages import PretrainSettings, RmSettings, SftSettings
+from zhongjing.errors import DataError
 from zhongjing.storage.heartbeat import HEARTBEAT, beat
 from zhongjing.storage.progress import Activity
 from zhongjing.train import meeting as meeting_module
-from zhongjing.train.distributed import ensure_process_group
+from zhongjing.train.distributed import check_same_start, ensure_process_group
 from zhongjing.train.engine import Engine
 from zhongjing.train.loop import run_loop
 from zhongjing.train.meeting import MeetingError, first, meet
@@ -367,10 +369,32 @@ def trl_gradients(
     return {"loss": trainer.state.log_history[0]["loss"], "gradients": seen}
 
 
+def beginnings(folder: Path, *, base: str) -> dict[str, Any]:
+    """How much of the mapped base a rank has copied when its engine for an adapter is made.
+
+    Then what is said if rank 1 begins with another adapter.
+    """
+    del folder
+    program, chosen = _program("sft", base, dialogues(8), {"tuning": "lora"})
+    frozen = [p for p in program.module.parameters() if not p.requires_grad]
+    Engine(program.module, program.parameter_groups(), chosen, CPU)
+    mapped = [mapped_file(p.data_ptr()) for p in frozen]
+    trained = next(p for p in program.module.parameters() if p.requires_grad)
+    if distributed.get_rank() == 1:
+        trained.data[0, 0] += 1.0
+    try:
+        check_same_start(program.module, CPU)
+        said = ""
+    except DataError as error:
+        said = str(error)
+    return {"mapped": mapped, "said": said}
+
+
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
     "engine_steps": engine_steps,
     "meeting": meeting,
     "train": train,
+    "beginnings": beginnings,
     "gradients": gradients,
     "trl_gradients": trl_gradients,
 }

@@ -21,7 +21,7 @@ from tests.training_jobs import (
     toy_settings,
     weights_of,
 )
-from tests.training_support import run_ranks
+from tests.training_support import run_ranks, tiny_base
 from zhongjing.errors import ConfigError, StorageError
 from zhongjing.train.engine import Engine
 from zhongjing.train.program import StepPlan
@@ -263,6 +263,16 @@ def test_a_growing_loss_scale_changes_no_update() -> None:
         )
         scales.append(result.loss_scale)
     assert scales[-1] > scales[0], "the scale never grew: nothing was shown"
+
+
+def test_ranks_of_a_node_share_the_pages_of_the_frozen_base(tmp_path: Path) -> None:
+    """DeepSpeed's own start has each rank but the first write all weights: a private copy of the base."""
+    base = tiny_base(tmp_path / "base")
+    for result in run_ranks("beginnings", tmp_path / "ranks", 2, base=str(base)):
+        assert result["mapped"] == [[str(base / "model.safetensors"), 0]] * len(result["mapped"])
+        assert result["mapped"]
+        assert "begin with other weights in 1 of" in result["said"]
+        assert "lora_A" in result["said"]
 
 
 def test_fp16_needs_a_gpu() -> None:

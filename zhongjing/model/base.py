@@ -146,14 +146,14 @@ def load_base(
     quantization: Quantization = "none",
     device: torch.device | None = None,
 ) -> PreTrainedModel:
-    """Loads a full causal model on CPU, in training's terms: packed rows, no cache, given dropout.
+    """Loads a full causal model, in training's terms: packed rows, no cache, given dropout.
 
     Args:
         folder: model in Hugging Face format, tokenizer included.
         dtype: number format of the weights.
         attention_dropout: dropout on attention probabilities while in training mode.
         quantization: how the weights of linear layers are stored.
-        device: where they are quantized.
+        device: where the weights go, straight from their files; none: the CPU.
 
     Raises:
         DataError: the folder is no such model, or its tokenizer has more entries than its embedding.
@@ -176,6 +176,11 @@ def load_weights(
 ) -> PreTrainedModel:
     """A model of transformers' class ``kind`` with attention for packed rows; see :func:`load_base`.
 
+    The files are mapped, and each tensor goes from there to its place (transformers 5 converts at most four
+    at a time). On a CPU weights in the number format of their files stay mapped: processes of one node share
+    them until they write. No row of an embedding is left out of training: transformers gives the padding
+    token's no gradient, and where padding is the end of a text, as in Qwen, that token is trained.
+
     Raises:
         DataError: the weights cannot be loaded, or the family's attention cannot be told its segments.
     """
@@ -186,13 +191,17 @@ def load_weights(
                 config=config,
                 dtype=dtype,
                 attn_implementation=PACKED,
-                **loading_arguments(quantization, dtype, device),
+                device_map={"": device or torch.device("cpu")},
+                **loading_arguments(quantization, dtype),
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
             f"the model cannot be loaded: {error}", code=codes.UNUSABLE_MODEL, where=str(folder)
         ) from error
     keep_storage(model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.padding_idx = None
     check_attention(model, str(folder))
     return model
 

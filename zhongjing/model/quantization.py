@@ -21,15 +21,13 @@ from zhongjing.config.stages import Quantization
 _KEPT = ("lm_head", "score")
 
 
-def loading_arguments(
-    quantization: Quantization, dtype: torch.dtype, device: torch.device | None = None
-) -> dict[str, Any]:
+def loading_arguments(quantization: Quantization, dtype: torch.dtype) -> dict[str, Any]:
     """Arguments of ``from_pretrained`` for a base that is stored as ``quantization`` says; none for ``none``.
 
     Args:
         quantization: of the stage.
-        dtype: in which the 4-bit layers are multiplied.
-        device: where the layers are quantized, each as it is read; none: the CPU.
+        dtype: in which the 4-bit layers are multiplied. Each is quantized where ``device_map`` puts it, as it
+            is read.
     """
     if quantization == "none":
         return {}
@@ -42,7 +40,7 @@ def loading_arguments(
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=list(_KEPT),
     )
-    return {"quantization_config": config, "device_map": {"": device or torch.device("cpu")}}
+    return {"quantization_config": config}
 
 
 def keep_storage(model: nn.Module) -> None:

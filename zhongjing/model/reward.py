@@ -29,13 +29,13 @@ def load_classifier(
     quantization: Quantization = "none",
     device: torch.device | None = None,
 ) -> PreTrainedModel:
-    """The base as a sequence classifier of one label, on CPU; its head is fresh and fp32.
+    """The base as a sequence classifier of one label; its head is fresh and fp32.
 
     Args:
         base_folder: full model in Hugging Face format, tokenizer included.
         dtype: number format of the weights.
         quantization: how the weights of linear layers are stored.
-        device: where they are quantized.
+        device: where the weights go; none: the CPU.
 
     Raises:
         DataError: the folder is no full model, or its tokenizer does not fit it.
@@ -80,7 +80,7 @@ def build_reward_model(
         seed: of the adapter and the head; the head is normal with deviation 1 / sqrt(hidden + 1).
         dtype: number format of base and adapter; the head is fp32.
         quantization: how the weights of the base's linear layers are stored.
-        device: where they are quantized.
+        device: where the weights go; none: the CPU.
 
     Raises:
         DataError: the folder cannot be used as a base.
@@ -89,7 +89,9 @@ def build_reward_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         hidden = int(model.config.hidden_size)
-        torch.nn.init.normal_(head_weight(model), std=(hidden + 1) ** -0.5)
+        # Drawn on the CPU: the same seed is the same head on every device.
+        head = torch.empty(1, hidden).normal_(std=(hidden + 1) ** -0.5)
+        head_weight(model).data.copy_(head)
         reward = get_peft_model(model, lora_config(model, lora, head=True))
     assert isinstance(reward, PeftModel)
     return reward

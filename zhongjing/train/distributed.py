@@ -15,9 +15,11 @@ from datetime import timedelta
 
 import numpy as np
 import torch
-from torch import distributed
+from torch import distributed, nn
 from torch._C._distributed_c10d import HashStore
 
+from zhongjing.codes import model as codes
+from zhongjing.errors import DataError
 from zhongjing.train.worker import COLLECTIVE_SECONDS
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=COLLECTIVE_SECONDS)
@@ -98,6 +100,36 @@ def ensure_process_group(device: torch.device) -> tuple[int, int]:
                 backend, store=HashStore(), rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT
             )
     return distributed.get_rank(), distributed.get_world_size()
+
+
+def check_same_start(module: nn.Module, device: torch.device) -> None:
+    """Checks that every rank begins with the same parameters, bit for bit. All ranks call it.
+
+    Args:
+        module: whose parameters; they are read once, and not changed.
+        device: of this process, where the ranks exchange a number for each parameter.
+
+    Raises:
+        DataError: the ranks differ: their nodes have other files under one name.
+    """
+    if distributed.get_world_size() == 1:
+        return
+    names = [name for name, _ in module.named_parameters()]
+    # Makes no copy on the way, as a sum in integers would.
+    hashes = [torch.hash_tensor(parameter.data) for parameter in module.parameters()]
+    smallest = torch.stack([value.view(torch.int64).to(device) for value in hashes])
+    largest = smallest.clone()
+    distributed.all_reduce(smallest, distributed.ReduceOp.MIN)
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    differing = (smallest != largest).nonzero().flatten().tolist()
+    if differing:
+        raise DataError(
+            f"the ranks begin with other weights in {len(differing)} of {len(names)} parameters "
+            f"(first: {names[differing[0]]})",
+            code=codes.UNUSABLE_MODEL,
+            where="base",
+            remedy="a local path must hold the same files on every node; better name a folder in S3",
+        )
 
 
 def seed_of(seed: int, *place: int) -> int:

@@ -9,9 +9,10 @@ of its methods are replaced on the instance (see :meth:`Engine._take_over`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import distributed, nn
@@ -21,7 +22,7 @@ from zhongjing.codes import unexpected as unexpected_codes
 from zhongjing.config.stages import StageSettings
 from zhongjing.errors import ConfigError
 from zhongjing.storage.heartbeat import beat
-from zhongjing.train.distributed import ensure_process_group, prepare_deepspeed
+from zhongjing.train.distributed import check_same_start, ensure_process_group, prepare_deepspeed
 from zhongjing.train.guard import GuardDecision, SpikeGuard, exploded
 from zhongjing.train.precision import settled
 from zhongjing.train.program import MicroLoss, StepPlan
@@ -176,12 +177,14 @@ class Engine:
     def _initialize(self, optimizer: torch.optim.Optimizer) -> Any:
         import deepspeed
 
-        engine, *_ = deepspeed.initialize(
-            args=_Placement(self.device),
-            model=_Entry(self.module),
-            optimizer=optimizer,
-            config=_engine_config(self.settings, self.trainable, self.world_size, self.device),
-        )
+        check_same_start(self.module, self.device)
+        with _unsent(self.module):
+            engine, *_ = deepspeed.initialize(
+                args=_Placement(self.device),
+                model=_Entry(self.module),
+                optimizer=optimizer,
+                config=_engine_config(self.settings, self.trainable, self.world_size, self.device),
+            )
         return engine
 
     def _take_over(self) -> None:
@@ -389,6 +392,23 @@ class Engine:
     def destroy(self) -> None:
         """Takes DeepSpeed's hooks off the module."""
         self._engine.destroy()
+
+
+@contextmanager
+def _unsent(module: nn.Module) -> Iterator[None]:
+    """Keeps DeepSpeed (0.19.8, ``_broadcast_model``) from sending rank 0's parameters to the other ranks.
+
+    Every rank has them from the same files and seeds. On a CPU, writing what was received would turn pages
+    that the node's ranks share with the base's files into a copy of the whole base in each rank.
+    """
+    parameters = list(module.parameters())
+    for parameter in parameters:
+        cast(Any, parameter).ds_optim_param = True
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            del cast(Any, parameter).ds_optim_param
 
 
 _SCALER_STATE: tuple[Literal["cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis"], ...] = (

@@ -57,9 +57,8 @@ def sample_answers(
         max_new_tokens = min(max_new_tokens, positions - len(ids))  # a look must not end the stage
 
     def ask(base: Path, adapter: Path | None = None) -> str:
-        model = load_base(base, dtype=dtype)
+        model = load_base(base, dtype=dtype, device=local.device)
         asked: torch.nn.Module = model if adapter is None else load_adapter(model, adapter, "answer")
-        asked.to(local.device)
         return answer(asked, tokenizer, question, max_new_tokens=max_new_tokens)
 
     answers = {"question": question[-1].content, "base": ask(local.base)}

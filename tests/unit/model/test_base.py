@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from tests.memory_support import mapped_file
 from zhongjing.config.sources import RopeScaling
 from zhongjing.errors import DataError
 from zhongjing.model.attention import PACKED
 from zhongjing.model.base import check_max_length, load_base, set_positions
+from zhongjing.model.reward import load_classifier
 from zhongjing.model.weights import WeightReader
 
 CAUSAL: Any = AutoModelForCausalLM  # typed as if output_loading_info did not exist
@@ -83,6 +85,39 @@ def _resize(folder: Path, rows: int) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["vocab_size"] = rows
     (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_weights_stay_in_their_mapped_file(head: bool, base_folder: Callable[[str], Path]) -> None:
+    """One node's ranks share the pages; a tensor that was copied would be in none."""
+    folder = base_folder("llama")
+    load = load_classifier if head else load_base
+    model = load(folder, dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        mapped = mapped_file(parameter.data_ptr())
+        assert (mapped is None) == (name == "score.weight"), name
+        assert mapped is None or mapped == (str(folder / "model.safetensors"), 0), name
+
+
+def test_each_tensor_is_copied_once_where_the_number_format_changes(
+    base_folder: Callable[[str], Path],
+) -> None:
+    model = load_base(base_folder("llama"), dtype=torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        assert parameter.untyped_storage().nbytes() == 2 * parameter.numel(), name
+        assert mapped_file(parameter.data_ptr()) is None, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_row_of_the_padding_token_is_trained(family: str, base_folder: Callable[[str], Path]) -> None:
+    """In Qwen2.5-Base ``<|endoftext|>`` ends texts and is the padding (its tokenizer_config.json)."""
+    folder = base_folder(family)
+    padding = int(json.loads((folder / "config.json").read_text())["pad_token_id"])
+    for model in (load_base(folder, dtype=torch.float32), load_classifier(folder, dtype=torch.float32)):
+        embedding: Any = model.get_input_embeddings()
+        embedding(torch.tensor([padding])).sum().backward()
+        assert embedding.weight.grad is not None
+        assert embedding.weight.grad[padding].eq(1).all()
 
 
 def test_more_rows_than_tokens_are_fine_fewer_are_not(
