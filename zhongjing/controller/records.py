@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 
 from zhongjing.backends.kubernetes.codec import (
@@ -25,8 +24,6 @@ from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Progress
-
-logger = logging.getLogger(__name__)
 
 OnChange = Callable[[Pipeline, PipelineStatus, PipelineStatus], None]
 """Called with the object, its status before and its status after, when a new one was written."""

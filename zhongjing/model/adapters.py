@@ -256,10 +256,8 @@ def check_adapter(adapter: AdapterFile, model: torch.nn.Module) -> None:
         raise _another_base(adapter, f"the base has {count} layers, the adapter {len(layers)}")
 
 
-def load_adapter(
-    model: PreTrainedModel | PeftModel, folder: Path, name: str, *, trainable: bool = False
-) -> PeftModel:
-    """Adds the adapter of ``folder`` to ``model`` as ``name``; a reward model's head is left to others.
+def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str) -> PeftModel:
+    """Adds the adapter of ``folder`` to ``model`` as ``name``, frozen; a reward model's head is left out.
 
     Raises:
         DataError: the adapter cannot be read or belongs to another base.
@@ -282,7 +280,7 @@ def load_adapter(
         raise _another_base(adapter, f"the base has no {outcome.unexpected_keys[0]}")
     for path, parameter in result.named_parameters():
         if f".{name}." in path and ".lora_" in path:
-            parameter.requires_grad_(trainable)
+            parameter.requires_grad_(False)
     return result
 
 

@@ -289,16 +289,14 @@ class KubeApi:
         name: str,
         *,
         uid: str | None = None,
-        propagation: Literal["Background", "Foreground", "Orphan"] = "Background",
         grace_seconds: int | None = None,
     ) -> bool:
-        """Deletes an object; False if there is none (any more).
+        """Deletes an object, and later what it owns; False if there is none (any more).
 
         Args:
             resource: the kind of objects.
             name: of the object.
             uid: only the object with this uid.
-            propagation: what becomes of what it owns.
             grace_seconds: for pods, how long they have to end; None: as they say.
 
         Raises:
@@ -308,7 +306,7 @@ class KubeApi:
         options: Object = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
-            "propagationPolicy": propagation,
+            "propagationPolicy": "Background",
             "preconditions": {"uid": uid} if uid is not None else None,
             "gracePeriodSeconds": grace_seconds,
         }

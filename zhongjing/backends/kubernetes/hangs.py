@@ -11,7 +11,6 @@ What is noted stands on the workloads, so that a restart of the controller in be
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from zhongjing.backends.kubernetes.api import KubeApi
@@ -20,8 +19,6 @@ from zhongjing.backends.kubernetes.rollout import end_pod
 from zhongjing.backends.kubernetes.workloads import GROUP, Workload, label, read_workloads, write
 from zhongjing.config.pipeline import API_GROUP
 from zhongjing.config.release import ReleaseConfig
-
-logger = logging.getLogger(__name__)
 
 HUNG = f"{API_GROUP}/hung"
 END_SECONDS = 5

@@ -50,7 +50,6 @@ from zhongjing.storage.manifest import FrozenSource, StageManifest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Activity, Progress
 
-_RECENT_SECONDS = 0.5  # one look at a run asks for its parts one by one
 _KILL_SECONDS = 2.0  # so long Ray may take to hear that a job shall end
 
 

@@ -25,13 +25,10 @@ def masked_var(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return masked_mean((values - masked_mean(values, mask)).square(), mask)
 
 
-def whiten(
-    values: torch.Tensor, mask: torch.Tensor, *, shift_mean: bool = True, epsilon: float = 1e-8
-) -> torch.Tensor:
-    """``values`` with variance 1 over the mask, and mean 0 unless ``shift_mean`` is false; [E, T]."""
-    mean = masked_mean(values, mask)
-    white = (values - mean) * torch.rsqrt(masked_var(values, mask) + epsilon)
-    return torch.where(mask, white if shift_mean else white + mean, 0)
+def whiten(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """``values`` with mean 0 and variance 1 over the mask; [E, T]."""
+    white = (values - masked_mean(values, mask)) * torch.rsqrt(masked_var(values, mask) + 1e-8)
+    return torch.where(mask, white, 0)
 
 
 def kl_per_token(
