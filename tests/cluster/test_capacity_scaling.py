@@ -135,9 +135,38 @@ def test_a_clock_that_was_set_back_or_a_damaged_mark_begins_anew(api: KubeApi, w
     assert seen(api, workload)[0] == 0
 
 
+def test_a_stage_that_prepares_asks_for_no_pods_and_keeps_none_for_long(api: KubeApi, workload: str) -> None:
+    clock, told = Clock(), list[str | None]()
+
+    def in_use(preparing: str | None) -> bool:
+        told.append(preparing)
+        return False
+
+    capacity = Capacity(api, release(api, group(), idle_seconds=10), clock=clock, in_use=in_use)
+    capacity.rest()
+    room = capacity.room_to_prepare(TWO)
+    assert (room.ready, room.message, room.needed) == (True, "", {"gpu": 2})
+    assert seen(api, workload)[0] == 0
+    # What the stage before has left stays for its time, whatever is being prepared.
+    capacity.room_for(ONE)
+    capacity.rest("x-sft-a1")
+    assert capacity.room_to_prepare(TWO).ready
+    clock.now += 9
+    capacity.rest("x-sft-a1")
+    assert seen(api, workload)[0] == 1
+    clock.now += 2
+    capacity.rest("x-sft-a1")
+    assert (seen(api, workload)[0], told) == (0, ["x-sft-a1"])
+    assert capacity.room_to_prepare(TWO).ready
+    lost = Capacity(api, release(api, group("lost"))).room_to_prepare(ONE)
+    assert "there is no workload of the worker group lost" in lost.message
+
+
 def test_pods_that_others_use_stay(api: KubeApi, workload: str) -> None:
     clock, used = Clock(), [True]
-    capacity = Capacity(api, release(api, group(), idle_seconds=10), clock=clock, in_use=lambda: used[0])
+    capacity = Capacity(
+        api, release(api, group(), idle_seconds=10), clock=clock, in_use=lambda preparing: used[0]
+    )
     capacity.room_for(ONE)
     capacity.rest()
     clock.now += 11

@@ -326,21 +326,44 @@ def test_the_store_goes_away_and_every_pipeline_says_so(here: Place) -> None:
     assert here.starts("running", Stage.RM) == ["a1"]
 
 
-def test_worker_pods_are_waited_for_and_go_when_they_are_idle(here: Place) -> None:
+def test_worker_pods_come_when_a_stage_is_prepared_and_go_when_they_are_idle(here: Place) -> None:
     def workers() -> int:
         found = here.api.get(STATEFUL_SETS, "zj-zhongjing-ray-cpu")
         assert found is not None
         return int(found["spec"]["replicas"])
 
+    def activity(pipeline: Pipeline) -> str:
+        entry = (pipeline.status.get("stages") or {}).get("rm") or {}
+        return str((entry.get("progress") or {}).get("activity"))
+
+    def goes_on(mark: str) -> None:
+        key = here.get("patient").status["stages"]["rm"]["key"]
+        here.store.put(f"{here.layout('patient').stage(Stage.RM, key).root}/{mark}", b"")
+
     here.give_token()
     here.start(pods=True)
-    here.apply(here.document("patient", RM))
+    here.apply(here.document("patient", RM, labels={"prepares": "slowly"}))
     waiting = here.wait("patient", lambda each: reason(each) == "ClusterNotReady").condition()
     assert waiting is not None
     assert "cpu" in waiting["message"]
     assert waiting["type"] == "Progressing"
     install_head(here.api)
-    install_workers(here.api, "cpu", replicas=0)
+    install_workers(here.api, "cpu")  # names no replicas, as the chart: the API makes it one
+    preparing = here.wait("patient", lambda each: activity(each) == "preparing")
+    assert wait_until(lambda: workers() == 0, 30), "workers that nobody needs yet"
+    assert not wait_until(lambda: workers() > 0, 4), "workers were asked for before the stage was prepared"
+    condition = here.get("patient").condition()
+    assert condition is not None
+    assert "no workers are asked for yet" in condition["message"]
+    assert preparing.status["state"] == "Running"
+
+    goes_on("prepared")
+    waiting = here.wait("patient", lambda each: reason(each) == "ClusterNotReady").condition()
+    assert waiting is not None
+    assert "0 of 1 worker pods of group cpu are ready" in waiting["message"]
+    assert workers() == 1
+    here.wait("patient", lambda each: each.status["stages"]["rm"]["state"] == "Running")
+    goes_on("workers")
     done = here.wait("patient", is_complete, 90)
     assert here.starts("patient", Stage.RM) == ["a1"]
     assert done.status["stages"]["rm"]["attempt"] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,44 @@ def test_a_stop_is_heard_while_the_data_are_prepared(
     assert (progress.activity, progress.attempt, progress.step) == (Activity.SUSPENDED, 1, 0)
     assert progress.failure is None
     assert [path.name for path in scratch.iterdir()] in ([], ["models"])
+
+
+def test_a_stop_is_heard_while_workers_are_waited_for(
+    store: ObjectStore, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "scratch"))
+    monkeypatch.setattr(job, "OTHERS_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(job, "prepare", lambda *_: None)
+    run = Run(store, storage, DOCUMENT, tmp_path)
+    layout = run.stage_layout(Stage.PRETRAIN)
+    _, uri = run.request(Stage.PRETRAIN, 1)
+    asked: list[list[dict[str, float]]] = []
+    gone: list[object] = []
+
+    class Never:
+        """A request that Ray cannot grant."""
+
+        def wait(self, seconds: float) -> bool:
+            progress = read_progress(store, layout)
+            if progress is not None:
+                assert (progress.activity, progress.message) == (Activity.PREPARED, "waits for 1 worker")
+                store.put_json(layout.stop(1), {"reason": "Suspended", "message": ""})
+            time.sleep(0.02)
+            return False
+
+    def ask(bundles: list[dict[str, float]], strategy: str) -> Never:
+        asked.append(bundles)
+        return Never()
+
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.util.placement_group", ask)
+    monkeypatch.setattr("ray.util.remove_placement_group", gone.append)
+    assert job.main(Stage.PRETRAIN, ["--request", uri]) == 0
+    assert asked == [[{"CPU": 1.0}]]
+    assert len(gone) == 1
+    progress = read_progress(store, layout)
+    assert progress is not None
+    assert (progress.activity, progress.failure) == (Activity.SUSPENDED, None)
 
 
 def test_what_ray_train_hands_to_other_processes_holds_no_key(

@@ -197,10 +197,17 @@ def test_a_stage_whose_node_is_drained_stops_and_goes_on_where_no_disk_is_shared
     assert names(pods.disk_of(0) / "scratch") == ["models"]
     assert not runs_of_ray(store, first.submission_id)
     leaving.wait(60)  # nothing runs there any more: it does not sit its time out
-    pods.start_worker()
 
     second, uri = run.request(Stage.PRETRAIN, 2)
     pods.submit(second, uri)
+
+    def prepared() -> bool:
+        progress = read_progress(store, layout)
+        return progress is not None and (progress.attempt, progress.activity) == (2, Activity.PREPARED)
+
+    # It prepares without a worker, and waits for one.
+    assert wait_until(prepared, 180), pods.log(second.submission_id)
+    pods.start_worker()
     job = pods.wait_for(second.submission_id)
     log = pods.log(second.submission_id)
     assert job.state is JobState.SUCCEEDED, log

@@ -77,7 +77,8 @@ def _progress() -> Schema:
         "description": "How far the running attempt is.",
         "properties": {
             "activity": _text(
-                "starting, preparing, training, evaluating, saving, done, suspended or failed."
+                "starting, preparing, prepared (waits for its workers), training, evaluating, saving, done, "
+                "suspended or failed."
             ),
             "step": _integer("Optimizer steps done."),
             "totalSteps": _integer("Optimizer steps of the whole stage."),
@@ -125,10 +126,11 @@ def stage_status() -> Schema:
                 **{"x-kubernetes-list-type": "atomic"},
             ),
             "submittedAt": _time("When the attempt was submitted."),
-            "startedAt": _time("When it began to run."),
+            "startedAt": _time("When it began to run, put off by the time it waited for workers."),
             "finishedAt": _time("When it ended."),
             "nextRetryAt": _time("When the next attempt is due."),
             "unknownSince": _time("Since when Ray has not known the job."),
+            "waitingSince": _time("Since when the attempt is prepared and waits for its workers."),
             "progress": _progress(),
         },
     }

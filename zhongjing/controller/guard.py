@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from zhongjing.backends.kubernetes.capacity import Capacity
 from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.rollout import Rollout
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.errors import BackendUnavailableError, ConflictError
-from zhongjing.pipeline.backend import Backend, ImpossibleJobError, Inspectable, JobDescription, JobRequest
+from zhongjing.pipeline.backend import (
+    Backend,
+    ImpossibleJobError,
+    Inspectable,
+    JobDescription,
+    JobRequest,
+    MakesRoom,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +32,6 @@ class ClusterJobs(Backend, Protocol):
 
     def jobs(self) -> list[JobDescription]:
         """All jobs that Ray knows, ended ones too."""
-        ...
-
-
-@runtime_checkable
-class MakesRoom(Protocol):
-    """A backend that sees to the pods that a job needs."""
-
-    def make_room(self, job: JobRequest) -> None:
-        """Raises BackendUnavailableError, which says what is missing, while they are not there."""
         ...
 
 
@@ -51,11 +49,14 @@ class RayCluster:
     capacity: Capacity | None = None
     rollout: Rollout | None = None
 
-    def look_after(self, *, busy: bool, verification: Demand | None = None) -> None:
+    def look_after(
+        self, *, busy: bool, preparing: str | None = None, verification: Demand | None = None
+    ) -> None:
         """Does what is due now and then.
 
         Args:
-            busy: whether a stage runs, or would if it could.
+            busy: whether a stage needs its workers, or would if it could run.
+            preparing: id of the job that prepares and needs none yet.
             verification: what a ``helm test`` that goes on asks for.
 
         Raises:
@@ -66,7 +67,7 @@ class RayCluster:
         if self.capacity is None or busy:
             return
         if verification is None:
-            self.capacity.rest()
+            self.capacity.rest(preparing)
             return
         try:
             self.capacity.room_for(verification)
@@ -99,12 +100,20 @@ class GuardedBackend:
         """
         self._check()
         if self.unseen is not None:
-            if isinstance(self._backend, MakesRoom):
-                # That a pod of Ray is not there says more than that Ray does not answer.
-                self._backend.make_room(job)
             raise self.unseen
         metadata = {**job.metadata, RELEASE: self._release}
         self._backend.submit(job.model_copy(update={"metadata": metadata}))
+
+    def make_room(self, job: JobRequest) -> None:
+        """Asks for the workers of a job, where there are pods to look after.
+
+        Raises:
+            ConflictError: another controller leads now.
+            BackendError: they are not there yet.
+        """
+        self._check()
+        if isinstance(self._backend, MakesRoom):
+            self._backend.make_room(job)
 
     def describe(self, submission_id: str) -> JobDescription:
         """State of a job."""

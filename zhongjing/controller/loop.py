@@ -27,7 +27,7 @@ from zhongjing.controller.guard import GuardedBackend, RayCluster
 from zhongjing.controller.inventory import Inventory
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.orphans import Orphans
-from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, is_queued
+from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, is_queued, preparing
 from zhongjing.errors import (
     BackendError,
     ConflictError,
@@ -172,7 +172,12 @@ class Controller:
         now_ours = [each for each in self.inventory.all() if is_ours(each, mine, others)]
         self._metrics.count(now_ours, holder is not None)
         if listed:
-            self._ray.look_after(busy=holder is not None, verification=self._orphans.verification)
+            job = next((found for each in now_ours if (found := preparing(each)) is not None), None)
+            self._ray.look_after(
+                busy=holder is not None and job is None,
+                preparing=job,
+                verification=self._orphans.verification,
+            )
         return max(_SHORTEST, min([*times, self._resync]))
 
     def _store_outage(self) -> ZhongjingError | None:

@@ -10,7 +10,8 @@ from zhongjing.config.stages import Resources
 from zhongjing.controller.guard import RELEASE
 from zhongjing.controller.verify import CPUS, GPUS, VERIFIES
 from zhongjing.pipeline.backend import JobDescription, JobState
-from zhongjing.pipeline.state import QUEUED, RETRYING, ConditionType
+from zhongjing.pipeline.state import QUEUED, RETRYING, ConditionType, StageState
+from zhongjing.storage.progress import Activity
 
 
 def is_ours(pipeline: Pipeline, release: str, others: Collection[str]) -> bool:
@@ -34,6 +35,15 @@ def holds_cluster(pipeline: Pipeline) -> bool:
     condition = pipeline.condition() or {}
     retrying = condition.get("type") == ConditionType.PROGRESSING.value and condition["reason"] == RETRYING
     return pipeline.is_active or (retrying and not pipeline.suspend and not pipeline.is_deleting)
+
+
+def preparing(pipeline: Pipeline) -> str | None:
+    """Id of the job of a stage that needs no workers yet: it is about to begin, or it prepares."""
+    for entry in (pipeline.status.get("stages") or {}).values():
+        if entry.get("state") in (StageState.QUEUED.value, StageState.RUNNING.value):
+            activity = (entry.get("progress") or {}).get("activity", Activity.PREPARING.value)
+            return entry.get("submissionId") if activity == Activity.PREPARING.value else None
+    return None
 
 
 def is_queued(pipeline: Pipeline, turn: str) -> bool:

@@ -1,7 +1,8 @@
 """What a decision consists of, and how it changes the status. Pure.
 
 The reconciler folds the actions into the status, stores it (If-Match), and only then performs the ones that
-reach outside: :class:`Submit`, :class:`RequestStop` and :class:`Kill`. All three may be performed again.
+reach outside: :class:`Submit`, :class:`MakeRoom`, :class:`RequestStop` and :class:`Kill`. All of them may be
+performed again.
 """
 
 from __future__ import annotations
@@ -41,6 +42,13 @@ class Submit:
     fields: Mapping[str, Any]
     changes: Sequence[str] = ()
     message: str = ""
+
+
+@dataclass(frozen=True)
+class MakeRoom:
+    """Asks for the workers of an attempt that is prepared. Told in every pass until they are at work."""
+
+    stage: Stage
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class Conclude:
     remedy: str | None = None
 
 
-Action = Adopt | Submit | RequestStop | Kill | Mark | ScheduleRetry | Conclude
+Action = Adopt | Submit | MakeRoom | RequestStop | Kill | Mark | ScheduleRetry | Conclude
 
 
 def fold(status: PipelineStatus, actions: Iterable[Action], now: float) -> PipelineStatus:
@@ -120,7 +128,7 @@ def _fold(status: PipelineStatus, action: Action, now: float) -> PipelineStatus:
         )
     if isinstance(action, Conclude):
         return _conclude(status, action, now)
-    if isinstance(action, Kill):
+    if isinstance(action, Kill | MakeRoom):
         return status
     before = status.stage(action.stage)
     after = before.model_copy(update=_changes(before, action, now))
@@ -185,6 +193,7 @@ def _changes(
             "finished_at": None,
             "next_retry_at": None,
             "unknown_since": None,
+            "waiting_since": None,
         }
     if isinstance(action, RequestStop):
         if before.stop_reason is action.reason:
@@ -205,6 +214,7 @@ def _changes(
             "failed_at_step": action.failed_at_step,
             "next_retry_at": stamp(action.at),
             "unknown_since": None,
+            **before.waited(now),
         }
     update: dict[str, Any] = {
         "state": action.state,
@@ -216,7 +226,7 @@ def _changes(
     ended = action.state in (StageState.SUCCEEDED, StageState.FAILED, StageState.SUSPENDED)
     if ended and before.state is not action.state:
         update.setdefault("finished_at", stamp(now))
-        update |= {"next_retry_at": None, "unknown_since": None}
+        update |= {"next_retry_at": None, "unknown_since": None, "waiting_since": None}
     return update
 
 

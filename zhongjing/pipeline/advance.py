@@ -25,6 +25,7 @@ from zhongjing.pipeline.state import (
     seconds,
 )
 from zhongjing.pipeline.world import World
+from zhongjing.storage.progress import Activity
 
 _HOPELESS = (StageState.FAILED, StageState.WAITING_FOR_INPUT, StageState.BLOCKED)
 
@@ -71,7 +72,7 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
         if first.reason == CLUSTER_NOT_READY and not world.desired.suspend:
             return Conclude(ConditionType.PROGRESSING, CLUSTER_NOT_READY, first.message, first.remedy)
         reason = "Suspending" if world.desired.suspend else RUNNING
-        return Conclude(ConditionType.PROGRESSING, reason, f"{names}: {status.stage(active[0]).state}")
+        return Conclude(ConditionType.PROGRESSING, reason, f"{names}: {_doing(world, active[0], first)}")
     for stage, entry in entries.items():
         if entry.state is StageState.FAILED:
             return Conclude(ConditionType.FAILED, entry.reason, f"{stage}: {entry.message}", entry.remedy)
@@ -97,6 +98,18 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
             message = f"{stage} {entry.message}"
             return Conclude(ConditionType.PROGRESSING, WAITING_FOR_INPUT, message, entry.remedy)
     return Conclude(ConditionType.PROGRESSING, RUNNING, "between two stages")
+
+
+def _doing(world: World, stage: Stage, entry: StageStatus) -> str:
+    """Where an active stage stands; while it prepares, with what, and that nothing expensive is held."""
+    view = world.observed.attempts.get(stage)
+    progress = view.progress if view is not None else None
+    if progress is None or progress.activity is not Activity.PREPARING:
+        return entry.state.value
+    # In steps of ten: each new text is a write of the status.
+    done = f" {int(progress.fraction * 10) * 10} %" if progress.fraction else ""
+    what = f" ({progress.message}{done})" if progress.message else ""
+    return f"preparing{what}, no workers are asked for yet"
 
 
 def _is_failed(entry: StageStatus, node: StagePlan, done: Mapping[Stage, bool]) -> bool:

@@ -9,7 +9,7 @@ from zhongjing.codes.ray import FOREIGN_JOB
 from zhongjing.codes.training import DEADLINE_EXCEEDED, HUNG, JOB_FAILED
 from zhongjing.codes.unexpected import UNEXPECTED
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.actions import Action, Kill, Mark, RequestStop, ScheduleRetry
+from zhongjing.pipeline.actions import Action, Kill, MakeRoom, Mark, RequestStop, ScheduleRetry
 from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.observe import AttemptView, ResultView
 from zhongjing.pipeline.state import CLUSTER_NOT_READY, StageState, StageStatus, StopReason, seconds, stamp
@@ -36,7 +36,9 @@ def attend(world: World, stage: Stage, status: StageStatus) -> list[Action]:
         return _alive(world, stage, status, view)
     if job.state.is_terminal:
         return [_ended(world, stage, status, view, job.message)]
-    return [*_alive(world, stage, status, view), *_stopping(world, stage, status, view)]
+    stopping = _stopping(world, stage, status, view)
+    room = [MakeRoom(stage)] if view.is_prepared and not stopping else []
+    return [*_alive(world, stage, status, view), *stopping, *room]
 
 
 def _succeeded(stage: Stage, result: ResultView) -> Mark:
@@ -46,11 +48,13 @@ def _succeeded(stage: Stage, result: ResultView) -> Mark:
 
 def _alive(world: World, stage: Stage, status: StageStatus, view: AttemptView) -> list[Action]:
     """Records that the backend knows the attempt, queued or running."""
+    if status.waiting_since is not None and view.is_prepared and status.unknown_since is None:
+        return []  # whether its workers are there is found out when they are asked for
     running = view.job.state is JobState.RUNNING
     state = StageState.RUNNING if running else StageState.QUEUED
     if status.confirmed and status.state is state and status.unknown_since is None:
         return []
-    update: dict[str, object] = {"confirmed": True, "unknown_since": None}
+    update: dict[str, object] = {"confirmed": True, "unknown_since": None, **status.waited(world.now)}
     if running and status.started_at is None:
         update["started_at"] = stamp(world.now)
     stopping = status.stop_reason is not None
@@ -72,7 +76,7 @@ def _stop_wanted(
         return None
     settings = world.settings(stage)
     limit = settings.active_deadline_seconds
-    if limit is not None and status.started_at and world.now - seconds(status.started_at) > limit:
+    if limit is not None and status.seconds_run(world.now) > limit:
         return StopReason.DEADLINE, f"ran longer than activeDeadlineSeconds ({limit} s)"
     if world.overdue:
         return StopReason.DEADLINE, world.overdue_message

@@ -64,6 +64,8 @@ class Backend(Protocol):
     def submit(self, job: JobRequest) -> None:
         """Submits, or adopts a job of the same id and spec hash.
 
+        The job prepares what its workers share before it needs them.
+
         Raises:
             ForeignJobError: the id belongs to a job of another hash.
             ImpossibleJobError: the job can never run here.
@@ -85,6 +87,19 @@ class Backend(Protocol):
 
     def render(self, job: JobRequest) -> dict[str, object]:
         """What ``submit`` would send, for a dry run."""
+        ...
+
+
+@runtime_checkable
+class MakesRoom(Protocol):
+    """A backend whose workers are there only while a job needs them."""
+
+    def make_room(self, job: JobRequest) -> None:
+        """Asks for the workers of a job that runs and is prepared; the same again while it waits.
+
+        Raises:
+            BackendError: they are not there yet; says what is missing.
+        """
         ...
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.fit import Unfit
-from zhongjing.storage.progress import Progress
+from zhongjing.storage.progress import Activity, Progress
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ class AttemptView:
     def is_alive(self) -> bool:
         """Whether the backend says that the job may still do something."""
         return self.job.state in (JobState.PENDING, JobState.RUNNING)
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the job runs and all that it waits for is its workers."""
+        prepared = self.progress is not None and self.progress.activity is Activity.PREPARED
+        return prepared and self.job.state is JobState.RUNNING
 
 
 @dataclass(frozen=True)

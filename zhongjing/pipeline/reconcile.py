@@ -23,13 +23,24 @@ from zhongjing.errors import (
     TransientError,
     ZhongjingError,
 )
-from zhongjing.pipeline.actions import Action, Adopt, Conclude, Kill, Mark, RequestStop, Submit, fold
+from zhongjing.pipeline.actions import (
+    Action,
+    Adopt,
+    Conclude,
+    Kill,
+    MakeRoom,
+    Mark,
+    RequestStop,
+    Submit,
+    fold,
+)
 from zhongjing.pipeline.backend import (
     Backend,
     ForeignJobError,
     ImpossibleJobError,
     Inspectable,
     JobRequest,
+    MakesRoom,
 )
 from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.fit import Gate, Unfit
@@ -45,6 +56,7 @@ from zhongjing.pipeline.state import (
     DesiredState,
     PipelineStatus,
     StageState,
+    StageStatus,
     StopReason,
     seconds,
     stamp,
@@ -163,8 +175,8 @@ class Reconciler:
         self.status = after
         if unready is not None:
             raise unready
-        refused, unready = self._perform(desired, after, actions)
-        told = fold(after, refused, now)
+        news, unready = self._perform(desired, after, actions, now)
+        told = fold(after, news, now)
         if told != after:
             self.records.write_status(told, etag)
             self.status = after = told
@@ -280,13 +292,13 @@ class Reconciler:
         return result
 
     def _perform(
-        self, desired: DesiredState, status: PipelineStatus, actions: Sequence[Action]
+        self, desired: DesiredState, status: PipelineStatus, actions: Sequence[Action], now: float
     ) -> tuple[list[Action], BackendUnavailableError | None]:
-        """Does what reaches outside; returns what a submission that failed changes, and the error to raise.
+        """Does what reaches outside; returns what came of it, and the error to raise.
 
         A submission that cannot be made yet is repeated by the next pass, under the same id.
         """
-        refused: list[Action] = []
+        news: list[Action] = []
         unready: BackendUnavailableError | None = None
         for action in actions:
             if isinstance(action, Submit):
@@ -297,7 +309,7 @@ class Reconciler:
                 except BackendUnavailableError as error:
                     unready = error
                     message, why = _sentence(error), CLUSTER_NOT_READY
-                    refused = [
+                    news = [
                         Mark(action.stage, StageState.QUEUED, why, message, error.remedy),
                         _not_ready(error),
                     ]
@@ -308,10 +320,13 @@ class Reconciler:
                     impossible = isinstance(error, ImpossibleJobError)
                     message = _sentence(error)
                     why = error.code.name if impossible else SUBMISSION_REFUSED.name
-                    refused = [
+                    news = [
                         Mark(action.stage, StageState.FAILED, why, message, error.remedy),
                         Conclude(ConditionType.FAILED, why, f"{action.stage}: {message}", error.remedy),
                     ]
+            elif isinstance(action, MakeRoom):
+                new, unready = self._make_room(desired, status, action.stage, now)
+                news += new
             elif isinstance(action, RequestStop):
                 uri = self.layout.stage(action.stage, action.key).stop(action.attempt)
                 if not self.store.exists(uri):
@@ -321,7 +336,31 @@ class Reconciler:
             elif isinstance(action, Kill):
                 logger.info("ending %s", action.submission_id)
                 self.backend.stop(action.submission_id)
-        return refused, unready
+        return news, unready
+
+    def _make_room(
+        self, desired: DesiredState, status: PipelineStatus, stage: Stage, now: float
+    ) -> tuple[list[Action], BackendUnavailableError | None]:
+        """Asks for workers; what the stage is to be marked with, and why they are not there."""
+        entry = status.stage(stage)
+        if not isinstance(self.backend, MakesRoom):
+            return [], None
+        try:
+            self.backend.make_room(self._job(desired, stage, entry))
+        except BackendError as error:
+            mark = self._marks.get(entry.submission_id or "")
+            if mark is not None:
+                mark.step_since = now  # who waits for workers does not hang
+            unready = BackendUnavailableError(
+                error.message, code=error.code, where=error.where, remedy=error.remedy
+            )
+            update = {"waiting_since": entry.waiting_since or stamp(now)}
+            message = _sentence(error)
+            waits = Mark(stage, StageState.QUEUED, CLUSTER_NOT_READY, message, error.remedy, update)
+            return [waits, _not_ready(unready)], unready
+        if entry.waiting_since is None:
+            return [], None
+        return [Mark(stage, StageState.RUNNING, "Running", update=entry.waited(now))], None
 
     def _keep_stacks(self, status: PipelineStatus, action: RequestStop) -> None:
         """Stores where an attempt hangs, before it is ended: afterwards nobody could tell."""
@@ -343,28 +382,32 @@ class Reconciler:
             attempt=action.attempt,
             submission_id=action.submission_id,
         )
-        uri = self.layout.stage(action.stage, action.key).request(action.attempt)
-        self.store.put_record(uri, request)
+        job = self._job(desired, action.stage, status.stage(action.stage))
+        self.store.put_record(job.request_uri, request)
         logger.info("submitting %s (%s)", action.submission_id, action.message)
+        self.backend.submit(job)
+
+    def _job(self, desired: DesiredState, stage: Stage, entry: StageStatus) -> JobRequest:
+        """The job of the attempt that stands in the status."""
+        settings = desired.document.spec.stages.get(stage)
+        assert settings is not None, "a stage that is wanted is in the document"
+        assert entry.submission_id is not None
+        assert entry.key is not None
         metadata = {
-            "specHash": action.spec_hash,
+            "specHash": entry.spec_hash or "",
             "pipeline": desired.pipeline,
             "namespace": desired.namespace,
-            "stage": action.stage.value,
-            "key": action.key,
-            "attempt": str(action.attempt),
+            "stage": stage.value,
+            "key": entry.key,
+            "attempt": str(entry.attempt),
         }
-        settings = desired.document.spec.stages.get(action.stage)
-        assert settings is not None
-        self.backend.submit(
-            JobRequest(
-                submission_id=action.submission_id,
-                stage=action.stage,
-                request_uri=uri,
-                metadata=metadata,
-                workers=settings.workers,
-                resources=settings.resources,
-            )
+        return JobRequest(
+            submission_id=entry.submission_id,
+            stage=stage,
+            request_uri=self.layout.stage(stage, entry.key).request(entry.attempt),
+            metadata=metadata,
+            workers=settings.workers,
+            resources=settings.resources,
         )
 
     def _publish(self, status: PipelineStatus) -> None:

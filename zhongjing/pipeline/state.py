@@ -121,6 +121,21 @@ class StageStatus(Record):
     finished_at: str | None = None
     next_retry_at: str | None = None
     unknown_since: str | None = Field(default=None, description="the backend has not known the job since")
+    waiting_since: str | None = Field(
+        default=None, description="prepared, and its workers have not been there since; it does not run then"
+    )
+
+    def seconds_run(self, now: float) -> float:
+        """How long the stage has run; waiting for workers is not running."""
+        if self.started_at is None:
+            return 0.0
+        return (seconds(self.waiting_since) if self.waiting_since else now) - seconds(self.started_at)
+
+    def waited(self, now: float) -> dict[str, Any]:
+        """What changes when the workers of an attempt are there: its start is put off by what it waited."""
+        if self.waiting_since is None:
+            return {}
+        return {"waiting_since": None, "started_at": stamp(now - self.seconds_run(now))}
 
 
 class ConditionType(StrEnum):

@@ -24,7 +24,8 @@ class Activity(StrEnum):
     """What an attempt is doing."""
 
     STARTING = "starting"
-    PREPARING = "preparing"  # reading sources, making the token cache or the base
+    PREPARING = "preparing"  # reading sources, making the token cache or the base; no worker is needed yet
+    PREPARED = "prepared"  # all that is stored; the driver waits for the workers
     TRAINING = "training"
     EVALUATING = "evaluating"
     SAVING = "saving"

@@ -40,6 +40,8 @@ from zhongjing.train.worker import COLLECTIVE_SECONDS, Prepared, WorkerConfig, t
 
 logger = logging.getLogger("zhongjing.job")
 
+_WORKERS_POLL_SECONDS = 1.0
+
 
 def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
     """Runs the job that ``--request`` describes. Returns the exit status: 0 done or suspended, 1 failed."""
@@ -53,6 +55,12 @@ def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
         # There is no place yet, or none any more, to tell it but this log.
         logger.error("[%s] %s", error.code, error)
         return 1
+
+
+def _per_worker(settings: AnySettings) -> dict[str, float]:
+    """What Ray counts for one worker."""
+    resources = settings.resources
+    return {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
 
 
 def _open(stage: Stage, uri: str) -> Job:
@@ -110,6 +118,7 @@ class Job:
             # Manifests are completion marks: a store that would overwrite one is found out before any work.
             require_conditional_writes(self.store, self.layout.cache)
             prepared = prepare(self.request, self.store, self.layout, self.scratch, self._reporter(progress))
+            self._await_workers(progress)
             # From here rank 0 of the workers writes progress.json.
             progress.close()
             outcome = self._train(prepared)
@@ -161,6 +170,29 @@ class Job:
         assert settings is not None, "the request's document has the request's stage"
         return settings
 
+    def _await_workers(self, progress: ProgressWriter) -> None:
+        """Says that all is prepared, and waits until Ray has room for all workers.
+
+        On a cluster nobody asks for worker pods before. Ray Train alone would wait for them too, but deaf to
+        a stop, and it takes its request back once a minute.
+        """
+        import ray
+        from ray.util import placement_group, remove_placement_group
+
+        settings = self._settings()
+        message = f"waits for {settings.workers} worker{'s' if settings.workers > 1 else ''}"
+        logger.info("prepared; %s", message)
+        progress.write(self._progress(Activity.PREPARED, message=message))
+        if not ray.is_initialized():
+            ray.init(address="auto", logging_level=logging.WARNING)
+        room = placement_group([_per_worker(settings)] * settings.workers, strategy="PACK")
+        try:
+            while not room.wait(_WORKERS_POLL_SECONDS):
+                if self._watch.requested:
+                    raise _StoppedError
+        finally:
+            remove_placement_group(room)
+
     def _train(self, prepared: Prepared) -> dict[str, Any]:
         # One process less. A stop with a checkpoint reaches the loop by way of S3, and a lost attempt is for
         # the sequencer to repeat.
@@ -171,19 +203,13 @@ class Job:
         from ray.train.v2.api.exceptions import TrainingFailedError
 
         settings = self._settings()
-        resources = settings.resources
-        gpu = resources.gpus > 0
-        if not ray.is_initialized():
-            ray.init(address="auto", logging_level=logging.WARNING)
+        gpu = settings.resources.gpus > 0
         config = WorkerConfig(
             request=self.request.model_dump_json(),
             prepared=prepared,
             submission_id=self.request.submission_id,
             driver_node=ray.get_runtime_context().get_node_id(),
         )
-        per_worker: dict[str, float] = {"CPU": resources.cpus}
-        if gpu:
-            per_worker["GPU"] = resources.gpus
         storage = ray_storage(self.request.document.spec.storage, self.scratch)
         # A finished run of the same name would be reloaded: one name an attempt.
         name = self.request.submission_id
@@ -192,7 +218,7 @@ class Job:
             train_loop_config={"worker": config},
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=COLLECTIVE_SECONDS),
             scaling_config=ScalingConfig(
-                num_workers=settings.workers, use_gpu=gpu, resources_per_worker=per_worker
+                num_workers=settings.workers, use_gpu=gpu, resources_per_worker=_per_worker(settings)
             ),
             run_config=RunConfig(
                 name=name,

@@ -2,7 +2,8 @@
 
 Each start is noted as an object under ``starts/``, so that tests can count them. The pipeline's labels steer
 it: ``steps``, ``step-seconds``, ``deaf`` (it does not heed the stop object), ``fail-data`` (the stage that
-fails for good) and ``fail-once`` (the stage whose first attempt dies without a word).
+fails for good), ``fail-once`` (the stage whose first attempt dies without a word) and ``prepares`` (it
+prepares until an object ``prepared`` is there, and waits for its workers until one named ``workers`` is).
 """
 
 import argparse
@@ -66,6 +67,14 @@ def main(stage: Stage) -> int:
         )
         store.put_record(place.progress, progress)
 
+    if "prepares" in labels:
+        for activity, mark in ((Activity.PREPARING, "prepared"), (Activity.PREPARED, "workers")):
+            tell(activity)
+            while not store.exists(f"{place.root}/{mark}"):
+                if store.exists(place.stop(request.attempt)):
+                    tell(Activity.SUSPENDED)
+                    return 0
+                time.sleep(0.05)
     tell(Activity.STARTING)
     if labels.get("fail-data") == stage:
         failure = Failure(

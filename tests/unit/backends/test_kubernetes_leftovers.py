@@ -56,6 +56,7 @@ class Ray:
         self.dead: set[str] = set()
         self.asked: list[str] = []
         self.silent = False
+        self.tasks: list[str] = []  # ids of the nodes that they run on
 
     def query(self, path: str) -> Any:
         self.asked.append(path)
@@ -64,6 +65,9 @@ class Ray:
         if path == "/api/v0/nodes?limit=10000":
             head = {"node_ip": "h", "node_id": "node-h", "is_head_node": True, "state": "ALIVE"}
             return {"data": {"result": {"result": [head, *map(self._node, self.nodes)]}}}
+        if path.startswith("/api/v0/tasks?"):
+            tasks = [{"node_id": node} for node in self.tasks]
+            return {"data": {"result": {"result": tasks}}}
         if path == "/api/v0/objects?limit=1&timeout=3":
             warning = "1 of 2 raylets did not answer" if self.silent else ""
             return {"data": {"result": {"partial_failure_warning": warning, "result": []}}}
@@ -188,3 +192,10 @@ def test_a_container_beside_rays_does_not_count() -> None:
     pod["status"]["containerStatuses"].append(beside)
     assert started(pod) == NOW - 100
     assert started({"status": {}}) == 0
+
+
+@pytest.mark.parametrize(("nodes", "found"), [([], False), (["node-h"], False), (["node-h", "node-a"], True)])
+def test_tasks_on_workers_are_seen(nodes: list[str], found: bool) -> None:
+    ray = Ray(job("RUNNING"))
+    ray.nodes, ray.tasks = {"a": []}, nodes
+    assert Leftovers(ray.query).tasks_on_workers() is found

@@ -12,7 +12,14 @@ from zhongjing.backends.kubernetes.events import transitions
 from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline
 from zhongjing.config.stages import Resources, Stage
 from zhongjing.controller.farewell import is_expired, lacks_finalizer
-from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, orphans, verification
+from zhongjing.controller.turns import (
+    holds_cluster,
+    in_turn,
+    is_ours,
+    orphans,
+    preparing,
+    verification,
+)
 from zhongjing.pipeline.actions import Conclude, fold
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.state import (
@@ -66,6 +73,27 @@ def test_who_has_the_cluster_comes_first_then_priority_then_age_then_name() -> N
     for seed in range(10):
         shuffled = random.Random(seed).sample(expected, len(expected))
         assert [each.name for each in in_turn(shuffled)] == [each.name for each in expected]
+
+
+@pytest.mark.parametrize(
+    ("state", "activity", "needs_none"),
+    [
+        ("Queued", None, True),  # the head is not there yet
+        ("Running", None, True),  # its driver starts
+        ("Running", "preparing", True),
+        ("Queued", "prepared", False),
+        ("Running", "prepared", False),
+        ("Running", "training", False),
+        ("Succeeded", "done", False),
+        ("Pending", None, False),
+    ],
+)
+def test_a_stage_that_prepares_needs_no_workers(state: str, activity: str | None, needs_none: bool) -> None:
+    entry = {"state": state, "submissionId": "x-sft-a1"}
+    if activity is not None:
+        entry |= {"progress": {"activity": activity}}  # type: ignore[dict-item]
+    stages = {"pretrain": {"state": "Skipped"}, "sft": entry}
+    assert preparing(pipeline("x", status={"stages": stages})) == ("x-sft-a1" if needs_none else None)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""Worker pods for the stage that shall run, and none for long when no stage does.
+"""Worker pods for the stage that trains, and none for long when none does.
 
-A submission asks for room. Worker groups are scaled up to what the stage takes; the job is submitted when so
-many worker pods are Ready, because Ray would otherwise hold it in a queue that says nothing. When nothing has
-run for ``idleSeconds`` the groups go back to ``minReplicas``. Pods that only a smaller stage leaves over stay
-until then: a StatefulSet would take away its last pods, whatever runs in them.
+A job is submitted as soon as the head is there: it prepares on the head, and holds no worker meanwhile. Once
+it is prepared its workers are asked for: groups are scaled up to what the stage takes. When pods were not
+used for ``idleSeconds``, because nothing runs or a stage prepares for so long, groups go back to
+``minReplicas``. Pods that only a smaller stage leaves over stay until then: a StatefulSet would take away its
+last pods, whatever runs in them.
 
 What is remembered stands on the workloads, so that a restart of the controller changes nothing::
 
@@ -51,10 +52,10 @@ SCALED_BY = f"{API_GROUP}/scaled-by"
 
 @dataclass(frozen=True)
 class Room:
-    """Whether a stage finds its workers now.
+    """Whether a stage finds now what it needs.
 
     Attributes:
-        ready: whether its job may be submitted.
+        ready: whether it may go on.
         needed: worker pods that it takes, by group.
         message: why not, one sentence.
         pods: the Ray pods, as they were just seen.
@@ -73,6 +74,7 @@ class Capacity:
         api: the cluster.
         release: the release.
         clock: seconds since the epoch.
+        in_use: whether anybody uses workers, apart from the driver of the job that prepares (its id).
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Capacity:
         release: ReleaseConfig,
         *,
         clock: Callable[[], float] = time.time,
-        in_use: Callable[[], bool] = lambda: False,
+        in_use: Callable[[str | None], bool] = lambda preparing: False,
     ) -> None:
         self._in_use = in_use
         self._api = api
@@ -96,20 +98,38 @@ class Capacity:
             ImpossibleJobError: the release can never hold the stage's workers.
             BackendError: the API does not answer or refuses.
         """
+        return self._room(demand, workers=True)
+
+    def room_to_prepare(self, demand: Demand) -> Room:
+        """Whether a stage's driver may start: the head is there, and what would make its workers.
+
+        Raises:
+            ImpossibleJobError: the release can never hold the stage's workers.
+            BackendError: the API does not answer or refuses.
+        """
+        return self._room(demand, workers=False)
+
+    def _room(self, demand: Demand, *, workers: bool) -> Room:
         needed = pods_needed(self._release.ray.groups, demand)
         missing: list[str] = []
         if self._release.ray.scaling == "controller":
-            missing = self._scale_up(needed)
+            workloads = read_workloads(self._api, self._release)
+            missing = sorted(set(needed).difference(*(each.groups for each in workloads)))
+            if workers:
+                self._scale_up(workloads, needed)
         pods = self._api.find(PODS, labels=pod_labels(self._release, HEAD, WORKER)).items
         lacking = [f"there is no workload of the worker group {group}" for group in missing]
         if not any(is_ready(pod) for pod in of_component(pods, HEAD)):
             lacking.append("the Ray head is not ready")
-        if self._release.ray.scaling != "ray":
+        if workers and self._release.ray.scaling != "ray":
             lacking += _short(needed, of_component(pods, WORKER))
         return Room(not lacking, needed, "; ".join(lacking), pods)
 
-    def rest(self) -> None:
-        """Says that no stage runs or wants to: what is idle for long enough goes.
+    def rest(self, preparing: str | None = None) -> None:
+        """Says that no stage needs workers: what is idle for long enough goes.
+
+        Args:
+            preparing: id of the job that will, and whose driver is no reason to keep them.
 
         Raises:
             BackendError: the API does not answer or refuses.
@@ -118,13 +138,10 @@ class Capacity:
             return
         now = self._clock()
         for workload in read_workloads(self._api, self._release):
-            self._rest(workload, now)
+            self._rest(workload, now, preparing)
 
-    def _scale_up(self, needed: Mapping[str, int]) -> list[str]:
-        """Sees to the pods; returns groups that have no workload."""
-        missing = set(needed)
-        for workload in read_workloads(self._api, self._release):
-            missing -= set(workload.groups)
+    def _scale_up(self, workloads: Sequence[Workload], needed: Mapping[str, int]) -> None:
+        for workload in workloads:
             ours = SCALED_BY in workload.annotations
             wanted: dict[str, int] = {}
             for group, replicas in workload.replicas.items():
@@ -134,9 +151,8 @@ class Capacity:
             if IDLE_SINCE in workload.annotations:
                 annotations[IDLE_SINCE] = None
             self._set(workload, wanted, annotations)
-        return sorted(missing)
 
-    def _rest(self, workload: Workload, now: float) -> None:
+    def _rest(self, workload: Workload, now: float, preparing: str | None) -> None:
         floor = {group: self._groups[group].min_replicas for group in workload.groups}
         if SCALED_BY not in workload.annotations:
             self._set(workload, floor, {SCALED_BY: self._name})
@@ -152,7 +168,7 @@ class Capacity:
         if idle < 0:  # first seen idle, or the clock was set back
             self._set(workload, raised, {IDLE_SINCE: stamp(now)})
         elif idle >= self._release.ray.idle_seconds:
-            if self._in_use():
+            if self._in_use(preparing):
                 self._set(workload, raised, {IDLE_SINCE: stamp(now)})
             else:
                 self._set(workload, floor, {IDLE_SINCE: None})

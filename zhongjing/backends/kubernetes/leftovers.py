@@ -79,6 +79,17 @@ class Leftovers:
             return coming, going + stuck
         return coming + stuck, going
 
+    def tasks_on_workers(self) -> bool:
+        """Whether tasks of any job run on worker nodes now.
+
+        Raises:
+            BackendError: Ray does not answer, or refuses.
+        """
+        path = "/api/v0/tasks?detail=1&filter_keys=state&filter_predicates=%3D&filter_values=RUNNING"
+        tasks = self._query(path)["data"]["result"]["result"]
+        nodes = set(self._nodes().values()) if tasks else set()
+        return any(task.get("node_id") in nodes for task in tasks)
+
     def _nodes(self) -> dict[str, str]:
         """Ids of the nodes that Ray has, the head aside, by their addresses."""
         # The list of the state API, not of the dashboard: that one may lag behind by minutes.

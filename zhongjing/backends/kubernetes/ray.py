@@ -2,7 +2,8 @@
 
 To what :class:`RayJobsBackend` does it adds what a cluster needs:
 
-- a submission asks for worker pods first, and says what keeps them while they are not there;
+- a submission waits for the head alone, where the job prepares; worker pods are asked for when that is done,
+  and what keeps them is said;
 - Ray's token is read from its Secret, again when Ray refuses it: a rotation is no failure;
 - a job that Ray has forgotten is lost for certain once every worker container is younger than the head's;
 - worker pods in which an attempt hung, or that Ray has lost, are replaced first.
@@ -145,7 +146,7 @@ class ClusterBackend:
     # Backend
 
     def submit(self, job: JobRequest) -> None:
-        """Submits, or adopts a job of the same id and spec hash, once there is room for it.
+        """Submits, or adopts a job of the same id and spec hash, once the head is there.
 
         Raises:
             ForeignJobError: the id belongs to a job of another hash.
@@ -154,11 +155,24 @@ class ClusterBackend:
             BackendError: Ray refuses the job.
         """
         with _waits():
-            room = self.capacity.room_for(Demand(job.stage, job.workers, job.resources))
+            room = self.capacity.room_to_prepare(_demand(job))
+            # Now, while no job runs: workers that come later have never run anything.
             self._clear(room.pods)
             if not room.ready:
                 raise self._not_ready(room)
         self._ask(lambda ray: ray.submit(job))
+
+    def make_room(self, job: JobRequest) -> None:
+        """Asks for the worker pods of a job that is prepared.
+
+        Raises:
+            ImpossibleJobError: the release cannot hold the job's workers any more.
+            BackendUnavailableError: they are not there yet; says what is missing.
+        """
+        with _waits():
+            room = self.capacity.room_for(_demand(job))
+            if not room.ready:
+                raise self._not_ready(room)
 
     def describe(self, submission_id: str) -> JobDescription:
         """State of a job; UNKNOWN, and perhaps lost, if this head has never heard of it."""
@@ -220,14 +234,16 @@ class ClusterBackend:
         """Sees to it that nothing of an earlier attempt is left where the next one will run."""
         heads = [pod for pod in of_component(pods, HEAD) if is_ready(pod)]
         workers = of_component(pods, WORKER)
-        if not heads or not workers:
+        if not heads:
             return
-        replaced = self._hangs.clear(workers)
+        replaced = self._hangs.clear(workers)  # what was noted is forgotten, where no pod is left of it
         if replaced:
             names = ", ".join(replaced)
             logger.warning("replaced %s: an attempt hung there", names)
             message = f"{names}: replaced, because an attempt hung there"
             raise BackendUnavailableError(message, code=codes.WORKERS_STARTING)
+        if not workers:
+            return
         coming, going = self._leftovers.look(heads[0], workers, self._clock())
         for pod in going:
             end_pod(self._api, pod, REPLACE_SECONDS)
@@ -252,14 +268,20 @@ class ClusterBackend:
         code = grave.code if grave is not None else codes.WORKERS_STARTING
         return BackendUnavailableError(message, code=code, remedy=grave.remedy if grave is not None else None)
 
-    def _is_in_use(self) -> bool:
-        """Whether anybody's job runs on this Ray, or nobody can tell."""
+    def _is_in_use(self, preparing: str | None = None) -> bool:
+        """Whether anybody's job may use workers, or nobody can tell.
+
+        Of a job that prepares its driver does not; tasks that it gave to workers do.
+        """
         try:
             listed = self._ask(lambda ray: ray.query("/api/jobs/"))
+            alive = [job for job in listed if job.get("status") in ("PENDING", "RUNNING")]
+            if preparing is None or any(job.get("submission_id") != preparing for job in alive):
+                return bool(alive)
+            return bool(alive) and self._leftovers.tasks_on_workers()
         except ZhongjingError as error:
             logger.info("nobody can tell whether Ray is in use: %s", error)
             return True
-        return any(job.get("status") in ("PENDING", "RUNNING") for job in listed)
 
     def _is_lost(self) -> bool:
         """Whether no process can be left of a job that the head does not know.
@@ -337,6 +359,10 @@ def _waits() -> Iterator[None]:
         raise BackendUnavailableError(
             error.message, code=error.code, where=error.where, remedy=error.remedy
         ) from error
+
+
+def _demand(job: JobRequest) -> Demand:
+    return Demand(job.stage, job.workers, job.resources)
 
 
 def _names(pods: Sequence[Object]) -> str:
