@@ -341,7 +341,7 @@ def test_worker_pods_come_when_a_stage_is_prepared_and_go_when_they_are_idle(her
         here.store.put(f"{here.layout('patient').stage(Stage.RM, key).root}/{mark}", b"")
 
     here.give_token()
-    here.start(pods=True)
+    controller = here.start(pods=True)
     here.apply(here.document("patient", RM, labels={"prepares": "slowly"}))
     waiting = here.wait("patient", lambda each: reason(each) == "ClusterNotReady").condition()
     assert waiting is not None
@@ -352,6 +352,7 @@ def test_worker_pods_come_when_a_stage_is_prepared_and_go_when_they_are_idle(her
     preparing = here.wait("patient", lambda each: activity(each) == "preparing")
     assert wait_until(lambda: workers() == 0, 30), "workers that nobody needs yet"
     assert not wait_until(lambda: workers() > 0, 4), "workers were asked for before the stage was prepared"
+    assert 'zhongjing_controller_worker_pods{group="cpu"} 0.0' in controller.fetch("/metrics")[1]
     condition = here.get("patient").condition()
     assert condition is not None
     assert "no workers are asked for yet" in condition["message"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,6 +49,11 @@ class RayCluster:
     capacity: Capacity | None = None
     rollout: Rollout | None = None
 
+    @property
+    def worker_pods(self) -> Mapping[str, int]:
+        """How many worker pods are asked for, by group; none where nobody scales them."""
+        return self.capacity.asked if self.capacity is not None else {}
+
     def look_after(
         self, *, busy: bool, preparing: str | None = None, verification: Demand | None = None
     ) -> None:
@@ -64,7 +69,10 @@ class RayCluster:
         """
         if self.rollout is not None:
             self.rollout.follow_token()
-        if self.capacity is None or busy:
+        if self.capacity is None:
+            return
+        if busy:
+            self.capacity.look()
             return
         if verification is None:
             self.capacity.rest(preparing)

@@ -170,7 +170,7 @@ class Controller:
                 times.append(_SHORTEST if pipeline.is_active else _UNREACHABLE_SECONDS)
         mine = self._release.release
         now_ours = [each for each in self.inventory.all() if is_ours(each, mine, others)]
-        self._metrics.count(now_ours, holder is not None)
+        self._metrics.count(now_ours, holder is not None, self._ray.worker_pods)
         if listed:
             job = next((found for each in now_ours if (found := preparing(each)) is not None), None)
             self._ray.look_after(

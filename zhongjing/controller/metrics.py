@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -39,6 +39,9 @@ class Metrics:
         self._busy = Gauge(
             f"{prefix}_cluster_busy", "1 while a pipeline has the cluster.", registry=self.registry
         )
+        self._pods = Gauge(
+            f"{prefix}_worker_pods", "Worker pods that are asked for.", ["group"], registry=self.registry
+        )
         self._progress = Gauge(
             "zhongjing_stage_progress_percent",
             "Progress of the active stage.",
@@ -71,8 +74,10 @@ class Metrics:
         self._failures.inc()
         self.last_error = message
 
-    def count(self, pipelines: Iterable[Pipeline], busy: bool) -> None:
-        """Takes stock of the pipelines of this release."""
+    def count(self, pipelines: Iterable[Pipeline], busy: bool, pods: Mapping[str, int]) -> None:
+        """Takes stock of the pipelines of this release, and of its worker pods by group."""
+        for group, number in pods.items():
+            self._pods.labels(group).set(number)
         states: Tally[str] = Tally()
         self._progress.clear()
         self._attempts.clear()

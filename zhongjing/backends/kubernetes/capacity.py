@@ -89,6 +89,8 @@ class Capacity:
         self._api = api
         self._release = release
         self._clock = clock
+        self.asked: dict[str, int] = {}
+        """Worker pods that groups were last seen or told to have."""
         self._groups = {group.name: group for group in release.ray.groups}
 
     def room_for(self, demand: Demand) -> Room:
@@ -124,6 +126,15 @@ class Capacity:
         if workers and self._release.ray.scaling != "ray":
             lacking += _short(needed, of_component(pods, WORKER))
         return Room(not lacking, needed, "; ".join(lacking), pods)
+
+    def look(self) -> None:
+        """Sees how many pods are asked for, and changes nothing.
+
+        Raises:
+            BackendError: the API does not answer or refuses.
+        """
+        for workload in read_workloads(self._api, self._release):
+            self.asked |= workload.replicas
 
     def rest(self, preparing: str | None = None) -> None:
         """Says that no stage needs workers: what is idle for long enough goes.
@@ -178,6 +189,7 @@ class Capacity:
     ) -> None:
         current = workload.replicas
         changed = {group: number for group, number in wanted.items() if number != current[group]}
+        self.asked |= {**current, **changed}
         for group, number in changed.items():
             logger.info("worker group %s: %d pods instead of %d", group, number, current[group])
         write(self._api, workload, replicas=changed, annotations=annotations)
