@@ -27,7 +27,8 @@ from zhongjing.backends.kubernetes.forward import Forward
 from zhongjing.backends.kubernetes.ray import ClusterBackend
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, PODS, SECRETS, SERVICES, Object
 from zhongjing.backends.kubernetes.secrets import prepare_secrets
-from zhongjing.backends.kubernetes.workloads import is_ready
+from zhongjing.backends.kubernetes.workloads import WORKER as WORKER_PODS
+from zhongjing.backends.kubernetes.workloads import is_ready, pod_labels
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.codes import pods as codes
 from zhongjing.codes.cluster import RAY_TOKEN_REFUSED
@@ -96,12 +97,13 @@ class Ray:
         return wait_for(look, f"pod {name}", 180)
 
     def submit(self, job: JobRequest, seconds: float = 180) -> list[BackendUnavailableError]:
-        """Submits as the controller does: again and again; what was said in between."""
+        """Submits and asks for workers as the controller does: again and again; what was said in between."""
         said: list[BackendUnavailableError] = []
 
         def accepted() -> bool:
             try:
                 self.backend.submit(job)
+                self.backend.make_room(job)
             except BackendUnavailableError as error:
                 if not said or said[-1].message != error.message:
                     said.append(error)
@@ -190,9 +192,12 @@ def ray(cluster: Cluster) -> Iterator[Ray]:
             yield Ray(api, backend, cluster)
 
 
-def test_a_submission_asks_for_workers_waits_for_them_and_says_so(ray: Ray) -> None:
+def test_a_submission_takes_no_worker_and_what_is_prepared_waits_for_them(ray: Ray) -> None:
     ray.pod(HEAD)
     first = job(1)
+    # The head is all that a job needs to begin: it prepares.
+    ray.backend.submit(first)
+    assert not ray.api.find(PODS, labels=pod_labels(ray.backend._release, WORKER_PODS)).items
     said = ray.submit(first)
     assert "0 of 1 worker pods of group cpu are ready" in said[0].message
     assert said[0].code is codes.WORKERS_STARTING
