@@ -58,6 +58,7 @@ class Place:
     folder: Path
     release: str = "zj"
     controllers: list[ControllerHandle] = field(default_factory=list)
+    groups: list[WorkerGroup] = field(default_factory=list)  # beside the one without GPUs
 
     @property
     def pipelines(self) -> Pipelines:
@@ -99,7 +100,8 @@ class Place:
                         memory="8Gi",
                         min_replicas=0,
                         max_replicas=4,
-                    )
+                    ),
+                    *self.groups,
                 ],
                 scaling=scaling,
                 idle_seconds=1,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,9 +17,10 @@ from tests.cluster.controller_support import Place, place, ray_and_store
 from tests.cluster.crd_support import with_crd
 from tests.local_support import ALL
 from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline
-from zhongjing.backends.kubernetes.resources import LEASES, PIPELINES, STATEFUL_SETS
+from zhongjing.backends.kubernetes.resources import LEASES, NODES, PIPELINES, STATEFUL_SETS
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.backends.local.ray_head import RayHead
+from zhongjing.config.release import WorkerGroup
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError
 from zhongjing.pipeline.backend import JobState
@@ -284,6 +287,48 @@ def test_a_source_that_is_waited_for_is_frozen_when_it_comes(here: Place) -> Non
     assert [len(source.objects) for source in request.sources] == [3]
     here.apply(here.document("brief", RM, ttlSecondsAfterFinished=1))
     assert wait_until(lambda: here.pipelines.get("brief") is None, 60), "its time to live is over"
+
+
+def test_a_stage_that_cannot_fit_into_the_nodes_gpus_waits_until_it_is_forced(here: Place) -> None:
+    pool = {"zhongjing.test/pool": here.api.namespace}
+    group: Any = {
+        "workload": "gpu",
+        "cpus": 4,
+        "gpus": 1,
+        "memory": "64Gi",
+        "min_replicas": 0,
+        "max_replicas": 1,
+    }
+    here.groups.append(WorkerGroup(name="gpu", node_selector=pool, **group))
+    node: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": f"gpu-{here.api.namespace}",
+            "labels": {**pool, "nvidia.com/gpu.memory": "23028"},  # as GPU feature discovery labels an A10
+        },
+        "spec": {"unschedulable": True},
+        "status": {"capacity": {"nvidia.com/gpu": "1"}},
+    }
+    here.api.create(NODES, node)
+    try:
+        here.start()
+        document = here.document("large", RM, base={"uri": "huggyllama/llama-13b"})
+        document["spec"]["stages"]["rm"]["resources"] = {"gpus": 1}
+        here.apply(document)
+        waits = here.wait("large", lambda each: reason(each) == "DoesNotFit")
+    finally:
+        here.api.delete(NODES, node["metadata"]["name"])
+    condition = waits.condition() or {}
+    assert condition["type"] == "Progressing"
+    assert re.search(r"rm cannot fit: a GPU would need \d\d\.\d GiB of 21\.9 GiB", condition["message"])
+    assert "set spec.stages.rm." in condition["remedy"]
+    assert waits.status["stages"]["rm"]["state"] == "Blocked"
+    assert here.starts("large", Stage.RM) == []
+    here.apply(here.document("small", RM))
+    here.wait("small", is_complete)  # who does not fit does not keep the cluster
+    here.change("large", force=True)
+    here.wait("large", is_complete)
 
 
 def test_an_edit_that_cannot_be_run_lets_the_running_stage_end(here: Place) -> None:
