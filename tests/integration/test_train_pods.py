@@ -214,6 +214,10 @@ def test_a_stage_whose_node_is_drained_stops_and_goes_on_where_no_disk_is_shared
     manifest = read_manifest(store, layout)
     assert manifest is not None
     assert (manifest.steps, manifest.attempt, manifest.lineage.workers) == (400, 2, 2)
+    assert manifest.memory is not None
+    assert manifest.memory.device == "cpu"
+    assert 2**28 < manifest.memory.peak < 2**32
+    assert manifest.memory.plan is not None
     steps = [point.step for point in read_metrics(store, layout) if point.kind == "train"]
     assert steps == sorted(set(steps))
     assert "no checkpoint" not in log

@@ -10,7 +10,15 @@ import typer
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import FAILED, OK, guarded
-from zhongjing.cli.options import Format, OutputFormat
+from zhongjing.cli.options import (
+    Format,
+    KubeContext,
+    Local,
+    Namespace,
+    OutputFormat,
+    Release,
+    Workdir,
+)
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.codes.model import MODEL_NOT_FOUND
 from zhongjing.errors import ConfigError, MissingInputError
@@ -26,6 +34,7 @@ Examples:
   zhongjing plan --recipe zhongjing-13b --gpus 4xA100-80G
   zhongjing plan -f my.yaml --gpus 8xH100 --gpu-hour 2.5 --tokens 400000000
   zhongjing plan -f my.yaml --set spec.stages.sft.microBatchSize=1 -o json
+  zhongjing plan --history --local             what the last runs took, and by how much the plan erred
 
 Exit codes: 0 every stage fits (or nothing is known that it could fail to fit), 1 one does not, 2 bad input.
 """
@@ -61,9 +70,33 @@ def plan(
         float | None,
         typer.Option("--tokens-per-second", min=0.001, help="Measured, of one worker; else 40% of the peak."),
     ] = None,
+    history: Annotated[
+        bool,
+        typer.Option("--history", help="Instead: what the last stages took, beside what was planned."),
+    ] = False,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="With --history: of one pipeline; else of all.")
+    ] = None,
+    local: Local = False,
+    workdir: Workdir = None,
     output: OutputFormat = Format.TEXT,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    release: Release = None,
 ) -> int:
     """Say what each stage takes of memory, disk, store and time, and whether it fits."""
+    if history:
+        from zhongjing.cli.places import choose
+        from zhongjing.cli.plan_history import history as list_history
+
+        place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+        return list_history(place, name, Console(json_mode=output is Format.JSON))
+    if name is not None:
+        raise ConfigError(
+            f"{name} is a pipeline, and a plan is made of a document",
+            code=INVALID_OPTION,
+            remedy="give the document with -f or --recipe; or add --history for the runs of a pipeline",
+        )
     if file is not None and recipe is not None:
         raise ConfigError(
             "--file and --recipe are two documents", code=INVALID_OPTION, remedy="give one of them"

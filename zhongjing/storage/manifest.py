@@ -120,6 +120,26 @@ class Lineage(Record):
     device: str
 
 
+class MemoryUse(Record):
+    """Peak memory of a worker, the largest over all of them until the end of the training. Bytes."""
+
+    device: Literal["gpu", "cpu"]
+    plan: int | None = Field(description="as zhongjing.planning computes it; none: a base of another kind")
+    peak: int = Field(description="as measured: tensors on the GPU, or resident memory")
+    reserved: int | None = Field(default=None, description="what torch held of the GPU")
+    host_plan: int | None = Field(default=None, description="of a worker with a GPU: host memory")
+    host_peak: int | None = Field(default=None, description="likewise as measured")
+
+    @property
+    def error(self) -> float | None:
+        """By how much the plan is above the peak, as a part of the peak; below it: negative."""
+        return None if self.plan is None else (self.plan - self.peak) / self.peak
+
+    def __str__(self) -> str:
+        planned = "no plan" if self.plan is None else f"plan {self.plan / 2**30:.1f} GiB"
+        return f"{planned}, peak {self.peak / 2**30:.1f} GiB"
+
+
 class StageManifest(Record):
     """Completion of a stage, written last and once."""
 
@@ -150,3 +170,4 @@ class StageManifest(Record):
     document: dict[str, Any] = Field(description="the resolved document")
     key_fields: dict[str, Any] = Field(default_factory=dict, description="what the key is a hash of")
     lineage: Lineage
+    memory: MemoryUse | None = Field(default=None, description="none: made before it was measured")

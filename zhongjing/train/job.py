@@ -26,7 +26,7 @@ from zhongjing.errors import ConfigError, StorageError, TrainingError, Zhongjing
 from zhongjing.storage.artifacts import read_request, require_conditional_writes, write_manifest
 from zhongjing.storage.files import disk_error
 from zhongjing.storage.layout import Layout, StageLayout
-from zhongjing.storage.manifest import ModelArtifact, SourceCounts, StageManifest, StageRequest
+from zhongjing.storage.manifest import MemoryUse, ModelArtifact, SourceCounts, StageManifest, StageRequest
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity, Progress, time_stamp
 from zhongjing.storage.progress_writer import ProgressWriter, read_progress
@@ -268,7 +268,9 @@ class Job:
             document=request.document.model_dump(mode="json"),
             key_fields=request.key_fields,
             lineage=lineage(self._settings().workers, outcome["device"]),
+            memory=MemoryUse.model_validate(outcome["memory"]),
         )
+        logger.info("memory of a worker: %s", manifest.memory)
         write_manifest(self.store, self.stage_layout, manifest)
         writer = ProgressWriter(self.store, self.stage_layout)
         last = read_progress(self.store, self.stage_layout)

@@ -22,6 +22,7 @@ from zhongjing.train.accelerator import cuda_facts, no_cuda, use_gpu
 from zhongjing.train.folders import Folders
 from zhongjing.train.gauges import RayGauges
 from zhongjing.train.meeting import meet
+from zhongjing.train.peak import memory_use, own_peak, planned
 from zhongjing.train.precision import agreed_precision, own_precision, with_precision
 from zhongjing.train.ray_context import RayRunContext, TensorBoard
 from zhongjing.train.scratch import Claim, checkpoint_folder, remove_earlier, remove_spool, scratch_folder
@@ -176,6 +177,10 @@ class _Rank:
             "samples": result.samples,
             "device": self._device_name(),
         }
+        # Before the result is made: the look at answers, of small bases only, is no part of the plan.
+        peaks = meet(lambda: own_peak(self.device))
+        if self.rank == 0:
+            outcome["memory"] = memory_use(peaks, planned(local.base, self.settings)).model_dump(mode="json")
 
         def finish() -> None:
             if self.rank == 0 and not result.suspended:

@@ -185,6 +185,7 @@ def test_json_is_exactly_one_object_on_stdout(
         "metrics": {"loss": 3.25, "perplexity": 25.8},
         "testMetrics": {"loss": 3.5},
         "seconds": 75.0,
+        "memory": None,
         "step": 100,
         "totalSteps": 100,
     }

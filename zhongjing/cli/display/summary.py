@@ -27,6 +27,10 @@ def summary(view: RunView, manifests: Mapping[Stage, StageManifest]) -> list[str
     lines += ["", "artifacts"]
     for stage, manifest in manifests.items():
         lines.append(f"  {stage:<9}{manifest.model.uri}")
+    measured = {stage: each.memory for stage, each in manifests.items() if each.memory is not None}
+    if measured:
+        lines += ["", "memory of a worker"]
+        lines += [f"  {stage:<9}{memory}" for stage, memory in measured.items()]
     answers = answers_of(manifests)
     if answers is not None:
         lines += ["", *answer_lines(answers)]
@@ -132,6 +136,9 @@ def _stage_result(stage: StageView, manifests: Mapping[Stage, StageManifest]) ->
         "metrics": dict(manifest.metrics) if manifest is not None else {},
         "testMetrics": dict(manifest.test_metrics) if manifest is not None else {},
         "seconds": manifest.seconds if manifest is not None else None,
+        "memory": manifest.memory.model_dump(mode="json")
+        if manifest is not None and manifest.memory is not None
+        else None,
         "step": manifest.steps if manifest is not None else stage.step,
         "totalSteps": manifest.steps if manifest is not None else stage.total_steps,
     }
