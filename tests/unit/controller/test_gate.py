@@ -1,0 +1,49 @@
+"""The controller's plan of what it would start: what cannot be read is told once, and refuses nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tests.unit.pipeline.support import user_document
+from zhongjing.codes.storage import STORAGE_UNREACHABLE
+from zhongjing.config.resolve import resolve
+from zhongjing.config.stages import Stage
+from zhongjing.controller.gate import MemoryGate
+from zhongjing.errors import StorageUnavailableError
+from zhongjing.planning.hardware import GIB, gpus_of
+from zhongjing.planning.stage_plan import Terms
+
+# As the publisher's config.json has them: LLaMA-13B.
+CONFIG = {
+    "hidden_size": 5120,
+    "intermediate_size": 13824,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+    "vocab_size": 32000,
+}
+
+
+def test_the_base_is_read_from_the_store_where_it_answers(caplog: pytest.LogCaptureFixture) -> None:
+    document = resolve(user_document(stages=("sft",), sft={"resources": {"gpus": 1}}))
+    answers = False
+
+    def get(uri: str) -> bytes:
+        assert uri == "s3://models/base/config.json"
+        if not answers:
+            raise StorageUnavailableError("no answer", code=STORAGE_UNREACHABLE)
+        return json.dumps(CONFIG).encode()
+
+    memory = SimpleNamespace(terms=lambda settings: Terms(gpus=gpus_of(1, 24 * GIB)))
+    gate = MemoryGate(cast(Any, memory), cast(Any, SimpleNamespace(get=get)))
+    with caplog.at_level(logging.INFO):
+        assert [gate.look(document, [Stage.SFT]).unfit for _ in range(3)] == [()] * 3
+    assert caplog.messages == [
+        "demo: whether sft fits is not known: the sizes of the base are not known here"
+    ]
+    answers = True
+    assert [each.stage for each in gate.look(document, [Stage.SFT]).unfit] == [Stage.SFT]
