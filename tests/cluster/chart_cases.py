@@ -266,6 +266,7 @@ CASES = [
                     "maxReplicas": 4,
                     "gpus": 8,
                     "gpuResource": "amd.com/gpu",
+                    "gpuMemoryGiB": 191.7,
                     "shm": {"sizeLimit": "16Gi"},
                     "rayGroupSpec": {"numOfHosts": 2},
                 },
