@@ -102,7 +102,7 @@ class Optimizer(DocumentModel):
 
     offload: Literal["none", "cpu"] = operational(
         "none",
-        "cpu: masters, moments and accumulated gradients (16 bytes a parameter, over all workers) are kept "
+        "cpu: masters, moments and accumulated gradients (18 to 20 bytes a parameter, over all workers) are kept "
         "and updated in the host's memory; slower steps, and less GPU memory.",
     )
 
@@ -458,6 +458,11 @@ class PpoSettings(StageSettings):
     def longest_prompt(self) -> int:
         """Tokens that prompts are cut to: ``maxPromptLength``, or what a whole response leaves."""
         return min(self.max_prompt_length, self.max_length - self.max_new_tokens)
+
+    @property
+    def token_budget(self) -> int:
+        """Most tokens of a micro-batch: ``microBatchTokens``, else room for microBatchSize whole episodes."""
+        return self.micro_batch_tokens or self.micro_batch_size * (self.longest_prompt + self.max_new_tokens)
 
 
 AnySettings = PretrainSettings | SftSettings | RmSettings | PpoSettings

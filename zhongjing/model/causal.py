@@ -117,6 +117,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logprobs = functional.log_softmax(part @ weight.T, dim=-1, dtype=torch.float32)
             total -= logprobs.gather(1, wanted).sum()
             if grad_hidden is None and grad_weight is None:
+                del logprobs
                 continue
             slope = logprobs.exp_()
             slope.scatter_(1, wanted, slope.gather(1, wanted) - 1)
@@ -124,6 +125,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 torch.mm(slope, weight, out=grad_hidden[start : start + chunk_tokens])
             if grad_weight is not None:
                 grad_weight.addmm_(slope.T, part)
+            del logprobs, slope  # else they would be there beside the next chunk's
         if ctx.ready:
             ctx.save_for_backward(grad_hidden, grad_weight)
         else:
@@ -156,6 +158,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 torch.mm(scaled, weight, out=grad_hidden[start : start + ctx.chunk_tokens])
             if grad_weight is not None:
                 grad_weight += scaled.T @ part
+            del slope, scaled  # as above
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None
 
 

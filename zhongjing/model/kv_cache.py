@@ -10,65 +10,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 from transformers import PretrainedConfig
 
-FREE_FRACTION = 0.5
-"""Part of the free memory that generation takes where no budget is given.
+from zhongjing.planning.row_size import RowSize
+from zhongjing.planning.shape import Shape
 
-The rest is for what is not counted: workspaces of kernels, masks, and blocks that an allocator cannot join.
-"""
-_LOGIT_BYTES = 28  # fp32 logits and their quotient by the temperature, fp64 shares and running sum, a mask
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-@dataclass(frozen=True, slots=True)
-class RowSize:
-    """Bytes that generation takes, of one model.
+def row_size(config: PretrainedConfig, dtype: torch.dtype) -> RowSize:
+    """What a row of generation takes.
 
-    Attributes:
-        token: keys and values of a token in all layers: layers x 2 x key-value heads x head size x format.
-            Models with sliding windows keep less.
-        growth: of the copy that a layer's keys or values are while a token is added, a token.
-        reading: of a prompt's token while it is read: the widest activations of one layer, which has no
-            gradients to keep.
-        row: of a row whatever its length: its logits.
+    Args:
+        config: of the model.
+        dtype: number format in which it computes keys and values: also that of fused adapters.
     """
-
-    token: int
-    growth: int
-    reading: int
-    row: int
-
-    @classmethod
-    def of(cls, config: PretrainedConfig, dtype: torch.dtype) -> RowSize:
-        """Of a model.
-
-        Args:
-            config: its configuration.
-            dtype: number format in which it computes keys and values: also that of fused adapters.
-        """
-        text = config.get_text_config()
-        heads = int(text.num_attention_heads)
-        kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
-        hidden = int(text.hidden_size)
-        head_size = int(getattr(text, "head_dim", None) or hidden // heads)
-        inner = int(getattr(text, "intermediate_size", None) or 4 * hidden)
-        growth = kv_heads * head_size * dtype.itemsize
-        # MLP: gate, up and their product; around it residual, norm (fp32 on the way), queries, keys, values.
-        reading = dtype.itemsize * (3 * inner + 6 * hidden) + 8 * hidden
-        layers, row = int(text.num_hidden_layers), int(text.vocab_size) * _LOGIT_BYTES
-        return cls(layers * 2 * growth, growth, reading, row)
-
-    def needed(self, rows: int, prompt: int, new: int) -> int:
-        """Bytes of ``rows`` prompts, padded to ``prompt`` tokens, with ``new`` tokens each."""
-        read = prompt * (self.token + self.reading)
-        grown = (prompt + new) * (self.token + self.growth)
-        return rows * (max(read, grown) + self.row)
+    text = config.get_text_config()
+    heads, hidden = int(text.num_attention_heads), int(text.hidden_size)
+    shape = Shape(
+        hidden=hidden,
+        intermediate=int(getattr(text, "intermediate_size", None) or 4 * hidden),
+        layers=int(text.num_hidden_layers),
+        heads=heads,
+        kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
+        head_dim=int(getattr(text, "head_dim", None) or hidden // heads),
+        vocabulary=int(text.vocab_size),
+        tied=False,
+    )
+    return RowSize.of(shape, dtype.itemsize)
 
 
 def batches_within(

@@ -30,9 +30,10 @@ from zhongjing.codes import model as model_codes
 from zhongjing.errors import DataError
 from zhongjing.model.adapters import linear_layers
 from zhongjing.model.causal import backbone, output_layer
-from zhongjing.model.kv_cache import FREE_FRACTION, RowSize, batches_within, free_bytes
+from zhongjing.model.kv_cache import batches_within, free_bytes, row_size
 from zhongjing.model.quantization import compute_dtype
 from zhongjing.model.router import AdapterRouter, Part
+from zhongjing.planning.row_size import FREE_FRACTION, MOST_ROWS
 from zhongjing.storage.heartbeat import beat
 
 logger = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class CompactingEngine:
         sampling: Sampling,
         *,
         cache_bytes: int | None = None,
-        max_rows: int = 64,
+        max_rows: int = MOST_ROWS,
     ) -> None:
         self._router = router
         self._role = role
@@ -167,7 +168,7 @@ class CompactingEngine:
         """Batches of rows, as the memory allows; ``lengths`` of prompts, ascending."""
         model, new = self._router.model, self._sampling.max_new_tokens
         linear = next(iter(linear_layers(model).values()))
-        size = RowSize.of(model.config, compute_dtype(linear))
+        size = row_size(model.config, compute_dtype(linear))
         budget = self._cache_bytes
         if budget is None:
             budget = int(FREE_FRACTION * free_bytes(next(model.parameters()).device))

@@ -22,6 +22,8 @@ class Shape:
     vocabulary: int
     tied: bool
     biases: bool = False  # on q, k and v, as Qwen2 has
+    output_bias: bool = False  # on attention's output as well
+    qk_norms: bool = False  # of each head's queries and keys, as Qwen3 has
 
     @property
     def attention(self) -> int:
@@ -56,7 +58,8 @@ class Shape:
         """Parameters of the whole model."""
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
         biases = (self.attention + 2 * self.kv) if self.biases else 0
-        block = sum(a * b for a, b in self.linears) + 2 * self.hidden + biases
+        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norms else 0)
+        block = sum(a * b for a, b in self.linears) + norms + biases + self.output_bias * self.hidden
         return embeddings + self.layers * block + self.hidden
 
     def adapter_parameters(self, rank: int) -> int:
@@ -64,8 +67,18 @@ class Shape:
         return self.layers * rank * sum(a + b for a, b in self.linears)
 
 
+_OTHER_BLOCKS = ("num_experts", "num_local_experts", "n_routed_experts", "kv_lora_rank")
+
+
 def of_config(config: Mapping[str, Any]) -> Shape | None:
-    """The shape that a config.json tells; None where it is no decoder of this kind."""
+    """The shape that a config.json tells; None where it is no decoder of this kind, or a mixture of experts.
+
+    ``attention_bias`` puts biases on all four of attention's layers (transformers' Llama and Qwen3); Qwen2 has
+    them on three without saying so.
+    """
+    if any(config.get(name) for name in _OTHER_BLOCKS):
+        return None
+    kind, everywhere = config.get("model_type"), bool(config.get("attention_bias", False))
     try:
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         return Shape(
@@ -77,7 +90,9 @@ def of_config(config: Mapping[str, Any]) -> Shape | None:
             head_dim=int(config.get("head_dim") or hidden // heads),
             vocabulary=int(config["vocab_size"]),
             tied=bool(config.get("tie_word_embeddings", False)),
-            biases=config.get("model_type") == "qwen2" or bool(config.get("attention_bias", False)),
+            biases=kind == "qwen2" or everywhere,
+            output_bias=kind != "qwen2" and everywhere,
+            qk_norms=kind == "qwen3",
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
@@ -95,30 +110,59 @@ def of_tiny(tiny: TinyBase) -> Shape:
         vocabulary=tiny.vocabulary_size,
         tied=tiny.family != "llama",
         biases=tiny.family == "qwen2",
+        qk_norms=tiny.family == "qwen3",
     )
 
 
-def _llama(hidden: int, intermediate: int, layers: int, heads: int, vocabulary: int = 32000) -> Shape:
-    return Shape(hidden, intermediate, layers, heads, heads, hidden // heads, vocabulary, tied=False)
+def _llama(
+    hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocabulary: int, *, tied: bool = False
+) -> Shape:
+    return Shape(hidden, intermediate, layers, heads, kv_heads, hidden // heads, vocabulary, tied)
 
 
-_LLAMA_13B = _llama(5120, 13824, 40, 40)
+def _qwen2(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocabulary: int) -> Shape:
+    tied = vocabulary == 151936  # the small ones
+    return Shape(hidden, intermediate, layers, heads, kv_heads, hidden // heads, vocabulary, tied, biases=True)
 
-# As the publishers' config.json say, so that the planner answers offline.
+
+def _qwen3(hidden: int, intermediate: int, layers: int, heads: int, *, tied: bool) -> Shape:
+    return Shape(hidden, intermediate, layers, heads, 8, 128, 151936, tied, qk_norms=True)
+
+
+_LLAMA_7B = _llama(4096, 11008, 32, 32, 32, 32000)
+_LLAMA_13B = _llama(5120, 13824, 40, 40, 40, 32000)
+_LLAMA3_8B = _llama(4096, 14336, 32, 32, 8, 128256)
+_YI_6B = _llama(4096, 11008, 32, 32, 4, 64000)
+
+# As the publishers' config.json say, so that the planner answers offline. Looked up: Llama 2, 3.1, 3.2, Qwen2.5
+# and Qwen3 in litgpt/config.py of Lightning-AI/litgpt (commit 2685705), which links each model's config.json;
+# Ziya in the conversion script of Tongjilibo/bert4torch; Yi-6B and -34B (1.5 has the sizes of the first ones) by
+# a copy of their config.json, Yi-9B by its 48 layers. The tests hold every total against the published one.
 _KNOWN: dict[str, Shape] = {
     "ziya-llama-13b-v1": replace(_LLAMA_13B, vocabulary=39424),
-    "llama-7b": _llama(4096, 11008, 32, 32),
-    "llama-2-7b": _llama(4096, 11008, 32, 32),
+    "llama-7b": _LLAMA_7B,
+    "llama-2-7b": _LLAMA_7B,
     "llama-13b": _LLAMA_13B,
     "llama-2-13b": _LLAMA_13B,
-    "meta-llama-3-8b": Shape(4096, 14336, 32, 32, 8, 128, 128256, tied=False),
-    "llama-3.1-8b": Shape(4096, 14336, 32, 32, 8, 128, 128256, tied=False),
-    "qwen2.5-0.5b": Shape(896, 4864, 24, 14, 2, 64, 151936, tied=True, biases=True),
-    "qwen2.5-1.5b": Shape(1536, 8960, 28, 12, 2, 128, 151936, tied=True, biases=True),
-    "qwen2.5-7b": Shape(3584, 18944, 28, 28, 4, 128, 152064, tied=False, biases=True),
-    "qwen2.5-14b": Shape(5120, 13824, 48, 40, 8, 128, 152064, tied=False, biases=True),
-    "qwen3-0.6b": Shape(1024, 3072, 28, 16, 8, 128, 151936, tied=True),
-    "qwen3-8b": Shape(4096, 12288, 36, 32, 8, 128, 151936, tied=False),
+    "meta-llama-3-8b": _LLAMA3_8B,
+    "meta-llama-3.1-8b": _LLAMA3_8B,
+    "llama-3.1-8b": _LLAMA3_8B,
+    "llama-3.2-1b": _llama(2048, 8192, 16, 32, 8, 128256, tied=True),
+    "llama-3.2-3b": _llama(3072, 8192, 28, 24, 8, 128256, tied=True),
+    "qwen2.5-0.5b": _qwen2(896, 4864, 24, 14, 2, 151936),
+    "qwen2.5-1.5b": _qwen2(1536, 8960, 28, 12, 2, 151936),
+    "qwen2.5-3b": _qwen2(2048, 11008, 36, 16, 2, 151936),
+    "qwen2.5-7b": _qwen2(3584, 18944, 28, 28, 4, 152064),
+    "qwen2.5-14b": _qwen2(5120, 13824, 48, 40, 8, 152064),
+    "qwen2.5-32b": _qwen2(5120, 27648, 64, 40, 8, 152064),
+    "qwen3-0.6b": _qwen3(1024, 3072, 28, 16, tied=True),
+    "qwen3-1.7b": _qwen3(2048, 6144, 28, 16, tied=True),
+    "qwen3-4b": _qwen3(2560, 9728, 36, 32, tied=True),
+    "qwen3-8b": _qwen3(4096, 12288, 36, 32, tied=False),
+    "qwen3-14b": _qwen3(5120, 17408, 40, 40, tied=False),
+    "yi-6b": _YI_6B,
+    "yi-9b": replace(_YI_6B, layers=48),
+    "yi-34b": _llama(7168, 20480, 60, 56, 8, 64000),
 }
 
 
@@ -127,4 +171,4 @@ def of_name(reference: str) -> Shape | None:
     name = reference.rstrip("/").rsplit("/", 1)[-1].lower()
     for ending in ("-instruct", "-chat", "-base", "-hf"):
         name = name.removesuffix(ending)
-    return _KNOWN.get(name)
+    return _KNOWN.get(name.replace("yi-1.5-", "yi-"))

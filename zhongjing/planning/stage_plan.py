@@ -82,14 +82,15 @@ def plan_pipeline(document: TrainingPipeline, shape: Shape, terms: Terms) -> lis
 
 def plan_stage(stage: Stage, settings: AnySettings, shape: Shape, terms: Terms) -> StageEstimate:
     """The estimate of one stage."""
-    memory = plan_memory(shape, settings)
-    problems = find_problems(settings, shape, terms)
     limit = limit_of(settings, terms)
+    memory = plan_memory(shape, settings, limit)
+    problems = _problems(settings, memory, terms)
     tokens = _tokens(stage, settings, terms)
     hours = _hours(settings, shape, terms, tokens)
     trained = trained_parameters(shape, settings)
     width = width_of(settings)
-    checkpoint = 12 * trained + width * trained
+    checkpoint = 12 * trained
+    best = 4 * trained  # its weights alone
     result = width * (shape.parameters if trained == shape.parameters else trained)
     cache = _BYTES_A_TOKEN * (tokens or 0)
     return StageEstimate(
@@ -101,7 +102,7 @@ def plan_stage(stage: Stage, settings: AnySettings, shape: Shape, terms: Terms) 
         problems=tuple(problems),
         remedies=tuple(find_remedies(settings, shape, terms)) if problems else (),
         scratch=width * shape.parameters + checkpoint + result + cache,
-        stored=(settings.checkpoints.keep + 1) * checkpoint + result + cache,
+        stored=settings.checkpoints.keep * checkpoint + best + result + cache,
         tokens=tokens,
         hours=hours,
         money=None if hours is None or terms.gpu_hour is None else hours * settings.workers * terms.gpu_hour,
@@ -110,7 +111,10 @@ def plan_stage(stage: Stage, settings: AnySettings, shape: Shape, terms: Terms) 
 
 def find_problems(settings: AnySettings, shape: Shape, terms: Terms) -> list[str]:
     """What does not fit, in words; nothing where the limits are not known."""
-    memory = plan_memory(shape, settings)
+    return _problems(settings, plan_memory(shape, settings, limit_of(settings, terms)), terms)
+
+
+def _problems(settings: AnySettings, memory: Memory, terms: Terms) -> list[str]:
     limit = limit_of(settings, terms)
     problems = []
     what, needed = ("GPU", memory.peak) if memory.on_gpu else ("worker", memory.host)

@@ -22,7 +22,12 @@ from zhongjing.codes import unexpected as unexpected_codes
 from zhongjing.config.stages import StageSettings
 from zhongjing.errors import ConfigError
 from zhongjing.storage.heartbeat import beat
-from zhongjing.train.distributed import check_same_start, ensure_process_group, prepare_deepspeed
+from zhongjing.train.distributed import (
+    allocate_pinned_exactly,
+    check_same_start,
+    ensure_process_group,
+    prepare_deepspeed,
+)
 from zhongjing.train.guard import GuardDecision, SpikeGuard, exploded
 from zhongjing.train.precision import settled
 from zhongjing.train.program import MicroLoss, StepPlan
@@ -177,6 +182,8 @@ class Engine:
     def _initialize(self, optimizer: torch.optim.Optimizer) -> Any:
         import deepspeed
 
+        if self.settings.optimizer.offload == "cpu" and self.device.type == "cuda":
+            allocate_pinned_exactly()
         check_same_start(self.module, self.device)
         with _unsent(self.module):
             engine, *_ = deepspeed.initialize(

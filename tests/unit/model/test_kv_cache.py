@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, Qwen3Config
 
 from zhongjing.model import kv_cache
-from zhongjing.model.kv_cache import RowSize, batches_within, free_bytes
+from zhongjing.model.kv_cache import batches_within, free_bytes, row_size
 
 # config.json of LLaMA-13B (huggyllama/llama-13b) and Qwen3-8B (Qwen/Qwen3-8B), as published.
 LLAMA_13B = LlamaConfig(
@@ -24,14 +24,14 @@ QWEN3_8B = Qwen3Config(
 
 
 def test_bytes_of_a_token_by_the_configuration() -> None:
-    assert RowSize.of(LLAMA_13B, torch.float16).token == 40 * 2 * 5120 * 2 == 819_200
-    assert RowSize.of(LLAMA_13B, torch.float32).token == 2 * 819_200
-    assert RowSize.of(QWEN3_8B, torch.bfloat16).token == 36 * 2 * 8 * 128 * 2 == 147_456
+    assert row_size(LLAMA_13B, torch.float16).token == 40 * 2 * 5120 * 2 == 819_200
+    assert row_size(LLAMA_13B, torch.float32).token == 2 * 819_200
+    assert row_size(QWEN3_8B, torch.bfloat16).token == 36 * 2 * 8 * 128 * 2 == 147_456
 
 
 def test_the_papers_evaluation_fits_beside_the_weights() -> None:
     """64 rows of 3,072 + 1,024 tokens at 13B would be 200 GiB; an A100 with 26 GB of weights has 50 free."""
-    size = RowSize.of(LLAMA_13B, torch.float16)
+    size = row_size(LLAMA_13B, torch.float16)
     assert 64 * 4096 * size.token == 200 * 2**30
     batches = list(batches_within([3072] * 64, 1024, size, 25 * 2**30, 64))
     assert {len(batch) for batch in batches[:-1]} == {7}
@@ -41,7 +41,7 @@ def test_the_papers_evaluation_fits_beside_the_weights() -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_no_batch_is_above_its_budget_but_a_row_alone(seed: int) -> None:
     draw = random.Random(seed)
-    size = RowSize.of(draw.choice([LLAMA_13B, QWEN3_8B]), torch.bfloat16)
+    size = row_size(draw.choice([LLAMA_13B, QWEN3_8B]), torch.bfloat16)
     new, most = draw.randint(1, 2048), draw.randint(1, 100)
     lengths = sorted(draw.randint(1, draw.choice([20, 500, 4000])) for _ in range(draw.randint(0, 200)))
     budget = int(draw.uniform(0.1, 40) * 2**30)

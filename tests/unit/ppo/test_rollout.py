@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicLayer
 from zhongjing.errors import DataError
 from zhongjing.model import rollout
 from zhongjing.model.base import load_base
-from zhongjing.model.kv_cache import RowSize
+from zhongjing.model.kv_cache import row_size
 from zhongjing.model.rollout import CompactingEngine, Sampling
 from zhongjing.train.ppo.artifact import write_policy
 from zhongjing.train.ppo.roles import PpoModule
@@ -108,7 +108,7 @@ def test_the_cache_stays_within_its_budget_and_the_answers_as_they_were(
     module = module_of("llama")
     prompts, seeds = PROMPTS * 2, list(range(10))
     wanted = engine_of(module, stop_ids=tuple(range(40))).generate(prompts, seeds)
-    size = RowSize.of(module.router.model.config, torch.float32)
+    size = row_size(module.router.model.config, torch.float32)
     # The count is exact: all ten rows with as many tokens as they grew to.
     full = engine_of(module, temperature=0.0)
     held.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, cast
 
 import numpy as np
@@ -282,3 +283,29 @@ def test_a_family_that_changes_its_logits_is_refused() -> None:
     model.config.final_logit_softcapping = 30.0
     with pytest.raises(DataError, match="final_logit_softcapping"):
         output_layer(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("trained", [False, True])
+def test_no_chunk_of_scores_is_there_beside_the_next(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, trained: bool
+) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def watched(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> torch.Tensor:
+            assert not any(scores() is not None for scores in made)
+            found: torch.Tensor = function(*args, **kwargs)
+            made.append(weakref.ref(found))
+            return found
+
+        return call
+
+    monkeypatch.setattr(functional, "log_softmax", watched(functional.log_softmax))
+    monkeypatch.setattr(functional, "softmax", watched(functional.softmax))
+    head = torch.nn.Linear(8, VOCABULARY, bias=False, dtype=dtype).requires_grad_(trained)
+    hidden = torch.randn(30, 8, dtype=dtype, requires_grad=True)
+    linear_cross_entropy(hidden, head, torch.arange(30), chunk_tokens=7).backward()
+    with torch.no_grad():
+        linear_cross_entropy(hidden, head, torch.arange(30), chunk_tokens=7)
+    assert len(made) >= 10

@@ -243,10 +243,7 @@ class PpoProgram:
         return [[positions[index] for index in batch] for batch in mine]
 
     def _deal(self, sizes: Sequence[int]) -> list[list[int]]:
-        settings = self._settings
-        longest = settings.max_prompt_length + settings.max_new_tokens
-        budget = settings.micro_batch_tokens or settings.micro_batch_size * longest
-        return deal(sizes, self._group.world_size, budget)[self._group.rank]
+        return deal(sizes, self._group.world_size, self._settings.token_budget)[self._group.rank]
 
     def _micro_batch(self, experience: Experience, positions: Sequence[int]) -> PpoMicroBatch:
         batch = pack_episodes([experience.episodes[position] for position in positions])
