@@ -215,8 +215,16 @@ def make_base(folder: Path, config: dict[str, Any]) -> None:
     from zhongjing.model.reward import build_reward_model, save_reward_model
     from zhongjing.model.tokenizer import train_bpe
 
-    train_bpe(["感冒有哪些症状？", "高血压患者应该注意什么？"] * 20, _TOKENS, CHATML_TEMPLATE, folder, max_length=4096)
-    made = AutoConfig.for_model(**config, max_position_embeddings=4096, bos_token_id=None, dtype=torch.float32)
+    train_bpe(
+        ["感冒有哪些症状？", "高血压患者应该注意什么？"] * 20,
+        _TOKENS,
+        CHATML_TEMPLATE,
+        folder,
+        max_length=4096,
+    )
+    made = AutoConfig.for_model(
+        **config, max_position_embeddings=4096, bos_token_id=None, dtype=torch.float32
+    )
     model = AutoModelForCausalLM.from_config(made)
     # In another format than any of the cases trains in: weights as they are stored stay mapped files, whose
     # pages count for nothing.
@@ -314,7 +322,9 @@ def main() -> int:
         given = json.loads(sys.argv[2])
         run_worker(Case(**given), Path(sys.argv[3]), Path(sys.argv[4]))
         return 0
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fitted", action="store_true", help="those that the plan was fitted to")
     parser.add_argument("--only", nargs="*", help="names of configurations")
     parser.add_argument("--bases", type=Path, help="folder that keeps the bases; none: made anew")
@@ -339,7 +349,9 @@ def main() -> int:
             error = plan / peak - 1
             worst = max(worst, abs(error))
             seconds = time.monotonic() - started
-            print(f"{name:<42}{plan / MIB:>9.0f}{peak / MIB:>9.0f}{error:>+8.1%}   {seconds:.0f} s", flush=True)
+            print(
+                f"{name:<42}{plan / MIB:>9.0f}{peak / MIB:>9.0f}{error:>+8.1%}   {seconds:.0f} s", flush=True
+            )
     print(f"worst {worst:.1%}, bound {BOUND:.0%}")
     return int(worst > BOUND)
 

@@ -102,8 +102,8 @@ class Optimizer(DocumentModel):
 
     offload: Literal["none", "cpu"] = operational(
         "none",
-        "cpu: masters, moments and accumulated gradients (18 to 20 bytes a parameter, over all workers) are kept "
-        "and updated in the host's memory; slower steps, and less GPU memory.",
+        "cpu: masters, moments and accumulated gradients (18 to 20 bytes a parameter, over all workers) are "
+        "kept and updated in the host's memory; slower steps, and less GPU memory.",
     )
 
 

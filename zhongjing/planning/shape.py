@@ -73,8 +73,8 @@ _OTHER_BLOCKS = ("num_experts", "num_local_experts", "n_routed_experts", "kv_lor
 def of_config(config: Mapping[str, Any]) -> Shape | None:
     """The shape that a config.json tells; None where it is no decoder of this kind, or a mixture of experts.
 
-    ``attention_bias`` puts biases on all four of attention's layers (transformers' Llama and Qwen3); Qwen2 has
-    them on three without saying so.
+    ``attention_bias`` puts biases on all four of attention's layers (transformers' Llama and Qwen3); Qwen2
+    has them on three without saying so.
     """
     if any(config.get(name) for name in _OTHER_BLOCKS):
         return None
@@ -114,15 +114,26 @@ def of_tiny(tiny: TinyBase) -> Shape:
     )
 
 
-def _llama(
-    hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocabulary: int, *, tied: bool = False
+def _llama(  # noqa: PLR0917
+    hidden: int,
+    intermediate: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    vocabulary: int,
+    *,
+    tied: bool = False,
 ) -> Shape:
     return Shape(hidden, intermediate, layers, heads, kv_heads, hidden // heads, vocabulary, tied)
 
 
-def _qwen2(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocabulary: int) -> Shape:
+def _qwen2(  # noqa: PLR0917
+    hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocabulary: int
+) -> Shape:
     tied = vocabulary == 151936  # the small ones
-    return Shape(hidden, intermediate, layers, heads, kv_heads, hidden // heads, vocabulary, tied, biases=True)
+    return Shape(
+        hidden, intermediate, layers, heads, kv_heads, hidden // heads, vocabulary, tied, biases=True
+    )
 
 
 def _qwen3(hidden: int, intermediate: int, layers: int, heads: int, *, tied: bool) -> Shape:
@@ -134,10 +145,10 @@ _LLAMA_13B = _llama(5120, 13824, 40, 40, 40, 32000)
 _LLAMA3_8B = _llama(4096, 14336, 32, 32, 8, 128256)
 _YI_6B = _llama(4096, 11008, 32, 32, 4, 64000)
 
-# As the publishers' config.json say, so that the planner answers offline. Looked up: Llama 2, 3.1, 3.2, Qwen2.5
-# and Qwen3 in litgpt/config.py of Lightning-AI/litgpt (commit 2685705), which links each model's config.json;
-# Ziya in the conversion script of Tongjilibo/bert4torch; Yi-6B and -34B (1.5 has the sizes of the first ones) by
-# a copy of their config.json, Yi-9B by its 48 layers. The tests hold every total against the published one.
+# As the publishers' config.json say, so that the planner answers offline. Looked up: Llama 2, 3.1, 3.2,
+# Qwen2.5 and Qwen3 in litgpt/config.py of Lightning-AI/litgpt (commit 2685705), which links each config.json;
+# Ziya in the conversion script of Tongjilibo/bert4torch; Yi-6B and -34B in a copy of the config.json of their
+# 1.5, Yi-9B by its 48 layers. The tests hold every total against the published one.
 _KNOWN: dict[str, Shape] = {
     "ziya-llama-13b-v1": replace(_LLAMA_13B, vocabulary=39424),
     "llama-7b": _LLAMA_7B,
@@ -169,6 +180,6 @@ _KNOWN: dict[str, Shape] = {
 def of_name(reference: str) -> Shape | None:
     """The shape of a model whose published name is known: a hub id, or a folder that is called like it."""
     name = reference.rstrip("/").rsplit("/", 1)[-1].lower()
-    for ending in ("-instruct", "-chat", "-base", "-hf"):
+    for ending in ("-hf", "-instruct", "-chat", "-base"):
         name = name.removesuffix(ending)
     return _KNOWN.get(name.replace("yi-1.5-", "yi-"))

@@ -101,9 +101,9 @@ def give_back_freed_memory() -> None:
 def allocate_pinned_exactly() -> None:
     """Keeps torch from rounding page-locked memory up to powers of two, from 1 MiB on.
 
-    With the optimizer on the host a share of 13B would take 75 GiB instead of 61. The setting of torch's
-    ``PYTORCH_ALLOC_CONF`` (``pinned_max_round_threshold_mb``), made here since CUDA may have been used already;
-    one that the environment makes stays.
+    With the optimizer on the host a share of 13B would take 75 GiB instead of 61. It is the setting
+    ``pinned_max_round_threshold_mb`` of torch's ``PYTORCH_ALLOC_CONF``, made here since CUDA may have been
+    used already; one that the environment makes stays.
     """
     settings: str = torch._C._accelerator_getAllocatorSettings()
     name = "pinned_max_round_threshold_mb"
