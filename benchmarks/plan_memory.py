@@ -240,8 +240,8 @@ def make_base(folder: Path, config: dict[str, Any]) -> None:
 def run_worker(case: Case, base: Path, out: Path) -> None:
     """A rank: the stage's program and the loop."""
     import torch
-
     from zhongjing.train.local_context import LocalContext
+
     from zhongjing.train.loop import run_loop
     from zhongjing.train.programs import Local, build_program
     from zhongjing.train.worker import Prepared
@@ -252,8 +252,6 @@ def run_worker(case: Case, base: Path, out: Path) -> None:
     answers = 4 if case.stage == "rm" else 1
     train, held_out = _Samples(64, case.segment, answers), _Samples(0, case.segment, answers)
     cpu = torch.device("cpu")
-    from zhongjing.train.distributed import ensure_process_group
-
     ensure_process_group(cpu)
     prepared = Prepared(
         base=str(base),
