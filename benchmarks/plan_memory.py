@@ -240,6 +240,7 @@ def make_base(folder: Path, config: dict[str, Any]) -> None:
 def run_worker(case: Case, base: Path, out: Path) -> None:
     """A rank: the stage's program and the loop."""
     import torch
+    from zhongjing.train.distributed import ensure_process_group
     from zhongjing.train.local_context import LocalContext
 
     from zhongjing.train.loop import run_loop
