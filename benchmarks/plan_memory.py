@@ -2,8 +2,8 @@
 
 ::
 
-    python benchmarks/plan_memory.py            # the twelve that the plan was not fitted to
-    python benchmarks/plan_memory.py --fitted   # those that it was fitted to
+    python -m benchmarks.plan_memory            # the twelve that the plan was not fitted to
+    python -m benchmarks.plan_memory --fitted   # those that it was fitted to
 
 Each configuration runs a few optimizer steps by the stages' own programs and loop, every worker in a fresh
 process (gloo between two), on a random base of some ten million parameters. Micro-batches are as full as
@@ -240,9 +240,9 @@ def make_base(folder: Path, config: dict[str, Any]) -> None:
 def run_worker(case: Case, base: Path, out: Path) -> None:
     """A rank: the stage's program and the loop."""
     import torch
-    from zhongjing.train.distributed import ensure_process_group
-    from zhongjing.train.local_context import LocalContext
 
+    from tests.local_context import LocalContext
+    from zhongjing.train.distributed import ensure_process_group
     from zhongjing.train.loop import run_loop
     from zhongjing.train.programs import Local, build_program
     from zhongjing.train.worker import Prepared
@@ -287,7 +287,15 @@ def measure(name: str, case: Case, base: Path, out: Path) -> int:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        command = [sys.executable, __file__, "--worker", json.dumps(asdict(case)), str(base), str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.plan_memory",
+            "--worker",
+            json.dumps(asdict(case)),
+            str(base),
+            str(out),
+        ]
         processes.append(subprocess.Popen(command, env=environment, stdout=sys.stderr))
     peak, deadline = 0, time.monotonic() + _SECONDS
     status = Path(f"/proc/{processes[0].pid}/status")

@@ -43,7 +43,7 @@ _EXPLANATION = """\
 Peak memory of one worker: whole weights; ZeRO-2's share of gradients (accumulated and current), masters and
 moments; the largest phase of a step: activations of a full micro-batch with the loss, or the backward pass
 with its buckets, or the optimizer's step, or in PPO the KV cache of a rollout.
-host: loading the base; with offload the optimizer. scratch: base, checkpoint, result.
+host: the process, a few tensors on their way; with offload the optimizer. scratch: base, checkpoint, result.
 store: checkpoints.keep checkpoints, the best weights and the result.
 This is arithmetic: on CPUs within 10 % of what was measured, on GPUs not measured."""
 

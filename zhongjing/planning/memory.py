@@ -290,8 +290,8 @@ class _Plan:
         return {"adapters for rollouts": fused, "KV cache": row.needed(made, prompt, new)}
 
     def loading(self) -> int:
-        """Of the host, while the base is on its way to the GPU."""
-        return self.width * self.shape.parameters
+        """Of the host, while the base goes to the GPU: transformers converts four tensors at a time."""
+        return 4 * self.width * self.shape.hidden * max(self.shape.vocabulary, self.shape.intermediate)
 
     def offloaded(self) -> int:
         """Masters, their gradients and moments in fp32, a 16-bit copy of the masters, and buffers.
