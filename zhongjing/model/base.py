@@ -23,6 +23,7 @@ from zhongjing.config.stages import Quantization
 from zhongjing.data.own_code import check_own_code
 from zhongjing.errors import DataError
 from zhongjing.model.attention import PACKED, check_attention
+from zhongjing.model.config_file import write_config
 from zhongjing.model.quantization import keep_storage, loading_arguments
 from zhongjing.model.tokenizer import end_ids, load_tokenizer, padding_id, train_bpe
 from zhongjing.model.weights import WeightWriter
@@ -71,7 +72,7 @@ def make_tiny_base(folder: Path, tiny: TinyBase, texts: Iterable[str], seed: int
             writer.add(name, tensor)
     writer.finish()
     model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(str(folder))
+    write_config(folder, json.loads(model.config.to_json_string()))
     write_generation_config(folder)
 
 
@@ -103,7 +104,7 @@ def set_positions(folder: Path, max_positions: int | None, rope_scaling: RopeSca
     """Writes how long sequences may be, and how positions are scaled, into a model's ``config.json``.
 
     transformers 5 keeps scaling and base wavelength together in ``rope_parameters``; before it was
-    ``rope_scaling`` beside ``rope_theta``, which transformers 5 reads as well. What the file has is kept.
+    ``rope_scaling`` beside ``rope_theta``. The file gets both (:func:`write_config`).
 
     Args:
         folder: full model in Hugging Face format; its ``config.json`` is written anew.
@@ -113,28 +114,21 @@ def set_positions(folder: Path, max_positions: int | None, rope_scaling: RopeSca
     Raises:
         DataError: transformers takes the result for no configuration.
     """
-    load_config(folder)
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    read = load_config(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # Whatever the form in the file, as transformers reads it.
+    rope = dict(getattr(read, "rope_parameters", None) or {})
     if max_positions is not None:
         # Scalings that count from the trained length read it here where they do not name it themselves.
-        for form in ("rope_parameters", "rope_scaling"):
-            known = config.get(form)
-            kind = known.get("rope_type", known.get("type")) if isinstance(known, dict) else None
-            if kind in _COUNT_FROM_TRAINED and "max_position_embeddings" in config:
-                known.setdefault("original_max_position_embeddings", config["max_position_embeddings"])
+        if rope.get("rope_type") in _COUNT_FROM_TRAINED and "max_position_embeddings" in config:
+            rope.setdefault("original_max_position_embeddings", config["max_position_embeddings"])
         config["max_position_embeddings"] = max_positions
     if rope_scaling is not None:
-        scaling = rope_scaling.model_dump(mode="json", by_alias=False, exclude_none=True)
-        known = config.get("rope_parameters")
-        if isinstance(known, dict):
-            theta = {"rope_theta": known["rope_theta"]} if "rope_theta" in known else {}
-            config["rope_parameters"] = {**theta, **scaling}
-        else:
-            config["rope_scaling"] = scaling
-    # Not in place: the file may be a link to one that others read.
-    path.unlink()
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        kept = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
+        rope = {**kept, **rope_scaling.model_dump(mode="json", by_alias=False, exclude_none=True)}
+    if rope:
+        config["rope_parameters"], config["rope_scaling"] = rope, None
+    write_config(folder, config)
     load_config(folder)
 
 

@@ -28,6 +28,7 @@ from zhongjing.data.samples import PackedRow
 from zhongjing.errors import DataError
 from zhongjing.model.attention import packed_arguments
 from zhongjing.model.base import load_base, write_generation_config
+from zhongjing.model.config_file import write_config
 from zhongjing.model.tokenizer import TOKENIZER_FILES, load_tokenizer, padding_id
 from zhongjing.model.weights import WeightReader, WeightWriter
 from zhongjing.storage.heartbeat import beat
@@ -150,12 +151,10 @@ def _blocks(tensor: torch.Tensor) -> Iterator[slice]:
 
 def _patch_config(folder: Path, dtype: torch.dtype) -> None:
     """Makes the merged model's config say what it is: its number format, and a padding token."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config.pop("torch_dtype", None)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["dtype"] = str(dtype).removeprefix("torch.")
     config["pad_token_id"] = padding_id(load_tokenizer(folder))
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_config(folder, config)
 
 
 def _check_rule(name: str, delta: torch.Tensor, root: torch.Tensor, rule: DeltaRule) -> None:

@@ -14,6 +14,7 @@ from zhongjing.codes import model as codes
 from zhongjing.errors import DataError
 from zhongjing.model.adapters import ADAPTER_CONFIG, AdapterFile, check_adapter, read_adapter
 from zhongjing.model.base import skeleton, write_generation_config
+from zhongjing.model.config_file import write_config
 from zhongjing.model.tokenizer import TOKENIZER_FILES, load_tokenizer, padding_id
 from zhongjing.model.weights import WeightReader, WeightWriter
 
@@ -90,11 +91,10 @@ def localise(adapter_folder: Path, base_folder: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = str(base_folder.resolve())
     path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    base_path = base_folder / "config.json"
-    base_config = json.loads(base_path.read_text(encoding="utf-8"))
+    base_config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
     tokenizer_folder = _tokenizer_folder(adapter_folder, base_folder)
     base_config["pad_token_id"] = padding_id(load_tokenizer(tokenizer_folder))
-    base_path.write_text(json.dumps(base_config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_config(base_folder, base_config)
     if adapter.head is None:
         write_generation_config(base_folder, tokenizer_folder)
 
@@ -165,11 +165,10 @@ def _merged(weight: torch.Tensor, adapter: AdapterFile, module: str) -> torch.Te
 
 
 def _write_config(
-    folder: Path, config: dict[str, object], architecture: str, dtype: torch.dtype, padding: int
+    folder: Path, config: dict[str, Any], architecture: str, dtype: torch.dtype, padding: int
 ) -> None:
     config.pop("torch_dtype", None)
     config.pop("_name_or_path", None)
     config.update(architectures=[architecture], dtype=str(dtype).removeprefix("torch."), use_cache=True)
     config["pad_token_id"] = padding
-    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    write_config(folder, config)

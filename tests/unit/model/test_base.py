@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tests.memory_support import mapped_file
+from tests.older_readers import read_as_before
 from zhongjing.config.sources import RopeScaling
 from zhongjing.errors import DataError
 from zhongjing.model.attention import PACKED
@@ -167,6 +168,13 @@ def test_positions_are_written_as_transformers_reads_them(
         assert found.rope_parameters["rope_type"] == "linear"
         assert found.rope_parameters["factor"] == 2.0
         assert found.rope_parameters["rope_theta"] == before == theta * 10000.0
+        assert read_as_before(folder) == (before, {"rope_type": "linear", "type": "linear", "factor": 2.0})
+        # A second change finds both forms there.
+        set_positions(folder, 512, RopeScaling.model_validate({"ropeType": "dynamic", "factor": 4.0}))
+        again = AutoConfig.from_pretrained(str(folder))
+        assert (again.rope_parameters["rope_type"], again.rope_parameters["factor"]) == ("dynamic", 4.0)
+        assert again.rope_parameters["rope_theta"] == before
+        set_positions(folder, 256, scaling)
     # Twice as long sequences at half the angle: position 2 n is where n was.
     plain, scaled = load_base(base_folder("llama"), dtype=torch.float32), load_base(new, dtype=torch.float32)
     places = torch.arange(8)[None]
@@ -188,7 +196,11 @@ def test_more_positions_leave_a_yarn_base_as_it_is(
     set_positions(folder, 4 * config["max_position_embeddings"], None)
     after = load_base(folder, dtype=torch.float32).config
     assert after.max_position_embeddings == 4 * before.max_position_embeddings
-    assert after.rope_parameters == before.rope_parameters
+    assert {**after.rope_parameters, "type": "yarn"} == {**before.rope_parameters, "type": "yarn"}
+    theta, scaling = read_as_before(folder)
+    assert theta == config["rope_parameters"]["rope_theta"]
+    assert scaling is not None
+    assert scaling["original_max_position_embeddings"] == config["max_position_embeddings"]
 
 
 def test_pickled_code_in_weights_is_refused(base_folder: Callable[[str], Path], tmp_path: Path) -> None:

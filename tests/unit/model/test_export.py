@@ -17,6 +17,7 @@ from transformers import (
     GenerationConfig,
 )
 
+from tests.older_readers import read_as_before
 from tests.published_tokenizers import write_tokenizer
 from zhongjing.config.stages import Lora
 from zhongjing.errors import DataError
@@ -167,7 +168,10 @@ def eot_base(base_folder: Callable[[str], Path], tmp_path: Path) -> Path:
         (base / name).unlink(missing_ok=True)
     write_tokenizer(base, "llama-3")
     config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps({**config, "pad_token_id": None, "eos_token_id": 401}))
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
+    config = {name: value for name, value in config.items() if name not in ("rope_theta", "rope_scaling")}
+    config |= {"pad_token_id": None, "eos_token_id": 401, "rope_parameters": rope}
+    (base / "config.json").write_text(json.dumps(config))
     (base / "generation_config.json").write_text(
         json.dumps({"eos_token_id": 401, "do_sample": True, "temperature": 0.6})
     )
@@ -205,6 +209,8 @@ def test_every_export_ends_turns_as_its_template_does(
             assert settings.temperature == 0.6, "what the publisher says beside ends and padding stays"
     for folder in (tmp_path / "merged", tmp_path / "full", eot_base):
         assert json.loads((folder / "config.json").read_text())["pad_token_id"] == pad
+        scaling = {"rope_type": "linear", "type": "linear", "factor": 2.0}
+        assert read_as_before(folder) == (5e5, scaling), folder
     assert load_tokenizer(tmp_path / "merged").chat_template == tokenizer.chat_template
     assert AutoPeftModelForCausalLM.from_pretrained(str(adapter)).generation_config.eos_token_id == sorted(
         {401, end, pad}
