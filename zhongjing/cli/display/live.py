@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zhongjing.cli.display.plain import validation_line
-from zhongjing.cli.display.view import RunView, StageView
+from zhongjing.cli.display.view import RunNews, RunView, StageView
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.state import StageState
 
@@ -42,8 +42,7 @@ class LiveDisplay:
         self._live = Live(console=self._console, refresh_per_second=4, transient=False)
         self._validations: dict[Stage, dict[str, float]] = {}
         self._messages: dict[Stage, str] = {}
-        self._dashboard: str | None = None
-        self._held_up = ""
+        self._news = RunNews()
         self._spinners: dict[Stage, Spinner] = {}
 
     def __enter__(self) -> LiveDisplay:
@@ -59,15 +58,8 @@ class LiveDisplay:
 
     def update(self, view: RunView) -> None:
         """Redraws."""
-        if view.dashboard_url is not None and view.dashboard_url != self._dashboard:
-            self._dashboard = view.dashboard_url
-            self.note(f"Ray dashboard: {view.dashboard_url}")
-            if view.dashboard_login:
-                self.note(view.dashboard_login)
-        if view.held_up != self._held_up:
-            self._held_up = view.held_up
-            if view.held_up:
-                self.note(view.held_up)
+        for text in self._news.of(view):
+            self.note(text)
         for stage in view.stages:
             self._above(stage)
         self._live.update(self._block(view), refresh=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from zhongjing.cli.display.text import clock
-from zhongjing.cli.display.view import RunView, StageView
+from zhongjing.cli.display.view import RunNews, RunView, StageView
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.headline import describe
 from zhongjing.pipeline.state import StageState
@@ -40,8 +40,7 @@ class PlainDisplay:
         self._marks: dict[Stage, _Mark] = {}
         self._validations: dict[Stage, dict[str, float]] = {}
         self._spoken: dict[Stage, float] = {}
-        self._dashboard: str | None = None
-        self._held_up = ""
+        self._news = RunNews()
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -55,15 +54,8 @@ class PlainDisplay:
 
     def update(self, view: RunView) -> None:
         """Shows what changed since the last call."""
-        if view.dashboard_url is not None and view.dashboard_url != self._dashboard:
-            self._dashboard = view.dashboard_url
-            self.note(f"Ray dashboard: {view.dashboard_url}")
-            if view.dashboard_login:
-                self.note(view.dashboard_login)
-        if view.held_up != self._held_up:
-            self._held_up = view.held_up
-            if view.held_up:
-                self.note(view.held_up)
+        for text in self._news.of(view):
+            self.note(text)
         for stage in view.stages:
             self._stage(stage)
 

@@ -16,7 +16,7 @@ from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.backends.local.workdir import Workdir
 from zhongjing.cli.errorlog import stray_folders
 from zhongjing.cli.reporting.bundle import Bundle
-from zhongjing.cli.reporting.streams import local_file
+from zhongjing.cli.reporting.streams import Readable, local_file
 
 SMALL_LOG_BYTES = 512 * 2**10
 MOST_WORKER_LOGS = 64
@@ -124,28 +124,30 @@ def _collect_ray(bundle: Bundle, workdir: Workdir) -> None:
 
 
 def _document(bundle: Bundle, name: str, file: Path) -> None:
-    try:
-        readable = local_file(file)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        bundle.gap(name, error)
-        return
-    bundle.document(name, readable)
+    readable = _readable(bundle, name, file)
+    if readable is not None:
+        bundle.document(name, readable)
 
 
 def _log(bundle: Bundle, name: str, file: Path, limit: int | None = None) -> None:
-    try:
-        readable = local_file(file)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        bundle.gap(name, error)
+    readable = _readable(bundle, name, file)
+    if readable is None:
         return
     if limit is None:
         bundle.log(name, readable)
     else:
         bundle.log(name, readable, limit)
+
+
+def _readable(bundle: Bundle, name: str, file: Path) -> Readable | None:
+    """The file, or None where there is none; what cannot be read is told in the bundle."""
+    try:
+        return local_file(file)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        bundle.gap(name, error)
+        return None
 
 
 def _sizes(workdir: Workdir) -> dict[str, object]:
