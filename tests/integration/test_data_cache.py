@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+import ray
+from ray.util.placement_group import placement_group
 
 from tests.unit.data.support import document, make_tokenizer
 from zhongjing.config.sources import Kind, Source
 from zhongjing.config.stages import Stage
+from zhongjing.data import build as build_module
+from zhongjing.data import corpus
 from zhongjing.data.batches import fetch_step
 from zhongjing.data.build import build_token_cache
 from zhongjing.data.order import SampleOrder
+from zhongjing.data.parts import Encode, PartMaker, Purpose, encode_here
 from zhongjing.data.readers import Rejected, read_object
-from zhongjing.data.records import Dialogue
+from zhongjing.data.records import Dialogue, Position, Turn
+from zhongjing.data.tasks import encode_by
 from zhongjing.data.templates import CHATML_TEMPLATE
 from zhongjing.data.tokens import open_split
-from zhongjing.errors import DataError
+from zhongjing.errors import DataError, StorageError
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenObject, FrozenSource
 from zhongjing.storage.objects import ObjectStore
+from zhongjing.train.ray_tasks import RayTasks, connect
 
 pytestmark = pytest.mark.integration
+
+PURPOSE = Purpose(Stage.SFT, 256, None)
+PLACE = Position("qa", "s3://b/qa", 0)
 
 
 @pytest.fixture
@@ -89,6 +102,93 @@ def test_build_race_read_resume_and_damage(
     store.put(shard, bytes(data[:-1]))
     with pytest.raises(DataError, match="shard-00000"):
         open_split(store, uri, "train").fetch([0])
+
+
+def test_ray_tasks_give_the_same_bytes_and_an_interrupted_build_goes_on(
+    store: ObjectStore, bucket_uri: str, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [{"instruction": f"第{i}个问题是什么？", "output": f"第{i}个回答。" * 9} for i in range(3000)]
+    frozen = upload(store, bucket_uri, "qa", json.dumps(records, ensure_ascii=False).encode())
+    doc = document(
+        [{"name": "qa", "uri": f"{bucket_uri}/uploads/qa", "kind": "dialogue"}],
+        {"sft": {"data": [{"source": "qa"}], "maxLength": 256}},
+    )
+    made_here: list[str] = []
+    killed: list[int] = []
+    stop_with: int | None = None
+
+    def report(message: str, part: float) -> None:
+        parts = len(list(store.list(f"{uri}/parts"))) if uri else 0
+        if uri and not killed:
+            killed.extend(kill_a_task())
+        if stop_with is not None and parts >= stop_with:
+            raise InterruptedError
+
+    def build(encode: Encode) -> str:
+        return build_token_cache(
+            store, Layout(bucket_uri, "local", "test"), doc, Stage.SFT, [frozen], tokenizer_folder, report,
+            f"{bucket_uri}/q.jsonl", encode=encode,
+        ).uri  # fmt: skip
+
+    def content() -> dict[str, bytes]:
+        return {info.uri: store.get(info.uri) for info in store.list(uri)}
+
+    uri = ""
+    uri = build(encode_here)
+    whole = content()
+    store.delete_folder(uri)
+    monkeypatch.setattr(build_module, "_TELL_SECONDS", 0.0)
+    monkeypatch.setattr(corpus, "SHARD_CHARACTERS", 10_000)
+    original = PartMaker.make
+
+    def make(maker: PartMaker, name: str, *rest: Any) -> None:
+        made_here.append(name)
+        original(maker, name, *rest)
+
+    monkeypatch.setattr(PartMaker, "make", make)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        stop_with = 6
+        with pytest.raises(InterruptedError):
+            build(encode_by(connect))
+        assert len(killed) == 1
+        assert len(made_here) == 1, "the first whole shard; Ray made the lost one again"
+        before = {info.uri: info for info in store.list(f"{uri}/parts")}
+        assert len(before) >= 6
+        stop_with = None
+        # All CPUs are taken: tasks of none run on this node.
+        assert placement_group([{"CPU": 2}]).wait(60)
+        kept: list[bool] = []
+
+        def connected(maker: PartMaker) -> RayTasks | None:
+            kept.append(all(store.head(part) == info for part, info in before.items()))
+            return connect(maker)
+
+        assert build(encode_by(connected)) == uri
+        assert kept == [True]
+        assert content() == whole
+
+        elsewhere = PartMaker(store, "s3://no-such-bucket-here/tokens/0", tokenizer_folder, PURPOSE)
+        tasks = connect(elsewhere)
+        assert tasks is not None
+        task = tasks.submit("0", [Dialogue((Turn("user", "问"), Turn("assistant", "答")), PLACE)])
+        assert tasks.finished([task], 60.0) == [task]
+        with pytest.raises(StorageError) as caught:
+            tasks.succeeded(task)
+        assert caught.type.__module__ == "zhongjing.errors"
+        tasks.close()
+    finally:
+        ray.shutdown()
+
+
+def kill_a_task() -> list[int]:
+    """Kills a process that runs a task of this test's Ray."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if process.name().startswith("ray::_make"):
+                process.kill()
+                return [process.pid]
+    return []
 
 
 def test_a_large_object_is_streamed(store: ObjectStore, bucket_uri: str) -> None:

@@ -73,6 +73,32 @@ def test_large_file_goes_in_parts_and_comes_back_equal(
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
 
 
+def test_a_download_tells_its_bytes_and_can_be_ended(
+    store: ObjectStore, bucket_uri: str, tmp_path: Path
+) -> None:
+    store.put(f"{bucket_uri}/m/large", bytes(2 * PART_BYTES + 5))
+    store.put(f"{bucket_uri}/m/small", bytes(100))
+    fractions: list[float] = []
+    store.download_folder(f"{bucket_uri}/m", tmp_path / "all", watch=fractions.append)
+    total = 2 * PART_BYTES + 105
+    assert fractions == [
+        PART_BYTES / total,
+        2 * PART_BYTES / total,
+        (2 * PART_BYTES + 5) / total,
+        1.0,
+    ]
+
+    class StopError(Exception):
+        pass
+
+    def stop(fraction: float) -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        store.download_folder(f"{bucket_uri}/m", tmp_path / "none", watch=stop)
+    assert list((tmp_path / "none").iterdir()) == []
+
+
 def test_failed_download_leaves_the_old_file(store: ObjectStore, bucket_uri: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")

@@ -14,10 +14,11 @@ from zhongjing.errors import DataError, MissingInputError, StorageError
 from zhongjing.model.tokenizer import load_tokenizer
 from zhongjing.model.weights import WeightReader
 from zhongjing.storage.artifacts import MADE, upload_model, write_manifest
+from zhongjing.storage.heartbeat import HEARTBEAT
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import Lineage, StageManifest
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.train.folders import Folders
+from zhongjing.train.folders import DownloadStoppedError, Folders, until
 
 pytestmark = pytest.mark.integration
 
@@ -59,6 +60,27 @@ def result(store: ObjectStore, bucket_uri: str, base: Path) -> StageLayout:
     )
     write_manifest(store, layout, manifest)
     return layout
+
+
+def test_a_stop_ends_a_download_and_the_next_attempt_begins_it_again(
+    store: ObjectStore, result: StageLayout, tmp_path: Path
+) -> None:
+    asked: list[bool] = []
+
+    def stop_requested() -> bool:
+        asked.append(len(asked) == 1)
+        return asked[-1]
+
+    with pytest.raises(DownloadStoppedError):
+        Folders(store, tmp_path, until(stop_requested)).local(result.model)
+    assert asked == [False, True]
+    assert HEARTBEAT.fraction is not None
+    assert 0 < HEARTBEAT.fraction < 1
+    told: list[float] = []
+    folder = Folders(store, tmp_path, told.append).local(result.model)
+    assert (folder / "model.safetensors").is_file()
+    assert told == sorted(told)
+    assert told[-1] == 1.0
 
 
 def test_a_result_is_checked_when_it_is_fetched(

@@ -152,6 +152,7 @@ class Corpus:
                 shard.tally["read"] += 1
                 if isinstance(record, Rejected):
                     shard.entries.append(record)
+                    shard.characters += len(record.text or "")
                     continue
                 wanted = adapt(record, self.stage)
                 split = split_of(wanted, source, self.settings.validation_fraction)

@@ -6,6 +6,7 @@
            /<split>/index.npz       offsets, ranks, groups, targets, CRC32 of each block
            /<split>/shard-NNNNN.bin blocks, one after the other
            /quarantine.jsonl        records that could not be read, without their text
+           /parts/                  while it is built: shards that are tokenised (data/parts.py)
 
 The tokens of a split are one flat stream, cut into blocks of 4 MiB; a shard is a run of blocks. After its
 tokens a block has their target bits. Reads below 4 MiB are several times slower, so whole blocks are fetched,

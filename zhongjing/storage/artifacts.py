@@ -6,12 +6,14 @@ incomplete at any time and nobody is misled.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from zhongjing.codes import storage as codes
 from zhongjing.errors import ConflictError, NotFoundError, StorageError
 from zhongjing.storage.documents import damaged, parse_record, record_bytes
+from zhongjing.storage.heartbeat import beat
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.manifest import ModelArtifact, ModelFile, Record, StageManifest, StageRequest
 from zhongjing.storage.objects import ObjectStore
@@ -152,8 +154,14 @@ def model_files(store: ObjectStore, uri: str) -> list[ModelFile] | None:
     return [parse_record(item, ModelFile, mark) for item in listed]
 
 
-def fetch_model(store: ObjectStore, uri: str, folder: Path) -> None:
+def fetch_model(store: ObjectStore, uri: str, folder: Path, watch: Callable[[float], None] = beat) -> None:
     """Downloads a model folder, each file checked against what its maker wrote down.
+
+    Args:
+        store: where it is.
+        uri: the stored folder.
+        folder: the local one.
+        watch: see :meth:`ObjectStore.download_folder`.
 
     Raises:
         NotFoundError: there is nothing at that place.
@@ -161,7 +169,7 @@ def fetch_model(store: ObjectStore, uri: str, folder: Path) -> None:
     """
     files = model_files(store, uri)
     try:
-        store.download_folder(uri, folder, files)
+        store.download_folder(uri, folder, files, watch)
     except NotFoundError as error:
         if files is None:
             raise

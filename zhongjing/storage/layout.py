@@ -11,7 +11,7 @@
                                                /progress.json   /metrics/part-N.jsonl   /metrics.jsonl
                                                /requests/aN.json   /stop/aN.json   /logs/   /curves/
                                                /quarantine.jsonl
-    <root>/<namespace>/cache/tokens/<key>/                      token shards
+    <root>/<namespace>/cache/tokens/<key>/                      token shards; parts/ while they are made
     <root>/<namespace>/cache/bases/<key>/                       bases made once (tiny, delta + root, uploads)
     <root>/<namespace>/uploads/<sha256>/<file name>             local sources, content addressed
 """

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from io import BufferedReader, FileIO
@@ -121,10 +122,16 @@ class ObjectStore:
             )
         return data
 
-    def get_file(self, uri: str, path: Path) -> ObjectInfo:
+    def get_file(self, uri: str, path: Path, told: Callable[[int], None] | None = None) -> ObjectInfo:
         """Downloads into ``path``, which appears whole or not at all.
 
         Reads ranges of 16 MiB, four at a time, each retried by itself: an outage costs one range.
+
+        Args:
+            uri: the object.
+            path: the file.
+            told: is called in this thread with the bytes of each range that arrived; what it raises ends the
+                download.
 
         Raises:
             NotFoundError: there is no such object.
@@ -135,8 +142,10 @@ class ObjectStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
-            with partial.open("wb") as file:
-                self._read_ranges(info, file.fileno())
+            with partial.open("wb") as file, closing(self._read_ranges(info, file.fileno())) as ranges:
+                for length in ranges:
+                    if told is not None:
+                        told(length)
             if partial.stat().st_size != info.size:
                 raise StorageError(
                     f"{partial.stat().st_size} bytes arrived of {info.size}",
@@ -150,8 +159,10 @@ class ObjectStore:
             partial.unlink(missing_ok=True)
         return info
 
-    def _read_ranges(self, info: ObjectInfo, descriptor: int) -> None:
-        def fetch(start: int) -> None:
+    def _read_ranges(self, info: ObjectInfo, descriptor: int) -> Generator[int]:
+        """Writes the object into a file; yields the bytes of each range."""
+
+        def fetch(start: int) -> int:
             end = min(start + PART_BYTES, info.size)
 
             def read(client: S3Store, key: str) -> bytes:
@@ -163,16 +174,15 @@ class ObjectStore:
 
             write_at(descriptor, self._run(info.uri, read), start)
             beat()
+            return end - start
 
         starts = range(0, info.size, PART_BYTES)
         if len(starts) <= 1:
-            for start in starts:
-                fetch(start)
+            yield from map(fetch, starts)
             return
         with ThreadPoolExecutor(TRANSFERS, thread_name_prefix="download") as pool:
             try:
-                for _ in pool.map(fetch, starts):
-                    pass
+                yield from pool.map(fetch, starts)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
@@ -353,10 +363,23 @@ class ObjectStore:
             self.put_file(f"{uri}/{file.name}", folder / file.name)
         return files
 
-    def download_folder(self, uri: str, folder: Path, files: Sequence[ModelFile] | None = None) -> Paths:
+    def download_folder(
+        self,
+        uri: str,
+        folder: Path,
+        files: Sequence[ModelFile] | None = None,
+        watch: Callable[[float], None] = beat,
+    ) -> Paths:
         """Downloads a folder; with ``files``, exactly those, each checked by size and sha256.
 
         A file that is there already with the right digest is kept, so a broken download goes on.
+
+        Args:
+            uri: the stored folder.
+            folder: the local one.
+            files: what is to be in it.
+            watch: is told how much of the bytes is there, 0 to 1, range by range; what it raises ends the
+                download.
 
         Raises:
             NotFoundError: one of ``files`` is missing, or without ``files`` the folder is empty.
@@ -366,23 +389,27 @@ class ObjectStore:
             infos = list(self.list(uri))
             if not infos:
                 raise NotFoundError("there is no such folder", code=codes.OBJECT_NOT_FOUND, where=uri)
-            names = [info.uri.removeprefix(f"{uri.rstrip('/')}/") for info in infos]
+            sizes = {info.uri.removeprefix(f"{uri.rstrip('/')}/"): info.size for info in infos}
             expected: dict[str, ModelFile] = {}
         else:
-            names = [file.name for file in files]
+            sizes = {file.name: file.size for file in files}
             expected = {file.name: file for file in files}
         paths: list[Path] = []
-        total, done = sum(file.size for file in expected.values()), 0
-        for name in names:
+        total, done = max(1, sum(sizes.values())), 0
+
+        def told(length: int) -> None:
+            nonlocal done
+            done += length
+            watch(min(1.0, done / total))
+
+        for name, size in sizes.items():
             path = path_inside(folder, name, uri)
             paths.append(path)
             file = expected.get(name)
-            if file is not None and total:
-                beat(done / total)
-                done += file.size
             if file is not None and path.is_file() and is_intact(path, file):
+                told(size)
                 continue
-            self.get_file(f"{uri}/{name}", path)
+            self.get_file(f"{uri}/{name}", path, told)
             if file is not None and not is_intact(path, file):
                 path.unlink()
                 raise damaged(

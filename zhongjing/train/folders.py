@@ -20,12 +20,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from zhongjing.codes import model as codes
 from zhongjing.errors import DataError, MissingInputError, NotFoundError
 from zhongjing.storage.artifacts import fetch_model, model_files
 from zhongjing.storage.documents import damaged
 from zhongjing.storage.files import disk_error, path_inside
+from zhongjing.storage.heartbeat import beat
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.train.scratch import Claim, if_unclaimed, room
 
@@ -43,10 +45,12 @@ class Folders:
     Args:
         store: where s3:// folders are.
         scratch: a folder of this node that may be lost at any time.
+        watch: is told how much of a download is there, 0 to 1; what it raises ends the download.
     """
 
-    def __init__(self, store: ObjectStore, scratch: Path) -> None:
+    def __init__(self, store: ObjectStore, scratch: Path, watch: Callable[[float], None] = beat) -> None:
         self._store = store
+        self._watch = watch
         self._scratch = scratch / "models"
         self._claims: list[Claim] = []  # of what this process was given, as long as it lives
 
@@ -60,8 +64,10 @@ class Folders:
         """
         if not reference.startswith("s3://"):
             path = Path(reference).expanduser()
-            return path if path.is_dir() else _from_hub(reference, revision)
-        return self._fetched(reference, _name(reference), partial(fetch_model, self._store))
+            return path if path.is_dir() else _from_hub(reference, revision, self._watch)
+        return self._fetched(
+            reference, _name(reference), partial(fetch_model, self._store, watch=self._watch)
+        )
 
     def outline(self, reference: str, revision: str | None = None) -> Path:
         """Like :meth:`local`, to look at and not to compute with: large weight files lack their content.
@@ -71,7 +77,8 @@ class Folders:
         """
         if not reference.startswith("s3://") or (self._scratch / _name(reference) / _MARK).is_file():
             return self.local(reference, revision)
-        return self._fetched(reference, f"{_name(reference)}-outline", partial(fetch_outline, self._store))
+        fetch = partial(fetch_outline, self._store, watch=self._watch)
+        return self._fetched(reference, f"{_name(reference)}-outline", fetch)
 
     def _fetched(self, reference: str, name: str, fetch: Callable[[str, Path], None]) -> Path:
         folder = self._scratch / name
@@ -128,8 +135,23 @@ class Folders:
         return str(reference)
 
 
-def fetch_outline(store: ObjectStore, uri: str, folder: Path) -> None:
-    """Downloads a model folder, of large safetensors files the header only.
+class DownloadStoppedError(Exception):
+    """A stop was asked for before a download was complete."""
+
+
+def until(stop_requested: Callable[[], bool]) -> Callable[[float], None]:
+    """A ``watch`` of :class:`Folders`: every piece that arrives is a heartbeat, and a stop is heard there."""
+
+    def watch(fraction: float) -> None:
+        beat(fraction)
+        if stop_requested():
+            raise DownloadStoppedError
+
+    return watch
+
+
+def fetch_outline(store: ObjectStore, uri: str, folder: Path, watch: Callable[[float], None] = beat) -> None:
+    """Downloads a model folder, of large safetensors files the header only; ``watch`` is told how much.
 
     Raises:
         NotFoundError: there is nothing at that place.
@@ -140,7 +162,7 @@ def fetch_outline(store: ObjectStore, uri: str, folder: Path) -> None:
     known = sizes if files is None else {file.name: file.size for file in files}
     large = [name for name in known if name.endswith(".safetensors") and sizes.get(name, 0) > OUTLINE_BYTES]
     if not large:
-        fetch_model(store, uri, folder)
+        fetch_model(store, uri, folder, watch)
         return
     for name in large:
         if sizes[name] != known[name]:
@@ -151,7 +173,7 @@ def fetch_outline(store: ObjectStore, uri: str, folder: Path) -> None:
             store.get_file(f"{uri}/{name}", path_inside(folder, name, uri))
         return
     try:
-        store.download_folder(uri, folder, [file for file in files if file.name not in large])
+        store.download_folder(uri, folder, [file for file in files if file.name not in large], watch)
     except NotFoundError as error:
         raise damaged("a file of the model is missing", error.where or uri) from error
 
@@ -175,9 +197,24 @@ def _name(reference: str) -> str:
     return hashlib.sha256(reference.encode()).hexdigest()[:24]
 
 
-def _from_hub(reference: str, revision: str | None) -> Path:
+def _from_hub(reference: str, revision: str | None, watch: Callable[[float], None]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Watched(tqdm):
+        """The hub client's bar; it is one over the bytes of all files (snapshot_download, 1.0 and later)."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+            self._counts_bytes = options.get("unit") == "B"
+            self._arrived = float(options.get("initial") or 0)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self._arrived += n or 0
+            if self._counts_bytes and self.total:  # also where bars are switched off
+                watch(min(1.0, self._arrived / self.total))
+            return cast("bool | None", super().update(n))
 
     try:
         return Path(
@@ -185,6 +222,7 @@ def _from_hub(reference: str, revision: str | None) -> Path:
                 reference,
                 revision=revision,
                 allow_patterns=["*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja"],
+                tqdm_class=Watched,
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -32,6 +32,7 @@ from zhongjing.storage.progress import Activity, Progress, time_stamp
 from zhongjing.storage.progress_writer import ProgressWriter, read_progress
 from zhongjing.train.failures import cause_of, describe_failure
 from zhongjing.train.lineage import lineage
+from zhongjing.train.meter import TimeLeft
 from zhongjing.train.prepare import prepare
 from zhongjing.train.ray_storage import ray_storage
 from zhongjing.train.scratch import Claim, remove_earlier, scratch_folder, scratch_root
@@ -135,7 +136,7 @@ class Job:
         finally:
             self._keep_log()
         if outcome["suspended"]:
-            logger.info("stopped on request at step %d, with a checkpoint", outcome["steps"])
+            logger.info("stopped on request at step %d", outcome["steps"])
             return 0
         try:
             self._finish(prepared.counts, outcome)
@@ -145,11 +146,19 @@ class Job:
         return 0
 
     def _reporter(self, writer: ProgressWriter) -> Any:
+        left, said = TimeLeft(), ""
+
         def report(message: str, fraction: float = 0.0) -> None:
-            logger.info("%s", message)
+            nonlocal said
+            if message != said:
+                said = message
+                logger.info("%s", message)
             if self._watch.requested:
                 raise _StoppedError
-            writer.write(self._progress(Activity.PREPARING, message=message, fraction=fraction))
+            eta = left.seconds(fraction, time.monotonic())
+            writer.write(
+                self._progress(Activity.PREPARING, message=message, fraction=fraction, eta_seconds=eta)
+            )
 
         return report
 

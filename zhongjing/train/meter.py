@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 _WINDOW = 20  # steps
+_RECENT = 60.0  # seconds
 
 
 class Meter:
@@ -52,3 +53,28 @@ class Meter:
             "step_seconds": seconds,
             "data_seconds": waited,
         }
+
+
+class TimeLeft:
+    """Seconds that a job's preparation takes yet, by how its fraction grew in the last minute.
+
+    Not since the beginning: a resumed build passes what is there in no time.
+    """
+
+    def __init__(self) -> None:
+        self._told: deque[tuple[float, float]] = deque()
+
+    def seconds(self, fraction: float, now: float) -> float | None:
+        """Takes the fraction that is done; None while nothing can be told of the rest.
+
+        Args:
+            fraction: 0 to 1; one that is smaller than before belongs to another activity.
+            now: a clock, in seconds.
+        """
+        if self._told and fraction < self._told[-1][1]:
+            self._told.clear()
+        self._told.append((now, fraction))
+        while len(self._told) > 2 and self._told[1][0] <= now - _RECENT:
+            self._told.popleft()
+        since, before = self._told[0]
+        return (now - since) * (1 - fraction) / (fraction - before) if fraction > before else None

@@ -20,6 +20,7 @@ from zhongjing.config.stages import AnySettings, PpoSettings, Stage
 from zhongjing.data.build import build_token_cache
 from zhongjing.data.corpus import corpus_texts
 from zhongjing.data.pieces import CONVERSION, has_only_pieces
+from zhongjing.data.tasks import encode_by
 from zhongjing.data.templates import CHATML_TEMPLATE, ensure_chat_template
 from zhongjing.errors import ConflictError, DataError
 from zhongjing.model.adapters import check_adapter, read_adapter
@@ -40,6 +41,7 @@ from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageInput, StageRequest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.train.folders import Folders
+from zhongjing.train.ray_tasks import connect
 from zhongjing.train.worker import Prepared
 
 logger = logging.getLogger(__name__)
@@ -75,10 +77,18 @@ class _Preparation:
     scratch: Path
     report: Report
     folders: Folders = field(init=False)
+    fetching: str = ""
 
     def __post_init__(self) -> None:
         # Beside the attempts' folders, so that the next attempt on this node finds what is there.
-        self.folders = Folders(self.store, self.scratch.parent)
+        self.folders = Folders(
+            self.store, self.scratch.parent, lambda fraction: self.report(self.fetching, fraction)
+        )
+
+    def _fetching(self, message: str) -> None:
+        """Says what the downloads that follow are."""
+        self.fetching = message
+        self.report(message, 0.0)
 
     def run(self) -> Prepared:
         request = self.request
@@ -86,7 +96,7 @@ class _Preparation:
         assert settings is not None, "the request's document has the request's stage"
         inputs = {item.role: item for item in request.inputs}
         reference, revision = self._start(inputs["from"])
-        self.report("fetching the model to start from", 0.0)
+        self._fetching("fetching the model to start from")
         local = self.folders.outline(reference, revision)
         under = self.folders.base_of(local)
         if under is not None and request.stage is not Stage.PPO:
@@ -116,6 +126,7 @@ class _Preparation:
             self.report,
             self.layout.stage(request.stage, request.key).quarantine,
             self.scratch,
+            encode_by(connect),
         )
         return Prepared(
             base=base,
@@ -164,7 +175,7 @@ class _Preparation:
             )
         elif base.uri is not None:
             # A copy, so that what is handed on to transformers and to later stages says what it is.
-            self.report("copying the base, to change its positions", 0.0)
+            self._fetching("copying the base, to change its positions")
             shutil.copytree(
                 self.folders.local(base.uri, base.revision),
                 folder,
@@ -176,8 +187,11 @@ class _Preparation:
             assert base.root is not None, "validation left one way to name a base"
             rule = base.rule_of_delta
             assert rule is not None, "validation refused a delta of an unknown rule"
+            self._fetching("fetching the published delta")
+            delta = self.folders.local(base.delta)
+            self._fetching("fetching the root of the delta")
             merge = merge_delta(
-                self.folders.local(base.delta),
+                delta,
                 self.folders.local(base.root),
                 folder,
                 rule,

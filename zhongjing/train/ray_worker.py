@@ -19,7 +19,7 @@ from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity
 from zhongjing.train.accelerator import cuda_facts, no_cuda, use_gpu
-from zhongjing.train.folders import Folders
+from zhongjing.train.folders import DownloadStoppedError, Folders, until
 from zhongjing.train.gauges import RayGauges
 from zhongjing.train.meeting import meet
 from zhongjing.train.peak import memory_use, own_peak, planned
@@ -133,7 +133,7 @@ class _Rank:
         from zhongjing.train.programs import Local, build_program
 
         prepared = self.prepared
-        folders = Folders(self.store, self.scratch.parent)
+        folders = Folders(self.store, self.scratch.parent, until(context.stop_requested))
         revision = prepared.base_revision
         references = {
             "base": (prepared.base, revision),
@@ -143,13 +143,18 @@ class _Rank:
         }
         found: dict[str, Path] = {}
 
-        def fetch() -> None:
-            for role, (reference, at) in references.items():
-                if reference is not None:
-                    found[role] = folders.local(reference, at)
+        def fetch() -> bool:
+            with suppress(DownloadStoppedError):
+                for role, (reference, at) in references.items():
+                    if reference is not None:
+                        found[role] = folders.local(reference, at)
+                return True
+            return False
 
         # The engine's first act is a collective: nobody waits there for another node's download.
-        meet(fetch)
+        if not all(meet(fetch)):
+            context.report(Activity.SUSPENDED)
+            return {"suspended": True, "steps": 0} if self.rank == 0 else None
         local = Local(
             base=found["base"],
             adapter=found.get("adapter"),
