@@ -14,6 +14,7 @@ import typer
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import INTERRUPTED, OK, guarded
 from zhongjing.cli.problem import problem_of
+from zhongjing.cli.pull import ORIGIN_FILE
 from zhongjing.codes.local import NO_GPU
 from zhongjing.codes.model import MODEL_NOT_FOUND, UNUSABLE_MODEL
 from zhongjing.errors import ConfigError, DataError
@@ -44,7 +45,14 @@ def chat(
     question: Annotated[
         str | None, typer.Option("--question", "-q", help="Answer this and leave.", metavar="TEXT")
     ] = None,
-    system: Annotated[str | None, typer.Option("--system", help="System turn.", metavar="TEXT")] = None,
+    system: Annotated[
+        str | None,
+        typer.Option(
+            "--system",
+            help="System turn; that of the training (systemPrompt) unless given, '' for none.",
+            metavar="TEXT",
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 256,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest token.", min=0.0)] = 0.0,
     top_p: Annotated[
@@ -65,7 +73,7 @@ def chat(
         top_p=top_p,
         seed=seed,
     )
-    talk = Conversation(reply, Console(), system=system)
+    talk = Conversation(reply, Console(), system=trained_system(folder) if system is None else system)
     if question is not None:
         talk.ask(question)
         return None
@@ -188,6 +196,27 @@ def kind_of(folder: Path) -> str:
             remedy="chat with the result of sft or ppo",
         )
     return "adapter" if config is adapter else "full"
+
+
+def trained_system(folder: Path) -> str | None:
+    """The system turn that a pulled model learned with, if it had one; answers are best behind the same.
+
+    Raises:
+        DataError: the file that says so cannot be read.
+    """
+    file = folder / ORIGIN_FILE
+    if not file.is_file():
+        return None
+    try:
+        prompt = json.loads(file.read_text(encoding="utf-8")).get("systemPrompt")
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"cannot be read: {error}",
+            code=UNUSABLE_MODEL,
+            where=str(file),
+            remedy="pull the model again, or give --system",
+        ) from error
+    return prompt.strip() if isinstance(prompt, str) else None
 
 
 def load_reply(

@@ -36,6 +36,9 @@ BASE_FOLDER = "base"
 
 ADAPTER_CONFIG = "adapter_config.json"
 
+ORIGIN_FILE = "zhongjing.json"
+"""What made a pulled model, and the system turn that it learned with; ``chat`` reads it."""
+
 EPILOG = """
 \b
 Examples:
@@ -87,6 +90,7 @@ def pull(
         standalone = _fetch_model(session.store, manifest.model, partial, folder, merged=merged)
         if with_curves:
             _fetch_curves(session, manifest, partial / "curves")
+        _write_origin(manifest, partial / ORIGIN_FILE)
         manifest_uri = session.layout(name).stage(stage, manifest.key).manifest
     lines = loading_lines(folder, stage.value, adapter=not standalone)
     console.say(f"{target} is in {folder}; load it with:")
@@ -229,6 +233,15 @@ def _fetch_base(store: ObjectStore, base_uri: str, folder: Path) -> Path:
 
     fetch_model(store, base_uri, folder)
     return folder
+
+
+def _write_origin(manifest: StageManifest, file: Path) -> None:
+    from zhongjing.config.pipeline import TrainingPipeline
+
+    stages = TrainingPipeline.model_validate(manifest.document).spec.stages
+    origin: dict[str, str | None] = {"pipeline": manifest.pipeline, "stage": manifest.stage.value}
+    origin |= {"key": manifest.key, "systemPrompt": stages.system_prompt(manifest.stage)}
+    file.write_text(json.dumps(origin, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _refer_to(partial: Path, base: Path, folder: Path) -> None:

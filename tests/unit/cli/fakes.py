@@ -143,7 +143,7 @@ def manifest(stage: Stage, *, name: str = "demo", **more: Any) -> StageManifest:
         "metrics_before": {"loss": 6.5, "perplexity": 665.1},
         "metrics": {"loss": 3.25, "perplexity": 25.8},
         "test_metrics": {"loss": 3.5},
-        "document": {},
+        "document": document(name).model_dump(mode="json", by_alias=True),
         "lineage": Lineage(
             code_version="0.1.0", python="3.11", packages={}, host="h", platform="p", workers=1, device="cpu"
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.fakes import MemorySession, desired_state, manifest
 from zhongjing.cli.pull import loading_lines, new_folder
 from zhongjing.config.stages import Stage
+from zhongjing.data.records import Turn
 from zhongjing.errors import ConfigError
 
 CONFIG = b'{"architectures": ["LlamaForCausalLM"]}'
@@ -40,7 +42,7 @@ def test_pull_fetches_the_model_and_says_how_to_load_it(
 ) -> None:
     result = command("pull", "demo/sft", "model", "--local")
     assert result.exit_code == 0, result.output
-    assert names(tmp_path / "model") == ["config.json", "model.safetensors"]
+    assert names(tmp_path / "model") == ["config.json", "model.safetensors", "zhongjing.json"]
     place = json.dumps(str(tmp_path / "model"))
     assert result.stdout.splitlines() == [
         "demo/sft is in model; load it with:",
@@ -50,13 +52,48 @@ def test_pull_fetches_the_model_and_says_how_to_load_it(
     ]
 
 
+def test_a_pulled_model_knows_its_system_turn(
+    command: CommandLine, sft: MemorySession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`chat` asks as the model was trained; --system overrides, also with nothing."""
+    document = sft.manifests[Stage.SFT].document
+    document["spec"]["stages"]["sft"]["systemPrompt"] = "你是医生。"
+    assert command("pull", "demo/sft", "model", "--local").exit_code == 0
+    told = json.loads((tmp_path / "model" / "zhongjing.json").read_text(encoding="utf-8"))
+    assert told == {"pipeline": "demo", "stage": "sft", "key": "k" * 16, "systemPrompt": "你是医生。"}
+    heard: list[list[tuple[str, str]]] = []
+
+    def load(folder: Path, **_: object) -> Callable[[list[Turn]], Iterator[str]]:
+        def reply(turns: list[Turn]) -> Iterator[str]:
+            heard.append([(turn.role, turn.content) for turn in turns])
+            yield "多休息"
+
+        return reply
+
+    monkeypatch.setattr("zhongjing.cli.chat.load_reply", load)
+    for words in ((), ("--system", "be brief"), ("--system", "")):
+        assert command("chat", "model", "-q", "头痛", *words).exit_code == 0
+    asked = ("user", "头痛")
+    assert heard == [[("system", "你是医生。"), asked], [("system", "be brief"), asked], [asked]]
+    (tmp_path / "model" / "zhongjing.json").write_text("[]")
+    assert command("chat", "model", "-q", "头痛").exit_code != 0
+    (tmp_path / "model" / "zhongjing.json").unlink()
+    assert command("chat", "model", "-q", "头痛").exit_code == 0
+    assert heard[-1] == [asked]
+
+
 def test_pull_with_curves_as_json(command: CommandLine, sft: MemorySession, tmp_path: Path) -> None:
     result = command("pull", "demo/sft", "model", "--curves", "--local", "-o", "json")
     shown = json.loads(result.stdout)
     assert shown["folder"] == str(tmp_path / "model")
     assert shown["format"] == "full"
     assert shown["manifestUri"].endswith("/sft/kkkkkkkkkkkkkkkk/manifest.json")
-    assert names(tmp_path / "model") == ["config.json", "curves/curves.png", "model.safetensors"]
+    assert names(tmp_path / "model") == [
+        "config.json",
+        "curves/curves.png",
+        "model.safetensors",
+        "zhongjing.json",
+    ]
 
 
 def test_curves_alone(command: CommandLine, sft: MemorySession, tmp_path: Path) -> None:
@@ -81,7 +118,7 @@ def test_a_folder_that_is_not_empty_is_kept_unless_forced(
     assert "--force" in result.stderr
     assert names(folder) == ["mine.txt"]
     assert command("pull", "demo/sft", "model", "--local", "--force").exit_code == 0
-    assert names(folder) == ["config.json", "model.safetensors"]
+    assert names(folder) == ["config.json", "model.safetensors", "zhongjing.json"]
 
 
 def test_damage_leaves_nothing_behind(command: CommandLine, sft: MemorySession, tmp_path: Path) -> None:
