@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/spike_guard.py --seeds 3
+    python -m benchmarks.spike_guard --seeds 3
 
 A small Llama reads the example textbook. Poisoned steps, one in ten of the middle third, are batches of
 random tokens whose loss is multiplied by 1,000; the learning rate is 20 times as high from the first
