@@ -19,6 +19,7 @@ import torch
 
 from zhongjing.codes import storage as codes
 from zhongjing.errors import NotFoundError, StorageError
+from zhongjing.storage.checkpoints import Wanted
 from zhongjing.storage.files import is_disk_full
 from zhongjing.storage.progress import Activity
 from zhongjing.train.meeting import first, meet
@@ -110,12 +111,12 @@ class LocalContext:
     def wait_saved(self) -> None:
         """Nothing to wait for: ``save`` returns when the checkpoint is complete."""
 
-    def latest(self) -> Path | None:
+    def latest(self, wanted: Wanted) -> Path | None:
         """The checkpoint of the latest step, or None."""
         found = sorted(path for path in self.folder.glob("step-*") if path.suffix != ".partial")
         return found[-1] if found else None
 
-    def checkpoint(self, step: int) -> Path:
+    def checkpoint(self, step: int, wanted: Wanted) -> Path:
         """The checkpoint of ``step``.
 
         Raises:

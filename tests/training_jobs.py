@@ -17,6 +17,7 @@ from tests.memory_support import mapped_file
 from tests.training_support import dialogues, rankings
 from zhongjing.config.stages import PretrainSettings, RmSettings, SftSettings
 from zhongjing.errors import DataError
+from zhongjing.storage.checkpoints import Ranges
 from zhongjing.storage.heartbeat import HEARTBEAT, beat
 from zhongjing.storage.progress import Activity
 from zhongjing.train import meeting as meeting_module
@@ -28,7 +29,7 @@ from zhongjing.train.pretrain import PretrainProgram
 from zhongjing.train.program import MicroLoss, StageProgram, StepPlan
 from zhongjing.train.rm import RmProgram
 from zhongjing.train.sft import SftProgram
-from zhongjing.train.state import read_state, write_state
+from zhongjing.train.state import read_state, wanted_ranges, write_state
 
 CPU = torch.device("cpu")
 SOURCE: list[dict[str, Any]] = [{"source": "any"}]
@@ -113,9 +114,11 @@ def engine_steps(
 ) -> dict[str, Any]:
     """Optimizer steps with given numbers of micro-batches."""
     engine = toy_engine(optimizer={"offload": offload})
-    first = 0
+    first = wanted = 0
     if load:
-        first = int(read_state(engine, folder / "state")["step"])
+        part = folder / f"part-{engine.rank}"
+        wanted = copy_wanted(folder / "state", part, wanted_ranges(engine, folder / "state"))
+        first = int(read_state(engine, part)["step"])
     results = []
     for step, count in enumerate(counts, start=first):
         plan = toy_plan(step, count, engine.rank, engine.world_size)
@@ -130,7 +133,25 @@ def engine_steps(
         "counts": [result.sums["count"] for result in results],
         "flags": [list(result.flags) for result in results],
         "weights": weights_of(engine.module),
+        "wanted": wanted,
     }
+
+
+def copy_wanted(state: Path, part: Path, ranges: Ranges) -> int:
+    """Copies of a checkpoint the JSON files, and of the others only these ranges; returns their bytes."""
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    for path in state.glob("*.json"):
+        shutil.copy(path, part)
+    count = 0
+    for name, spans in ranges.items():
+        content = (state / name).read_bytes()
+        with (part / name).open("wb") as file:
+            file.truncate(len(content))
+            for start, end in spans:
+                file.seek(start)
+                count += file.write(content[start:end])
+    return count
 
 
 class CrowdedContext(LocalContext):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ from zhongjing.backends.local.processes import wait_until
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.errors import NotFoundError, StorageError, StorageUnavailableError
+from zhongjing.storage import checkpoint_upload as upload_module
+from zhongjing.storage import checkpoints as checkpoints_module
 from zhongjing.storage.checkpoint_upload import NICENESS
-from zhongjing.storage.checkpoints import CheckpointStore
+from zhongjing.storage.checkpoints import CheckpointStore, Ranges, is_ranged
 from zhongjing.storage.layout import Layout, StageLayout
-from zhongjing.storage.objects import ObjectStore, open_store
+from zhongjing.storage.objects import ObjectInfo, ObjectStore, open_store
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +42,7 @@ def writing(text: str, size: int = 1000) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         assert list(folder.iterdir()) == []
         (folder / "engine").mkdir()
-        (folder / "engine" / "rank-0.bin").write_bytes(os.urandom(size))
+        (folder / "engine" / "rank-0-weights.bin").write_bytes(os.urandom(size))
         (folder / "trainer.json").write_text(text)
 
     return write
@@ -60,7 +64,7 @@ def kill(process: psutil.Process) -> None:
 
 def test_save_rotate_and_resume(store: ObjectStore, layout: StageLayout, tmp_path: Path) -> None:
     checkpoints = CheckpointStore(store, layout, tmp_path / "spool", keep=2, attempt=1)
-    assert checkpoints.latest_good() is None
+    assert checkpoints.restore(tmp_path / "part") is None
     assert checkpoints.latest() is None
     for step in (10, 20, 30, 40):
         checkpoints.save(step, writing(f"step {step}"), best=step == 20)
@@ -69,22 +73,21 @@ def test_save_rotate_and_resume(store: ObjectStore, layout: StageLayout, tmp_pat
     assert list((tmp_path / "spool").iterdir()) == []
     manifest = checkpoints.manifest(20)
     assert (manifest.step, manifest.attempt, manifest.best) == (20, 1, True)
-    assert [file.name for file in manifest.files] == ["engine/rank-0.bin", "trainer.json"]
+    assert [file.name for file in manifest.files] == ["engine/rank-0-weights.bin", "trainer.json"]
 
     second = CheckpointStore(open_store(store.storage), layout, tmp_path / "spool", keep=2, attempt=2)
-    assert second.latest_good() == 40
-    second.download(40, tmp_path / "restored")
+    assert second.restore(tmp_path / "restored") == 40
     assert (tmp_path / "restored" / "trainer.json").read_text() == "step 40"
-    second.download(20, tmp_path / "best")
+    second.fetch(20, tmp_path / "best")
     assert (tmp_path / "best" / "trainer.json").read_text() == "step 20"
     # A new best frees the old one.
     second.save(50, writing("step 50"), best=True)
     second.wait()
     assert second.steps() == [40, 50]
     with pytest.raises(NotFoundError):
-        second.download(20, tmp_path / "gone")
+        second.fetch(20, tmp_path / "gone")
     assert not (tmp_path / "gone").exists()
-    assert second.latest_good(tmp_path / "into") == 50
+    assert second.restore(tmp_path / "into") == 50
     assert (tmp_path / "into" / "trainer.json").read_text() == "step 50"
 
 
@@ -129,9 +132,9 @@ def test_uploader_killed_half_way(
     (tmp_path / "spool" / "step-00000020-left-over").mkdir()
 
     second = CheckpointStore(store, layout, tmp_path / "spool", keep=2, attempt=2)
-    assert second.latest_good() == second.completed == 10
+    assert second.restore(tmp_path / "part") == second.completed == 10
     assert list(store.list(layout.checkpoint(20))) == []
-    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["restore-00000010"]
+    assert list((tmp_path / "spool").iterdir()) == []
     second.save(20, writing("step 20 again", size=64 << 20))
     kill(uploader(second))
     second.wait()  # no newer snapshot comes, so this one is uploaded once more
@@ -145,7 +148,7 @@ def test_straggler_of_a_dead_attempt_is_waited_for(
     first.save(10, writing("step 10", size=32 << 20))
     # The trainer is gone at once; its uploader has hardly started.
     second = CheckpointStore(store, layout, tmp_path / "spool", keep=2, attempt=2)
-    assert second.latest_good() == 10
+    assert second.restore(tmp_path / "part") == 10
     first.wait()
 
 
@@ -157,7 +160,7 @@ def test_damaged_checkpoint_falls_back(
     for step in (10, 20):
         first.save(step, writing(f"step {step}"), best=step == 20)
     first.wait()
-    uri = f"{layout.checkpoint(20)}/engine/rank-0.bin"
+    uri = f"{layout.checkpoint(20)}/engine/rank-0-weights.bin"
     content = store.get(uri)
     if harm == "flip":
         store.put(uri, content[:500] + bytes([content[500] ^ 1]) + content[501:])
@@ -169,14 +172,14 @@ def test_damaged_checkpoint_falls_back(
         store.put(f"{layout.checkpoint(20)}/manifest.json", b'{"version": 1, "step"')
 
     second = CheckpointStore(store, layout, tmp_path / "spool", keep=3, attempt=2)
-    assert second.latest_good(tmp_path / "restored") == 10
+    assert second.restore(tmp_path / "restored") == 10
     assert (tmp_path / "restored" / "trainer.json").read_text() == "step 10"
     assert layout.checkpoint(20) in caplog.text
     # Step 20 is reached and kept again, by the new attempt.
     second.save(20, writing("step 20 of attempt 2"))
     second.wait()
     assert second.manifest(20).attempt == 2
-    second.download(20, tmp_path / "again")
+    second.fetch(20, tmp_path / "again")
     assert (tmp_path / "again" / "trainer.json").read_text() == "step 20 of attempt 2"
 
 
@@ -188,7 +191,7 @@ def test_download_of_a_damaged_step_is_an_error(
     checkpoints.wait()
     store.put(f"{layout.checkpoint(10)}/trainer.json", b"step 11")
     with pytest.raises(StorageError, match="damaged"):
-        checkpoints.download(10, tmp_path / "restored")
+        checkpoints.fetch(10, tmp_path / "restored")
     assert not (tmp_path / "restored").exists()
 
 
@@ -277,10 +280,12 @@ class Table:
         return meet
 
 
-def ranks_of(store: ObjectStore, layout: StageLayout, spool: Path, attempt: int = 1) -> list[CheckpointStore]:
+def ranks_of(
+    store: ObjectStore, layout: StageLayout, spool: Path, attempt: int = 1, keep: int = 1
+) -> list[CheckpointStore]:
     table = Table(2)
     return [
-        CheckpointStore(store, layout, spool, 1, attempt, rank=rank, ranks=2, meet=table.seat(rank))
+        CheckpointStore(store, layout, spool, keep, attempt, rank=rank, ranks=2, meet=table.seat(rank))
         for rank in range(2)
     ]
 
@@ -312,19 +317,21 @@ def test_a_checkpoint_of_two_ranks_is_whole_when_both_parts_are_there(
     for step in (10, 20, 30):
         together(part(step), ranks)
         together(CheckpointStore.wait, ranks)
+        # While the best is also a latest one, a run can go on from it; then it loses its moments at once.
+        assert ranks[0].manifest(10).weights_only == (step > 10)
     # Of the best only the weights are left; of the others the last.
     assert ranks[0].steps() == [10, 30]
     assert ranks[0].manifest(10).weights_only
-    ranks[0].download(10, tmp_path / "best")
+    ranks[0].fetch(10, tmp_path / "best")
     assert names(tmp_path / "best") == ["rank-0-weights.bin", "rank-1-weights.bin"]
     stored = {Path(info.uri).name for info in store.list(layout.checkpoint(30))}
     assert stored == {
         "manifest.json",
         *(f"rank-{rank}-{kind}.bin" for rank in (0, 1) for kind in ("weights", "moments")),
     }, "no word of a rank is left"
-    later = ranks_of(store, layout, tmp_path / "spool", attempt=2)[0]
+    later = CheckpointStore(store, layout, tmp_path / "spool", 1, 2)
     store.delete(next(info.uri for info in store.list(layout.checkpoint(30)) if "rank-1-m" in info.uri))
-    assert later.latest_good() is None, "the best is no place to go on from"
+    assert later.restore(tmp_path / "part") is None, "the best is no place to go on from"
 
 
 def test_a_part_that_was_lost_leaves_no_checkpoint_and_the_next_is_one(
@@ -353,7 +360,7 @@ def test_a_part_that_was_lost_is_stored_again_where_it_is_waited_for(
     upload.process.kill()
     together(CheckpointStore.wait, ranks)
     assert ranks[0].steps() == [10]
-    ranks[0].download(10, tmp_path / "restored")
+    ranks[0].fetch(10, tmp_path / "restored")
     assert len(names(tmp_path / "restored")) == 4
 
 
@@ -375,3 +382,123 @@ def test_a_full_disk_of_one_rank_is_told_to_all(
     together(part(20), ranks)
     together(CheckpointStore.wait, ranks)
     assert ranks[0].steps() == [20]
+
+
+class CountingStore(ObjectStore):
+    """Counts the bytes that are read of weights and moments."""
+
+    read = 0
+
+    def get_range(self, uri: str, start: int, length: int) -> bytes:
+        self.read += length * is_ranged(uri)
+        return super().get_range(uri, start, length)
+
+    def get_file(self, uri: str, path: Path) -> ObjectInfo:
+        info = super().get_file(uri, path)
+        self.read += info.size * is_ranged(uri)
+        return info
+
+
+BLOCK = 1 << 16
+WEIGHTS, MOMENTS = 5 * BLOCK + 100, 10 * BLOCK + 200  # of each of the two ranks that write
+
+
+@pytest.fixture
+def stored(store: ObjectStore, layout: StageLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what two ranks have stored in steps 10 and 20, in small blocks."""
+    monkeypatch.setattr(checkpoints_module, "BLOCK_BYTES", BLOCK)
+    monkeypatch.setattr(upload_module, "BLOCK_BYTES", BLOCK)
+    ranks = ranks_of(store, layout, tmp_path / "spool", keep=2)
+    files = tmp_path / "files"
+    files.mkdir()
+    for rank in range(2):
+        (files / f"rank-{rank}-weights.bin").write_bytes(os.urandom(WEIGHTS))
+        (files / f"rank-{rank}-moments.bin").write_bytes(os.urandom(MOMENTS))
+
+    def save(step: int, checkpoints: CheckpointStore) -> None:
+        def write(folder: Path) -> None:
+            (folder / f"rank-{checkpoints.rank}.json").write_text("{}")
+            for path in files.glob(f"rank-{checkpoints.rank}-*"):
+                shutil.copy(path, folder)
+
+        checkpoints.save(step, write)
+        checkpoints.wait()
+
+    for step in (10, 20):
+        together(partial(save, step), ranks)
+    return files
+
+
+def wanting(rank: int, ranks: int) -> Callable[[Path], Ranges]:
+    """What one of ``ranks`` needs: its share of everything, as ZeRO-2 cuts it."""
+
+    def wanted(folder: Path) -> Ranges:
+        assert {"rank-0.json", "rank-1.json"} <= set(names(folder)), "they say where everything is"
+        found: Ranges = {}
+        indexes = {path.stem.split("-")[1]: path.parent for path in folder.rglob("rank-*.json")}
+        for kind, size in (("weights", WEIGHTS), ("moments", MOMENTS)):
+            first, last = (2 * size * at // ranks for at in (rank, rank + 1))
+            for writer in range(2):
+                start, end = max(first - writer * size, 0), min(last - writer * size, size)
+                if start < end:
+                    place = indexes[str(writer)].relative_to(folder) / f"rank-{writer}-{kind}.bin"
+                    found[place.as_posix()] = [(start, end)]
+        return found
+
+    return wanted
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_rank_reads_its_own_part_whoever_wrote_it(
+    world: int, stored: Path, store: ObjectStore, layout: StageLayout, tmp_path: Path
+) -> None:
+    """Before, each rank that was alone on its node read everything, and rank 0 checked everything first."""
+    everything = 2 * (WEIGHTS + MOMENTS)
+    table = Table(world)
+    ranks = [
+        CheckpointStore(
+            CountingStore(store.storage),
+            layout,
+            tmp_path / "s",
+            2,
+            2,
+            rank=rank,
+            ranks=world,
+            meet=table.seat(rank),
+        )
+        for rank in range(world)
+    ]
+
+    def restore(checkpoints: CheckpointStore) -> int:
+        folder, wanted = tmp_path / f"part-{checkpoints.rank}", wanting(checkpoints.rank, world)
+        assert checkpoints.restore(folder, wanted) == 20
+        for place, parts in wanted(folder).items():
+            got, true = (folder / place).read_bytes(), (stored / Path(place).name).read_bytes()
+            assert len(got) == len(true)
+            assert all(got[start:end] == true[start:end] for start, end in parts)
+        assert isinstance(checkpoints.store, CountingStore)
+        return checkpoints.store.read
+
+    read = [int(str(count)) for count in together(restore, ranks)]
+    if world < 3:
+        assert read == [everything // world] * world
+    else:
+        # No border of the three is one of the two, so a block on each side of a border is read by both.
+        assert all(everything // 3 <= of_rank <= everything // 3 + 8 * BLOCK for of_rank in read)
+
+
+def test_damage_that_one_rank_meets_takes_all_ranks_back(
+    stored: Path, store: ObjectStore, layout: StageLayout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = next(info.uri for info in store.list(layout.checkpoint(20)) if "rank-1-moments" in info.uri)
+    content = bytearray(store.get(uri))
+    content[-1] ^= 1
+    store.put(uri, bytes(content))
+    ranks = ranks_of(store, layout, tmp_path / "spool", attempt=2)
+
+    def restore(checkpoints: CheckpointStore) -> int | None:
+        return checkpoints.restore(tmp_path / f"part-{checkpoints.rank}", wanting(checkpoints.rank, 2))
+
+    assert together(restore, ranks) == [10, 10]
+    assert ranks[0].steps() == [10], "nobody meets it again"
+    assert "rank-1-moments.bin is damaged" in caplog.text

@@ -49,4 +49,4 @@ def test_safetensors_on_a_full_disk_is_a_full_disk(
     assert checkpoints.steps() == [10, 30], "no torn checkpoint of step 20"
     assert list((full_disk / "spool").iterdir()) == []
     second = CheckpointStore(store, layout, tmp_path / "spool", keep=2, attempt=2)
-    assert second.latest_good() == 30
+    assert second.restore(tmp_path / "part") == 30

@@ -32,15 +32,15 @@ def test_a_newer_checkpoint_is_not_removed(store: ObjectStore, layout: StageLayo
         first.save(step, write)
     first.wait()
     uri = f"{layout.checkpoint(20)}/{MANIFEST}"
-    store.put_json(uri, {**store.get_json(uri), "version": 2, "novelty": 1})
+    store.put_json(uri, {**store.get_json(uri), "version": 3, "novelty": 1})
     second = CheckpointStore(store, layout, tmp_path / "two", keep=3, attempt=2)
     with pytest.raises(StorageError) as caught:
-        second.latest_good()
+        second.restore(tmp_path / "part")
     assert (caught.value.code, caught.value.where) == (codes.NEWER_VERSION, uri)
-    assert json.loads(store.get(uri))["version"] == 2, "who wrote it can still use it"
+    assert json.loads(store.get(uri))["version"] == 3, "who wrote it can still use it"
     # A version that nobody writes is damage: the checkpoint before is used, and then none.
     for step, left in ((20, 10), (10, None)):
         broken = f"{layout.checkpoint(step)}/{MANIFEST}"
         store.put_json(broken, {**store.get_json(broken), "version": 0})
         again = CheckpointStore(store, layout, tmp_path / f"before-{step}", keep=3, attempt=3)
-        assert again.latest_good() == left
+        assert again.restore(tmp_path / "part") == left

@@ -345,12 +345,12 @@ def test_a_checkpoint_that_a_power_cut_took_is_passed_over(
         os.truncate(volume, kept)
         server.start()
         later = CheckpointStore(open_with(2), layout, tmp_path / "spool", keep=2, attempt=2)
-        assert later.latest_good(tmp_path / "restored") == 10
+        assert later.restore(tmp_path / "restored") == 10
         assert (tmp_path / "restored" / "state").read_text() == "10"
         assert "lists it and cannot give it" in caplog.text
         later.save(20, partial(_write, "20 again"))
         later.wait()
-        later.download(20, tmp_path / "again")
+        later.fetch(20, tmp_path / "again")
         assert (tmp_path / "again" / "state").read_text() == "20 again"
 
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.training_jobs import toy_engine
 from zhongjing.backends.local.processes import wait_until
+from zhongjing.codes import storage as codes
 from zhongjing.config.resolve import parse_document, resolve
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
+from zhongjing.errors import StorageError
 from zhongjing.storage.artifacts import request_stop
+from zhongjing.storage.checkpoints import Ranges
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Activity, MetricPoint
 from zhongjing.storage.progress_writer import read_metrics, read_progress
 from zhongjing.train.ray_context import RayRunContext, TensorBoard
+from zhongjing.train.state import TRAINER_FILE, wanted_ranges
 
 pytestmark = pytest.mark.integration
 
@@ -66,6 +72,11 @@ def context(
     )
 
 
+def nothing(folder: Path) -> Ranges:
+    """No file of these checkpoints is read in parts."""
+    return {}
+
+
 def write_state(folder: Path) -> None:
     (folder / "state").write_text("three")
 
@@ -74,7 +85,7 @@ def test_an_attempt_goes_on_where_the_last_one_saved(
     store: ObjectStore, storage: Storage, layout: StageLayout, tmp_path: Path
 ) -> None:
     first = context(store, storage, layout, tmp_path)
-    assert first.latest() is None
+    assert first.latest(nothing) is None
     for step in range(1, 5):
         first.log("train", step, {"loss": 1.0 / step})
         if step == 3:
@@ -87,7 +98,7 @@ def test_an_attempt_goes_on_where_the_last_one_saved(
     assert (progress.step, progress.checkpoint_step, progress.message) == (4, 3, "on its way")
 
     second = context(store, storage, layout, tmp_path, attempt=2)
-    folder = second.latest()
+    folder = second.latest(nothing)
     assert folder is not None
     assert (folder / "state").read_text() == "three"
     second.log("train", 4, {"loss": 0.2})
@@ -107,17 +118,37 @@ def test_an_attempt_goes_on_where_the_last_one_saved(
     assert (progress.attempt, progress.message, progress.checkpoint_step) == (2, "", 3)
 
 
+def test_a_checkpoint_of_an_earlier_build_says_how_to_begin_again(
+    store: ObjectStore, storage: Storage, layout: StageLayout, tmp_path: Path
+) -> None:
+    first = context(store, storage, layout, tmp_path)
+    assert first.latest(nothing) is None
+
+    def write(folder: Path) -> None:
+        (folder / TRAINER_FILE).write_text('{"version": 1}')
+
+    first.save(3, write)
+    first.wait_saved()
+    first.close()
+    second = context(store, storage, layout, tmp_path, attempt=2)
+    with pytest.raises(StorageError, match="an earlier build made this checkpoint") as caught:
+        second.latest(partial(wanted_ranges, toy_engine()))
+    second.close()
+    assert caught.value.code is codes.DAMAGED_CHECKPOINT
+    assert "zhongjing submit --rerun STAGE" in str(caught.value.remedy)
+
+
 SUDDEN_DEATH = """
 import os, sys
 from pathlib import Path
 from zhongjing.config.sources import Storage
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.objects import open_store
-from tests.integration.test_train_context import context
+from tests.integration.test_train_context import context, nothing
 
 storage = Storage.model_validate_json(sys.argv[1])
 first = context(open_store(storage), storage, StageLayout(sys.argv[2]), Path(sys.argv[3]))
-assert first.latest() is None
+assert first.latest(nothing) is None
 for step in range(1, 6):
     first.log("train", step, {"loss": 1.0 / step})
     if step == 4:
@@ -133,9 +164,9 @@ def test_an_attempt_that_died_suddenly_loses_no_point_and_no_snapshot(
     died = subprocess.run([sys.executable, "-c", SUDDEN_DEATH, *arguments], check=False, timeout=60)
     assert died.returncode == 9
     second = context(store, storage, layout, tmp_path, attempt=2)
-    folder = second.latest()
+    folder = second.latest(nothing)
     assert folder is not None
-    assert folder.name == "restore-00000004"
+    assert (folder / "state").stat().st_size == 9 << 20
     second.log("train", 5, {"loss": 0.2})
     assert [point.step for point in second.compact_metrics()] == [1, 2, 3, 4, 5]
     second.close()
@@ -165,7 +196,7 @@ from zhongjing.config.sources import Storage
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.objects import open_store
 from zhongjing.train import ray_context
-from tests.integration.test_train_context import context
+from tests.integration.test_train_context import context, nothing
 
 ray_context.OTHERS_POLL_SECONDS = 0.1
 storage = Storage.model_validate_json(sys.argv[1])

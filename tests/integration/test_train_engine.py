@@ -81,13 +81,23 @@ def test_state_moves_between_world_sizes(tmp_path: Path) -> None:
     run_ranks("engine_steps", tmp_path / "two", 2, counts=COUNTS[:3], save=True)
     assert len(list((tmp_path / "two" / "state").glob("*-weights.bin"))) == 2
     wanted = plain(COUNTS)
+    everything = 12 * sum(len(values) for values in wanted["weights"].values())
     got = engine_steps(tmp_path / "two", counts=COUNTS[3:], load=True)
     assert_same(got, {**wanted, "losses": wanted["losses"][3:], "norms": wanted["norms"][3:]})
+    assert got["wanted"] == everything
+
+    three = run_ranks("engine_steps", tmp_path / "two", 3, counts=COUNTS[3:], load=True)
+    assert three[0]["weights"] == three[1]["weights"] == three[2]["weights"]
+    assert_same(three[0], {**wanted, "losses": wanted["losses"][3:], "norms": wanted["norms"][3:]})
+    # Each rank has read what it keeps, and no two the same.
+    assert sum(rank["wanted"] for rank in three) == everything
+    assert max(rank["wanted"] for rank in three) < everything / 2
 
     (tmp_path / "one").mkdir()
     engine_steps(tmp_path / "one", counts=COUNTS[:3], save=True)
     one, two = run_ranks("engine_steps", tmp_path / "one", 2, counts=COUNTS[3:], load=True)
     assert one["weights"] == two["weights"]
+    assert one["wanted"] + two["wanted"] == everything
     assert_same(one, {**wanted, "losses": wanted["losses"][3:], "norms": wanted["norms"][3:]})
 
 

@@ -25,17 +25,21 @@ from zhongjing.codes import storage as codes
 from zhongjing.errors import ConflictError, NotFoundError, StorageError, TransientError, ZhongjingError
 from zhongjing.storage.checkpoints import (
     BEATS,
+    BLOCK_BYTES,
     CANCELLED,
     MANIFEST,
     MOMENTS_SUFFIX,
     ORPHAN_SECONDS,
+    CheckpointFile,
     CheckpointManifest,
     CheckpointPart,
     UploaderKilledError,
     UploadJob,
+    is_ranged,
     list_steps,
 )
 from zhongjing.storage.documents import parse_json, parse_record, record_bytes
+from zhongjing.storage.files import block_digests
 from zhongjing.storage.heartbeat import HEARTBEAT
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.manifest import ModelFile
@@ -99,7 +103,7 @@ def upload(store: ObjectStore, job: UploadJob, cancelled: Path) -> None:
     layout = StageLayout(job.root)
     uri = layout.checkpoint(job.step)
     _make_way(store, uri, job)
-    files = store.upload_folder(Path(job.folder), uri)
+    files = _upload_files(store, Path(job.folder), uri)
     if not files:
         raise StorageError(
             f"the checkpoint of step {job.step} has no files", code=codes.UNUSABLE_FILE, where=job.folder
@@ -123,16 +127,26 @@ def _parts(job: UploadJob) -> str:
     return f"parts/{job.snapshot}"
 
 
+def _upload_files(store: ObjectStore, folder: Path, uri: str) -> list[CheckpointFile]:
+    return [
+        CheckpointFile(
+            **file.model_dump(),
+            blocks=block_digests(folder / file.name, BLOCK_BYTES) if is_ranged(file.name) else [],
+        )
+        for file in store.upload_folder(folder, uri)
+    ]
+
+
 def _upload_part(store: ObjectStore, job: UploadJob) -> None:
     uri = StageLayout(job.root).checkpoint(job.step)
-    files = store.upload_folder(Path(job.folder), f"{uri}/{_parts(job)}")
+    files = _upload_files(store, Path(job.folder), f"{uri}/{_parts(job)}")
     named = [file.model_copy(update={"name": f"{_parts(job)}/{file.name}"}) for file in files]
     store.put_record(f"{uri}/{_parts(job)}/part-{job.rank:05d}.json", CheckpointPart(files=named))
 
 
-def _other_parts(store: ObjectStore, uri: str, job: UploadJob, cancelled: Path) -> list[ModelFile]:
+def _other_parts(store: ObjectStore, uri: str, job: UploadJob, cancelled: Path) -> list[CheckpointFile]:
     """Files of the other ranks, once each has said that its own are there."""
-    files: list[ModelFile] = []
+    files: list[CheckpointFile] = []
     pause, parent, orphaned = 0.02, os.getppid(), None
     for rank in range(1, job.ranks):
         place = f"{uri}/{_parts(job)}/part-{rank:05d}.json"
@@ -163,7 +177,8 @@ def _sweep(store: ObjectStore, uri: str, files: Sequence[ModelFile]) -> None:
 def rotate(store: ObjectStore, layout: StageLayout, keep: int) -> list[int]:
     """Removes all complete checkpoints but the last ``keep`` and the best; returns their steps.
 
-    Of a best one that is not among the last, only the weights stay.
+    Of a best one that is not among the last, only the weights stay. One that is among them is also what a
+    resumed attempt may go on from, so it keeps its moments for as long.
     """
     steps = sorted(step for step, complete in list_steps(store, layout).items() if complete)
     kept = set(steps[-keep:])

@@ -5,7 +5,8 @@ niced process a rank (:mod:`zhongjing.storage.checkpoint_upload`) uploads it: in
 process the upload made CPU training five times slower, as a niced process 1.4 times. A small one (PPO's
 adapters after every iteration) is uploaded in a thread all the same: that takes less than a process takes to
 start. Rank 0's writes the manifest when all parts are in the store, so a checkpoint exists whole or not at
-all; each file's sha256 stands in it::
+all; each file's sha256 stands in it, and of weights and moments that of each block of 16 MiB, so that a
+rank reads and checks only the blocks that it needs::
 
     step-00000010/<file>                       of rank 0
                  /parts/<snapshot>/<file>      of the others
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -27,7 +29,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -39,8 +43,16 @@ from zhongjing.codes import find
 from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import NotFoundError, StorageError, TransientError
-from zhongjing.storage.documents import parse_json, parse_record, record_bytes
-from zhongjing.storage.files import disk_error, folder_bytes, is_disk_full, is_intact, path_inside
+from zhongjing.storage.client import PART_BYTES, TRANSFERS
+from zhongjing.storage.documents import damaged, parse_json, parse_record, record_bytes
+from zhongjing.storage.files import (
+    disk_error,
+    folder_bytes,
+    is_disk_full,
+    is_intact,
+    path_inside,
+    write_at,
+)
 from zhongjing.storage.heartbeat import beat
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.manifest import ModelFile, Record
@@ -58,6 +70,8 @@ THREAD_BYTES = 8 * 2**20
 ORPHAN_SECONDS = 30.0
 # Files that only a run that goes on needs: the best checkpoint loses them when it is no longer a latest one.
 MOMENTS_SUFFIX = "-moments.bin"
+WEIGHTS_SUFFIX = "-weights.bin"
+BLOCK_BYTES = PART_BYTES  # what is read and checked at a time of weights and moments
 _STEP = "step-"
 _LOOK_SECONDS = 0.02
 
@@ -66,22 +80,30 @@ class UploaderKilledError(StorageError, TransientError):
     """The uploading process was killed; the upload may be tried again."""
 
 
+class CheckpointFile(ModelFile):
+    """A file of a checkpoint."""
+
+    blocks: list[str] = Field(
+        default_factory=list, description="sha256 of each 16 MiB; none: the file is read as a whole"
+    )
+
+
 class CheckpointManifest(Record):
     """Completion of a checkpoint, written last."""
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     step: int
     attempt: int
     best: bool
     created: str
     weights_only: bool = False
-    files: list[ModelFile]
+    files: list[CheckpointFile]
 
 
 class CheckpointPart(Record):
     """Completion of one rank's part."""
 
-    files: list[ModelFile] = Field(description="names from the checkpoint's folder on")
+    files: list[CheckpointFile] = Field(description="names from the checkpoint's folder on")
 
 
 class UploadJob(Record):
@@ -110,6 +132,18 @@ Meet: TypeAlias = "Callable[[Callable[[], Any]], list[Any]]"
 """Does a rank's work and returns every rank's result, by rank, once all have done theirs."""
 
 
+Ranges: TypeAlias = dict[str, list[tuple[int, int]]]
+"""First byte and the byte behind the last, by the file's name from the checkpoint's folder on."""
+
+Wanted: TypeAlias = "Callable[[Path], Ranges]"
+"""What of weights and moments a rank needs; it is given a folder with the checkpoint's other files."""
+
+
+def is_ranged(name: str) -> bool:
+    """Whether a file of a checkpoint is read in parts."""
+    return name.endswith((WEIGHTS_SUFFIX, MOMENTS_SUFFIX))
+
+
 def _alone(work: Callable[[], Any]) -> list[Any]:
     return [work()]
 
@@ -117,8 +151,8 @@ def _alone(work: Callable[[], Any]) -> list[Any]:
 class CheckpointStore:
     """Checkpoints of one run of a stage.
 
-    Any process may read. Every rank of the current attempt, and nobody else, calls ``save`` and ``wait``,
-    all at the same places; rank 0 alone ``latest_good``.
+    Any process may read. Every rank of the current attempt, and nobody else, calls ``restore``, ``save`` and
+    ``wait``, all at the same places.
 
     Args:
         store: the object store.
@@ -153,7 +187,6 @@ class CheckpointStore:
         self._meet = meet
         self._upload: _Upload | None = None
         self._outages = 0
-        self._restored: tuple[int, Path] | None = None
         self._completed: int | None = None
 
     # Writing
@@ -298,70 +331,66 @@ class CheckpointStore:
         """
         return self.store.get_record(f"{self.layout.checkpoint(step)}/{MANIFEST}", CheckpointManifest)
 
-    def download(self, step: int, folder: Path, *, moments: bool = True) -> None:
-        """Downloads a checkpoint into ``folder`` (which must not exist) and checks every file.
+    def fetch(self, step: int, folder: Path, wanted: Wanted | None = None) -> None:
+        """Downloads what this rank needs of a checkpoint into ``folder`` and checks it.
 
         Args:
             step: of the checkpoint.
-            folder: where to.
-            moments: False for the weights alone.
+            folder: where to; what is there already is removed. Files that are read in parts have their true
+                size, and nothing where nothing was asked for.
+            wanted: the parts; None for everything.
 
         Raises:
-            NotFoundError: there is no such checkpoint, or one of its files is missing.
-            StorageError: a file is damaged, or the local disk is full.
+            NotFoundError: there is no such checkpoint.
+            StorageError: a file is missing or damaged, or the local disk is full.
         """
-        if self._restored is not None and self._restored[0] == step and self._restored[1].is_dir():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(self._restored[1], folder)
-            self._restored = None
-            return
-        partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            files = self.manifest(step).files
-            if not moments:
-                files = [file for file in files if not file.name.endswith(MOMENTS_SUFFIX)]
-            self.store.download_folder(self.layout.checkpoint(step), partial, files)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        manifest = self.manifest(step)
+        problem = self._fetch_files(manifest.files, self.layout.checkpoint(step), folder, wanted)
+        if problem is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise damaged(problem, self.layout.checkpoint(step))
 
-    def latest_good(self, folder: Path | None = None) -> int | None:
-        """Where this attempt goes on: the latest checkpoint that is whole, down to every byte.
+    def restore(self, folder: Path, wanted: Wanted | None = None) -> int | None:
+        """Where this attempt goes on: the latest checkpoint that is whole, down to every byte that is needed.
 
-        To be called once, by rank 0, before the first ``save``. What dead attempts left is removed first. A
-        damaged checkpoint is reported and loses its manifest, so that nobody meets it again; the one
-        before it is used.
+        All ranks call it, once, before the first ``save``; each fetches its own part. What dead attempts left
+        is removed first. A checkpoint that is damaged for one rank is reported and loses its manifest, so
+        that nobody meets it again; all go back to the one before it.
 
         Args:
-            folder: where to put it; None leaves it for the next ``download`` of that step.
+            folder: of this rank; where its part goes.
+            wanted: what it needs of weights and moments; None for everything.
+
+        Returns:
+            The step, the same on every rank; None where there is no checkpoint to go on from.
         """
-        self.clean()
-        for step in reversed(self.steps()):
-            if self._is_weights_only(step):
-                continue
-            target = self.spool / f"restore-{step:08d}"
-            damage = self._fetch_or_give_up(step, target)
-            if damage is None:
-                self._restored = (step, target)
+        self._meet(lambda: None if self.rank else self.clean())
+        while True:
+            step = self._meet(lambda: None if self.rank else self._last_whole())[0]
+            if step is None:
+                return None
+            told = self._meet(partial(self._fetch_or_give_up, step, folder, wanted))
+            problem = next(filter(None, told), None)
+            if problem is None:
                 self._completed = step
-                if folder is not None:
-                    self.download(step, folder)
-                return step
-            logger.error(
-                "checkpoint %s cannot be used (%s); going back to the one before",
-                self.layout.checkpoint(step),
-                damage,
-            )
-            shutil.rmtree(target, ignore_errors=True)
-            self.store.delete(f"{self.layout.checkpoint(step)}/{MANIFEST}")
-        return None
+                return int(step)
+            shutil.rmtree(folder, ignore_errors=True)
+            if not self.rank:
+                uri = self.layout.checkpoint(step)
+                logger.error("checkpoint %s cannot be used (%s); going back to the one before", uri, problem)
+                self.store.delete(f"{uri}/{MANIFEST}")
+
+    def _last_whole(self) -> int | None:
+        """The latest step whose checkpoint an attempt may go on from, by the manifests alone."""
+        return next((step for step in reversed(self.steps()) if not self._is_weights_only(step)), None)
 
     def _is_weights_only(self, step: int) -> bool:
         with contextlib.suppress(StorageError):
             return self.manifest(step).weights_only
         return False  # what is wrong with it is told when it is fetched
 
-    def _fetch_or_give_up(self, step: int, target: Path) -> str | None:
+    def _fetch_or_give_up(self, step: int, folder: Path, wanted: Wanted | None) -> str | None:
         """Fetches a checkpoint; what the store cannot give while it does give all else is damaged, too.
 
         A store whose disk lost what it had acknowledged (a power cut) answers with a failure for just these
@@ -369,14 +398,14 @@ class CheckpointStore:
         """
         for last in (False, True):
             try:
-                return self._fetch(step, target)
+                return self._fetch(step, folder, wanted)
             except TransientError as error:
                 self._listing()
                 if last:
                     return f"the store lists it and cannot give it: {error}"
         raise AssertionError("unreachable")
 
-    def _fetch(self, step: int, target: Path) -> str | None:
+    def _fetch(self, step: int, folder: Path, wanted: Wanted | None) -> str | None:
         """Downloads and checks a checkpoint; returns what is wrong with *it*. Other errors are raised."""
         uri = self.layout.checkpoint(step)
         try:
@@ -389,15 +418,64 @@ class CheckpointStore:
             if error.code is codes.NEWER_VERSION:
                 raise  # whoever wrote it can use it: it must not be removed
             return error.message
+        shutil.rmtree(folder, ignore_errors=True)
+        return self._fetch_files(files, uri, folder, wanted)
+
+    def _fetch_files(
+        self, files: list[CheckpointFile], uri: str, folder: Path, wanted: Wanted | None
+    ) -> str | None:
+        """Fetches whole files, then the parts of the others; returns what is missing or damaged."""
         for file in files:
-            path = path_inside(target, file.name, uri)
+            if file.blocks:
+                continue
+            path = path_inside(folder, file.name, uri)
             try:
                 self.store.get_file(f"{uri}/{file.name}", path)
             except NotFoundError:
                 return f"{file.name} is missing"
             if not is_intact(path, file):
                 return f"{file.name} is damaged"
+        ranges = None if wanted is None else wanted(folder)
+        for file in files:
+            parts = [(0, file.size)] if ranges is None else ranges.get(file.name, [])
+            if file.blocks and parts:
+                try:
+                    self._fetch_blocks(file, f"{uri}/{file.name}", path_inside(folder, file.name, uri), parts)
+                except NotFoundError:
+                    return f"{file.name} is missing"
+                except StorageError as error:
+                    if error.code is not codes.DAMAGED_OBJECT:
+                        raise
+                    return f"{file.name} is damaged"
         return None
+
+    def _fetch_blocks(self, file: CheckpointFile, uri: str, path: Path, parts: list[tuple[int, int]]) -> None:
+        """Fetches the blocks that ``parts`` touch, four at a time, into a file of the true size."""
+
+        def fetch(block: int) -> None:
+            start = block * BLOCK_BYTES
+            data = self.store.get_range(uri, start, min(BLOCK_BYTES, file.size - start))
+            if hashlib.sha256(data).hexdigest() != file.blocks[block]:
+                raise damaged(f"block {block} is not what its manifest says", uri)
+            write_at(descriptor, data, start)
+
+        blocks = sorted(
+            {block for start, end in parts for block in range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES))}
+        )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as out:
+                out.truncate(file.size)
+                descriptor = out.fileno()
+                with ThreadPoolExecutor(TRANSFERS, thread_name_prefix="restore") as pool:
+                    try:
+                        for _ in pool.map(fetch, blocks):
+                            pass
+                    except BaseException:
+                        pool.shutdown(wait=True, cancel_futures=True)
+                        raise
+        except OSError as error:
+            raise disk_error(error, path) from error
 
     def clean(self) -> None:
         """Removes what dead attempts left: snapshots on the local disk, uploads without a manifest.

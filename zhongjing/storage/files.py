@@ -25,6 +25,19 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def block_digests(path: Path, block_bytes: int) -> list[str]:
+    """Hex sha256 of each block of a file; the last may be shorter.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return [hashlib.sha256(block).hexdigest() for block in iter(lambda: file.read(block_bytes), b"")]
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
 def describe_folder(folder: Path) -> list[ModelFile]:
     """Name (relative, with ``/``), size and sha256 of every file below ``folder``, by name.
 

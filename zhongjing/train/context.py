@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from zhongjing.storage.checkpoints import Wanted
 from zhongjing.storage.progress import Activity
 
 
@@ -52,10 +53,13 @@ class RunContext(Protocol):
         """All ranks: blocks until every checkpoint handed to ``save`` is complete in the store."""
         ...
 
-    def latest(self) -> Path | None:
-        """All ranks: a local folder with the latest complete checkpoint, or None at a fresh start."""
+    def latest(self, wanted: Wanted) -> Path | None:
+        """All ranks: a local folder with what this rank wants of the latest good checkpoint.
+
+        None at a fresh start. What was not wanted may be absent, or of its size and empty.
+        """
         ...
 
-    def checkpoint(self, step: int) -> Path:
-        """All ranks: a local folder with the weights of a checkpoint (the best one, at the end)."""
+    def checkpoint(self, step: int, wanted: Wanted) -> Path:
+        """All ranks: the same of a given checkpoint (weights of the best one, at the end)."""
         ...

@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from zhongjing.train.meter import Meter
 from zhongjing.train.program import StageProgram, StepPlan
 from zhongjing.train.schedule import Schedule
 from zhongjing.train.snapshot import SnapshotBuffer
-from zhongjing.train.state import read_state, write_state
+from zhongjing.train.state import read_state, wanted_ranges, write_state
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class _Loop:
             self.engine.destroy()
 
     def _run(self) -> LoopResult:
-        latest = self.context.latest()
+        latest = self.context.latest(partial(wanted_ranges, self.engine))
         if latest is not None:
             self._resume(latest)
         else:
@@ -354,7 +355,8 @@ class _Loop:
         self._report(Activity.SAVING)
         self.context.wait_saved()
         if self.place.best_step not in (0, self.place.step):
-            read_state(self.engine, self.context.checkpoint(self.place.best_step), moments=False)
+            wanted = partial(wanted_ranges, self.engine, moments=False)
+            read_state(self.engine, self.context.checkpoint(self.place.best_step, wanted), moments=False)
         return self._result(suspended=False)
 
     def _result(self, *, suspended: bool) -> LoopResult:

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from zhongjing.storage.checkpoints import CheckpointStore
+from zhongjing.storage.checkpoints import CheckpointStore, Wanted
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Activity, MetricPoint, Progress, time_stamp
 from zhongjing.storage.progress_writer import MetricsWriter, ProgressWriter
-from zhongjing.train.meeting import first, meet
+from zhongjing.train.meeting import meet
 from zhongjing.train.stop_watch import OTHERS_POLL_SECONDS, POLL_SECONDS, StopWatch
 
 # Of a checkpoint: metric points up to its step that were not in the store yet when it was taken.
@@ -128,19 +128,22 @@ class RayRunContext:
         """Blocks until every checkpoint is complete in the store."""
         self._checkpoints.wait()
 
-    def latest(self) -> Path | None:
-        """Folder of the latest good checkpoint, the same on all ranks; None at a fresh start."""
+    def latest(self, wanted: Wanted) -> Path | None:
+        """Folder with this rank's part of the latest good checkpoint; None, for all, at a fresh start."""
         meet(lambda: self._checkpoints.clean_spool() if self._local_rank == 0 and self.rank else None)
-        step = first(self._checkpoints.latest_good)
-        folder = self._download(step) if step is not None else None
+        folder = self._spool / f"restore-{self.rank}"
+        step = self._checkpoints.restore(folder, wanted)
         if self._metrics is not None:
-            points = folder / POINTS_FILE if folder is not None else None
-            self._metrics.truncate(step, points.read_bytes() if points and points.is_file() else b"")
-        return folder
+            points = folder / POINTS_FILE
+            found = step is not None and points.is_file()
+            self._metrics.truncate(step, points.read_bytes() if found else b"")
+        return None if step is None else folder
 
-    def checkpoint(self, step: int) -> Path:
-        """Folder with the weights of the checkpoint of ``step``."""
-        return self._download(step, moments=False)
+    def checkpoint(self, step: int, wanted: Wanted) -> Path:
+        """Folder with this rank's part of the checkpoint of ``step``."""
+        folder = self._spool / f"restore-{self.rank}"
+        meet(lambda: self._checkpoints.fetch(step, folder, wanted))
+        return folder
 
     def close(self) -> None:
         """Writes what is pending and ends the threads."""
@@ -154,17 +157,6 @@ class RayRunContext:
         """Writes metrics.jsonl and returns its points (rank 0, at the end)."""
         assert self._metrics is not None, "only rank 0 has the metrics"
         return self._metrics.compact()
-
-    def _download(self, step: int, *, moments: bool = True) -> Path:
-        # One worker a node downloads; the others wait for it.
-        folder = self._spool / f"restore-{step:08d}"
-
-        def download() -> None:
-            if self._local_rank == 0 and not folder.is_dir():
-                self._checkpoints.download(step, folder, moments=moments)
-
-        meet(download)
-        return folder
 
 
 class TensorBoard:

@@ -24,7 +24,7 @@ import torch
 
 from zhongjing.codes import storage as codes
 from zhongjing.errors import StorageError
-from zhongjing.storage.checkpoints import MOMENTS_SUFFIX
+from zhongjing.storage.checkpoints import MOMENTS_SUFFIX, WEIGHTS_SUFFIX, Ranges
 from zhongjing.storage.documents import check_version
 from zhongjing.storage.heartbeat import beat
 from zhongjing.train.engine import Engine
@@ -33,7 +33,8 @@ from zhongjing.train.snapshot import SnapshotBuffer
 TRAINER_FILE = "trainer.json"
 FORMAT_VERSION = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
-_AGAIN = "begin the stage again, or restore the settings that the checkpoint was made with"
+_BEGIN_AGAIN = "begin the stage again: zhongjing submit --rerun STAGE"
+_AGAIN = f"{_BEGIN_AGAIN}; or restore the settings that the checkpoint was made with"
 
 
 def write_state(
@@ -64,7 +65,7 @@ def write_state(
             fragments.append([name, address.start, address.numel, at])
     buffer = buffer or SnapshotBuffer()
     stem = f"rank-{engine.rank:05d}"
-    buffer.fill(folder / f"{stem}-weights.bin", partitions)
+    buffer.fill(folder / f"{stem}{WEIGHTS_SUFFIX}", partitions)
     buffer.fill(folder / f"{stem}{MOMENTS_SUFFIX}", [state[key] for key in MOMENTS for state in states])
     _write_json(folder / f"{stem}.json", {"elements": starts[-1], "fragments": fragments})
     if engine.rank == 0:
@@ -91,7 +92,12 @@ def read_trainer(folder: Path) -> dict[str, Any]:
     path = folder / TRAINER_FILE
     content = _read_json(path)
     if content.get("version") == 1:
-        raise _damaged("an earlier release made this checkpoint, and this one cannot read it", path)
+        raise StorageError(
+            "an earlier build made this checkpoint, and this one cannot read it",
+            code=codes.DAMAGED_CHECKPOINT,
+            where=str(path),
+            remedy=f"{_BEGIN_AGAIN}; or go on with the build that made it",
+        )
     check_version(content.get("version"), [FORMAT_VERSION], "a checkpoint", str(path))
     return content
 
@@ -118,14 +124,17 @@ class _Piece:
     at: int  # in the file
     elements: int  # of the rank's partition
 
+    def place(self, part: str, start: int) -> tuple[Path, int, int]:
+        """File of the parameter or of one of its moments, its elements, and where ``start`` is in it."""
+        at = self.at + start - self.start
+        if part == "parameter":
+            return self.weights, self.elements, at
+        path = self.weights.with_name(self.weights.name.replace(WEIGHTS_SUFFIX, MOMENTS_SUFFIX))
+        return path, self.elements * len(MOMENTS), at + MOMENTS.index(part) * self.elements
+
     def values(self, part: str, start: int, end: int) -> torch.Tensor:
         """Elements ``start`` to ``end`` of the parameter, or of one of its moments: mapped, not read yet."""
-        at = self.at + start - self.start
-        path, elements = self.weights, self.elements
-        if part != "parameter":
-            path = path.with_name(path.name.replace("-weights.bin", MOMENTS_SUFFIX))
-            at += MOMENTS.index(part) * elements
-            elements *= len(MOMENTS)
+        path, elements, at = self.place(part, start)
         if not path.is_file() or path.stat().st_size != 4 * elements:
             raise _damaged("a file of the checkpoint is missing or cut", path)
         return torch.from_file(str(path), shared=False, size=elements)[at : at + end - start]
@@ -139,10 +148,48 @@ def _pieces(folder: Path, ranks: int) -> dict[str, list[_Piece]]:
     pieces: dict[str, list[_Piece]] = {}
     for path in indexes:
         index = _read_json(path)
-        weights = path.with_name(f"{path.stem}-weights.bin")
+        weights = path.with_name(f"{path.stem}{WEIGHTS_SUFFIX}")
         for name, start, count, at in index["fragments"]:
             pieces.setdefault(name, []).append(_Piece(start, count, weights, at, index["elements"]))
     return pieces
+
+
+def _overlaps(
+    pieces: dict[str, list[_Piece]], name: str, parameter: torch.nn.Parameter
+) -> list[tuple[_Piece, int, int]]:
+    """What a rank keeps of a parameter, by who wrote it: first element and the one behind the last."""
+    mapping = _mapping(parameter)
+    if mapping is None:
+        return []
+    start = mapping.lp_fragment_address.start
+    end = start + mapping.lp_fragment_address.numel
+    found = [
+        (piece, max(start, piece.start), min(end, piece.start + piece.count))
+        for piece in pieces.get(name, [])
+    ]
+    return [(piece, first, last) for piece, first, last in found if first < last]
+
+
+def wanted_ranges(engine: Engine, folder: Path, *, moments: bool = True) -> Ranges:
+    """Bytes that :func:`read_state` will read of a checkpoint's weights and moments, by file.
+
+    Args:
+        engine: as it will be given to ``read_state``.
+        folder: with the checkpoint's JSON files.
+        moments: as it will be given to ``read_state``.
+
+    Raises:
+        StorageError: the checkpoint cannot be read.
+    """
+    ranges: Ranges = {}
+    pieces = _pieces(folder, read_trainer(folder)["ranks"])
+    for name, parameter in engine.names.items():
+        for piece, first, last in _overlaps(pieces, name, parameter):
+            for part in ("parameter", *MOMENTS) if moments else ("parameter",):
+                path, _, at = piece.place(part, first)
+                span = (4 * at, 4 * (at + last - first))
+                ranges.setdefault(path.relative_to(folder).as_posix(), []).append(span)
+    return ranges
 
 
 def read_state(engine: Engine, folder: Path, *, moments: bool = True) -> dict[str, Any]:
@@ -181,18 +228,15 @@ def read_state(engine: Engine, folder: Path, *, moments: bool = True) -> dict[st
         mapping = _mapping(parameter)
         if mapping is None:
             continue
-        start = mapping.lp_fragment_address.start
-        end = start + mapping.lp_fragment_address.numel
+        start, count = mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel
+        overlaps = _overlaps(pieces, name, parameter)
         for part in ("parameter", *MOMENTS) if moments else ("parameter",):
             target = mapping.get_hp_fragment(None if part == "parameter" else part)
-            found = 0
-            for piece in pieces.get(name, []):
-                first, last = max(start, piece.start), min(end, piece.start + piece.count)
-                if first < last:
-                    target[first - start : last - start].data.copy_(piece.values(part, first, last))
-                    found += last - first
-            if found != end - start:
-                raise _damaged(f"{found} of {end - start} elements of {name} are there", folder)
+            for piece, first, last in overlaps:
+                target[first - start : last - start].data.copy_(piece.values(part, first, last))
+            found = sum(last - first for _, first, last in overlaps)
+            if found != count:
+                raise _damaged(f"{found} of {count} elements of {name} are there", folder)
         beat()
     # The masters changed; the weights that the model computes with are made from them.
     engine.zero.update_lp_params()

@@ -21,6 +21,7 @@ from zhongjing.train.state import TRAINER_FILE, read_trainer
         (b"[]", codes.DAMAGED_CHECKPOINT),
         (b"{}", codes.DAMAGED_OBJECT),
         (b'{"version": 0}', codes.DAMAGED_OBJECT),
+        (b'{"version": 1}', codes.DAMAGED_CHECKPOINT),
         (b'{"version": 3, "novelty": 1}', codes.NEWER_VERSION),
     ],
 )
