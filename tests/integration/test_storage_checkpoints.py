@@ -393,8 +393,8 @@ class CountingStore(ObjectStore):
         self.read += length * is_ranged(uri)
         return super().get_range(uri, start, length)
 
-    def get_file(self, uri: str, path: Path) -> ObjectInfo:
-        info = super().get_file(uri, path)
+    def get_file(self, uri: str, path: Path, told: Callable[[int], None] | None = None) -> ObjectInfo:
+        info = super().get_file(uri, path, told)
         self.read += info.size * is_ranged(uri)
         return info
 
