@@ -11,7 +11,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from zhongjing.codes import command as command_codes
 from zhongjing.codes import data as data_codes
@@ -23,7 +23,23 @@ _SKIPPABLE = tuple(bytes((low, 0x2A, 0x4D, 0x18)) for low in range(0x50, 0x60))
 _LONGEST_MAGIC = 4
 # The zstd decompressor returns all that its input gives. A block of 4 bytes can give 128 KiB, so this bounds
 # what is in memory to 8 MiB (twice, while they are joined) and the window (at most 128 MiB for libzstd).
-_ZSTD_INPUT_BYTES = 1 << 8
+_INPUT_BYTES = 1 << 8
+_OUTPUT_BYTES = 1 << 20  # of bzip2 at a time: 45 bytes can give 46 MB
+
+
+class _Decompressor(Protocol):
+    """One part of an archive; as :class:`bz2.BZ2Decompressor`."""
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 def decompressed(stream: BinaryIO) -> BinaryIO:
@@ -44,9 +60,9 @@ def decompressed(stream: BinaryIO) -> BinaryIO:
     if magic.startswith(_GZIP):
         plain = _Decompressed(stream, "gzip", lambda inner: cast("BinaryIO", gzip.GzipFile(fileobj=inner)))
     elif magic.startswith(_BZIP2):
-        plain = _Decompressed(stream, "bzip2", lambda inner: cast("BinaryIO", bz2.BZ2File(inner)))
+        plain = _Decompressed(stream, "bzip2", lambda inner: cast("BinaryIO", _Parts(inner, bz2.BZ2Decompressor)))
     elif magic.startswith((_ZSTD, *_SKIPPABLE)):
-        plain = _Decompressed(stream, "zstd", lambda inner: cast("BinaryIO", _ZstdFrames(inner)))
+        plain = _Decompressed(stream, "zstd", lambda inner: cast("BinaryIO", _Parts(inner, _ZstdFrame)))
     else:
         return stream
     return cast("BinaryIO", io.BufferedReader(plain, buffer_size=1 << 18))
@@ -103,21 +119,22 @@ class _Decompressed(io.RawIOBase):
         )
 
 
-class _ZstdFrames(io.RawIOBase):
-    """The content of all frames, one after another. A stream that ends within a frame raises EOFError."""
+class _Parts(io.RawIOBase):
+    """The content of an archive's parts (frames, streams), one after another.
 
-    def __init__(self, stream: BinaryIO) -> None:
+    Whatever stands behind a part has to be another one: :class:`bz2.BZ2File` takes a damaged one for garbage
+    that it may leave out, and with it all that follows.
+
+    Raises:
+        EOFError: the archive ends within a part.
+        OSError: a part is damaged; without an errno.
+    """
+
+    def __init__(self, stream: BinaryIO, new_part: Callable[[], _Decompressor]) -> None:
         super().__init__()
-        try:
-            import zstandard
-        except ImportError:
-            raise DataError(
-                "reading zstd needs the package zstandard", code=command_codes.MISSING_PACKAGE
-            ) from None
-        self._error = zstandard.ZstdError
-        self._new_frame: Callable[[], Any] = lambda: zstandard.ZstdDecompressor().decompressobj()
         self._stream = stream
-        self._frame: Any = None
+        self._new_part = new_part
+        self._part: _Decompressor | None = None
         self._input = b""
         self._output = memoryview(b"")
 
@@ -126,21 +143,56 @@ class _ZstdFrames(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while not self._output:
-            self._input = self._input or self._stream.read(_ZSTD_INPUT_BYTES)
-            if not self._input:
-                if self._frame is not None:
-                    raise EOFError
-                return 0
-            if self._frame is None:
-                self._frame = self._new_frame()
-            try:
-                self._output = memoryview(self._frame.decompress(self._input))
-            except self._error as error:
-                raise OSError(str(error)) from None
+            if not self._input and (self._part is None or self._part.needs_input):
+                self._input = self._stream.read(_INPUT_BYTES)
+                if not self._input:
+                    if self._part is not None:
+                        raise EOFError
+                    return 0
+            if self._part is None:
+                self._part = self._new_part()
+            self._output = memoryview(self._part.decompress(self._input, _OUTPUT_BYTES))
             self._input = b""
-            if self._frame.eof:
-                self._input, self._frame = self._frame.unused_data, None
-        part = self._output[: len(buffer)]
-        buffer[: len(part)] = part
-        self._output = self._output[len(part) :]
-        return len(part)
+            if self._part.eof:
+                self._input, self._part = self._part.unused_data, None
+        piece = self._output[: len(buffer)]
+        buffer[: len(piece)] = piece
+        self._output = self._output[len(piece) :]
+        return len(piece)
+
+
+class _ZstdFrame:
+    """A frame of zstd, with the interface of :class:`bz2.BZ2Decompressor`. It gives all that its input does."""
+
+    needs_input = True
+
+    def __init__(self) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise DataError(
+                "reading zstd needs the package zstandard", code=command_codes.MISSING_PACKAGE
+            ) from None
+        self._error = zstandard.ZstdError
+        self._frame: Any = zstandard.ZstdDecompressor().decompressobj()
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        del max_length
+        try:
+            return cast("bytes", self._frame.decompress(data))
+        except self._error as error:
+            if "too much memory" in str(error):
+                raise DataError(
+                    "the zstd archive needs a window of more than 128 MiB",
+                    code=data_codes.UNREADABLE_SOURCE,
+                    remedy="compress it again without --long, or with --long=27 at most",
+                ) from None
+            raise OSError(str(error)) from None
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._frame.eof)
+
+    @property
+    def unused_data(self) -> bytes:
+        return cast("bytes", self._frame.unused_data)

@@ -103,6 +103,28 @@ def test_a_damaged_archive_is_an_error_that_names_it(compressor: str) -> None:
     assert caught.value.where == "s3://b/x.json"
 
 
+@every_compressor
+@pytest.mark.parametrize("at", [0, 40], ids=["its magic number", "within it"])
+def test_damage_in_a_later_part_is_no_end_of_the_archive(compressor: str, at: int) -> None:
+    """pbzip2, pigz and pzstd write many parts; Python's own BZ2File takes a damaged one for garbage."""
+    compress = COMPRESSORS[compressor]
+    if compressor == "zstd":
+        compress = zstandard.ZstdCompressor(write_checksum=True).compress
+    first, second, third = compress(TALKS[:HALF]), bytearray(compress(TALKS[HALF:])), compress(TALKS)
+    second[at] ^= 0x5A
+    with pytest.raises(DataError, match=f"{compressor} archive is damaged"):
+        read(first + bytes(second) + third)
+
+
+def test_a_zstd_window_that_is_too_large_is_named() -> None:
+    """RFC 8878, 3.1.1.1.2: decoders may refuse large windows; libzstd does above 128 MiB (`zstd --long`)."""
+    long = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
+    stream = zstandard.ZstdCompressor(compression_params=long).compressobj()
+    with pytest.raises(DataError, match="window of more than 128 MiB") as caught:
+        read(stream.compress(TALKS) + stream.flush())
+    assert "--long" in (caught.value.remedy or "")
+
+
 def zipped() -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
