@@ -98,6 +98,15 @@ def base_rules() -> list[Rule]:
             "yarn needs originalMaxPositionEmbeddings, llama3 also lowFreqFactor and highFreqFactor",
             at=".ropeScaling",
         ),
+        *(
+            _rule(
+                f"!has(self.ropeScaling) || !has(self.ropeScaling.{low}) || !has(self.ropeScaling.{high})"
+                f" || self.ropeScaling.{low} < self.ropeScaling.{high}",
+                f"{low} must be less than {high}",
+                at=".ropeScaling",
+            )
+            for low, high in (("lowFreqFactor", "highFreqFactor"), ("betaSlow", "betaFast"))
+        ),
     ]
 
 

@@ -125,9 +125,13 @@ DeltaRule = Literal["fengshen", "fastchat"]
 
 
 class RopeScaling(DocumentModel):
-    """Scaling of the rotary positions, by transformers' names (``rope_parameters``, ``rope_scaling``)."""
+    """Scaling of the rotary positions, by transformers' names (``rope_parameters``, ``rope_scaling``).
 
-    rope_type: Literal["linear", "dynamic", "yarn", "llama3"] = training(..., "Kind of scaling.")
+    ``dynamic`` is none of them: transformers scales by it only beyond ``max_position_embeddings``, which
+    training and everything that uses its result stay within.
+    """
+
+    rope_type: Literal["linear", "yarn", "llama3"] = training(..., "Kind of scaling.")
     factor: float = training(..., "How many times longer sequences get.", ge=1, le=1024)
     original_max_position_embeddings: int | None = training(
         None, "Positions that the model was trained with (yarn, llama3).", unit="tokens", ge=16, le=MOST
@@ -148,6 +152,15 @@ class RopeScaling(DocumentModel):
             if getattr(self, name) is None:
                 raise RuleError(
                     f"{self.rope_type} needs {to_camel(name)}", code=INVALID_VALUE, path=(to_camel(name),)
+                )
+        # As transformers' modeling_rope_utils asks, where it only warns.
+        for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
+            least, most = getattr(self, low), getattr(self, high)
+            if least is not None and most is not None and least >= most:
+                raise RuleError(
+                    f"{to_camel(low)} must be less than {to_camel(high)}",
+                    code=INVALID_VALUE,
+                    path=(to_camel(low),),
                 )
         return self
 
@@ -182,7 +195,7 @@ class Base(DocumentModel):
         later=True,
     )
     rope_scaling: RopeScaling | None = training(
-        None, "Scaling of the rotary positions beyond those of the base; none: its own.", later=True
+        None, "Scaling of the rotary positions, in place of the base's own; none: its own.", later=True
     )
     tiny: TinyBase | None = training(None, "Make a small random model and its tokenizer.")
     chat_template: str | None = training(

@@ -60,7 +60,9 @@ def decompressed(stream: BinaryIO) -> BinaryIO:
     if magic.startswith(_GZIP):
         plain = _Decompressed(stream, "gzip", lambda inner: cast("BinaryIO", gzip.GzipFile(fileobj=inner)))
     elif magic.startswith(_BZIP2):
-        plain = _Decompressed(stream, "bzip2", lambda inner: cast("BinaryIO", _Parts(inner, bz2.BZ2Decompressor)))
+        plain = _Decompressed(
+            stream, "bzip2", lambda inner: cast("BinaryIO", _Parts(inner, bz2.BZ2Decompressor))
+        )
     elif magic.startswith((_ZSTD, *_SKIPPABLE)):
         plain = _Decompressed(stream, "zstd", lambda inner: cast("BinaryIO", _Parts(inner, _ZstdFrame)))
     else:
@@ -162,7 +164,7 @@ class _Parts(io.RawIOBase):
 
 
 class _ZstdFrame:
-    """A frame of zstd, with the interface of :class:`bz2.BZ2Decompressor`. It gives all that its input does."""
+    """A frame of zstd, used as a :class:`bz2.BZ2Decompressor`. It gives all that its input does."""
 
     needs_input = True
 

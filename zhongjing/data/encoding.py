@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from zhongjing.codes.document import INVALID_TEMPLATE
 from zhongjing.config.stages import Stage
 from zhongjing.data.chat import (
     Unfit,
@@ -22,9 +23,10 @@ from zhongjing.data.chat import (
 )
 from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, TextRecord, Turn
 from zhongjing.data.samples import Segment
-from zhongjing.data.templates import chat_format, ensure_chat_template, special_tokens
+from zhongjing.data.templates import chat_format, ensure_chat_template, special_tokens, stands_in
 from zhongjing.data.tokenizer_folder import load_tokenizer
 from zhongjing.data.tokens import TokenType
+from zhongjing.errors import ConfigError
 
 
 def adapt(record: Record, stage: Stage) -> Record:
@@ -72,7 +74,20 @@ class RecordEncoder:
         return cls(load_tokenizer(folder))
 
     def configure(self, stage: Stage, max_length: int, system_prompt: str | None) -> None:
-        """Sets what the records are encoded for."""
+        """Sets what the records are encoded for.
+
+        Raises:
+            ConfigError: the chat template does not show the system turn.
+        """
+        if system_prompt and stage is not Stage.PRETRAIN:
+            turns = (Turn("system", system_prompt), Turn("user", "?"))
+            if not stands_in(system_prompt, chat_format(self.tokenizer).render(turns, generation=True)):
+                raise ConfigError(
+                    "the chat template leaves the system turn out",
+                    code=INVALID_TEMPLATE,
+                    where=f"spec.stages.{stage}.systemPrompt",
+                    remedy="take systemPrompt out, or give a base.chatTemplate that writes system turns",
+                )
         self._stage, self._max_length, self._system_prompt = stage, max_length, system_prompt
 
     @property

@@ -9,6 +9,7 @@ The token that ends a turn is found the same way; it need not be the tokenizer's
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,16 @@ DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
 """What ends a document where the tokenizer's EOS ends a turn (Qwen's and Yi's, Llama-3's)."""
 
 _IM_START, _IM_END = "<|im_start|>", "<|im_end|>"
+# Llama-3.2's template writes today's date, or this one where it cannot know. Tokens must not change with the
+# day, and transformers 5 takes only plain data for a template: the function is replaced by a macro.
+_DAY = datetime.date(2024, 7, 26)
+_DATED = (
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(f" | replace('%{letter}', '{_DAY:%{letter}}')" for letter in "aAbBdHIjmMpSyY")
+    + " }}{%- endmacro -%}"
+)
+# What no template may cut from a question, nor escape.
+_QUESTION = "".join(f"{line}. 头痛 aB <b> & 'c'?\n" for line in range(200)) + "end"
 _THOUGHT = "<think>\nwhy\n</think>\n\n"
 _STAND_IN = re.compile("\ue000([0-9]+)\ue001")
 
@@ -78,15 +89,39 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase, given: str | None =
         The template in use: ``given``, else the tokenizer's own, else :func:`default_template`.
 
     Raises:
-        ConfigError: the template fails, writes no token at the end of an assistant turn, or its prompt is not
-            how it begins an answered dialogue.
+        ConfigError: the template fails, writes no token at the end of an assistant turn, cuts or rewrites
+            questions, or its prompt is not how it begins an answered dialogue; or the tokenizer has several
+            templates, and none of them is the default.
     """
-    if given or not tokenizer.chat_template:
-        tokenizer.chat_template = given or default_template(tokenizer)
+    named = tokenizer.chat_template
+    if isinstance(named, dict) and not given and own_template(tokenizer) is None:
+        raise ConfigError(
+            f"the tokenizer has the chat templates {', '.join(sorted(named))}, and no default",
+            code=codes.INVALID_TEMPLATE,
+            where="spec.base.chatTemplate",
+            remedy="give the one to train with as base.chatTemplate",
+        )
+    template = given or own_template(tokenizer) or default_template(tokenizer)
+    if template != named:
+        tokenizer.chat_template = template
     form = chat_format(tokenizer)
+    if not stands_in(_QUESTION, form.render((Turn("user", _QUESTION),), generation=True)):
+        raise ConfigError(
+            "the chat template cuts or rewrites questions",
+            code=codes.INVALID_TEMPLATE,
+            where="spec.base.chatTemplate",
+            remedy="give a template that writes the content of a turn as it is",
+        )
     if form.outline(("user", "assistant")) is None:
         form.answered((Turn("user", "?"), Turn("assistant", ".")))
-    return str(tokenizer.chat_template)
+    return template
+
+
+def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The template that a tokenizer came with; of several, as in transformers, the one named ``default``."""
+    own = tokenizer.chat_template
+    found = own.get("default") if isinstance(own, dict) else own
+    return str(found) if found else None
 
 
 def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -129,15 +164,17 @@ class ChatFormat:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        if not tokenizer.chat_template:
+        own = own_template(tokenizer)
+        if own is None:
             raise ConfigError(
-                "the tokenizer has no chat template",
+                "the tokenizer has no chat template that is the default",
                 code=codes.INVALID_TEMPLATE,
                 where="spec.base.chatTemplate",
                 remedy="name one, or use ensure_chat_template",
             )
         self.tokenizer = tokenizer
         self.template = tokenizer.chat_template
+        self._dated = _DATED + own if "strftime_now" in own else own
         self.special = special_tokens(tokenizer)
         self._closing: str | None = None
         self._outlines: dict[tuple[Role, ...], Outline | None] = {}
@@ -152,7 +189,10 @@ class ChatFormat:
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
             rendered = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generation
+                messages,
+                chat_template=self._dated,
+                tokenize=False,
+                add_generation_prompt=generation,
             )
         except jinja2.TemplateError as error:
             roles = ", ".join(turn.role for turn in turns[:3])

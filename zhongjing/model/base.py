@@ -112,13 +112,25 @@ def set_positions(folder: Path, max_positions: int | None, rope_scaling: RopeSca
         rope_scaling: by transformers' names; none: as it is.
 
     Raises:
-        DataError: transformers takes the result for no configuration.
+        DataError: transformers takes the result for no configuration; or the base scales dynamically, and
+            nothing else is asked for.
     """
     read = load_config(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # Whatever the form in the file, as transformers reads it.
     rope = dict(getattr(read, "rope_parameters", None) or {})
     if max_positions is not None:
+        forms = [config.get(name) for name in ("rope_parameters", "rope_scaling")]
+        own = {form.get("rope_type", form.get("type")) for form in forms if isinstance(form, dict)}
+        if rope_scaling is None and "dynamic" in own:
+            # It sets in above the positions, wherever those are, and would do nothing any more.
+            raise DataError(
+                f"the base scales its positions dynamically beyond {config.get('max_position_embeddings')}, "
+                "which raising them would end",
+                code=codes.UNUSABLE_MODEL,
+                where="spec.base.maxPositions",
+                remedy="say how positions are scaled as well: base.ropeScaling, linear or yarn",
+            )
         # Scalings that count from the trained length read it here where they do not name it themselves.
         if rope.get("rope_type") in _COUNT_FROM_TRAINED and "max_position_embeddings" in config:
             rope.setdefault("original_max_position_embeddings", config["max_position_embeddings"])
@@ -263,8 +275,8 @@ def check_max_length(
             f"{field} {max_length} is longer than the model's {positions} positions",
             code=codes.TOO_LONG_FOR_MODEL,
             where=where or field,
-            remedy=f"set {field} to at most {positions}; or, where the base is to learn longer sequences, "
-            f"set spec.base.maxPositions: {max_length}",
+            remedy=f"set {field} to at most {positions}; or, where spec.base is what it stands on "
+            f"and is to learn longer sequences, set spec.base.maxPositions: {max_length}",
         )
 
 

@@ -27,7 +27,7 @@ from zhongjing.config.sources import DeltaRule
 from zhongjing.data.samples import PackedRow
 from zhongjing.errors import DataError
 from zhongjing.model.attention import packed_arguments
-from zhongjing.model.base import load_base, write_generation_config
+from zhongjing.model.base import load_base, load_config, write_generation_config
 from zhongjing.model.config_file import write_config
 from zhongjing.model.tokenizer import TOKENIZER_FILES, load_tokenizer, padding_id
 from zhongjing.model.weights import WeightReader, WeightWriter
@@ -85,9 +85,12 @@ def merge_delta(
         max_shard_bytes: size of one output shard.
 
     Raises:
-        DataError: a tensor is missing on one side or has another shape (the message names it), or the merged
-            model cannot read: the rule, the root or the delta is not the one that was published.
+        DataError: a tensor is missing on one side or has another shape (the message names it), the delta has
+            no config or tokenizer, or the merged model cannot read: the rule, the root or the delta is not
+            the one that was published.
     """
+    load_config(delta_folder)
+    load_tokenizer(delta_folder)  # what it lacks is found before hours of merging
     with WeightReader(delta_folder) as delta, WeightReader(root_folder) as root:
         ours = {name for name in delta if not name.endswith(_IGNORED_SUFFIXES)}
         theirs = {name for name in root if not name.endswith(_IGNORED_SUFFIXES)}

@@ -21,7 +21,7 @@ from zhongjing.data.build import build_token_cache
 from zhongjing.data.corpus import corpus_texts
 from zhongjing.data.pieces import CONVERSION, has_only_pieces
 from zhongjing.data.tasks import encode_by
-from zhongjing.data.templates import CHATML_TEMPLATE, ensure_chat_template
+from zhongjing.data.templates import CHATML_TEMPLATE, ensure_chat_template, own_template
 from zhongjing.errors import ConflictError, DataError
 from zhongjing.model.adapters import check_adapter, read_adapter
 from zhongjing.model.base import (
@@ -218,7 +218,7 @@ class _Preparation:
         sentencepiece model: what is trained on, served and scored is one tokenizer.
         """
         tokenizer = load_tokenizer(base_local)
-        own = tokenizer.chat_template
+        own = own_template(tokenizer)
         template = ensure_chat_template(tokenizer, self.request.document.spec.base.chat_template)
         if own and own != template:
             said = "base.chatTemplate is used in place of the tokenizer's chat template"

@@ -228,6 +228,15 @@ def test_sequences_longer_than_a_made_base() -> None:
         check_models(document, [Stage.SFT])
     assert caught.value.where == "spec.stages.sft.maxLength"
     assert caught.value.code.name == "TooLongForModel"
+    assert "spec.base.tiny.maxPositions: 129" in (caught.value.remedy or "")
+
+
+def test_positions_of_a_stages_own_start_cannot_be_raised_by_the_base(tmp_path: Path) -> None:
+    start = str(model_folder(tmp_path / "m", rows=10, entries=10))
+    document = pipeline({"talks": "talks.jsonl"}, **{"from": start, "maxLength": 65})
+    with pytest.raises(DataError, match="the model's 64 positions") as caught:
+        check_models(document, [Stage.SFT])
+    assert caught.value.remedy == "set maxLength to at most 64"
 
 
 def model_folder(folder: Path, *, rows: int, entries: int, positions: int = 64) -> Path:

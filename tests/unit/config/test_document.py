@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from zhongjing.config import keys, resolve, schema
 from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.sources import RopeScaling
 from zhongjing.config.stages import SftSettings, Stage
 from zhongjing.errors import ConfigError
 
@@ -284,6 +285,40 @@ def test_the_rule_of_a_delta_counts_the_same_whether_known_or_written() -> None:
     before = {"version": keys.KEY_VERSION, "base": {"delta": "IDEA-CCNL/Ziya-LLaMA-13B-v1", "root": "r"}}
     assert key(None) == key("fengshen") != key("fastchat")
     assert key(None) != keys.digest(before)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "place"),
+    [
+        ({"ropeType": "dynamic", "factor": 2}, "ropeType"),
+        ({"ropeType": "yarn", "factor": 2}, "originalMaxPositionEmbeddings"),
+        (
+            {
+                "ropeType": "llama3",
+                "factor": 2,
+                "originalMaxPositionEmbeddings": 64,
+                "lowFreqFactor": 4,
+                "highFreqFactor": 1,
+            },
+            "lowFreqFactor",
+        ),
+        (
+            {
+                "ropeType": "yarn",
+                "factor": 2,
+                "originalMaxPositionEmbeddings": 64,
+                "betaFast": 1,
+                "betaSlow": 32,
+            },
+            "betaSlow",
+        ),
+    ],
+    ids=["does nothing", "incomplete", "llama3 reversed", "yarn reversed"],
+)
+def test_scalings_of_positions_that_cannot_work_are_refused(scaling: dict[str, Any], place: str) -> None:
+    """transformers' modeling_rope_utils warns of the reversed ones and goes on."""
+    with pytest.raises(ValidationError, match=place):
+        RopeScaling.model_validate(scaling)
 
 
 def test_a_field_that_came_later_counts_only_when_it_is_set() -> None:

@@ -203,6 +203,25 @@ def test_more_positions_leave_a_yarn_base_as_it_is(
     assert scaling["original_max_position_embeddings"] == config["max_position_embeddings"]
 
 
+def test_more_positions_do_not_silently_end_a_dynamic_scaling(
+    base_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """internlm/internlm2-chat-7b's config: ``rope_scaling: {type: dynamic, factor: 2.0}``.
+
+    transformers' dynamic scaling sets in above ``max_position_embeddings``, wherever that is.
+    """
+    folder = _copy(base_folder("llama"), tmp_path / "dynamic")
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+    config["rope_scaling"] = {"type": "dynamic", "factor": 2.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="scales its positions dynamically beyond 128") as caught:
+        set_positions(folder, 256, None)
+    assert "base.ropeScaling" in (caught.value.remedy or "")
+    set_positions(folder, 256, RopeScaling.model_validate({"ropeType": "linear", "factor": 2.0}))
+    assert AutoConfig.from_pretrained(str(folder)).rope_parameters["rope_type"] == "linear"
+
+
 def test_pickled_code_in_weights_is_refused(base_folder: Callable[[str], Path], tmp_path: Path) -> None:
     class Harm:
         def __reduce__(self) -> tuple[object, ...]:

@@ -16,6 +16,7 @@ from tests.published_bases import POSITIONS, ROWS, TOKENS, Published, publish_zi
 from zhongjing.config.sources import Base, DeltaRule
 from zhongjing.errors import DataError
 from zhongjing.model.delta import MERGE_FILE, SENTENCES, merge_delta
+from zhongjing.model.tokenizer import TOKENIZER_FILES
 from zhongjing.model.weights import WeightReader
 
 Publish = Callable[[DeltaRule], Published]
@@ -115,6 +116,19 @@ def test_a_root_of_another_shape_is_refused_by_the_tensors_name(published: Publi
     torch.save(tensors, root / "pytorch_model.bin")
     with pytest.raises(DataError, match=name):
         merge_delta(source.delta, root, tmp_path / "missing", "fengshen")
+
+
+def test_a_delta_without_a_tokenizer_is_refused_before_the_merge(published: Publish, tmp_path: Path) -> None:
+    source = published("fengshen")
+    delta = tmp_path / "delta"
+    delta.mkdir()
+    for path in source.delta.iterdir():
+        if path.name not in TOKENIZER_FILES:
+            (delta / path.name).symlink_to(path)
+    with pytest.raises(DataError, match="tokenizer") as caught:
+        merge_delta(delta, source.root, tmp_path / "out", "fengshen")
+    assert caught.value.where == str(delta)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_rule_is_known_for_published_ids_and_asked_for_otherwise() -> None:

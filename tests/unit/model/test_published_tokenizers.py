@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from tests.published_tokenizers import PUBLISHED, write_tokenizer
+from tests.published_tokenizers import CHATML, PUBLISHED, write_tokenizer
 from zhongjing.codes import model as codes
+from zhongjing.config.stages import Stage
 from zhongjing.data.chat import (
     Unfit,
     encode_dialogue,
@@ -21,9 +22,10 @@ from zhongjing.data.chat import (
     encode_text,
     rewrites_history,
 )
+from zhongjing.data.encoding import RecordEncoder
 from zhongjing.data.records import Turn
-from zhongjing.data.templates import ensure_chat_template, turn_end_id
-from zhongjing.errors import DataError
+from zhongjing.data.templates import ensure_chat_template, own_template, turn_end_id
+from zhongjing.errors import ConfigError, DataError
 from zhongjing.model.base import load_config, write_generation_config
 from zhongjing.model.tokenizer import end_ids, load_tokenizer, padding_id
 
@@ -160,6 +162,61 @@ def test_thoughts_that_a_template_cuts_are_found(folder: Folder) -> None:
         assert not isinstance(encoded, Unfit)
         first = encoded[0][0]
         assert thought.content in str(qwen.decode(first.ids[first.target]))
+
+
+def with_template(folder: Path, template: object) -> Path:
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": template}))
+    return folder
+
+
+@pytest.fixture
+def qwen(tmp_path: Path) -> Path:
+    write_tokenizer(tmp_path, "qwen2.5-base")
+    return tmp_path
+
+
+def test_of_several_templates_the_default_is_taken(qwen: Path) -> None:
+    """transformers takes the one called default where no tools are given (Hermes-2-Pro has a second)."""
+    named = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": "{{ tools }}"}]
+    tokenizer = load_tokenizer(with_template(qwen, named))
+    assert own_template(tokenizer) == CHATML
+    assert turn_end_id(tokenizer) == tokenizer.get_vocab()["<|im_end|>"]
+    assert ensure_chat_template(tokenizer) == CHATML
+
+
+def test_several_templates_without_a_default_are_named(qwen: Path) -> None:
+    tokenizer = load_tokenizer(with_template(qwen, [{"name": "rag", "template": CHATML}]))
+    assert turn_end_id(tokenizer) is None
+    with pytest.raises(ConfigError, match="chat templates rag, and no default") as caught:
+        ensure_chat_template(tokenizer)
+    assert "base.chatTemplate" in (caught.value.remedy or "")
+    assert ensure_chat_template(tokenizer, CHATML) == CHATML
+
+
+@pytest.mark.parametrize("change", ["m.content[:500] +", "m.content | upper +", "m.content | e +"])
+def test_templates_that_change_questions_are_refused(change: str, qwen: Path) -> None:
+    tokenizer = load_tokenizer(with_template(qwen, CHATML.replace("m.content +", change)))
+    with pytest.raises(ConfigError, match="cuts or rewrites questions"):
+        ensure_chat_template(tokenizer)
+
+
+def test_a_system_turn_that_the_template_leaves_out_is_refused(qwen: Path) -> None:
+    without = "{% for m in messages if m.role != 'system' %}"
+    encoder = RecordEncoder.load(with_template(qwen, CHATML.replace("{% for m in messages %}", without)))
+    encoder.configure(Stage.PRETRAIN, LONG, "你是一名医生。")
+    with pytest.raises(ConfigError, match="leaves the system turn out") as caught:
+        encoder.configure(Stage.SFT, LONG, "你是一名医生。")
+    assert caught.value.where == "spec.stages.sft.systemPrompt"
+
+
+def test_tokens_do_not_depend_on_the_day(qwen: Path) -> None:
+    """meta-llama/Llama-3.2-1B-Instruct writes ``strftime_now("%d %b %Y")``, else "26 Jul 2024"."""
+    dated = "{{ 'Today Date: ' + strftime_now('%d %b %Y') + '\n' }}" + CHATML
+    tokenizer = trained_with(with_template(qwen, dated))
+    encoded = encode_dialogues(tokenizer, [TALK], LONG)[0]
+    assert not isinstance(encoded, Unfit)
+    assert "Today Date: 26 Jul 2024" in str(tokenizer.decode(encoded[0][0].ids))
 
 
 @pytest.mark.parametrize(

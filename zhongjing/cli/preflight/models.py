@@ -32,7 +32,8 @@ def check_models(document: TrainingPipeline, stages: Iterable[Stage]) -> None:
         if reference is None:
             tiny = document.spec.base.tiny
             if tiny is not None:
-                _check_length(document, stage, tiny.max_positions, "spec.base.tiny.maxPositions")
+                field = "spec.base.tiny.maxPositions"
+                _check_length(document, stage, tiny.max_positions, field, raised_by=field)
             continue
         if not is_local_folder(reference):
             continue
@@ -41,10 +42,12 @@ def check_models(document: TrainingPipeline, stages: Iterable[Stage]) -> None:
         if config is None:
             continue
         positions = config.get("max_position_embeddings")
+        raised_by = None
         if need.reference == graph.BASE:
             positions = document.spec.base.max_positions or positions
+            raised_by = "spec.base.maxPositions"
         if isinstance(positions, int):
-            _check_length(document, stage, positions, str(folder / "config.json"))
+            _check_length(document, stage, positions, str(folder / "config.json"), raised_by=raised_by)
         if folder not in checked:
             check_own_code(folder)
             checked.add(folder)
@@ -92,7 +95,9 @@ def _config_of(folder: Path, where: str, *, adapter_allowed: bool) -> dict[str, 
     return found
 
 
-def _check_length(document: TrainingPipeline, stage: Stage, positions: int, place: str) -> None:
+def _check_length(
+    document: TrainingPipeline, stage: Stage, positions: int, place: str, *, raised_by: str | None
+) -> None:
     settings = document.spec.stages.get(stage)
     assert settings is not None, "the stages have been checked against the document"
     # How much room the prompts of PPO leave is known when they are tokens: the job tells.
@@ -101,12 +106,13 @@ def _check_length(document: TrainingPipeline, stage: Stage, positions: int, plac
     else:
         field, length, most = "maxLength", settings.max_length, "at most"
     if length > positions:
+        raise_it = f"; or, where the base is to learn longer sequences, {raised_by}: {length}"
+        remedy = f"set {field} to {most} {positions}{raise_it if raised_by else ''}"
         raise DataError(
             f"{field} {length} is longer than the model's {positions} positions ({place})",
             code=codes.TOO_LONG_FOR_MODEL,
             where=f"spec.stages.{stage}.{field}",
-            remedy=f"set {field} to {most} {positions}; or, where the base is to learn longer sequences, set "
-            f"spec.base.maxPositions: {length}",
+            remedy=remedy,
         )
 
 
