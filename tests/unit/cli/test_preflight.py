@@ -233,7 +233,8 @@ def test_sequences_longer_than_a_made_base() -> None:
 
 def test_positions_of_a_stages_own_start_cannot_be_raised_by_the_base(tmp_path: Path) -> None:
     start = str(model_folder(tmp_path / "m", rows=10, entries=10))
-    document = pipeline({"talks": "talks.jsonl"}, **{"from": start, "maxLength": 65})
+    settings: dict[str, Any] = {"from": start, "maxLength": 65}
+    document = pipeline({"talks": "talks.jsonl"}, **settings)
     with pytest.raises(DataError, match="the model's 64 positions") as caught:
         check_models(document, [Stage.SFT])
     assert caught.value.remedy == "set maxLength to at most 64"
