@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from zhongjing.backends.kubernetes.pipelines import Pipeline
-from zhongjing.pipeline.state import QUEUED
+from zhongjing.pipeline.state import QUEUED, seconds
 
 _PASS_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
@@ -48,6 +49,12 @@ class Metrics:
             ["pipeline", "stage"],
             registry=self.registry,
         )
+        self._updated = Gauge(
+            "zhongjing_stage_updated_timestamp_seconds",
+            "Unix time at which the running attempt last did something: steps, or heartbeats of long work.",
+            ["pipeline", "stage"],
+            registry=self.registry,
+        )
         self._attempts = Gauge(
             "zhongjing_stage_attempts",
             "Attempts of the stages of unfinished pipelines.",
@@ -80,6 +87,7 @@ class Metrics:
             self._pods.labels(group).set(number)
         states: Tally[str] = Tally()
         self._progress.clear()
+        self._updated.clear()
         self._attempts.clear()
         for pipeline in pipelines:
             condition = pipeline.condition() or {}
@@ -90,9 +98,11 @@ class Metrics:
             for stage, entry in (pipeline.status.get("stages") or {}).items():
                 self._attempts.labels(pipeline.name, stage).set(entry.get("attempt") or 0)
                 if entry.get("state") == "Running":
-                    self._progress.labels(pipeline.name, stage).set(
-                        (entry.get("progress") or {}).get("percent") or 0
-                    )
+                    progress = entry.get("progress") or {}
+                    self._progress.labels(pipeline.name, stage).set(progress.get("percent") or 0)
+                    with suppress(ValueError):  # nothing in a status is trusted to be valid
+                        told = seconds(str(progress.get("updatedAt")))
+                        self._updated.labels(pipeline.name, stage).set(told)
         self._pipelines.clear()
         for state, number in states.items():
             self._pipelines.labels(state).set(number)

@@ -68,7 +68,7 @@ PROGRESS = {
     "eta_seconds": "time to the last step, evaluations included",
     "spikes": "spikes that the guard has seen in this stage",
     "attempt": "number of the attempt",
-    "updated_timestamp_seconds": "Unix time of the latest report: time() - this grows where a stage hangs",
+    "updated_timestamp_seconds": "Unix time of the latest report; long work between two steps makes none",
     "checkpoint_step": "step of the latest complete checkpoint; 0 before the first",
     "checkpoint_lag_steps": "steps that would be lost now",
     "checkpoint_timestamp_seconds": "Unix time of the latest complete checkpoint, or of the attempt's start: "

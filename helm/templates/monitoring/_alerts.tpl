@@ -39,11 +39,11 @@
         summary: {{ `Stage {{ $labels.stage }} of {{ $labels.pipeline }} is at attempt {{ $value }}.` | quote }}
         description: Its events say what ended the attempts before.
     - alert: ZhongjingStageStands
-      expr: max by (pipeline, stage) (changes(zhongjing_stage_progress_percent{ {{- $controller -}} }[1h])) == 0
+      expr: time() - max by (pipeline, stage) (zhongjing_stage_updated_timestamp_seconds{ {{- $controller -}} }) > 3600
       for: 1h
       labels: {severity: warning, namespace: {{ $namespace }}}
       annotations:
-        summary: {{ `Stage {{ $labels.stage }} of {{ $labels.pipeline }} has made no progress for two hours.` | quote }}
+        summary: {{ `Stage {{ $labels.stage }} of {{ $labels.pipeline }} has done nothing for two hours.` | quote }}
         description: The controller ends an attempt by itself after progressDeadlineSeconds; a shorter one finds hangs sooner.
 - name: {{ include "zhongjing.fullname" . }}-training
   rules:
