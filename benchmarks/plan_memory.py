@@ -38,6 +38,8 @@ from zhongjing.planning.memory import plan_memory
 from zhongjing.planning.shape import of_config
 
 BOUND = 0.10
+PEAK_FILE = "peak"
+"""Where a worker on a GPU writes the most bytes that torch held there (tests/gpu/test_plan_gpu.py)."""
 MIB = 2**20
 _SECONDS = 600  # of one configuration
 _STEPS = 2
@@ -171,7 +173,7 @@ CASES: dict[str, Case] = {
     ),
     "ppo lora 16": _case("ppo", "qwen3", 128, 4, lora=_lora(16), **_EPISODE),
     "ppo lora 8, checkpointing": _case(
-        "ppo", "llama2", 128, 8, lora=_lora(8), gradientCheckpointing=True, **_EPISODE
+        "ppo", "llama2", 128, 6, lora=_lora(8), gradientCheckpointing=True, **_EPISODE
     ),
 }
 
@@ -252,8 +254,8 @@ def run_worker(case: Case, base: Path, out: Path) -> None:
     settings = case.settings()
     answers = 4 if case.stage == "rm" else 1
     train, held_out = _Samples(64, case.segment, answers), _Samples(0, case.segment, answers)
-    cpu = torch.device("cpu")
-    ensure_process_group(cpu)
+    device = torch.device("cuda", 0) if settings.resources.gpus else torch.device("cpu")
+    ensure_process_group(device)
     prepared = Prepared(
         base=str(base),
         base_revision=None,
@@ -265,10 +267,12 @@ def run_worker(case: Case, base: Path, out: Path) -> None:
         tokens="",
         counts=(),
     )
-    local = Local(base, base / "sft", base / "rm", base, train, held_out, rank, workers, cpu, 3)
-    context = LocalContext(out, rank=rank, world_size=workers)
+    local = Local(base, base / "sft", base / "rm", base, train, held_out, rank, workers, device, 3)
+    context = LocalContext(out, rank=rank, world_size=workers, device=device)
     result = run_loop(build_program(settings, prepared, local), settings, context, seed=3)
     assert result.steps >= _STEPS
+    if settings.resources.gpus:
+        (out / PEAK_FILE).write_text(str(torch.cuda.max_memory_allocated(device)), encoding="ascii")
 
 
 def measure(name: str, case: Case, base: Path, out: Path) -> int:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zhongjing.config.pipeline import TrainingPipeline
     from zhongjing.planning.shape import Shape
     from zhongjing.planning.stage_plan import StageEstimate
+    from zhongjing.planning.tokens import Listed
 
 EPILOG = """
 \b
@@ -45,6 +46,8 @@ moments; the largest phase of a step: activations of a full micro-batch with the
 with its buckets, or the optimizer's step, or in PPO the KV cache of a rollout.
 host: the process, a few tensors on their way; with offload the optimizer. scratch: base, checkpoint, result.
 store: checkpoints.keep checkpoints, the best weights and the result.
+tokens: --tokens, else 4 bytes of local sources each (--sources: of those in the store too), times epochs;
+unknown of sources that a hub has or that are not there yet. PPO makes its tokens, so its hours are not known.
 This is arithmetic: on CPUs within 10 % of what was measured, on GPUs not measured."""
 
 
@@ -67,6 +70,9 @@ def plan(
     tokens: Annotated[
         int | None, typer.Option("--tokens", min=1, help="Tokens of one pass over a stage's data.")
     ] = None,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Ask the store how large sources are, for their tokens.")
+    ] = False,
     tokens_per_second: Annotated[
         float | None,
         typer.Option("--tokens-per-second", min=0.001, help="Measured, of one worker; else 40% of the peak."),
@@ -106,13 +112,16 @@ def plan(
     from zhongjing.config.resolve import resolve
     from zhongjing.planning.hardware import parse_gpus
     from zhongjing.planning.stage_plan import Terms, plan_pipeline
+    from zhongjing.planning.tokens import tokens_of_sources
 
     document = resolve(load(str(file) if file is not None else recipe or "tiny"), overrides or ())
     terms = Terms(
         gpus=parse_gpus(gpus) if gpus else None,
         tokens_per_second=tokens_per_second,
         gpu_hour=gpu_hour,
-        tokens=dict.fromkeys(document.spec.stages.present(), tokens) if tokens else None,
+        tokens=dict.fromkeys(document.spec.stages.present(), tokens)
+        if tokens
+        else tokens_of_sources(document, _listing(document) if sources else lambda _: ()),
     )
     estimates = plan_pipeline(document, shape_of(document), terms)
     fits = all(each.fits is not False for each in estimates)
@@ -156,6 +165,14 @@ def shape_of(document: TrainingPipeline) -> Shape:
             remedy="name a folder with the model's config.json, or an s3:// URI that can be read from here",
         )
     return found
+
+
+def _listing(document: TrainingPipeline) -> Listed:
+    """Lists the store's objects; its errors are those of the command."""
+    from zhongjing.storage.objects import open_store
+
+    store = open_store(document.spec.storage)
+    return lambda uri: [(info.uri, info.size) for info in store.glob(uri)]
 
 
 def plan_lines(estimates: list[StageEstimate]) -> list[str]:

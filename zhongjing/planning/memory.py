@@ -226,10 +226,12 @@ class _Plan:
         bytes_ = 2 * self._of_norm(h) + (self._of_norm(a + kv) if shape.qk_norms else 0)
         # Queries, keys, values and what attention gives; by segment that is put together once more.
         by_segment = not self.on_gpu or width == 4 or drawn > 0
-        bytes_ += width * (2 * a + 2 * kv) + 4 * shape.heads
-        if not self.on_gpu and drawn > 0:
-            # No fused kernel of a CPU draws dropout: shares, draws and their product, of all pairs.
-            bytes_ += 3 * width * shape.heads * settings.max_length - width * a
+        if drawn > 0 and not self.on_gpu:
+            # No fused kernel of a CPU draws dropout. All in fp32 and of as many heads as queries have:
+            # queries, keys, values; shares, draws and their product, of all pairs of tokens.
+            bytes_ += 12 * a + 12 * shape.heads * settings.max_length
+        else:
+            bytes_ += width * (2 * a + 2 * kv) + 4 * shape.heads
         # Gate, up, the gate's activation.
         bytes_ += width * 3 * i
         # Inputs of the seven layers, shared by those that have the same: for weights, or for adapters.
