@@ -154,4 +154,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 4:
         print(json.dumps(build(sys.argv[2], int(sys.argv[1]), Path(sys.argv[3]))))
         sys.exit(0)
-    sys.exit(main(*(int(given) for given in (*sys.argv[1:], *("24", "2")[len(sys.argv) - 1 :]))))
+    sys.exit(main(*(int(given) for given in (*sys.argv[1:], *("200", "2")[len(sys.argv) - 1 :]))))

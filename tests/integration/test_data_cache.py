@@ -19,6 +19,7 @@ from zhongjing.config.sources import Kind, Source
 from zhongjing.config.stages import Stage
 from zhongjing.data import build as build_module
 from zhongjing.data import corpus
+from zhongjing.data import tasks as tasks_module
 from zhongjing.data.batches import fetch_step
 from zhongjing.data.build import build_token_cache
 from zhongjing.data.order import SampleOrder
@@ -139,6 +140,7 @@ def test_ray_tasks_give_the_same_bytes_and_an_interrupted_build_goes_on(
     store.delete_folder(uri)
     monkeypatch.setattr(build_module, "_TELL_SECONDS", 0.0)
     monkeypatch.setattr(corpus, "SHARD_CHARACTERS", 10_000)
+    monkeypatch.setattr(tasks_module, "SHARDS_HERE", 1)
     original = PartMaker.make
 
     def make(maker: PartMaker, name: str, *rest: Any) -> None:

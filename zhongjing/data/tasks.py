@@ -18,6 +18,9 @@ from zhongjing.storage.heartbeat import beat
 
 logger = logging.getLogger(__name__)
 
+SHARDS_HERE = 8
+"""Whole shards, about 50 MB of Chinese, that this process tokenises first: the start of other processes costs
+some ten seconds of each of their cores, so smaller corpora take longer by tasks (docs/LOG.md)."""
 PATIENCE_SECONDS = 60.0
 """How long nothing may come of any task before this process tokenises the next shard itself."""
 _POLL_SECONDS = 0.5
@@ -47,7 +50,7 @@ class Tasks(Protocol):
 
 
 def encode_by(connect: Callable[[PartMaker], Tasks | None]) -> Encode:
-    """Tokenises by tasks, from the second whole shard on.
+    """Tokenises by tasks what is more than :data:`SHARDS_HERE`.
 
     Args:
         connect: starts processes for a cache; None if there is no room for any.
@@ -62,8 +65,7 @@ def encode_by(connect: Callable[[PartMaker], Tasks | None]) -> Encode:
         whole = 0
         for shard in remaining:
             whole += shard.is_full and shard.name not in made
-            # Starting processes takes as long as a shard: small corpora never wait for that.
-            if whole == 2 and (tasks := connect(maker)) is not None:
+            if whole == SHARDS_HERE + 1 and (tasks := connect(maker)) is not None:
                 remaining = itertools.chain([shard], remaining)
                 break
             encode_one(maker, shard, made, listen)

@@ -71,6 +71,7 @@ class Pool:
 @pytest.fixture
 def maker(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> PartMaker:
     monkeypatch.setattr(corpus, "SHARD_CHARACTERS", 1)
+    monkeypatch.setattr(tasks, "SHARDS_HERE", 1)
     store = cast("ObjectStore", MemoryStore())
     return PartMaker(store, "s3://b/cache", tokenizer_folder, Purpose(Stage.SFT, 512, None))
 
