@@ -13,13 +13,13 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import torch
 from transformers import LlamaConfig
 
+from tests.memory_support import PeakWatch, private_bytes
 from tests.published_bases import train_sentencepiece, write_bin, write_llama_tokenizer
 from zhongjing.data.example.generate import generate
 from zhongjing.model.base import skeleton
@@ -29,14 +29,6 @@ from zhongjing.model.tokenizer import load_tokenizer
 BAR = 0.5e9
 ROOT_ROWS, ROWS, TOKENS = 32000, 32064, 800
 SHARDS = 4
-
-
-def private() -> int:
-    """Memory that this process shares with no file, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) << 10
-    raise AssertionError("no RssAnon")
 
 
 def make(folder: Path, hidden: int, layers: int) -> int:
@@ -77,22 +69,11 @@ def make(folder: Path, hidden: int, layers: int) -> int:
 
 def measure(folder: Path) -> None:
     """Merges, and prints what it took."""
-    peak = begin = private()
-    over = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not over.wait(0.002):
-            peak = max(peak, private())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    start = time.monotonic()
-    merge = merge_delta(folder / "delta", folder / "root", folder / "out", "fengshen")
-    over.set()
-    thread.join()
-    seconds = time.monotonic() - start
-    print(json.dumps({"private": peak - begin, "seconds": seconds, "perplexity": merge.perplexity}))
+    begin, start = private_bytes(), time.monotonic()
+    with PeakWatch() as watch:
+        merge = merge_delta(folder / "delta", folder / "root", folder / "out", "fengshen")
+    found = {"private": watch.peak - begin, "seconds": time.monotonic() - start}
+    print(json.dumps({**found, "perplexity": merge.perplexity}))
 
 
 def main(hidden: int = 1536, layers: int = 16) -> int:
