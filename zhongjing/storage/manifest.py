@@ -125,7 +125,7 @@ class MemoryUse(Record):
 
     device: Literal["gpu", "cpu"]
     plan: int | None = Field(description="as zhongjing.planning computes it; none: a base of another kind")
-    peak: int = Field(description="as measured: tensors on the GPU, or resident memory")
+    peak: int = Field(description="as measured: tensors on the GPU, or private memory")
     reserved: int | None = Field(default=None, description="what torch held of the GPU")
     host_plan: int | None = Field(default=None, description="of a worker with a GPU: host memory")
     host_peak: int | None = Field(default=None, description="likewise as measured")

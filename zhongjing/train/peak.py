@@ -20,10 +20,11 @@ _STATUS = Path("/proc/self/status")
 def own_peak(device: torch.device) -> dict[str, int]:
     """This process's peak until now, in bytes.
 
-    ``host``: resident pages (VmHWM of proc(5)), mapped files among them. On a GPU also ``allocated``:
-    tensors, as a plan adds them up; ``reserved``: what torch's allocator held. Neither has the CUDA context.
+    ``host``: the most resident memory (VmHWM of proc(5)) without the pages of files that are mapped now
+    (RssFile): libraries, mostly, which no limit counts. On a GPU also ``allocated``: tensors, as a plan adds
+    them up; ``reserved``: what torch's allocator held. Neither has the CUDA context.
     """
-    found = {"host": _resident_peak()}
+    found = {"host": _private_peak()}
     if device.type == "cuda":
         found["allocated"] = torch.cuda.max_memory_allocated(device)
         found["reserved"] = torch.cuda.max_memory_reserved(device)
@@ -59,10 +60,10 @@ def memory_use(peaks: Sequence[dict[str, int]], plan: Memory | None) -> MemoryUs
     )
 
 
-def _resident_peak() -> int:
-    for line in _STATUS.read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == "VmHWM":
-            return int(value.split()[0]) * 1024  # "kB" means KiB there
-    # Sandboxes that imitate Linux may leave it out. This one counts what was resident before exec(2), too.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _private_peak() -> int:
+    found = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines())
+    if "VmHWM" not in found or "RssFile" not in found:
+        # Sandboxes that imitate Linux leave it out. This counts what was resident before exec(2), too.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    most, mapped = (int(found[name].split()[0]) for name in ("VmHWM", "RssFile"))
+    return (most - mapped) * 1024  # "kB" means KiB there

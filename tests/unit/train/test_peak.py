@@ -25,12 +25,12 @@ CONFIG = {
 }
 PROBE = """
 from pathlib import Path
-from zhongjing.train.peak import _resident_peak
-before = _resident_peak()
+from zhongjing.train.peak import _private_peak
+before = _private_peak()
 block = bytearray(200 * 2**20)
 block[::4096] = b"x" * len(block[::4096])
 del block
-print(_resident_peak() - before)
+print(_private_peak() - before)
 """
 
 
