@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ MODEL_FILE = "tokenizer.model"
 CONVERSION = 1
 """Number of the rule by which a model becomes a tokenizer.json; part of the key under which one is stored."""
 
+_BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _SPACE = "▁"
 _NORMAL, _DEFINED = 1, 4  # SentencePiece.Type of sentencepiece_model.proto
 _UNIGRAM, _BPE = 1, 2  # TrainerSpec.ModelType
@@ -95,7 +96,23 @@ def load_pieces(folder: Path) -> PreTrainedTokenizerBase:
             of equal score compete, as in a vocabulary that was merged from two: sentencepiece takes the
             leftmost pair, an order that tokenizer.json cannot express.
     """
-    return _Conversion(folder).load()
+    read = (folder / name for name in (MODEL_FILE, *_BESIDE))
+    stamp = tuple((str(file), file.stat().st_mtime_ns) for file in read if file.is_file())
+    # By way of files: what is used here is then what anybody loads from those that a stage stores.
+    with tempfile.TemporaryDirectory(prefix="zhongjing-tokenizer-") as name:
+        for file, content in _converted(folder, stamp).items():
+            (Path(name) / file).write_text(content, encoding="utf-8")
+        if (folder / "chat_template.jinja").is_file():
+            shutil.copyfile(folder / "chat_template.jinja", f"{name}/chat_template.jinja")
+        loaded: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(name)
+    loaded.name_or_path = loaded.init_kwargs["name_or_path"] = str(folder)
+    return loaded
+
+
+@lru_cache(maxsize=4)
+def _converted(folder: Path, stamp: tuple[tuple[str, int], ...]) -> dict[str, str]:
+    """Files made of a folder whose files bear ``stamp``: seconds of work, and a driver loads a base often."""
+    return _Conversion(folder).files()
 
 
 class _Conversion:
@@ -113,8 +130,8 @@ class _Conversion:
         asked = self._proto.normalizer_spec.add_dummy_prefix
         self._prefix = bool(asked if self._legacy else self._settings.get("add_prefix_space") is not False)
 
-    def load(self) -> PreTrainedTokenizerBase:
-        folder, tokenizer = self._folder, self._tokenizer()
+    def files(self) -> dict[str, str]:
+        tokenizer = self._tokenizer()
         self._compare(tokenizer)
         kept = {key: value for key, value in self._settings.items() if key not in (*_SPENT, *_NAMED)}
         kept |= self._named
@@ -123,15 +140,7 @@ class _Conversion:
             str(place): _flags(token) for place, token in sorted(self._added.items())
         }
         kept["tokenizer_class"] = "PreTrainedTokenizerFast"
-        # By way of files: what is used here is then what anybody loads from those that a stage stores.
-        with tempfile.TemporaryDirectory(prefix="zhongjing-tokenizer-") as name:
-            tokenizer.save(f"{name}/tokenizer.json")
-            (Path(name) / "tokenizer_config.json").write_text(json.dumps(kept), encoding="utf-8")
-            if (folder / "chat_template.jinja").is_file():
-                shutil.copyfile(folder / "chat_template.jinja", f"{name}/chat_template.jinja")
-            loaded: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(name)
-        loaded.name_or_path = loaded.init_kwargs["name_or_path"] = str(folder)
-        return loaded
+        return {"tokenizer.json": tokenizer.to_str(), "tokenizer_config.json": json.dumps(kept)}
 
     @cached_property
     def _named(self) -> dict[str, str]:

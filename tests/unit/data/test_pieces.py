@@ -160,6 +160,20 @@ def test_settings_of_the_folder_are_kept(models: dict[str, bytes], tmp_path: Pat
     assert tokenizer.name_or_path == str(folder)
 
 
+def test_a_folder_is_converted_once_until_it_changes(models: dict[str, bytes], tmp_path: Path) -> None:
+    folder = write(tmp_path, models["bpe"])
+    first, second = load_tokenizer(folder), load_tokenizer(folder)
+    first.chat_template = first.pad_token = "<s>"
+    assert second.chat_template is None
+    assert second.pad_token is None
+    write(folder, models["unigram"], legacy=False)
+    third = load_tokenizer(folder)
+    for text in (*PLAIN, *MARKED):
+        assert second.encode(text, add_special_tokens=False) == reference(models["bpe"], text)
+        expected = reference(models["unigram"], text, legacy=False)
+        assert third.encode(text, add_special_tokens=False) == expected
+
+
 def test_ids_of_added_tokens_may_leave_gaps_and_rename_pieces(
     models: dict[str, bytes], tmp_path: Path
 ) -> None:

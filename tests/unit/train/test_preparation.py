@@ -12,6 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 from tests.published_tokenizers import write_tokenizer
 from tests.training_support import free_port, tiny_base
@@ -29,10 +30,11 @@ from zhongjing.model.base import load_base
 from zhongjing.model.export import copy_tokenizer
 from zhongjing.model.reward import build_reward_model, save_reward_model
 from zhongjing.model.tokenizer import load_tokenizer
+from zhongjing.storage.artifacts import MADE
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageInput, StageRequest
 from zhongjing.storage.objects import open_store
-from zhongjing.train.prepare import prepare
+from zhongjing.train.prepare import _Preparation, prepare
 
 LORA = Lora.model_validate({"rank": 2, "alpha": 4, "dropout": 0.0})
 DOCUMENT = """
@@ -256,3 +258,39 @@ def test_bases_as_they_are_published_pass(failing: Prepare, models: Path, tmp_pa
     (base / "chat_template.jinja").unlink(missing_ok=True)
     write_tokenizer(base, name)
     assert failing(Stage.SFT, base).code is storage_codes.STORAGE_UNREACHABLE
+
+
+def test_a_tokenizer_of_pieces_is_stored_as_what_anybody_reads_alike(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where template and padding are its own: training, export and serving read the stored files."""
+    base, stored = tmp_path / "base", tmp_path / "stored"
+    write_tokenizer(base, "yi-chat")
+    kept: dict[str, str] = {}
+
+    class Store:
+        def exists(self, uri: str) -> bool:
+            return uri in kept
+
+        def upload_folder(self, folder: Path, uri: str) -> list[Any]:
+            shutil.copytree(folder, stored)
+            return []
+
+        def put(self, uri: str, data: bytes, *, if_none_match: bool) -> None:
+            kept[uri] = data.decode()
+
+    monkeypatch.setattr("zhongjing.train.folders.Folders.outline", lambda *_: stored)
+    document = resolve(parse_document(DOCUMENT.format(base=base, length=64, new=32), "x"))
+    request = StageRequest(
+        stage=Stage.SFT, key="k", attempt=1, submission_id="x-1", document=document, sources=[], inputs=[]
+    )
+    store: Any = Store()
+    work = _Preparation(request, store, Layout("s3://n", "local", "x"), tmp_path / "s" / "x", lambda *_: None)
+    uri, folder = work._tokenizer(str(base), base)
+    assert folder == stored
+    assert list(kept) == [f"{uri}/{MADE}"]
+    assert (stored / "tokenizer.model").read_bytes() == (base / "tokenizer.model").read_bytes()
+    theirs, ours = PreTrainedTokenizerFast.from_pretrained(str(stored)), load_tokenizer(base)
+    for text in ("头痛", "  头痛", "<|im_start|>user\n 头痛<|im_end|> 多休息"):
+        assert theirs(text)["input_ids"] == ours(text)["input_ids"]
+    assert theirs.chat_template == ours.chat_template
