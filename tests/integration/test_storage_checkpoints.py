@@ -332,6 +332,13 @@ def test_a_checkpoint_of_two_ranks_is_whole_when_both_parts_are_there(
     later = CheckpointStore(store, layout, tmp_path / "spool", 1, 2)
     store.delete(next(info.uri for info in store.list(layout.checkpoint(30)) if "rank-1-m" in info.uri))
     assert later.restore(tmp_path / "part") is None, "the best is no place to go on from"
+    # It begins again: what is left of a later step must not pass for its best, nor for one of its last.
+    assert later.steps() == []
+    for step in (2, 4):
+        later.save(step, writing(f"step {step}"), best=step == 2)
+        later.wait()
+        assert later.latest() == step
+    assert later.steps() == [2, 4]
 
 
 def test_a_part_that_was_lost_leaves_no_checkpoint_and_the_next_is_one(

@@ -356,7 +356,8 @@ class CheckpointStore:
 
         All ranks call it, once, before the first ``save``; each fetches its own part. What dead attempts left
         is removed first. A checkpoint that is damaged for one rank is reported and loses its manifest, so
-        that nobody meets it again; all go back to the one before it.
+        that nobody meets it again; all go back to the one before it. Later ones, of steps that will be done
+        again, are removed.
 
         Args:
             folder: of this rank; where its part goes.
@@ -369,10 +370,12 @@ class CheckpointStore:
         while True:
             step = self._meet(lambda: None if self.rank else self._last_whole())[0]
             if step is None:
+                self._meet(lambda: None if self.rank else self._forget_after(-1))
                 return None
             told = self._meet(partial(self._fetch_or_give_up, step, folder, wanted))
             problem = next(filter(None, told), None)
             if problem is None:
+                self._meet(lambda: None if self.rank else self._forget_after(step))
                 self._completed = step
                 return int(step)
             shutil.rmtree(folder, ignore_errors=True)
@@ -384,6 +387,18 @@ class CheckpointStore:
     def _last_whole(self) -> int | None:
         """The latest step whose checkpoint an attempt may go on from, by the manifests alone."""
         return next((step for step in reversed(self.steps()) if not self._is_weights_only(step)), None)
+
+    def _forget_after(self, step: int) -> None:
+        """Removes checkpoints of steps that this attempt will do again.
+
+        A best one of which only weights are left would pass for the best, and for one of the last.
+        """
+        for later in self.steps():
+            if later > step:
+                logger.warning("removing the checkpoint of step %d: it goes on from step %d", later, step)
+                uri = self.layout.checkpoint(later)
+                self.store.delete(f"{uri}/{MANIFEST}")
+                self.store.delete_folder(uri)
 
     def _is_weights_only(self, step: int) -> bool:
         with contextlib.suppress(StorageError):
