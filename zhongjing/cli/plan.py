@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,13 +22,16 @@ from zhongjing.cli.options import (
 )
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.codes.model import MODEL_NOT_FOUND
-from zhongjing.errors import ConfigError, MissingInputError
+from zhongjing.errors import ConfigError, MissingInputError, StorageError
 
 if TYPE_CHECKING:
     from zhongjing.config.pipeline import TrainingPipeline
+    from zhongjing.config.stages import Stage
     from zhongjing.planning.shape import Shape
     from zhongjing.planning.stage_plan import StageEstimate
     from zhongjing.planning.tokens import Listed
+
+_STORE_SECONDS = 1.0  # to wait for a store whose config.json would tell the base's sizes
 
 EPILOG = """
 \b
@@ -43,7 +47,8 @@ Exit codes: 0 every stage fits (or nothing is known that it could fail to fit), 
 _EXPLANATION = """\
 Peak memory of one worker: whole weights; ZeRO-2's share of gradients (accumulated and current), masters and
 moments; the largest phase of a step: activations of a full micro-batch with the loss, or the backward pass
-with its buckets, or the optimizer's step, or in PPO the KV cache of a rollout.
+with its buckets, or the optimizer's step, or in PPO the KV cache of a rollout. A ranking is one sample: where
+its answers together are longer than the budget, its micro-batch takes more than this.
 host: the process, a few tensors on their way; with offload the optimizer. scratch: base, checkpoint, result.
 store: checkpoints.keep checkpoints, the best weights and the result.
 tokens: --tokens, else 4 bytes of local sources each (--sources: of those in the store too), times epochs;
@@ -123,7 +128,7 @@ def plan(
         if tokens
         else tokens_of_sources(document, _listing(document) if sources else lambda _: ()),
     )
-    estimates = plan_pipeline(document, shape_of(document), terms)
+    estimates = plan_pipeline(document, shapes_of(document), terms)
     fits = all(each.fits is not False for each in estimates)
     console = Console(json_mode=output is Format.JSON)
     if output is Format.JSON:
@@ -140,13 +145,14 @@ def plan(
     return OK if fits else FAILED
 
 
-def shape_of(document: TrainingPipeline) -> Shape:
-    """The shape of the document's base.
+def shapes_of(document: TrainingPipeline) -> Callable[[Stage], Shape]:
+    """The shape of the model that a stage stands on: the base, or what its ``from`` names.
 
-    Raises:
-        MissingInputError: neither its config.json nor its published name tells it.
+    What it gives raises MissingInputError where neither a config.json nor the published name tells it.
     """
-    from zhongjing.planning.base_shape import shape_of_base
+    from zhongjing.pipeline import graph
+    from zhongjing.pipeline.fit import start_of
+    from zhongjing.planning.base_shape import shape_of, shape_of_base
     from zhongjing.planning.shape import of_name
 
     def read(uri: str) -> bytes | None:
@@ -154,17 +160,27 @@ def shape_of(document: TrainingPipeline) -> Shape:
             return None  # the store may be reached from the cluster alone
         from zhongjing.storage.objects import open_store
 
-        return open_store(document.spec.storage).get(uri)
+        patient = document.spec.storage
+        try:
+            return open_store(patient.model_copy(update={"deadline_seconds": _STORE_SECONDS})).get(uri)
+        except StorageError:
+            return None
 
-    found = shape_of_base(document.spec.base, read)
-    if found is None:
-        raise MissingInputError(
-            "the sizes of the base are not known here",
-            code=MODEL_NOT_FOUND,
-            where="spec.base",
-            remedy="name a folder with the model's config.json, or an s3:// URI that can be read from here",
-        )
-    return found
+    @cache
+    def shape(reference: str) -> Shape:
+        base = document.spec.base
+        found = shape_of_base(base, read) if reference == graph.BASE else shape_of(reference, read)
+        if found is None:
+            named = "the base" if reference == graph.BASE else reference
+            raise MissingInputError(
+                f"the sizes of {named} are not known here",
+                code=MODEL_NOT_FOUND,
+                where="spec.base" if reference == graph.BASE else reference,
+                remedy="name a folder with the model's config.json, or an s3:// URI that can be read from here",
+            )
+        return found
+
+    return lambda stage: shape(start_of(document, stage))
 
 
 def _listing(document: TrainingPipeline) -> Listed:

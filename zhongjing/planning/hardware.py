@@ -17,7 +17,7 @@ DEFAULT_UTILISATION = 0.4
 # Dense fp16/bf16 peaks of the vendor's data sheets, in FLOP/s.
 _PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "A800": 312e12, "H800": 989e12, "L40S": 362e12}
 _MEMORY = {"H100": 80, "H200": 141, "L40S": 48}
-_FORM = re.compile(r"(?:(?P<count>\d+)x)?(?P<name>[A-Za-z0-9]+)(?:-(?P<memory>\d+)G[Bi]?B?)?")
+_FORM = re.compile(r"(?:(?P<count>\d+)[xX])?(?P<name>[A-Za-z][A-Za-z0-9]*)(?:-(?P<memory>\d+)G[Bi]?B?)?")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def parse_gpus(text: str) -> Gpus:
     name = found["name"].upper() if found else ""
     memory = int(found["memory"]) if found and found["memory"] else _MEMORY.get(name)
     count = int(found["count"] or 1) if found else 0
-    if memory is None or count < 1:
+    if not memory or count < 1:
         raise ConfigError(
             f"{text!r} names no GPUs",
             code=INVALID_OPTION,

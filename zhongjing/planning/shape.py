@@ -81,7 +81,7 @@ def of_config(config: Mapping[str, Any]) -> Shape | None:
     kind, everywhere = config.get("model_type"), bool(config.get("attention_bias", False))
     try:
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-        return Shape(
+        found = Shape(
             hidden=hidden,
             intermediate=int(config["intermediate_size"]),
             layers=int(config["num_hidden_layers"]),
@@ -94,8 +94,10 @@ def of_config(config: Mapping[str, Any]) -> Shape | None:
             output_bias=kind != "qwen2" and everywhere,
             qk_norms=kind == "qwen3",
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
+    sizes = (found.hidden, found.intermediate, found.layers, found.heads, found.kv_heads, found.head_dim)
+    return found if min(*sizes, found.vocabulary) > 0 else None
 
 
 def of_tiny(tiny: TinyBase) -> Shape:

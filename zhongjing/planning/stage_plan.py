@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,13 +70,15 @@ class StageEstimate:
         }
 
 
-def plan_pipeline(document: TrainingPipeline, shape: Shape, terms: Terms) -> list[StageEstimate]:
-    """The estimates of all stages that the document has."""
+def plan_pipeline(
+    document: TrainingPipeline, shape_of: Callable[[Stage], Shape], terms: Terms
+) -> list[StageEstimate]:
+    """The estimates of all stages that the document has, each on the base that it stands on."""
     found = []
     for stage in document.spec.stages.present():
         settings = document.spec.stages.get(stage)
         assert settings is not None, "the stage is present"
-        found.append(plan_stage(stage, settings, shape, terms))
+        found.append(plan_stage(stage, settings, shape_of(stage), terms))
     return found
 
 
@@ -127,6 +129,12 @@ def _problems(settings: AnySettings, memory: Memory, terms: Terms) -> list[str]:
                 f"a worker would need {memory.host / GIB:.1f} GiB of host memory, resources.memory is "
                 f"{settings.resources.memory}"
             )
+    together = settings.workers * memory.host
+    if memory.on_gpu and terms.machine is not None and together > terms.machine:
+        problems.append(
+            f"{settings.workers} workers would need {together / GIB:.1f} GiB of host memory, this machine has "
+            f"{terms.machine / GIB:.1f} GiB"
+        )
     if memory.on_gpu and terms.gpus is not None and settings.workers > terms.gpus.count:
         problems.append(f"{settings.workers} workers need as many GPUs, there are {terms.gpus.count}")
     return problems

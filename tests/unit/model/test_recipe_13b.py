@@ -80,7 +80,7 @@ def test_its_modules_take_adapters_attention_and_several_optimizer_groups(folder
 def test_the_plan_of_its_config_fits_four_a100(folder: Path) -> None:
     shape = of_config(json.loads((folder / "config.json").read_text()))
     assert shape is not None
-    estimates = plan_pipeline(DOCUMENT, shape, Terms(gpus=parse_gpus("4xA100-80G")))
+    estimates = plan_pipeline(DOCUMENT, lambda _: shape, Terms(gpus=parse_gpus("4xA100-80G")))
     assert [estimate.problems for estimate in estimates] == [()] * 4
     ppo = DOCUMENT.spec.stages.ppo
     assert isinstance(ppo, PpoSettings)

@@ -131,9 +131,9 @@ def test_full_parameters_of_13b(workers: int, micro: int, offload: str, gib: flo
 
 def test_the_recipe_fits_on_four_a100_and_without_offload_it_does_not() -> None:
     document = resolve(recipe("zhongjing-13b"))
-    assert [each.fits for each in plan_pipeline(document, ziya(), Terms(gpus=FOUR))] == [True] * 4
+    assert [each.fits for each in plan_pipeline(document, lambda _: ziya(), Terms(gpus=FOUR))] == [True] * 4
     without = resolve(recipe("zhongjing-13b"), ["spec.stages.pretrain.optimizer.offload=none"])
-    pretrain, *others = plan_pipeline(without, ziya(), Terms(gpus=FOUR, gpu_hour=2.5))
+    pretrain, *others = plan_pipeline(without, lambda _: ziya(), Terms(gpus=FOUR, gpu_hour=2.5))
     assert pretrain.fits is False
     assert all(each.fits for each in others)
     assert pretrain.remedies == ({"optimizer": {"offload": "cpu"}}, {"workers": 8}, {"tuning": "lora"})
@@ -221,23 +221,65 @@ def test_every_remedy_makes_it_fit(stage: Stage, changes: Mapping[str, Any], gpu
 
 
 def test_nothing_is_refused_where_the_limit_is_not_known() -> None:
-    assert [each.fits for each in plan_pipeline(resolve(recipe("zhongjing-13b")), ziya(), Terms())] == [
-        None
-    ] * 4
+    assert [
+        each.fits for each in plan_pipeline(resolve(recipe("zhongjing-13b")), lambda _: ziya(), Terms())
+    ] == [None] * 4
 
 
 def test_hours_and_money_follow_from_a_given_throughput() -> None:
     terms = Terms(gpus=FOUR, tokens_per_second=1000, gpu_hour=2, tokens={Stage.SFT: 4_000_000})
-    sft = plan_pipeline(resolve(recipe("zhongjing-13b")), ziya(), terms)[1]
+    sft = plan_pipeline(resolve(recipe("zhongjing-13b")), lambda _: ziya(), terms)[1]
     assert sft.tokens == 10_800_000  # 3 epochs over 90 %
     assert sft.hours == pytest.approx(0.75)
     assert sft.money == pytest.approx(6)  # 4 GPUs
 
 
-@pytest.mark.parametrize("text", ["four", "4xA100", "0xA100-80G", ""])
+@pytest.mark.parametrize("text", ["four", "4xA100", "0xA100-80G", "4xA100-0G", ""])
 def test_gpus_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="names no GPUs"):
         parse_gpus(text)
+
+
+def test_a_capital_x_counts_as_well() -> None:
+    assert parse_gpus("4XA100-80G") == FOUR
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"num_local_experts": 8}, {"num_hidden_layers": -4}, {"vocab_size": 0}, {"hidden_size": float("inf")}],
+)
+def test_a_config_that_is_no_dense_decoder_has_no_shape(odd: dict[str, Any]) -> None:
+    """Mixtral's config.json is Llama's with ``num_local_experts``; json reads Infinity."""
+    config = {
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "vocab_size": 100,
+    }
+    assert of_config(config) is not None
+    assert of_config(config | odd) is None
+
+
+def test_workers_with_a_gpu_share_the_memory_of_their_machine() -> None:
+    settings = settings_of(Stage.PRETRAIN, optimizer={"offload": "cpu"}, resources={"gpus": 1})
+    assert not find_problems(settings, ziya(), Terms(gpus=FOUR, machine=512 * GIB))
+    problems = find_problems(settings, ziya(), Terms(gpus=FOUR, machine=64 * GIB))
+    assert any("host memory, this machine has 64.0 GiB" in each for each in problems)
+
+
+def test_a_stage_is_planned_on_what_it_starts_from() -> None:
+    """The base of the document does not fit, what pretraining starts from does."""
+    small = ["--set", "spec.stages.pretrain.from=Qwen/Qwen2.5-0.5B"]
+    command = ["plan", "--recipe", "zhongjing-13b", "--gpus", "4xA100-40G", "-o", "json"]
+    found = {}
+    for name, more in (("base", []), ("small", small)):
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, *command, *more], check=False, capture_output=True, text=True
+        )
+        found[name] = {each["stage"]: each for each in json.loads(done.stdout)["stages"]}
+    assert found["small"]["pretrain"]["peakBytes"] < found["base"]["pretrain"]["peakBytes"] / 4
+    assert found["small"]["pretrain"]["fits"]
 
 
 PROBE = """
