@@ -176,7 +176,7 @@ def shapes_of(document: TrainingPipeline) -> Callable[[Stage], Shape]:
                 f"the sizes of {named} are not known here",
                 code=MODEL_NOT_FOUND,
                 where="spec.base" if reference == graph.BASE else reference,
-                remedy="name a folder with the model's config.json, or an s3:// URI that can be read from here",
+                remedy="name a folder with the model's config.json, or an s3:// URI that can be read here",
             )
         return found
 

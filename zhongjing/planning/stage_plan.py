@@ -132,7 +132,7 @@ def _problems(settings: AnySettings, memory: Memory, terms: Terms) -> list[str]:
     together = settings.workers * memory.host
     if memory.on_gpu and terms.machine is not None and together > terms.machine:
         problems.append(
-            f"{settings.workers} workers would need {together / GIB:.1f} GiB of host memory, this machine has "
+            f"{settings.workers} workers would need {together / GIB:.1f} GiB of host memory, the machine has "
             f"{terms.machine / GIB:.1f} GiB"
         )
     if memory.on_gpu and terms.gpus is not None and settings.workers > terms.gpus.count:

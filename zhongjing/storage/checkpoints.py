@@ -370,12 +370,12 @@ class CheckpointStore:
         while True:
             step = self._meet(lambda: None if self.rank else self._last_whole())[0]
             if step is None:
-                self._meet(lambda: None if self.rank else self._forget_after(-1))
+                self._meet(partial(self._forget_after, -1))
                 return None
             told = self._meet(partial(self._fetch_or_give_up, step, folder, wanted))
             problem = next(filter(None, told), None)
             if problem is None:
-                self._meet(lambda: None if self.rank else self._forget_after(step))
+                self._meet(partial(self._forget_after, step))
                 self._completed = step
                 return int(step)
             shutil.rmtree(folder, ignore_errors=True)
@@ -393,7 +393,7 @@ class CheckpointStore:
 
         A best one of which only weights are left would pass for the best, and for one of the last.
         """
-        for later in self.steps():
+        for later in [] if self.rank else self.steps():
             if later > step:
                 logger.warning("removing the checkpoint of step %d: it goes on from step %d", later, step)
                 uri = self.layout.checkpoint(later)

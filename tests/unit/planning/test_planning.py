@@ -265,7 +265,7 @@ def test_workers_with_a_gpu_share_the_memory_of_their_machine() -> None:
     settings = settings_of(Stage.PRETRAIN, optimizer={"offload": "cpu"}, resources={"gpus": 1})
     assert not find_problems(settings, ziya(), Terms(gpus=FOUR, machine=512 * GIB))
     problems = find_problems(settings, ziya(), Terms(gpus=FOUR, machine=64 * GIB))
-    assert any("host memory, this machine has 64.0 GiB" in each for each in problems)
+    assert any("host memory, the machine has 64.0 GiB" in each for each in problems)
 
 
 def test_a_stage_is_planned_on_what_it_starts_from() -> None:
