@@ -56,8 +56,7 @@ _SPENT = (
     *("add_bos_token", "add_eos_token", "add_prefix_space", "auto_map", "legacy", "sp_model_kwargs"),
     *("special_tokens_map_file", "tokenizer_file", "use_default_system_prompt", "use_fast", "vocab_file"),
 )
-# What the result is compared with sentencepiece on: spaces everywhere, rare characters, several scripts.
-_PROBES = (
+PROBES = (
     "高血压患者应当低盐饮食，每天按时服药，并定期测量血压。",
     "患者男性，38岁，发热3天，体温39.2℃，伴咳嗽、咳痰；给予阿莫西林0.5 g口服。",
     " 糖尿病  的症状：\n\n  多饮、多食、多尿\n\t体重下降 \n",
@@ -65,6 +64,7 @@ _PROBES = (
     "   ",
     "😀 a ▁b <0x0A> café",
 )
+"""What two readings of a tokenizer are compared on: spaces everywhere, rare characters, several scripts."""
 
 
 def has_only_pieces(folder: Path) -> bool:
@@ -293,7 +293,7 @@ class _Conversion:
     def _compare(self, tokenizer: Tokenizer) -> None:
         self._proto.normalizer_spec.add_dummy_prefix = self._prefix
         theirs = sentencepiece.SentencePieceProcessor(model_proto=self._proto.SerializeToString())
-        for text in _PROBES:
+        for text in PROBES:
             expected, found = theirs.encode(text), tokenizer.encode(text, add_special_tokens=False).ids
             if expected != found:
                 raise DataError(

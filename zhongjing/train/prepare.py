@@ -19,9 +19,10 @@ from zhongjing.config.keys import digest, tokenizer_sources
 from zhongjing.config.stages import AnySettings, PpoSettings, Stage
 from zhongjing.data.build import build_token_cache
 from zhongjing.data.corpus import corpus_texts
-from zhongjing.data.pieces import CONVERSION, has_only_pieces
+from zhongjing.data.pieces import CONVERSION
 from zhongjing.data.tasks import encode_by
 from zhongjing.data.templates import CHATML_TEMPLATE, ensure_chat_template, own_template
+from zhongjing.data.tokenizer_folder import needs_storing
 from zhongjing.errors import ConflictError, DataError
 from zhongjing.model.adapters import check_adapter, read_adapter
 from zhongjing.model.base import (
@@ -225,8 +226,8 @@ class _Preparation:
             logger.info("%s (%s)", said, base)
             self.report(said, 0.0)
         padding = padding_id(tokenizer)
-        pieces = has_only_pieces(base_local)
-        if own == template and tokenizer.pad_token_id == padding and not pieces:
+        otherwise = needs_storing(base_local)
+        if own == template and tokenizer.pad_token_id == padding and not otherwise:
             return base, base_local
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
         fields = {"base": base, "template": template, "padding": padding, "form": CONVERSION}
@@ -234,7 +235,7 @@ class _Preparation:
         if not self.store.exists(f"{uri}/{MADE}"):
             folder = self.scratch / "tokenizer"
             shutil.rmtree(folder, ignore_errors=True)
-            save_tokenizer(tokenizer, folder, pieces=base_local if pieces else None)
+            save_tokenizer(tokenizer, folder, pieces=base_local if otherwise else None)
             self._store_once(folder, uri)
         return uri, self.folders.outline(uri)
 

@@ -20,7 +20,7 @@ from zhongjing.codes import model as codes
 from zhongjing.data.encoding import RecordEncoder
 from zhongjing.data.inspect import inspect_sources
 from zhongjing.data.pieces import has_only_pieces
-from zhongjing.data.tokenizer_folder import load_tokenizer
+from zhongjing.data.tokenizer_folder import load_tokenizer, needs_storing
 from zhongjing.errors import DataError
 from zhongjing.model.delta import SENTENCES
 from zhongjing.model.tokenizer import save_tokenizer
@@ -259,6 +259,36 @@ def test_a_stored_tokenizer_gives_the_same_ids_to_anybody(
         assert (
             theirs(text)["input_ids"] == plain(text)["input_ids"] == tokenizer(text)["input_ids"] == expected
         )
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "LlamaTokenizerFast"])
+def test_a_published_tokenizer_json_is_the_rule(name: str, models: dict[str, bytes], tmp_path: Path) -> None:
+    """huggyllama/llama-7b and meta-llama/Llama-2-7b-hf have both files; transformers 4 reads the json as is.
+
+    Its normalizer is ``[Prepend ▁, Replace " " by ▁]``, without a pre-tokenizer (also as examples of
+    tokenizer.json in mlc-ai/xgrammar's ``DetectPrependNormalizer``). transformers 5 puts Metaspace there.
+    """
+    model = models["bpe"]
+    plain = load_tokenizer(write(tmp_path / "plain", model, tokenizer_class=name))
+    folder = write(tmp_path / "both", model, tokenizer_class=name)
+    plain.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    assert [step["type"] for step in content["normalizer"]["normalizers"]] == ["Prepend", "Replace"]
+    assert content["pre_tokenizer"] is None
+    tokenizer = load_tokenizer(folder)
+    theirs = AutoTokenizer.from_pretrained(str(folder))
+    texts = [*PLAIN, *MARKED, *random_texts(3, 60)]
+    wanted = [reference(model, text) for text in texts]
+    assert [tokenizer.encode(text, add_special_tokens=False) for text in texts] == wanted
+    assert [theirs.encode(text, add_special_tokens=False) for text in texts] != wanted
+    assert needs_storing(folder)
+    assert (tokenizer.bos_token, tokenizer.eos_token) == (theirs.bos_token, theirs.eos_token)
+    # What a stage stores is read alike by whoever loads it.
+    save_tokenizer(tokenizer, tmp_path / "stored", pieces=folder)
+    (tmp_path / "stored" / "config.json").write_text('{"model_type": "llama"}')
+    stored = AutoTokenizer.from_pretrained(str(tmp_path / "stored"))
+    assert [stored.encode(text, add_special_tokens=False) for text in texts] == wanted
+    assert not needs_storing(tmp_path / "stored")
 
 
 def test_token_caches_and_inspection_count_the_same_ids(models: dict[str, bytes], tmp_path: Path) -> None:
