@@ -170,9 +170,10 @@ def test_positions_are_written_as_transformers_reads_them(
         assert found.rope_parameters["rope_theta"] == before == theta * 10000.0
         assert read_as_before(folder) == (before, {"rope_type": "linear", "type": "linear", "factor": 2.0})
         # A second change finds both forms there.
-        set_positions(folder, 512, RopeScaling.model_validate({"ropeType": "dynamic", "factor": 4.0}))
+        other = {"ropeType": "yarn", "factor": 4.0, "originalMaxPositionEmbeddings": 128}
+        set_positions(folder, 512, RopeScaling.model_validate(other))
         again = AutoConfig.from_pretrained(str(folder))
-        assert (again.rope_parameters["rope_type"], again.rope_parameters["factor"]) == ("dynamic", 4.0)
+        assert (again.rope_parameters["rope_type"], again.rope_parameters["factor"]) == ("yarn", 4.0)
         assert again.rope_parameters["rope_theta"] == before
         set_positions(folder, 256, scaling)
     # Twice as long sequences at half the angle: position 2 n is where n was.
