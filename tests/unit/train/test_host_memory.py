@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from zhongjing.train.distributed import allocate_pinned_exactly, give_back_freed_memory
+from zhongjing.train.distributed import allocate_pinned_exactly
 
 # In a process of its own: what others of a whole suite allocate meanwhile would be counted.
 FREED = """
