@@ -159,7 +159,9 @@ class MemoryStore:
         self.records: dict[str, Any] = {}
         self.damaged = False
 
-    def download_folder(self, uri: str, folder: Path, files: Sequence[Any] | None = None) -> list[Path]:
+    def download_folder(
+        self, uri: str, folder: Path, files: Sequence[Any] | None = None, watch: object = None
+    ) -> list[Path]:
         prefix = f"{uri}/"
         found = {
             key.removeprefix(prefix): data for key, data in self.objects.items() if key.startswith(prefix)
