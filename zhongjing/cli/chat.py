@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Reply = Callable[[list["Turn"]], Iterator[str]]
 """Pieces of the answer to a dialogue whose last turn is the user's."""
 
+_LONGEST = 256  # tokens of an answer, unless told otherwise
+
 EPILOG = """
 \b
 Examples:
@@ -53,7 +55,10 @@ def chat(
             metavar="TEXT",
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 256,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="Longest answer, in tokens; 256, at most half the model's positions.", min=1),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest token.", min=0.0)] = 0.0,
     top_p: Annotated[
         float, typer.Option(help="Part of the probability that is sampled from.", min=0.01, max=1.0)
@@ -223,7 +228,7 @@ def load_reply(
     folder: Path,
     *,
     device: str | None,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     temperature: float,
     top_p: float,
     seed: int | None,
@@ -266,13 +271,15 @@ def load_reply(
 
     tokenizer = load_tokenizer(folder)
     ensure_chat_template(tokenizer)
+    positions = int(getattr(model.config, "max_position_embeddings", 2**31))
+    longest = max_new_tokens or min(_LONGEST, positions // 2)
 
     def reply(turns: list[Turn]) -> Iterator[str]:
         return stream_answer(
             model,
             tokenizer,
             turns,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=longest,
             temperature=temperature,
             top_p=top_p,
             seed=seed,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from zhongjing.config.pipeline import TrainingPipeline
     from zhongjing.config.stages import Stage
     from zhongjing.planning.shape import Shape
-    from zhongjing.planning.stage_plan import StageEstimate
+    from zhongjing.planning.stage_plan import StageEstimate, Terms
     from zhongjing.planning.tokens import Listed
 
 _STORE_SECONDS = 1.0  # to wait for a store whose config.json would tell the base's sizes
@@ -53,7 +53,8 @@ host: the process, a few tensors on their way; with offload the optimizer. scrat
 store: checkpoints.keep checkpoints, the best weights and the result.
 tokens: --tokens, else 4 bytes of local sources each (--sources: of those in the store too), times epochs;
 unknown of sources that a hub has or that are not there yet. PPO makes its tokens, so its hours are not known.
-This is arithmetic: on CPUs within 10 % of what was measured, on GPUs not measured."""
+This is arithmetic: on CPUs within 10 % of what was measured with bases of 50 million parameters and more (of
+smaller ones most is the process, which Ray makes larger), on GPUs not measured."""
 
 
 @guarded
@@ -120,8 +121,10 @@ def plan(
     from zhongjing.planning.tokens import tokens_of_sources
 
     document = resolve(load(str(file) if file is not None else recipe or "tiny"), overrides or ())
+    here = _this_machine() if local else Terms()
     terms = Terms(
-        gpus=parse_gpus(gpus) if gpus else None,
+        gpus=parse_gpus(gpus) if gpus else here.gpus,
+        machine=here.machine,
         tokens_per_second=tokens_per_second,
         gpu_hour=gpu_hour,
         tokens=dict.fromkeys(document.spec.stages.present(), tokens)
@@ -142,7 +145,20 @@ def plan(
     else:
         for line in plan_lines(estimates):
             console.say(line)
+        on_cpus = [each.stage.value for each in estimates if not each.memory.on_gpu]
+        if gpus and on_cpus:
+            console.say(f"note: {', '.join(on_cpus)}: resources.gpus is 0, so {gpus} does not count")
     return OK if fits else FAILED
+
+
+def _this_machine() -> Terms:
+    """What there is here, as submit asks for it."""
+    from zhongjing.backends.local import machine
+    from zhongjing.planning.hardware import gpus_of
+    from zhongjing.planning.stage_plan import Terms
+
+    count, size = machine.gpus(), machine.gpu_memory()
+    return Terms(gpus=gpus_of(count, size) if count and size else None, machine=machine.memory())
 
 
 def shapes_of(document: TrainingPipeline) -> Callable[[Stage], Shape]:
@@ -219,7 +235,9 @@ def plan_lines(estimates: list[StageEstimate]) -> list[str]:
         roles = ", ".join(f"{role} {_gib(size)}" for role, size in each.memory.device.items() if size)
         lines.append(f"{each.stage.value}: {roles}")
         lines += [f"  {problem}" for problem in each.problems]
-        lines += [f"  would fit with {_flow(remedy)}" for remedy in each.remedies]
+        for remedy in each.remedies:
+            more = each.memory.on_gpu and remedy.get("workers", 0) > each.workers
+            lines.append(f"  would fit with {_flow(remedy)}{' on as many GPUs' if more else ''}")
         if each.problems and not each.remedies:
             lines.append("  no single field makes it fit; a smaller base or larger GPUs would")
     return [*lines, "", *_EXPLANATION.splitlines()]

@@ -79,14 +79,16 @@ def tokenizer_sources(document: TrainingPipeline) -> list[Source]:
 
 
 def base_key(
-    document: TrainingPipeline, source_digests: Mapping[str, str], base_digest: str | None = None
+    document: TrainingPipeline,
+    source_digests: Mapping[str, str],
+    folder_digests: Mapping[str, str] | None = None,
 ) -> str:
     """Key of ``spec.base``.
 
     Args:
         document: the resolved document.
         source_digests: digest of each frozen source, by name; a tiny base depends on its tokenizer's.
-        base_digest: content digest of a base given as a local folder.
+        folder_digests: content digests of what is given as a local folder, by field: uri, delta, root.
     """
     base = document.spec.base
     fields: dict[str, Any] = {"version": KEY_VERSION, "base": training_fields(base)}
@@ -99,9 +101,10 @@ def base_key(
     if base.delta is not None:
         # Also where the hub id tells it: bases that were merged before there were rules are others.
         fields["base"]["deltaRule"] = base.rule_of_delta
-    if base_digest is not None:
-        del fields["base"]["uri"]
-        fields["content"] = base_digest
+    if folder_digests:
+        for name in folder_digests:
+            del fields["base"][name]
+        fields["content"] = folder_digests.get("uri") or dict(folder_digests)
     return digest(fields)
 
 

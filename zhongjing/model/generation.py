@@ -125,7 +125,7 @@ def _prompt_ids(
             raise DataError(
                 f"the question is {len(ids)} tokens long, the model has room for {room} beside the answer",
                 code=model_codes.TOO_LONG_FOR_MODEL,
-                remedy="ask a shorter question, or allow fewer new tokens",
+                remedy="ask a shorter question, or allow fewer new tokens (chat: --max-new-tokens)",
             )
         rest = rest[2:]
 

@@ -114,10 +114,13 @@ def start_of(document: TrainingPipeline, stage: Stage) -> str:
 
 
 def _remedy(stage: Stage, remedies: Iterable[Mapping[str, Any]]) -> str:
-    shown = [" ".join(_assignments(f"spec.stages.{stage}", each)) for each in remedies]
+    shown = [
+        " ".join(f"--set {each}" for each in _assignments(f"spec.stages.{stage}", change))
+        for change in remedies
+    ]
     if not shown:
         return f"{stage} fits by no single field: use a smaller base or more memory"
-    return f"set {', or '.join(shown[:_MOST_REMEDIES])}"
+    return f"add {', or '.join(shown[:_MOST_REMEDIES])}"
 
 
 def _assignments(path: str, change: Mapping[str, Any]) -> list[str]:

@@ -118,11 +118,18 @@ def _input_key(desired: DesiredState, need: Need, plan: Plan, digests: Mapping[s
         return plan[need.stage].key
     references = {reference.reference: reference for reference in desired.references}
     if need.reference == BASE:
-        base = desired.document.spec.base
-        folder = references.get(base.uri or "")
-        return base_key(desired.document, digests, folder.digest if folder else None)
+        named = _base_references(desired.document)
+        folders = {name: references[each].digest for name, each in named.items() if each in references}
+        return base_key(desired.document, digests, folders)
     frozen = references.get(need.reference)
     return frozen.digest[:16] if frozen else digest({"reference": need.reference})
+
+
+def _base_references(document: TrainingPipeline) -> dict[str, str]:
+    """What the document's base names that may be a folder of this machine, by field."""
+    base = document.spec.base
+    named = {"uri": base.uri, "delta": base.delta, "root": base.root}
+    return {name: reference for name, reference in named.items() if reference is not None}
 
 
 def missing_input(
@@ -174,9 +181,10 @@ def make_request(
     sources = frozen_sources(desired, late)
     references = {reference.reference: reference.uri for reference in desired.references}
     document = desired.document
-    base_uri = document.spec.base.uri
-    if base_uri in references:
-        base = document.spec.base.model_copy(update={"uri": references[base_uri]})
+    named = _base_references(document)
+    moved = {name: references[each] for name, each in named.items() if each in references}
+    if moved:
+        base = document.spec.base.model_copy(update=moved)
         spec = document.spec.model_copy(update={"base": base})
         document = document.model_copy(update={"spec": spec})
     inputs = []

@@ -148,7 +148,9 @@ def find_remedies(settings: AnySettings, shape: Shape, terms: Terms) -> list[dic
     """
     changes: list[dict[str, Any]] = []
     if settings.micro_batch_size > 1 or settings.micro_batch_tokens is not None:
-        changes.append({"microBatchSize": 1, "microBatchTokens": None})
+        changes.append(
+            {"microBatchSize": _largest_micro_batch(settings, shape, terms), "microBatchTokens": None}
+        )
     if not settings.gradient_checkpointing:
         changes.append({"gradientCheckpointing": True})
     together: dict[str, Any] = {key: value for change in changes for key, value in change.items()}
@@ -171,6 +173,14 @@ def find_remedies(settings: AnySettings, shape: Shape, terms: Terms) -> list[dic
             found.append(change)
             more_workers = more_workers or "workers" in change
     return [_shown(change, settings) for change in found]
+
+
+def _largest_micro_batch(settings: AnySettings, shape: Shape, terms: Terms) -> int:
+    """The largest half, quarter and so on of ``microBatchSize`` that fits; 1 where none does."""
+    size = settings.micro_batch_size // 2
+    while size > 1 and not _fits(settings, {"microBatchSize": size, "microBatchTokens": None}, shape, terms):
+        size //= 2
+    return max(size, 1)
 
 
 def _with_host_memory(settings: AnySettings, change: dict[str, Any], shape: Shape) -> dict[str, Any]:

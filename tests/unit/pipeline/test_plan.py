@@ -133,6 +133,26 @@ def test_a_request_names_folders_by_where_they_were_uploaded() -> None:
     assert rm.inputs[0].key == "2" * 16
 
 
+def test_folders_of_a_delta_and_its_root_are_named_by_where_they_were_uploaded() -> None:
+    """Relative ones too: a job has another working directory."""
+
+    def with_delta(digest: str) -> DesiredState:
+        user = user_document()
+        user["spec"]["base"] = {"delta": "./delta", "root": "./root", "deltaRule": "fengshen"}
+        references = [
+            FrozenReference(reference="./delta", uri="s3://bucket/bases/1", digest=digest),
+            FrozenReference(reference="./root", uri="s3://bucket/bases/2", digest="2" * 16),
+        ]
+        return desired_state(user).model_copy(update={"references": references})
+
+    desired = with_delta("1" * 16)
+    node = make_plan(desired)[Stage.PRETRAIN]
+    base = make_request(desired, [], node, LAYOUT, attempt=1, submission_id="i").document.spec.base
+    assert (base.delta, base.root) == ("s3://bucket/bases/1", "s3://bucket/bases/2")
+    assert not changed(desired, with_delta("1" * 16))
+    assert Stage.PRETRAIN in changed(desired, with_delta("3" * 16)), "their content counts"
+
+
 def done(plan: Plan, *stages: Stage) -> dict[Stage, bool]:
     return {stage: stage in stages for stage in plan}
 
