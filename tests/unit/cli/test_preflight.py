@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -435,3 +437,10 @@ def test_quantities_for_people() -> None:
 
 def test_the_names_of_examples_are_what_is_written(tmp_path: Path) -> None:
     assert tuple(write_examples(tmp_path, 0, 0.01)) == NAMES
+
+
+def test_who_submits_to_a_cluster_needs_no_psutil() -> None:
+    """The client installs neither the training's packages nor the local services'."""
+    modules = "zhongjing.cli.remote, zhongjing.cli.preflight.memory, zhongjing.pipeline.fit"
+    program = f"import sys; sys.modules['psutil'] = None; import {modules}"
+    subprocess.run([sys.executable, "-c", program], check=True)

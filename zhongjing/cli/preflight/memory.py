@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cache
 
-from zhongjing.backends.local import machine
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.errors import StorageError
@@ -43,6 +42,8 @@ def check_memory(
 
 def terms_here() -> TermsOf:
     """What workers can have on this machine, asked for once."""
+    from zhongjing.backends.local import machine  # needs psutil, which who submits to a cluster need not have
+
     gpu_memory: Callable[[], int | None] = cache(machine.gpu_memory)
 
     def terms(settings: AnySettings) -> Terms:
