@@ -90,8 +90,9 @@ def test_submit_follows_to_the_end_and_again_finds_nothing_to_do(here: Place, te
     done = terminal("submit", "-f", file)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert lines[:4] == [
+    assert lines[:5] == [
         f"whole: runs in the namespace {here.api.namespace} (release zj)",
+        "note: whether sft, rm fits is not known: the sizes of the base are not known here",
         "stage  plan  why",
         "sft    run   was never run",
         "rm     run   was never run",
