@@ -92,7 +92,8 @@ def launch(order: Order, place: LocalPlace, console: Console, *, wait: bool, wai
     check(document, order)
     from zhongjing.backends.local.room import check_room
     from zhongjing.cli.preflight.machine import check_machine
-    from zhongjing.cli.preflight.memory import check_memory, reader, terms_here
+    from zhongjing.cli.preflight.memory import check_memory, terms_here
+    from zhongjing.pipeline.fit import reader
 
     terms_of = terms_here()
     known = is_known(document, workdir)
@@ -149,7 +150,8 @@ def dry_run_of(order: Order, place: LocalPlace, console: Console, *, as_yaml_tex
     document = resolve(user)
     check(document, order)
     from zhongjing.cli.preflight.machine import check_machine
-    from zhongjing.cli.preflight.memory import check_memory, reader, terms_here
+    from zhongjing.cli.preflight.memory import check_memory, terms_here
+    from zhongjing.pipeline.fit import reader
 
     known = is_known(document, workdir)
     notes = [] if known else check_first_run(document, order, place)

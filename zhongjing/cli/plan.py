@@ -22,14 +22,14 @@ from zhongjing.cli.options import (
 )
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.codes.model import MODEL_NOT_FOUND
-from zhongjing.errors import ConfigError, MissingInputError, StorageError
+from zhongjing.errors import ConfigError, MissingInputError
 
 if TYPE_CHECKING:
     from zhongjing.config.pipeline import TrainingPipeline
     from zhongjing.config.stages import Stage
+    from zhongjing.pipeline.tokens import Listed
     from zhongjing.planning.shape import Shape
     from zhongjing.planning.stage_plan import StageEstimate, Terms
-    from zhongjing.planning.tokens import Listed
 
 _STORE_SECONDS = 1.0  # to wait for a store whose config.json would tell the base's sizes
 
@@ -116,9 +116,9 @@ def plan(
         )
     from zhongjing.cli.config import load
     from zhongjing.config.resolve import resolve
+    from zhongjing.pipeline.tokens import tokens_of_sources
     from zhongjing.planning.hardware import parse_gpus
     from zhongjing.planning.stage_plan import Terms, plan_pipeline
-    from zhongjing.planning.tokens import tokens_of_sources
 
     document = resolve(load(str(file) if file is not None else recipe or "tiny"), overrides or ())
     here = _this_machine() if local else Terms()
@@ -167,7 +167,7 @@ def shapes_of(document: TrainingPipeline) -> Callable[[Stage], Shape]:
     What it gives raises MissingInputError where neither a config.json nor the published name tells it.
     """
     from zhongjing.pipeline import graph
-    from zhongjing.pipeline.fit import start_of
+    from zhongjing.pipeline.fit import reader, start_of
     from zhongjing.planning.base_shape import shape_of, shape_of_base
     from zhongjing.planning.shape import of_name
 
@@ -176,11 +176,8 @@ def shapes_of(document: TrainingPipeline) -> Callable[[Stage], Shape]:
             return None  # the store may be reached from the cluster alone
         from zhongjing.storage.objects import open_store
 
-        patient = document.spec.storage
-        try:
-            return open_store(patient.model_copy(update={"deadline_seconds": _STORE_SECONDS})).get(uri)
-        except StorageError:
-            return None
+        hasty = document.spec.storage.model_copy(update={"deadline_seconds": _STORE_SECONDS})
+        return reader(open_store(hasty))(uri)
 
     @cache
     def shape(reference: str) -> Shape:

@@ -169,7 +169,8 @@ def _check_memory(session: KubernetesSession, document: TrainingPipeline, prepar
     if prepared.desired is prepared.previous:
         return []
     from zhongjing.backends.kubernetes.memory import WorkerMemory
-    from zhongjing.cli.preflight.memory import check_memory, reader
+    from zhongjing.cli.preflight.memory import check_memory
+    from zhongjing.pipeline.fit import reader
 
     try:
         store: ObjectStore | None = session.store

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from zhongjing.backends.kubernetes.memory import WorkerMemory
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
-from zhongjing.errors import StorageError
-from zhongjing.pipeline.fit import Verdict, judge
+from zhongjing.pipeline.fit import Verdict, judge, reader
 from zhongjing.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -25,7 +24,7 @@ class MemoryGate:
 
     def __init__(self, memory: WorkerMemory, store: ObjectStore) -> None:
         self._memory = memory
-        self._store = store
+        self._read = reader(store)
         self._said: set[str] = set()
 
     def look(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Verdict:
@@ -37,9 +36,3 @@ class MemoryGate:
                 self._said.add(line)
                 logger.info("%s", line)
         return verdict
-
-    def _read(self, uri: str) -> bytes | None:
-        try:
-            return self._store.get(uri)
-        except StorageError:
-            return None

@@ -2,7 +2,7 @@
 
 A part is one object, written whole or not at all: an npz, whose members have checksums. Its name tells which
 records it is made of, and it stands in the folder of the cache, whose key tells all else that decides its
-tokens. So whoever makes it, and however often, makes the same.
+tokens. So every process that makes it makes the same bytes.
 """
 
 from __future__ import annotations

@@ -32,7 +32,12 @@ _TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder, by its publisher's rule.
+    """The tokenizer of a model folder; see :func:`read_tokenizer`."""
+    return read_tokenizer(folder)[0]
+
+
+def read_tokenizer(folder: Path) -> tuple[PreTrainedTokenizerBase, bool]:
+    """The tokenizer of a model folder by its publisher's rule, and whether transformers reads it otherwise.
 
     A ``tokenizer.json`` is that rule, as the library tokenizers reads it, and with it transformers 4 and
     servers. transformers 5 builds the pipeline of some classes anew and leaves the file's out: its
@@ -48,25 +53,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise DataError("the folder has no tokenizer", code=codes.UNUSABLE_TOKENIZER, where=str(folder))
     try:
         if has_only_pieces(folder):
-            return load_pieces(folder)
+            return load_pieces(folder), True
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             str(folder), trust_remote_code=False
         )
-        if _is_rebuilt(tokenizer, folder):
+        rebuilt = _is_rebuilt(tokenizer, folder)
+        if rebuilt:
             named = {name: getattr(tokenizer, name) for name in _TOKENS if getattr(tokenizer, name)}
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), **named)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"the tokenizer cannot be loaded: {error}", code=codes.UNUSABLE_TOKENIZER, where=str(folder)
         ) from error
-    return tokenizer
-
-
-def needs_storing(folder: Path) -> bool:
-    """Whether transformers alone reads a tokenizer folder otherwise than :func:`load_tokenizer` does."""
-    if has_only_pieces(folder):
-        return True
-    return _is_rebuilt(AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False), folder)
+    return tokenizer, rebuilt
 
 
 def _is_rebuilt(tokenizer: PreTrainedTokenizerBase, folder: Path) -> bool:

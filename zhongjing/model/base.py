@@ -120,9 +120,7 @@ def set_positions(folder: Path, max_positions: int | None, rope_scaling: RopeSca
     # Whatever the form in the file, as transformers reads it.
     rope = dict(getattr(read, "rope_parameters", None) or {})
     if max_positions is not None:
-        forms = [config.get(name) for name in ("rope_parameters", "rope_scaling")]
-        own = {form.get("rope_type", form.get("type")) for form in forms if isinstance(form, dict)}
-        if rope_scaling is None and "dynamic" in own:
+        if rope_scaling is None and rope.get("rope_type") == "dynamic":
             # It sets in above the positions, wherever those are, and would do nothing any more.
             raise DataError(
                 f"the base scales its positions dynamically beyond {config.get('max_position_embeddings')}, "

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 from zhongjing.codes.document import DOES_NOT_FIT
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import AnySettings, Stage
-from zhongjing.errors import ConfigError
+from zhongjing.errors import ConfigError, StorageError
 from zhongjing.pipeline import graph
 from zhongjing.planning.base_shape import Read, shape_of, shape_of_base
 from zhongjing.planning.shape import Shape
 from zhongjing.planning.stage_plan import Terms, find_problems, find_remedies, limit_of
+from zhongjing.storage.objects import ObjectStore
 
 _MOST_REMEDIES = 3
 
@@ -58,6 +59,18 @@ class Verdict:
         lines = [one.message, *(f"spec.stages.{each.stage}: {each.message}" for each in others)]
         remedies = [one.remedy, *(each.remedy for each in others), "--force starts it all the same"]
         return ConfigError("\n".join(lines), code=DOES_NOT_FIT, where=where, remedy="; ".join(remedies))
+
+
+def reader(store: ObjectStore | None) -> Read:
+    """Reads a store that may not be there: what cannot be read is not known."""
+
+    def read(uri: str) -> bytes | None:
+        try:
+            return store.get(uri) if store is not None else None
+        except StorageError:
+            return None
+
+    return read
 
 
 class Gate(Protocol):

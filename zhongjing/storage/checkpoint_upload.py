@@ -37,6 +37,7 @@ from zhongjing.storage.checkpoints import (
     UploadJob,
     is_ranged,
     list_steps,
+    remove_checkpoint,
 )
 from zhongjing.storage.documents import parse_json, parse_record, record_bytes
 from zhongjing.storage.files import block_digests
@@ -192,7 +193,7 @@ def rotate(store: ObjectStore, layout: StageLayout, keep: int) -> list[int]:
             break
     removed = [step for step in steps if step not in kept]
     for step in removed:
-        _remove(store, layout.checkpoint(step))
+        remove_checkpoint(store, layout.checkpoint(step))
     return removed
 
 
@@ -233,12 +234,6 @@ def _make_way(store: ObjectStore, uri: str, job: UploadJob) -> None:
     # Other ranks may have begun with their parts of the new one.
     own = f"{uri}/{_parts(job)}/"
     store.delete([info.uri for info in store.list(uri) if not info.uri.startswith(own)])
-
-
-def _remove(store: ObjectStore, uri: str) -> None:
-    # The manifest first: a checkpoint is never listed while it lacks files.
-    store.delete(f"{uri}/{MANIFEST}")
-    store.delete_folder(uri)
 
 
 if __name__ == "__main__":

@@ -396,9 +396,7 @@ class CheckpointStore:
         for later in [] if self.rank else self.steps():
             if later > step:
                 logger.warning("removing the checkpoint of step %d: it goes on from step %d", later, step)
-                uri = self.layout.checkpoint(later)
-                self.store.delete(f"{uri}/{MANIFEST}")
-                self.store.delete_folder(uri)
+                remove_checkpoint(self.store, self.layout.checkpoint(later))
 
     def _is_weights_only(self, step: int) -> bool:
         with contextlib.suppress(StorageError):
@@ -514,6 +512,12 @@ class CheckpointStore:
 
     def _listing(self) -> dict[int, bool]:
         return list_steps(self.store, self.layout)
+
+
+def remove_checkpoint(store: ObjectStore, uri: str) -> None:
+    """Removes a checkpoint, its manifest first: one is never listed while it lacks files."""
+    store.delete(f"{uri}/{MANIFEST}")
+    store.delete_folder(uri)
 
 
 def list_steps(store: ObjectStore, layout: StageLayout) -> dict[int, bool]:

@@ -22,7 +22,7 @@ from zhongjing.data.corpus import corpus_texts
 from zhongjing.data.pieces import CONVERSION
 from zhongjing.data.tasks import encode_by
 from zhongjing.data.templates import CHATML_TEMPLATE, ensure_chat_template, own_template
-from zhongjing.data.tokenizer_folder import needs_storing
+from zhongjing.data.tokenizer_folder import read_tokenizer
 from zhongjing.errors import ConflictError, DataError
 from zhongjing.model.adapters import check_adapter, read_adapter
 from zhongjing.model.base import (
@@ -35,7 +35,7 @@ from zhongjing.model.base import (
     skeleton,
 )
 from zhongjing.model.delta import merge_delta
-from zhongjing.model.tokenizer import load_tokenizer, padding_id, save_tokenizer
+from zhongjing.model.tokenizer import padding_id, save_tokenizer
 from zhongjing.model.weights import WeightReader
 from zhongjing.storage.artifacts import MADE, read_manifest
 from zhongjing.storage.layout import Layout, StageLayout
@@ -218,7 +218,7 @@ class _Preparation:
         Where they are not the tokenizer's own it is stored with them, and so is what was made of a
         sentencepiece model: what is trained on, served and scored is one tokenizer.
         """
-        tokenizer = load_tokenizer(base_local)
+        tokenizer, otherwise = read_tokenizer(base_local)
         own = own_template(tokenizer)
         template = ensure_chat_template(tokenizer, self.request.document.spec.base.chat_template)
         if own and own != template:
@@ -226,7 +226,6 @@ class _Preparation:
             logger.info("%s (%s)", said, base)
             self.report(said, 0.0)
         padding = padding_id(tokenizer)
-        otherwise = needs_storing(base_local)
         if own == template and tokenizer.pad_token_id == padding and not otherwise:
             return base, base_local
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.unit.pipeline.support import user_document
+from tests.unit.pipeline.support import LLAMA_13B, user_document
 from zhongjing.codes.storage import STORAGE_UNREACHABLE
 from zhongjing.config.resolve import resolve
 from zhongjing.config.stages import Stage
@@ -17,15 +17,6 @@ from zhongjing.controller.gate import MemoryGate
 from zhongjing.errors import StorageUnavailableError
 from zhongjing.planning.hardware import GIB, gpus_of
 from zhongjing.planning.stage_plan import Terms
-
-# As the publisher's config.json has them: LLaMA-13B.
-CONFIG = {
-    "hidden_size": 5120,
-    "intermediate_size": 13824,
-    "num_hidden_layers": 40,
-    "num_attention_heads": 40,
-    "vocab_size": 32000,
-}
 
 
 def test_the_base_is_read_from_the_store_where_it_answers(caplog: pytest.LogCaptureFixture) -> None:
@@ -36,7 +27,7 @@ def test_the_base_is_read_from_the_store_where_it_answers(caplog: pytest.LogCapt
         assert uri == "s3://models/base/config.json"
         if not answers:
             raise StorageUnavailableError("no answer", code=STORAGE_UNREACHABLE)
-        return json.dumps(CONFIG).encode()
+        return json.dumps(LLAMA_13B).encode()
 
     memory = SimpleNamespace(terms=lambda settings: Terms(gpus=gpus_of(1, 24 * GIB)))
     gate = MemoryGate(cast(Any, memory), cast(Any, SimpleNamespace(get=get)))

@@ -20,7 +20,7 @@ from zhongjing.codes import model as codes
 from zhongjing.data.encoding import RecordEncoder
 from zhongjing.data.inspect import inspect_sources
 from zhongjing.data.pieces import has_only_pieces
-from zhongjing.data.tokenizer_folder import load_tokenizer, needs_storing
+from zhongjing.data.tokenizer_folder import load_tokenizer, read_tokenizer
 from zhongjing.errors import DataError
 from zhongjing.model.delta import SENTENCES
 from zhongjing.model.tokenizer import save_tokenizer
@@ -281,14 +281,14 @@ def test_a_published_tokenizer_json_is_the_rule(name: str, models: dict[str, byt
     wanted = [reference(model, text) for text in texts]
     assert [tokenizer.encode(text, add_special_tokens=False) for text in texts] == wanted
     assert [theirs.encode(text, add_special_tokens=False) for text in texts] != wanted
-    assert needs_storing(folder)
+    assert read_tokenizer(folder)[1]
     assert (tokenizer.bos_token, tokenizer.eos_token) == (theirs.bos_token, theirs.eos_token)
     # What a stage stores is read alike by whoever loads it.
     save_tokenizer(tokenizer, tmp_path / "stored", pieces=folder)
     (tmp_path / "stored" / "config.json").write_text('{"model_type": "llama"}')
     stored = AutoTokenizer.from_pretrained(str(tmp_path / "stored"))
     assert [stored.encode(text, add_special_tokens=False) for text in texts] == wanted
-    assert not needs_storing(tmp_path / "stored")
+    assert not read_tokenizer(tmp_path / "stored")[1]
 
 
 def test_token_caches_and_inspection_count_the_same_ids(models: dict[str, bytes], tmp_path: Path) -> None:

@@ -41,6 +41,15 @@ NOW = 1_800_000_000.0
 DATA = {"pretrain": "texts", "sft": "dialogues", "rm": "rankings", "ppo": "dialogues"}
 KINDS = {"texts": "text", "dialogues": "dialogue", "rankings": "ranking"}
 
+# As the publisher's config.json has them: LLaMA-13B.
+LLAMA_13B = {
+    "hidden_size": 5120,
+    "intermediate_size": 13824,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+    "vocab_size": 32000,
+}
+
 
 def user_document(
     *, stages: Sequence[str] = ("pretrain", "sft", "rm", "ppo"), wait: Sequence[str] = (), **settings: Any

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.pipeline.support import user_document
+from tests.unit.pipeline.support import LLAMA_13B, user_document
 from zhongjing.codes.document import DOES_NOT_FIT
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import apply_overrides, recipe, resolve
@@ -18,14 +18,6 @@ from zhongjing.pipeline.fit import Verdict, judge
 from zhongjing.planning.hardware import GIB, gpus_of
 from zhongjing.planning.stage_plan import Terms
 
-# As the publishers' config.json has them: LLaMA-13B.
-CONFIG = {
-    "hidden_size": 5120,
-    "intermediate_size": 13824,
-    "num_hidden_layers": 40,
-    "num_attention_heads": 40,
-    "vocab_size": 32000,
-}
 FOUR_80 = Terms(gpus=gpus_of(4, 80 * GIB))
 
 
@@ -95,7 +87,7 @@ def test_what_is_not_known_is_said_and_never_refused(
 def test_the_sizes_are_read_where_they_can_be_reached(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = json.dumps(CONFIG).encode()
+    data = json.dumps(LLAMA_13B).encode()
     objects: dict[str, bytes] = {}
     reference = "someone/unheard-of"
     if place == "store":
@@ -122,7 +114,7 @@ def test_a_stage_that_starts_elsewhere_is_planned_by_its_own_model() -> None:
     user["spec"]["base"] = {"tiny": {}}
     terms = Terms(gpus=gpus_of(1, 16 * GIB))
     assert looked_at(resolve(user), terms).unknown
-    read = {"s3://models/m/config.json": json.dumps(CONFIG).encode()}.get
+    read = {"s3://models/m/config.json": json.dumps(LLAMA_13B).encode()}.get
     assert looked_at(resolve(user), terms, read).unfit
 
 

@@ -7,12 +7,10 @@ from functools import cache
 
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import AnySettings, Stage
-from zhongjing.errors import StorageError
 from zhongjing.pipeline.fit import TermsOf, Verdict, judge
 from zhongjing.planning.base_shape import Read
 from zhongjing.planning.hardware import gpus_of
 from zhongjing.planning.stage_plan import Terms
-from zhongjing.storage.objects import ObjectStore
 
 
 def check_memory(
@@ -52,15 +50,3 @@ def terms_here() -> TermsOf:
         return Terms(gpus=gpus, machine=machine.memory())
 
     return terms
-
-
-def reader(store: ObjectStore | None) -> Read:
-    """Reads a store that may not be there: what cannot be read is not known."""
-
-    def read(uri: str) -> bytes | None:
-        try:
-            return store.get(uri) if store is not None else None
-        except StorageError:
-            return None
-
-    return read

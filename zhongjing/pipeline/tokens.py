@@ -5,14 +5,12 @@ An estimate: what a token is worth depends on tokenizer and format. ``--tokens``
 
 from __future__ import annotations
 
-import glob
-import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Source
 from zhongjing.config.stages import Stage
+from zhongjing.pipeline.freeze import local_files
 
 BYTES_A_TOKEN = 4
 """Of Chinese text in JSON: a character has three bytes, vocabularies of today have one or two in a token."""
@@ -62,9 +60,7 @@ def _bytes_of(source: Source, listed: Listed) -> int | None:
     elif "://" in uri and not uri.startswith("file://"):
         return None
     else:
-        path = os.path.expandvars(uri.removeprefix("file://"))
-        names = [path] if Path(path).is_file() else glob.glob(path, recursive=True)  # noqa: PTH207
-        objects = [(name, Path(name).stat().st_size) for name in names if Path(name).is_file()]
+        objects = [(file.name, file.stat().st_size) for file in local_files(uri)]
     if not objects:
         return None
     return sum(size * (COMPRESSION if name.endswith(_COMPRESSED) else 1) for name, size in objects)
