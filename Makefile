@@ -36,7 +36,7 @@ setup: $(VENV)/.ready  ## make the environment in .venv (about 6 GB)
 demo: setup  ## the whole pipeline on this machine: pretrain, sft, rm, ppo on generated example data
 	$(BIN)/python -m zhongjing.submit --stage all --local $(DEMO_ARGS)
 
-test: setup  ## the default tests: unit and integration
+test: setup  ## the default tests: unit, integration and what the chart renders (needs Helm, or Go to build it)
 	$(BIN)/python -m pytest -m "not slow and not deaths and not gpu and not cluster" $(PYTEST_ARGS)
 
 test-deaths: setup  ## sudden deaths of every part, the last against a run of the real stages that had none (8 minutes)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.chart_support import CHART, TINY
+from tests.chart.support import CHART, TINY
 from tests.cluster.node.node import Node
 from zhongjing.config.release import RELEASE_KEY, ReleaseConfig, parse_release
 

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.cluster.chart_support import CHART
+from tests.chart.support import CHART
 from tests.cluster.kube import Cluster, CommandFailed, Release
 from tests.cluster.runs import end_pods, pods, still
 from zhongjing.config.stages import Stage

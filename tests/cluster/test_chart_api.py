@@ -12,8 +12,8 @@ import pytest
 import yaml
 from kubernetes.utils.quantity import parse_quantity
 
-from tests.cluster.chart_cases import CASES, Case
-from tests.cluster.chart_support import (
+from tests.chart.cases import CASES, Case
+from tests.chart.support import (
     CHART,
     FULLNAME,
     PROVISIONERS,

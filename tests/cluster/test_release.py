@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.chart_support import CHART, TINY
+from tests.chart.support import CHART, TINY
 from tests.cluster.kube import Cluster, Release, diagnosis, installed
 from tests.cluster.runs import JobWatch, Run, pods, wait_for_step
 from tests.cluster.strikes import STRIKES, Strike

@@ -75,20 +75,25 @@ def build_programs(place: Place, say: Callable[[str], None]) -> None:
         UnavailableError: no Go here.
         HarnessError: a program does not build.
     """
-    place.bin.mkdir(parents=True, exist_ok=True)
     for name in (*FROM_TOOLS, *BY_VERSION, "pause"):
-        program = place.bin / name
-        key = place.bin / f".{name}.key"
-        if program.exists() and key.exists() and key.read_text() == build_key(name):
-            continue
-        if shutil.which("go") is None:
-            raise UnavailableError("no Go to build Kubernetes with")
-        say(f"building {name}")
-        built = place.bin / "new" / name
-        _build(name, built)
-        built.replace(program)
-        key.write_text(build_key(name))
-    shutil.rmtree(place.bin / "new", ignore_errors=True)
+        build_program(place, name, say)
+
+
+def build_program(place: Place, name: str, say: Callable[[str], None]) -> None:
+    """Builds one of them unless it is there, as :func:`build_programs` does; Helm takes a minute."""
+    place.bin.mkdir(parents=True, exist_ok=True)
+    program = place.bin / name
+    key = place.bin / f".{name}.key"
+    if program.exists() and key.exists() and key.read_text() == build_key(name):
+        return
+    if shutil.which("go") is None:
+        raise UnavailableError(f"no Go to build {name} with")
+    say(f"building {name}")
+    new = place.bin / f"new-{os.getpid()}"  # another run may build it too
+    _build(name, new / name)
+    (new / name).replace(program)
+    key.write_text(build_key(name))
+    shutil.rmtree(new, ignore_errors=True)
 
 
 def _build(name: str, output: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.chart_cases import CASES, Case, case
-from tests.cluster.chart_support import (
+from tests.chart.cases import CASES, Case, case
+from tests.chart.support import (
     CHART,
     FULLNAME,
     MISSING,
@@ -35,8 +35,6 @@ from tests.cluster.chart_support import (
     value_at,
     without,
 )
-
-pytestmark = pytest.mark.cluster
 
 BOTH = pytest.mark.parametrize("provisioner", PROVISIONERS)
 VALUES = chart_values()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.chart_cases import case
-from tests.cluster.chart_support import (
+from tests.chart.cases import case
+from tests.chart.support import (
     CHART,
     FULLNAME,
     PROVISIONERS,
@@ -26,8 +25,6 @@ from tests.cluster.chart_support import (
     selects,
 )
 from zhongjing.controller.metrics import Metrics
-
-pytestmark = pytest.mark.cluster
 
 BOTH = pytest.mark.parametrize("provisioner", PROVISIONERS)
 
@@ -205,20 +202,6 @@ def test_alerts_and_dashboards_ask_for_metrics_that_there_are() -> None:
             assert f'"{gauge[2]}"' in source, metric
         else:
             assert metric in ours or metric.removesuffix("_bucket") in ours, metric
-
-
-@pytest.fixture
-def promtool(tmp_path: Path) -> str:
-    """Prometheus' checker, from its Debian package: unpacked, since installed it would start a server."""
-    found = shutil.which("promtool")
-    if found is not None:
-        return found
-    for command in (["apt-get", "download", "prometheus"], ["sh", "-c", "dpkg -x prometheus_*.deb ."]):
-        try:
-            subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"needs promtool, or Debian's package prometheus: {error}")
-    return str(tmp_path / "usr/bin/promtool")
 
 
 def test_promtool_finds_the_queries_right(promtool: str, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.chart_cases import CASES, DIGEST, Case, case
-from tests.cluster.chart_support import (
+from tests.chart.cases import CASES, DIGEST, Case, case
+from tests.chart.support import (
     CHART,
     FULLNAME,
     NAMESPACE,
@@ -26,8 +26,6 @@ from tests.cluster.chart_support import (
     render,
     rendered,
 )
-
-pytestmark = pytest.mark.cluster
 
 BOTH = pytest.mark.parametrize("provisioner", PROVISIONERS)
 
