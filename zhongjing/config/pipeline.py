@@ -47,6 +47,13 @@ class PipelineSpec(DocumentModel):
     base: Base = training(..., "The model to start from.")
     sources: list[Source] = training(list, "Corpora, named.", max_length=256)
     stages: Stages = training(Stages, "What to run.")
+    question: str | None = operational(
+        None,
+        "A question that base, sft and ppo answer side by side at the end of sft and ppo; both stand in the "
+        "manifests. None: nothing is asked, for the data's questions may be patients'.",
+        min_length=1,
+        max_length=4000,
+    )
     storage: Storage = operational(Storage, "Where corpora, checkpoints and results are.")
     targets: list[Stage] = operational(
         list,

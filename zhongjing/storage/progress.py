@@ -65,6 +65,7 @@ class Progress(Record):
     eta_seconds: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict, description="latest training metrics")
     validation: dict[str, float] = Field(default_factory=dict, description="latest held-out metrics")
+    validation_step: int | None = Field(default=None, description="optimizer steps done when they were taken")
     best_step: int | None = None
     checkpoint_step: int | None = None
     spikes: int = 0

@@ -7,6 +7,7 @@ to be there. matplotlib is imported when something is drawn.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,22 +23,29 @@ if TYPE_CHECKING:
 OVERVIEW = "curves.png"
 """The picture with all panels."""
 
-# Panel, its title, and what the last part of a metric's name must contain. The first match wins, so the
-# narrow ones stand before "loss": value_loss is a loss, but "reward_std" is no reward curve of its own.
+# Panel, its title, and words one of which the last part of a metric's name must contain; the longest match
+# wins. One unit a panel: what PPO earns is normalised, the reward model's score is not; the KL to the
+# reference is of a response, that of an update of a token. In the order in which people look at them.
 _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    # First, so that a guard's factor on the loss is not drawn as a loss.
-    ("guard", "Spike guard's factors", ("guard",)),
-    ("loss", "Loss (nats)", ("loss", "nll", "cross_entropy")),
+    ("loss", "Loss", ("loss", "nll", "cross_entropy")),
     ("accuracy", "Accuracy", ("accuracy",)),
-    ("reward", "Reward", ("objective", "reward", "score")),
-    ("kl", "KL (nats)", ("kl",)),
+    ("reward", "Reward (normalised)", ("objective", "reward")),
+    ("score", "Score of the reward model", ("score", "reward_mean")),
+    ("kl", "KL to the reference (nats a response)", ("kl",)),
     ("length", "Length of responses (tokens)", ("length",)),
     ("ends", "Share of responses with an end", ("eos",)),
-    ("entropy", "Entropy (nats)", ("entropy",)),
-    ("policy", "Policy and critic", ("clip_fraction", "clipfrac", "explained_variance", "ratio")),
-    ("optimizer", "Gradient norm", ("grad_norm", "gradient_norm")),
-    ("schedule", "Learning rate", ("learning_rate", "lr")),
+    ("entropy", "Entropy (nats a token)", ("entropy",)),
+    ("policy_loss", "Policy loss", ("policy_loss",)),
+    ("value_loss", "Value loss (squared reward)", ("value_loss",)),
+    ("update_kl", "KL of the update (nats a token)", ("update_kl",)),
+    ("clipped", "Share of tokens clipped", ("clip_fraction",)),
+    ("critic", "Variance that the critic explains", ("explained_variance",)),
+    ("optimizer", "Gradient norm", ("grad_norm",)),
+    ("schedule", "Learning rate", ("learning_rate",)),
+    ("guard", "Spike guard's factors", ("guard_loss_factor", "guard_learning_rate_factor")),
 )
+# What the reader of a curve does not ask for: spreads, bounds of intervals, coefficients.
+_NO_CURVES = {"std", "coef", "low", "high"}
 _SMOOTH_FROM = 24  # points; below, the raw curve is readable
 _MAX_SERIES = 8
 
@@ -90,8 +98,7 @@ def _panels(points: Sequence[MetricPoint]) -> dict[str, dict[str, _Series]]:
             series.y.append(float(value))
     if all(value == 1.0 for series in found["guard"].values() for value in series.y):
         del found["guard"]  # it never acted
-    # What people look at first comes first: loss, reward; the guard last.
-    order = [name for name, _, _ in (*_PANELS[1:], _PANELS[0]) if name in found]
+    order = [name for name, _, _ in _PANELS if name in found]
     # By label, training first: the same points give the same picture, in whatever order they come.
     return {
         name: dict(sorted(found[name].items(), key=lambda entry: (" " in entry[0], entry[0]))[:_MAX_SERIES])
@@ -100,16 +107,12 @@ def _panels(points: Sequence[MetricPoint]) -> dict[str, dict[str, _Series]]:
 
 
 def _panel_of(name: str) -> str | None:
-    lowered = name.lower()
-    if "std" in lowered or "coef" in lowered:
+    last = name.lower().rpartition("/")[2]
+    if _NO_CURVES & set(last.split("_")):
         return None
-    words = lowered.replace("/", "_").replace(".", "_").split("_")
-    for panel, _, patterns in _PANELS:
-        for pattern in patterns:
-            # Short patterns are whole words: "lr" is not in "clr", "kl" not in "weekly".
-            if pattern in words or ("_" in pattern and pattern in lowered):
-                return panel
-    return None
+    # Whole words: "kl" is not in "weekly".
+    matches = [(len(w), panel) for panel, _, words in _PANELS for w in words if f"_{w}_" in f"_{last}_"]
+    return max(matches)[1] if matches else None
 
 
 def _draw(path: Path, panels: list[tuple[str, dict[str, _Series]]], spikes: list[float]) -> Path:
@@ -154,25 +157,22 @@ def _panel(axis: Axes, title: str, series: dict[str, _Series], spikes: list[floa
 
 
 def smooth(values: Sequence[float], *, window: int | None = None) -> list[float]:
-    """Centred running mean; the window shrinks at both ends, so that no end is dragged.
+    """Trailing running mean: a point shows what has been, so nothing seems to happen before its cause.
 
     Args:
         values: finite values, one a step.
         window: width in points; none: a tenth of the curve, at least 5.
 
     Returns:
-        As many values as were given.
+        As many values as were given; the first are means of what there is.
     """
     width = window or max(5, len(values) // 10)
-    half = width // 2
-    sums = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
-    smoothed = []
-    for index in range(len(values)):
-        reach = min(half, index, len(values) - 1 - index)
-        smoothed.append((sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1))
-    return smoothed
+    sums = [0.0, *itertools.accumulate(values)]
+    return [
+        (sums[end] - sums[begin]) / (end - begin)
+        for end in range(1, len(sums))
+        for begin in [max(0, end - width)]
+    ]
 
 
 def _ascii(text: str) -> str:

@@ -226,15 +226,18 @@ class _Rank:
         return program.measure(samples)
 
     def _answers(self, folder: Path, local: Local) -> dict[str, Any]:
-        """One held-out question, answered before and after the stage, for people to look at."""
+        """The document's question, answered before and after the stage, for people to look at."""
         from zhongjing.train.precision import dtype_of
         from zhongjing.train.sample_answers import sample_answers
 
-        if self.request.stage not in (Stage.SFT, Stage.PPO):
+        spec = self.request.document.spec
+        if spec.question is None or self.request.stage not in (Stage.SFT, Stage.PPO):
             return {}
         answers = sample_answers(
             local,
             folder,
+            spec.question,
+            spec.stages.system_prompt(self.request.stage),
             stage=self.request.stage,
             dtype=dtype_of(self.settings, self.device),
             max_new_tokens=_ANSWER_TOKENS,

@@ -125,8 +125,9 @@ def test_plain_lines_of_a_whole_stage() -> None:
     at(4, RUNNING, prepares)
     for second in range(5, 40):
         step = second - 5
-        validation = {"loss": 5.2, "perplexity": 181.0} if step >= 20 else {}
-        at(second, RUNNING, training_progress(Stage.SFT, step, validation=validation))
+        # Evaluated after step 20, and seen two seconds later: the value keeps the step it was taken at.
+        held = {"validation": {"loss": 5.2, "perplexity": 181.0}, "validation_step": 20} if step >= 22 else {}
+        at(second, RUNNING, training_progress(Stage.SFT, step, **held))
     at(40, stage_status(StageState.SUCCEEDED))
     assert lines == [
         "[00:00]          Ray dashboard: http://127.0.0.1:8265",
@@ -135,8 +136,8 @@ def test_plain_lines_of_a_whole_stage() -> None:
         "[00:03] sft      preparing: reading sources",
         "[00:05] sft      training 0/100  loss 4.5  12.3k tokens/s  ETA 1m20s",
         "[00:15] sft      training 10/100  loss 4.5  12.3k tokens/s  ETA 1m20s",
-        "[00:25] sft      held-out at step 20: loss 5.2",
         "[00:25] sft      training 20/100  loss 4.5  12.3k tokens/s  ETA 1m20s",
+        "[00:27] sft      held-out at step 20: loss 5.2",
         "[00:35] sft      training 30/100  loss 4.5  12.3k tokens/s  ETA 1m20s",
         "[00:40] sft      succeeded",
     ]
@@ -160,14 +161,14 @@ def test_bars_show_every_stage_and_what_came_in_between(monkeypatch: pytest.Monk
     display = LiveDisplay(stream)
     display._console = RichConsole(file=stream, force_terminal=True, width=120, highlight=False)
     display._live.console = display._console
-    progress = training_progress(Stage.SFT, 30, validation={"loss": 5.2})
+    progress = training_progress(Stage.SFT, 31, validation={"loss": 5.2}, validation_step=30)
     with display:
         display.update(shown({Stage.SFT: RUNNING}, {Stage.SFT: progress}))
         display.update(shown({Stage.SFT: stage_status(StageState.FAILED, message="[odd] disk full")}))
     drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
     assert "Ray dashboard: http://127.0.0.1:8265" in drawn
     assert "sft      held-out at step 30: loss 5.2" in drawn
-    assert "30/100" in drawn
+    assert "31/100" in drawn
     assert "12.3k tokens/s" in drawn
     assert "failed: [odd] disk full" in drawn  # text of an error is no markup
     assert "rm" in drawn

@@ -20,7 +20,6 @@ from zhongjing.data.tokens import TokenCacheRef
 from zhongjing.storage.manifest import SourceCounts
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.train.ppo.episodes import Episode, reward_row
-from zhongjing.train.sample_answers import _questions
 
 # pytest takes a module's fixtures by their names in it.
 bench = build_support.bench
@@ -319,16 +318,6 @@ def test_the_reward_model_learns_from_what_it_will_be_shown(
         # Token by token what PPO will have scored when the policy gives this very answer.
         episode = Episode(np.asarray(prompt), np.asarray(row[len(prompt) :]), ended=True)
         assert reward_row([episode], closing, closing).input_ids.flatten().tolist() == row
-
-
-def test_the_sampled_question_has_its_system_turn(bench: Bench, chatml: PreTrainedTokenizerFast) -> None:
-    bench.source("qa", "dialogue", qa(0, 5))
-    for prompt in (None, "你是医生"):
-        ref = bench.build(Stage.SFT, "qa", systemPrompt=prompt, validationFraction=0.0)
-        first = next(_questions(bench.open(ref, "train"), chatml))
-        assert first[-1].content.startswith("第")
-        assert first[-1].content.endswith("好呢？")
-        assert [turn.content for turn in first[:-1]] == ([] if prompt is None else [prompt])
 
 
 def test_prompts_leave_room_for_a_response_of_full_length(bench: Bench) -> None:

@@ -18,7 +18,7 @@ def point(kind: str, step: int, **values: float) -> MetricPoint:
 def training(steps: int) -> list[MetricPoint]:
     noise = random.Random(0)
     points = [
-        point("train", step, loss=8.0 - step / 20 + noise.random(), grad_norm=1.0, lr=1e-4)
+        point("train", step, loss=8.0 - step / 20 + noise.random(), grad_norm=1.0, learning_rate=1e-4)
         for step in range(steps)
     ]
     return [*points, point("validation", 0, loss=8.2), point("validation", steps, loss=5.0)]
@@ -54,15 +54,22 @@ def test_the_guard_is_drawn_when_it_acted(tmp_path: Path, factor: float, drawn: 
     ("name", "panel"),
     [
         ("loss", "loss"),
-        ("value_loss", "loss"),
+        ("value_loss", "value_loss"),
+        ("policy_loss", "policy_loss"),
         ("pair_accuracy", "accuracy"),
         ("objective", "reward"),
-        ("reward_mean", "reward"),
+        ("reward", "reward"),
+        ("score", "score"),
+        ("reward_mean", "score"),  # the reward model's own, before PPO normalises it
         ("reward_std", None),
+        ("accuracy_low", None),
         ("kl", "kl"),
+        ("update_kl", "update_kl"),
         ("kl_coef", None),
         ("weekly", None),
-        ("clip_fraction", "policy"),
+        ("clip_fraction", "clipped"),
+        ("value_clip_fraction", "clipped"),
+        ("explained_variance", "critic"),
         ("guard_loss_factor", "guard"),
         ("response_length", "length"),
         ("eos_share", "ends"),
@@ -97,9 +104,35 @@ def test_the_same_points_give_the_same_file(tmp_path: Path) -> None:
     assert render_curves(list(reversed(training(30))), tmp_path / "b")[0].read_bytes() == first
 
 
-def test_smoothing_keeps_length_level_and_ends() -> None:
+def test_every_curve_of_an_axis_has_the_same_unit() -> None:
+    """The metrics of the four stages (docs/metrics.md) by their units: two units never share a panel."""
+    units = {
+        "reward": ("objective", "reward"),
+        "score": ("score", "reward_mean"),
+        "nats a response": ("kl",),
+        "nats a token, of an update": ("update_kl",),
+        "nats a token": ("entropy",),
+        "share of tokens": ("clip_fraction", "value_clip_fraction"),
+        "share of variance": ("explained_variance",),
+        "share of pairs": ("accuracy", "longer_accuracy"),
+        "share of responses": ("eos_share",),
+        "tokens": ("response_length",),
+        "squared reward": ("value_loss",),
+        "advantage": ("policy_loss",),
+        "nats": ("loss",),
+    }
+    panels = [{_panel_of(name) for name in names} for names in units.values()]
+    assert all(len(panel) == 1 and None not in panel for panel in panels)
+    assert len(set.union(*panels)) == len(units)
+
+
+def test_smoothing_shows_nothing_before_it_happens() -> None:
+    """A mean of the past: a guard that acts at a spike never seems to have acted before it."""
     assert smooth([]) == []
     assert smooth([2.0] * 30) == pytest.approx([2.0] * 30)
-    line = [float(value) for value in range(40)]
-    assert smooth(line) == pytest.approx(line)  # symmetric windows do not bend a straight line
-    assert smooth([0.0, 9.0, 0.0], window=3) == pytest.approx([0.0, 3.0, 0.0])
+    assert smooth([0.0, 9.0, 0.0, 0.0], window=3) == pytest.approx([0.0, 4.5, 3.0, 3.0])
+    for at in (0, 20, 59):
+        spike = [1.0] * at + [50.0] + [1.0] * (59 - at)
+        smoothed = smooth(spike)
+        assert smoothed[:at] == pytest.approx([1.0] * at)
+        assert smoothed[at] > 1.0

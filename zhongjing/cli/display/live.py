@@ -40,7 +40,7 @@ class LiveDisplay:
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False)
         self._live = Live(console=self._console, refresh_per_second=4, transient=False)
-        self._validations: dict[Stage, dict[str, float]] = {}
+        self._validations: dict[Stage, str] = {}
         self._messages: dict[Stage, str] = {}
         self._news = RunNews()
         self._spinners: dict[Stage, Spinner] = {}
@@ -65,10 +65,10 @@ class LiveDisplay:
         self._live.update(self._block(view), refresh=True)
 
     def _above(self, stage: StageView) -> None:
-        validation = dict(stage.progress.validation) if stage.progress is not None else {}
+        validation = validation_line(stage)
         if validation and validation != self._validations.get(stage.stage):
             self._validations[stage.stage] = validation
-            self.note(f"{stage.stage:<9}{validation_line(stage)}")
+            self.note(f"{stage.stage:<9}{validation}")
         message = stage.status.message
         if message and message != self._messages.get(stage.stage):
             self._messages[stage.stage] = message

@@ -38,7 +38,7 @@ class PlainDisplay:
         self._every = every
         self._start = now()
         self._marks: dict[Stage, _Mark] = {}
-        self._validations: dict[Stage, dict[str, float]] = {}
+        self._validations: dict[Stage, str] = {}
         self._spoken: dict[Stage, float] = {}
         self._news = RunNews()
 
@@ -75,21 +75,22 @@ class PlainDisplay:
             self._line(stage.stage, sentence(stage))
 
     def _validation(self, stage: StageView) -> Iterator[str]:
-        progress = stage.progress
-        if progress is None or not progress.validation:
-            return
-        if progress.validation != self._validations.get(stage.stage):
-            self._validations[stage.stage] = dict(progress.validation)
-            yield validation_line(stage)
+        text = validation_line(stage)
+        if text and text != self._validations.get(stage.stage):
+            self._validations[stage.stage] = text
+            yield text
 
     def _line(self, stage: Stage | str, text: str) -> None:
         self._write(f"[{clock(self._now() - self._start)}] {stage:<9}{text}".rstrip())
 
 
 def validation_line(stage: StageView) -> str:
-    """``held-out at step 30: loss 5.21``."""
-    assert stage.progress is not None
-    return f"held-out at step {stage.step}: {describe(stage.stage, stage.progress.validation)}"
+    """``held-out at step 30: loss 5.21``: of the latest evaluation; nothing before the first."""
+    progress = stage.progress
+    if progress is None or not progress.validation:
+        return ""
+    at = "" if progress.validation_step is None else f" at step {progress.validation_step}"
+    return f"held-out{at}: {describe(stage.stage, progress.validation)}"
 
 
 def sentence(stage: StageView) -> str:

@@ -6,10 +6,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zhongjing.cli.display.plain import validation_line
 from zhongjing.cli.display.text import table
 from zhongjing.cli.display.view import RunView, StageView
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.headline import describe, duration, main_metrics, number
+from zhongjing.pipeline.headline import duration, main_metrics, number
 from zhongjing.pipeline.state import ConditionType
 from zhongjing.storage.manifest import StageManifest
 
@@ -188,7 +189,7 @@ def status_lines(view: RunView, manifests: Mapping[Stage, StageManifest]) -> lis
     rows = []
     for stage in view.stages:
         steps = f"{stage.step}/{stage.total_steps}" if stage.total_steps else ""
-        held_out = describe(stage.stage, stage.progress.validation) if stage.progress is not None else ""
+        held_out = validation_line(stage).removeprefix("held-out ")
         manifest = manifests.get(stage.stage)
         if manifest is not None:
             steps, held_out = str(manifest.steps), _change(stage.stage, manifest)
