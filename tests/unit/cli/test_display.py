@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import pytest
 from rich.console import Console as RichConsole
@@ -126,7 +127,9 @@ def test_plain_lines_of_a_whole_stage() -> None:
     for second in range(5, 40):
         step = second - 5
         # Evaluated after step 20, and seen two seconds later: the value keeps the step it was taken at.
-        held = {"validation": {"loss": 5.2, "perplexity": 181.0}, "validation_step": 20} if step >= 22 else {}
+        held: dict[str, Any] = (
+            {"validation": {"loss": 5.2, "perplexity": 181.0}, "validation_step": 20} if step >= 22 else {}
+        )
         at(second, RUNNING, training_progress(Stage.SFT, step, **held))
     at(40, stage_status(StageState.SUCCEEDED))
     assert lines == [

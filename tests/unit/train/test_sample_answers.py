@@ -59,7 +59,12 @@ def test_the_closing_question_stands_behind_the_stages_system_turn(
 ) -> None:
     asked: list[tuple[Turn, ...]] = []
     monkeypatch.setattr(sample_answers, "load_base", lambda *_, **__: torch.nn.Identity())
-    monkeypatch.setattr(sample_answers, "answer", lambda _m, _t, turns, **_: asked.append(turns) or "")
+
+    def answer(_model: object, _tokenizer: object, turns: tuple[Turn, ...], **_: object) -> str:
+        asked.append(turns)
+        return ""
+
+    monkeypatch.setattr(sample_answers, "answer", answer)
     base = tiny_base(tmp_path / "base")
 
     def ask(question: str) -> dict[str, str]:
