@@ -15,6 +15,7 @@ from zhongjing.cli.guard import BAD_INPUT, OK, guarded
 from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, Workdir
 from zhongjing.codes.command import INVALID_OPTION, TARGET_IN_USE
 from zhongjing.errors import ConfigError
+from zhongjing.storage.manifest import unused_text
 
 if TYPE_CHECKING:
     from zhongjing.config.sources import Source
@@ -226,6 +227,8 @@ def _facts(report: SourceReport) -> Iterator[tuple[str, str]]:
         yield "system turn", str(report.with_system)
     if report.departments:
         yield "departments", _counts(report.departments, limit=8)
+    if report.unused:
+        yield "not used", unused_text(report.unused)
     if report.rejected:
         yield "quarantined", f"{report.rejected}: {_counts(report.reasons)}"
 

@@ -228,7 +228,8 @@ class _Builder:
             self._encoding(shard, 1.0)
             if not shard.ends_source:
                 continue
-            counts.append(SourceCounts(name=shard.source.name, digest=digests[shard.source.name], **tally))
+            name = shard.source.name
+            counts.append(SourceCounts(name=name, digest=digests[name], unused=shard.unused, **tally))
             self.outputs.store_quarantine()
             check_source(shard.source, counts[-1], rejections, self.outputs.quarantine_uri)
             tally, rejections = Counter(), Rejections()

@@ -16,7 +16,7 @@ from zhongjing.data.order import groups_by_category
 from zhongjing.data.tokenizer_folder import TOKENIZER_FILES
 from zhongjing.errors import DataError
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 # What the test split of a stage may hold of sources that no stage trains on (split: test).
 _TEST_KINDS: dict[Stage, tuple[Kind, ...]] = {

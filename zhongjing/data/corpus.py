@@ -21,7 +21,7 @@ from zhongjing.data.encoding import RecordEncoder, adapt
 from zhongjing.data.readers import ReadStats, Rejected, read_object, record_texts
 from zhongjing.data.records import Record
 from zhongjing.data.split import Split, assign, content_of, unit_of
-from zhongjing.storage.manifest import FrozenSource
+from zhongjing.storage.manifest import FrozenSource, Unused
 
 if TYPE_CHECKING:
     from zhongjing.storage.objects import ObjectStore
@@ -54,6 +54,7 @@ class Shard:
     tally: Counter[str] = field(default_factory=Counter)
     characters: int = 0
     ends_source: bool = False
+    unused: dict[str, Unused] = field(default_factory=dict)  # of the whole source, where it ends here
     _contents: list[bytes] = field(default_factory=list)
 
     def add(self, record: Record, split: Split, content: bytes) -> None:
@@ -166,6 +167,7 @@ class Corpus:
                 seen.add(content)
                 shard.add(wanted, split, content)
             shard.tally["truncated"] += stats.truncated
+            shard.unused = stats.unused.report()
             shard.ends_source = True
             done += sum(item.size for item in frozen.objects)
             shard.end = done

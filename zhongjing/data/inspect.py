@@ -28,6 +28,7 @@ from zhongjing.data.records import Dialogue, Ranking, Record, TextRecord
 from zhongjing.data.split import content_of, unit_of
 from zhongjing.errors import DataError, MissingInputError
 from zhongjing.storage.manifest import Record as Document
+from zhongjing.storage.manifest import Unused
 
 if TYPE_CHECKING:
     from zhongjing.storage.objects import ObjectStore
@@ -80,6 +81,7 @@ class SourceReport(Document):
     duplicates: int = Field(description="equal in every turn to an earlier record of the source")
     same_opening: int = Field(description="records that open like an earlier one: same split, same unit")
     truncated: int = Field(description="dialogues whose last question has no answer; it is left out")
+    unused: dict[str, Unused] = Field(description="by key: what went into no record")
     rejected: int
     reasons: dict[str, int]
     examples: list[Located]
@@ -266,6 +268,7 @@ def _inspect(
         duplicates=seen.duplicates,
         same_opening=seen.same_opening,
         truncated=stats.truncated,
+        unused=stats.unused.report(),
         rejected=sum(seen.reasons.values()),
         reasons=dict(seen.reasons.most_common()),
         examples=seen.examples,

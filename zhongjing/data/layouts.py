@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from zhongjing.codes import Code
 from zhongjing.codes import data as codes
-from zhongjing.config.sources import Columns
+from zhongjing.config.sources import Columns, Kind
+from zhongjing.data.fields import Fields, is_missing, unused_in, wrapped
 from zhongjing.data.formats import has_undecodable
 from zhongjing.data.records import Role, Turn
 
@@ -32,6 +33,7 @@ class Parsed:
     """A record in neutral form: a text, or turns, with ranked answers beside them where there are any.
 
     ``turns`` are as published: they may end with a user turn. ``system`` of a system turn is the first turn.
+    ``unused``: characters of what the record held beside that, by key.
     """
 
     layout: str
@@ -40,6 +42,7 @@ class Parsed:
     answers: tuple[str, ...] = ()
     ranks: tuple[int, ...] = ()
     department: str | None = None
+    unused: Mapping[str, int] = field(default_factory=dict)
 
 
 # Names of the question and of its answer, in the order in which they are tried.
@@ -81,38 +84,53 @@ _ROLES: dict[str, Role] = {
     "助手": "assistant",
 }
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,29}")
-_MISSING = {"", "nan", "none", "null", "n/a", "无"}
 
 
-def parse(value: object, columns: Columns) -> Parsed:
+def parse(value: object, columns: Columns, kind: Kind) -> Parsed:
     """Reads a raw record by its keys.
 
     Args:
         value: the record, as its format gives it; a plain string is a line of text.
         columns: key names of the source; if any is set, only these count.
+        kind: of the source: which of several layouts that fit is read.
 
     Returns:
-        The record in neutral form.
+        The record in neutral form, and what of it was not used.
 
     Raises:
         RejectedError: the record has no known layout, or its values are not what the layout says.
     """
     if isinstance(value, str):
         return Parsed("lines", text=_text(value, "the line"))
-    if isinstance(value, list):
-        return Parsed("messages", turns=_turn_list(value))
-    if not isinstance(value, Mapping):
+    record = wrapped(value)
+    if isinstance(record, list):
+        parsed: Parsed | None = Parsed("messages", turns=_turn_list(record))
+    elif isinstance(record, Fields):
+        parsed = _by_columns(record, columns) if columns != Columns() else _by_names(record, kind)
+    else:
         raise RejectedError("the record is neither a mapping nor a list of turns", codes.UNKNOWN_LAYOUT)
-    if columns != Columns():
-        return _by_columns(value, columns)
-    for reader in _READERS:
-        parsed = reader(value)
+    if parsed is None:
+        assert isinstance(record, Fields)
+        raise RejectedError(f"no known layout among its keys{_key_names(record)}", codes.UNKNOWN_LAYOUT)
+    # Held-out results are told by department; no other kind of record keeps it.
+    if kind is Kind.DIALOGUE and isinstance(record, Fields):
+        names = (columns.department,) if columns.department else _DEPARTMENTS
+        parsed = replace(parsed, department=_department(record, names))
+    return replace(parsed, unused=unused_in(record))
+
+
+def _by_names(record: Fields, kind: Kind) -> Parsed | None:
+    # What is read as text is its text, not the question that may stand beside it.
+    readers = (_plain_text, *_READERS) if kind is Kind.TEXT else _READERS
+    for reader in readers:
+        parsed = reader(record)
         if parsed is not None:
             return parsed
-    raise RejectedError(f"no known layout among its keys{_key_names(value)}", codes.UNKNOWN_LAYOUT)
+        record.forget()
+    return None
 
 
-def _key_names(value: Mapping[str, object]) -> str:
+def _key_names(value: Fields) -> str:
     """The record's keys, where they are names: the header of a table without one is text."""
     names = sorted(str(key) for key in value)
     if not names or not all(_NAME.fullmatch(name) for name in names):
@@ -120,29 +138,22 @@ def _key_names(value: Mapping[str, object]) -> str:
     return f" ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
 
 
-def _ranked(value: Mapping[str, object]) -> Parsed | None:
+def _ranked(value: Fields) -> Parsed | None:
     answers = value.get("answers")
     if not isinstance(answers, list) or not _prompt_of(value):
         return None
     texts, ranks = _answers(answers, value.get("ranks"))
-    prompt = _prompt_of(value)
-    return Parsed("answers", turns=prompt, answers=texts, ranks=ranks, department=_department(value))
+    return Parsed("answers", turns=_prompt_of(value), answers=texts, ranks=ranks)
 
 
-def _preference(value: Mapping[str, object]) -> Parsed | None:
+def _preference(value: Fields) -> Parsed | None:
     for better, worse in _CHOSEN_REJECTED:
         if better in value and worse in value:
-            return _pair(value, value[better], value[worse], _prompt_of(value))
+            return _pair(value[better], value[worse], _prompt_of(value))
     return None
 
 
-def _pair(
-    value: Mapping[str, object],
-    better: object,
-    worse: object,
-    prompt: tuple[Turn, ...],
-    department: str | None = None,
-) -> Parsed:
+def _pair(better: object, worse: object, prompt: tuple[Turn, ...]) -> Parsed:
     layout = "preference"
     if isinstance(better, list) and isinstance(worse, list) and better and isinstance(better[0], Mapping):
         chosen, rejected = _turn_list(better), _turn_list(worse)
@@ -162,46 +173,42 @@ def _pair(
         answers = (_text(better, "chosen"), _text(worse, "rejected"))
     if not prompt:
         raise RejectedError("chosen and rejected have no prompt")
-    return Parsed(
-        layout, turns=prompt, answers=answers, ranks=(0, 1), department=department or _department(value)
-    )
+    return Parsed(layout, turns=prompt, answers=answers, ranks=(0, 1))
 
 
-def _messages(value: Mapping[str, object]) -> Parsed | None:
+def _messages(value: Fields) -> Parsed | None:
     for name in _TURN_LISTS:
-        turns = value.get(name)
-        if isinstance(turns, list):
-            found = _with_system(_turn_list(turns), value.get("system"))
-            return Parsed(name, turns=found, department=_department(value))
+        if isinstance(value.peek(name), list):
+            return Parsed(name, turns=_with_system(_turn_list(value[name]), value, "system"))
     return None
 
 
-def _question_answer(value: Mapping[str, object]) -> Parsed | None:
+def _question_answer(value: Fields) -> Parsed | None:
     for question, answer in _QUESTION_ANSWER:
         if question in value and answer in value:
             asked = value[question]
-            if question == "ask" and _is_missing(asked):
+            if question == "ask" and is_missing(asked):
                 asked = value.get("title", asked)  # the table's title repeats the question in short
             second = value.get("input") if question != "input" else None
-            turns = _exchange(asked, second, value.get("history"), value.get("system"))
+            turns = _with_system(_exchange(asked, second, value.get("history")), value, "system")
             turns += (Turn("assistant", _text(value[answer], "the answer")),)
-            return Parsed(f"{question}/{answer}", turns=turns, department=_department(value))
+            return Parsed(f"{question}/{answer}", turns=turns)
     return None
 
 
-def _prompt_only(value: Mapping[str, object]) -> Parsed | None:
+def _prompt_only(value: Fields) -> Parsed | None:
     turns = _prompt_of(value)
-    return Parsed("prompt", turns=turns, department=_department(value)) if turns else None
+    return Parsed("prompt", turns=turns) if turns else None
 
 
-def _plain_text(value: Mapping[str, object]) -> Parsed | None:
+def _plain_text(value: Fields) -> Parsed | None:
     for name in _TEXTS:
         if name in value:
-            return Parsed(name, text=_text(value[name], "the text"), department=_department(value))
+            return Parsed(name, text=_text(value[name], "the text"))
     return None
 
 
-_READERS: tuple[Callable[[Mapping[str, object]], Parsed | None], ...] = (
+_READERS: tuple[Callable[[Fields], Parsed | None], ...] = (
     _ranked,
     _preference,
     _messages,
@@ -211,19 +218,20 @@ _READERS: tuple[Callable[[Mapping[str, object]], Parsed | None], ...] = (
 )
 
 
-def _prompt_of(value: Mapping[str, object]) -> tuple[Turn, ...]:
+def _prompt_of(value: Fields) -> tuple[Turn, ...]:
     """Turns before the answers: a list of turns, or a question with input, history and system turn."""
     for name in (*_TURN_LISTS, "prompt"):
-        turns = value.get(name)
+        turns = value.peek(name)
         if isinstance(turns, list) and turns and isinstance(turns[0], Mapping):
-            return _with_system(_turn_list(turns), value.get("system"))
+            return _with_system(_turn_list(value[name]), value, "system")
     for name in _PROMPTS:
-        if name in value and not _is_missing(value[name]):
-            return _exchange(value[name], value.get("input"), value.get("history"), value.get("system"))
+        if not is_missing(value.peek(name)):
+            asked = _exchange(value[name], value.get("input"), value.get("history"))
+            return _with_system(asked, value, "system")
     return ()
 
 
-def _by_columns(value: Mapping[str, object], columns: Columns) -> Parsed:
+def _by_columns(value: Fields, columns: Columns) -> Parsed:
     def need(name: str) -> object:
         if name not in value:
             raise RejectedError(f"the key {name!r} named under `columns` is missing", codes.UNKNOWN_LAYOUT)
@@ -232,36 +240,36 @@ def _by_columns(value: Mapping[str, object], columns: Columns) -> Parsed:
     def may(name: str | None) -> object:
         return value.get(name) if name else None
 
-    department = _label(may(columns.department)) if columns.department else _department(value)
     if columns.text:
-        return Parsed("columns", text=_text(need(columns.text), "the text"), department=department)
+        return Parsed("columns", text=_text(need(columns.text), "the text"))
     turns: tuple[Turn, ...] = ()
     if columns.messages:
-        turns = _with_system(_turn_list(need(columns.messages)), may(columns.system))
+        turns = _with_system(_turn_list(need(columns.messages)), value, columns.system)
     elif columns.prompt:
         asked = need(columns.prompt)
         if isinstance(asked, list) and asked and isinstance(asked[0], Mapping):
-            turns = _with_system(_turn_list(asked), may(columns.system))
+            turns = _with_system(_turn_list(asked), value, columns.system)
         else:
-            turns = _exchange(asked, may(columns.input), may(columns.history), may(columns.system))
+            asked = _exchange(asked, may(columns.input), may(columns.history))
+            turns = _with_system(asked, value, columns.system)
     if columns.answers:
         listed = need(columns.answers)
         texts, ranks = _answers(listed if isinstance(listed, list) else [], value.get("ranks"))
-        return Parsed("columns", turns=turns, answers=texts, ranks=ranks, department=department)
+        return Parsed("columns", turns=turns, answers=texts, ranks=ranks)
     if columns.chosen and columns.rejected:
-        return _pair(value, need(columns.chosen), need(columns.rejected), turns, department)
+        return _pair(need(columns.chosen), need(columns.rejected), turns)
     if columns.response:
         turns += (Turn("assistant", _text(need(columns.response), "the answer")),)
     if not turns:
         raise RejectedError("`columns` names neither a text, nor turns, nor a prompt")
-    return Parsed("columns", turns=turns, department=department)
+    return Parsed("columns", turns=turns)
 
 
-def _exchange(question: object, second: object, history: object, system: object) -> tuple[Turn, ...]:
+def _exchange(question: object, second: object, history: object) -> tuple[Turn, ...]:
     content = _text(question, "the question")
-    if not _is_missing(second):
+    if not is_missing(second):
         content = f"{content}\n{_text(second, 'input')}"
-    return _with_system((*_history(history), Turn("user", content)), system)
+    return (*_history(history), Turn("user", content))
 
 
 def _history(history: object) -> tuple[Turn, ...]:
@@ -287,7 +295,7 @@ def _turn_list(value: object) -> tuple[Turn, ...]:
     for item in value:
         if not isinstance(item, Mapping):
             raise RejectedError("a turn is not a mapping")
-        role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
+        role, content = _first(item, ("role", "from")), _first(item, ("content", "value"))
         known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
         if known is None:
             named = f" ({role})" if isinstance(role, str) and re.fullmatch(r"[a-z_]{1,20}", role) else ""
@@ -309,10 +317,11 @@ def _joined_parts(parts: Sequence[object]) -> object:
     return "".join(texts)
 
 
-def _with_system(turns: tuple[Turn, ...], system: object) -> tuple[Turn, ...]:
-    if _is_missing(system) or (turns and turns[0].role == "system"):
+def _with_system(turns: tuple[Turn, ...], fields: Fields, name: str | None) -> tuple[Turn, ...]:
+    """The turns behind the system turn that a key of its own holds, unless they begin with one."""
+    if name is None or is_missing(fields.peek(name)) or (turns and turns[0].role == "system"):
         return turns
-    return (Turn("system", _text(system, "the system turn")), *turns)
+    return (Turn("system", _text(fields[name], "the system turn")), *turns)
 
 
 def _answers(listed: Sequence[object], ranks: object) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -320,7 +329,7 @@ def _answers(listed: Sequence[object], ranks: object) -> tuple[tuple[str, ...], 
     for item in listed:
         content = item
         if isinstance(item, Mapping):
-            content = item.get("text", item.get("content", item.get("answer")))
+            content = _first(item, ("text", "content", "answer"))
         texts.append(_text(content, "an answer"))
     if ranks is None and listed and all(isinstance(item, Mapping) and "rank" in item for item in listed):
         ranks = [item["rank"] for item in listed if isinstance(item, Mapping)]
@@ -355,19 +364,16 @@ def _text(value: object, what: str) -> str:
     return stripped
 
 
-def _is_missing(value: object) -> bool:
-    if isinstance(value, list):
-        return not value or (len(value) == 1 and _is_missing(value[0]))
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or (isinstance(value, str) and value.strip().lower() in _MISSING)
-
-
 def _label(value: object) -> str | None:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    return value.strip() if isinstance(value, str) and not _is_missing(value) else None
+    return value.strip() if isinstance(value, str) and not is_missing(value) else None
 
 
-def _department(value: Mapping[str, object]) -> str | None:
-    return next((found for name in _DEPARTMENTS if (found := _label(value.get(name))) is not None), None)
+def _department(value: Fields, names: Sequence[str]) -> str | None:
+    return next((_label(value[name]) for name in names if _label(value.peek(name)) is not None), None)
+
+
+def _first(value: Mapping[str, object], names: Sequence[str]) -> object:
+    """The value of the first of the names that is there; the others are not used."""
+    return next((value[name] for name in names if name in value), None)

@@ -16,6 +16,7 @@ from zhongjing.codes import command as command_codes
 from zhongjing.codes import data as data_codes
 from zhongjing.config.sources import Kind, Source
 from zhongjing.data.compression import decompressed
+from zhongjing.data.fields import UnusedKeys
 from zhongjing.data.formats import SNIFF_BYTES, Detected, has_undecodable, sniff
 from zhongjing.data.layouts import Parsed, RejectedError, parse
 from zhongjing.data.records import Dialogue, Position, Prompt, Ranking, Record, TextRecord, Turn
@@ -62,6 +63,7 @@ class ReadStats:
 
     detected: dict[str, Detected] = field(default_factory=dict)  # by URI
     layouts: Counter[str] = field(default_factory=Counter)
+    unused: UnusedKeys = field(default_factory=UnusedKeys)
     truncated: int = 0  # dialogues that lost a last user turn without an answer
     stream: BinaryIO | None = None  # the object being read: its position tells how far reading has come
 
@@ -182,7 +184,8 @@ class _Reading:
                 yield self._rejected(position, row.reason, row.raw)
                 continue
             try:
-                parsed = parse(row.value, self.source.columns if layout is None else _NO_COLUMNS)
+                columns = self.source.columns if layout is None else _NO_COLUMNS
+                parsed = parse(row.value, columns, self.source.kind)
                 record = self._record(parsed, position)
                 if self.forbidden is not None and any(
                     self.forbidden.search(text) for text in record_texts(record)
@@ -192,6 +195,7 @@ class _Reading:
                 yield self._rejected(position, error.reason, row.raw, error.code)
                 continue
             self.stats.layouts[layout or parsed.layout] += 1
+            self.stats.unused.add(parsed.unused)
             yield record
 
     def _rejected(

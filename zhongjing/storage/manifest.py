@@ -6,6 +6,7 @@ other; they meet in these two documents.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -72,6 +73,23 @@ class StageRequest(Record):
     )
 
 
+class Unused(Record):
+    """What a key of a source's records held that went into no record."""
+
+    records: int
+    characters: int
+
+
+def unused_text(unused: Mapping[str, Unused], limit: int = 8) -> str:
+    """What was left out, for people: ``options (60 records, 1,860 characters)``."""
+    shown = [
+        f"{path} ({one.records:,} records, {one.characters:,} characters)"
+        for path, one in list(unused.items())[:limit]
+    ]
+    more = len(unused) - limit
+    return ", ".join([*shown, f"{more} more keys"] if more > 0 else shown)
+
+
 class SourceCounts(Record):
     """What became of a source's records. Nothing is dropped silently."""
 
@@ -87,6 +105,7 @@ class SourceCounts(Record):
     duplicates: int = 0
     leaks: int = 0
     quarantined: int = 0
+    unused: dict[str, Unused] = Field(default_factory=dict, description="by key, the most characters first")
 
 
 class ModelFile(Record):

@@ -1,0 +1,139 @@
+"""A raw record that knows which of its values were used, so that what is left out can be told.
+
+Readers of layouts take a value by ``fields[name]`` or ``fields.get(name)``: that says that it goes into the
+record. ``name in fields`` and ``fields.peek(name)`` only look. What nobody took is told by :func:`unused_in`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from zhongjing.storage.manifest import Unused
+
+_NAMES = 64  # told by name; records keyed by numbers of their own have no end of names
+_LONGEST_NAME = 60  # characters; a longer one is a text that took a name's place
+OTHER_KEYS = "other keys"
+_MISSING = {"", "nan", "none", "null", "n/a", "无"}
+
+
+class Fields(Mapping[str, object]):
+    """A mapping whose values count as used once they are taken.
+
+    Mappings inside it, also those in lists, come out as :class:`Fields`: their values are used one by one.
+
+    Args:
+        value: the record as its format gives it.
+    """
+
+    __slots__ = ("_taken", "_value")
+
+    def __init__(self, value: Mapping[Any, object]) -> None:
+        self._value = value
+        self._taken: dict[str, object] = {}
+
+    def __getitem__(self, name: str) -> object:
+        if name not in self._taken:
+            self._taken[name] = wrapped(self._value[name])
+        return self._taken[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._value)
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def peek(self, name: str, default: object = None) -> object:
+        """The value as its format gives it; looking does not use it."""
+        return self._value.get(name, default)
+
+    def forget(self) -> None:
+        """Nothing counts as used any more: another reader begins anew."""
+        self._taken.clear()
+
+
+def wrapped(value: object) -> object:
+    """The value with the mappings in it as :class:`Fields`."""
+    if isinstance(value, Fields):
+        return value
+    if isinstance(value, Mapping):
+        return Fields(value)
+    if isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
+        return [wrapped(item) for item in value]
+    return value
+
+
+def unused_in(value: object) -> dict[str, int]:
+    """Characters of what was not taken, by path: ``options``, ``messages[].weight``; nothing that is empty.
+
+    Args:
+        value: what :func:`wrapped` gave of a record.
+    """
+    found: Counter[str] = Counter()
+    _collect(value, "", found)
+    return dict(found)
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value says nothing: empty, not a number, or a word for it, as tables have them."""
+    if isinstance(value, list):
+        return not value or (len(value) == 1 and is_missing(value[0]))
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and value.strip().lower() in _MISSING)
+
+
+class UnusedKeys:
+    """What records of a source held that went into none: by path, records and characters."""
+
+    def __init__(self) -> None:
+        self._records: Counter[str] = Counter()
+        self._characters: Counter[str] = Counter()
+
+    def add(self, unused: Mapping[str, int]) -> None:
+        """Counts what one record left over."""
+        told: Counter[str] = Counter()
+        for path, characters in unused.items():
+            known = path in self._records or len(self._records) < _NAMES
+            told[path if known and len(path) <= _LONGEST_NAME else OTHER_KEYS] += characters
+        for path, characters in told.items():
+            self._records[path] += 1
+            self._characters[path] += characters
+
+    def report(self) -> dict[str, Unused]:
+        """What was left out, the most characters first."""
+        paths = sorted(self._records, key=lambda path: (-self._characters[path], path))
+        return {
+            path: Unused(records=self._records[path], characters=self._characters[path]) for path in paths
+        }
+
+
+def _collect(value: object, path: str, found: Counter[str]) -> None:
+    if isinstance(value, list):
+        for item in value:
+            _collect(item, f"{path}[]", found)
+    elif isinstance(value, Fields):
+        for name in value:
+            below = f"{path}.{name}" if path else str(name)
+            if name in value._taken:
+                _collect(value._taken[name], below, found)
+            elif size := _characters(value.peek(name)):
+                found[below] += size
+
+
+def _characters(value: object) -> int:
+    """Characters of the texts and numbers in a value; 0 where it says nothing."""
+    if is_missing(value):
+        return 0
+    if isinstance(value, str):
+        return len(value.strip())
+    if isinstance(value, Mapping):
+        return sum(map(_characters, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_characters, value))
+    return len(str(value))
