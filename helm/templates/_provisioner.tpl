@@ -12,13 +12,19 @@ find no ConfigMap and decide anew each time: there ray.provisioner should be set
 {{- $chosen = dig "data" "provisioner" "" (default dict $kept) -}}
 {{- if not $chosen -}}{{- $chosen = ternary "kuberay" "static" $served -}}{{- end -}}
 {{- end -}}
-{{- if and (eq $chosen "kuberay") (not $served) -}}
+{{- if and (eq $chosen "kuberay") (not $served) (include "zhongjing.isReal" .) -}}
 {{- if eq $asked "auto" -}}
 {{- fail (printf "this release runs on KubeRay (ConfigMap %s-provisioner), but the cluster does not serve ray.io/v1 RayCluster any more: install the KubeRay operator again, or set ray.provisioner=static" (include "zhongjing.fullname" .)) -}}
 {{- end -}}
-{{- fail "ray.provisioner is kuberay, but the cluster does not serve ray.io/v1 RayCluster: install the KubeRay operator (k8s/README.md), or set ray.provisioner=static; when rendering without a cluster add --api-versions ray.io/v1/RayCluster" -}}
+{{- fail "ray.provisioner is kuberay, but the cluster does not serve ray.io/v1 RayCluster: install the KubeRay operator (k8s/README.md), or set ray.provisioner=static" -}}
 {{- end -}}
 {{- $chosen -}}
+{{- end -}}
+
+{{/* "true" where a cluster says what it serves. A render without one (helm template) knows groups and versions of
+Kubernetes, but no kinds (Helm: pkg/chartutil/capabilities.go): what is asked for is taken at its word there. */}}
+{{- define "zhongjing.isReal" -}}
+{{- if .Capabilities.APIVersions.Has "apps/v1/Deployment" -}}true{{- end -}}
 {{- end -}}
 
 {{/* Why it was chosen, for NOTES. */}}
@@ -37,10 +43,10 @@ find no ConfigMap and decide anew each time: there ray.provisioner should be set
 {{- if and (eq .Values.ray.scaling "ray") (ne $provisioner "kuberay") -}}
 {{- fail "ray.scaling=ray is Ray's autoscaler, which needs KubeRay: set ray.scaling=controller, or ray.provisioner=kuberay" -}}
 {{- end -}}
-{{- if not .Values.workers.groups -}}
+{{- if not (include "zhongjing.ray.groups" . | fromJson).names -}}
 {{- fail "workers.groups is empty: the stages need at least one group of workers" -}}
 {{- end -}}
-{{- range $name := keys .Values.workers.groups | sortAlpha -}}
+{{- range $name := (include "zhongjing.ray.groups" $ | fromJson).names -}}
 {{- $group := include "zhongjing.ray.group" (list $ $name) | fromYaml -}}
 {{- if gt (int $group.minReplicas) (int $group.maxReplicas) -}}
 {{- fail (printf "workers.groups.%s: minReplicas is greater than maxReplicas" $name) -}}
@@ -61,7 +67,7 @@ find no ConfigMap and decide anew each time: there ray.provisioner should be set
 {{- fail "ray.gcsFaultTolerance needs redisAddress" -}}
 {{- end -}}
 {{- end -}}
-{{- if and .Values.pipelines .Values.crds.install .Release.IsInstall (not (.Capabilities.APIVersions.Has "training.zhongjing.dev/v1alpha1/TrainingPipeline")) -}}
-{{- fail "pipelines: the cluster does not know TrainingPipelines yet, and Helm checks every object before it installs the first. Install without pipelines and add them by helm upgrade, or apply files/trainingpipeline-crd.yaml of this chart first (kubectl apply --server-side); when rendering without a cluster add --api-versions training.zhongjing.dev/v1alpha1/TrainingPipeline" -}}
+{{- if and .Values.pipelines .Values.crds.install .Release.IsInstall (include "zhongjing.isReal" .) (not (.Capabilities.APIVersions.Has "training.zhongjing.dev/v1alpha1/TrainingPipeline")) -}}
+{{- fail "pipelines: the cluster does not know TrainingPipelines yet, and Helm checks every object before it installs the first. Install without pipelines and add them by helm upgrade, or apply files/trainingpipeline-crd.yaml of this chart first (kubectl apply --server-side)" -}}
 {{- end -}}
 {{- end -}}

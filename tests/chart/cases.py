@@ -122,7 +122,7 @@ CASES = [
     ),
     Case("whole name", {"fullnameOverride": "training", "image": {"digest": DIGEST}}),
     Case("no rights on the cluster", {"crds": {"install": False}, "rbac": {"clusterRoles": False}}),
-    Case("resource goes with the release", {"crds": {"keep": False}}),
+    Case("resource goes with the release", {"crds": {"keep": False, "adopt": True}}),
     Case(
         "security",
         {

@@ -17,6 +17,7 @@ from zhongjing.config.release import ReleaseConfig, parse_release
 CHART = Path(__file__).parents[2] / "helm"
 TINY = CHART / "values-tiny.yaml"
 RAY_CLUSTERS = "ray.io/v1/RayCluster"
+REAL = "apps/v1/Deployment"  # a kind of Kubernetes' own: what only a cluster says that it serves
 PIPELINES = "training.zhongjing.dev/v1alpha1/TrainingPipeline"
 PROVISIONERS = ("static", "kuberay")
 RELEASE, NAMESPACE = "zj", "training"

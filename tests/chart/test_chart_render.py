@@ -17,6 +17,7 @@ from tests.chart.support import (
     MISSING,
     NAMESPACE,
     PROVISIONERS,
+    REAL,
     TINY,
     ChartError,
     Object,
@@ -89,7 +90,8 @@ def _text(values: Object, provisioner: str) -> str:
 
 @pytest.mark.parametrize("each", CASES, ids=lambda each: each.name)
 def test_no_key_is_without_effect(each: Case) -> None:
-    keys = [key for key in leaves(each.values) if key != ("ray", "provisioner")]
+    # What is adopted is looked up in a cluster.
+    keys = [key for key in leaves(each.values) if key not in {("ray", "provisioner"), ("crds", "adopt")}]
     # Keys of free maps, as podSecurityContext.supplementalGroups, are the users'.
     own = [key for key in keys if value_at(VALUES, key) is not MISSING]
 
@@ -185,7 +187,22 @@ def test_auto_takes_kuberay_where_it_is_served() -> None:
 )
 def test_what_cannot_work_is_said_before_anything_is_installed(values: Object, message: str) -> None:
     with pytest.raises(ChartError, match=re.escape(message)):
-        render(values, served=[])
+        render(values, served=[REAL])
+
+
+def test_helm_template_needs_no_api_versions_of_what_is_asked_for() -> None:
+    """A GitOps tool renders without the cluster: what the values ask for is taken at its word."""
+    values = {"ray": {"provisioner": "kuberay"}} | case("pipelines").values
+
+    assert of_kind(render(values, served=[]), "TrainingPipeline")
+    assert render(values, served=[]) == render(values)
+
+
+def test_a_worker_group_that_is_null_is_none() -> None:
+    """`gpu: null` of values-tiny.yaml, as the option --reuse-values hands it to the templates."""
+    values: Object = {"workers": {"groups": {"left": None, "cpu": {}, "gpu": None}}}
+
+    assert [group.name for group in release_config(render(values)).ray.groups] == ["cpu"]
 
 
 def test_both_provisioners_make_the_same_pods() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.crd_support import with_crd
+from tests.cluster.crd_support import CRDS as DEFINITIONS
+from tests.cluster.crd_support import apply_crd, with_crd
 from tests.cluster.own_namespace import own_namespace
 from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.events import Note, Recorder
@@ -379,3 +380,32 @@ def test_an_outage_of_the_api_is_survived(api: KubeApi, name: str) -> None:
         assert wait_until(lambda: alone.is_leader, 5), "it does not stand for election again"
     finally:
         alone.close()
+
+
+def test_a_status_is_written_under_a_definition_of_one_version_before(api: KubeApi) -> None:
+    """The controller was upgraded, the definition (of another release, say) was not."""
+    name = "trainingpipelines.training.zhongjing.dev"
+    fields = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties"
+
+    def knows_release() -> bool:
+        # A new schema is served after a moment.
+        probe = Pipelines(api).write_status(made(), {"release": "zj"})
+        return probe.release == "zj"
+
+    def made() -> Pipeline:
+        found = Pipelines(api).get("behind")
+        assert found is not None
+        return found
+
+    api.create(PIPELINES, pipeline("behind"))
+    api.patch(DEFINITIONS, name, [{"op": "remove", "path": f"{fields}/release"}], kind="json")
+    try:
+        assert wait_until(lambda: not knows_release(), 30)
+        condition = {"type": "Progressing", "status": "True", "reason": "Queued", "message": "waits"}
+        after = Pipelines(api).write_status(made(), {"release": "zj", "conditions": [condition]})
+        assert after.release is None
+        assert (after.condition() or {})["reason"] == "Queued"
+    finally:
+        apply_crd(api)
+        assert wait_until(knows_release, 30)
+        api.delete(PIPELINES, "behind")

@@ -93,7 +93,7 @@ WORKLOAD_MISSING = _code(
     "WorkloadMissing",
     "A part of the release is not in the cluster.",
     cause="It was deleted by hand, or the installation ended half way.",
-    remedy="install it again: helm upgrade --reuse-values, with the release's name and chart",
+    remedy="install it again: helm upgrade --reset-then-reuse-values, with the release's name and chart",
 )
 PROVISIONER_MISMATCH = _code(
     "ProvisionerMismatch",

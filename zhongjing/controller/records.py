@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 
 from zhongjing.backends.kubernetes.codec import (
     Extras,
@@ -24,6 +25,8 @@ from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 OnChange = Callable[[Pipeline, PipelineStatus, PipelineStatus], None]
 """Called with the object, its status before and its status after, when a new one was written."""
@@ -64,6 +67,8 @@ class KubernetesRecords:
         self._desired: DesiredState | None = None
         self._refused = False
         self._seed: Mapping[Stage, int] = {}
+        self._sent: tuple[str, Object] = ("", {})
+        self._unknown: frozenset[str] = frozenset()
         self.pipeline = pipeline
         self.use(pipeline)
 
@@ -162,13 +167,32 @@ class KubernetesRecords:
         return encode(status, Extras(self._release, targets, resolved, self._live, self._layout))
 
     def _write(self, value: Object) -> bool:
-        """Writes a status that says something new; whether it did."""
-        if _said(value) == _said(self.pipeline.status):
+        """Writes a status that says something new; whether it did.
+
+        A definition that is older than this controller leaves out what it does not know: what was sent is
+        remembered beside what came back, or the same status would be written in every pass.
+        """
+        version, sent = self._sent
+        last = sent if version == self.pipeline.version else self.pipeline.status
+        if _said(value) == _said(last):
             return False
         if not self._may_act():
             raise ConflictError("another controller leads now", code=CONFLICT, where=self.pipeline.name)
         self.pipeline = self._pipelines.write_status(self.pipeline, value)
+        self._sent = (self.pipeline.version, value)
+        self._tell_of_unknown(value)
         return True
+
+    def _tell_of_unknown(self, value: Object) -> None:
+        unknown = frozenset(_left_out(value, self.pipeline.status))
+        if unknown - self._unknown:
+            self._unknown |= unknown
+            logger.warning(
+                "%s: the definition of TrainingPipelines on this cluster is older than the controller, and "
+                "its status is kept without %s; upgrade the definition (docs/operations.md, Upgrade)",
+                self.pipeline.name,
+                ", ".join(sorted(unknown)),
+            )
 
     def _forget_progress(self, before: PipelineStatus, after: PipelineStatus) -> None:
         """A new attempt has made no step yet, whatever the last one did."""
@@ -200,3 +224,14 @@ def _targets(pipeline: Pipeline) -> list[str]:
 def _said(status: Mapping[str, object]) -> dict[str, object]:
     """What a status says; when it was written is no news."""
     return {key: value for key, value in status.items() if key != "updatedAt"}
+
+
+def _left_out(sent: object, kept: object, place: str = "status") -> Iterator[str]:
+    """Fields of a status that did not come back."""
+    if not isinstance(sent, Mapping) or not isinstance(kept, Mapping):
+        return
+    for key, value in sent.items():
+        if value is not None and key not in kept:
+            yield f"{place}.{key}"
+        else:
+            yield from _left_out(value, kept.get(key), f"{place}.{key}")

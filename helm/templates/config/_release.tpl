@@ -19,7 +19,7 @@ ray:
   scaling: {{ .Values.ray.scaling }}
   idleSeconds: {{ .Values.ray.idleTimeoutSeconds }}
   groups:
-    {{- range $name := keys .Values.workers.groups | sortAlpha }}
+    {{- range $name := (include "zhongjing.ray.groups" $ | fromJson).names }}
     {{- $group := include "zhongjing.ray.group" (list $ $name) | fromYaml }}
     {{- $resources := include "zhongjing.ray.resources" (dict "opts" $group) | fromYaml }}
     - name: {{ $name }}

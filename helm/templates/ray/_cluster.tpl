@@ -45,7 +45,7 @@ headGroupSpec:
   {{- $_ := set $group "template" (include "zhongjing.ray.pod" (dict "root" . "role" "head" "opts" $head "provisioner" "kuberay") | fromYaml) }}
   {{- mergeOverwrite $group (deepCopy $head.rayGroupSpec) | toYaml | nindent 2 }}
 workerGroupSpecs:
-  {{- range $name := keys $values.workers.groups | sortAlpha }}
+  {{- range $name := (include "zhongjing.ray.groups" $ | fromJson).names }}
   {{- $opts := include "zhongjing.ray.group" (list $ $name) | fromYaml }}
   {{- $group := dict "groupName" $name "minReplicas" (int $opts.minReplicas) "maxReplicas" (int $opts.maxReplicas) }}
   {{- if eq $values.ray.scaling "ray" }}

@@ -1,3 +1,13 @@
+{{/* Names of the worker groups, sorted: a JSON list under "names". A group that is null is none: Helm itself drops it,
+but the option --reuse-values brings the null back. */}}
+{{- define "zhongjing.ray.groups" -}}
+{{- $names := list -}}
+{{- range $name, $group := .Values.workers.groups -}}
+{{- if not (kindIs "invalid" $group) -}}{{- $names = append $names $name -}}{{- end -}}
+{{- end -}}
+{{- dict "names" (sortAlpha $names) | toJson -}}
+{{- end -}}
+
 {{/* The options of a worker group: its own over workers.defaults. Argument: list of root and name. YAML of a dict. */}}
 {{- define "zhongjing.ray.group" -}}
 {{- $root := index . 0 -}}

@@ -1,8 +1,9 @@
 """The one place that speaks to the Kubernetes API: clients, timeouts, errors.
 
 Objects are the plain JSON that the API sends. The generated classes of the client are not used: they drop
-what they do not know, cost memory, and have nothing to say of custom resources. Every write is checked
-strictly (``fieldValidation=Strict``): an unknown field is an error, not silently left out.
+what they do not know, cost memory, and have nothing to say of custom resources. Writes are checked strictly
+(``fieldValidation=Strict``): an unknown field is an error, not silently left out. A status is the exception:
+it is written by a controller that may be newer than the definition on the cluster.
 """
 
 from __future__ import annotations
@@ -236,6 +237,10 @@ class KubeApi:
     ) -> Object:
         """Writes an object over the version that it names (``metadata.resourceVersion``).
 
+        Of a status (``subresource="status"``) the fields that the cluster's definition does not know are left
+        out (``fieldValidation=Warn``), and the rest is written: what comes back says what was kept. Source:
+        Kubernetes documentation, "Field validation" of the API concepts.
+
         Raises:
             ConflictError: somebody else wrote in between.
             NotFoundError: there is none of that name.
@@ -243,7 +248,7 @@ class KubeApi:
         """
         metadata = body["metadata"]
         place = self._place(resource, metadata.get("namespace"))
-        query = _writing(dry_run)
+        query = _writing(dry_run, validation="Warn" if subresource == "status" else "Strict")
         return self._json(Request("PUT", resource, place, metadata["name"], subresource, query, body))
 
     def patch(
@@ -429,8 +434,8 @@ def _kubeconfig() -> str:
     return os.environ.get("KUBECONFIG") or str(KUBE_CONFIG_DEFAULT_LOCATION)
 
 
-def _writing(dry_run: bool) -> dict[str, Any]:
-    query = {"fieldValidation": "Strict"}
+def _writing(dry_run: bool, validation: str = "Strict") -> dict[str, Any]:
+    query = {"fieldValidation": validation}
     return query | {"dryRun": "All"} if dry_run else query
 
 
