@@ -1,4 +1,4 @@
-"""Helm commands that pages, notes and remedies name keep the user's values and take a new chart's defaults."""
+"""Helm commands that pages, notes and remedies name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGES = [
 
 
 def test_every_helm_upgrade_that_is_named_takes_a_new_charts_defaults() -> None:
-    """--reuse-values lays the old chart's values over the new chart's, so what is new there is lost (Helm's help)."""
+    """--reuse-values takes the last release's values, its chart's defaults among them."""
     commands = {
         command: file.name
         for file in PAGES
