@@ -114,11 +114,14 @@ def write_llama_tokenizer(folder: Path, model: bytes, added: Sequence[str] = ())
         (folder / "added_tokens.json").write_text(json.dumps(ids))
 
 
-def publish_ziya(folder: Path, rule: str = "fengshen", size: Size = SMALLEST) -> Published:
+def publish_ziya(
+    folder: Path, rule: str = "fengshen", size: Size = SMALLEST, *, trained: bool = True
+) -> Published:
     """A delta in shards of ``.bin`` and its root, as IDEA-CCNL and Meta's converted LLaMA are published.
 
     Rules as in Fengshenbang-LM's and FastChat's ``make_delta.py`` (see :mod:`zhongjing.model.delta`). The
-    latter subtracts whole tensors, so there the root must have the target's rows.
+    latter subtracts whole tensors, so there the root must have the target's rows. Models that are not
+    ``trained`` have the files and cannot read.
     """
     texts = [*generate(0, 0.2).textbook.splitlines(), *SENTENCES * 20]
     model = train_sentencepiece(texts, TOKENS - len(ADDED))
@@ -132,10 +135,14 @@ def publish_ziya(folder: Path, rule: str = "fengshen", size: Size = SMALLEST) ->
     target = LlamaForCausalLM(_config(ROWS, size))
     # Continued from the root, as Ziya was: what the two share is what makes a wrong merge hard to see.
     state = target.state_dict()
-    _learn(origin, [[token for token in ids if token < root_rows] for ids in processor.encode(texts[:200])])
+    if trained:
+        _learn(
+            origin, [[token for token in ids if token < root_rows] for ids in processor.encode(texts[:200])]
+        )
     for name, tensor in origin.state_dict().items():
         state[name][: len(tensor)].copy_(tensor)
-    _learn(target, [[1, *ids] for ids in processor.encode([*texts[300:420], *SENTENCES * 2])])
+    if trained:
+        _learn(target, [[1, *ids] for ids in processor.encode([*texts[300:420], *SENTENCES * 2])])
     before = {name: tensor.half() for name, tensor in origin.state_dict().items()}
     after = {name: tensor.half() for name, tensor in target.state_dict().items()}
     whole = ("embed_tokens", "lm_head.weight") if rule == "fengshen" else ()

@@ -110,7 +110,7 @@ CASES = {
         {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}},
         codes.NO_FITTING_NODE,
         ("nvidia.com/gpu.product=NVIDIA-A100-SXM4-80GB", "didn't match"),
-        "label nodes with nvidia.com/gpu.product=NVIDIA-A100-SXM4-80GB",
+        "set nodeSelector of the group, now nvidia.com/gpu.product=NVIDIA-A100-SXM4-80GB, to labels",
     ),
     "gated": Stuck(
         {"schedulingGates": [{"name": "kueue.x-k8s.io/admission"}]},

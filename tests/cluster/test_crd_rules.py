@@ -102,6 +102,13 @@ def change_targets(draw: random.Random, spec: dict[str, Any]) -> None:
     spec["targets"] = draw.choices([*STAGES, "evaluation"], [4, 4, 4, 4, 1], k=draw.randint(0, 3))
 
 
+def change_precision(draw: random.Random, spec: dict[str, Any]) -> None:
+    stage = stage_of(draw, spec)
+    stage["precision"] = draw.choice(["auto", "fp16", "fp16", "bf16"])
+    if draw.random() < 0.5:
+        stage["resources"] = {"gpus": draw.choice([0, 1])}
+
+
 def drop_stage(draw: random.Random, spec: dict[str, Any]) -> None:
     if len(spec["stages"]) > 1:
         del spec["stages"][draw.choice(sorted(spec["stages"]))]
@@ -115,6 +122,7 @@ CHANGES: list[Callable[[random.Random, dict[str, Any]], None]] = [
     change_reward,
     change_batch,
     change_targets,
+    change_precision,
     drop_stage,
 ]
 

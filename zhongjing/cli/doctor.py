@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ from zhongjing.cli.console import Console
 from zhongjing.cli.guard import FAILED, OK, guarded
 from zhongjing.cli.options import DEFAULT_WORKDIR, Format, Local, OutputFormat, Workdir
 from zhongjing.codes.command import INVALID_OPTION
-from zhongjing.errors import ConfigError
+from zhongjing.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from zhongjing.cli.diagnosis.finding import Finding
@@ -152,7 +153,8 @@ def _document(file: Path) -> TrainingPipeline:
     from zhongjing.pipeline import graph
 
     document = resolve(load_document(file))
-    graph.check(document)
+    with suppress(DataError):  # one of its findings
+        graph.check(document)
     return document
 
 

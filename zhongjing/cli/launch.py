@@ -200,8 +200,8 @@ def check_first_run(document: TrainingPipeline, order: Order, place: LocalPlace)
     from zhongjing.cli.preflight.sources import check_sources
 
     stages = [forecast.stage for forecast in first_forecasts(document, order, place)]
-    check_models(document, stages)
-    return check_sources(document, stages, empty_store=not place.workdir.is_dir())
+    notes = check_models(document, stages)
+    return notes + check_sources(document, stages, empty_store=not place.workdir.is_dir())
 
 
 def check_again(session: Session, document: TrainingPipeline, order: Order) -> list[str]:
@@ -215,8 +215,8 @@ def check_again(session: Session, document: TrainingPipeline, order: Order) -> l
     from zhongjing.cli.preflight.sources import check_sources
 
     stages = graph.targets(document, order.stages(document))
-    check_models(document, stages)
-    return check_sources(document, stages, known=() if order.refresh_data else _frozen(session, document))
+    known = () if order.refresh_data else _frozen(session, document)
+    return check_models(document, stages) + check_sources(document, stages, known=known)
 
 
 def _frozen(session: Session, document: TrainingPipeline) -> set[str]:

@@ -167,7 +167,8 @@ def shapes_of(document: TrainingPipeline) -> Callable[[Stage], Shape]:
     What it gives raises MissingInputError where neither a config.json nor the published name tells it.
     """
     from zhongjing.pipeline import graph
-    from zhongjing.pipeline.fit import reader, start_of
+    from zhongjing.pipeline.fit import reader
+    from zhongjing.pipeline.graph import start_of
     from zhongjing.planning.base_shape import shape_of, shape_of_base
     from zhongjing.planning.shape import of_name
 
@@ -193,7 +194,7 @@ def shapes_of(document: TrainingPipeline) -> Callable[[Stage], Shape]:
             )
         return found
 
-    return lambda stage: shape(start_of(document, stage))
+    return lambda stage: shape(start_of(document, stage)[1].reference)
 
 
 def _listing(document: TrainingPipeline) -> Listed:

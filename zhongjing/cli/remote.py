@@ -131,8 +131,7 @@ def check_here(document: TrainingPipeline, order: Order) -> list[str]:
     from zhongjing.cli.preflight.sources import check_sources
 
     stages = graph.closure(document, graph.targets(document, order.stages(document)))
-    check_models(document, stages)
-    return check_sources(document, stages)
+    return check_models(document, stages) + check_sources(document, stages)
 
 
 def where(session: KubernetesSession) -> str:

@@ -140,7 +140,7 @@ def split_target(target: str) -> tuple[str, Stage]:
             "a result is named PIPELINE/STAGE", code=INVALID_OPTION, where=target, remedy="e.g. tiny/ppo"
         )
     if stage not in {known.value for known in Stage}:
-        stages = ", ".join(known.value for known in Stage if known is not Stage.EVALUATION)
+        stages = ", ".join(known.value for known in Stage)
         raise ConfigError(
             f"there is no stage {stage!r}",
             code=UNKNOWN_STAGE,

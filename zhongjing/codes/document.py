@@ -80,8 +80,8 @@ INVALID_BATCH = _code(
 INVALID_PRECISION = _code(
     "InvalidPrecision",
     "The number format cannot be used on this device.",
-    cause="fp16 and bf16 train on GPUs; on a CPU only fp32 does.",
-    remedy="set precision: fp32 for stages with resources.gpus: 0",
+    cause="fp16 trains on GPUs only.",
+    remedy="set resources.gpus: 1, or leave precision to auto: fp32 on CPUs, bf16 or fp16 on GPUs",
 )
 STAGE_RUNS = _code(
     "StageRuns",

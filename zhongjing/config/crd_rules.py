@@ -19,8 +19,8 @@ from zhongjing.config.stages import SHORTEST_PROMPT, PpoSettings, Stage
 
 Rule = dict[str, Any]
 
-STAGES: list[Stage] = [stage for stage in Stage if stage is not Stage.EVALUATION]
-"""The stages that have settings, in order."""
+STAGES = list(Stage)
+"""The stages, in order."""
 
 # What `from` and `reward` may name besides places outside the pipeline (zhongjing.pipeline.graph).
 INPUTS: dict[tuple[Stage, str], tuple[str, ...]] = {
@@ -131,7 +131,12 @@ def stage_rules(stage: Stage) -> list[Rule]:
             "self.data.all(ref, has(ref.weight)) || !self.data.exists(ref, has(ref.weight))",
             "give a weight to every source of the stage or to none",
             at=".data",
-        )
+        ),
+        _rule(
+            "self.?precision.orValue('auto') != 'fp16' || self.?resources.?gpus.orValue(0) != 0",
+            "fp16 trains on GPUs only, and resources.gpus is 0: set it to 1, or precision to auto",
+            at=".precision",
+        ),
     ]
     if stage is Stage.SFT:
         rules.append(

@@ -152,7 +152,7 @@ class PipelineSpec(DocumentModel):
                 path=("stages", "rm", "systemPrompt"),
             )
         for index, target in enumerate(self.targets):
-            if target is not Stage.EVALUATION and self.stages.get(target) is None:
+            if self.stages.get(target) is None:
                 raise RuleError(
                     f"the pipeline has no stage {target}", code=UNKNOWN_STAGE, path=("targets", index)
                 )

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from zhongjing.codes.document import INVALID_BATCH, INVALID_VALUE
+from zhongjing.codes.document import INVALID_BATCH, INVALID_PRECISION, INVALID_VALUE
 from zhongjing.config import quantity
 from zhongjing.config.fields import MOST, DocumentModel, RuleError, operational, training
 from zhongjing.config.sources import Mixture, SourceRef
@@ -27,7 +27,6 @@ class Stage(StrEnum):
     SFT = "sft"
     RM = "rm"
     PPO = "ppo"
-    EVALUATION = "evaluation"
 
 
 class Lora(DocumentModel):
@@ -236,6 +235,16 @@ class StageSettings(DocumentModel):
         if any(given) and not all(given):
             raise RuleError(
                 "give a weight to every source of the stage or to none", code=INVALID_VALUE, path=("data",)
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _half_precision_has_a_gpu(self) -> StageSettings:
+        if self.precision == "fp16" and self.resources.gpus == 0:
+            raise RuleError(
+                "fp16 trains on GPUs only, and resources.gpus is 0: set it to 1, or precision to auto",
+                code=INVALID_PRECISION,
+                path=("precision",),
             )
         return self
 

@@ -32,7 +32,8 @@ def validate(data: Mapping[str, Any], place: Place) -> TrainingPipeline:
         ConfigError: has the code and the place of the first problem, and the words of all.
     """
     try:
-        return TrainingPipeline.model_validate(data)
+        # Python's names of the fields are no names of the document: its own, camelCase, alone are taken.
+        return TrainingPipeline.model_validate(data, by_alias=True, by_name=False)
     except ValidationError as error:
         problems = [_describe(problem, data) for problem in error.errors(include_url=False)]
         first, *more = problems
@@ -87,7 +88,7 @@ def _known_keys(path: Sequence[str | int]) -> list[str]:
     for part in path:
         if isinstance(part, int):
             continue
-        info = next((info for name, info in model.model_fields.items() if part in (info.alias, name)), None)
+        info = next((info for name, info in model.model_fields.items() if part == (info.alias or name)), None)
         nested = _nested_model(info.annotation) if info is not None else None
         if nested is None:
             return []

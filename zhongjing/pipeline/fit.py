@@ -97,7 +97,7 @@ def judge(document: TrainingPipeline, stages: Iterable[Stage], terms_of: TermsOf
         settings = document.spec.stages.get(stage)
         if settings is None:
             continue
-        reference = start_of(document, stage)
+        reference = graph.start_of(document, stage)[1].reference
         if reference not in shapes:
             base = document.spec.base
             is_base = reference == graph.BASE
@@ -118,12 +118,6 @@ def judge(document: TrainingPipeline, stages: Iterable[Stage], terms_of: TermsOf
         tuple(unfit),
         tuple(f"whether {', '.join(names)} fits is not known: {why}" for why, names in unknown.items()),
     )
-
-
-def start_of(document: TrainingPipeline, stage: Stage) -> str:
-    """The model from outside that a stage stands on, as the document names it; ``base`` for spec.base."""
-    need = graph.needs(document, stage)[0]
-    return need.reference if need.stage is None else start_of(document, need.stage)
 
 
 def _remedy(stage: Stage, remedies: Iterable[Mapping[str, Any]]) -> str:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zhongjing.codes.document import INVALID_REFERENCE, MISSING_FIELD, UNKNOWN_STAGE
+from zhongjing.codes.model import TOO_LONG_FOR_MODEL
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import PpoSettings, PretrainSettings, RmSettings, SftSettings, Stage
-from zhongjing.errors import ConfigError
+from zhongjing.errors import ConfigError, DataError
 
 Role = Literal["from", "reward"]
 
@@ -134,6 +135,61 @@ def targets(document: TrainingPipeline, wanted: Iterable[Stage] = ()) -> list[St
 
 
 def check(document: TrainingPipeline) -> None:
-    """Raises ConfigError when any stage's inputs are named wrongly, wanted now or not."""
+    """Checks what stages say of each other and of the base, whether they are wanted now or not.
+
+    Raises:
+        ConfigError: a stage's inputs are named wrongly.
+        DataError: a stage's sequences are longer than the document says that its base takes.
+    """
+    base = document.spec.base
     for stage in document.spec.stages.present():
-        needs(document, stage)
+        if start_of(document, stage)[1].reference != BASE:
+            continue
+        if base.tiny is not None:
+            check_length(document, stage, base.tiny.max_positions, "spec.base.tiny.maxPositions")
+        elif base.max_positions is not None:
+            check_length(document, stage, base.max_positions, "spec.base.maxPositions")
+
+
+def start_of(document: TrainingPipeline, stage: Stage) -> tuple[Stage, Need]:
+    """The model from outside that a stage stands on, and the stage that starts from it.
+
+    Raises:
+        ConfigError: as :func:`needs` does.
+    """
+    need = needs(document, stage)[0]
+    return (stage, need) if need.stage is None else start_of(document, need.stage)
+
+
+def check_length(
+    document: TrainingPipeline, stage: Stage, positions: int, place: str, *, raised_by: str | None = None
+) -> None:
+    """Checks that a stage's sequences are not longer than the positions of the model that it stands on.
+
+    Args:
+        document: the document.
+        stage: which.
+        positions: of the model, in tokens.
+        place: where the number is from: a field of the document, or a file.
+        raised_by: the field that raises it; none: ``place`` where that is a field.
+
+    Raises:
+        DataError: they are longer.
+    """
+    settings = document.spec.stages.get(stage)
+    assert settings is not None, "the stages have been checked against the document"
+    # How much room the prompts of PPO leave is known when they are tokens: the job tells.
+    if isinstance(settings, PpoSettings):
+        field, length, most = "maxNewTokens", settings.max_new_tokens, "less than"
+    else:
+        field, length, most = "maxLength", settings.max_length, "at most"
+    if length <= positions:
+        return
+    raised_by = raised_by or (place if place.startswith("spec.") else None)
+    raise_it = f"; or, where the base is to learn longer sequences, {raised_by}: {length}"
+    raise DataError(
+        f"{field} {length} is longer than the model's {positions} positions ({place})",
+        code=TOO_LONG_FOR_MODEL,
+        where=f"spec.stages.{stage}.{field}",
+        remedy=f"set {field} to {most} {positions}{raise_it if raised_by else ''}",
+    )

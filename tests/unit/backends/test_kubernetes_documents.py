@@ -60,7 +60,7 @@ def served(body: Object, *, generation: int = 1, status: Object | None = None, *
 def test_an_object_holds_what_was_written_and_no_default() -> None:
     user = user_document()
     user["metadata"]["labels"] = {"team": "a"}
-    user["spec"]["stages"]["sft"]["learning_rate"] = "1e-4"  # as Python has it, as YAML reads it
+    user["spec"]["stages"]["sft"]["learningRate"] = "1e-4"  # as YAML reads it
     user["spec"]["storage"] = {"uri": "s3://elsewhere", "caBundle": "/home/me/ca.pem"}
     user["spec"]["suspend"] = True
     user["spec"]["targets"] = ["rm"]

@@ -24,6 +24,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.data.readers import Rejected, read_object
 from zhongjing.data.rejections import Rejections, check_source
 from zhongjing.errors import ConfigError, DataError, ZhongjingError
+from zhongjing.pipeline import graph
 from zhongjing.storage.manifest import SourceCounts
 
 GOOD = {"instruction": "感冒怎么办？", "output": "多喝水，注意休息。"}
@@ -227,7 +228,7 @@ def test_a_damaged_archive_is_told_as_such(tmp_path: Path) -> None:
 def test_sequences_longer_than_a_made_base() -> None:
     document = pipeline({"talks": "talks.jsonl"}, base={"tiny": {"maxPositions": 128}}, maxLength=129)
     with pytest.raises(DataError, match="the model's 128 positions") as caught:
-        check_models(document, [Stage.SFT])
+        graph.check(document)
     assert caught.value.where == "spec.stages.sft.maxLength"
     assert caught.value.code.name == "TooLongForModel"
     assert "spec.base.tiny.maxPositions: 129" in (caught.value.remedy or "")
@@ -310,10 +311,10 @@ def test_answers_longer_than_the_model_and_prompts_that_only_the_job_can_measure
         stages = {"sft": spec["stages"]["sft"], "ppo": ppo}
         both = resolve({"metadata": {"name": "demo"}, "spec": {**spec, "stages": stages}})
         if not refused:
-            check_models(both, [Stage.SFT, Stage.PPO])
+            graph.check(both)
             continue
         with pytest.raises(DataError, match="maxNewTokens 65") as caught:
-            check_models(both, [Stage.SFT, Stage.PPO])
+            graph.check(both)
         assert caught.value.where == "spec.stages.ppo.maxNewTokens"
 
 

@@ -122,9 +122,11 @@ def test_model_folders_travel_and_are_named_wherever_they_stand(folder: Path) ->
         plan(user("s3://b/x", base={"uri": str(folder / "b")}))
 
 
-def test_variables_and_names_of_python_are_written_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_and_numbers_in_quotes_are_written_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CORPORA", str(folder))
-    stages = {"sft": {"data": [{"source": "talk"}], "learning_rate": "1e-4"}}
+    stages = {"sft": {"data": [{"source": "talk"}], "learningRate": "1e-4"}}
     uploads = plan(user("${CORPORA}/a.jsonl", stages=stages))
     assert uri_of(uploads).endswith("/a.jsonl")
     assert uploads.user["spec"]["stages"]["sft"] == {"data": [{"source": "talk"}], "learningRate": 1e-4}

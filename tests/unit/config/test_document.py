@@ -197,7 +197,7 @@ def test_several_problems_are_all_listed_and_the_first_gives_the_code() -> None:
         ("spec.stages.sft.learningRte=1", "UnknownField", "--set spec.stages.sft.learningRte"),
         ("spec.sources.talks.kind=text", "WrongSourceKind", "my.yaml, line 12: spec.stages.sft.data[0]"),
         ("spec.sources.talks.kind=songs", "InvalidValue", "--set spec.sources[1].kind"),
-        ("spec.targets=[evaluation, dance]", "UnknownStage", "--set spec.targets[1]"),
+        ("spec.targets=[sft, dance]", "UnknownStage", "--set spec.targets[1]"),
         ("spec.seed", "InvalidOverride", None),
         ("spec.sources.books.uri=${ZHONGJING_NOT_SET}", "UnsetVariable", "--set spec.sources[0].uri"),
     ],

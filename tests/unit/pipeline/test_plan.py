@@ -27,7 +27,7 @@ def changed(before: DesiredState, after: DesiredState) -> set[Stage]:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"pretrain": {"learningRate": 1e-3}}, set(Stage) - {Stage.EVALUATION}),
+        ({"pretrain": {"learningRate": 1e-3}}, set(Stage)),
         ({"sft": {"epochs": 1}}, {Stage.SFT, Stage.PPO}),
         ({"rm": {"lora": {"rank": 4}}}, {Stage.RM, Stage.PPO}),
         ({"ppo": {"klCoef": 0.2}}, {Stage.PPO}),

@@ -179,8 +179,11 @@ def _node_remedy(pod: Object, text: str) -> str:
     if "affinity/selector" in text:
         selector = (pod.get("spec") or {}).get("nodeSelector") or {}
         names = ", ".join(f"{name}={value}" for name, value in sorted(selector.items()))
-        label = f"label nodes with {names}" if names else "change the affinity of the group"
-        remedies.append(f"{label} (kubectl get nodes --show-labels), or set nodeSelector of the group")
+        # Most such labels say what a node is: to write them onto another one would be a lie that costs a day.
+        wanted = (
+            f"set nodeSelector of the group, now {names}, to" if names else "make the group's affinity take"
+        )
+        remedies.append(f"{wanted} labels that the nodes have (kubectl get nodes --show-labels)")
     lacking = sorted(set(re.findall(r"Insufficient ([\w./-]+\w)", text)))
     devices = [name for name in lacking if "/" in name]
     if devices:

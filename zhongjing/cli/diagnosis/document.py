@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from zhongjing.cli.diagnosis.finding import Finding, fine, of_error, warn
 from zhongjing.cli.diagnosis.situation import Situation
-from zhongjing.codes import data
+from zhongjing.codes import data, model
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ZhongjingError
+from zhongjing.pipeline import graph
 
 
 def check(situation: Situation) -> Iterable[Finding]:
@@ -25,10 +26,13 @@ def check(situation: Situation) -> Iterable[Finding]:
         for stage in stages:
             yield check_room(document, stage)
     try:
-        check_models(document, stages)
+        graph.check(document)
+        notes = check_models(document, stages)
     except ZhongjingError as error:
         yield of_error("models", error)
     else:
+        for note in notes:
+            yield warn("models", note, model.MODEL_NOT_FOUND)
         yield fine("models", "the models that stages start from fit, as far as they are on this machine")
     empty = situation.local and not situation.workdir.is_dir()
     try:

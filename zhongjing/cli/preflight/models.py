@@ -3,61 +3,99 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from zhongjing.cli.preflight.deltas import check_delta
+from zhongjing.cli.preflight.templates import check_template
 from zhongjing.codes import model as codes
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.config.stages import PpoSettings, Stage
+from zhongjing.config.stages import Stage
 from zhongjing.data.own_code import check_own_code
 from zhongjing.errors import DataError, MissingInputError
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.freeze import expand, is_local_folder
 
+# As huggingface_hub's validate_repo_id takes it: a name, or an owner and a name.
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
-def check_models(document: TrainingPipeline, stages: Iterable[Stage]) -> None:
-    """Checks local model folders, and the positions of a base that will be made.
+
+def check_models(document: TrainingPipeline, stages: Iterable[Stage]) -> list[str]:
+    """Checks the chat template and local model folders; returns notes.
 
     Raises:
         MissingInputError: a folder has no model.
+        ConfigError: the chat template fails.
         DataError: an adapter stands where a full model is needed, a model needs code of its own, a stage's
-            sequences are longer than the model's positions, or the tokenizer is another model's.
+            sequences are longer than the model's positions, the tokenizer is another model's, or a delta
+            cannot be added to its root.
     """
+    base = document.spec.base
+    if base.chat_template is not None:
+        check_template(base.chat_template)
+    notes: list[str] = []
     checked: set[Path] = set()
     for stage in stages:
-        start, need = _start_of(document, stage)
-        reference = document.spec.base.uri if need.reference == graph.BASE else need.reference
-        where = "spec.base.uri" if need.reference == graph.BASE else f"spec.stages.{start}.from"
-        if reference is None:
-            tiny = document.spec.base.tiny
-            if tiny is not None:
-                field = "spec.base.tiny.maxPositions"
-                _check_length(document, stage, tiny.max_positions, field, raised_by=field)
-            continue
-        if not is_local_folder(reference):
-            continue
-        folder = Path(expand(reference))
-        config = _config_of(folder, where, adapter_allowed=start is Stage.PPO)
-        if config is None:
-            continue
-        positions = config.get("max_position_embeddings")
-        raised_by = None
+        start, need = graph.start_of(document, stage)
+        named, raised_by = {f"spec.stages.{start}.from": need.reference}, None
         if need.reference == graph.BASE:
-            positions = document.spec.base.max_positions or positions
             raised_by = "spec.base.maxPositions"
-        if isinstance(positions, int):
-            _check_length(document, stage, positions, str(folder / "config.json"), raised_by=raised_by)
-        if folder not in checked:
-            check_own_code(folder)
-            checked.add(folder)
-            _check_tokenizer(folder, config)
+            # A merged model has the config of its delta.
+            given = {"uri": base.uri, "delta": base.delta, "root": base.root}
+            named = {f"spec.base.{name}": each for name, each in given.items() if each is not None}
+        for index, (where, reference) in enumerate(named.items()):
+            folder = _folder_of(reference, where, notes)
+            if folder is None:
+                continue
+            config = _config_of(folder, where, adapter_allowed=start is Stage.PPO)
+            if config is None:
+                continue
+            positions = config.get("max_position_embeddings")
+            if raised_by and base.max_positions is not None:
+                positions = None  # checked with the document
+            if isinstance(positions, int) and index == 0:
+                place = str(folder / "config.json")
+                graph.check_length(document, stage, positions, place, raised_by=raised_by)
+            if folder not in checked:
+                checked.add(folder)
+                check_own_code(folder)
+                if index == 0:
+                    _check_tokenizer(folder, config)
+    _check_delta(document, checked)
+    return list(dict.fromkeys(notes))
 
 
-def _start_of(document: TrainingPipeline, stage: Stage) -> tuple[Stage, graph.Need]:
-    """The model from outside that a stage stands on, and the stage that starts from it."""
-    need = graph.needs(document, stage)[0]
-    return (stage, need) if need.stage is None else _start_of(document, need.stage)
+def _folder_of(reference: str, where: str, notes: list[str]) -> Path | None:
+    """The folder of this machine that a reference means; None of one that is elsewhere.
+
+    Raises:
+        MissingInputError: it can be nothing but a folder, and there is none.
+    """
+    if is_local_folder(reference):
+        return Path(expand(reference))
+    if "://" in reference:
+        return None
+    if not _HUB_ID.fullmatch(reference):
+        raise MissingInputError(
+            f"there is no folder {reference} in {Path.cwd()}, and a hub id is written owner/name",
+            code=codes.MODEL_NOT_FOUND,
+            where=where,
+        )
+    if "/" in reference and Path(reference).parent.is_dir():
+        notes.append(f"{where}: there is no folder {reference} here, so it is taken for a hub id")
+    return None
+
+
+def _check_delta(document: TrainingPipeline, checked: set[Path]) -> None:
+    base = document.spec.base
+    if base.delta is None or base.root is None or not all(map(is_local_folder, (base.delta, base.root))):
+        return
+    delta, root = Path(expand(base.delta)), Path(expand(base.root))
+    rule = base.rule_of_delta
+    if {delta, root} <= checked and rule is not None:  # else no stage of this run starts from the base
+        check_delta(delta, root, rule)
 
 
 def _config_of(folder: Path, where: str, *, adapter_allowed: bool) -> dict[str, Any] | None:
@@ -93,27 +131,6 @@ def _config_of(folder: Path, where: str, *, adapter_allowed: bool) -> dict[str, 
     if not isinstance(found, dict):
         raise DataError("config.json is no JSON object", code=codes.UNUSABLE_MODEL, where=str(file))
     return found
-
-
-def _check_length(
-    document: TrainingPipeline, stage: Stage, positions: int, place: str, *, raised_by: str | None
-) -> None:
-    settings = document.spec.stages.get(stage)
-    assert settings is not None, "the stages have been checked against the document"
-    # How much room the prompts of PPO leave is known when they are tokens: the job tells.
-    if isinstance(settings, PpoSettings):
-        field, length, most = "maxNewTokens", settings.max_new_tokens, "less than"
-    else:
-        field, length, most = "maxLength", settings.max_length, "at most"
-    if length > positions:
-        raise_it = f"; or, where the base is to learn longer sequences, {raised_by}: {length}"
-        remedy = f"set {field} to {most} {positions}{raise_it if raised_by else ''}"
-        raise DataError(
-            f"{field} {length} is longer than the model's {positions} positions ({place})",
-            code=codes.TOO_LONG_FOR_MODEL,
-            where=f"spec.stages.{stage}.{field}",
-            remedy=remedy,
-        )
 
 
 def _check_tokenizer(folder: Path, config: dict[str, Any]) -> None:
