@@ -53,6 +53,12 @@ NO_GOOD_RECORD = _code(
     cause="The wrong kind or field names, samples that are all longer than maxLength, or all duplicates.",
     remedy="look at the sources with zhongjing data inspect, and correct kind, columns, maxLength or data",
 )
+AMBIGUOUS_RECORD = _code(
+    "AmbiguousRecord",
+    "Records can be read in two ways, and one of them would train on the wrong thing.",
+    cause="Two fields that could both be the answer, answers without an order, a dialogue within a question.",
+    remedy="set the field of the source that the message names",
+)
 UNKNOWN_LAYOUT = _code(
     "UnknownLayout",
     "The records are of no layout that is known for this kind of source.",

@@ -31,7 +31,7 @@ class Category(StrEnum):
 
 
 class Columns(DocumentModel):
-    """Key names of a source whose records use none of the published ones."""
+    """Key names of a source whose records use none of the published ones; ``chosen.value`` is a path."""
 
     text: str | None = training(None, "Key of the text (kind text).", max_length=200)
     prompt: str | None = training(None, "Key of the question or instruction.", max_length=200)
@@ -40,10 +40,23 @@ class Columns(DocumentModel):
     history: str | None = training(None, "Key of the earlier turns.", max_length=200)
     system: str | None = training(None, "Key of the system turn.", max_length=200)
     messages: str | None = training(None, "Key of a list of turns.", max_length=200)
-    answers: str | None = training(None, "Key of the ranked answers, best first.", max_length=200)
+    answers: str | None = training(
+        None,
+        "Key of the ranked answers, best first where neither ranks nor scores are given.",
+        max_length=200,
+    )
+    ranks: str | None = training(
+        None, "Key of the ranks of the answers, 1 the best.", max_length=200, later=True
+    )
+    scores: str | None = training(
+        None, "Key of the scores of the answers, the highest the best.", max_length=200, later=True
+    )
     chosen: str | None = training(None, "Key of the better answer.", max_length=200)
     rejected: str | None = training(None, "Key of the worse answer.", max_length=200)
     department: str | None = training(None, "Key of the medical department.", max_length=200)
+
+
+RoleMarks = Literal["split", "keep"]
 
 
 class Source(DocumentModel):
@@ -68,6 +81,12 @@ class Source(DocumentModel):
     )
     encoding: str = training("auto", "Character encoding; auto tries UTF-8, then GB18030.", max_length=32)
     columns: Columns = training(Columns, "Key names, when they are not the published ones.")
+    role_marks: RoleMarks | None = training(
+        None,
+        "A question that holds a dialogue with role marks (Human: ... Assistant: ...): split makes turns of "
+        "it, keep leaves it a text; none: such a record is refused.",
+        later=True,
+    )
     category: Literal["auto", "singleTurn", "multiTurn", "nlpTask", "general"] = training(
         "auto", "Kind of SFT data; auto takes the number of turns.", source="paper section 3"
     )

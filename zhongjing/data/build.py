@@ -246,7 +246,7 @@ class _Builder:
             if result is Unfit.TOO_LONG:
                 tally["too_long"] += 1
             elif isinstance(result, Unfit):
-                self._reject(_rewritten(record, shard.source), tally, rejections)
+                self._reject(_unfit(record, shard.source, result), tally, rejections)
             else:
                 tally["kept"] += 1
                 tally[split] += 1
@@ -287,16 +287,16 @@ class _Builder:
             self.report(message, min(1.0, fraction))
 
 
-def _rewritten(record: Record, source: Source) -> Rejected:
-    """A record that was read, and whose answers the chat template changes."""
+def _unfit(record: Record, source: Source, why: Unfit) -> Rejected:
+    """A record that was read, and that gives no tokens to be learned."""
     text = "\n".join(record_texts(record))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return Rejected(
         record.position,
-        str(Unfit.REWRITTEN.value),
+        str(why.value),
         digest,
         text if source.keep_text else None,
-        codes.REWRITTEN_ANSWERS,
+        codes.REWRITTEN_ANSWERS if why is Unfit.REWRITTEN else codes.UNUSABLE_RECORD,
     )
 
 

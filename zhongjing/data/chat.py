@@ -7,7 +7,8 @@ prompt of every assistant turn is a prefix of the training sequence; where a tem
 segment of its own, behind the history as inference would see it.
 
 An answer that the template cuts or rewrites (DeepSeek-R1's drop the thoughts) is not what the data teach; its
-record is not used, and counted.
+record is not used, and counted. A turn that is not to be learned is context: no token of it is a target, and
+what follows the last turn to be learned is left away.
 
 Too long: the earliest exchanges go first, the system turn stays. Of the last exchange the question is cut
 from the left, the answer never.
@@ -66,6 +67,7 @@ class Unfit(Enum):
 
     TOO_LONG = "the answer alone is too long"
     REWRITTEN = "the chat template cuts or rewrites an answer"
+    MASKED = "a turn is marked not to be trained on; pretraining would learn it as any text"
 
 
 def rewrites_history(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -113,7 +115,7 @@ def encode_dialogues(
         ConfigError: the template cannot be trained with.
     """
     form = chat_format(tokenizer)
-    prepared = [_with_system(turns, system_prompt) for turns in dialogues]
+    prepared = [_with_system(_up_to_learned(turns), system_prompt) for turns in dialogues]
     rendered = [_render_dialogue(form, turns) for turns in prepared]
     encodings = iter(_encode(tokenizer, [r.text for r in rendered if r is not None]))
     results: list[tuple[tuple[Segment, ...], bool] | Unfit] = []
@@ -295,6 +297,7 @@ def _render_dialogue(form: ChatFormat, turns: Turns) -> _Text | None:
     targets = tuple(
         (contents[i] - before, contents[i] + len(turns[i].content) + outline.ends[i])
         for i, before in outline.begins.items()
+        if turns[i].learn
     )
     return _Text(text, targets, contents)
 
@@ -315,7 +318,7 @@ def _is_kept(answer: str, text: _Text) -> bool:
 def _rewrites(form: ChatFormat, turns: Turns) -> bool:
     """Whether an answer is rewritten even where it is the last."""
     return any(
-        turn.role == "assistant" and not _is_kept(turn.content, _render_last(form, turns[: index + 1]))
+        _is_learned(turn) and not _is_kept(turn.content, _render_last(form, turns[: index + 1]))
         for index, turn in enumerate(turns)
     )
 
@@ -357,7 +360,7 @@ def _turn_by_turn(
     segments: list[Segment] = []
     truncated = False
     for index, turn in enumerate(turns):
-        if turn.role != "assistant":
+        if not _is_learned(turn):
             continue
         fitted = _fit(form, turns[: index + 1], max_length, _render_last)
         if fitted is None:
@@ -412,6 +415,16 @@ def _shorten(turns: Turns, tokens: _Tokens, max_length: int) -> Turns | None:
     if not remaining:
         return None
     return (*turns[:head], Turn("user", remaining), *turns[head + 1 :])
+
+
+def _is_learned(turn: Turn) -> bool:
+    return turn.role == "assistant" and turn.learn
+
+
+def _up_to_learned(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """The turns up to the last one to be learned: nothing is learned from what stands behind it."""
+    last = max((index for index, turn in enumerate(turns) if _is_learned(turn)), default=len(turns) - 1)
+    return turns[: last + 1]
 
 
 def _with_system(turns: Sequence[Turn], system_prompt: str | None) -> Turns:

@@ -122,8 +122,9 @@ class RecordEncoder:
         if not records:
             return []
         if self._stage is Stage.PRETRAIN:
-            documents = encode_texts(self.tokenizer, [_document(record) for record in records])
-            return [Encoded(document=document) for document in documents]
+            texts = [_document(record) for record in records]
+            documents = iter(encode_texts(self.tokenizer, [text for text in texts if text is not None]))
+            return [Unfit.MASKED if text is None else Encoded(document=next(documents)) for text in texts]
         if self._stage is Stage.SFT:
             turns = [record.turns for record in records if isinstance(record, Dialogue)]
             assert len(turns) == len(records), "sft reads dialogues, as the document's validation says"
@@ -142,8 +143,11 @@ class RecordEncoder:
         return Unfit.TOO_LONG if prompt is None else Encoded((prompt[0],), None, prompt[1])
 
 
-def _document(record: Record) -> str:
+def _document(record: Record) -> str | None:
+    """What is learned of a record in pretraining; None where part of it must not be."""
     if isinstance(record, TextRecord):
         return record.text
     assert isinstance(record, Dialogue), "pretrain reads texts and dialogues, as the validation says"
+    if not all(turn.learn for turn in record.turns):
+        return None
     return "\n".join(turn.content for turn in record.turns)

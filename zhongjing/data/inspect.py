@@ -214,22 +214,7 @@ def _guessed(uri: str, first: str, store: ObjectStore | None, kind: Kind | None)
             pass
     except DataError:
         return Source(name=name, uri=uri, kind=Kind.TEXT)  # the inspection itself will tell
-    votes: Counter[Kind] = Counter()
-    for layout, number in stats.layouts.items():
-        votes[_KIND_OF_LAYOUT.get(layout, Kind.DIALOGUE)] += number
-    return Source(name=name, uri=uri, kind=votes.most_common(1)[0][0] if votes else Kind.TEXT)
-
-
-_KIND_OF_LAYOUT = {
-    "sections": Kind.TEXT,
-    "text": Kind.TEXT,
-    "content": Kind.TEXT,
-    "正文": Kind.TEXT,
-    "answers": Kind.RANKING,
-    "preference": Kind.RANKING,
-    "conversational preference": Kind.RANKING,
-    "prompt": Kind.PROMPTS,
-}
+    return Source(name=name, uri=uri, kind=stats.kinds.most_common(1)[0][0] if stats.kinds else Kind.TEXT)
 
 
 TokenCounter = Callable[[Sequence[str]], list[int]]

@@ -1,379 +1,400 @@
 """The key layouts that corpora are published in, each read into one neutral form.
 
 A layout is recognised for each record, not for each file: CMtMedQA's published sample has two in one file.
-Reasons of rejection never hold a record's text: they may end up in logs.
+The layouts that LLaMA-Factory, MedicalGPT, TRL, OpenRLHF and ms-swift document are read, or refused by name
+where no stage trains on them (tools, images, unpaired and stepwise preferences).
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from zhongjing.codes import Code
 from zhongjing.codes import data as codes
-from zhongjing.config.sources import Columns, Kind
-from zhongjing.data.fields import Fields, is_missing, unused_in, wrapped
-from zhongjing.data.formats import has_undecodable
-from zhongjing.data.records import Role, Turn
+from zhongjing.config.sources import Columns, Kind, RoleMarks
+from zhongjing.data.fields import Fields, unused_in, wrapped
+from zhongjing.data.preferences import RANKS, SCORES, Graded, check_pair_scores, ordered, pair_of, said
+from zhongjing.data.questions import (
+    TURN_LISTS,
+    Prompted,
+    first_of,
+    one_name,
+    prompt_of,
+    two_ways,
+    with_system,
+)
+from zhongjing.data.records import Turn
+from zhongjing.data.role_marks import marked_turns
+from zhongjing.data.texts import RejectedError, answer_of, is_missing, is_name, label_of, text_of
+from zhongjing.data.turns import history_of, is_turn, is_turn_list, listed, turn_list, with_thought
 
-
-class RejectedError(Exception):
-    """A record that cannot be used; the reason has none of its text."""
-
-    def __init__(self, reason: str, code: Code = codes.UNUSABLE_RECORD) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.code = code
+Turns = tuple[Turn, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """A record in neutral form: a text, or turns, with ranked answers beside them where there are any.
 
-    ``turns`` are as published: they may end with a user turn. ``system`` of a system turn is the first turn.
-    ``unused``: characters of what the record held beside that, by key.
+    ``layout`` tells how it was read, in a few words. ``turns`` are as published: they may end with a user's;
+    ``system`` of a system turn is the first turn. ``unused``: characters of what the record held beside that,
+    by key.
     """
 
     layout: str
     text: str | None = None
-    turns: tuple[Turn, ...] = ()
+    turns: Turns = ()
     answers: tuple[str, ...] = ()
     ranks: tuple[int, ...] = ()
     department: str | None = None
     unused: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def kind(self) -> Kind:
+        """What the record looks like, whatever its source says."""
+        if self.text is not None:
+            return Kind.TEXT
+        if self.answers:
+            return Kind.RANKING
+        answered = any(turn.role == "assistant" for turn in self.turns)
+        return Kind.DIALOGUE if answered else Kind.PROMPTS
 
-# Names of the question and of its answer, in the order in which they are tried.
-_QUESTION_ANSWER = (
-    ("instruction", "output"),
-    ("instruct", "output"),
-    ("instruction", "response"),
-    ("问", "答"),
-    ("问题", "回答"),
-    ("问题", "答案"),
-    ("ask", "answer"),
-    ("question", "answer"),
-    ("query", "response"),
-    ("prompt", "response"),
-    ("prompt", "completion"),
-    ("question", "response"),
-    ("input", "output"),
+
+_ANSWERS = ("output", "response", "answer", "completion", "target", "答", "回答", "答案", "answers")
+_RANKED = ("answers", "responses")
+_PAIRS = (
+    ("chosen", "rejected"),
+    ("response_chosen", "response_rejected"),
+    ("chosen_response", "rejected_response"),
+    ("response_j", "response_k"),  # StackExchange, paired: j is the better one
 )
-_PROMPTS = ("prompt", "instruction", "instruct", "question", "query", "ask", "问", "问题")
-_CHOSEN_REJECTED = (("chosen", "rejected"), ("response_chosen", "response_rejected"))
-_TURN_LISTS = ("messages", "conversations", "conversation")
 _TEXTS = ("text", "content", "正文")
 _DEPARTMENTS = ("department", "cate1", "cate2", "科室", "related_diseases_department")
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "patient": "user",
-    "用户": "user",
-    "患者": "user",
-    "病人": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "doctor": "assistant",
-    "医生": "assistant",
-    "助手": "assistant",
-}
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,29}")
+_MEDIA = ("images", "image", "videos", "audios", "objects")
+_TOOLS = ("tools", "functions")
+_VERDICTS = ("kto_tag", "label")
+_CAPITALS = ("Question", "Complex_CoT", "Response", "Answer", "Options", "Input", "Output", "Instruction")
 
 
-def parse(value: object, columns: Columns, kind: Kind) -> Parsed:
+def parse(value: object, columns: Columns, kind: Kind, role_marks: RoleMarks | None = None) -> Parsed:
     """Reads a raw record by its keys.
 
     Args:
         value: the record, as its format gives it; a plain string is a line of text.
         columns: key names of the source; if any is set, only these count.
         kind: of the source: which of several layouts that fit is read.
+        role_marks: what marks of who speaks within a question are (:class:`Source`).
 
     Returns:
         The record in neutral form, and what of it was not used.
 
     Raises:
-        RejectedError: the record has no known layout, or its values are not what the layout says.
+        RejectedError: the record has no known layout, its values are not what the layout says, or it can be
+            read in two ways.
     """
     if isinstance(value, str):
-        return Parsed("lines", text=_text(value, "the line"))
+        return Parsed("lines", text=text_of(value, "the line"))
     record = wrapped(value)
     if isinstance(record, list):
-        parsed: Parsed | None = Parsed("messages", turns=_turn_list(record))
+        parsed: Parsed | None = Parsed("messages", turns=turn_list(record), unused=unused_in(record))
     elif isinstance(record, Fields):
-        parsed = _by_columns(record, columns) if columns != Columns() else _by_names(record, kind)
+        if columns == Columns():
+            parsed = _by_names(_lowered(record), kind)
+        else:
+            departments = (columns.department,) if columns.department else _DEPARTMENTS
+            parsed = _finished(_by_columns(record, columns), record, kind, departments)
     else:
         raise RejectedError("the record is neither a mapping nor a list of turns", codes.UNKNOWN_LAYOUT)
     if parsed is None:
         assert isinstance(record, Fields)
         raise RejectedError(f"no known layout among its keys{_key_names(record)}", codes.UNKNOWN_LAYOUT)
-    # Held-out results are told by department; no other kind of record keeps it.
-    if kind is Kind.DIALOGUE and isinstance(record, Fields):
-        names = (columns.department,) if columns.department else _DEPARTMENTS
-        parsed = replace(parsed, department=_department(record, names))
-    return replace(parsed, unused=unused_in(record))
+    return parsed if kind is Kind.TEXT else _unmarked(parsed, role_marks)
 
 
 def _by_names(record: Fields, kind: Kind) -> Parsed | None:
-    # What is read as text is its text, not the question that may stand beside it.
-    readers = (_plain_text, *_READERS) if kind is Kind.TEXT else _READERS
-    for reader in readers:
-        parsed = reader(record)
+    if kind is not Kind.TEXT:
+        _refuse_by_name(record, kind)
+    for reader in _READERS_OF.get(kind, _READERS):
+        parsed = reader(record, kind)
         if parsed is not None:
-            return parsed
+            return _finished(parsed, record, kind, _DEPARTMENTS)
         record.forget()
     return None
 
 
-def _key_names(value: Fields) -> str:
+def _finished(parsed: Parsed, record: Fields, kind: Kind, departments: Sequence[str]) -> Parsed:
+    # Held-out results are told by department; no other kind of record keeps it.
+    if kind is Kind.DIALOGUE:
+        parsed = replace(parsed, department=_department(record, departments))
+    return replace(parsed, unused={**unused_in(record), **parsed.unused})
+
+
+def _lowered(record: Fields) -> Fields:
+    """The record with known names that are published with a capital in their lower case."""
+    capitals = {name: name.lower() for name in _CAPITALS if name in record and name.lower() not in record}
+    if not capitals:
+        return record
+    return Fields({capitals.get(name, name): record.peek(name) for name in record})
+
+
+def _key_names(value: Iterable[str]) -> str:
     """The record's keys, where they are names: the header of a table without one is text."""
     names = sorted(str(key) for key in value)
-    if not names or not all(_NAME.fullmatch(name) for name in names):
+    if not names or not all(map(is_name, names)):
         return ""
     return f" ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
 
 
-def _ranked(value: Fields) -> Parsed | None:
-    answers = value.get("answers")
-    if not isinstance(answers, list) or not _prompt_of(value):
+def _refuse_by_name(record: Fields, kind: Kind) -> None:
+    """Refuses what no stage trains on: read by its other keys alone it would teach something else."""
+    for names, why in ((_MEDIA, "only text is trained on"), (_TOOLS, "calls of tools are not trained")):
+        for name in names:
+            if (
+                name in record
+                and not is_missing(value := listed(record.peek(name)))
+                and value not in ([], {})
+            ):
+                raise RejectedError(f"the record has {name}; {why}")
+    if kind is Kind.PROMPTS:
+        return
+    if "completions" in record and "labels" in record:
+        raise RejectedError("stepwise supervision (completions with labels) is not trained on")
+    if "positive_messages" in record or "negative_messages" in record:
+        raise RejectedError("pairs for embedding or reranking (positive_messages) are not trained on")
+    for name in _VERDICTS:
+        verdict = _verdict(record.peek(name))
+        if verdict is None or any(pair[1] in record for pair in _PAIRS):
+            continue
+        if kind is Kind.RANKING:
+            raise RejectedError(f"an unpaired preference ({name}) has one answer, a comparison needs two")
+        if not verdict:
+            raise RejectedError(f"the answer is marked as a bad one ({name}: false)")
+
+
+def _verdict(value: object) -> bool | None:
+    if isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.strip().lower())
+    return value if isinstance(value, bool) else None
+
+
+# Readers of one layout each: None where the record does not have it.
+
+
+def _ranked(record: Fields, kind: Kind) -> Parsed | None:
+    for name in _RANKED:
+        answers = listed(record.peek(name))
+        if not isinstance(answers, list) or (kind is not Kind.RANKING and len(answers) == 1):
+            continue
+        prompt = prompt_of(record)
+        if not prompt.turns:
+            continue
+        # Our own layout has the best first; nobody else's list has an order unless it says so.
+        own = name == "answers" and "questions" not in record
+        ranks, scores = first_of(record, RANKS), first_of(record, SCORES)
+        graded = ordered(listed(record[name]), listed(ranks), listed(scores), best_first=own)
+        return _graded(graded, prompt)
+    return None
+
+
+def _preference(record: Fields, kind: Kind) -> Parsed | None:
+    for better, worse in _PAIRS:
+        if better in record and worse in record:
+            prompt = prompt_of(record, whole=record.peek(better))
+            check_pair_scores(record)
+            return _graded(pair_of(record[better], record[worse], prompt.turns), prompt)
+    return None
+
+
+def _rejected_beside(record: Fields, kind: Kind) -> Parsed | None:
+    """A whole dialogue, and what was rejected in place of its last answer (ms-swift)."""
+    name = next((name for name in ("rejected_response", "rejected_messages") if name in record), None)
+    if name is None or is_missing(record.peek(name)):
         return None
-    texts, ranks = _answers(answers, value.get("ranks"))
-    return Parsed("answers", turns=_prompt_of(value), answers=texts, ranks=ranks)
+    parsed = _messages(record, kind) or _question_answer(record, kind)
+    if parsed is None or parsed.turns[-1:] == () or parsed.turns[-1].role != "assistant":
+        return None
+    *before, chosen = parsed.turns
+    check_pair_scores(record)
+    rejected = listed(record[name])
+    if is_turn_list(rejected):
+        whole = turn_list(rejected)
+        ours, theirs = (
+            [turn for turn in said(turns) if turn[0] != "system"] for turns in (tuple(before), whole[:-1])
+        )
+        if len(whole) > 1 and ours != theirs:
+            raise RejectedError(f"the dialogue and {name} do not begin with the same prompt")
+        if not whole or whole[-1].role != "assistant":
+            raise RejectedError(f"{name} does not end with an answer")
+        rejected = whole[-1].content
+    graded = pair_of(chosen.content, rejected, tuple(before))
+    layout = f"{parsed.layout} over {name}"
+    return replace(parsed, layout=layout, turns=tuple(before), answers=graded.answers, ranks=graded.ranks)
 
 
-def _preference(value: Fields) -> Parsed | None:
-    for better, worse in _CHOSEN_REJECTED:
-        if better in value and worse in value:
-            return _pair(value[better], value[worse], _prompt_of(value))
-    return None
+def _messages(record: Fields, kind: Kind) -> Parsed | None:
+    found = [name for name in TURN_LISTS if _holds_turns(record.peek(name))]
+    if not found:
+        return None
+    name, *others = found
+    turns = turn_list(record[name])
+    for other in others:
+        if turn_list(record[other]) != turns:
+            raise two_ways(name, other, "the turns", "messages")
+    return Parsed(name, turns=with_system(turns, record))
 
 
-def _pair(better: object, worse: object, prompt: tuple[Turn, ...]) -> Parsed:
-    layout = "preference"
-    if isinstance(better, list) and isinstance(worse, list) and better and isinstance(better[0], Mapping):
-        chosen, rejected = _turn_list(better), _turn_list(worse)
-        if not prompt:
-            # The prompt stands in both: what they have in common before the last turn.
-            prompt = chosen[:-1]
-            if not prompt or rejected[:-1] != prompt:
-                raise RejectedError("chosen and rejected do not begin with the same prompt")
-            chosen, rejected = chosen[-1:], rejected[-1:]
-        if not (len(chosen) == len(rejected) == 1):
-            raise RejectedError("chosen and rejected must be one turn each after the prompt")
-        if (chosen[0].role, rejected[0].role) != ("assistant", "assistant"):
-            raise RejectedError("chosen and rejected must be assistant turns")
-        answers = (chosen[0].content, rejected[0].content)
-        layout = "conversational preference"
-    else:
-        answers = (_text(better, "chosen"), _text(worse, "rejected"))
-    if not prompt:
-        raise RejectedError("chosen and rejected have no prompt")
-    return Parsed(layout, turns=prompt, answers=answers, ranks=(0, 1))
+def _question_answer(record: Fields, kind: Kind) -> Parsed | None:
+    name = one_name(record, _ANSWERS, "the answer", "response")
+    prompt = prompt_of(record)
+    if name is None or not prompt.turns:
+        return None
+    layout = f"{prompt.how}/{name}"
+    value = listed(record[name])
+    if name == "output" and isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
+        # LLaMA-Factory's earlier form of a pair: the better answer, then the worse.
+        graded = pair_of(value[0], value[1], prompt.turns)
+        return replace(_graded(graded, prompt), layout=f"{layout}, the first best")
+    turns = _answer_turns(value)
+    if not is_missing(record.peek("complex_cot")):
+        # As the publishers' own training code writes them (HuatuoGPT-o1).
+        thought = text_of(record["complex_cot"], "a thought")
+        turns = (Turn("assistant", f"## Thinking\n\n{thought}\n\n## Final Response\n\n{turns[0].content}"),)
+        layout += " with Complex_CoT"
+    elif len(turns) == 1:
+        turns = (replace(turns[0], content=with_thought(turns[0].content, record)),)
+    return Parsed(layout, turns=(*prompt.turns, *turns), unused=prompt.unused)
 
 
-def _messages(value: Fields) -> Parsed | None:
-    for name in _TURN_LISTS:
-        if isinstance(value.peek(name), list):
-            return Parsed(name, turns=_with_system(_turn_list(value[name]), value, "system"))
-    return None
+def _prompt_only(record: Fields, kind: Kind) -> Parsed | None:
+    prompt = prompt_of(record)
+    return Parsed("prompt", turns=prompt.turns, unused=prompt.unused) if prompt.turns else None
 
 
-def _question_answer(value: Fields) -> Parsed | None:
-    for question, answer in _QUESTION_ANSWER:
-        if question in value and answer in value:
-            asked = value[question]
-            if question == "ask" and is_missing(asked):
-                asked = value.get("title", asked)  # the table's title repeats the question in short
-            second = value.get("input") if question != "input" else None
-            turns = _with_system(_exchange(asked, second, value.get("history")), value, "system")
-            turns += (Turn("assistant", _text(value[answer], "the answer")),)
-            return Parsed(f"{question}/{answer}", turns=turns)
-    return None
-
-
-def _prompt_only(value: Fields) -> Parsed | None:
-    turns = _prompt_of(value)
-    return Parsed("prompt", turns=turns) if turns else None
-
-
-def _plain_text(value: Fields) -> Parsed | None:
+def _plain_text(record: Fields, kind: Kind) -> Parsed | None:
     for name in _TEXTS:
-        if name in value:
-            return Parsed(name, text=_text(value[name], "the text"))
+        if name in record:
+            return Parsed(name, text=text_of(record[name], "the text"))
     return None
 
 
-_READERS: tuple[Callable[[Fields], Parsed | None], ...] = (
+Reader = Callable[[Fields, Kind], Parsed | None]
+_READERS: tuple[Reader, ...] = (
     _ranked,
     _preference,
+    _rejected_beside,
     _messages,
     _question_answer,
     _prompt_only,
     _plain_text,
 )
+# What is read as text is its text, not the question that may stand beside it; of prompts no answer counts.
+_READERS_OF: dict[Kind, tuple[Reader, ...]] = {
+    Kind.TEXT: (_plain_text, *_READERS),
+    Kind.PROMPTS: (_messages, _prompt_only, _preference, _plain_text),
+}
 
 
-def _prompt_of(value: Fields) -> tuple[Turn, ...]:
-    """Turns before the answers: a list of turns, or a question with input, history and system turn."""
-    for name in (*_TURN_LISTS, "prompt"):
-        turns = value.peek(name)
-        if isinstance(turns, list) and turns and isinstance(turns[0], Mapping):
-            return _with_system(_turn_list(value[name]), value, "system")
-    for name in _PROMPTS:
-        if not is_missing(value.peek(name)):
-            asked = _exchange(value[name], value.get("input"), value.get("history"))
-            return _with_system(asked, value, "system")
-    return ()
+def _graded(graded: Graded, prompt: Prompted) -> Parsed:
+    turns = prompt.turns if graded.prompt is None else graded.prompt
+    return Parsed(graded.how, turns=turns, answers=graded.answers, ranks=graded.ranks, unused=prompt.unused)
 
 
-def _by_columns(value: Fields, columns: Columns) -> Parsed:
-    def need(name: str) -> object:
-        if name not in value:
-            raise RejectedError(f"the key {name!r} named under `columns` is missing", codes.UNKNOWN_LAYOUT)
-        return value[name]
+def _by_columns(record: Fields, columns: Columns) -> Parsed:
+    def need(path: str) -> object:
+        found = _at(record, path)
+        if found is _NOTHING:
+            raise RejectedError(f"the key {path!r} named under `columns` is missing", codes.UNKNOWN_LAYOUT)
+        return found
 
-    def may(name: str | None) -> object:
-        return value.get(name) if name else None
+    def may(path: str | None) -> object:
+        found = _at(record, path) if path else None
+        return None if found is _NOTHING else found
 
     if columns.text:
-        return Parsed("columns", text=_text(need(columns.text), "the text"))
-    turns: tuple[Turn, ...] = ()
+        return Parsed("columns", text=text_of(need(columns.text), "the text"))
+    turns: Turns = ()
+    systems = (columns.system,) if columns.system else ()
     if columns.messages:
-        turns = _with_system(_turn_list(need(columns.messages)), value, columns.system)
+        turns = with_system(turn_list(need(columns.messages)), record, systems)
     elif columns.prompt:
         asked = need(columns.prompt)
-        if isinstance(asked, list) and asked and isinstance(asked[0], Mapping):
-            turns = _with_system(_turn_list(asked), value, columns.system)
+        if is_turn_list(asked):
+            turns = with_system(turn_list(asked), record, systems)
         else:
-            asked = _exchange(asked, may(columns.input), may(columns.history))
-            turns = _with_system(asked, value, columns.system)
+            parts = [
+                text_of(part, "the question") for part in (asked, may(columns.input)) if not is_missing(part)
+            ]
+            question = "\n".join(parts) or text_of(asked, "the question")
+            turns = with_system((*history_of(may(columns.history)), Turn("user", question)), record, systems)
     if columns.answers:
-        listed = need(columns.answers)
-        texts, ranks = _answers(listed if isinstance(listed, list) else [], value.get("ranks"))
-        return Parsed("columns", turns=turns, answers=texts, ranks=ranks)
+        ranks = may(columns.ranks) if columns.ranks else first_of(record, RANKS)
+        scores = may(columns.scores) if columns.scores else first_of(record, SCORES)
+        graded = ordered(listed(need(columns.answers)), listed(ranks), listed(scores), best_first=True)
+        return _graded(replace(graded, how=f"columns: {graded.how}"), Prompted(turns, "columns"))
     if columns.chosen and columns.rejected:
-        return _pair(need(columns.chosen), need(columns.rejected), turns)
+        graded = pair_of(need(columns.chosen), need(columns.rejected), turns)
+        return _graded(replace(graded, how=f"columns: {graded.how}"), Prompted(turns, "columns"))
     if columns.response:
-        turns += (Turn("assistant", _text(need(columns.response), "the answer")),)
+        turns += _answer_turns(listed(need(columns.response)))
     if not turns:
         raise RejectedError("`columns` names neither a text, nor turns, nor a prompt")
     return Parsed("columns", turns=turns)
 
 
-def _exchange(question: object, second: object, history: object) -> tuple[Turn, ...]:
-    content = _text(question, "the question")
-    if not is_missing(second):
-        content = f"{content}\n{_text(second, 'input')}"
-    return (*_history(history), Turn("user", content))
+_NOTHING = object()
 
 
-def _history(history: object) -> tuple[Turn, ...]:
-    if history is None or history in ("", []):
-        return ()
-    if not isinstance(history, Sequence) or isinstance(history, str):
-        raise RejectedError("history is not a list")
-    if isinstance(history[0], Mapping):
-        return _turn_list(history)
+def _at(value: object, path: str) -> object:
+    """What stands at a path such as ``chosen.value`` or ``data.0``; a key with the dots in it goes first."""
+    if isinstance(value, Fields) and path in value:
+        return value[path]
+    name, dot, rest = path.partition(".")
+    if isinstance(value, list) and name.isdigit():
+        found = value[int(name)] if int(name) < len(value) else _NOTHING
+    elif isinstance(value, list) and value and dot == "" and all(isinstance(item, Fields) for item in value):
+        each = [_at(item, name) for item in value]
+        found = _NOTHING if _NOTHING in each else each
+    else:
+        found = value[name] if isinstance(value, Fields) and name in value else _NOTHING
+    return found if not dot or found is _NOTHING else _at(found, rest)
+
+
+def _holds_turns(value: object) -> bool:
+    value = listed(value)
+    return isinstance(value, list) and (not value or isinstance(value[0], Mapping | str))
+
+
+def _answer_turns(value: object) -> Turns:
+    """An answer: a text, a turn, or turns that begin with an assistant's.
+
+    Raises:
+        RejectedError: it is none of them.
+    """
+    if is_turn(value):
+        value = [value]
+    if is_turn_list(value):
+        return turn_list(value)
+    return (Turn("assistant", answer_of(value)),)
+
+
+def _unmarked(parsed: Parsed, role_marks: RoleMarks | None) -> Parsed:
+    """The record with the turns that stand with role marks in a question."""
+    if role_marks == "keep":
+        return parsed
+    given = parsed.turns if parsed.text is None else (Turn("user", parsed.text),)
     turns: list[Turn] = []
-    for pair in history:
-        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            raise RejectedError("history holds something other than pairs")
-        turns.append(Turn("user", _text(pair[0], "a question of the history")))
-        turns.append(Turn("assistant", _text(pair[1], "an answer of the history")))
-    return tuple(turns)
+    for turn in given:
+        marked = marked_turns(turn.content) if turn.role == "user" else None
+        if marked is not None and role_marks is None:
+            raise RejectedError(
+                "a question holds role marks (such as Human: and Assistant:): set roleMarks of the source to "
+                "split (they are turns) or keep (they are text)",
+                codes.AMBIGUOUS_RECORD,
+            )
+        turns += marked or [turn]
+    if tuple(turns) == given:
+        return parsed
+    return replace(parsed, layout=f"{parsed.layout}, role marks split", text=None, turns=tuple(turns))
 
 
-def _turn_list(value: object) -> tuple[Turn, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise RejectedError("the turns are not a list")
-    turns: list[Turn] = []
-    for item in value:
-        if not isinstance(item, Mapping):
-            raise RejectedError("a turn is not a mapping")
-        role, content = _first(item, ("role", "from")), _first(item, ("content", "value"))
-        known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
-        if known is None:
-            named = f" ({role})" if isinstance(role, str) and re.fullmatch(r"[a-z_]{1,20}", role) else ""
-            raise RejectedError(f"a turn has an unknown role{named}")
-        if isinstance(content, list):
-            content = _joined_parts(content)
-        turns.append(Turn(known, _text(content, "a turn")))
-    return tuple(turns)
-
-
-def _joined_parts(parts: Sequence[object]) -> object:
-    """Content in typed parts, as multimodal chats have it: texts are joined, anything else is refused."""
-    texts: list[str] = []
-    for part in parts:
-        text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
-        if not isinstance(text, str):
-            return parts
-        texts.append(text)
-    return "".join(texts)
-
-
-def _with_system(turns: tuple[Turn, ...], fields: Fields, name: str | None) -> tuple[Turn, ...]:
-    """The turns behind the system turn that a key of its own holds, unless they begin with one."""
-    if name is None or is_missing(fields.peek(name)) or (turns and turns[0].role == "system"):
-        return turns
-    return (Turn("system", _text(fields[name], "the system turn")), *turns)
-
-
-def _answers(listed: Sequence[object], ranks: object) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    texts: list[str] = []
-    for item in listed:
-        content = item
-        if isinstance(item, Mapping):
-            content = _first(item, ("text", "content", "answer"))
-        texts.append(_text(content, "an answer"))
-    if ranks is None and listed and all(isinstance(item, Mapping) and "rank" in item for item in listed):
-        ranks = [item["rank"] for item in listed if isinstance(item, Mapping)]
-    if ranks is None or ranks == []:
-        return tuple(texts), tuple(range(len(texts)))
-    if not isinstance(ranks, Sequence) or isinstance(ranks, str) or len(ranks) != len(texts):
-        raise RejectedError("ranks and answers are not equally many")
-    numbers: list[float] = []
-    for rank in ranks:
-        if isinstance(rank, bool) or not isinstance(rank, int | float) or not math.isfinite(rank):
-            raise RejectedError("a rank is not a number")
-        numbers.append(rank)
-    places = {rank: place for place, rank in enumerate(sorted(set(numbers)))}
-    return tuple(texts), tuple(places[rank] for rank in numbers)
-
-
-def _text(value: object, what: str) -> str:
-    """A text or a list of one text, stripped."""
-    if isinstance(value, list):
-        if len(value) != 1:
-            raise RejectedError(f"{what} is a list of {len(value)} elements, one is expected")
-        value = value[0]
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        raise RejectedError(f"{what} is missing")
-    if not isinstance(value, str):
-        raise RejectedError(f"{what} is not a text")
-    stripped = value.strip().lstrip("\ufeff")
-    if not stripped:
-        raise RejectedError(f"{what} is empty")
-    if has_undecodable(stripped):
-        raise RejectedError(f"{what} holds half of a surrogate pair")
-    return stripped
-
-
-def _label(value: object) -> str | None:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return value.strip() if isinstance(value, str) and not is_missing(value) else None
-
-
-def _department(value: Fields, names: Sequence[str]) -> str | None:
-    return next((_label(value[name]) for name in names if _label(value.peek(name)) is not None), None)
-
-
-def _first(value: Mapping[str, object], names: Sequence[str]) -> object:
-    """The value of the first of the names that is there; the others are not used."""
-    return next((value[name] for name in names if name in value), None)
+def _department(record: Fields, names: Sequence[str]) -> str | None:
+    return next((label_of(record[name]) for name in names if label_of(record.peek(name)) is not None), None)

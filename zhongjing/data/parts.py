@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 
 _BATCH = 256  # records tokenised together
 _LONG_BATCH = 1 << 19  # characters after which a batch is tokenised, however few its records
-_FATES: tuple[Unfit | None, ...] = (None, Unfit.TOO_LONG, Unfit.REWRITTEN)  # by the number in a part
+_FATES: tuple[Unfit | None, ...] = (
+    None,
+    Unfit.TOO_LONG,
+    Unfit.REWRITTEN,
+    Unfit.MASKED,
+)  # by the number in a part
 # Files of a tokenizer folder, and the small ones of a model that it may share the folder with.
 _TOKENIZER_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 

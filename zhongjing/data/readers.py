@@ -18,11 +18,12 @@ from zhongjing.config.sources import Kind, Source
 from zhongjing.data.compression import decompressed
 from zhongjing.data.fields import UnusedKeys
 from zhongjing.data.formats import SNIFF_BYTES, Detected, has_undecodable, sniff
-from zhongjing.data.layouts import Parsed, RejectedError, parse
+from zhongjing.data.layouts import Parsed, parse
 from zhongjing.data.records import Dialogue, Position, Prompt, Ranking, Record, TextRecord, Turn
 from zhongjing.data.rows import BadRow, Row, iter_rows, mapping_row, open_text
 from zhongjing.data.sections import cut_sections
 from zhongjing.data.streams import open_object
+from zhongjing.data.texts import RejectedError
 from zhongjing.errors import DataError, ZhongjingError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class ReadStats:
 
     detected: dict[str, Detected] = field(default_factory=dict)  # by URI
     layouts: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[Kind] = field(default_factory=Counter)  # what the records look like, whatever is asked for
     unused: UnusedKeys = field(default_factory=UnusedKeys)
     truncated: int = 0  # dialogues that lost a last user turn without an answer
     stream: BinaryIO | None = None  # the object being read: its position tells how far reading has come
@@ -185,7 +187,8 @@ class _Reading:
                 continue
             try:
                 columns = self.source.columns if layout is None else _NO_COLUMNS
-                parsed = parse(row.value, columns, self.source.kind)
+                parsed = parse(row.value, columns, self.source.kind, self.source.role_marks)
+                self.stats.kinds[parsed.kind] += 1
                 record = self._record(parsed, position)
                 if self.forbidden is not None and any(
                     self.forbidden.search(text) for text in record_texts(record)
@@ -231,6 +234,8 @@ class _Reading:
             if not any(turn.role == "assistant" for turn in turns):
                 raise RejectedError("the dialogue has no answer")
             self.stats.truncated += 1
+        if not any(turn.learn for turn in turns if turn.role == "assistant"):
+            raise RejectedError("every answer is marked not to be trained on")
         return Dialogue(turns, position, parsed.department)
 
 
@@ -257,6 +262,8 @@ def check_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
 def _as_text(parsed: Parsed) -> str:
     if parsed.text is not None:
         return parsed.text
+    if not all(turn.learn for turn in parsed.turns):
+        raise RejectedError("a turn is marked not to be trained on; as text every turn would be")
     return "\n".join([*(turn.content for turn in parsed.turns), *parsed.answers[:1]])
 
 

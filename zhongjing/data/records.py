@@ -10,10 +10,11 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a dialogue."""
+    """One turn of a dialogue. ``learn``: whether an assistant's turn is a target where it is trained on."""
 
     role: Role
     content: str
+    learn: bool = True
 
 
 @dataclass(frozen=True, slots=True)

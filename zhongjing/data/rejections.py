@@ -14,7 +14,7 @@ from zhongjing.storage.manifest import SourceCounts
 
 _SHOWN = 3  # reasons in a message; quarantine.jsonl has them all
 # If every record of a source was rejected for one of these, it says more than NoGoodRecord.
-_TELLING = (codes.UNKNOWN_LAYOUT, codes.TOO_FEW_ANSWERS, codes.REWRITTEN_ANSWERS)
+_TELLING = (codes.UNKNOWN_LAYOUT, codes.AMBIGUOUS_RECORD, codes.TOO_FEW_ANSWERS, codes.REWRITTEN_ANSWERS)
 
 
 @dataclass(slots=True)

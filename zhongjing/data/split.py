@@ -94,7 +94,8 @@ def normalise(text: str) -> str:
 
 
 def _told(turns: tuple[Turn, ...]) -> list[str]:
-    return [f"{turn.role}\0{turn.content}" for turn in turns]
+    # A turn that is not to be learned makes another record of the same words.
+    return [f"{turn.role}\0{turn.content}{'' if turn.learn else chr(0)}" for turn in turns]
 
 
 def _digest(*parts: str) -> bytes:

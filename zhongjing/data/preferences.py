@@ -1,0 +1,200 @@
+"""Answers to one prompt in the order of preference. Nothing is guessed: a wrong order trains the opposite.
+
+An order is what the record says: ranks (1 is the best), scores and ratings (the highest is the best), the
+names chosen and rejected, or, where nothing else is said, a list under ``answers``, the best first. Where two
+of them contradict each other, or only some answers have one, the record is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from zhongjing.codes import data as codes
+from zhongjing.data.records import Turn
+from zhongjing.data.role_marks import marked_turns
+from zhongjing.data.texts import RejectedError, answer_of, is_missing, number_of
+from zhongjing.data.turns import is_turn, is_turn_list, turn_list
+
+Turns = tuple[Turn, ...]
+
+RANKS = ("ranks",)
+SCORES = ("scores", "ratings", "rewards")
+_RANK = ("rank",)
+_SCORE = ("score", "rating", "reward", "overall_score")
+_TEXTS = ("text", "content", "answer", "response", "completion")
+# Names of the scores of a pair, the better one's first (UltraFeedback binarized, argilla, intel-orca).
+_PAIR_SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """Answers with their ranks, 0 the best; equal ones tie. ``how`` tells what the order was taken from.
+
+    ``prompt`` is what stood before the answers in their own keys; None where they stand alone.
+    """
+
+    answers: tuple[str, ...]
+    ranks: tuple[int, ...]
+    how: str
+    prompt: Turns | None = None
+
+
+def pair_of(better: object, worse: object, prompt: Turns) -> Graded:
+    """Chosen and rejected answers: each a text, a turn, turns, or a list of texts.
+
+    Args:
+        better: the chosen one.
+        worse: the rejected one; several (of which none is better than another) where it is a list.
+        prompt: turns before them; empty where both hold the whole dialogue.
+
+    Raises:
+        RejectedError: they have no prompt, or not the same one.
+    """
+    if not prompt and isinstance(better, str) and isinstance(worse, str):
+        marked = marked_turns(better), marked_turns(worse)
+        if marked[0] is None or marked[1] is None:
+            raise RejectedError(
+                "chosen and rejected have no prompt: it needs a field of its own, or role marks (Human: ...)"
+            )
+        return _apart(marked[0], marked[1], (), "preference, dialogues with role marks")
+    if is_turn(better) and is_turn(worse):
+        better, worse = [better], [worse]
+    if is_turn_list(better) and is_turn_list(worse):
+        return _apart(turn_list(better), turn_list(worse), prompt, "conversational preference")
+    if not prompt:
+        raise RejectedError("chosen and rejected have no prompt")
+    chosen, rejected = _texts(better, "chosen"), _texts(worse, "rejected")
+    ranks = (0,) * len(chosen) + (1,) * len(rejected)
+    several = "" if len(ranks) == 2 else ", several answers"
+    return Graded((*chosen, *rejected), ranks, f"preference{several}")
+
+
+def said(turns: Turns) -> list[tuple[str, str]]:
+    """Who says what: two prompts that say the same are one."""
+    return [(turn.role, turn.content) for turn in turns]
+
+
+def check_pair_scores(record: Mapping[str, object]) -> None:
+    """Scores beside chosen and rejected must not contradict them.
+
+    Raises:
+        RejectedError: the rejected answer's score is as high or higher, or a margin is negative.
+    """
+    for better, worse in _PAIR_SCORES:
+        if better in record and worse in record and record[better] is not None and record[worse] is not None:
+            difference = number_of(record[better], better) - number_of(record[worse], worse)
+            if difference <= 0:
+                what = "equals" if difference == 0 else "is less than"
+                raise RejectedError(f"{better} {what} {worse}, which contradicts chosen and rejected")
+    if "margin" in record and not is_missing(record["margin"]) and number_of(record["margin"], "margin") < 0:
+        raise RejectedError("margin is negative, which contradicts chosen and rejected")
+
+
+def ordered(listed: object, ranks: object, scores: object, *, best_first: bool) -> Graded:
+    """A list of answers and what orders them.
+
+    Args:
+        listed: texts, or mappings of a text with its ``rank`` or ``score``, ``rating``.
+        ranks: of the answers, the smallest the best; None: none are given beside the list.
+        scores: of the answers, the highest the best; likewise.
+        best_first: whether the list's own order counts where nothing else is said.
+
+    Raises:
+        RejectedError: the order is not told, not for all, or told in two ways that contradict each other.
+    """
+    if not isinstance(listed, list):
+        raise RejectedError("the answers are not a list")
+    texts: list[str] = []
+    for item in listed:
+        content = item
+        if isinstance(item, Mapping):
+            content = next((item[name] for name in _TEXTS if name in item), None)
+        texts.append(answer_of(content, "an answer"))
+    ranked = _numbers(ranks, len(texts), "rank") or _own(listed, _RANK)
+    scored = _numbers(scores, len(texts), "score") or _own(listed, _SCORE)
+    if ranked is None and scored is None:
+        if not best_first:
+            raise RejectedError(
+                "the answers have neither ranks nor scores, so their order is not known",
+                codes.AMBIGUOUS_RECORD,
+            )
+        return Graded(tuple(texts), tuple(range(len(texts))), "answers, the first best")
+    by_rank = None if ranked is None else _places(ranked)
+    by_score = None if scored is None else _places([-score for score in scored])
+    if by_rank is not None and by_score is not None:
+        places = list(zip(by_rank, by_score, strict=True))
+        if any((a - c) * (b - d) < 0 for a, b in places for c, d in places):
+            raise RejectedError(
+                "ranks and scores order the answers differently: name the one that counts under `columns`",
+                codes.AMBIGUOUS_RECORD,
+            )
+    if by_rank is not None:
+        return Graded(tuple(texts), by_rank, "answers by rank, the smallest best")
+    assert by_score is not None
+    return Graded(tuple(texts), by_score, "answers by score, the highest best")
+
+
+def _apart(chosen: Turns, rejected: Turns, prompt: Turns, how: str) -> Graded:
+    """Two dialogues that are one but for their last turns."""
+    if not chosen or not rejected or (chosen[-1].role, rejected[-1].role) != ("assistant", "assistant"):
+        raise RejectedError("chosen and rejected must be assistant turns")
+    answers = (chosen[-1].content, rejected[-1].content)
+    if said(chosen[:-1]) != said(rejected[:-1]):
+        raise RejectedError("chosen and rejected do not begin with the same prompt")
+    own = chosen[:-1]
+    if not own:
+        if not prompt:
+            raise RejectedError("chosen and rejected have no prompt")
+        return Graded(answers, (0, 1), how)
+    if prompt and said(own) != said(prompt) and prompt[-1].content not in [turn.content for turn in own]:
+        raise RejectedError("chosen and rejected must be one turn each after the prompt")
+    # Beside whole dialogues the prompt is a question of them once more (UltraFeedback binarized).
+    return Graded(answers, (0, 1), how, own if len(own) >= len(prompt) else prompt)
+
+
+def _texts(value: object, what: str) -> tuple[str, ...]:
+    if is_turn(value):
+        value = [value]
+    if is_turn_list(value):
+        turns = turn_list(value)
+        if len(turns) != 1 or turns[0].role != "assistant":
+            raise RejectedError("chosen and rejected must be one assistant turn each after the prompt")
+        return (turns[0].content,)
+    if isinstance(value, list):
+        return tuple(answer_of(item, what) for item in value) or (answer_of(None, what),)
+    return (answer_of(value, what),)
+
+
+def _own(listed: Sequence[object], names: Sequence[str]) -> list[float] | None:
+    """The ranks or scores that stand in the answers themselves; None where there are none."""
+    for name in names:
+        having = [item for item in listed if isinstance(item, Mapping) and name in item]
+        if not having:
+            continue
+        values = [item[name] for item in having]
+        if len(having) < len(listed) or any(value is None for value in values):
+            raise RejectedError(
+                f"some of the answers have a {name} and some have none", codes.AMBIGUOUS_RECORD
+            )
+        return [number_of(value, f"a {name}") for value in values]
+    return None
+
+
+def _numbers(values: object, count: int, what: str) -> list[float] | None:
+    if values is None or values == []:
+        return None
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
+        raise RejectedError(f"{what}s and answers are not equally many")
+    return [number_of(value, f"a {what}") for value in values]
+
+
+def _places(values: Sequence[float]) -> tuple[int, ...]:
+    """The smallest is 0, equal ones tie."""
+    places = {value: place for place, value in enumerate(sorted(set(values)))}
+    return tuple(places[value] for value in values)

@@ -1,0 +1,149 @@
+"""What is asked before an answer: the turns of a record up to its last question, from whichever keys hold it.
+
+Parts are joined in one order, one a line: the instruction, the context, the question, its second part, the
+options. A part that is left out (CMB's options, a context) would make another question of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from zhongjing.codes import data as codes
+from zhongjing.data.fields import Fields
+from zhongjing.data.records import Turn
+from zhongjing.data.texts import RejectedError, is_missing, text_of
+from zhongjing.data.turns import history_of, is_turn_list, listed, turn_list
+
+Turns = tuple[Turn, ...]
+
+# Parts of a question, in the order in which they are joined; of each the first name that says something.
+_INSTRUCTIONS = ("instruction", "instruct")
+_CONTEXTS = ("context", "background", "背景")
+_QUESTIONS = ("question", "query", "prompt", "ask", "问", "问题", "questions")
+_INPUTS = ("input",)
+_OPTIONS = ("options", "option", "choices", "选项")
+_SYSTEMS = ("system", "system_prompt")
+TURN_LISTS = ("messages", "conversations", "conversation", "data", "context_messages")
+_LETTERED = re.compile(r"[(（]?[A-Za-z][)）.．、:：\s]")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """Turns before an answer, the keys that they were read from, and characters of those keys left out."""
+
+    turns: Turns
+    how: str
+    unused: Mapping[str, int] = field(default_factory=dict)
+
+
+def prompt_of(record: Fields, *, whole: object = None) -> Prompted:
+    """The turns before an answer. A list that equals ``whole`` holds the answer too, and is no prompt."""
+    for name in (*TURN_LISTS, *_QUESTIONS, *_INPUTS):
+        if not is_turn_list(value := listed(record.peek(name))):
+            continue
+        turns = turn_list(listed(record[name]))
+        if whole is None or value != listed(whole):
+            return Prompted(with_system(turns, record), name)
+    question, how, unused = _question_of(record)
+    if question is None:
+        return Prompted((), "")
+    turns = (*history_of(first_of(record, ("history",))), Turn("user", question))
+    return Prompted(with_system(turns, record), how, unused)
+
+
+def _question_of(record: Fields) -> tuple[str | None, str, Mapping[str, int]]:
+    """What is asked, as far as its parts are there; the keys; characters of them that were left out."""
+    parts: list[str] = []
+    used: list[str] = []
+    unused: dict[str, int] = {}
+    asked = one_name(record, _QUESTIONS, "the question", "prompt")
+    leading = (_named(record, _INSTRUCTIONS), asked, _named(record, _INPUTS))
+    if asked == "ask" and is_missing(record.peek("ask")) and not is_missing(record.peek("title")):
+        parts, used = [text_of(record["title"], "the question")], ["ask"]  # the title repeats it in short
+    elif all(name is None or is_missing(record.peek(name)) for name in leading):
+        name = next((name for name in leading if name is not None), None)
+        if name is None:
+            return None, "", {}
+        text_of(record[name], "the question")
+        raise RejectedError("the question is missing")
+    for name in (leading[0], _named(record, _CONTEXTS), asked, leading[2]):
+        if name is None or is_missing(record.peek(name)):
+            continue
+        value = listed(record[name])
+        if name == "questions" and isinstance(value, list):
+            value, *others = [text for item in value for text in (item if isinstance(item, list) else [item])]
+            if others:  # other words for the same question
+                unused["questions[]"] = sum(len(text) for text in others if isinstance(text, str))
+        parts.append(text_of(value, "input" if name in _INPUTS and parts else "the question"))
+        used.append(name)
+    options = _named(record, _OPTIONS)
+    if options is not None and not is_missing(record.peek(options)):
+        parts.append(_option_lines(listed(record[options])))
+        used.append(options)
+    return "\n".join(parts), "+".join(used), unused
+
+
+def _option_lines(value: object) -> str:
+    """Options to choose from, one a line behind its letter."""
+    if isinstance(value, Mapping):
+        pairs = [(str(key), value[key]) for key in value]
+    elif isinstance(value, list):
+        pairs = [_lettered(place, item) for place, item in enumerate(value)]
+    else:
+        return text_of(value, "the options")
+    lines = [
+        f"{letter.strip()}. {text_of(text, 'an option')}" if letter else text_of(text, "an option")
+        for letter, text in pairs
+        if not is_missing(text)
+    ]
+    return "\n".join(lines)
+
+
+def _lettered(place: int, item: object) -> tuple[str, object]:
+    if isinstance(item, Mapping):
+        letter, text = (
+            first_of(item, ("key", "label", "letter")),
+            first_of(item, ("value", "text", "content")),
+        )
+        return (letter if isinstance(letter, str) else chr(ord("A") + place)), text
+    has_letter = isinstance(item, str) and _LETTERED.match(item.strip())
+    return ("" if has_letter else chr(ord("A") + place)), item
+
+
+def with_system(turns: Turns, record: Fields, names: Sequence[str] = _SYSTEMS) -> Turns:
+    """The turns behind the system turn that a key of its own holds, unless they begin with one."""
+    name = next((name for name in names if not is_missing(record.peek(name))), None)
+    if name is None or (turns and turns[0].role == "system"):
+        return turns
+    return (Turn("system", text_of(record[name], "the system turn")), *turns)
+
+
+def one_name(record: Fields, names: Sequence[str], what: str, column: str) -> str | None:
+    """The one of the names that says something; of equal values the first."""
+    having = [name for name in names if not is_missing(record.peek(name))]
+    if not having:
+        return next((name for name in names if name in record), None)
+    for other in having[1:]:
+        if record.peek(other) != record.peek(having[0]):
+            raise two_ways(having[0], other, what, column)
+        record[other]
+    return having[0]
+
+
+def two_ways(name: str, other: str, what: str, column: str) -> RejectedError:
+    """That two keys could both be what is looked for."""
+    return RejectedError(
+        f"{name} and {other} could both be {what}: name one as columns.{column}", codes.AMBIGUOUS_RECORD
+    )
+
+
+def _named(record: Fields, names: Sequence[str]) -> str | None:
+    having = [name for name in names if name in record]
+    return next((name for name in having if not is_missing(record.peek(name))), having[0] if having else None)
+
+
+def first_of(record: Mapping[str, object], names: Sequence[str]) -> object:
+    """The value of the first of the names that is there; the others are not used."""
+    return next((record[name] for name in names if name in record), None)

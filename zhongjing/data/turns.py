@@ -1,0 +1,197 @@
+"""Lists of turns, in every form that they are published in.
+
+Sources of the rules: a turn has ``role``/``content`` (OpenAI) or ``from``/``value`` (ShareGPT); ms-swift and
+Firefly have an exchange an element (``human``/``assistant``). ``weight`` 0 (OpenAI's fine-tuning guide) and
+``loss: false`` (ms-swift 3.8) keep an answer out of the loss. Thoughts in a key of their own stand before the
+answer between ``<think>`` marks, as Qwen3's and DeepSeek's templates write them.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from zhongjing.data.fields import wrapped
+from zhongjing.data.records import Role, Turn
+from zhongjing.data.role_marks import spoken_by_mark
+from zhongjing.data.texts import RejectedError, answer_of, is_missing, number_of, text_of
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "patient": "user",
+    "用户": "user",
+    "患者": "user",
+    "病人": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "doctor": "assistant",
+    "医生": "assistant",
+    "助手": "assistant",
+}
+_ROLE_KEYS = ("role", "from")
+_CONTENT_KEYS = ("content", "value", "text")
+_ASKED_KEYS = ("user", "human")
+_ANSWERED_KEYS = ("assistant", "gpt", "bot")
+_LEARN_KEYS = ("weight", "loss", "loss_scale")
+_THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+_CALL_KEYS = ("tool_calls", "function_call", "tool_call_id")
+_LONGEST_LITERAL = 1 << 20
+
+
+def is_turn(value: object) -> bool:
+    """Whether a value is one turn."""
+    return isinstance(value, Mapping) and any(key in value for key in _ROLE_KEYS)
+
+
+def is_turn_list(value: object) -> bool:
+    """Whether a value is a list of turns or exchanges, or empty of them."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+
+
+def turn_list(value: object) -> tuple[Turn, ...]:
+    """Turns of a list of them, of exchanges, or of texts with marks (问：, 答：); also written as JSON.
+
+    Raises:
+        RejectedError: it is none, or a turn has an unknown role, calls a tool or holds more than text.
+    """
+    value = listed(value)
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise RejectedError("the turns are not a list")
+    turns: list[Turn] = []
+    for place, item in enumerate(value):
+        if isinstance(item, str):
+            spoken = spoken_by_mark(item)
+            if spoken is None:
+                raise RejectedError("a turn is not a mapping")
+            turns.append(spoken)
+            continue
+        if not isinstance(item, Mapping):
+            raise RejectedError("a turn is not a mapping")
+        if any(key in item for key in _ROLE_KEYS):
+            turn = turn_of(item)
+            turns += [] if turn is None else [turn]
+        else:
+            turns += _exchange(item, is_last=place == len(value) - 1)
+    return tuple(turns)
+
+
+def turn_of(item: Mapping[str, object]) -> Turn | None:
+    """One turn; None where it is an empty system turn.
+
+    Raises:
+        RejectedError: its role is unknown, it calls a tool, or it holds more than text.
+    """
+    role = next((item[key] for key in _ROLE_KEYS if key in item), None)
+    known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
+    if known is None:
+        named = f" ({role})" if isinstance(role, str) and re.fullmatch(r"[a-z_]{1,20}", role) else ""
+        raise RejectedError(f"a turn has an unknown role{named}")
+    for key in _CALL_KEYS:
+        if key in item and not is_missing(item[key]):
+            raise RejectedError(f"a turn calls a tool ({key}); tools are not trained with")
+    content = next((item[key] for key in _CONTENT_KEYS if key in item), None)
+    if known == "system" and is_missing(content):
+        return None
+    if isinstance(content, list):
+        content = _joined_parts(content)
+    learn = _learned(item)
+    if known != "assistant":
+        return Turn(known, text_of(content, "a turn"))
+    return Turn(known, with_thought(answer_of(content, "a turn"), item), learn)
+
+
+def with_thought(answer: str, item: Mapping[str, object]) -> str:
+    """The answer behind the thoughts that a key of their own holds, if one does."""
+    for key in _THOUGHT_KEYS:
+        if key in item and not is_missing(item[key]):
+            return f"<think>\n{text_of(item[key], 'a thought')}\n</think>\n\n{answer}"
+    return answer
+
+
+def listed(value: object) -> object:
+    """A list that stands as text in a table's cell (JSON, or Python's notation: ms-swift); else itself."""
+    if not isinstance(value, str) or not value.lstrip().startswith("[") or len(value) > _LONGEST_LITERAL:
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return wrapped(found) if isinstance(found, list) else value
+    return value
+
+
+def history_of(value: object) -> tuple[Turn, ...]:
+    """Earlier turns: pairs of question and answer, or turns.
+
+    Raises:
+        RejectedError: it is neither.
+    """
+    value = listed(value)
+    if is_missing(value):
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise RejectedError("history is not a list")
+    if isinstance(value[0], Mapping):
+        return turn_list(value)
+    turns: list[Turn] = []
+    for pair in value:
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise RejectedError("history holds something other than pairs")
+        if is_missing(pair[0]) and is_missing(pair[1]):
+            continue  # both are optional in LLaMA-Factory's alpaca form
+        turns.append(Turn("user", text_of(pair[0], "a question of the history")))
+        turns.append(Turn("assistant", text_of(pair[1], "an answer of the history")))
+    return tuple(turns)
+
+
+def _exchange(item: Mapping[str, object], *, is_last: bool) -> list[Turn]:
+    asked = next((key for key in _ASKED_KEYS if key in item), None)
+    answered = next((key for key in _ANSWERED_KEYS if key in item), None)
+    if asked is None or (answered is None and not is_last):
+        raise RejectedError("a turn has an unknown role")
+    turns = [Turn("user", text_of(item[asked], "a turn"))]
+    if answered is not None and not (is_last and is_missing(item[answered])):
+        turns.append(Turn("assistant", answer_of(item[answered], "a turn"), _learned(item)))
+    return turns
+
+
+def _learned(item: Mapping[str, object]) -> bool:
+    """Whether a turn is to be learned, by whichever key says so."""
+    said: set[bool] = set()
+    for key in _LEARN_KEYS:
+        value = item.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, bool):
+            if (number := number_of(value, f"{key} of a turn")) not in (0, 1):
+                raise RejectedError(f"{key} of a turn is neither 0 nor 1")
+            value = number == 1
+        said.add(value)
+    if len(said) > 1:
+        raise RejectedError(f"{' and '.join(_LEARN_KEYS[:2])} of a turn contradict each other")
+    return said != {False}
+
+
+def _joined_parts(parts: Sequence[object]) -> object:
+    """Content in typed parts, as multimodal chats have it: texts are joined, anything else is refused."""
+    texts: list[str] = []
+    for part in parts:
+        kind = part["type"] if isinstance(part, Mapping) and "type" in part else None
+        text = part["text"] if isinstance(part, Mapping) and kind == "text" and "text" in part else None
+        if isinstance(part, str) and len(parts) == 1:
+            return part
+        if not isinstance(text, str):
+            named = f" ({kind})" if isinstance(kind, str) and re.fullmatch(r"[a-z_]{1,20}", kind) else ""
+            raise RejectedError(f"a turn holds more than text{named}")
+        texts.append(text)
+    return "".join(texts)
