@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from zhongjing.codes import data as codes
 from zhongjing.config.sources import Columns, Kind, RoleMarks
-from zhongjing.data.fields import Fields, unused_in, wrapped
+from zhongjing.data.fields import Fields, is_missing, unused_in, wrapped
 from zhongjing.data.preferences import RANKS, SCORES, Graded, check_pair_scores, ordered, pair_of, said
 from zhongjing.data.questions import (
     TURN_LISTS,
@@ -25,7 +25,7 @@ from zhongjing.data.questions import (
 )
 from zhongjing.data.records import Turn
 from zhongjing.data.role_marks import marked_turns
-from zhongjing.data.texts import RejectedError, answer_of, is_missing, is_name, label_of, text_of
+from zhongjing.data.texts import RejectedError, answer_of, is_name, label_of, text_of
 from zhongjing.data.turns import history_of, is_turn, is_turn_list, listed, turn_list, with_thought
 
 Turns = tuple[Turn, ...]

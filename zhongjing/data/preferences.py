@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from zhongjing.codes import data as codes
+from zhongjing.data.fields import is_missing
 from zhongjing.data.records import Turn
 from zhongjing.data.role_marks import marked_turns
-from zhongjing.data.texts import RejectedError, answer_of, is_missing, number_of
+from zhongjing.data.texts import RejectedError, answer_of, number_of
 from zhongjing.data.turns import is_turn, is_turn_list, turn_list
 
 Turns = tuple[Turn, ...]

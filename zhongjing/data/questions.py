@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zhongjing.codes import data as codes
-from zhongjing.data.fields import Fields
+from zhongjing.data.fields import Fields, is_missing
 from zhongjing.data.records import Turn
-from zhongjing.data.texts import RejectedError, is_missing, text_of
+from zhongjing.data.texts import RejectedError, text_of
 from zhongjing.data.turns import history_of, is_turn_list, listed, turn_list
 
 Turns = tuple[Turn, ...]

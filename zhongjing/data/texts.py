@@ -10,9 +10,9 @@ import re
 
 from zhongjing.codes import Code
 from zhongjing.codes import data as codes
+from zhongjing.data.fields import is_missing
 from zhongjing.data.formats import has_undecodable
 
-_MISSING = {"", "nan", "none", "null", "n/a", "无"}
 _MACHINE_WORDS = {"nan", "none", "null"}  # what programs write where there was no answer; 无 is one
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,29}")
 
@@ -58,15 +58,6 @@ def answer_of(value: object, what: str = "the answer") -> str:
     if text.lower() in _MACHINE_WORDS:
         raise RejectedError(f"{what} is missing")
     return text
-
-
-def is_missing(value: object) -> bool:
-    """Whether a field says nothing."""
-    if isinstance(value, list):
-        return not value or (len(value) == 1 and is_missing(value[0]))
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or (isinstance(value, str) and value.strip().lower() in _MISSING)
 
 
 def label_of(value: object) -> str | None:

@@ -13,10 +13,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from zhongjing.data.fields import wrapped
+from zhongjing.data.fields import is_missing, wrapped
 from zhongjing.data.records import Role, Turn
 from zhongjing.data.role_marks import spoken_by_mark
-from zhongjing.data.texts import RejectedError, answer_of, is_missing, number_of, text_of
+from zhongjing.data.texts import RejectedError, answer_of, number_of, text_of
 
 _ROLES: dict[str, Role] = {
     "system": "system",

@@ -17,13 +17,13 @@ from zhongjing.storage.manifest import unused_text
 @pytest.mark.parametrize(
     ("record", "unused"),
     [
-        ({"question": "问", "answer": "答", "options": {"A": "甲乙", "B": "丙"}}, {"options": 3}),
+        ({"question": "问", "answer": "答", "hints": {"A": "甲乙", "B": "丙"}}, {"hints": 3}),
         ({"question": "问", "answer": "答", "id": 17, "note": " ", "more": None, "list": []}, {"id": 2}),
         ({"department": "内科", "title": "题目", "ask": "问", "answer": "答"}, {"title": 2}),
         ({"cate1": "nan", "cate2": "骨科", "instruction": "问", "output": "答"}, {}),
         (
-            {"messages": [{"role": "user", "content": "问"}, {"role": "bot", "content": "答", "weight": 0}]},
-            {"messages[].weight": 1},
+            {"messages": [{"role": "user", "content": "问"}, {"role": "bot", "content": "答", "name": "甲"}]},
+            {"messages[].name": 1},
         ),
         ([{"role": "user", "content": "问"}, {"role": "bot", "content": "答", "name": "甲"}], {"[].name": 1}),
         (
@@ -45,7 +45,7 @@ def test_only_what_columns_name_is_used() -> None:
 
 def test_a_department_is_used_by_dialogues_only() -> None:
     record = {"question": "问", "answer": "答", "department": "内科"}
-    assert parse(record, Columns(), Kind.PROMPTS).unused == {"department": 2}
+    assert parse(record, Columns(), Kind.PROMPTS).unused == {"answer": 1, "department": 2}
 
 
 def test_kind_text_takes_the_text_and_tells_the_prompt() -> None:
@@ -70,7 +70,7 @@ def test_keys_without_end_are_counted_together() -> None:
 
 def test_a_source_counts_its_unused_keys() -> None:
     store, stats = MemoryStore(), ReadStats()
-    store.put("s3://b/x", json_lines([{"问": f"问{n}", "答": "答", "选项": "甲乙丙"} for n in range(3)]))
+    store.put("s3://b/x", json_lines([{"问": f"问{n}", "答": "答", "提示": "甲乙丙"} for n in range(3)]))
     source = Source(name="x", uri="s3://b/x", kind=Kind.DIALOGUE)
     assert len(list(read_object("s3://b/x", source, store, stats=stats))) == 3  # type: ignore[arg-type]
-    assert unused_text(stats.unused.report()) == "选项 (3 records, 9 characters)"
+    assert unused_text(stats.unused.report()) == "提示 (3 records, 9 characters)"

@@ -29,6 +29,10 @@ class Expected(NamedTuple):
     truncated: int = 0
 
 
+MARKS = (
+    "a question holds role marks (such as Human: and Assistant:): set roleMarks of the source to split (they "
+    "are turns) or keep (they are text)"
+)
 D, R = Kind.DIALOGUE, Kind.RANKING
 FILES = [
     Expected(
@@ -49,8 +53,8 @@ FILES = [
         "jsonl",
         "utf-8",
         1000,
-        {"a turn is empty": 1, "the dialogue has no answer": 1},
-        {"conversations": 998},
+        {"a turn is empty": 1, "the dialogue has no answer": 1, MARKS: 1},
+        {"conversations": 997},
         6,
     ),
     Expected("medical_qa_corpus.jsonl", D, "jsonl", "utf-8", 87, {}, {"问/答": 87}),

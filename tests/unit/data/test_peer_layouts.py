@@ -217,11 +217,7 @@ SWIFT = [
 ]  # fmt: skip
 
 PEERS = {"llamafactory": FACTORY, "medicalgpt": MEDICAL, "trl": TRL, "openrlhf": OPENRLHF, "swift": SWIFT}
-ALL = [
-    pytest.param(case, id=f"{peer}-{case.name}")
-    for peer, cases in PEERS.items()
-    for case in cases
-]
+ALL = [pytest.param(case, id=f"{peer}-{case.name}") for peer, cases in PEERS.items() for case in cases]
 # Prompts and pretraining turns look like dialogues, and marks need their field.
 TOLD = [
     pytest.param(case, id=f"{peer}-{case.name}")
