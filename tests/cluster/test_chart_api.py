@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -43,6 +47,7 @@ pytestmark = pytest.mark.cluster
 
 BOTH = pytest.mark.parametrize("provisioner", PROVISIONERS)
 ACCOUNTS = Resource("", "v1", "serviceaccounts")
+CLAIMS = Resource("", "v1", "persistentvolumeclaims")
 REVIEWS = Resource("authorization.k8s.io", "v1", "subjectaccessreviews", namespaced=False)
 DEFINITIONS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False)
 RAY_CRD = "rayclusters.ray.io"
@@ -137,10 +142,6 @@ def accept_pods(api: KubeApi, objects: list[Object]) -> None:
         # Classes need to exist for a pod, for a template they do not.
         spec.pop("priorityClassName", None)
         spec.pop("runtimeClassName", None)
-        for claim in ("data",):
-            mounted = {mount["name"] for mount in spec["containers"][0].get("volumeMounts", [])}
-            if claim in mounted - {volume["name"] for volume in spec["volumes"]}:
-                spec["volumes"].append({"name": claim, "persistentVolumeClaim": {"claimName": claim}})
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -243,6 +244,106 @@ def test_upgrade_leaves_the_number_of_workers_alone() -> None:
         assert found is not None
         assert found["metadata"]["labels"]["a"] == "b"
         assert found["spec"]["replicas"] == 0
+
+
+def images(api: KubeApi, name: str = "") -> set[str]:
+    """Of all containers of the pods (or the one of a name) that are not on their way out."""
+    return {
+        container["image"]
+        for pod in api.find(PODS).items
+        if not pod["metadata"].get("deletionTimestamp") and name in ("", pod["metadata"]["name"])
+        for container in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", []))
+    }
+
+
+def test_every_component_recovers_from_a_bad_image_by_rollback_alone() -> None:
+    """Neither image exists, so no pod is ever ready: what waits for one that is stays as it is for ever."""
+    values = VALUES | {"ray": {"provisioner": "static", "scaling": "none"}}
+    with namespace() as api, installed(api, values):
+        place = ("--namespace", api.namespace)
+        good = {"localhost/none:0.1.0", "localhost/none:0.1.0-controller"}
+        wait_for(lambda: images(api) == good, "pods of the first image")
+        bad = values | {"image": {"repository": "localhost/none", "tag": "9.9"}}
+        helm("upgrade", RELEASE, str(CHART), *place, values=bad)
+        # A Deployment keeps its old pods until new ones serve.
+        wait_for(lambda: images(api, f"{FULLNAME}-s3-0") == {"localhost/none:9.9-controller"}, "its store")
+        wait_for(lambda: images(api, f"{FULLNAME}-ray-head-0") == {"localhost/none:9.9"}, "its head")
+        helm("rollback", RELEASE, *place)
+        wait_for(lambda: images(api) == good, "pods of the first image again")
+
+
+def test_persistence_of_the_store_can_be_turned_on_and_resized() -> None:
+    def stored(size: str, **more: object) -> Object:
+        persistence = {"enabled": True, "size": size, "storageClass": "none-such", **more}
+        return VALUES | {"ray": {"provisioner": "static"}, "s3": {"bundled": {"persistence": persistence}}}
+
+    with namespace() as api, installed(api, VALUES | {"ray": {"provisioner": "static"}}):
+        place = ("--namespace", api.namespace)
+        upgrade = functools.partial(_upgrade, place)
+        upgrade(stored("2Gi"))
+        claim = api.get(CLAIMS, f"data-{FULLNAME}-s3-0")
+        assert claim is not None
+        assert claim["spec"]["resources"]["requests"]["storage"] == "2Gi"
+        upgrade(stored("2Gi", annotations={"a": "b"}))
+        with pytest.raises(ChartError, match="a volume cannot be made smaller"):
+            upgrade(stored("1Gi"))
+        with pytest.raises(ChartError, match="is not bound yet: only a bound one can grow"):
+            upgrade(stored("3Gi"))
+        with pytest.raises(ChartError, match=r"storageClass is other, and .* it cannot be changed"):
+            upgrade(stored("2Gi", storageClass="other"))
+        with pytest.raises(ChartError, match=r"accessModes is ReadWriteMany, and .* it cannot be changed"):
+            upgrade(stored("2Gi", accessModes=["ReadWriteMany"]))
+        upgrade(VALUES | {"ray": {"provisioner": "static"}})
+        assert api.get(CLAIMS, f"data-{FULLNAME}-s3-0") is not None, "turned off, the data stay"
+        upgrade(stored("2Gi"))
+        helm("uninstall", RELEASE, *place, "--wait=false")
+        assert api.get(CLAIMS, f"data-{FULLNAME}-s3-0") is not None
+        helm("install", RELEASE, str(CHART), *place, values=stored("2Gi"))
+
+
+def _upgrade(place: tuple[str, ...], values: Object) -> None:
+    helm("upgrade", RELEASE, str(CHART), *place, values=values)
+
+
+def test_a_store_of_an_earlier_chart_is_taken_over_by_what_the_error_says() -> None:
+    """Its StatefulSet made the claim and was OrderedReady, and nothing of that may be changed."""
+    values = VALUES | {"ray": {"provisioner": "static"}, "s3": {"bundled": {"persistence": {"size": "1Gi"}}}}
+    with namespace() as api:
+        name, labels = f"{FULLNAME}-s3", {"app": "store"}
+        claim: Object = {
+            "metadata": {"name": f"data-{name}-0", "namespace": api.namespace},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+        }
+        api.create(CLAIMS, {"apiVersion": "v1", "kind": "PersistentVolumeClaim", **deepcopy(claim)})
+        claim["metadata"]["name"] = "data"
+        api.create(
+            STATEFUL_SETS,
+            {
+                "apiVersion": "apps/v1",
+                "kind": "StatefulSet",
+                "metadata": {"name": name, "namespace": api.namespace},
+                "spec": {
+                    "replicas": 0,
+                    "serviceName": name,
+                    "selector": {"matchLabels": labels},
+                    "template": {
+                        "metadata": {"labels": labels},
+                        "spec": {"containers": [{"name": "s3", "image": "localhost/none"}]},
+                    },
+                    "volumeClaimTemplates": [claim],
+                },
+            },
+        )
+        install = ("install", RELEASE, str(CHART), "--namespace", api.namespace)
+        for what in ("StatefulSet", "volume claim"):
+            with pytest.raises(ChartError, match=what) as refused:
+                helm(*install, values=values)
+            told = re.findall(r"kubectl -n (?:(?!&&).)*", str(refused.value))
+            assert told, refused.value
+            for command in told:
+                subprocess.run(shlex.split(command), check=True, capture_output=True, timeout=60)
+        with installed(api, values):
+            assert api.get(CLAIMS, f"data-{name}-0") is not None
 
 
 @pytest.mark.usefixtures("kuberay_crd_file")

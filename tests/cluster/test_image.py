@@ -86,6 +86,11 @@ def test_the_controller_has_neither_torch_nor_ray(shell: Shell) -> None:
     shell("controller", "python", "-c", "import zhongjing.controller.__main__")
 
 
+def test_the_controllers_image_runs_the_bundled_store_too(shell: Shell) -> None:
+    assert shell("controller", "weed", "version").startswith("version ")
+    shell("controller", "python", "-c", "import zhongjing.storage.volumes")
+
+
 def test_the_train_image_has_what_its_pods_call(shell: Shell) -> None:
     programs = shell("train", "bash", "-c", "command -v ray weed wget tini").split()
     assert programs == ["/opt/zhongjing/bin/ray", "/opt/zhongjing/bin/weed", "/usr/bin/wget", "/usr/bin/tini"]

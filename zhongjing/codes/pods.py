@@ -87,7 +87,8 @@ VOLUME_PENDING = _code(
     "VolumePending",
     "A volume of a pod is not there.",
     cause="No default storage class, a class that does not exist, or a disk that cannot be attached.",
-    remedy="name a class of kubectl get storageclass in the chart's values (s3.persistence, workers.scratch)",
+    remedy="name a class of kubectl get storageclass in the chart's values (storageClass of "
+    "s3.bundled.persistence, workers.scratch)",
 )
 WORKLOAD_MISSING = _code(
     "WorkloadMissing",

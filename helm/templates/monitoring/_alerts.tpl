@@ -70,7 +70,7 @@
         description: The object store is too slow for the GPUs; more scratch space lets workers read ahead.
     {{- if and (include "zhongjing.s3Bundled" .) .Values.s3.bundled.persistence.enabled }}
     - alert: ZhongjingStoreFills
-      expr: kubelet_volume_stats_available_bytes{ {{- $training -}} ,persistentvolumeclaim="data-{{ include "zhongjing.fullname" . }}-s3-0"} / kubelet_volume_stats_capacity_bytes{ {{- $training -}} ,persistentvolumeclaim="data-{{ include "zhongjing.fullname" . }}-s3-0"} < 0.1
+      expr: kubelet_volume_stats_available_bytes{ {{- $training -}} ,persistentvolumeclaim="{{ include "zhongjing.s3Claim" . }}"} / kubelet_volume_stats_capacity_bytes{ {{- $training -}} ,persistentvolumeclaim="{{ include "zhongjing.s3Claim" . }}"} < 0.1
       for: 10m
       labels: {severity: critical, namespace: {{ $namespace }}}
       annotations:

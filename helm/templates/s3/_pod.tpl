@@ -1,6 +1,7 @@
 {{/*
 Pod template of the bundled store: one SeaweedFS process. Master, volume server and filer speak to each other
-without authentication, so they listen on loopback only; the S3 gateway alone is reached from outside.
+without authentication, so they listen on loopback only; the S3 gateway alone is reached from outside. Its image is the
+controller's, which is small and there before the one that trains.
 */}}
 {{- define "zhongjing.s3Pod" -}}
 {{- $opts := .Values.s3.bundled -}}
@@ -18,7 +19,7 @@ spec:
   initContainers:
     # A power cut can leave a volume's index cut in the middle of an entry; SeaweedFS would not load the volume.
     - name: repair
-      image: {{ include "zhongjing.image" . | quote }}
+      image: {{ include "zhongjing.controllerImage" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       terminationMessagePolicy: FallbackToLogsOnError
       command:
@@ -39,7 +40,7 @@ spec:
         - {name: tmp, mountPath: /tmp}
   containers:
     - name: s3
-      image: {{ include "zhongjing.image" . | quote }}
+      image: {{ include "zhongjing.controllerImage" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       terminationMessagePolicy: FallbackToLogsOnError
       command:
@@ -106,7 +107,11 @@ spec:
           readOnly: true
   volumes:
     - {{- include "zhongjing.emptyDir" (list "tmp" "1Gi") | nindent 6 }}
-    {{- if not $opts.persistence.enabled }}
+    {{- if $opts.persistence.enabled }}
+    - name: data
+      persistentVolumeClaim:
+        claimName: {{ include "zhongjing.s3Claim" . }}
+    {{- else }}
     - {{- include "zhongjing.emptyDir" (list "data" $opts.persistence.size) | nindent 6 }}
     {{- end }}
     - name: identities

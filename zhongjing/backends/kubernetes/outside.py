@@ -14,9 +14,10 @@ from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.forward import Forward
 from zhongjing.backends.kubernetes.resources import SECRETS
 from zhongjing.codes import cluster as codes
+from zhongjing.codes.storage import BUCKET_NOT_FOUND
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.sources import Storage
-from zhongjing.errors import BackendError, ConfigError
+from zhongjing.errors import BackendError, ConfigError, StorageError
 from zhongjing.storage.connection import Connection
 from zhongjing.storage.objects import ObjectStore, open_store
 
@@ -53,7 +54,25 @@ def release_store(api: KubeApi, release: ReleaseConfig) -> Iterator[ObjectStore]
             stack.enter_context(_environment(_off_proxies()))
         if release.storage.bundled or not _has_credentials(storage):
             stack.enter_context(_environment(_secret_credentials(api, release)))
-        yield open_store(storage)
+        store = open_store(storage)
+        if release.storage.bundled:
+            _see_to_bucket(store, storage)
+        yield store
+
+
+def _see_to_bucket(store: ObjectStore, storage: Storage) -> None:
+    """Makes the bucket of the bundled store again, which without a volume comes up empty after a restart.
+
+    The controller does so too, when it next has something to do.
+    """
+    try:
+        next(store.list(f"{storage.uri}/.bucket"), None)
+    except StorageError as error:
+        if error.code is not BUCKET_NOT_FOUND:
+            raise
+        from zhongjing.storage.admin import BucketAdmin  # most commands need no boto3
+
+        BucketAdmin(storage).ensure_bucket(storage.uri)
 
 
 def ray_token(api: KubeApi, release: ReleaseConfig) -> str:
