@@ -9,6 +9,7 @@
     ├── StorageError               the object store refused or is unreachable
     │   ├── NotFoundError          no such object
     │   ├── ConflictError          a conditional write lost (If-None-Match, If-Match)
+    │   ├── CredentialsError       the store does not take the keys: nothing in it can be reached
     │   └── StorageUnavailableError  (transient) no answer within the deadline
     ├── BackendError               Ray, the supervisor or Kubernetes refused or is unreachable
     │   └── BackendUnavailableError  (transient) no answer
@@ -104,6 +105,10 @@ class NotFoundError(StorageError):
 
 class ConflictError(StorageError):
     """A conditional write lost: somebody else wrote first."""
+
+
+class CredentialsError(StorageError):
+    """The object store does not take the keys of this process: nothing in it can be reached."""
 
 
 class StorageUnavailableError(StorageError, TransientError):

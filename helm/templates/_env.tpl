@@ -28,9 +28,11 @@ refused by server-side apply.
 - name: AWS_ENDPOINT_URL
   value: {{ . | quote }}
 {{- end }}
-{{- if include "zhongjing.s3Secret" . }}
+{{- with include "zhongjing.s3Secret" . }}
 - name: AWS_SHARED_CREDENTIALS_FILE
   value: /etc/zhongjing/s3/credentials
+- name: ZHONGJING_S3_SECRET {{- /* named in messages where the store refuses the keys */}}
+  value: {{ . | quote }}
 {{- end }}
 {{- with include "zhongjing.caFile" . }}
 - name: AWS_CA_BUNDLE

@@ -210,8 +210,8 @@ def problem(seen: RunView) -> Problem | None:
     """Why a settled run is not complete, if something is wrong (being stopped or waiting is not)."""
     assert seen.status is not None
     condition = seen.status.condition()
-    unfit = condition is not None and condition.reason == DOES_NOT_FIT
-    if condition is None or not (condition.type is ConditionType.FAILED or unfit):
+    stuck = seen.status.stands_still and not waits_for_input(seen)
+    if condition is None or not (condition.type is ConditionType.FAILED or stuck):
         return None
     failed = next((stage for stage in seen.stages if stage.state is StageState.FAILED), None)
     if failed is not None:

@@ -1,6 +1,7 @@
 """The object store as the controller finds it: keys that are still on their way, a bucket that is to be made.
 
-Nothing here waits. A store that does not answer is told in the conditions of the pipelines that need it.
+Nothing here waits: a request is sent once, and what may pass by itself is a matter of
+:mod:`zhongjing.controller.outage`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-import time
 from pathlib import Path
 
 from zhongjing.backends.kubernetes.api import KubeApi
@@ -21,8 +21,8 @@ from zhongjing.storage.objects import ObjectStore, open_store
 
 logger = logging.getLogger(__name__)
 
-STORE_SECONDS = 10.0  # how long one request of a pass bears an outage of the store
-_AGAIN_SECONDS = 3.0
+STORE_SECONDS = 10.0  # bounds what a request of a pass may take
+_NOTHING = ".outage"  # a folder that is never there
 
 _FILE_VARIABLE = "AWS_SHARED_CREDENTIALS_FILE"
 
@@ -39,11 +39,11 @@ class Depot:
         self._api = api
         self._release = release
         self._storage = release.storage.storage().model_copy(update={"deadline_seconds": STORE_SECONDS})
-        self.store: ObjectStore = open_store(self._storage)
+        self.store: ObjectStore = open_store(self._storage, waits=False)
+        self._admin = BucketAdmin(self._storage, waits=False)
         self._mounted = os.environ.get(_FILE_VARIABLE)
         self._lent: Path | None = None
         self._ready = False
-        self._failed: tuple[float, ZhongjingError] | None = None
 
     @property
     def storage(self) -> Storage:
@@ -55,27 +55,24 @@ class Depot:
         """Whether the store could be used yet."""
         return self._ready
 
-    def prepare(self) -> None:
-        """Sees to it that the store can be used.
+    def ask(self) -> None:
+        """Asks the store for next to nothing; makes the bucket of the bundled store where it is missing.
 
         Raises:
-            ZhongjingError: it cannot, as yet.
+            ZhongjingError: the store cannot be used.
         """
+        self.follow_keys()
+        if self._release.storage.bundled:
+            self._admin.ensure_bucket(self._storage.uri)
+        else:
+            # A listing: the answer to another question has no words that say why it is refused.
+            next(self.store.list(f"{self._storage.uri}/{self._release.namespace}/{_NOTHING}"), None)
+        self._ready = True
+
+    def follow_keys(self) -> None:
+        """Takes keys from the Secret until the mounted file is there, then from the file."""
         if self._lent is not None or not self._ready:
             self._find_keys()
-        if self._ready:
-            return
-        if self._failed is not None and time.monotonic() - self._failed[0] < _AGAIN_SECONDS:
-            raise self._failed[1]
-        try:
-            if self._release.storage.bundled:
-                BucketAdmin(self._storage).ensure_bucket(self._storage.uri)
-        except ZhongjingError as error:
-            logger.warning("the object store cannot be used yet: %s", error)
-            self._failed = (time.monotonic(), error)
-            raise
-        self._failed = None
-        self._ready = True
 
     def _find_keys(self) -> None:
         """Takes keys from the Secret while the mounted file is not there.

@@ -7,28 +7,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
-from zhongjing.codes.storage import SETTINGS
 from zhongjing.codes.unexpected import UNEXPECTED
+from zhongjing.config.stages import Stage
 from zhongjing.controller.desire import Desires
 from zhongjing.controller.guard import GuardedBackend
+from zhongjing.controller.outage import SILENCE_SECONDS, Outage
 from zhongjing.controller.records import KubernetesRecords, OnChange
+from zhongjing.controller.turns import is_queued
 from zhongjing.errors import (
     BackendError,
     BackendUnavailableError,
     ConflictError,
-    StorageError,
+    StorageUnavailableError,
     TransientError,
     ZhongjingError,
 )
-from zhongjing.pipeline.actions import Action, Adopt, Conclude, fold
+from zhongjing.pipeline.actions import SUSPENDED, Action, Adopt, Conclude, Mark, fold
+from zhongjing.pipeline.faults import is_documents, sentence
 from zhongjing.pipeline.fit import Gate
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence, Reconciler
 from zhongjing.pipeline.state import (
     CLUSTER_NOT_READY,
+    QUEUED,
     ConditionType,
     DesiredState,
     PipelineStatus,
+    StageState,
     stamp,
 )
 from zhongjing.pipeline.stored import read_progress
@@ -48,6 +53,7 @@ class Services:
     Attributes:
         pipelines: the API.
         store: documents and artifacts.
+        outage: whether the store can be used.
         desires: what objects want.
         backend: where jobs run.
         gate: says which stages cannot fit there.
@@ -60,6 +66,7 @@ class Services:
 
     pipelines: Pipelines
     store: ObjectStore
+    outage: Outage
     desires: Desires
     backend: GuardedBackend
     gate: Gate
@@ -104,6 +111,7 @@ class Driver:
         self._turn: str | None = None
         self._told = 0.0
         self._counted = False
+        self._failing_since: float | None = None
         self.due: float | None = None
         self.error: ZhongjingError | None = None
 
@@ -117,33 +125,36 @@ class Driver:
         changed = pipeline.version != self._left_at or turn != self._turn
         return changed or (self.due is not None and now >= self.due)
 
-    def drive(
-        self, pipeline: Pipeline, turn: str | None, now: float, outage: ZhongjingError | None = None
-    ) -> None:
+    def drive(self, pipeline: Pipeline, turn: str | None, now: float) -> None:
         """One pass. Nothing that goes wrong with one pipeline is raised.
+
+        While the store is away, all there is to do is to say so.
 
         Args:
             pipeline: the object as it is now.
             turn: why no stage may start; None: one may.
             now: seconds since the epoch.
-            outage: why the object store cannot be used: that is all there is to say then.
 
         Raises:
             ConflictError: the object is another by now; list again.
         """
         self.records.use(pipeline)
         self._turn = turn
+        outage = self._services.outage
         wait: float | None
         try:
-            if outage is not None:
-                raise outage
-            wait = self._pass(pipeline, turn, now)
-            self.error = None
+            if turn is not None and is_queued(pipeline):
+                wait = self._queue(turn, now)
+            elif outage.holds:
+                wait = self._wait_for_store(now)
+            else:
+                wait = self._pass(pipeline, turn, now)
+                self.error = self._failing_since = None
         except ConflictError:
             self._left_at = ""
             raise
         except Exception as error:
-            wait = self._trouble(error, now)
+            wait = self._wait_for_store(now) if outage.explains(error, now) else self._trouble(error, now)
         self.due = None if wait is None else now + wait
         self._left_at = self.pipeline.version
 
@@ -154,7 +165,7 @@ class Driver:
         try:
             desired = services.desires.of(pipeline, status, now)
         except ZhongjingError as error:
-            if self._is_trouble(error):
+            if not is_documents(error):
                 raise
             return self._refuse(pipeline, status, error, now)
         if pipeline.is_deleting:
@@ -201,28 +212,47 @@ class Driver:
         """The document cannot be run: says why. What runs goes on under the document that it began with."""
         active = any(entry.state.is_active for entry in status.stages.values())
         previous = self._services.desires.previous(pipeline) if active else None
-        sentence = _sentence(error)
+        reason = sentence(error)
         if previous is not None:
-            logger.warning("%s: generation %d: %s", pipeline.name, pipeline.generation, sentence)
+            logger.warning("%s: generation %d: %s", pipeline.name, pipeline.generation, reason)
             suspend = pipeline.suspend or pipeline.is_deleting
             desired = previous.value.model_copy(update={"suspend": suspend})
-            turn = f"the document as it is now cannot be run: {sentence}"
+            turn = f"the document as it is now cannot be run: {reason}"
             return self._go(desired, status, turn, now)
-        logger.warning("%s: %s", pipeline.name, sentence)
+        logger.warning("%s: %s", pipeline.name, reason)
         self.records.want(None)
         actions: list[Action] = [
             Adopt(pipeline.generation),
-            Conclude(ConditionType.FAILED, error.code.name, sentence, error.remedy),
+            Conclude(ConditionType.FAILED, error.code.name, reason, error.remedy),
         ]
         self._say(status, actions, now)
         return None
 
-    def _is_trouble(self, error: ZhongjingError) -> bool:
-        """Whether an error is the cluster's, and may pass, rather than the document's."""
-        if isinstance(error, TransientError | BackendError | ConflictError):
-            return True
-        ours = isinstance(error, StorageError) and (error.where or "").startswith(self._layout.root)
-        return ours or error.code in SETTINGS.codes
+    def _queue(self, turn: str, now: float) -> None:
+        """Another pipeline has the cluster now: that is all that is new, and asks the store for nothing."""
+        status = self.records.read()
+        waiting = [stage for stage, entry in status.stages.items() if entry.reason == QUEUED]
+        marks = [Mark(stage, StageState.PENDING, QUEUED, turn) for stage in waiting]
+        self._say(status, [*marks, Conclude(ConditionType.PROGRESSING, QUEUED, turn)], now)
+
+    def _wait_for_store(self, now: float) -> float:
+        """What can be done without the store: a suspension where nothing runs, and word of the outage.
+
+        Returns:
+            Seconds until something may be new.
+        """
+        outage, pipeline = self._services.outage, self.pipeline
+        if pipeline.suspend and not pipeline.is_active:
+            self._try_to_say(_suspended(pipeline), now)
+            return outage.wait(now)
+        # Who changes something is answered at once.
+        answered = int(pipeline.status.get("observedGeneration") or 0) == pipeline.generation
+        told = outage.told(now) if answered and not pipeline.is_deleting else outage.error
+        self.error = told
+        if told is not None:
+            why = Conclude(ConditionType.PROGRESSING, told.code.name, sentence(told), told.remedy)
+            self._try_to_say([why], now)
+        return outage.wait(now)
 
     def _trouble(self, error: Exception, now: float) -> float:
         """Says what keeps the pipeline from going on, and when to try again."""
@@ -232,18 +262,21 @@ class Driver:
             logger.error("%s: a pass failed", name, exc_info=error)
             error = ZhongjingError(f"{type(error).__name__}: {error}", code=UNEXPECTED)
         else:
-            logger.warning("%s: %s", name, _sentence(error))
+            logger.warning("%s: %s", name, sentence(error))
         self.error = error
         if isinstance(error, BackendUnavailableError):
             return _TROUBLE_SECONDS  # the sequencer has said so
+        since = self._failing_since = self._failing_since or now
+        if isinstance(error, StorageUnavailableError) and now - since < SILENCE_SECONDS:
+            return _TROUBLE_SECONDS  # a single request failed: the store as a whole answers
         reason = CLUSTER_NOT_READY if isinstance(error, BackendError) else error.code.name
-        action = Conclude(ConditionType.PROGRESSING, reason, _sentence(error), error.remedy)
-        self._try_to_say(action, now)
+        action = Conclude(ConditionType.PROGRESSING, reason, sentence(error), error.remedy)
+        self._try_to_say([action], now)
         return _TROUBLE_SECONDS if isinstance(error, TransientError) else _DEFECT_SECONDS
 
-    def _try_to_say(self, action: Action, now: float) -> None:
+    def _try_to_say(self, actions: list[Action], now: float) -> None:
         try:
-            self._say(self.records.read(), [action], now)
+            self._say(self.records.read(), actions, now)
         except ConflictError:
             raise
         except Exception as error:
@@ -256,5 +289,13 @@ class Driver:
         self.records.write_status(after, self.pipeline.version)
 
 
-def _sentence(error: ZhongjingError) -> str:
-    return f"{error.where}: {error.message}" if error.where else error.message
+def _suspended(pipeline: Pipeline) -> list[Action]:
+    """Settles a pipeline of which nothing runs as suspended, as the sequencer would."""
+    idle = (StageState.PENDING.value, StageState.WAITING_FOR_INPUT.value)
+    stages = [
+        Stage(name)
+        for name, entry in (pipeline.status.get("stages") or {}).items()
+        if name in set(Stage) and entry.get("state") in idle
+    ]
+    marks = [Mark(stage, StageState.PENDING, "Suspended", "the pipeline is suspended") for stage in stages]
+    return [Adopt(pipeline.generation), *marks, SUSPENDED]

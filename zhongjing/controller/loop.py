@@ -27,12 +27,12 @@ from zhongjing.controller.guard import GuardedBackend, RayCluster
 from zhongjing.controller.inventory import Inventory
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.orphans import Orphans
+from zhongjing.controller.outage import Outage
 from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, is_queued, preparing
 from zhongjing.errors import (
     BackendError,
     ConflictError,
     StorageError,
-    StorageUnavailableError,
     ZhongjingError,
 )
 from zhongjing.pipeline.observe import Policy
@@ -85,9 +85,11 @@ class Controller:
         self._metrics = metrics
         self._pipelines = pipelines
         self.inventory = Inventory(pipelines, resync_seconds)
+        self._outage = Outage(depot.ask)
         self._services = Services(
             pipelines=pipelines,
             store=depot.store,
+            outage=self._outage,
             desires=Desires(depot.store, depot.storage),
             backend=GuardedBackend(ray.jobs, release.release, may_act),
             gate=MemoryGate(WorkerMemory(pipelines.api, release), depot.store),
@@ -102,7 +104,6 @@ class Controller:
         self._ray = ray
         self._orphans = Orphans(ray.jobs, self._services, release)
         self._drivers: dict[str, Driver] = {}
-        self._outage: ZhongjingError | None = None
         self.beat = time.monotonic()
 
     def run(self, ending: threading.Event) -> None:
@@ -146,13 +147,15 @@ class Controller:
         times = [self._services.cadence.active] if holder is not None else []
         todo = in_turn(each for each in ours if self._has_work(each, now))
         # A new release's bucket is made before anything asks for it.
-        self._outage = self._store_outage() if todo or not self._depot.is_ready else None
-        if not self._depot.is_ready:
-            times.append(_UNREACHABLE_SECONDS)
+        if todo or not self._depot.is_ready:
+            self._depot.follow_keys()
+            self._outage.look(now)
+        if self._outage.holds:
+            times.append(self._outage.wait(now))
         ends = time.monotonic() + PASS_SECONDS
         for pipeline in todo:
             # While the store is away all there is to do is to say so, which takes no time.
-            late = time.monotonic() > ends and self._outage is None
+            late = time.monotonic() > ends and not self._outage.holds
             if late or not self._may_act():
                 times.append(_SHORTEST)
                 break
@@ -179,14 +182,6 @@ class Controller:
                 verification=self._orphans.verification,
             )
         return max(_SHORTEST, min([*times, self._resync]))
-
-    def _store_outage(self) -> ZhongjingError | None:
-        """Why the store cannot be used now."""
-        try:
-            self._depot.prepare()
-        except ZhongjingError as error:
-            return error
-        return None
 
     def _has_work(self, pipeline: Pipeline, now: float) -> bool:
         """Whether the pipeline is to be looked at; if not, it costs nothing."""
@@ -231,12 +226,13 @@ class Controller:
             self._pipelines.delete(pipeline)
             self.inventory.expire()
         elif pipeline.is_deleting and pipeline.has_finalizer and not pipeline.is_active:
-            if self._outage is not None:
+            if self._outage.holds:
                 return pipeline
             try:
                 remove_artifacts(self._services, pipeline)
             except StorageError as error:
-                logger.warning("%s: its artifacts could not be deleted: %s", pipeline.name, error.message)
+                if not self._outage.explains(error, now):
+                    logger.warning("%s: its artifacts could not be deleted: %s", pipeline.name, error.message)
                 return pipeline
             return self._pipelines.set_finalizer(pipeline, False)
         return pipeline
@@ -249,11 +245,9 @@ class Controller:
                 return pipeline  # nothing is new since the last controller said so
             driver = self._drivers[pipeline.uid] = Driver(self._services, pipeline)
         if driver.is_due(pipeline, turn, now):
-            driver.drive(pipeline, turn, now, self._outage)
+            driver.drive(pipeline, turn, now)
             if driver.error is not None:
                 self._metrics.fail(f"{pipeline.name}: {driver.error.message}")
-            if isinstance(driver.error, StorageUnavailableError):
-                self._outage = driver.error  # the others need not wait for the store in this pass
         return driver.pipeline
 
     def _forget(self, everything: Sequence[Pipeline]) -> bool:

@@ -93,7 +93,7 @@ class Orphans:
                 logger.info("ending %s: no pipeline wants it", job.submission_id)
                 self._ended[job.submission_id] = now
                 services.backend.stop(job.submission_id)
-        elif not services.store.exists(uri):
+        elif not services.outage.holds and not services.store.exists(uri):
             logger.info("asking %s to stop: no pipeline wants it", job.submission_id)
             message = "the pipeline was deleted, or went to another release"
             request_stop(services.store, uri, StopReason.SUPERSEDED, message)

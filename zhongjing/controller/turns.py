@@ -46,11 +46,16 @@ def preparing(pipeline: Pipeline) -> str | None:
     return None
 
 
-def is_queued(pipeline: Pipeline, turn: str) -> bool:
-    """Whether the object says already that it waits, and for the very same reason."""
+def is_queued(pipeline: Pipeline, turn: str | None = None) -> bool:
+    """Whether the object says already that others have the cluster, and nothing else is wanted of it.
+
+    Args:
+        pipeline: the object.
+        turn: whether it names this very reason, too; None: any.
+    """
     condition = pipeline.condition() or {}
     observed = int(pipeline.status.get("observedGeneration") or 0)
-    queued = condition.get("reason") == QUEUED and condition.get("message") == turn
+    queued = condition.get("reason") == QUEUED and turn in (None, condition.get("message"))
     return queued and observed == pipeline.generation and not pipeline.is_deleting
 
 

@@ -105,6 +105,8 @@ class Conclude:
     remedy: str | None = None
 
 
+SUSPENDED = Conclude(ConditionType.SUSPENDED, "Suspended", "suspended; resume goes on from the checkpoints")
+
 Action = Adopt | Submit | MakeRoom | RequestStop | Kill | Mark | ScheduleRetry | Conclude
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from zhongjing.codes.data import MISSING_INPUT
 from zhongjing.codes.training import DEADLINE_EXCEEDED
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.actions import Action, Conclude, Kill, Mark, RequestStop, Submit, fold
+from zhongjing.pipeline.actions import SUSPENDED, Action, Conclude, Kill, Mark, RequestStop, Submit, fold
 from zhongjing.pipeline.observe import ResultView
 from zhongjing.pipeline.plan import StagePlan, missing_input
 from zhongjing.pipeline.state import (
@@ -77,9 +77,7 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
         if entry.state is StageState.FAILED:
             return Conclude(ConditionType.FAILED, entry.reason, f"{stage}: {entry.message}", entry.remedy)
     if world.desired.suspend:
-        return Conclude(
-            ConditionType.SUSPENDED, "Suspended", "suspended; resume goes on from the checkpoints"
-        )
+        return SUSPENDED
     done = {stage: world.is_done(stage) for stage in world.plan}
     missing = missing_input(world.plan, done, world.policy.command)
     if missing is not None:

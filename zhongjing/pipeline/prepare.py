@@ -21,7 +21,6 @@ from zhongjing.pipeline.freeze import OnUpload, absolute, freeze
 from zhongjing.pipeline.plan import DEFAULT_COMMAND, Plan, known_sources, make_plan, missing_input
 from zhongjing.pipeline.session import Session, Warmable
 from zhongjing.pipeline.state import (
-    STANDSTILLS,
     ConditionType,
     DesiredState,
     PipelineStatus,
@@ -153,7 +152,7 @@ def in_progress(desired: DesiredState, status: PipelineStatus | None) -> bool:
     condition = status.condition()
     if condition is None:
         return True
-    return condition.type is ConditionType.PROGRESSING and condition.reason not in STANDSTILLS
+    return condition.type is ConditionType.PROGRESSING and not status.stands_still
 
 
 def changed_under_way(old: DesiredState, new: DesiredState, status: PipelineStatus | None) -> list[str]:

@@ -20,6 +20,7 @@ from zhongjing.errors import (
     BackendUnavailableError,
     ConflictError,
     StorageError,
+    StorageUnavailableError,
     TransientError,
     ZhongjingError,
 )
@@ -43,6 +44,7 @@ from zhongjing.pipeline.backend import (
     MakesRoom,
 )
 from zhongjing.pipeline.decide import decide
+from zhongjing.pipeline.faults import UNREADABLE, is_documents, sentence
 from zhongjing.pipeline.fit import Gate, Unfit
 from zhongjing.pipeline.freeze import freeze_source
 from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
@@ -50,8 +52,7 @@ from zhongjing.pipeline.plan import Plan, make_plan, make_request
 from zhongjing.pipeline.records import Records, StoredRecords
 from zhongjing.pipeline.state import (
     CLUSTER_NOT_READY,
-    STANDSTILLS,
-    WAITING_FOR_INPUT,
+    QUEUED,
     ConditionType,
     DesiredState,
     PipelineStatus,
@@ -66,7 +67,7 @@ from zhongjing.storage.artifacts import request_stop
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.storage.progress import Progress
+from zhongjing.storage.progress import Activity, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -131,9 +132,8 @@ class Reconciler:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the pipeline only waits for a source, as of the last pass."""
-        condition = self.status.condition() if self.status is not None else None
-        return condition is not None and condition.reason == WAITING_FOR_INPUT
+        """Whether nothing goes on before something outside changes, as of the last pass."""
+        return self.status is not None and self.status.stands_still
 
     def once(self, now: float, turn: str | None = None) -> float | None:
         """One pass.
@@ -143,13 +143,14 @@ class Reconciler:
             turn: why no stage of this pipeline may start now (others have the cluster); None: one may.
 
         Returns:
-            Seconds until the next pass is due, or None if nothing will change until something else is wanted.
+            Seconds until the next pass is due, or None if nothing will change until something else is wanted,
+            or the turn is another.
 
         Raises:
-            TransientError: store or backend did not answer; the pass may be repeated at any time. That the
-                backend did not stands in the status.
+            StorageUnavailableError: the store did not answer; the pass may be repeated at any time.
             ConflictError: somebody else wrote the status in between; nothing was done.
-            StorageError: the pipeline's documents cannot be read.
+            ZhongjingError: something else that is not the document's fault keeps the pipeline from going on.
+                It stands in the status, and the pass may be repeated.
         """
         desired = self.records.desired()
         if desired is None:
@@ -160,11 +161,14 @@ class Reconciler:
         before = PipelineStatus(uid=desired.uid)
         if stored is not None and stored.value.uid == desired.uid:
             before = stored.value
-        unready: BackendUnavailableError | None = None
+        trouble: ZhongjingError | None = None
         try:
             status, actions = self._think(desired, before, now, turn)
-        except BackendUnavailableError as error:
-            status, actions, unready = before, [_not_ready(error)], error
+        except (ConflictError, StorageUnavailableError):
+            raise
+        except ZhongjingError as error:
+            # What keeps a pipeline must be seen by whoever asks for the status, not only in a log.
+            status, actions, trouble = before, _held_up(error, desired, before), error
         after = fold(status, actions, now)
         # Before the status: who reads there that a stage is done finds its result in use.
         self._publish(after)
@@ -173,8 +177,8 @@ class Reconciler:
             after = after.model_copy(update={"updated_at": stamp(now)})
             etag = self.records.write_status(after, etag)
         self.status = after
-        if unready is not None:
-            raise unready
+        if trouble is not None:
+            raise trouble
         news, unready = self._perform(desired, after, actions, now)
         told = fold(after, news, now)
         if told != after:
@@ -183,7 +187,7 @@ class Reconciler:
         if unready is not None:
             raise unready
         self._keep_logs(before, after)
-        return self._next(after, now)
+        return self._next(after, now, turn)
 
     def _think(
         self, desired: DesiredState, status: PipelineStatus, now: float, turn: str | None
@@ -193,13 +197,12 @@ class Reconciler:
             observed = self._observe(desired, status, now, turn)
             return status, decide(desired, status, observed, self.policy)
         except ZhongjingError as error:
-            if isinstance(error, TransientError | BackendError):
+            if not is_documents(error):
                 raise
-            # What cannot be read must be seen by whoever asks for the status, not only in a log.
             adopt = Adopt(desired.generation)
             return status, [
                 adopt,
-                Conclude(ConditionType.FAILED, error.code.name, _sentence(error), error.remedy),
+                Conclude(ConditionType.FAILED, error.code.name, sentence(error), error.remedy),
             ]
 
     def _take_late(self, desired: DesiredState, status: PipelineStatus, now: float) -> PipelineStatus:
@@ -225,9 +228,7 @@ class Reconciler:
             if entry.submission_id is None or entry.key is None or entry.state.is_done:
                 continue
             job = self.backend.describe(entry.submission_id)
-            progress = find_record(self.store, self.layout.stage(stage, entry.key).progress, Progress)
-            if progress is not None and progress.attempt != entry.attempt:
-                progress = None
+            progress = self._progress(stage, entry.key, entry.attempt)
             mark = self._look(entry.submission_id, progress, now)
             attempts[stage] = AttemptView(job, progress, now - mark.since, now - mark.step_since)
         plan = make_plan(desired, status.sources)
@@ -241,6 +242,21 @@ class Reconciler:
         waits = turn is not None or desired.suspend
         unfit = {} if waits else self._plan_memory(desired, status, plan, results)
         return Observed(now, results, attempts, turn, unfit)
+
+    def _progress(self, stage: Stage, key: str, attempt: int) -> Progress | None:
+        """What the attempt itself says, if it has said anything yet.
+
+        A record that cannot be read says that it began, and nothing more. A job that lives writes the next
+        one in seconds; of one that is dead it never mattered.
+        """
+        try:
+            progress = find_record(self.store, self.layout.stage(stage, key).progress, Progress)
+        except StorageError as error:
+            if error.code not in UNREADABLE:
+                raise
+            logger.warning("%s; going on without it", sentence(error))
+            return Progress(stage=stage, key=key, attempt=attempt, activity=Activity.STARTING)
+        return progress if progress is not None and progress.attempt == attempt else None
 
     def _plan_memory(
         self,
@@ -308,7 +324,7 @@ class Reconciler:
                     logger.warning("%s", error)  # the next pass sees it and takes another id
                 except BackendUnavailableError as error:
                     unready = error
-                    message, why = _sentence(error), CLUSTER_NOT_READY
+                    message, why = sentence(error), CLUSTER_NOT_READY
                     news = [
                         Mark(action.stage, StageState.QUEUED, why, message, error.remedy),
                         _not_ready(error),
@@ -318,7 +334,7 @@ class Reconciler:
                 except BackendError as error:
                     logger.error("%s", error)
                     impossible = isinstance(error, ImpossibleJobError)
-                    message = _sentence(error)
+                    message = sentence(error)
                     why = error.code.name if impossible else SUBMISSION_REFUSED.name
                     news = [
                         Mark(action.stage, StageState.FAILED, why, message, error.remedy),
@@ -355,7 +371,7 @@ class Reconciler:
                 error.message, code=error.code, where=error.where, remedy=error.remedy
             )
             update = {"waiting_since": entry.waiting_since or stamp(now)}
-            message = _sentence(error)
+            message = sentence(error)
             waits = Mark(stage, StageState.QUEUED, CLUSTER_NOT_READY, message, error.remedy, update)
             return [waits, _not_ready(unready)], unready
         if entry.waiting_since is None:
@@ -443,16 +459,19 @@ class Reconciler:
             except (BackendError, StorageError) as error:
                 logger.warning("the log of %s could not be kept: %s", entry.submission_id, error)
 
-    def _next(self, status: PipelineStatus, now: float) -> float | None:
+    def _next(self, status: PipelineStatus, now: float, turn: str | None) -> float | None:
         condition = status.condition()
         if condition is None:
             return self.cadence.active
         if condition.type is not ConditionType.PROGRESSING:
             return None
-        if condition.reason in STANDSTILLS:
+        if condition.reason == QUEUED and turn is not None:
+            return None  # its turn is told, not looked for
+        if status.stands_still:
             return self.cadence.waiting
-        times = [seconds(each.next_retry_at) - now for each in status.stages.values() if each.next_retry_at]
-        return max(min([self.cadence.active, *times]), 0.05)
+        # A time that is over is waited for no more: the turn of others is, or the end of the last attempt.
+        retries = [seconds(each.next_retry_at) - now for each in status.stages.values() if each.next_retry_at]
+        return max(min([self.cadence.active, *(after for after in retries if after > 0)]), 0.05)
 
 
 def driver_log(layout: Layout, stage: Stage, key: str, attempt: int) -> str:
@@ -460,12 +479,18 @@ def driver_log(layout: Layout, stage: Stage, key: str, attempt: int) -> str:
     return f"{layout.stage(stage, key).logs}/driver-a{attempt}.log"
 
 
-def _not_ready(error: BackendUnavailableError) -> Conclude:
-    return Conclude(ConditionType.PROGRESSING, CLUSTER_NOT_READY, _sentence(error), error.remedy)
+def _held_up(error: ZhongjingError, desired: DesiredState, status: PipelineStatus) -> list[Action]:
+    """Says what keeps the pipeline from going on."""
+    if isinstance(error, BackendError):
+        return [_not_ready(error)]
+    actions: list[Action] = []
+    if status.observed_generation != desired.generation:
+        actions.append(Adopt(desired.generation))
+    return [*actions, Conclude(ConditionType.PROGRESSING, error.code.name, sentence(error), error.remedy)]
 
 
-def _sentence(error: ZhongjingError) -> str:
-    return f"{error.where}: {error.message}" if error.where else error.message
+def _not_ready(error: BackendError) -> Conclude:
+    return Conclude(ConditionType.PROGRESSING, CLUSTER_NOT_READY, sentence(error), error.remedy)
 
 
 def _tail(backend: Backend, submission_id: str) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from zhongjing.codes import document, training
+from zhongjing.codes import document, storage, training
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.storage.manifest import FrozenSource, Record
@@ -196,7 +196,16 @@ class PipelineStatus(Record):
         condition = self.condition()
         if condition is None:
             return False
-        return condition.type is not ConditionType.PROGRESSING or condition.reason in STANDSTILLS
+        return condition.type is not ConditionType.PROGRESSING or self.stands_still
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether nothing goes on before something outside changes."""
+        condition = self.condition()
+        if condition is None or condition.type is not ConditionType.PROGRESSING:
+            return False
+        active = any(entry.state.is_active for entry in self.stages.values())
+        return condition.reason in STANDSTILLS and not active
 
 
 # Reasons of conditions that callers branch on.
@@ -207,7 +216,7 @@ QUEUED = "Queued"  # another pipeline has the cluster
 CLUSTER_NOT_READY = "ClusterNotReady"
 DOES_NOT_FIT = document.DOES_NOT_FIT.name
 
-STANDSTILLS = (WAITING_FOR_INPUT, DOES_NOT_FIT)
+STANDSTILLS = (WAITING_FOR_INPUT, DOES_NOT_FIT, storage.DAMAGED_OBJECT.name, storage.NEWER_VERSION.name)
 """Reasons of Progressing where nothing goes on before something outside changes."""
 
 

@@ -15,7 +15,7 @@ from zhongjing.config.sources import Storage
 from zhongjing.errors import ConfigError, StorageError
 from zhongjing.storage import failures
 from zhongjing.storage.connection import Connection, split_uri
-from zhongjing.storage.credentials import NO_CREDENTIALS_REMEDY, KeySource
+from zhongjing.storage.credentials import KeySource, keys_remedy
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -35,8 +35,8 @@ class BucketAdmin:
         StorageError: wrong credentials or another refusal, with its remedy.
     """
 
-    def __init__(self, storage: Storage) -> None:
-        self.connection = Connection.of(storage)
+    def __init__(self, storage: Storage, *, waits: bool = True) -> None:
+        self.connection = Connection.of(storage, waits=waits)
         self._source = KeySource(self.connection.name)
         self._made: tuple[S3Client, int] | None = None
 
@@ -134,7 +134,7 @@ class BucketAdmin:
                     f"there are no credentials for the object store {self.connection.name}",
                     code=codes.INVALID_STORAGE,
                     where="environment",
-                    remedy=NO_CREDENTIALS_REMEDY,
+                    remedy=keys_remedy(),
                 ) from error
             except BotoCoreError as error:
                 # Connections and timeouts; boto3 has a class for each.
@@ -176,7 +176,7 @@ def _client(connection: Connection) -> S3Client:
             s3={"addressing_style": connection.addressing_style},
             request_checksum_calculation=checksums,
             response_checksum_validation=checksums,
-            connect_timeout=min(5.0, connection.deadline),
+            connect_timeout=connection.connect_seconds,
             read_timeout=connection.silence,
             retries={"mode": "standard", "total_max_attempts": 1},  # the loop around it retries
         ),

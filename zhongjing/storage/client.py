@@ -122,7 +122,7 @@ def make_client(connection: Connection, source: KeySource, bucket: str, patient:
         config["checksum_algorithm"] = "SHA256"
     options: ClientConfig = {
         "allow_http": endpoint is not None and endpoint.startswith("http://"),
-        "connect_timeout": timedelta(seconds=min(5.0, connection.deadline)),
+        "connect_timeout": timedelta(seconds=connection.connect_seconds),
         "read_timeout": timedelta(seconds=connection.silence),
         # Of a whole request: only a bound, since one that still moves is not given up.
         "timeout": timedelta(minutes=15),
@@ -134,9 +134,10 @@ def make_client(connection: Connection, source: KeySource, bucket: str, patient:
         "max_backoff": timedelta(seconds=2),
         "base": 2,
     }
+    patience = connection.deadline if patient else min(connection.deadline, 5.0 if connection.waits else 0.5)
     retry: RetryConfig = {
         "max_retries": 10_000 if patient else 2,
-        "retry_timeout": timedelta(seconds=connection.deadline if patient else min(connection.deadline, 5.0)),
+        "retry_timeout": timedelta(seconds=patience),
         "backoff": backoff,
     }
     if not source.is_fixed:

@@ -16,7 +16,7 @@ from zhongjing.codes import data as data_codes
 from zhongjing.codes import storage as storage_codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ConfigError
-from zhongjing.storage.credentials import NO_CREDENTIALS_REMEDY
+from zhongjing.storage.credentials import keys_remedy
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -47,12 +47,17 @@ class Connection:
     ca_bundle: str | None
     checksums: Literal["whenRequired", "whenSupported"]
     deadline: float  # seconds
+    waits: bool = True  # whether a call goes on trying until the deadline
 
     @classmethod
-    def of(cls, storage: Storage) -> Connection:
+    def of(cls, storage: Storage, *, waits: bool = True) -> Connection:
         """Completes the settings from ``AWS_ENDPOINT_URL(_S3)``, ``AWS_REGION`` and ``AWS_CA_BUNDLE``.
 
         The document wins. Its default region gives way to the environment's.
+
+        Args:
+            storage: the document's settings.
+            waits: whether a call bears an outage until the deadline. A thread that others wait for must not.
 
         Raises:
             ConfigError: the endpoint is not a URL or holds credentials, or the CA bundle does not exist.
@@ -84,6 +89,7 @@ class Connection:
             ca_bundle=ca_bundle,
             checksums=storage.checksums,
             deadline=storage.deadline_seconds,
+            waits=waits,
         )
 
     @property
@@ -98,6 +104,11 @@ class Connection:
         A connection whose other end has vanished is then replaced while there is still time.
         """
         return min(max(self.deadline / 3, 1.0), 20.0)
+
+    @property
+    def connect_seconds(self) -> float:
+        """Seconds after which a connection that does not come about is given up."""
+        return min(5.0 if self.waits else 2.0, self.deadline)
 
 
 def _checked_endpoint(endpoint: str) -> str:
@@ -115,6 +126,6 @@ def _checked_endpoint(endpoint: str) -> str:
             "an endpoint must not hold credentials: it is stored and shown",
             code=storage_codes.INVALID_STORAGE,
             where="spec.storage.endpoint",
-            remedy=NO_CREDENTIALS_REMEDY,
+            remedy=keys_remedy(),
         )
     return endpoint.rstrip("/")

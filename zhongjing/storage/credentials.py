@@ -31,6 +31,8 @@ NO_CREDENTIALS_REMEDY = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN if you have one), or give the "
     "process a role or a profile that the AWS tools can find (AWS_SHARED_CREDENTIALS_FILE names its file)"
 )
+SECRET_VARIABLE = "ZHONGJING_S3_SECRET"  # noqa: S105 - a name
+"""Names the Secret that a pod has its keys from; the chart sets it."""
 # obstore asks again for what ends within five minutes: so ten seconds after it asked.
 LIFETIME = timedelta(minutes=5, seconds=10)
 
@@ -49,6 +51,17 @@ class Keys:
     secret_key: str = field(repr=False)
     token: str | None = field(repr=False)
     version: int = 0
+
+
+def keys_remedy() -> str:
+    """What to do where the store does not take the keys of this process, or has none."""
+    secret = os.environ.get(SECRET_VARIABLE)
+    if not secret:
+        return NO_CREDENTIALS_REMEDY
+    return (
+        f"put keys that the store takes into the Secret {secret}, key credentials (an AWS shared credentials "
+        "file): they are taken up within two minutes, without a restart"
+    )
 
 
 class KeySource:
@@ -139,7 +152,7 @@ class KeySource:
                     f"there are no credentials for the object store {self._store}{reason}",
                     code=storage_codes.INVALID_STORAGE,
                     where="environment",
-                    remedy=NO_CREDENTIALS_REMEDY,
+                    remedy=keys_remedy(),
                 )
             # Else a file is being written just now: the keys of before, and another look next time.
         frozen = self._found.get_frozen_credentials()

@@ -8,6 +8,7 @@ translated at once into an error that names the object and the remedy.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import re
 import time
@@ -21,13 +22,14 @@ from zhongjing.codes import storage as storage_codes
 from zhongjing.errors import (
     ConfigError,
     ConflictError,
+    CredentialsError,
     NotFoundError,
     StorageError,
     StorageUnavailableError,
     ZhongjingError,
 )
 from zhongjing.storage.connection import Connection, split_uri
-from zhongjing.storage.credentials import NO_CREDENTIALS_REMEDY
+from zhongjing.storage.credentials import SECRET_VARIABLE, keys_remedy
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,8 @@ class ExpectedError(Exception):
 def call(connection: Connection, uri: str, action: Callable[[], T]) -> T:
     """Runs ``action`` until it succeeds, fails for good, or has failed for the deadline.
 
+    Where the connection does not wait, it is run once: what may pass by itself is an outage at once.
+
     The clock starts with the first attempt, which is the first that failed if there is another.
 
     Raises:
@@ -88,6 +92,8 @@ def call(connection: Connection, uri: str, action: Callable[[], T]) -> T:
         except Exception as error:
             if not is_passing(error):
                 raise translate(error, uri, connection) from _cause(error)
+            if not connection.waits:
+                raise _gave_up(error, uri, connection) from _cause(error)
             if not failed:
                 logger.warning("%s: the object store failed (%s); trying again", uri, summary(error))
             failed = True
@@ -107,10 +113,17 @@ def call(connection: Connection, uri: str, action: Callable[[], T]) -> T:
 
 def _gave_up(error: Exception, uri: str, connection: Connection) -> StorageUnavailableError:
     """The error for an outage that outlasted the deadline; a store that answers is told from a silent one."""
+    if isinstance(error, KeysRefusedError):
+        refusal = error.refusal
+        return StorageUnavailableError(
+            refusal.message, code=refusal.code, where=refusal.where, remedy=refusal.remedy
+        )
     answered = status_of(error) is not None
-    did = "kept failing" if answered else "did not answer"
+    did = "fails" if answered else "does not answer"
+    if connection.waits:
+        did = f"{'kept failing' if answered else 'did not answer'} for {connection.deadline:g} seconds"
     return StorageUnavailableError(
-        f"the object store {connection.name} {did} for {connection.deadline:g} seconds ({summary(error)})",
+        f"the object store {connection.name} {did} ({summary(error)})",
         code=storage_codes.STORAGE_FAILING if answered else storage_codes.STORAGE_UNREACHABLE,
         where=uri,
     )
@@ -204,18 +217,18 @@ def missing_bucket(uri: str, connection: Connection) -> StorageError:
 def refused(code: str | None, uri: str, connection: Connection) -> StorageError:
     """The error for a refusal: unknown key, wrong secret, clock, or a lack of permission."""
     if code in _KEY_CODES:
-        return StorageError(
+        return CredentialsError(
             f"the object store {connection.name} does not accept these credentials ({code})",
             code=storage_codes.ACCESS_DENIED,
             where=uri,
-            remedy=NO_CREDENTIALS_REMEDY,
+            remedy=keys_remedy(),
         )
     if code == "ExpiredToken":
-        return StorageError(
+        return CredentialsError(
             f"the object store {connection.name} says that the session token has expired",
             code=storage_codes.ACCESS_DENIED,
             where=uri,
-            remedy="renew AWS_SESSION_TOKEN",
+            remedy=keys_remedy() if os.environ.get(SECRET_VARIABLE) else "renew AWS_SESSION_TOKEN",
         )
     if code == "RequestTimeTooSkewed":
         return StorageError(
@@ -223,11 +236,13 @@ def refused(code: str | None, uri: str, connection: Connection) -> StorageError:
             code=storage_codes.CLOCK_SKEWED,
             where=uri,
         )
+    secret = os.environ.get(SECRET_VARIABLE)
+    place = f"in the Secret {secret}" if secret else "in the environment"
     return StorageError(
         f"the object store {connection.name} refused access ({code or 'HTTP 403'})",
         code=storage_codes.ACCESS_DENIED,
         where=uri,
-        remedy="see that the credentials in the environment are this store's and may read and write here",
+        remedy=f"see that the credentials {place} are this store's and may read and write here",
     )
 
 

@@ -65,14 +65,14 @@ class ObjectStore:
         ConfigError: no credentials, or a URI that is not s3://.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, waits: bool = True) -> None:
         self.storage = storage
-        self.connection = Connection.of(storage)
+        self.connection = Connection.of(storage, waits=waits)
         self._clients = Clients(self.connection)
         self._known_buckets: set[str] = set()
 
-    def __reduce__(self) -> tuple[type[ObjectStore], tuple[Storage]]:
-        return (ObjectStore, (self.storage,))
+    def __reduce__(self) -> tuple[type[ObjectStore], tuple[Storage, bool]]:
+        return (ObjectStore, (self.storage, self.connection.waits))
 
     # Reading
 
@@ -486,13 +486,18 @@ class ObjectStore:
         return result
 
 
-def open_store(storage: Storage) -> ObjectStore:
+def open_store(storage: Storage, *, waits: bool = True) -> ObjectStore:
     """The store of a document's settings; nothing is sent before its first use.
+
+    Args:
+        storage: the settings.
+        waits: whether a call bears an outage until the deadline; if not, it fails at once (and may be tried
+            again by whom it concerns).
 
     Raises:
         ConfigError: the endpoint or the CA bundle cannot be used.
     """
-    return ObjectStore(storage)
+    return ObjectStore(storage, waits)
 
 
 class _Counted(BufferedReader):

@@ -170,6 +170,7 @@ class MemoryStore:
         return iter([info for info in found if info is not None])
 
     def glob(self, uri: str) -> Any:
+        self.fault(f"before glob {uri}")
         if uri.endswith("/"):
             return list(self.list(uri))
         pattern = pattern_of(uri) if is_glob(uri) else None

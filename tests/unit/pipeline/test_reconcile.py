@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -31,16 +32,18 @@ POLICY = Policy(quiet_seconds=3, backoff_seconds=2, hung_stop_seconds=4, stop_se
 class Bench:
     """A pipeline of one stage, its world, and a reconciler driven by hand."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, waiting: Sequence[str] = (), **settings: Any) -> None:
         self.memory = MemoryStore()
         self.store = cast(Any, self.memory)
         self.cluster = Cluster(self.memory)
-        self.want(**settings)
+        self.want(waiting=waiting, **settings)
         self.reconciler = Reconciler(self.store, LAYOUT, self.cluster, policy=POLICY)
 
-    def want(self, *, generation: int = 1, suspend: bool = False, **settings: Any) -> None:
-        user = user_document(stages=("sft",), sft=settings)
-        desired = desired_state(user, generation=generation, suspend=suspend)
+    def want(
+        self, *, generation: int = 1, suspend: bool = False, waiting: Sequence[str] = (), **settings: Any
+    ) -> None:
+        user = user_document(stages=("sft",), wait=waiting, sft=settings)
+        desired = desired_state(user, generation=generation, suspend=suspend, waiting=waiting)
         head = self.memory.head(LAYOUT.desired)
         write(self.store, LAYOUT.desired, desired, head.etag if head else None)
 
@@ -221,18 +224,29 @@ def test_a_status_of_an_earlier_pipeline_of_the_name_is_not_taken_over() -> None
     assert status.holds(ConditionType.COMPLETE)
 
 
-def test_a_damaged_manifest_is_seen_in_the_status() -> None:
+def test_a_damaged_manifest_is_seen_in_the_status_and_passes_when_it_is_removed() -> None:
     bench = Bench()
-    bench.run(1)
+    bench.run(20)
     key = bench.status().stage(Stage.SFT).key
     assert key is not None
-    bench.memory.objects[LAYOUT.stage(Stage.SFT, key).manifest] = b"{damaged"
-    assert bench.reconciler.once(bench.cluster.now) is None
-    condition = bench.status().condition()
+    manifest = LAYOUT.stage(Stage.SFT, key).manifest
+    bench.memory.objects[manifest] = b"{damaged"
+    bench.want(generation=2)
+    bench.reconciler = Reconciler(bench.store, LAYOUT, bench.cluster, policy=POLICY)
+    with pytest.raises(StorageError, match=r"manifest\.json"):
+        bench.reconciler.once(bench.cluster.now)
+    status = bench.status()
+    condition = status.condition()
     assert condition is not None
-    assert (condition.type, condition.reason) == (ConditionType.FAILED, "DamagedObject")
+    assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, "DamagedObject")
     assert "manifest.json" in condition.message
-    assert bench.status().settled(desired_state(user_document(stages=("sft",))))
+    assert "--rerun sft" in (condition.remedy or "")
+    # A client need not wait for it, nor does the supervisor live for it.
+    assert status.settled(desired_state(user_document(stages=("sft",)), generation=2))
+    assert bench.reconciler.is_waiting
+    del bench.memory.objects[manifest]
+    bench.cluster.checkpoints.clear()
+    assert bench.run(20).holds(ConditionType.COMPLETE)
 
 
 def test_a_damaged_wish_is_an_error() -> None:

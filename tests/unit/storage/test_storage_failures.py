@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import (
     ConflictError,
+    CredentialsError,
     NotFoundError,
     StorageError,
     StorageUnavailableError,
@@ -19,6 +21,7 @@ from zhongjing.errors import (
 )
 from zhongjing.storage.artifacts import require_conditional_writes
 from zhongjing.storage.connection import Connection
+from zhongjing.storage.credentials import SECRET_VARIABLE
 from zhongjing.storage.failures import translate
 from zhongjing.storage.objects import ObjectStore, open_store
 
@@ -166,3 +169,33 @@ def test_unusable_key_is_said_so(rude_store: ObjectStore) -> None:
 def test_missing_object(rude_server: RudeServer, rude_store: ObjectStore) -> None:
     with pytest.raises(NotFoundError):
         rude_store.get(URI)
+
+
+def test_a_store_that_does_not_wait_fails_at_once(rude_server: RudeServer) -> None:
+    """For a thread that others wait for: whoever asked decides when the store is asked again."""
+    rude_server.statuses.extend([503] * 1000)
+    store = open_store(Storage(uri="s3://rude-bucket", deadline_seconds=60), waits=False)
+    started = time.monotonic()
+    with pytest.raises(StorageUnavailableError, match=r"fails \(HTTP 503") as caught:
+        store.get(URI)
+    assert time.monotonic() - started < 2
+    assert caught.value.code is codes.STORAGE_FAILING
+    assert not pickle.loads(pickle.dumps(store)).connection.waits
+
+
+@pytest.mark.parametrize("s3_code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
+def test_the_remedy_of_refused_keys_names_the_secret_on_a_cluster(
+    s3_code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = Connection.of(Storage(endpoint="http://store.example:9000"))
+    words = f"Generic S3 error: Error - Server returned non-2xx status code: 403 X: <Code>{s3_code}</Code>"
+    here = translate(GenericError(words), URI, connection)
+    monkeypatch.setenv(SECRET_VARIABLE, "zj-zhongjing-s3")
+    there = translate(GenericError(words), URI, connection)
+    assert isinstance(there, CredentialsError)
+    assert "AWS_" in here.remedy
+    assert "the Secret zj-zhongjing-s3" in there.remedy
+    assert "AWS_" not in there.remedy
+    refused = translate(GenericError(words.replace(s3_code, "AccessDenied")), URI, connection)
+    assert "the Secret zj-zhongjing-s3" in refused.remedy
+    assert not isinstance(refused, CredentialsError), "other folders may be open to these keys"

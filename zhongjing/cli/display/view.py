@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from zhongjing.cli.display.text import count
+from zhongjing.codes import find
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.headline import describe, duration
 from zhongjing.pipeline.state import (
     CLUSTER_NOT_READY,
     QUEUED,
+    ConditionType,
     DesiredState,
     PipelineStatus,
     StageState,
@@ -125,9 +127,12 @@ class RunView:
     def held_up(self) -> str:
         """What a run waits for that is no stage of its own: other pipelines, or the cluster. Else nothing."""
         condition = self.status.condition() if self.status is not None and not self.stale else None
-        if condition is None or condition.reason not in (QUEUED, CLUSTER_NOT_READY):
+        if condition is None or condition.type is not ConditionType.PROGRESSING or self.settled:
             return ""
-        text = f"{_REASON_WORDS[condition.reason]}: {condition.message}"
+        words = _REASON_WORDS.get(condition.reason)
+        if words is None and find(condition.reason) is None:
+            return ""  # it goes on
+        text = f"{words}: {condition.message}" if words else condition.message
         return f"{text}\n  remedy: {condition.remedy}" if condition.remedy else text
 
     @property

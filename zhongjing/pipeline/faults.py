@@ -1,0 +1,25 @@
+"""Whose fault an error is: the document's, which only another document mends, or that of what it runs on."""
+
+from __future__ import annotations
+
+from zhongjing.codes.storage import DAMAGED_OBJECT, NEWER_VERSION, SETTINGS
+from zhongjing.errors import ConfigError, DataError, TransientError, ZhongjingError
+
+UNREADABLE = (DAMAGED_OBJECT, NEWER_VERSION)
+"""An object is there and cannot be read."""
+
+
+def is_documents(error: ZhongjingError) -> bool:
+    """Whether what the document says is wrong, so that its pipeline has failed.
+
+    A refusal of the store, its settings (which on a cluster are the release's) and an object that cannot be
+    read say nothing about the document: all of that may be mended behind its back, and is tried again.
+    """
+    if isinstance(error, TransientError) or error.code in SETTINGS.codes:
+        return False
+    return isinstance(error, ConfigError | DataError)
+
+
+def sentence(error: ZhongjingError) -> str:
+    """Place and message in one line, as conditions have them."""
+    return f"{error.where}: {error.message}" if error.where else error.message
