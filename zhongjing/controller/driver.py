@@ -144,7 +144,8 @@ class Driver:
         wait: float | None
         try:
             if turn is not None and is_queued(pipeline):
-                wait = self._queue(turn, now)
+                self._queue(turn, now)
+                wait = None
             elif outage.holds:
                 wait = self._wait_for_store(now)
             else:
