@@ -326,8 +326,10 @@ def _by_columns(record: Fields, columns: Columns) -> Parsed:
             question = "\n".join(parts) or text_of(asked, "the question")
             turns = with_system((*history_of(may(columns.history)), Turn("user", question)), record, systems)
     if columns.answers:
-        ranks = may(columns.ranks) if columns.ranks else first_of(record, RANKS)
-        scores = may(columns.scores) if columns.scores else first_of(record, SCORES)
+        if columns.ranks or columns.scores:  # then nothing else counts
+            ranks, scores = may(columns.ranks), may(columns.scores)
+        else:
+            ranks, scores = first_of(record, RANKS), first_of(record, SCORES)
         graded = ordered(listed(need(columns.answers)), listed(ranks), listed(scores), best_first=True)
         return _graded(replace(graded, how=f"columns: {graded.how}"), Prompted(turns, "columns"))
     if columns.chosen and columns.rejected:
