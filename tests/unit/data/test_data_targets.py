@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -111,7 +112,7 @@ def test_a_turn_that_is_too_long_to_learn_is_no_reason_to_drop_what_is_learned(
 
 
 def test_marked_turns_in_a_build(bench: Bench, chatml: PreTrainedTokenizerFast) -> None:
-    talk = [
+    talk: list[dict[str, Any]] = [
         {"role": "user", "content": ASKED.content},
         {"role": "assistant", "content": WRONG, "weight": 0},
         {"role": "user", "content": "再想想"},

@@ -129,7 +129,8 @@ def test_turns_that_cannot_be_honoured_are_refused(more: dict[str, Any], expecte
 def test_tools_are_refused_by_name() -> None:
     talk = {"messages": [said("user", Q), said("assistant", GOOD)]}
     assert reason(one({**talk, "tools": '[{"name": "查询药品"}]'})).startswith("the record has tools")
-    for nothing in ("", "[]", [], None):
+    empty: list[Any] = ["", "[]", [], None]
+    for nothing in empty:
         assert turns(one({**talk, "tools": nothing})) == [ASKED, ANSWERED]
 
 
