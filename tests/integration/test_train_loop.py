@@ -278,6 +278,10 @@ def test_rm_learns_and_is_a_peft_classifier(tmp_path: Path, base: str) -> None:
     result = train(tmp_path, stage="rm", base=base, settings=settings)
     assert result["before"]["loss"] == pytest.approx(math.log(2), rel=0.5)
     assert result["metrics"]["accuracy"] > 0.8
+    held = result["metrics"]
+    assert held["accuracy_low"] < held["accuracy"] <= held["accuracy_high"] <= 1
+    assert held["pairs"] == 12 * 6 - 3, "of four answers each, three ties"
+    assert 0 <= held["longer_accuracy"] <= 1
     assert result["metrics"]["loss"] < 0.8 * result["before"]["loss"]
     assert result["extra"]["rewardMean"] == result["metrics"]["reward_mean"]
     assert result["extra"]["rewardStd"] > 0

@@ -71,6 +71,12 @@ UNUSABLE_REWARD = _code(
     cause="The mean or deviation of its held-out rewards is not finite, or the deviation is 0.",
     remedy="train the reward model again, or set ppo.normalizeReward: false",
 )
+WEAK_REWARD_MODEL = _code(
+    "WeakRewardModel",
+    "The reward model ranks fewer held-out pairs rightly than spec.stages.ppo.minRewardAccuracy asks for.",
+    cause="It was trained on too few or contradictory rankings, too shortly, or its answers were cut.",
+    remedy="give the rm stage more ranked prompts or epochs, or lower minRewardAccuracy",
+)
 NO_REWARD_HEAD = _code(
     "NoRewardHead",
     "The model that should give rewards has no score head.",

@@ -35,6 +35,12 @@ def _free(description: str) -> Schema:
     return _field("object", description, **{"x-kubernetes-preserve-unknown-fields": True})
 
 
+def _items(description: str, properties: Schema) -> Schema:
+    """A list that is written as a whole."""
+    items = {"type": "object", "properties": properties}
+    return _field("array", description, items=items, **{"x-kubernetes-list-type": "atomic"})
+
+
 def _condition() -> Schema:
     return {
         "type": "object",
@@ -86,6 +92,38 @@ def _progress() -> Schema:
             "etaSeconds": _field("number", "Time to the end of the stage. Unit: s."),
             "metrics": _field("object", "Latest metrics by name.", additionalProperties={"type": "number"}),
             "message": _text("What the attempt is busy with."),
+            "sources": _items(
+                "What became of the records of each source.",
+                {
+                    "name": _text("Name in spec.sources."),
+                    "read": _integer("Records read."),
+                    "kept": _integer("Records used."),
+                    "train": _integer("Of those: trained on."),
+                    "validation": _integer("Of those: held out."),
+                    "test": _integer("Of those: test data."),
+                    "truncated": _integer("Of those: cut to the longest sequence."),
+                    "unanswered": _integer("Of those: without a last question that has no answer."),
+                    "tooLong": _integer("Dropped: an answer alone is too long."),
+                    "duplicates": _integer("Dropped: equal to an earlier record."),
+                    "leaks": _integer("Dropped: equal to test data."),
+                    "quarantined": _integer("Dropped: cannot be used."),
+                    "unused": _free("Keys of the records that went into none, with records and characters."),
+                },
+            ),
+            "mixture": _items(
+                "What each weighted group gives to an epoch.",
+                {
+                    "name": _text("Kind of data, or source."),
+                    "samples": _integer("Training samples that there are."),
+                    "drawn": _integer("Training samples of an epoch; what is above samples is repeated."),
+                },
+            ),
+            "warnings": _field(
+                "array",
+                "What is doubtful about the data or the result, with the field to change.",
+                items={"type": "string"},
+                **{"x-kubernetes-list-type": "atomic"},
+            ),
             "updatedAt": _time("When the attempt last said so."),
         },
     }

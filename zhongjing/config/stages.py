@@ -216,6 +216,14 @@ class StageSettings(DocumentModel):
     resources: Resources = operational(Resources, "What one worker gets.")
     checkpoints: Checkpointing = operational(Checkpointing, "When progress is saved.")
     logging: Logging = operational(Logging, "What is written while training.")
+    warn_above_fraction: float = operational(
+        0.05,
+        "Above this part of a source's records cut, dropped or (of an epoch) repeated, a warning names the "
+        "field to change.",
+        unit="fraction",
+        ge=0,
+        le=1,
+    )
     retries: int = operational(2, "Attempts after the first before the stage is failed.", ge=0, le=100)
     active_deadline_seconds: int | None = operational(
         None, "The stage is failed when it has run longer.", unit="s", ge=1, le=MOST
@@ -440,6 +448,14 @@ class PpoSettings(StageSettings):
         le=1e6,
     )
 
+    min_reward_accuracy: float | None = operational(
+        None,
+        "The stage fails before it starts when the reward model ranks fewer of its held-out pairs rightly; "
+        "none: a reward model that is not above chance, or not above 'the longer answer wins', is warned of.",
+        unit="fraction",
+        ge=0,
+        le=1,
+    )
     rollout: Rollout = operational(Rollout, "How responses are made, held-out ones too.")
 
     @model_validator(mode="after")

@@ -91,7 +91,7 @@ class KubernetesRecords:
         self._live[stage] = live
         return any(
             live.get(name) != before.get(name)
-            for name in ("activity", "step", "totalSteps", "metrics", "message")
+            for name in ("activity", "step", "totalSteps", "metrics", "message", "sources", "warnings")
         )
 
     def count_from(self, attempts: Mapping[Stage, int]) -> None:

@@ -166,7 +166,7 @@ class Corpus:
                     continue
                 seen.add(content)
                 shard.add(wanted, split, content)
-            shard.tally["truncated"] += stats.truncated
+            shard.tally["unanswered"] += stats.truncated
             shard.unused = stats.unused.report()
             shard.ends_source = True
             done += sum(item.size for item in frozen.objects)

@@ -17,6 +17,7 @@ from zhongjing.codes import data as data_codes
 from zhongjing.codes import document as document_codes
 from zhongjing.config.stages import AnySettings, SftSettings
 from zhongjing.errors import ConfigError, DataError
+from zhongjing.storage.manifest import MixtureCounts
 
 IntArray = npt.NDArray[np.int64]
 
@@ -57,6 +58,28 @@ def mixture_of(settings: AnySettings) -> tuple[dict[str, float] | None, float]:
 def groups_by_category(settings: AnySettings) -> bool:
     """Whether the stage's mixture groups are categories of SFT data, not sources."""
     return isinstance(settings, SftSettings) and settings.mixture is not None
+
+
+def mixture_counts(
+    groups: npt.NDArray[np.integer] | Sequence[int], group_names: Sequence[str], settings: AnySettings
+) -> list[MixtureCounts]:
+    """What each group of a stage's mixture has, and gives to an epoch; empty without weights.
+
+    Args:
+        groups: group of each training sample, int [samples].
+        group_names: names that ``groups`` indexes.
+        settings: the stage's.
+
+    Raises:
+        DataError: as of :class:`SampleOrder`.
+    """
+    weights, repeats = mixture_of(settings)
+    if not weights:
+        return []
+    drawn = SampleOrder(groups, group_names, 0, weights, repeats).contributions
+    there = np.bincount(np.asarray(groups, dtype=np.int64), minlength=len(group_names)).tolist()
+    samples = dict(zip(group_names, there, strict=True))
+    return [MixtureCounts(name=name, samples=samples[name], drawn=count) for name, count in drawn.items()]
 
 
 def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -43,7 +43,16 @@ def duration(seconds: float) -> str:
 
 def describe(stage: Stage, metrics: Mapping[str, float], *, limit: int = 3) -> str:
     """The metrics that tell most about ``stage``, as text."""
-    return " ".join(f"{name} {number(metrics[name])}" for name in main_metrics(stage, metrics, limit=limit))
+    names = main_metrics(stage, metrics, limit=limit)
+    return " ".join(f"{name} {number(metrics[name])}{_sureness(name, metrics)}" for name in names)
+
+
+def _sureness(name: str, metrics: Mapping[str, float]) -> str:
+    """How sure an accuracy is, where its interval was measured: `` (n 21, 95% 0.28-0.68)``."""
+    if name != "accuracy" or "accuracy_low" not in metrics:
+        return ""
+    low, high = metrics["accuracy_low"], metrics["accuracy_high"]
+    return f" (n {metrics['pairs']:.0f}, 95% {low:.2f}-{high:.2f})"
 
 
 def main_metrics(stage: Stage, names: Mapping[str, float] | Sequence[str], *, limit: int = 3) -> list[str]:

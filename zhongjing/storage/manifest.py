@@ -91,7 +91,10 @@ def unused_text(unused: Mapping[str, Unused], limit: int = 8) -> str:
 
 
 class SourceCounts(Record):
-    """What became of a source's records. Nothing is dropped silently."""
+    """What became of a source's records. Nothing is dropped silently.
+
+    Every record that was read is kept, or is too long, a duplicate, a leak or quarantined.
+    """
 
     name: str
     digest: str
@@ -100,12 +103,26 @@ class SourceCounts(Record):
     train: int = 0
     validation: int = 0
     test: int = 0
-    truncated: int = 0
-    too_long: int = 0
-    duplicates: int = 0
-    leaks: int = 0
-    quarantined: int = 0
+    truncated: int = Field(default=0, description="kept, cut to the stage's longest sequence")
+    unanswered: int = Field(default=0, description="kept, without a last question that has no answer")
+    too_long: int = Field(default=0, description="dropped: an answer alone is longer than a sequence may be")
+    duplicates: int = Field(default=0, description="dropped: equal to an earlier record of the stage")
+    leaks: int = Field(default=0, description="dropped: equal to test data")
+    quarantined: int = Field(default=0, description="dropped: cannot be used; listed in quarantine.jsonl")
     unused: dict[str, Unused] = Field(default_factory=dict, description="by key, the most characters first")
+
+
+class MixtureCounts(Record):
+    """What one group of a mixture (a kind of data, or a source with a weight) gives to an epoch."""
+
+    name: str
+    samples: int = Field(description="training samples that there are")
+    drawn: int = Field(description="training samples in an epoch")
+
+    @property
+    def repeated(self) -> int:
+        """Samples of an epoch that are there a second time or more often."""
+        return max(0, self.drawn - self.samples)
 
 
 class ModelFile(Record):
@@ -190,3 +207,5 @@ class StageManifest(Record):
     key_fields: dict[str, Any] = Field(default_factory=dict, description="what the key is a hash of")
     lineage: Lineage
     memory: MemoryUse | None = Field(default=None, description="none: made before it was measured")
+    mixture: list[MixtureCounts] = Field(default_factory=list, description="empty: each sample once an epoch")
+    warnings: list[str] = Field(default_factory=list, description="what is doubtful about the result")

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from zhongjing.config.stages import Stage
-from zhongjing.storage.manifest import Record
+from zhongjing.storage.manifest import MixtureCounts, Record, SourceCounts
 
 
 def time_stamp() -> str:
@@ -72,6 +72,9 @@ class Progress(Record):
     started_at: str = ""
     updated_at: str = ""
     failure: Failure | None = None
+    sources: list[SourceCounts] = Field(default_factory=list, description="known once the sources were read")
+    mixture: list[MixtureCounts] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list, description="what is doubtful, one sentence each")
 
 
 class MetricPoint(Record):

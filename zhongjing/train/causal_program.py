@@ -140,6 +140,10 @@ class CausalProgram:
         mean = loss_sum / target_sum if target_sum else math.nan
         return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
 
+    def warnings(self) -> list[str]:
+        """None: a loss says itself how good it is."""
+        return []
+
     def finish(self, folder: Path) -> dict[str, Any]:
         """Writes the full model, or the adapter with a reference to its base."""
         if isinstance(self.model, PeftModel):

@@ -26,7 +26,14 @@ from zhongjing.errors import ConfigError, StorageError, TrainingError, Zhongjing
 from zhongjing.storage.artifacts import read_request, require_conditional_writes, write_manifest
 from zhongjing.storage.files import disk_error
 from zhongjing.storage.layout import Layout, StageLayout
-from zhongjing.storage.manifest import MemoryUse, ModelArtifact, SourceCounts, StageManifest, StageRequest
+from zhongjing.storage.manifest import (
+    MemoryUse,
+    MixtureCounts,
+    ModelArtifact,
+    SourceCounts,
+    StageManifest,
+    StageRequest,
+)
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity, Progress, time_stamp
 from zhongjing.storage.progress_writer import ProgressWriter, read_progress
@@ -119,7 +126,9 @@ class Job:
             # Manifests are completion marks: a store that would overwrite one is found out before any work.
             require_conditional_writes(self.store, self.layout.cache)
             prepared = prepare(self.request, self.store, self.layout, self.scratch, self._reporter(progress))
-            self._await_workers(progress)
+            for warning in prepared.warnings:
+                logger.warning("%s", warning)
+            self._await_workers(progress, prepared)
             # From here rank 0 of the workers writes progress.json.
             progress.close()
             outcome = self._train(prepared)
@@ -179,7 +188,7 @@ class Job:
         assert settings is not None, "the request's document has the request's stage"
         return settings
 
-    def _await_workers(self, progress: ProgressWriter) -> None:
+    def _await_workers(self, progress: ProgressWriter, prepared: Prepared) -> None:
         """Says that all is prepared, and waits until Ray has room for all workers.
 
         On a cluster nobody asks for worker pods before. Ray Train alone would wait for them too, but deaf to
@@ -191,7 +200,8 @@ class Job:
         settings = self._settings()
         message = f"waits for {settings.workers} worker{'s' if settings.workers > 1 else ''}"
         logger.info("prepared; %s", message)
-        progress.write(self._progress(Activity.PREPARED, message=message))
+        told = {"sources": list(prepared.counts), "warnings": list(prepared.warnings)}
+        progress.write(self._progress(Activity.PREPARED, message=message, **told))
         if not ray.is_initialized():
             ray.init(address="auto", logging_level=logging.WARNING)
         room = placement_group([_per_worker(settings)] * settings.workers, strategy="PACK")
@@ -278,6 +288,8 @@ class Job:
             key_fields=request.key_fields,
             lineage=lineage(self._settings().workers, outcome["device"]),
             memory=MemoryUse.model_validate(outcome["memory"]),
+            mixture=[MixtureCounts.model_validate(each) for each in outcome["mixture"]],
+            warnings=outcome["warnings"],
         )
         logger.info("memory of a worker: %s", manifest.memory)
         write_manifest(self.store, self.stage_layout, manifest)

@@ -252,7 +252,12 @@ class _Loop:
         self.meter.evaluation(time.monotonic() - started)
         if self.context.rank == 0:
             self.context.log("validation", self.place.step, metrics, epoch=self.place.epoch)
-        self._report(Activity.TRAINING, validation=metrics, validation_step=self.place.step)
+        told = {
+            "validation": metrics,
+            "validation_step": self.place.step,
+            "warnings": self.program.warnings(),
+        }
+        self._report(Activity.TRAINING, **told)
         return metrics
 
     def _evaluate_and_keep(self) -> None:

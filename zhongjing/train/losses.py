@@ -39,18 +39,24 @@ def ranking_loss(
     return (_of_prompts(losses.sum(1), samples, num_prompts) / counts.clamp(min=1)).sum()
 
 
-def correct_pairs(rewards: torch.Tensor, samples: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
-    """How many pairs the rewards order rightly; fp32 scalar. Equal rewards are half right, as by chance."""
-    return (_order(rewards) * ranking_pairs(samples, ranks)).sum()
+def pair_counts(
+    rewards: torch.Tensor, samples: torch.Tensor, ranks: torch.Tensor, num_prompts: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs of each prompt that the rewards order rightly, and all its pairs; fp32 [P] each.
+
+    Equal rewards are half right, as by chance.
+    """
+    pairs = ranking_pairs(samples, ranks).float()
+    right = _of_prompts((_order(rewards) * pairs).sum(1), samples, num_prompts)
+    return right, _of_prompts(pairs.sum(1), samples, num_prompts)
 
 
 def pair_fractions(
     rewards: torch.Tensor, samples: torch.Tensor, ranks: torch.Tensor, num_prompts: int
 ) -> torch.Tensor:
     """Share of each prompt's pairs that the rewards order rightly, fp32 [P]; 0 for a prompt of ties."""
-    pairs = ranking_pairs(samples, ranks).float()
-    counts = _of_prompts(pairs.sum(1), samples, num_prompts)
-    return _of_prompts((_order(rewards) * pairs).sum(1), samples, num_prompts) / counts.clamp(min=1)
+    right, pairs = pair_counts(rewards, samples, ranks, num_prompts)
+    return right / pairs.clamp(min=1)
 
 
 def _order(rewards: torch.Tensor) -> torch.Tensor:

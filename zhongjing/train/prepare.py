@@ -19,6 +19,7 @@ from zhongjing.config.keys import digest, tokenizer_sources
 from zhongjing.config.stages import AnySettings, PpoSettings, Stage
 from zhongjing.data.build import build_token_cache
 from zhongjing.data.corpus import corpus_texts
+from zhongjing.data.losses import data_warnings
 from zhongjing.data.pieces import CONVERSION
 from zhongjing.data.tasks import encode_by
 from zhongjing.data.templates import CHATML_TEMPLATE, ensure_chat_template, own_template
@@ -39,8 +40,9 @@ from zhongjing.model.tokenizer import padding_id, save_tokenizer
 from zhongjing.model.weights import WeightReader
 from zhongjing.storage.artifacts import MADE, read_manifest
 from zhongjing.storage.layout import Layout, StageLayout
-from zhongjing.storage.manifest import StageInput, StageRequest
+from zhongjing.storage.manifest import StageInput, StageManifest, StageRequest
 from zhongjing.storage.objects import ObjectStore
+from zhongjing.train.doubts import reward_doubts
 from zhongjing.train.folders import Folders
 from zhongjing.train.ray_tasks import connect
 from zhongjing.train.worker import Prepared
@@ -115,7 +117,9 @@ class _Preparation:
             check_adapter(read_adapter(local), skeleton(base_local))
         if reward is not None:
             self._check_reward(reward, base, base_local, policy_is_adapter=under is not None)
-        mean, std = self._reward_scale(reward)
+        judged = self._manifest_of(reward)
+        doubts = self._check_accuracy(settings, reward, judged)
+        extra = judged.extra if judged is not None else {}
         tokenizer, tokenizer_local = self._tokenizer(base, base_local)
         cache = build_token_cache(
             self.store,
@@ -134,11 +138,12 @@ class _Preparation:
             base_revision=revision if under is None else None,
             adapter=None if under is None else reference,
             reward=reward,
-            reward_mean=mean,
-            reward_std=std,
+            reward_mean=extra.get("rewardMean"),
+            reward_std=extra.get("rewardStd"),
             tokenizer=tokenizer,
             tokens=cache.uri,
             counts=tuple(cache.counts),
+            warnings=(*doubts, *data_warnings(request.stage, settings, cache.counts)),
         )
 
     def _check_base(self, base_local: Path, settings: AnySettings) -> None:
@@ -279,13 +284,36 @@ class _Preparation:
         check_same_tokenizer(local, base_local)
         check_adapter(adapter, skeleton(base_local))
 
-    def _reward_scale(self, reward: str | None) -> tuple[float | None, float | None]:
-        """Held-out mean and deviation of a reward model that a stage made; they stand in its manifest."""
+    def _manifest_of(self, reward: str | None) -> StageManifest | None:
+        """The manifest of a reward model that a stage made: what it measured on held-out answers."""
         if reward is None or not reward.startswith("s3://") or not reward.endswith("/model"):
-            return None, None
-        manifest = read_manifest(self.store, StageLayout(reward.removesuffix("/model")))
-        extra = manifest.extra if manifest is not None else {}
-        return extra.get("rewardMean"), extra.get("rewardStd")
+            return None
+        return read_manifest(self.store, StageLayout(reward.removesuffix("/model")))
+
+    def _check_accuracy(
+        self, settings: AnySettings, reward: str | None, judged: StageManifest | None
+    ) -> list[str]:
+        """Warnings on the reward model that PPO is about to follow.
+
+        Raises:
+            DataError: it is worse than ``minRewardAccuracy``.
+        """
+        if not isinstance(settings, PpoSettings) or reward is None:
+            return []
+        metrics = judged.metrics if judged is not None else {}
+        least, accuracy = settings.min_reward_accuracy, metrics.get("accuracy")
+        if accuracy is None:
+            said = "the reward model's accuracy is not known (no rm stage made it, or nothing was held out)"
+            return [said] if least is None else [f"{said}: minRewardAccuracy cannot be held against it"]
+        if least is not None and accuracy < least:
+            pairs = f"{metrics['pairs']:.0f} " if "pairs" in metrics else ""
+            raise DataError(
+                f"the reward model's accuracy is {accuracy:.3f} on its {pairs}held-out pairs, "
+                f"minRewardAccuracy is {least:g}",
+                code=codes.WEAK_REWARD_MODEL,
+                where="spec.stages.ppo.minRewardAccuracy",
+            )
+        return reward_doubts(metrics)
 
 
 def _link_or_copy(source: str, target: str) -> str:

@@ -86,6 +86,10 @@ class StageProgram(Protocol):
         """The same of another split (test data), with the module in evaluation mode."""
         ...
 
+    def warnings(self) -> list[str]:
+        """What is doubtful about what was learnt so far, a sentence each; asked after every evaluation."""
+        ...
+
     def finish(self, folder: Path) -> dict[str, Any]:
         """Rank 0, after the best checkpoint was loaded: writes the model folder, returns manifest extras."""
         ...

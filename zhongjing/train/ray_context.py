@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class RayRunContext:
         nodes: ids of the Ray nodes that the attempt is on.
         gauges: called with every metric point on rank 0 (Ray's metrics, TensorBoard).
         watchers: called with every progress on rank 0.
+        warnings: what was found doubtful before the training; stands before what is reported later.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class RayRunContext:
         nodes: Collection[str] = (),
         gauges: tuple[Callable[[MetricPoint], None], ...] = (),
         watchers: tuple[Callable[[Progress], None], ...] = (),
+        warnings: Sequence[str] = (),
     ) -> None:
         self.rank = rank
         self.world_size = world_size
@@ -63,6 +65,7 @@ class RayRunContext:
         self._spool = spool
         self._gauges = gauges
         self._watchers = watchers
+        self._warnings = list(warnings)
         self.buffers: Path | None = checkpoints / f"buffers-{request.attempt}-{rank}"
         self._checkpoints = CheckpointStore(
             store, layout, checkpoints, keep, request.attempt, rank=rank, ranks=world_size, meet=meet
@@ -72,6 +75,7 @@ class RayRunContext:
             "key": request.key,
             "attempt": request.attempt,
             "started_at": time_stamp(),
+            "warnings": self._warnings,
         }
         self._stop = StopWatch(
             store,
@@ -96,12 +100,18 @@ class RayRunContext:
         if self._progress is None:
             return
         # A message is of the moment; everything else stays until it changes.
-        saved = {"checkpoint_step": self._checkpoints.completed}
+        saved: dict[str, Any] = {"checkpoint_step": self._checkpoints.completed}
+        if "warnings" in fields:
+            saved["warnings"] = [*self._warnings, *fields["warnings"]]
         self._fields.update({"message": "", **fields, **saved})
         progress = Progress(activity=activity, updated_at=time_stamp(), **self._fields)
         self._progress.write(progress)
         for watcher in self._watchers:
             watcher(progress)
+
+    def warn(self, warnings: Sequence[str]) -> None:
+        """Adds to what was found doubtful before the training; published with the next report."""
+        self._warnings += warnings
 
     def log(self, kind: str, step: int, values: dict[str, float], *, epoch: float = 0.0) -> None:
         """Adds a metric point (rank 0)."""

@@ -12,6 +12,8 @@ import torch
 from torch import distributed
 
 from zhongjing.config.stages import AnySettings, Stage
+from zhongjing.data.losses import data_warnings
+from zhongjing.data.order import mixture_counts
 from zhongjing.data.tokens import open_split
 from zhongjing.storage.artifacts import upload_model
 from zhongjing.storage.layout import Layout, StageLayout
@@ -101,9 +103,10 @@ class _Rank:
             nodes=self.nodes,
             gauges=(*gauges, *([tensorboard] if tensorboard else [])),
             watchers=tuple(each.progress for each in gauges),
+            warnings=self.prepared.warnings,
         )
         try:
-            context.report(Activity.STARTING, message="loading the model")
+            context.report(Activity.STARTING, message="loading the model", sources=list(self.prepared.counts))
             outcome = self._train(context, tensorboard)
         finally:
             context.close()
@@ -167,6 +170,10 @@ class _Rank:
             device=self.device,
             seed=self.seed,
         )
+        mixture = mixture_counts(local.train.groups, local.train.group_names, self.settings)
+        repeats = data_warnings(self.request.stage, self.settings, (), mixture)
+        context.warn(repeats)
+        context.report(Activity.STARTING, message="loading the model", mixture=mixture)
         program = build_program(self.settings, prepared, local)
         result = run_loop(program, self.settings, context, seed=self.seed)
         tested = self._test(program, context) if not result.suspended else {}
@@ -181,6 +188,8 @@ class _Rank:
             "tokens": result.tokens,
             "samples": result.samples,
             "device": self._device_name(),
+            "mixture": [each.model_dump(mode="json") for each in mixture],
+            "warnings": [*prepared.warnings, *repeats, *program.warnings()],
         }
         # Before the result is made: the look at answers, of small bases only, is no part of the plan.
         peaks = meet(lambda: own_peak(self.device))

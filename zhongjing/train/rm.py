@@ -20,8 +20,9 @@ from zhongjing.model.adapters import base_of
 from zhongjing.model.causal import segment_ends_hidden
 from zhongjing.model.export import copy_tokenizer
 from zhongjing.model.reward import build_reward_model, head_rewards, head_weight, save_reward_model
+from zhongjing.train.doubts import effective_trials, reward_doubts, wilson
 from zhongjing.train.feeding import Feeder, HeldOut, sum_over_ranks
-from zhongjing.train.losses import correct_pairs, pair_fractions, ranking_loss, ranking_pairs
+from zhongjing.train.losses import pair_counts, pair_fractions, ranking_loss
 from zhongjing.train.parameters import adamw_groups, enable_gradient_checkpointing
 from zhongjing.train.precision import dtype_of
 from zhongjing.train.program import MicroLoss, StepPlan
@@ -131,7 +132,12 @@ class RmProgram:
         return True
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out ``loss`` (mean of prompts), ``accuracy`` (of pairs), ``reward_mean``, ``reward_std``."""
+        """Held-out metrics.
+
+        ``loss`` (mean of prompts), ``accuracy`` of ``pairs`` with the 95 % interval ``accuracy_low`` to
+        ``accuracy_high``, ``longer_accuracy`` of the rule that the longer answer wins, ``reward_mean``,
+        ``reward_std``.
+        """
         metrics = self._measure(self.held_out)
         # The same choice as the loop makes; the evaluation before the first step is no candidate.
         if self._trained and metrics and metrics["loss"] < self._best.get("loss", math.inf):
@@ -145,7 +151,7 @@ class RmProgram:
     def _measure(self, held_out: HeldOut) -> dict[str, float]:
         if len(held_out) == 0:
             return {}
-        sums = torch.zeros(5, dtype=torch.float64, device=self._device)
+        sums = torch.zeros(10, dtype=torch.float64, device=self._device)
         answers = prompts = 0
         with torch.no_grad():
             for batch in held_out.batches():
@@ -153,27 +159,39 @@ class RmProgram:
                 rewards = self.objective.rewards(moved)
                 owners, ranks = moved.segment_samples, moved.segment_ranks
                 count = len(batch.sample_indices)
+                lengths = torch.tensor(batch.row.lengths, device=self._device, dtype=torch.float32)
+                right, pairs = (each.double() for each in pair_counts(rewards, owners, ranks, count))
+                longer, _ = pair_counts(lengths, owners, ranks, count)
                 sums += torch.stack(
                     [
                         ranking_loss(rewards, owners, ranks, count).double(),
-                        correct_pairs(rewards, owners, ranks).double(),
-                        ranking_pairs(owners, ranks).sum().double(),
                         rewards.double().sum(),
                         rewards.double().square().sum(),
+                        right.sum(),
+                        pairs.sum(),
+                        right.square().sum(),
+                        (right * pairs).sum(),
+                        pairs.square().sum(),
+                        (pairs > 0).sum().double(),
+                        longer.sum().double(),
                     ]
                 )
                 answers += len(batch.row.lengths)
                 prompts += count
-        loss, right, pairs, total, squares, answered, asked = sum_over_ranks(
+        loss, total, squares, *counted, answered, asked = sum_over_ranks(
             [*sums, answers, prompts], self._device
         )
         mean = total / answered
         return {
             "loss": loss / asked,
-            "accuracy": right / pairs if pairs else math.nan,
+            **_accuracy(*counted),
             "reward_mean": mean,
             "reward_std": math.sqrt(max(squares / answered - mean * mean, 0.0)),
         }
+
+    def warnings(self) -> list[str]:
+        """Whether the best checkpoint so far ranks better than chance, and than length does."""
+        return reward_doubts(self._best)
 
     def finish(self, folder: Path) -> dict[str, Any]:
         """Writes adapter and head; returns the best checkpoint's held-out reward mean and deviation."""
@@ -193,3 +211,28 @@ class RmProgram:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what ``state_dict`` gave."""
         self._best = dict(state["best"])
+
+
+def _accuracy(  # noqa: PLR0917
+    right: float,
+    pairs: float,
+    right_squares: float,
+    products: float,
+    pair_squares: float,
+    prompts: float,
+    longer: float,
+) -> dict[str, float]:
+    """Accuracy over pairs with its interval, from sums over prompts."""
+    if not pairs:
+        return {"accuracy": math.nan}
+    share = right / pairs
+    low, high = wilson(
+        share, effective_trials(right, pairs, (right_squares, products, pair_squares), prompts)
+    )
+    return {
+        "accuracy": share,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "longer_accuracy": longer / pairs,
+        "pairs": pairs,
+    }

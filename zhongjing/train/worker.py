@@ -31,6 +31,7 @@ class Prepared:
         tokenizer: folder of the tokenizer, chat template included.
         tokens: the token cache.
         counts: what became of the sources' records.
+        warnings: what was found doubtful before the training.
     """
 
     base: str
@@ -42,6 +43,7 @@ class Prepared:
     tokenizer: str
     tokens: str
     counts: tuple[SourceCounts, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from tests.unit.cli.fakes import (
 from zhongjing.cli.display import text
 from zhongjing.cli.display.live import LiveDisplay
 from zhongjing.cli.display.plain import PlainDisplay
-from zhongjing.cli.display.summary import answers_of, metric_table, summary
+from zhongjing.cli.display.summary import answers_of, metric_table, result, status_lines, summary
 from zhongjing.cli.display.view import RunView, view
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline import headline
 from zhongjing.pipeline.headline import main_metrics
 from zhongjing.pipeline.state import ConditionType, StageState, StageStatus
-from zhongjing.storage.manifest import StageManifest
+from zhongjing.storage.manifest import MixtureCounts, SourceCounts, StageManifest
 from zhongjing.storage.progress import Activity, Progress
 
 
@@ -197,8 +197,7 @@ def test_the_table_has_before_and_after() -> None:
 
 def test_answers_stand_side_by_side_and_cannot_move_the_cursor() -> None:
     answers = {"question": "发烧怎么办？", "base": "\x1b[2J的\n的", "sft": "多喝水。" * 12, "ppo": ""}
-    result = manifest(Stage.PPO, extra={"answers": answers})
-    done = {Stage.PPO: result}
+    done = {Stage.PPO: manifest(Stage.PPO, extra={"answers": answers})}
     assert answers_of(done) == answers
     lines = summary(shown({}), done)
     begin = lines.index("the same question to each of them")
@@ -220,3 +219,59 @@ def test_answers_of_the_last_stage_count() -> None:
 
 def test_no_result_no_summary() -> None:
     assert summary(shown({}), {}) == []
+
+
+LOSSES: dict[str, Any] = {
+    "sources": [
+        SourceCounts(
+            name="own", digest="d", read=289, kept=185, train=166, validation=19, truncated=51, too_long=104
+        )
+    ],
+    "mixture": [MixtureCounts(name="singleTurn", samples=30, drawn=120)],
+    "warnings": ["own: 104 of 289 records (36%) are dropped"],
+}
+
+
+def test_counts_and_warnings_of_the_data_stand_in_the_lines_of_a_run() -> None:
+    lines: list[str] = []
+    display = PlainDisplay(lines.append, now=Clock())
+    for step in (1, 2):
+        display.update(shown({Stage.SFT: RUNNING}, {Stage.SFT: training_progress(Stage.SFT, step, **LOSSES)}))
+    assert lines[2:] == [
+        "[00:00] sft      data own: 289 read, 185 kept, 51 cut, 104 too long",
+        "[00:00] sft      mixture singleTurn: 120 an epoch of 30, 90 repeated",
+        "[00:00] sft      warning: own: 104 of 289 records (36%) are dropped",
+        "[00:00] sft      training 1/100  loss 4.5  12.3k tokens/s  ETA 1m20s",
+    ]
+
+
+def test_counts_and_warnings_of_the_data_stand_in_status_the_closing_table_and_json() -> None:
+    running = shown({Stage.SFT: RUNNING}, {Stage.SFT: training_progress(Stage.SFT, 1, **LOSSES)})
+    done = shown({Stage.SFT: stage_status(StageState.SUCCEEDED)})
+    results = {Stage.SFT: manifest(Stage.SFT, **LOSSES)}
+    for lines in (status_lines(running, {}), status_lines(done, results), summary(done, results)):
+        begin = next(index for index, line in enumerate(lines) if "records of" in line)
+        assert lines[begin : begin + 4] == [
+            "stage  records of  read  kept  train  held out  cut  too long",
+            "sft    own          289   185    166        19   51       104",
+            "sft      mixture singleTurn: 120 an epoch of 30, 90 of them repeated",
+            "warning: sft: own: 104 of 289 records (36%) are dropped",
+        ]
+    for found in (result(running, {}), result(done, results)):
+        sft = found["stages"]["sft"]
+        assert sft["data"][0]["read"] == 289
+        assert sft["data"][0]["tooLong"] == 104
+        assert sft["mixture"][0]["repeated"] == 90
+        assert sft["warnings"] == LOSSES["warnings"]
+    assert result(done, {})["stages"]["rm"]["warnings"] == []
+
+
+def test_an_accuracy_is_shown_with_its_n_and_its_interval() -> None:
+    sure = {"accuracy": 10 / 21, "accuracy_low": 0.283, "accuracy_high": 0.676, "pairs": 21.0, "loss": 0.7}
+    assert headline.describe(Stage.RM, sure) == "accuracy 0.4762 (n 21, 95% 0.28-0.68) loss 0.7"
+    assert headline.describe(Stage.RM, {"accuracy": 0.5}) == "accuracy 0.5"
+    stages = shown({Stage.RM: stage_status(StageState.SUCCEEDED)}).stages
+    ranked = manifest(Stage.RM, metrics_before={"accuracy": 0.5}, metrics=sure, test_metrics={})
+    table = metric_table(stages, {Stage.RM: ranked})
+    assert table[2].split() == ["rm", "succeeded", "accuracy", "0.5", "0.4762", "-", "100", "1m15s"]
+    assert table[3].split() == ["95", "%,", "n", "0.28-0.68,", "21"]

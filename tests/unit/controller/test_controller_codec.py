@@ -32,7 +32,7 @@ from zhongjing.pipeline.state import (
     stamp,
 )
 from zhongjing.storage.layout import Layout
-from zhongjing.storage.manifest import FrozenObject, FrozenSource
+from zhongjing.storage.manifest import FrozenObject, FrozenSource, MixtureCounts, SourceCounts
 from zhongjing.storage.progress import Activity, Failure, Progress
 
 LAYOUT = Layout("s3://bucket", "ns", "p")
@@ -156,6 +156,31 @@ def progress(stage: Stage, **fields: Any) -> Progress:
         "updated_at": stamp(1.6e9),
     }
     return Progress(stage=stage, key="k", attempt=1, **(given | fields))
+
+
+def test_the_objects_status_has_the_counts_and_warnings_of_a_stages_data() -> None:
+    counts = SourceCounts(name="own", digest="d", read=289, kept=185, truncated=51, too_long=104)
+    told = progress(
+        Stage.RM,
+        sources=[counts],
+        mixture=[MixtureCounts(name="own", samples=30, drawn=120)],
+        warnings=["own: 104 of 289 records (36%) are dropped"],
+    )
+    live = live_progress(told)
+    assert live["sources"][0] == {
+        **dict.fromkeys(
+            ("train", "validation", "test", "unanswered", "duplicates", "leaks", "quarantined"), 0
+        ),
+        "name": "own",
+        "read": 289,
+        "kept": 185,
+        "truncated": 51,
+        "tooLong": 104,
+    }
+    assert live["mixture"] == [{"name": "own", "samples": 30, "drawn": 120}]
+    assert live["warnings"] == told.warnings
+    known(encode(running(Stage.RM), Extras("zj", STAGES, {}, {Stage.RM: live}, LAYOUT)), status_schema())
+    assert not {"sources", "mixture", "warnings"} & live_progress(progress(Stage.RM)).keys()
 
 
 def running(stage: Stage, **others: StageState) -> PipelineStatus:

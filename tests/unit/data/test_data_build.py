@@ -330,3 +330,13 @@ def test_prompts_leave_room_for_a_response_of_full_length(bench: Bench) -> None:
         Stage.PPO, "qa", maxPromptLength=128, maxLength=178, maxNewTokens=50, validationFraction=0.0
     )
     assert 50 < max(bench.open(ref, "train").tokens) <= 128
+
+
+def test_a_question_without_an_answer_is_counted_apart_from_what_is_cut(bench: Bench) -> None:
+    records: list[Any] = qa(0, 40)
+    turns = [{"role": "user", "content": "头痛"}, {"role": "assistant", "content": "休息"}]
+    records.append({"messages": [*turns, {"role": "user", "content": "还有呢？"}]})
+    bench.source("qa", "dialogue", records)
+    (counts,) = bench.build(Stage.SFT, "qa").counts
+    total(counts)
+    assert (counts.kept, counts.truncated, counts.unanswered) == (41, 0, 1)

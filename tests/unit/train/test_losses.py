@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from zhongjing.train.losses import correct_pairs, pair_fractions, ranking_loss, ranking_pairs
+from zhongjing.train.losses import pair_counts, pair_fractions, ranking_loss, ranking_pairs
 
 
 def sigmoid_loss(better: float, worse: float) -> float:
@@ -30,7 +30,8 @@ def test_prompts_weigh_equally_and_ties_are_left_out() -> None:
     second = (sigmoid_loss(1.0, 3.0) + sigmoid_loss(1.0, 2.0)) / 2
     assert ranking_loss(rewards, samples, ranks, 3).item() == pytest.approx(first + second, rel=1e-6)
     assert int(ranking_pairs(samples, ranks).sum()) == 3
-    assert correct_pairs(rewards, samples, ranks).item() == 1
+    right, pairs = pair_counts(rewards, samples, ranks, 3)
+    assert (right.tolist(), pairs.tolist()) == ([1.0, 0.0, 0.0], [1.0, 2.0, 0.0])
     assert pair_fractions(rewards, samples, ranks, 3).tolist() == [1.0, 0.0, 0.0]
 
 
@@ -63,4 +64,4 @@ def test_large_gaps_stay_finite() -> None:
 
 def test_equal_rewards_are_half_right() -> None:
     samples, ranks = torch.zeros(2).long(), torch.arange(2)
-    assert correct_pairs(torch.ones(2), samples, ranks).item() == 0.5
+    assert pair_counts(torch.ones(2), samples, ranks, 1)[0].item() == 0.5

@@ -294,3 +294,39 @@ def test_a_tokenizer_of_pieces_is_stored_as_what_anybody_reads_alike(
     for text in ("头痛", "  头痛", "<|im_start|>user\n 头痛<|im_end|> 多休息"):
         assert theirs(text)["input_ids"] == ours(text)["input_ids"]
     assert theirs.chat_template == ours.chat_template
+
+
+@pytest.mark.parametrize(
+    ("least", "metrics", "ending"),
+    [
+        (None, {"accuracy": 0.8, "accuracy_low": 0.7, "longer_accuracy": 0.5}, ""),
+        (None, {"accuracy": 0.48, "accuracy_low": 0.3, "longer_accuracy": 0.2}, "above chance"),
+        (None, None, "not known"),
+        (0.6, None, "cannot be held"),
+        (0.6, {"accuracy": 0.8, "accuracy_low": 0.7, "longer_accuracy": 0.5}, ""),
+        (0.6, {"accuracy": 0.59, "accuracy_low": 0.55, "longer_accuracy": 0.5}, "error"),
+    ],
+)
+def test_a_weak_reward_model_is_warned_of_or_refused_before_ppo_uses_it(
+    tmp_path: Path, least: float | None, metrics: dict[str, float] | None, ending: str
+) -> None:
+    """What ``ppo.minRewardAccuracy`` does with what the rm stage measured."""
+    user = parse_document(DOCUMENT.format(base=tmp_path, length=64, new=32), "x")
+    user["spec"]["stages"]["ppo"]["minRewardAccuracy"] = least
+    settings = resolve(user).spec.stages.ppo
+    assert settings is not None
+    judged: Any = (
+        None
+        if metrics is None
+        else type("Manifest", (), {"metrics": {"accuracy_high": 0.9, "pairs": 21.0, **metrics}})
+    )
+    work = object.__new__(_Preparation)
+    if ending == "error":
+        with pytest.raises(DataError) as caught:
+            work._check_accuracy(settings, "s3://b/rm/k/model", judged)
+        assert caught.value.code is codes.WEAK_REWARD_MODEL
+        assert "0.590 on its 21 held-out pairs" in caught.value.message
+        return
+    found = work._check_accuracy(settings, "s3://b/rm/k/model", judged)
+    assert len(found) == bool(ending)
+    assert all(ending in sentence for sentence in found)

@@ -23,7 +23,7 @@ from zhongjing.pipeline.state import (
     StageStatus,
 )
 from zhongjing.storage.layout import Layout
-from zhongjing.storage.manifest import FrozenSource
+from zhongjing.storage.manifest import FrozenSource, SourceCounts
 from zhongjing.storage.progress import Activity, Progress
 
 MESSAGE_CHARACTERS = 4096
@@ -113,9 +113,16 @@ def live_progress(progress: Progress) -> Object:
         "etaSeconds": _eta(progress),
         "metrics": dict(list(finite.items())[:_METRICS]),
         "message": _cut(progress.message),
+        "sources": [_counts(each) for each in progress.sources],
+        "mixture": [each.model_dump(mode="json") for each in progress.mixture],
+        "warnings": [_cut(each) for each in progress.warnings],
         "updatedAt": progress.updated_at,
     }
-    return {key: each for key, each in value.items() if each not in (None, "", {})}
+    return {key: each for key, each in value.items() if each not in (None, "", {}, [])}
+
+
+def _counts(source: SourceCounts) -> Object:
+    return source.model_dump(mode="json", exclude={"digest"} if source.unused else {"digest", "unused"})
 
 
 def percent(progress: Progress) -> int | None:

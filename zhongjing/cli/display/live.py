@@ -11,7 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from zhongjing.cli.display.plain import validation_line
+from zhongjing.cli.display.losses import StageNews
 from zhongjing.cli.display.view import RunNews, RunView, StageView
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.state import StageState
@@ -40,9 +40,9 @@ class LiveDisplay:
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False)
         self._live = Live(console=self._console, refresh_per_second=4, transient=False)
-        self._validations: dict[Stage, str] = {}
         self._messages: dict[Stage, str] = {}
         self._news = RunNews()
+        self._stage_news = StageNews()
         self._spinners: dict[Stage, Spinner] = {}
 
     def __enter__(self) -> LiveDisplay:
@@ -65,10 +65,8 @@ class LiveDisplay:
         self._live.update(self._block(view), refresh=True)
 
     def _above(self, stage: StageView) -> None:
-        validation = validation_line(stage)
-        if validation and validation != self._validations.get(stage.stage):
-            self._validations[stage.stage] = validation
-            self.note(f"{stage.stage:<9}{validation}")
+        for text in self._stage_news.of(stage):
+            self.note(f"{stage.stage:<9}{text}")
         message = stage.status.message
         if message and message != self._messages.get(stage.stage):
             self._messages[stage.stage] = message

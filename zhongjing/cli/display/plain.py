@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+from zhongjing.cli.display.losses import StageNews
 from zhongjing.cli.display.text import clock
 from zhongjing.cli.display.view import RunNews, RunView, StageView
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.headline import describe
 from zhongjing.pipeline.state import StageState
 from zhongjing.storage.progress import Activity
 
@@ -38,9 +38,9 @@ class PlainDisplay:
         self._every = every
         self._start = now()
         self._marks: dict[Stage, _Mark] = {}
-        self._validations: dict[Stage, str] = {}
         self._spoken: dict[Stage, float] = {}
         self._news = RunNews()
+        self._stage_news = StageNews()
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -60,7 +60,7 @@ class PlainDisplay:
             self._stage(stage)
 
     def _stage(self, stage: StageView) -> None:
-        for text in self._validation(stage):
+        for text in self._stage_news.of(stage):
             self._line(stage.stage, text)
         message = stage.progress.message if stage.activity is not None and stage.progress is not None else ""
         mark = (stage.state, stage.status.attempt, stage.activity, message)
@@ -74,23 +74,8 @@ class PlainDisplay:
             self._spoken[stage.stage] = self._now()
             self._line(stage.stage, sentence(stage))
 
-    def _validation(self, stage: StageView) -> Iterator[str]:
-        text = validation_line(stage)
-        if text and text != self._validations.get(stage.stage):
-            self._validations[stage.stage] = text
-            yield text
-
     def _line(self, stage: Stage | str, text: str) -> None:
         self._write(f"[{clock(self._now() - self._start)}] {stage:<9}{text}".rstrip())
-
-
-def validation_line(stage: StageView) -> str:
-    """``held-out at step 30: loss 5.21``: of the latest evaluation; nothing before the first."""
-    progress = stage.progress
-    if progress is None or not progress.validation:
-        return ""
-    at = "" if progress.validation_step is None else f" at step {progress.validation_step}"
-    return f"held-out{at}: {describe(stage.stage, progress.validation)}"
 
 
 def sentence(stage: StageView) -> str:

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zhongjing.cli.display.plain import validation_line
-from zhongjing.cli.display.text import table
+from zhongjing.cli.display.losses import losses, losses_object, validation_line
+from zhongjing.cli.display.text import filled, table
 from zhongjing.cli.display.view import RunView, StageView
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.headline import duration, main_metrics, number
@@ -25,6 +25,8 @@ def summary(view: RunView, manifests: Mapping[Stage, StageManifest]) -> list[str
     if not manifests:
         return []
     lines = metric_table(view.stages, manifests)
+    found = losses(view.stages, manifests)
+    lines += ["", *found] if found else []
     lines += ["", "artifacts"]
     for stage, manifest in manifests.items():
         lines.append(f"  {stage:<9}{manifest.model.uri}")
@@ -54,13 +56,14 @@ def metric_table(stages: Sequence[StageView], manifests: Mapping[Stage, StageMan
                     stage.stage.value if first else "",
                     stage.doing if first else "",
                     name,
-                    _cell(manifest.metrics_before, name),
-                    _cell(manifest.metrics, name),
-                    _cell(manifest.test_metrics, name),
+                    *(_cell(each, name) for each in _measures(manifest)),
                     str(manifest.steps) if first else "",
                     duration(manifest.seconds) if first else "",
                 ]
             )
+            if name == "accuracy":
+                spreads = [_spread(each) for each in _measures(manifest)]
+                rows += [["", "", "  95 %, n", *spreads, "", ""]] if any(spreads) else []
     header = ["stage", "state", "held-out", "before", "after", "test", "steps", "time"]
     return table(header, rows, right=(3, 4, 5, 6, 7))
 
@@ -71,6 +74,17 @@ def _change(stage: Stage, manifest: StageManifest) -> str:
     return " ".join(
         f"{name} {_cell(manifest.metrics_before, name)} -> {_cell(manifest.metrics, name)}" for name in names
     )
+
+
+def _measures(manifest: StageManifest) -> tuple[Mapping[str, float], ...]:
+    return manifest.metrics_before, manifest.metrics, manifest.test_metrics
+
+
+def _spread(metrics: Mapping[str, float]) -> str:
+    """``0.28-0.68, 21``: the 95 % interval of an accuracy and how many pairs it is of."""
+    if "accuracy_low" not in metrics:
+        return ""
+    return f"{metrics['accuracy_low']:.2f}-{metrics['accuracy_high']:.2f}, {metrics['pairs']:.0f}"
 
 
 def _cell(metrics: Mapping[str, float], name: str) -> str:
@@ -136,6 +150,7 @@ def _stage_result(stage: StageView, manifests: Mapping[Stage, StageManifest]) ->
         "metricsBefore": dict(manifest.metrics_before) if manifest is not None else {},
         "metrics": dict(manifest.metrics) if manifest is not None else {},
         "testMetrics": dict(manifest.test_metrics) if manifest is not None else {},
+        **losses_object(stage, manifest),
         "seconds": manifest.seconds if manifest is not None else None,
         "memory": manifest.memory.model_dump(mode="json")
         if manifest is not None and manifest.memory is not None
@@ -159,13 +174,7 @@ def overview_lines(views: Sequence[RunView]) -> list[str]:
             steps = f"{stage.step}/{stage.total_steps}" if stage.total_steps else ""
             row = [view.name, state, f"{stage.stage} {stage.doing}", steps, stage.headline, stage.eta]
         rows.append(row)
-    return _filled(["pipeline", "state", "stage", "step", "training", "left"], rows)
-
-
-def _filled(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table without the columns, the first two excepted, in which nothing stands."""
-    shown = [column for column in range(len(header)) if column < 2 or any(row[column] for row in rows)]
-    return table([header[column] for column in shown], [[row[column] for column in shown] for row in rows])
+    return filled(["pipeline", "state", "stage", "step", "training", "left"], rows)
 
 
 def _telling(view: RunView) -> StageView | None:
@@ -198,4 +207,5 @@ def status_lines(view: RunView, manifests: Mapping[Stage, StageManifest]) -> lis
             [stage.stage.value, stage.doing, attempt, steps, stage.headline, held_out, stage.speed, stage.eta]
         )
     header = ["stage", "state", "attempt", "step", "training", "held-out", "speed", "left"]
-    return lines + _filled(header, rows)
+    found = losses(view.stages, manifests)
+    return [*lines, *filled(header, rows), *(["", *found] if found else [])]

@@ -26,6 +26,16 @@ def width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
 
 
+def filled(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
+    """A table without the columns, the first two excepted, in which nothing stands."""
+    shown = [column for column in range(len(header)) if column < 2 or any(row[column] for row in rows)]
+    return table(
+        [header[column] for column in shown],
+        [[row[column] for column in shown] for row in rows],
+        right=[place for place, column in enumerate(shown) if column in right],
+    )
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
     """Lines of a table without borders.
 

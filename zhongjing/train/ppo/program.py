@@ -35,6 +35,7 @@ from zhongjing.errors import ConfigError, DataError, TrainingError
 from zhongjing.model.export import finish_adapter_folder
 from zhongjing.model.rollout import RolloutEngine
 from zhongjing.train.distributed import seed_of
+from zhongjing.train.doubts import CRITIC_ROLLOUTS, critic_doubts
 from zhongjing.train.ppo.artifact import write_critic, write_policy
 from zhongjing.train.ppo.collect import Collector, Experience, describe_values
 from zhongjing.train.ppo.episodes import Episode, PpoMicroBatch, pack_episodes, to_columns
@@ -126,6 +127,7 @@ class PpoProgram:
         self._experience: Experience | None = None
         self._step_tokens = 0  # of the step before, over all ranks
         self._stopped = False
+        self._explained: list[float] = []  # of the latest rollouts
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The policy's adapter, and the critic's with its head."""
@@ -192,6 +194,7 @@ class PpoProgram:
             **describe_values(self._experience),
             "kl_coef": kl_coef,
         }
+        self._explained = [*self._explained, metrics["explained_variance"]][-CRITIC_ROLLOUTS:]
         self._kl.update(metrics["kl"], size)
         return metrics
 
@@ -287,6 +290,10 @@ class PpoProgram:
         measures = self._collector.measure(episodes, self._deal([episode.tokens for episode in episodes]))
         return self._collector.describe(measures)
 
+    def warnings(self) -> list[str]:
+        """Whether the critic came to know the returns."""
+        return critic_doubts(self._explained, self._settings)
+
     def finish(self, folder: Path) -> dict[str, Any]:
         """Writes the policy as one adapter over the base, the critic beside it, and the tokenizer."""
         sources = self._sources
@@ -314,12 +321,13 @@ class PpoProgram:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The KL coefficient."""
-        return {"kl": self._kl.state_dict()}
+        """The KL coefficient, and how well the critic did."""
+        return {"kl": self._kl.state_dict(), "explained": self._explained}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what ``state_dict`` gave; a rollout that was begun is forgotten."""
         self._kl.load_state_dict(state["kl"])
+        self._explained = list(state.get("explained", ()))  # absent in checkpoints of earlier releases
         self._experience = None
 
     def _fetch(self, samples: SampleSet, indices: Sequence[int]) -> list[npt.NDArray[np.int64]]:

@@ -1,0 +1,80 @@
+"""What a stage loses of its data, in sentences that name the field to change.
+
+Of a source's records some are cut, dropped or repeated for good reasons. Above a share of them
+(``warnAboveFraction``) a reason is told as a warning: a stage that loses a third of its rankings trains to
+the end all the same, and its figures do not show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from zhongjing.config.stages import AnySettings, PpoSettings, RmSettings, SftSettings, Stage
+from zhongjing.storage.manifest import MixtureCounts, SourceCounts
+
+
+def data_warnings(
+    stage: Stage,
+    settings: AnySettings,
+    counts: Sequence[SourceCounts],
+    mixture: Sequence[MixtureCounts] = (),
+) -> list[str]:
+    """One sentence for each loss above ``settings.warn_above_fraction``.
+
+    Args:
+        stage: the stage.
+        settings: of the stage.
+        counts: of its sources.
+        mixture: of its training samples.
+    """
+    limit = settings.warn_above_fraction
+    found: list[str] = []
+    for source in counts:
+        for lost, sentence in _losses(stage, settings, source):
+            if source.read and lost / source.read > limit:
+                found.append(
+                    f"{source.name}: {lost} of {source.read} records ({lost / source.read:.0%}) {sentence}"
+                )
+    for group in mixture:
+        if group.drawn and group.repeated / group.drawn > limit:
+            found.append(
+                f"{group.name}: {group.drawn} samples an epoch are drawn of {group.samples} "
+                f"({group.repeated / group.drawn:.0%} are repeated); change {_weight_field(stage, settings)}"
+            )
+    return found
+
+
+def length_field(stage: Stage, settings: AnySettings) -> str:
+    """The field that decides how long a record may be, with its value."""
+    name, value = "maxLength", settings.max_length
+    if isinstance(settings, PpoSettings):
+        if settings.max_prompt_length <= settings.max_length - settings.max_new_tokens:
+            name, value = "maxPromptLength", settings.max_prompt_length
+        else:
+            name, value = "maxLength - maxNewTokens", settings.longest_prompt
+    return f"spec.stages.{stage}.{name} ({value})"
+
+
+def _losses(stage: Stage, settings: AnySettings, source: SourceCounts) -> Iterator[tuple[int, str]]:
+    field = length_field(stage, settings)
+    longer = "their answers alone are" if isinstance(settings, RmSettings | SftSettings) else "they are"
+    what = "the beginning of their prompt" if isinstance(settings, RmSettings) else "their earliest turns"
+    yield source.too_long, f"are dropped: {longer} longer than {field}; raise it"
+    yield source.truncated, f"lose {what}: they are longer than {field}; raise it"
+    yield source.unanswered, "lose a last question that has no answer; add the answers to the source"
+    yield (
+        source.duplicates,
+        "are dropped: they equal earlier ones; take them out of the source or of the data",
+    )
+    yield source.leaks, "are dropped: they equal test data; see testFraction and split: test of spec.sources"
+    yield (
+        source.quarantined,
+        f"cannot be used (quarantine.jsonl names them); mend them, or name the keys in "
+        f"spec.sources.{source.name}.columns",
+    )
+
+
+def _weight_field(stage: Stage, settings: AnySettings) -> str:
+    if isinstance(settings, SftSettings) and settings.mixture is not None:
+        return "the shares of spec.stages.sft.mixture, or its maxRepeats"
+    return f"the weights in spec.stages.{stage}.data"
