@@ -34,7 +34,7 @@ from zhongjing.codes import pods as codes
 from zhongjing.codes.cluster import RAY_TOKEN_REFUSED
 from zhongjing.config.stages import Resources, Stage
 from zhongjing.errors import BackendUnavailableError
-from zhongjing.pipeline.backend import ImpossibleJobError, Inspectable, JobRequest, JobState
+from zhongjing.pipeline.backend import ImpossibleJobError, JobRequest, JobState
 
 # Ray and its workers, started again and again: minutes.
 pytestmark = [pytest.mark.cluster, pytest.mark.full]
@@ -281,7 +281,6 @@ def test_pods_in_which_an_attempt_hung_are_replaced_if_it_was_killed(ray: Ray) -
     for each in (heeded, killed):
         ray.submit(each)
         ray.until_working(each)
-        assert isinstance(ray.backend, Inspectable)
         # What the sequencer asks for where an attempt hangs.
         assert "Worker, process" in ray.backend.stacks(each.submission_id)
         assert ray.pod(WORKER)["metadata"]["uid"] == uid

@@ -144,21 +144,21 @@ def test_a_stage_that_prepares_asks_for_no_pods_and_keeps_none_for_long(api: Kub
 
     capacity = Capacity(api, release(api, group(), idle_seconds=10), clock=clock, in_use=in_use)
     capacity.rest()
-    room = capacity.room_to_prepare(TWO)
+    room = capacity.room_to_prepare(TWO, "x-sft-a1")
     assert (room.ready, room.message, room.needed) == (True, "", {"gpu": 2})
     assert seen(api, workload)[0] == 0
     # What the stage before has left stays for its time, whatever is being prepared.
     capacity.room_for(ONE)
     capacity.rest("x-sft-a1")
-    assert capacity.room_to_prepare(TWO).ready
+    assert capacity.room_to_prepare(TWO, "x-sft-a1").ready
     clock.now += 9
     capacity.rest("x-sft-a1")
     assert seen(api, workload)[0] == 1
     clock.now += 2
     capacity.rest("x-sft-a1")
     assert (seen(api, workload)[0], told) == (0, ["x-sft-a1"])
-    assert capacity.room_to_prepare(TWO).ready
-    lost = Capacity(api, release(api, group("lost"))).room_to_prepare(ONE)
+    assert capacity.room_to_prepare(TWO, "x-sft-a1").ready
+    lost = Capacity(api, release(api, group("lost"))).room_to_prepare(ONE, "x-sft-a1")
     assert "there is no workload of the worker group lost" in lost.message
 
 

@@ -21,6 +21,7 @@ import asyncio
 import json
 import re
 import shlex
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -28,7 +29,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from zhongjing.codes.ray import FOREIGN_JOB, RAY_REFUSED, RAY_UNREACHABLE
-from zhongjing.errors import BackendError, BackendUnavailableError
+from zhongjing.errors import BackendError, BackendUnavailableError, ZhongjingError
 from zhongjing.pipeline.backend import ForeignJobError, JobDescription, JobRequest, JobState
 
 # Ray's own words for the states of a job.
@@ -43,6 +44,8 @@ _STATES = {
 ATTEMPT_VARIABLE = "ZHONGJING_ATTEMPT"
 
 _MESSAGE_CHARACTERS = 1000
+_STACKS_SECONDS = 30.0
+_STACKS = 24  # workers of a job that are looked into
 # What Ray says of a job that failed, before the end of its log.
 _FAILED = re.compile(r"Job entrypoint command failed with exit code (-?\d+)")
 
@@ -103,6 +106,9 @@ class RayJobsBackend:
                 where=self.address,
             )
         raise self._error(status, body, f"submitting {job.submission_id}")
+
+    def make_room(self, job: JobRequest) -> None:
+        """Nothing to ask for: the nodes of this Ray are not looked after."""
 
     def describe(self, submission_id: str) -> JobDescription:
         """State of a job; UNKNOWN if Ray has never heard of it, or forgot it with its head."""
@@ -186,13 +192,38 @@ class RayJobsBackend:
         except ValueError:
             raise self._error(status, body, path) from None
 
-    def traceback(self, node: str, pid: int) -> str:
-        """Where a worker process is, as text; Ray's own words where it cannot be seen.
+    def stacks(self, submission_id: str) -> str:
+        """Where the workers of a job are that hangs, taken by Ray's agents with py-spy; never raises.
 
-        Raises:
-            BackendUnavailableError: no answer.
+        Ray looks into processes only where ``RAY_DASHBOARD_ENABLE_PROFILING=1`` is set on the head, and a
+        system may forbid it to all but root: the text says so.
         """
-        place = urllib.parse.urlencode({"node_id": node, "pid": pid})
+        deadline = time.monotonic() + _STACKS_SECONDS
+        try:
+            actors = self._actors_of(submission_id)
+        except (ZhongjingError, LookupError, TypeError) as error:
+            return f"the workers of {submission_id} could not be listed: {error}\n"
+        parts = []
+        for actor in actors[:_STACKS]:
+            head = f"{actor.get('class_name')}, process {actor.get('pid')} on node {actor.get('node_id')}"
+            try:
+                parts.append(f"{head}\n{self._stack(actor, deadline)}")
+            except (ZhongjingError, LookupError, TypeError, ValueError) as error:
+                parts.append(f"{head}\ncould not be looked at: {error}")
+        return "\n\n".join(parts) + "\n" if parts else "no worker of the attempt was found\n"
+
+    def _actors_of(self, submission_id: str) -> list[dict[str, Any]]:
+        job = self.query(f"/api/jobs/{urllib.parse.quote(submission_id)}")
+        path = (
+            f"/api/v0/actors?detail=1&filter_keys=job_id&filter_predicates=%3D&filter_values={job['job_id']}"
+        )
+        listed = self.query(path)["data"]["result"]["result"]
+        return [each for each in listed if each.get("state") == "ALIVE"]
+
+    def _stack(self, actor: dict[str, Any], deadline: float) -> str:
+        if time.monotonic() >= deadline:
+            return "not looked at: it took too long already"
+        place = urllib.parse.urlencode({"node_id": str(actor["node_id"]), "pid": int(actor["pid"])})
         return self._call("GET", f"/worker/traceback?{place}")[1].strip()
 
     def _headers(self) -> dict[str, str]:

@@ -249,7 +249,10 @@ def _input_rules(stage: Stage, role: str) -> list[Rule]:
 
 
 def _runs(stage: Stage) -> str:
-    return f"(oldSelf.?status.?stages.?{stage}.?state.orValue('') in ['Queued', 'Running'])"
+    """Whether Ray has an attempt; one that is still to be submitted reads nothing yet."""
+    entry = f"oldSelf.?status.?stages.?{stage}"
+    state = f"{entry}.?state.orValue('')"
+    return f"({state} == 'Running' || ({state} == 'Queued' && {entry}.?confirmed.orValue(false)))"
 
 
 def _same(path: str) -> str:

@@ -15,10 +15,8 @@ from zhongjing.errors import BackendUnavailableError, ConflictError
 from zhongjing.pipeline.backend import (
     Backend,
     ImpossibleJobError,
-    Inspectable,
     JobDescription,
     JobRequest,
-    MakesRoom,
 )
 
 logger = logging.getLogger(__name__)
@@ -113,15 +111,14 @@ class GuardedBackend:
         self._backend.submit(job.model_copy(update={"metadata": metadata}))
 
     def make_room(self, job: JobRequest) -> None:
-        """Asks for the workers of a job, where there are pods to look after.
+        """Asks for the workers of a job.
 
         Raises:
             ConflictError: another controller leads now.
             BackendError: they are not there yet.
         """
         self._check()
-        if isinstance(self._backend, MakesRoom):
-            self._backend.make_room(job)
+        self._backend.make_room(job)
 
     def describe(self, submission_id: str) -> JobDescription:
         """State of a job."""
@@ -142,9 +139,7 @@ class GuardedBackend:
 
     def stacks(self, submission_id: str) -> str:
         """Where each process of the job is."""
-        if isinstance(self._backend, Inspectable):
-            return self._backend.stacks(submission_id)
-        return "this backend cannot look into processes\n"
+        return self._backend.stacks(submission_id)
 
     def _check(self) -> None:
         if not self._may_act():

@@ -69,10 +69,18 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
     if active:
         names = ", ".join(f"{stage} (attempt {status.stage(stage).attempt})" for stage in active)
         first = status.stage(active[0])
-        if first.reason == CLUSTER_NOT_READY and not world.desired.suspend:
+        away = world.observed.away
+        # What a submission lacked says more than that Ray does not answer.
+        told = first.reason == CLUSTER_NOT_READY and (away is None or not first.confirmed)
+        if told and not world.desired.suspend:
             return Conclude(ConditionType.PROGRESSING, CLUSTER_NOT_READY, first.message, first.remedy)
+        if away is not None and not world.desired.suspend:
+            return Conclude(ConditionType.PROGRESSING, CLUSTER_NOT_READY, away.message, away.remedy)
         reason = "Suspending" if world.desired.suspend else RUNNING
-        return Conclude(ConditionType.PROGRESSING, reason, f"{names}: {_doing(world, active[0], first)}")
+        message = f"{names}: {_doing(world, active[0], first)}"
+        if away is not None:
+            return Conclude(ConditionType.PROGRESSING, reason, f"{message}; {away.message}", away.remedy)
+        return Conclude(ConditionType.PROGRESSING, reason, message)
     for stage, entry in entries.items():
         if entry.state is StageState.FAILED:
             return Conclude(ConditionType.FAILED, entry.reason, f"{stage}: {entry.message}", entry.remedy)
@@ -86,6 +94,8 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
         if entry.reason == DOES_NOT_FIT and entry.state is StageState.BLOCKED:
             return Conclude(ConditionType.PROGRESSING, DOES_NOT_FIT, entry.message, entry.remedy)
     for stage, entry in entries.items():
+        if entry.state is StageState.PENDING and entry.reason == CLUSTER_NOT_READY:
+            return Conclude(ConditionType.PROGRESSING, CLUSTER_NOT_READY, entry.message, entry.remedy)
         if entry.next_retry_at is not None and entry.state is StageState.PENDING:
             message = f"{stage}: {entry.message}; attempt {entry.attempt + 1} at {entry.next_retry_at}"
             return Conclude(ConditionType.PROGRESSING, RETRYING, message)
@@ -229,6 +239,10 @@ def _runnable(
         code, update = DEADLINE_EXCEEDED.name, {"key": node.key}
         remedy = "raise spec.activeDeadlineSeconds; what is done stays done"
         return [Mark(stage, StageState.FAILED, code, world.overdue_message, remedy, update)]
+    away = world.observed.away
+    if view is not None and away is not None and view.progress is not None and not view.has_ended:
+        # It may live where it cannot be seen.
+        return [Mark(stage, StageState.PENDING, CLUSTER_NOT_READY, away.message, away.remedy)]
     if view is not None and not world.is_over(view) and entry.key is not None:
         message = "the backend gave the job up, but its progress moves; asked to stop"
         return [RequestStop(stage, entry.key, entry.attempt, StopReason.LOST, message)]

@@ -24,6 +24,8 @@ def attend(world: World, stage: Stage, status: StageStatus) -> list[Action]:
     job = view.job
     if job.state is JobState.UNKNOWN:
         return [_succeeded(stage, result)] if result else _unknown(world, stage, status, view)
+    if job.state is JobState.UNREACHABLE:
+        return _unseen(world, stage, status, view, result)
     if world.is_foreign(status, view):
         message = f"the id {status.submission_id} belongs to another job"
         again = (status.failures, status.failed_at_step)
@@ -109,6 +111,34 @@ def _stopping(world: World, stage: Stage, status: StageStatus, view: AttemptView
     return actions
 
 
+def _unseen(
+    world: World, stage: Stage, status: StageStatus, view: AttemptView, result: ResultView | None
+) -> list[Action]:
+    """The backend does not answer. What counts is what the attempt says itself; it can be asked to stop."""
+    if result is not None and view.quiet_seconds >= world.policy.quiet_seconds:
+        return [_succeeded(stage, result)]
+    if not status.confirmed and view.progress is None:
+        if world.wants(stage, status.key) and not world.desired.suspend:
+            # Asks for what is missing, and says it.
+            return [world.submit(world.plan[stage], status, status.attempt, status.message)]
+        stopping = _stopping(world, stage, status, view)
+        recent = _is_recent(world, status)
+        return stopping if recent else [*stopping, _ended(world, stage, status, view, "")]
+    if view.has_ended and view.quiet_seconds >= world.policy.quiet_seconds:
+        return [_ended(world, stage, status, view, "")]
+    stopping = _stopping(world, stage, status, view)
+    if any(isinstance(action, Kill) for action in stopping) and world.is_over(view):
+        # Nothing starts beside it all the same: that takes a backend that answers.
+        return [*stopping, _ended(world, stage, status, view, "")]
+    return stopping
+
+
+def _is_recent(world: World, status: StageStatus) -> bool:
+    """Whether a submission may still be on its way."""
+    submitted = status.submitted_at
+    return submitted is not None and world.now - seconds(submitted) < world.policy.unknown_seconds
+
+
 def _unknown(world: World, stage: Stage, status: StageStatus, view: AttemptView) -> list[Action]:
     """The backend does not know the job: it was never submitted, or the backend lost its memory."""
     assert status.key is not None
@@ -117,10 +147,8 @@ def _unknown(world: World, stage: Stage, status: StageStatus, view: AttemptView)
         if world.wants(stage, status.key) and not world.desired.suspend:
             # The reconciler died between the status and the submission. The same id again is harmless.
             return [world.submit(world.plan[stage], status, status.attempt, status.message)]
-        # A submission may still be on its way; should it arrive later, it is found alive and ended.
-        recent = (
-            status.submitted_at and world.now - seconds(status.submitted_at) < world.policy.unknown_seconds
-        )
+        # Should a submission that is still on its way arrive later, it is found alive and ended.
+        recent = _is_recent(world, status) and not view.job.lost
         return [] if recent else [_ended(world, stage, status, view, "")]
     if not view.job.lost:
         if status.unknown_since is None:
@@ -132,7 +160,7 @@ def _unknown(world: World, stage: Stage, status: StageStatus, view: AttemptView)
     if not world.is_over(view):
         # Should it live on where the backend cannot see it, it must end.
         return [RequestStop(stage, status.key, status.attempt, StopReason.LOST, "the backend lost the job")]
-    return [_ended(world, stage, status, view, "the backend lost the job: its head was restarted")]
+    return [_ended(world, stage, status, view, "the backend lost the job with its head")]
 
 
 def _ended(world: World, stage: Stage, status: StageStatus, view: AttemptView, job_message: str) -> Action:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from pydantic import Field
 
@@ -30,6 +30,7 @@ class JobState(StrEnum):
     FAILED = "Failed"
     STOPPED = "Stopped"
     UNKNOWN = "Unknown"  # the backend does not know the id: never submitted, or its history is lost
+    UNREACHABLE = "Unreachable"  # the backend does not answer; what it runs may live on
 
     @property
     def is_terminal(self) -> bool:
@@ -73,27 +74,6 @@ class Backend(Protocol):
         """
         ...
 
-    def describe(self, submission_id: str) -> JobDescription:
-        """State of a job; UNKNOWN if the backend has never heard of it."""
-        ...
-
-    def stop(self, submission_id: str) -> None:
-        """Ends a job at once. A stop with a checkpoint goes through the stop object instead."""
-        ...
-
-    def tail_logs(self, submission_id: str) -> Iterator[str]:
-        """Lines of the driver's log, following until the job ends."""
-        ...
-
-    def render(self, job: JobRequest) -> dict[str, object]:
-        """What ``submit`` would send, for a dry run."""
-        ...
-
-
-@runtime_checkable
-class MakesRoom(Protocol):
-    """A backend whose workers are there only while a job needs them."""
-
     def make_room(self, job: JobRequest) -> None:
         """Asks for the workers of a job that runs and is prepared; the same again while it waits.
 
@@ -102,11 +82,22 @@ class MakesRoom(Protocol):
         """
         ...
 
+    def describe(self, submission_id: str) -> JobDescription:
+        """State of a job; UNKNOWN if the backend has never heard of it."""
+        ...
 
-@runtime_checkable
-class Inspectable(Protocol):
-    """A backend that can look into the processes of a job that makes no step."""
+    def stop(self, submission_id: str) -> None:
+        """Ends a job at once. A stop with a checkpoint goes through the stop object instead."""
+        ...
 
     def stacks(self, submission_id: str) -> str:
-        """Where each process of the job is, as text; says so where that cannot be seen. Never raises."""
+        """Where each process of a job is that makes no step, or why that cannot be seen. Never raises."""
+        ...
+
+    def tail_logs(self, submission_id: str) -> Iterator[str]:
+        """Lines of the driver's log, following until the job ends."""
+        ...
+
+    def render(self, job: JobRequest) -> dict[str, object]:
+        """What ``submit`` would send, for a dry run."""
         ...

@@ -10,6 +10,8 @@ from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.fit import Unfit
 from zhongjing.storage.progress import Activity, Progress
 
+_ENDED = (Activity.DONE, Activity.SUSPENDED, Activity.FAILED)
+
 
 @dataclass(frozen=True)
 class ResultView:
@@ -41,10 +43,23 @@ class AttemptView:
         return self.job.state in (JobState.PENDING, JobState.RUNNING)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the attempt itself said that it is over."""
+        return self.progress is not None and self.progress.activity in _ENDED
+
+    @property
     def is_prepared(self) -> bool:
         """Whether the job runs and all that it waits for is its workers."""
         prepared = self.progress is not None and self.progress.activity is Activity.PREPARED
         return prepared and self.job.state is JobState.RUNNING
+
+
+@dataclass(frozen=True)
+class Away:
+    """Why the backend does not answer."""
+
+    message: str
+    remedy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,7 @@ class Observed:
     Jobs are looked at before progress, and progress before manifests: a job writes its manifest before it
     ends, so a manifest that is missing after the job's end was never written. ``turn`` says why no stage may
     start now: another pipeline has the cluster. ``unfit`` has the stages that would not fit into memory.
+    While the backend is ``away`` the state of a job is UNREACHABLE.
     """
 
     now: float
@@ -61,6 +77,7 @@ class Observed:
     attempts: Mapping[Stage, AttemptView] = field(default_factory=dict)
     turn: str | None = None
     unfit: Mapping[Stage, Unfit] = field(default_factory=dict)
+    away: Away | None = None
 
 
 @dataclass(frozen=True)

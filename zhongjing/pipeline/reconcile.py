@@ -39,15 +39,15 @@ from zhongjing.pipeline.backend import (
     Backend,
     ForeignJobError,
     ImpossibleJobError,
-    Inspectable,
+    JobDescription,
     JobRequest,
-    MakesRoom,
+    JobState,
 )
 from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.faults import UNREADABLE, is_documents, sentence
 from zhongjing.pipeline.fit import Gate, Unfit
 from zhongjing.pipeline.freeze import freeze_source
-from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
+from zhongjing.pipeline.observe import AttemptView, Away, Observed, Policy, ResultView
 from zhongjing.pipeline.plan import Plan, make_plan, make_request
 from zhongjing.pipeline.records import Records, StoredRecords
 from zhongjing.pipeline.state import (
@@ -129,6 +129,7 @@ class Reconciler:
         self._results: dict[tuple[Stage, str], ResultView] = {}
         self._published: dict[Stage, str] = {}
         self._next_poll = 0.0
+        self._away: BackendUnavailableError | None = None  # why the backend did not answer in this pass
 
     @property
     def is_waiting(self) -> bool:
@@ -148,6 +149,8 @@ class Reconciler:
 
         Raises:
             StorageUnavailableError: the store did not answer; the pass may be repeated at any time.
+            BackendUnavailableError: the backend did not, which is in the status, and all that can be done
+                without it was done.
             ConflictError: somebody else wrote the status in between; nothing was done.
             ZhongjingError: something else that is not the document's fault keeps the pipeline from going on.
                 It stands in the status, and the pass may be repeated.
@@ -161,6 +164,7 @@ class Reconciler:
         before = PipelineStatus(uid=desired.uid)
         if stored is not None and stored.value.uid == desired.uid:
             before = stored.value
+        self._away = None
         trouble: ZhongjingError | None = None
         try:
             status, actions = self._think(desired, before, now, turn)
@@ -184,6 +188,8 @@ class Reconciler:
         if told != after:
             self.records.write_status(told, etag)
             self.status = after = told
+        if unready is None and any(entry.state.is_active for entry in after.stages.values()):
+            unready = self._away
         if unready is not None:
             raise unready
         self._keep_logs(before, after)
@@ -227,7 +233,7 @@ class Reconciler:
         for stage, entry in status.stages.items():
             if entry.submission_id is None or entry.key is None or entry.state.is_done:
                 continue
-            job = self.backend.describe(entry.submission_id)
+            job = self._describe(entry.submission_id)
             progress = self._progress(stage, entry.key, entry.attempt)
             mark = self._look(entry.submission_id, progress, now)
             attempts[stage] = AttemptView(job, progress, now - mark.since, now - mark.step_since)
@@ -241,7 +247,17 @@ class Reconciler:
                 results[stage, key] = result
         waits = turn is not None or desired.suspend
         unfit = {} if waits else self._plan_memory(desired, status, plan, results)
-        return Observed(now, results, attempts, turn, unfit)
+        away = Away(sentence(self._away), self._away.remedy) if self._away is not None else None
+        return Observed(now, results, attempts, turn, unfit, away)
+
+    def _describe(self, submission_id: str) -> JobDescription:
+        """State of a job. A backend that did not answer is not asked again in the same pass."""
+        if self._away is None:
+            try:
+                return self.backend.describe(submission_id)
+            except BackendUnavailableError as error:
+                self._away = error
+        return JobDescription(submission_id=submission_id, state=JobState.UNREACHABLE)
 
     def _progress(self, stage: Stage, key: str, attempt: int) -> Progress | None:
         """What the attempt itself says, if it has said anything yet.
@@ -350,8 +366,12 @@ class Reconciler:
                     self._keep_stacks(status, action)
                     request_stop(self.store, uri, action.reason, action.message)
             elif isinstance(action, Kill):
-                logger.info("ending %s", action.submission_id)
-                self.backend.stop(action.submission_id)
+                try:
+                    self.backend.stop(action.submission_id)
+                except BackendUnavailableError as error:
+                    unready = error  # the next pass ends it
+                else:
+                    logger.info("ended %s", action.submission_id)
         return news, unready
 
     def _make_room(
@@ -359,8 +379,6 @@ class Reconciler:
     ) -> tuple[list[Action], BackendUnavailableError | None]:
         """Asks for workers; what the stage is to be marked with, and why they are not there."""
         entry = status.stage(stage)
-        if not isinstance(self.backend, MakesRoom):
-            return [], None
         try:
             self.backend.make_room(self._job(desired, stage, entry))
         except BackendError as error:
@@ -381,7 +399,7 @@ class Reconciler:
     def _keep_stacks(self, status: PipelineStatus, action: RequestStop) -> None:
         """Stores where an attempt hangs, before it is ended: afterwards nobody could tell."""
         job = status.stage(action.stage).submission_id
-        if action.reason is not StopReason.HUNG or job is None or not isinstance(self.backend, Inspectable):
+        if action.reason is not StopReason.HUNG or job is None:
             return
         uri = f"{self.layout.stage(action.stage, action.key).logs}/stacks-a{action.attempt}.txt"
         try:
@@ -400,8 +418,8 @@ class Reconciler:
         )
         job = self._job(desired, action.stage, status.stage(action.stage))
         self.store.put_record(job.request_uri, request)
-        logger.info("submitting %s (%s)", action.submission_id, action.message)
         self.backend.submit(job)
+        logger.info("submitted %s%s", action.submission_id, f" ({action.message})" if action.message else "")
 
     def _job(self, desired: DesiredState, stage: Stage, entry: StageStatus) -> JobRequest:
         """The job of the attempt that stands in the status."""

@@ -11,9 +11,6 @@ from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
 from zhongjing.pipeline.plan import Plan, StagePlan
 from zhongjing.pipeline.state import DesiredState, StageStatus, seconds
-from zhongjing.storage.progress import Activity
-
-_ENDED = (Activity.DONE, Activity.SUSPENDED, Activity.FAILED)
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class World:
 
         It said so itself, it ended in order, nothing of it is left, or its progress no longer moves.
         """
-        if view.job.lost or view.progress is None or view.progress.activity in _ENDED:
+        if view.job.lost or view.progress is None or view.has_ended:
             return True
         if view.job.state in (JobState.SUCCEEDED, JobState.STOPPED):
             return True

@@ -6,7 +6,9 @@ from typing import Any, cast
 
 import pytest
 
+from zhongjing.backends.kubernetes.api import Listing
 from zhongjing.backends.kubernetes.ray import ClusterBackend
+from zhongjing.backends.kubernetes.resources import PODS, Resource
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.codes.ray import RAY_UNREACHABLE
 from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease
@@ -37,6 +39,17 @@ class Jobs:
         return self.answers[kind]
 
 
+class Head:
+    """The API of a namespace with a head that runs."""
+
+    def find(self, resource: Resource, **options: Any) -> Listing:
+        if resource != PODS:
+            return Listing([], "1")
+        labels = {"app.kubernetes.io/component": "ray-head"}
+        status: dict[str, Any] = {"containerStatuses": [{"state": {"running": {}}}]}
+        return Listing([{"metadata": {"name": "head", "labels": labels}, "status": status}], "1")
+
+
 def _result(listed: list[dict[str, Any]]) -> dict[str, Any]:
     return {"data": {"result": {"result": listed}}}
 
@@ -54,7 +67,7 @@ def in_use(jobs: Jobs, preparing: str | None, monkeypatch: pytest.MonkeyPatch) -
         ),
         storage=StorageRelease(bundled=True, uri="s3://b"),
     )
-    backend = ClusterBackend(cast(Any, None), release)
+    backend = ClusterBackend(cast(Any, Head()), release)
     monkeypatch.setattr(backend, "_jobs", lambda: cast(RayJobsBackend, jobs))
     return backend._is_in_use(preparing)
 

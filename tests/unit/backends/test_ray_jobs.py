@@ -154,8 +154,22 @@ def test_other_parts_of_the_dashboard_can_be_asked(server: Server, jobs: RayJobs
     server.answers["GET", "/nodes/x"] = (200, "<html>")
     with pytest.raises(BackendError, match="Ray answers 200"):
         jobs.query("/nodes/x")
+
+
+def test_where_the_workers_of_a_job_are(server: Server, jobs: RayJobsBackend) -> None:
+    missing = jobs.stacks(JOB.submission_id)
+    assert missing.startswith(f"the workers of {JOB.submission_id} could not be listed")
+    server.details("RUNNING", job_id="0100")
+    worker = {"class_name": "Worker", "pid": 7, "node_id": "n", "state": "ALIVE"}
+    listed = [worker, {**worker, "pid": 8, "state": "DEAD"}, {**worker, "pid": None}]
+    path = "/api/v0/actors?detail=1&filter_keys=job_id&filter_predicates=%3D&filter_values=0100"
+    server.answers["GET", path] = (200, {"data": {"result": {"result": listed}}})
+    # Ray's own words where it may not look.
     server.answers["GET", "/worker/traceback?node_id=n&pid=7"] = (500, "Failed to execute: no permission\n")
-    assert jobs.traceback("n", 7) == "Failed to execute: no permission"
+    told = jobs.stacks(JOB.submission_id)
+    assert "Worker, process 7 on node n\nFailed to execute: no permission" in told
+    assert "could not be looked at" in told
+    assert "process 8" not in told
 
 
 def test_what_passes_is_transient_and_what_does_not_is_not(server: Server, jobs: RayJobsBackend) -> None:

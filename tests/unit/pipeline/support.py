@@ -259,6 +259,12 @@ class Cluster:
             raise ForeignJobError("another job has this id", code=FOREIGN_JOB)
         self.fault("after submit")
 
+    def make_room(self, job: JobRequest) -> None:
+        self.fault("before make_room")
+
+    def stacks(self, submission_id: str) -> str:
+        return f"stacks of {submission_id}"
+
     def describe(self, submission_id: str) -> JobDescription:
         self.fault("before describe")
         job = self.jobs.get(submission_id)

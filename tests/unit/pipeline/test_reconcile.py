@@ -194,7 +194,7 @@ def test_where_an_attempt_hung_is_kept() -> None:
         looked.append(submission_id)
         return "main (work.py:62)\n"
 
-    bench.cluster.stacks = stacks  # type: ignore[attr-defined]
+    bench.cluster.stacks = stacks  # type: ignore[method-assign]
     bench.run(4)
     bench.cluster.stuck = True
     entry = bench.run(40).stage(Stage.SFT)

@@ -1,7 +1,8 @@
 """Worker pods for the stage that trains, and none for long when none does.
 
 A job is submitted as soon as the head is there: it prepares on the head, and holds no worker meanwhile. Once
-it is prepared its workers are asked for: groups are scaled up to what the stage takes. When pods were not
+it is prepared, or while there is no head, so that nodes for both are made at the same time, its workers are
+asked for: groups are scaled up to what the stage takes. When pods were not
 used for ``idleSeconds``, because nothing runs or a stage prepares for so long, groups go back to
 ``minReplicas``. Pods that only a smaller stage leaves over stay until then: a StatefulSet would take away its
 last pods, whatever runs in them.
@@ -89,6 +90,7 @@ class Capacity:
         self._api = api
         self._release = release
         self._clock = clock
+        self._called: str | None = None  # the job that workers were asked for while there was no head
         self.asked: dict[str, int] = {}
         """Worker pods that groups were last seen or told to have."""
         self._groups = {group.name: group for group in release.ray.groups}
@@ -100,30 +102,41 @@ class Capacity:
             ImpossibleJobError: the release can never hold the stage's workers.
             BackendError: the API does not answer or refuses.
         """
-        return self._room(demand, workers=True)
+        return self._room(demand)
 
-    def room_to_prepare(self, demand: Demand) -> Room:
+    def room_to_prepare(self, demand: Demand, job: str) -> Room:
         """Whether a stage's driver may start: the head is there, and what would make its workers.
+
+        While there is no head the workers are asked for too: once, so that a head that never comes does not
+        hold them for longer than ``idleSeconds``.
+
+        Args:
+            demand: what the stage asks for.
+            job: its id.
 
         Raises:
             ImpossibleJobError: the release can never hold the stage's workers.
             BackendError: the API does not answer or refuses.
         """
-        return self._room(demand, workers=False)
+        return self._room(demand, preparing=job)
 
-    def _room(self, demand: Demand, *, workers: bool) -> Room:
+    def _room(self, demand: Demand, *, preparing: str | None = None) -> Room:
         needed = pods_needed(self._release.ray.groups, demand)
         missing: list[str] = []
+        pods = self._api.find(PODS, labels=pod_labels(self._release, HEAD, WORKER)).items
+        has_head = any(is_ready(pod) for pod in of_component(pods, HEAD))
+        workers = preparing is None or not (has_head or preparing == self._called)
         if self._release.ray.scaling == "controller":
             workloads = read_workloads(self._api, self._release)
             missing = sorted(set(needed).difference(*(each.groups for each in workloads)))
             if workers:
                 self._scale_up(workloads, needed)
-        pods = self._api.find(PODS, labels=pod_labels(self._release, HEAD, WORKER)).items
+        if not missing:
+            self._called = None if has_head else preparing
         lacking = [f"there is no workload of the worker group {group}" for group in missing]
-        if not any(is_ready(pod) for pod in of_component(pods, HEAD)):
+        if not has_head:
             lacking.append("the Ray head is not ready")
-        if workers and self._release.ray.scaling != "ray":
+        if preparing is None and self._release.ray.scaling != "ray":
             lacking += _short(needed, of_component(pods, WORKER))
         return Room(not lacking, needed, "; ".join(lacking), pods)
 

@@ -3,7 +3,8 @@
 To what :class:`RayJobsBackend` does it adds what a cluster needs:
 
 - a submission waits for the head alone, where the job prepares; worker pods are asked for when that is done,
-  and what keeps them is said;
+  or at once while there is no head, and what keeps them is said;
+- without a head no job is known and none is listed: what ran there is over;
 - Ray's token is read from its Secret, again when Ray refuses it: a rotation is no failure;
 - a job that Ray has forgotten is lost for certain once every worker container is younger than the head's;
 - worker pods in which an attempt hung, or that Ray has lost, are replaced first.
@@ -62,8 +63,6 @@ logger = logging.getLogger(__name__)
 REQUEST_SECONDS = 8.0  # a submission takes 0.3 s, a busy head some seconds
 EXPLAIN_SECONDS = 10.0  # between two looks at why pods are not there
 REPLACE_SECONDS = 5  # pods that are replaced because of stuck processes have so long to end
-_STACKS_SECONDS = 30.0
-_STACKS = 24  # workers of a job that are looked into
 
 T = TypeVar("T")
 
@@ -155,7 +154,7 @@ class ClusterBackend:
             BackendError: Ray refuses the job.
         """
         with _waits():
-            room = self.capacity.room_to_prepare(_demand(job))
+            room = self.capacity.room_to_prepare(_demand(job), job.submission_id)
             # Now, while no job runs: workers that come later have never run anything.
             self._clear(room.pods)
             if not room.ready:
@@ -175,8 +174,16 @@ class ClusterBackend:
                 raise self._not_ready(room)
 
     def describe(self, submission_id: str) -> JobDescription:
-        """State of a job; UNKNOWN, and perhaps lost, if this head has never heard of it."""
-        job = self._ask(lambda ray: ray.describe(submission_id))
+        """State of a job; UNKNOWN, and perhaps lost, if this head has never heard of it, or there is none."""
+        try:
+            job = self._ask(lambda ray: ray.describe(submission_id))
+        except BackendUnavailableError as error:
+            workers = self._left_without_head(error)
+            return JobDescription(
+                submission_id=submission_id,
+                state=JobState.UNKNOWN,
+                lost=all(_never_ran(pod) for pod in workers),
+            )
         if job.state is JobState.UNKNOWN and self._is_lost():
             return job.model_copy(update={"lost": True})
         return job
@@ -185,7 +192,10 @@ class ClusterBackend:
         """Ends a job at once. What does not heed Ray ends with its pod, before the next submission."""
         with _waits():
             self._hangs.killed(submission_id)
-        self._ask(lambda ray: ray.stop(submission_id))
+        try:
+            self._ask(lambda ray: ray.stop(submission_id))
+        except BackendUnavailableError as error:
+            self._left_without_head(error)  # then there is nothing to end
 
     def tail_logs(self, submission_id: str) -> Iterator[str]:
         """Lines of the driver's log, following until the job ends."""
@@ -197,36 +207,27 @@ class ClusterBackend:
         return RayJobsBackend(self._address, None, package=self._package).render(job)
 
     def jobs(self) -> list[JobDescription]:
-        """All jobs that Ray knows, ended ones too."""
-        return self._ask(lambda ray: ray.jobs())
-
-    # Inspectable
+        """All jobs that Ray knows, ended ones too; none without a head."""
+        try:
+            return self._ask(lambda ray: ray.jobs())
+        except BackendUnavailableError as error:
+            self._left_without_head(error)
+            return []
 
     def stacks(self, submission_id: str) -> str:
-        """Where the workers of a job are that hangs, taken by Ray's agents with py-spy; never raises.
+        """Where the workers of a job are that hangs; never raises.
 
         That it hangs is noted: if it has to be ended by force, its pods are replaced.
-
-        Ray looks into processes only where ``RAY_DASHBOARD_ENABLE_PROFILING=1`` is set on the head, and a
-        system may forbid it to all but root: the text says so.
         """
-        deadline = time.monotonic() + _STACKS_SECONDS
         try:
             self._hangs.note(submission_id)
         except ZhongjingError as error:
             logger.warning("that %s hangs could not be noted: %s", submission_id, error)
         try:
-            actors = self._actors_of(submission_id)
-        except (ZhongjingError, LookupError, TypeError) as error:
+            self._ask(lambda ray: ray.describe(submission_id))  # takes up a token that has changed
+            return self._jobs().stacks(submission_id)
+        except ZhongjingError as error:
             return f"the workers of {submission_id} could not be listed: {error}\n"
-        parts = []
-        for actor in actors[:_STACKS]:
-            head = f"{actor.get('class_name')}, process {actor.get('pid')} on node {actor.get('node_id')}"
-            try:
-                parts.append(f"{head}\n{self._stack(actor, deadline)}")
-            except (ZhongjingError, LookupError, TypeError, ValueError) as error:
-                parts.append(f"{head}\ncould not be looked at: {error}")
-        return "\n\n".join(parts) + "\n" if parts else "no worker of the attempt was found\n"
 
     # Pods
 
@@ -259,14 +260,39 @@ class ClusterBackend:
 
     def _not_ready(self, room: Room) -> BackendUnavailableError:
         """Why there is no room: the gravest of what is found, or that pods are on their way."""
+        return self._explained(BackendUnavailableError(room.message, code=codes.WORKERS_STARTING))
+
+    def _explained(self, error: BackendUnavailableError) -> BackendUnavailableError:
+        """The error with what keeps Ray's pods, and the code and the remedy of the gravest of it."""
         now = time.monotonic()
         if now - self._told[0] >= EXPLAIN_SECONDS:
             self._told = (now, self._explainer.findings())
         findings = self._told[1]
+        if not findings:
+            return error
         grave = next((each for each in findings if each.code is not codes.POD_STARTING), None)
-        message = room.message + (f"; {sentence(findings)}" if findings else "")
-        code = grave.code if grave is not None else codes.WORKERS_STARTING
-        return BackendUnavailableError(message, code=code, remedy=grave.remedy if grave is not None else None)
+        message = f"{error.message}; {sentence(findings)}"
+        if grave is None:
+            return BackendUnavailableError(message, code=error.code, where=error.where, remedy=error.remedy)
+        return BackendUnavailableError(message, code=grave.code, where=error.where, remedy=grave.remedy)
+
+    def _left_without_head(self, error: BackendUnavailableError) -> list[Object]:
+        """The worker pods that are there although no head is: whatever ran in one is over.
+
+        Raises:
+            BackendUnavailableError: the error, explained: a head may run, or what there is cannot be seen.
+        """
+        if error.code is RAY_TOKEN_REFUSED:
+            raise error
+        try:
+            pods = self._api.find(PODS, labels=pod_labels(self._release, HEAD, WORKER)).items
+            if all(_never_ran(pod) for pod in of_component(pods, HEAD)):
+                return of_component(pods, WORKER)
+            explained = self._explained(error)
+        except ZhongjingError as other:
+            logger.info("the pods of Ray cannot be looked at: %s", other)
+            raise error from None
+        raise explained from None
 
     def _is_in_use(self, preparing: str | None = None) -> bool:
         """Whether anybody's job may use workers, or nobody can tell.
@@ -279,6 +305,13 @@ class ClusterBackend:
             if preparing is None or any(job.get("submission_id") != preparing for job in alive):
                 return bool(alive)
             return bool(alive) and self._leftovers.tasks_on_workers()
+        except BackendUnavailableError as error:
+            try:
+                self._left_without_head(error)
+            except BackendUnavailableError as unseen:
+                logger.info("nobody can tell whether Ray is in use: %s", unseen)
+                return True
+            return False
         except ZhongjingError as error:
             logger.info("nobody can tell whether Ray is in use: %s", error)
             return True
@@ -332,20 +365,6 @@ class ClusterBackend:
         # Ray's pods may not have been rolled yet, or read a Secret that somebody changed after they started.
         message = f"Ray does not take the token of secret/{self._release.ray.token_secret}"
         return BackendUnavailableError(message, code=RAY_TOKEN_REFUSED, where=error.where)
-
-    def _actors_of(self, submission_id: str) -> list[Object]:
-        job = self._ask(lambda ray: ray.query(f"/api/jobs/{submission_id}"))
-        path = (
-            f"/api/v0/actors?detail=1&filter_keys=job_id&filter_predicates=%3D&filter_values={job['job_id']}"
-        )
-        answer = self._ask(lambda ray: ray.query(path))
-        return [each for each in answer["data"]["result"]["result"] if each.get("state") == "ALIVE"]
-
-    def _stack(self, actor: Object, deadline: float) -> str:
-        if time.monotonic() >= deadline:
-            return "not looked at: it took too long already"
-        node, pid = str(actor["node_id"]), int(actor["pid"])
-        return self._ask(lambda ray: ray.traceback(node, pid))
 
 
 @contextmanager

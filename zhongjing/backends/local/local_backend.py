@@ -61,6 +61,9 @@ class LocalBackend:
         self.warm()
         self._jobs().submit(job)
 
+    def make_room(self, job: JobRequest) -> None:
+        """Nothing to ask for: workers are processes of the head."""
+
     def describe(self, submission_id: str) -> JobDescription:
         """State of a job; UNKNOWN while no Ray runs, and lost once nothing of that Ray is left."""
         if not self._head.is_running:

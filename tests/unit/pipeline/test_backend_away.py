@@ -1,0 +1,137 @@
+"""The backend does not answer: the condition says why, and suspend, edits and deletion work all the same."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+
+from tests.unit.pipeline.test_workers import Bench
+from zhongjing.codes.pods import NO_FITTING_NODE
+from zhongjing.codes.ray import RAY_UNREACHABLE
+from zhongjing.config.stages import Stage
+from zhongjing.errors import BackendUnavailableError
+from zhongjing.pipeline.state import CLUSTER_NOT_READY, ConditionType, StageState
+
+WHY = "the Ray head is not ready; pod/zj-ray-head-0: no node of the cluster can ever hold it"
+
+
+def refused(where: str) -> None:
+    """A head that is not there: what a submission lacks is said, all else is refused connections."""
+    if where == "before submit":
+        raise BackendUnavailableError(WHY, code=NO_FITTING_NODE, remedy="label a node")
+    raise BackendUnavailableError("Ray does not answer: [Errno 111]", code=RAY_UNREACHABLE)
+
+
+def away(ticks: int = 0) -> Bench:
+    """A pipeline that ran for so long before the head went."""
+    bench = Bench()
+    bench.cluster.lacking, bench.cluster.steps = None, 20
+    if ticks:
+        bench.run(ticks)
+    bench.cluster.fault = refused
+    bench.run(5)
+    return bench
+
+
+def test_ray_s_head_is_down_and_the_condition_goes_on_saying_why() -> None:
+    bench = away()
+    condition, stage = bench.condition(), bench.stage()
+    assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, CLUSTER_NOT_READY)
+    assert (condition.message, condition.remedy) == (WHY, "label a node")
+    assert (stage.state, stage.attempt, stage.message) == (StageState.QUEUED, 1, WHY)
+    status = bench.memory.objects[bench.reconciler.layout.status]
+    bench.run(10)
+    assert bench.memory.objects[bench.reconciler.layout.status] == status, "what is known is written once"
+    bench.cluster.fault = lambda where: None
+    bench.run(40)
+    assert (bench.condition().type, bench.stage().attempt) == (ConditionType.COMPLETE, 1)
+
+
+@pytest.mark.parametrize("ticks", [0, 3, 9], ids=["never-submitted", "preparing", "training"])
+def test_ray_s_head_is_down_and_a_pipeline_can_be_suspended_and_goes_on(ticks: int) -> None:
+    bench = away(ticks)
+    bench.want(2, suspend=True)
+    bench.cluster.jobs.clear()  # it went with its head
+    bench.run(35)
+    assert bench.stage().state is StageState.SUSPENDED
+    assert bench.condition().type is ConditionType.SUSPENDED
+    bench.want(3)
+    bench.run(20)
+    assert bench.condition().reason == CLUSTER_NOT_READY
+    bench.cluster.fault = lambda where: None
+    bench.run(40)
+    assert bench.condition().type is ConditionType.COMPLETE
+
+
+def test_a_job_that_lives_where_it_cannot_be_seen_stops_with_a_checkpoint() -> None:
+    bench = away(9)
+    assert [job.job.submission_id for job in bench.cluster.running()] == ["demo-0123abcd-sft-a1"]
+    bench.want(2, suspend=True)
+    bench.run(2)
+    assert not bench.cluster.running(), "the stop object reaches it"
+    bench.run(6)
+    assert bench.stage().state is StageState.SUSPENDED
+    assert "stopped with a checkpoint" in bench.stage().message
+
+
+def test_nothing_starts_beside_a_job_that_may_live_unseen() -> None:
+    bench = away(9)
+    bench.cluster.deaf = bench.cluster.stuck = True
+    bench.want(2, suspend=True)
+    bench.run(40)
+    assert bench.stage().state is StageState.SUSPENDED
+    bench.want(3)
+    bench.cluster.fault = lambda where: refused(where) if where == "before describe" else None
+    bench.run(10)
+    assert bench.cluster.starts == [(Stage.SFT, bench.stage().key, 1)]
+    assert (bench.condition().reason, bench.condition().message) == (
+        CLUSTER_NOT_READY,
+        "Ray does not answer: [Errno 111]",
+    )
+    # Seen again, it is ended first.
+    bench.cluster.deaf = bench.cluster.stuck = False
+    bench.cluster.fault = lambda where: None
+    bench.run(40)
+    assert bench.condition().type is ConditionType.COMPLETE
+    assert [start[2] for start in bench.cluster.starts] == [1, 2]
+
+
+def test_ray_s_head_is_down_and_an_edit_of_a_queued_stage_counts() -> None:
+    bench = away()
+    before = bench.stage()
+    bench.settings = {"learningRate": 3e-5}
+    bench.want(2)
+    bench.run(25)
+    edited = bench.stage()
+    assert (edited.state, edited.message) == (StageState.QUEUED, WHY)
+    assert edited.key != before.key
+    bench.cluster.fault = lambda where: None
+    bench.run(30)
+    assert bench.condition().type is ConditionType.COMPLETE
+    assert [start[1] for start in bench.cluster.starts] == [edited.key]
+
+
+def test_a_stage_that_is_done_is_done_though_nobody_answers() -> None:
+    bench = Bench()
+    bench.cluster.lacking = None
+    for _ in range(40):
+        bench.cluster.tick()
+        if not bench.cluster.running() and bench.cluster.starts:
+            bench.cluster.fault = refused
+        with suppress(BackendUnavailableError):
+            bench.reconciler.once(bench.cluster.now)
+    assert bench.condition().type is ConditionType.COMPLETE
+
+
+def test_a_backend_that_is_away_is_asked_once_a_pass() -> None:
+    bench = away()
+    asked: list[str] = []
+
+    def fault(where: str) -> None:
+        asked.append(where)
+        refused(where)
+
+    bench.cluster.fault = fault
+    bench.run(1)
+    assert asked == ["before describe", "before submit"]
