@@ -12,6 +12,8 @@
     │   ├── CredentialsError       the store does not take the keys: nothing in it can be reached
     │   └── StorageUnavailableError  (transient) no answer within the deadline
     ├── BackendError               Ray, the supervisor or Kubernetes refused or is unreachable
+    │   ├── ObjectNotFoundError    no such Kubernetes object
+    │   ├── ObjectConflictError    another writer was first to change or to make a Kubernetes object
     │   └── BackendUnavailableError  (transient) no answer
     └── TrainingError              a stage cannot go on: names the step and the last good checkpoint
 
@@ -117,6 +119,14 @@ class StorageUnavailableError(StorageError, TransientError):
 
 class BackendError(ZhongjingError):
     """Ray, the supervisor or Kubernetes refused or is unreachable."""
+
+
+class ObjectNotFoundError(BackendError):
+    """There is no such Kubernetes object (any more)."""
+
+
+class ObjectConflictError(BackendError):
+    """Another writer changed a Kubernetes object first, or made one of its name."""
 
 
 class BackendUnavailableError(BackendError, TransientError):

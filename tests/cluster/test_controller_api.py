@@ -37,7 +37,8 @@ from zhongjing.errors import (
     BackendError,
     BackendUnavailableError,
     ConflictError,
-    NotFoundError,
+    ObjectConflictError,
+    ObjectNotFoundError,
 )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
@@ -81,11 +82,11 @@ def pipeline(name: str) -> Object:
 def test_objects_are_made_read_changed_and_deleted(api: KubeApi) -> None:
     made = api.create(CONFIG_MAPS, config_map("one", a="1"))
     assert api.get(CONFIG_MAPS, "one") == made
-    with pytest.raises(ConflictError, match="already exists"):
+    with pytest.raises(ObjectConflictError, match="already exists"):
         api.create(CONFIG_MAPS, config_map("one"))
     changed = api.patch(CONFIG_MAPS, "one", {"data": {"b": "2"}})
     assert changed["data"] == {"a": "1", "b": "2"}
-    with pytest.raises(ConflictError, match="modified"):
+    with pytest.raises(ObjectConflictError, match="modified"):
         api.replace(CONFIG_MAPS, made)
     changed["data"] = {"c": "3"}
     assert api.replace(CONFIG_MAPS, changed)["data"] == {"c": "3"}
@@ -93,12 +94,12 @@ def test_objects_are_made_read_changed_and_deleted(api: KubeApi) -> None:
     with pytest.raises(BackendError) as refused:
         api.patch(CONFIG_MAPS, "one", steps, kind="json")
     assert refused.value.code is codes.OBJECT_REFUSED
-    with pytest.raises(ConflictError):
+    with pytest.raises(ObjectConflictError):
         api.delete(CONFIG_MAPS, "one", uid="another")
     assert api.delete(CONFIG_MAPS, "one") is True
     assert api.delete(CONFIG_MAPS, "one") is False
     assert api.get(CONFIG_MAPS, "one") is None
-    with pytest.raises(NotFoundError):
+    with pytest.raises(ObjectNotFoundError):
         api.patch(CONFIG_MAPS, "one", {"data": {}})
 
 

@@ -18,6 +18,7 @@ their credentials from the environment of Ray's processes.
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import re
 import shlex
@@ -117,14 +118,14 @@ class RayJobsBackend:
             return JobDescription(submission_id=submission_id, state=JobState.UNKNOWN)
         if status != 200:
             raise self._error(status, body, f"asking for {submission_id}")
-        return _description(submission_id, json.loads(body))
+        return _description(submission_id, self._parsed(body, f"asking for {submission_id}"))
 
     def jobs(self) -> list[JobDescription]:
         """All jobs that Ray knows and that were submitted through this interface, ended ones too."""
         status, body = self._call("GET", "/api/jobs/")
         if status != 200:
             raise self._error(status, body, "listing jobs")
-        listed: list[dict[str, Any]] = json.loads(body)
+        listed: list[dict[str, Any]] = self._parsed(body, "listing jobs")
         return [
             _description(str(details["submission_id"]), details)
             for details in listed
@@ -235,16 +236,26 @@ class RayJobsBackend:
         for name, value in {**self._headers(), "Content-Type": "application/json"}.items():
             request.add_header(name, value)
         try:
-            with self._opener.open(request, timeout=self._timeout) as answer:
+            try:
+                answer = self._opener.open(request, timeout=self._timeout)
+            except urllib.error.HTTPError as error:
+                answer = error  # an answer like any other
+            with answer:
                 return int(answer.status), answer.read().decode(errors="replace")
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode(errors="replace")
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise BackendUnavailableError(
                 f"Ray does not answer: {reason}", code=RAY_UNREACHABLE, where=self.address
             ) from None  # the request, and with it the token, would stand in the trace
+
+    def _parsed(self, body: str, doing: str) -> Any:
+        """An answer as JSON; one that was cut off, or is another server's, is none."""
+        try:
+            return json.loads(body)
+        except ValueError:
+            raise BackendUnavailableError(
+                f"what answers is no JSON ({doing}): {body[:80]!r}", code=RAY_UNREACHABLE, where=self.address
+            ) from None
 
     def _error(self, status: int, body: str, doing: str) -> BackendError:
         if status in (401, 403):

@@ -59,6 +59,12 @@ KUBERNETES_OBJECT_NOT_FOUND = _code(
     cause="Another namespace or context, or it was deleted.",
     remedy="list what there is: kubectl get tp --all-namespaces",
 )
+KUBERNETES_OBJECT_CONFLICT = _code(
+    "KubernetesObjectConflict",
+    "Another writer changed an object of the cluster first.",
+    cause="Two commands or controllers wrote it at the same time, or one of its name was made before.",
+    remedy="give the same command again; a controller looks again by itself",
+)
 POD_NOT_READY = _code(
     "PodNotReady",
     "A pod of the release cannot be reached.",

@@ -32,6 +32,7 @@ from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, is_queue
 from zhongjing.errors import (
     BackendError,
     ConflictError,
+    ObjectConflictError,
     StorageError,
     ZhongjingError,
 )
@@ -200,7 +201,7 @@ class Controller:
             ends = after is not None and after.is_deleting and not after.is_active
             if after is not None and not after.is_settled and not ends:
                 after = self._drive(after, holder, now)
-        except ConflictError as error:
+        except (ConflictError, ObjectConflictError) as error:
             logger.info("%s: %s; looking again", pipeline.name, error.message)
             self.inventory.expire()
             # What was written before the conflict counts.

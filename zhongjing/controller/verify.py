@@ -6,6 +6,7 @@ Every check is a line, ``fine`` or ``failed`` with its remedy. The exit code is 
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import logging
 import os
@@ -244,12 +245,13 @@ class Verification:
         if token:
             request.add_header("Authorization", f"Bearer {token}")
         try:
-            with self._opener.open(request, timeout=REQUEST_SECONDS) as answer:
+            try:
+                answer = self._opener.open(request, timeout=REQUEST_SECONDS)
+            except urllib.error.HTTPError as error:
+                answer = error  # an answer like any other
+            with answer:
                 return int(answer.status), answer.read().decode(errors="replace")
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode(errors="replace")
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, http.client.HTTPException) as error:
             raise BackendUnavailableError(
                 f"Ray does not answer: {getattr(error, 'reason', error)}",
                 code=ray_codes.RAY_UNREACHABLE,

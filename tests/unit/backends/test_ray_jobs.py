@@ -31,6 +31,7 @@ class Server:
     def __init__(self) -> None:
         self.answers: dict[tuple[str, str], tuple[int, Any]] = {}
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
+        self.cut_off = 0  # bytes that are promised and never come
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -41,7 +42,7 @@ class Server:
                 status, content = outer.answers.get((self.command, self.path), (404, "does not exist"))
                 data = (content if isinstance(content, str) else json.dumps(content)).encode()
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
+                self.send_header("Content-Length", str(len(data) + outer.cut_off))
                 self.end_headers()
                 self.wfile.write(data)
 
@@ -183,6 +184,22 @@ def test_what_passes_is_transient_and_what_does_not_is_not(server: Server, jobs:
     assert jobs.is_ready() is False
     server.answers["GET", "/api/jobs/"] = (200, [])
     assert jobs.is_ready() is True
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_that_is_cut_off_is_no_answer(server: Server, jobs: RayJobsBackend, status: int) -> None:
+    """``http.client.IncompleteRead`` is no OSError."""
+    server.answers["GET", "/api/jobs/"] = (status, [])
+    server.cut_off = 9
+    with pytest.raises(BackendUnavailableError, match="Ray does not answer"):
+        jobs.jobs()
+    assert jobs.is_ready() is False
+
+
+def test_an_answer_of_another_server_is_no_answer(server: Server, jobs: RayJobsBackend) -> None:
+    server.answers["GET", "/api/jobs/"] = (200, "<html>")
+    with pytest.raises(BackendUnavailableError, match="no JSON"):
+        jobs.jobs()
 
 
 def test_nobody_there_is_transient() -> None:

@@ -34,7 +34,7 @@ from zhongjing.backends.kubernetes.failures import refused, unreachable
 from zhongjing.backends.kubernetes.resources import ACCESS_REVIEWS, Object, Request, Resource
 from zhongjing.codes import cluster as codes
 from zhongjing.codes.ray import NO_CLUSTER
-from zhongjing.errors import BackendError, NotFoundError
+from zhongjing.errors import BackendError, ObjectNotFoundError
 
 REQUEST_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
@@ -115,7 +115,7 @@ class KubeApi:
         """
         try:
             return self._json(Request("GET", resource, self._place(resource, namespace), name))
-        except NotFoundError:
+        except ObjectNotFoundError:
             return None
 
     def find(
@@ -225,7 +225,7 @@ class KubeApi:
         """Makes an object.
 
         Raises:
-            ConflictError: one of that name exists.
+            ObjectConflictError: one of that name exists.
             BackendError: the API does not answer or refuses.
         """
         namespace = (body.get("metadata") or {}).get("namespace")
@@ -242,8 +242,8 @@ class KubeApi:
         Kubernetes documentation, "Field validation" of the API concepts.
 
         Raises:
-            ConflictError: somebody else wrote in between.
-            NotFoundError: there is none of that name.
+            ObjectConflictError: somebody else wrote in between.
+            ObjectNotFoundError: there is none of that name.
             BackendError: the API does not answer or refuses.
         """
         metadata = body["metadata"]
@@ -277,8 +277,8 @@ class KubeApi:
             dry_run: changes nothing.
 
         Raises:
-            ConflictError: somebody else wrote in between, or manages a field.
-            NotFoundError: there is none of that name.
+            ObjectConflictError: somebody else wrote in between, or manages a field.
+            ObjectNotFoundError: there is none of that name.
             BackendError: the API does not answer or refuses.
         """
         query = _writing(dry_run) | {"fieldManager": field_manager}
@@ -305,7 +305,7 @@ class KubeApi:
             grace_seconds: for pods, how long they have to end; None: as they say.
 
         Raises:
-            ConflictError: the object of that name has another uid.
+            ObjectConflictError: the object of that name has another uid.
             BackendError: the API does not answer or refuses.
         """
         options: Object = {
@@ -318,7 +318,7 @@ class KubeApi:
         body = {key: value for key, value in options.items() if value is not None}
         try:
             self._json(Request("DELETE", resource, self._place(resource), name, body=body))
-        except NotFoundError:
+        except ObjectNotFoundError:
             return False
         return True
 

@@ -8,12 +8,11 @@ from typing import Any
 
 from zhongjing.backends.kubernetes.resources import PIPELINES, Request, Resource
 from zhongjing.codes import cluster as codes
-from zhongjing.codes.storage import CONFLICT
 from zhongjing.errors import (
     BackendError,
     BackendUnavailableError,
-    ConflictError,
-    NotFoundError,
+    ObjectConflictError,
+    ObjectNotFoundError,
     ZhongjingError,
 )
 
@@ -39,7 +38,7 @@ def refused(status: int, body: str, request: Request) -> ZhongjingError:
     if status == 404:
         return _not_found(message, told, request.resource, where)
     if status == 409:
-        return ConflictError(message, code=CONFLICT, where=where)
+        return ObjectConflictError(message, code=codes.KUBERNETES_OBJECT_CONFLICT, where=where)
     if status in (400, 405, 413, 415, 422):
         return BackendError(message, code=codes.OBJECT_REFUSED, where=where)
     verb = _VERBS.get(request.method, request.method)
@@ -95,4 +94,4 @@ def _not_found(message: str, told: dict[str, Any], resource: Resource, where: st
                 "the cluster does not know TrainingPipelines", code=codes.CRD_MISSING, where=where
             )
         return BackendError(f"the cluster does not know {resource.full_name}", code=codes.OBJECT_REFUSED)
-    return NotFoundError(message, code=codes.KUBERNETES_OBJECT_NOT_FOUND, where=where)
+    return ObjectNotFoundError(message, code=codes.KUBERNETES_OBJECT_NOT_FOUND, where=where)

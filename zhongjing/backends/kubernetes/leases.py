@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import LEASES, Object
-from zhongjing.errors import ConflictError, ZhongjingError
+from zhongjing.errors import ObjectConflictError, ZhongjingError
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Election:
         while not self._ending.is_set():
             try:
                 self._attempt()
-            except ConflictError:
+            except ObjectConflictError:
                 pass  # somebody was faster; the next look shows who
             except ZhongjingError as error:
                 logger.warning("lease %s: %s", self._name, error.message)

@@ -9,7 +9,7 @@ from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PIPELINES, Object
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.config.pipeline import API_GROUP, API_VERSION, KIND
-from zhongjing.errors import ConflictError, NotFoundError
+from zhongjing.errors import ConflictError, ObjectConflictError, ObjectNotFoundError
 from zhongjing.pipeline.state import ConditionType
 
 FINALIZER = f"{API_GROUP}/artifacts"
@@ -195,27 +195,32 @@ class Pipelines:
         }
         try:
             return Pipeline(self.api.replace(PIPELINES, body, subresource="status"))
-        except NotFoundError as error:
+        except ObjectNotFoundError as error:
             raise ConflictError(f"{pipeline.name} is gone", code=CONFLICT, where=error.where) from error
+        except ObjectConflictError as error:
+            raise ConflictError(error.message, code=CONFLICT, where=error.where) from error
 
     def set_finalizer(self, pipeline: Pipeline, wanted: bool) -> Pipeline | None:
         """Adds or removes :data:`FINALIZER`; None if the object is gone (after it, nothing keeps it).
 
         Raises:
-            ConflictError: somebody else wrote in between.
+            ObjectConflictError: somebody else wrote in between.
             BackendError: the API does not answer or refuses.
         """
         others = [each for each in pipeline.metadata.get("finalizers") or [] if each != FINALIZER]
         finalizers = [*others, FINALIZER] if wanted else others
         patch = {"metadata": {"finalizers": finalizers, "resourceVersion": pipeline.version}}
-        changed = Pipeline(self.api.patch(PIPELINES, pipeline.name, patch, field_manager=FIELD_MANAGER))
+        try:
+            changed = Pipeline(self.api.patch(PIPELINES, pipeline.name, patch, field_manager=FIELD_MANAGER))
+        except ObjectNotFoundError:
+            return None
         return None if changed.is_deleting and not finalizers else changed
 
     def delete(self, pipeline: Pipeline) -> bool:
         """Deletes the object; False if it is gone already.
 
         Raises:
-            ConflictError: another object has the name now.
+            ObjectConflictError: another object has the name now.
             BackendError: the API does not answer or refuses.
         """
         return self.api.delete(PIPELINES, pipeline.name, uid=pipeline.uid)

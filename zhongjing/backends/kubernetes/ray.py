@@ -46,8 +46,6 @@ from zhongjing.config.release import ReleaseConfig
 from zhongjing.errors import (
     BackendError,
     BackendUnavailableError,
-    ConflictError,
-    NotFoundError,
     ZhongjingError,
 )
 from zhongjing.pipeline.backend import (
@@ -374,7 +372,7 @@ def _waits() -> Iterator[None]:
         yield
     except (ImpossibleJobError, ForeignJobError, BackendUnavailableError):
         raise
-    except (BackendError, ConflictError, NotFoundError) as error:
+    except BackendError as error:
         raise BackendUnavailableError(
             error.message, code=error.code, where=error.where, remedy=error.remedy
         ) from error

@@ -29,7 +29,7 @@ from zhongjing.backends.kubernetes.workloads import (
 )
 from zhongjing.config.pipeline import API_GROUP
 from zhongjing.config.release import ReleaseConfig
-from zhongjing.errors import ConflictError
+from zhongjing.errors import ObjectConflictError
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Rollout:
 
         Raises:
             BackendError: the API does not answer, or refuses.
-            NotFoundError: a workload went in between.
+            ObjectNotFoundError: a workload went in between.
         """
         secret = self._release.ray.token_secret
         token = (read_secret(self._api, secret) or {}).get(TOKEN_KEY, "").strip()
@@ -100,5 +100,5 @@ def end_pod(api: KubeApi, pod: Object, seconds: int) -> bool:
     metadata = pod["metadata"]
     try:
         return api.delete(PODS, metadata["name"], uid=metadata["uid"], grace_seconds=seconds)
-    except ConflictError:
+    except ObjectConflictError:
         return False

@@ -28,7 +28,7 @@ from zhongjing.backends.kubernetes.workloads import COMPONENT, INSTANCE
 from zhongjing.codes import pods as codes
 from zhongjing.config.pipeline import API_GROUP
 from zhongjing.config.release import ReleaseConfig
-from zhongjing.errors import ConflictError
+from zhongjing.errors import ObjectConflictError
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _make(api: KubeApi, release: ReleaseConfig, name: str, component: str, value
     }
     try:
         api.create(SECRETS, body)
-    except ConflictError:
+    except ObjectConflictError:
         return  # the other replica was faster
     logger.info("made the Secret %s", name)
 

@@ -38,6 +38,8 @@ from zhongjing.errors import (
     ConfigError,
     ConflictError,
     NotFoundError,
+    ObjectConflictError,
+    ObjectNotFoundError,
     TransientError,
     ZhongjingError,
 )
@@ -400,6 +402,10 @@ class KubernetesSession:
     def _write(self, name: str, write: Callable[[], Object]) -> Pipeline:
         try:
             return Pipeline(write())
+        except ObjectNotFoundError:
+            raise
+        except ObjectConflictError as error:
+            raise ConflictError(error.message, code=CONFLICT, where=error.where) from error
         except BackendError as error:
             raise refusal(error, name) from error
 
@@ -407,7 +413,7 @@ class KubernetesSession:
         patch = {"spec": {"suspend": True if wanted else None}}
         try:
             return self._write(there.name, lambda: self.api.patch(PIPELINES, there.name, patch))
-        except NotFoundError:
+        except ObjectNotFoundError:
             raise ConfigError(f"the pipeline {there.name!r} was deleted", code=UNKNOWN_PIPELINE) from None
 
     def _again(self, there: Pipeline) -> Pipeline:

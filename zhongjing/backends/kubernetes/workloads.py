@@ -137,7 +137,7 @@ def write(
 
     Raises:
         BackendError: the API does not answer or refuses.
-        NotFoundError: the object is gone.
+        ObjectNotFoundError: the object is gone.
     """
     patch, kind = workload.change(replicas or {}, annotations or {})
     if patch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import http.client
 import json
 import os
 import stat
@@ -260,7 +261,7 @@ def asked(address: str, token: str | None) -> str:
     except urllib.error.HTTPError as error:
         with error:
             return str(error.code)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return str(getattr(error, "reason", error))
 
 
