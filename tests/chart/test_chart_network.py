@@ -217,6 +217,49 @@ def test_promtool_finds_the_queries_right(promtool: str, tmp_path: Path) -> None
     assert f"{len(rules)} rules found" in done.stdout
 
 
+CONTROLLER = 'namespace="training",pod="zj-zhongjing-controller-x"'
+LEADER = "zhongjing_controller_leader{" + CONTROLLER + "}"
+QUEUE = "zhongjing_controller_queue_length{" + CONTROLLER + "}"
+FAILED = "zhongjing_controller_pipelines{" + CONTROLLER + ',state="Failed"}'
+HEAD = 'up{namespace="training",app_kubernetes_io_component="ray-head"}'
+
+
+@pytest.mark.parametrize(
+    ("series", "firing"),
+    [
+        ({}, set()),
+        ({LEADER: "1x120", HEAD: "1x120"}, set()),
+        ({LEADER: "0x120", HEAD: "1x120"}, {"ZhongjingNoLeader"}),
+        ({LEADER: "1x20 _x100", HEAD: "1x20 _x100"}, {"ZhongjingNoLeader", "ZhongjingRayHeadDown"}),
+        ({LEADER: "1x120", HEAD: "0x120"}, {"ZhongjingRayHeadDown"}),
+        ({LEADER: "1x120", QUEUE: "0x120", FAILED: "_x55 1x70"}, {"ZhongjingPipelineFailed"}),
+        ({LEADER: "_x58 1x70", QUEUE: "_x58 0x70", FAILED: "_x58 1x70"}, set()),
+    ],
+    ids=["nothing scraped", "well", "nobody leads", "all gone", "head down", "failed", "failed long ago"],
+)
+def test_no_alert_fires_where_nothing_is_scraped(
+    promtool: str, tmp_path: Path, series: dict[str, str], firing: set[str]
+) -> None:
+    """What fires an hour after the series began, of all alerts of the chart."""
+    (found,) = of_kind(render(case("monitoring").values, provisioner="static"), "PrometheusRule")
+    (tmp_path / "rules.yaml").write_text(json.dumps(found["spec"]), encoding="utf-8")
+    expected = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in firing]
+    query = {
+        "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+        "eval_time": "1h",
+        "exp_samples": expected,
+    }
+    given = [{"series": name, "values": values} for name, values in series.items()]
+    test = {"interval": "1m", "input_series": given, "promql_expr_test": [query]}
+    (tmp_path / "test.yaml").write_text(json.dumps({"rule_files": ["rules.yaml"], "tests": [test]}))
+
+    done = subprocess.run(
+        [promtool, "test", "rules", "test.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def _queries() -> list[str]:
     """The queries with Grafana's variables filled in."""
     return [re.sub(r"\$\w+", "x", each) for each in _expressions()]

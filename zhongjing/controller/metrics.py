@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.pipeline.state import QUEUED, seconds
 
 _PASS_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+
+class _ReadCounter(Collector):
+    """A counter whose value somebody else keeps: it is read when it is asked for."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name, self._text = name, text
+        self.read: Callable[[], int] = lambda: 0
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The counter as it is now."""
+        yield CounterMetricFamily(self._name, self._text, value=float(self.read()))
 
 
 class Metrics:
@@ -62,15 +76,14 @@ class Metrics:
             registry=self.registry,
         )
         self._leader = Gauge(f"{prefix}_leader", "1 while this process leads.", registry=self.registry)
-        self._requests = Gauge(
-            f"{prefix}_api_requests_total", "Requests to the Kubernetes API.", registry=self.registry
-        )
+        self._requests = _ReadCounter(f"{prefix}_api_requests", "Requests to the Kubernetes API.")
+        self.registry.register(self._requests)
         self.last_error = ""
 
     def observe(self, is_leader: Callable[[], bool], requests: Callable[[], int]) -> None:
         """Sets where the values come from that are read when somebody asks."""
         self._leader.set_function(lambda: float(is_leader()))
-        self._requests.set_function(lambda: float(requests()))
+        self._requests.read = requests
 
     def passed(self, seconds: float) -> None:
         """Counts a pass."""

@@ -6,7 +6,8 @@
 - name: {{ include "zhongjing.fullname" . }}-controller
   rules:
     - alert: ZhongjingNoLeader
-      expr: (sum(zhongjing_controller_leader{ {{- $controller -}} }) or vector(0)) < 1
+      # Where a controller was scraped in the last hours: where nobody scrapes there is nothing to say.
+      expr: count(present_over_time(zhongjing_controller_leader{ {{- $controller -}} }[6h])) unless sum(zhongjing_controller_leader{ {{- $controller -}} }) > 0
       for: 3m
       labels: {severity: critical, namespace: {{ $namespace }}}
       annotations:
@@ -27,7 +28,7 @@
         summary: Pipelines wait in {{ $namespace }} although the Ray cluster is idle.
         description: The condition Progressing of the first one says what it waits for.
     - alert: ZhongjingPipelineFailed
-      expr: max(zhongjing_controller_pipelines{ {{- $controller -}} ,state="Failed"}) > (max(zhongjing_controller_pipelines{ {{- $controller -}} ,state="Failed"} offset 15m) or vector(0))
+      expr: max(zhongjing_controller_pipelines{ {{- $controller -}} ,state="Failed"}) > (max(zhongjing_controller_pipelines{ {{- $controller -}} ,state="Failed"} offset 15m) or 0 * max(zhongjing_controller_queue_length{ {{- $controller -}} } offset 15m))
       labels: {severity: warning, namespace: {{ $namespace }}}
       annotations:
         summary: A pipeline has failed in {{ $namespace }}.
@@ -48,7 +49,7 @@
 - name: {{ include "zhongjing.fullname" . }}-training
   rules:
     - alert: ZhongjingRayHeadDown
-      expr: (max(up{ {{- $training -}} ,app_kubernetes_io_component="ray-head"}) or vector(0)) == 0
+      expr: count(present_over_time(up{ {{- $training -}} ,app_kubernetes_io_component="ray-head"}[6h])) unless max(up{ {{- $training -}} ,app_kubernetes_io_component="ray-head"}) > 0
       for: 5m
       labels: {severity: critical, namespace: {{ $namespace }}}
       annotations:

@@ -29,3 +29,14 @@ def test_a_stage_that_does_something_is_seen_though_its_percent_stands() -> None
     assert sample(metrics, name) is None
     metrics.count([], busy=False, pods={})
     assert sample(metrics, "zhongjing_stage_progress_percent") is None
+
+
+def test_api_requests_total_is_a_counter_as_all_that_only_grows() -> None:
+    """By the name: Prometheus' conventions give _total to counters alone, and rate() of a gauge is wrong."""
+    metrics = Metrics()
+    metrics.observe(lambda: True, lambda: 17)
+    assert "# TYPE zhongjing_controller_api_requests_total counter" in metrics.text().decode()
+    assert metrics.registry.get_sample_value("zhongjing_controller_api_requests_total") == 17.0
+    for family in metrics.registry.collect():
+        names = {each.name for each in family.samples}
+        assert (family.type == "counter") == any(name.endswith("_total") for name in names), family.name
