@@ -244,7 +244,7 @@ CASES = [
                 "head": {
                     "hostNetwork": True,
                     "capabilities": ["IPC_LOCK"],
-                    "disruptionBudget": {"enabled": False},
+                    "disruptionBudget": {"enabled": True},
                     "scratch": {"type": "hostPath", "path": "/mnt/nvme"},
                 }
             },

@@ -64,6 +64,8 @@ def render_text(
     namespace: str = NAMESPACE,
     files: Iterable[Path] = (),
     served: Iterable[str] = (RAY_CLUSTERS, PIPELINES),
+    chart: Path = CHART,
+    only: str | None = None,
 ) -> str:
     """What ``helm install`` would send, as text.
 
@@ -74,8 +76,12 @@ def render_text(
         namespace: of the release.
         files: values files.
         served: kinds that the cluster is taken to serve beside Kubernetes' own.
+        chart: another one.
+        only: this template alone.
     """
-    arguments = ["template", release, str(CHART), "--namespace", namespace, "--kube-version", "1.29.0"]
+    arguments = ["template", release, str(chart), "--namespace", namespace, "--kube-version", "1.29.0"]
+    if only is not None:
+        arguments += ["--show-only", only]
     for kind in served:
         arguments += ["--api-versions", kind]
     for file in files:
@@ -83,6 +89,22 @@ def render_text(
     if provisioner is not None:
         arguments += ["--set", f"ray.provisioner={provisioner}"]
     return helm(*arguments, values=values or {})
+
+
+def notes(values: Values | None = None, *, chart: Path, **options: Any) -> str:
+    """What ``helm install`` says at its end; it needs a cluster, so a template of a copy includes it.
+
+    Args:
+        values: over the chart's.
+        chart: an empty folder, for the copy.
+        options: as :func:`render_text` has them.
+    """
+    shutil.copytree(CHART, chart, dirs_exist_ok=True)
+    kind = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: notes}\ndata:\n  notes: "
+    text = '{{ include (print .Template.BasePath "/NOTES.txt") . | toJson }}\n'
+    (chart / "templates" / "notes.yaml").write_text(kind + text, encoding="utf-8")
+    said = yaml.safe_load(render_text(values, chart=chart, only="templates/notes.yaml", **options))
+    return str(said["data"]["notes"])
 
 
 def render(values: Values | None = None, **options: Any) -> list[Object]:

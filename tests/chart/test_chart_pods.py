@@ -135,10 +135,10 @@ def test_scratch_is_requested_where_the_node_has_it() -> None:
 
     volume, requests = worker({"size": "100Gi", "reserve": True})
     assert volume["emptyDir"] == {"sizeLimit": "100Gi"}
-    assert requests["ephemeral-storage"] == f"{120 * 1024}Mi"  # /tmp too
+    assert requests["ephemeral-storage"] == f"{110 * 1024}Mi"  # /tmp too
     volume, requests = worker({"type": "hostPath", "path": "/mnt/nvme", "reserve": True})
     assert volume["hostPath"] == {"path": "/mnt/nvme", "type": "Directory"}
-    assert requests["ephemeral-storage"] == f"{20 * 1024}Mi"
+    assert requests["ephemeral-storage"] == f"{10 * 1024}Mi"
     volume, requests = worker({"type": "ephemeral", "size": "2T", "storageClass": "fast"})
     claim = volume["ephemeral"]["volumeClaimTemplate"]["spec"]
     assert claim["resources"]["requests"]["storage"] == "2T"

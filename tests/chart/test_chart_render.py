@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from tests.chart.support import (
     helm,
     leaves,
     named,
+    notes,
     of_kind,
     pod_templates,
     release_config,
@@ -152,6 +154,38 @@ def test_schema_is_closed_everywhere() -> None:
 def test_schema_refuses(values: Object, place: str) -> None:
     with pytest.raises(ChartError, match=f"(?s)don't meet the specifications.*{place}"):
         render(values)
+
+
+# What is said at the end of an installation
+
+
+@pytest.mark.parametrize(
+    ("image", "warned"),
+    [
+        ({}, True),
+        ({"repository": "registry.example.com/zhongjing"}, False),
+        ({"repository": "team/zj"}, False),
+    ],
+    ids=["none given", "registry", "hub"],
+)
+def test_notes_warn_of_an_image_that_nobody_publishes(image: Object, warned: bool, tmp_path: Path) -> None:
+    said = notes({"image": {**image, "tag": "7"}}, chart=tmp_path, provisioner="static")
+
+    repository = image.get("repository", "zhongjing")
+    assert f"{repository}:7, {repository}:7-controller" in said
+    assert ("NO IMAGE IS PUBLISHED" in said) == warned
+    assert ("make image push IMAGE=REGISTRY/zhongjing:7" in said) == warned
+
+
+def test_notes_name_commands_that_a_fresh_release_takes(tmp_path: Path) -> None:
+    """Nothing has been trained there: a stage that goes on from another's result is refused."""
+    said = notes(chart=tmp_path, provisioner="static", release="other")
+
+    commands = re.findall(r"python -m zhongjing.submit .*", said)
+    stages = [re.search(r"--stage (\w+)", each) for each in commands]
+    assert [found and found[1] for found in stages] == ["all", "pretrain"]
+    for command in [*commands, *re.findall(r"zhongjing dashboard .*", said)]:
+        assert command.endswith(f"-n {NAMESPACE} --release other")
 
 
 # Whoever makes the Ray pods
@@ -281,9 +315,26 @@ def test_nobody_but_the_controller_sets_the_number_of_workers(provisioner: str) 
     assert all("replicas" not in group for group in groups)
 
 
+@BOTH
+def test_no_budget_stands_by_default_before_a_single_pod(provisioner: str) -> None:
+    """A drain of its node would wait for ever: there is no second pod that could serve meanwhile."""
+    budgets = of_kind(rendered(provisioner), "PodDisruptionBudget")
+    kept = {
+        name
+        for name, template in pod_templates(rendered(provisioner))
+        for each in budgets
+        if selects(each["spec"]["selector"], template["metadata"]["labels"])
+    }
+    assert kept == {f"Deployment/{FULLNAME}-controller"}
+    assert named(rendered(provisioner), "Deployment", f"{FULLNAME}-controller")["spec"]["replicas"] == 2
+
+
 def test_budget_of_the_head_needs_no_scale() -> None:
     """maxUnavailable is refused at run time for pods of a RayCluster, which has no scale subresource."""
-    budget = named(rendered("kuberay"), "PodDisruptionBudget", f"{FULLNAME}-ray-head")["spec"]
+    asked = {"ray": {"head": {"disruptionBudget": {"enabled": True}}}}
+    budget = named(render(asked, provisioner="kuberay"), "PodDisruptionBudget", f"{FULLNAME}-ray-head")[
+        "spec"
+    ]
     (head,) = [
         template
         for _, template in pod_templates(rendered("kuberay"))

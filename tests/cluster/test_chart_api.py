@@ -246,30 +246,36 @@ def test_upgrade_leaves_the_number_of_workers_alone() -> None:
         assert found["spec"]["replicas"] == 0
 
 
-def images(api: KubeApi, name: str = "") -> set[str]:
-    """Of all containers of the pods (or the one of a name) that are not on their way out."""
+def images(api: KubeApi, name: str) -> set[str]:
+    """Of all containers of a pod, unless it is on its way out."""
     return {
         container["image"]
         for pod in api.find(PODS).items
-        if not pod["metadata"].get("deletionTimestamp") and name in ("", pod["metadata"]["name"])
+        if not pod["metadata"].get("deletionTimestamp") and name == pod["metadata"]["name"]
         for container in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", []))
     }
 
 
 def test_every_component_recovers_from_a_bad_image_by_rollback_alone() -> None:
-    """Neither image exists, so no pod is ever ready: what waits for one that is stays as it is for ever."""
+    """Neither image exists, so no pod is ever ready: what waits for one that is stays as it is for ever.
+
+    The controller's Deployment keeps its old pods until new ones serve, and can always go back to them.
+    """
     values = VALUES | {"ray": {"provisioner": "static", "scaling": "none"}}
     with namespace() as api, installed(api, values):
         place = ("--namespace", api.namespace)
-        good = {"localhost/none:0.1.0", "localhost/none:0.1.0-controller"}
-        wait_for(lambda: images(api) == good, "pods of the first image")
+        store, head = f"{FULLNAME}-s3-0", f"{FULLNAME}-ray-head-0"
+
+        def runs(tag: str) -> bool:
+            image = f"localhost/none:{tag}"
+            return images(api, store) == {f"{image}-controller"} and images(api, head) == {image}
+
+        wait_for(lambda: runs("0.1.0"), "pods of the first image")
         bad = values | {"image": {"repository": "localhost/none", "tag": "9.9"}}
         helm("upgrade", RELEASE, str(CHART), *place, values=bad)
-        # A Deployment keeps its old pods until new ones serve.
-        wait_for(lambda: images(api, f"{FULLNAME}-s3-0") == {"localhost/none:9.9-controller"}, "its store")
-        wait_for(lambda: images(api, f"{FULLNAME}-ray-head-0") == {"localhost/none:9.9"}, "its head")
+        wait_for(lambda: runs("9.9"), "pods of the bad image")
         helm("rollback", RELEASE, *place)
-        wait_for(lambda: images(api) == good, "pods of the first image again")
+        wait_for(lambda: runs("0.1.0"), "pods of the first image again")
 
 
 def test_persistence_of_the_store_can_be_turned_on_and_resized() -> None:

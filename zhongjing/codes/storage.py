@@ -88,7 +88,8 @@ DISK_FULL = _code(
     "DiskFull",
     "The disk is full.",
     cause="Checkpoints, models and caches outgrew the disk of the workdir or of the scratch folder.",
-    remedy="free some space and give the same command again: the run goes on from its last checkpoint",
+    remedy="free some space (on a cluster: raise workers.scratch.size, or that of ray.head, in the chart's "
+    "values) and give the same command again: the run goes on from its last checkpoint",
 )
 UNUSABLE_FILE = _code(
     "UnusableFile",
