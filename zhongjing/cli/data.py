@@ -193,9 +193,8 @@ def report_lines(report: SourceReport) -> list[str]:
     """What was found in a source, for people."""
     lines = [f"{report.name}: {report.kind.value}, {report.read} records"]
     for item in report.objects:
-        encoding = f", {item.encoding}" if item.encoding else ""
         size = f", {item.size:,} bytes" if item.size is not None else ""
-        lines.append(f"  {item.uri}: {item.format}{encoding}{size}")
+        lines.append(f"  {item.uri}: {item.reading or item.format}{size}")
     lines += [f"  {name:<13}{text}" for name, text in _facts(report)]
     for entry in report.examples:
         line = f", line {entry.line}" if entry.line is not None else ""
@@ -229,6 +228,8 @@ def _facts(report: SourceReport) -> Iterator[tuple[str, str]]:
         yield "departments", _counts(report.departments, limit=8)
     if report.unused:
         yield "not used", unused_text(report.unused)
+    if report.private_use:
+        yield "private use", f"{report.private_use} with characters of no meaning: is `encoding` right?"
     if report.rejected:
         yield "quarantined", f"{report.rejected}: {_counts(report.reasons)}"
 

@@ -23,6 +23,12 @@ UNREADABLE_SOURCE = _code(
     cause="No permission, damage, or a compression or encoding that is not known.",
     remedy="check the file that the message names: zhongjing data inspect URI --kind KIND",
 )
+AMBIGUOUS_READING = _code(
+    "AmbiguousReading",
+    "A source's file can be read in two ways.",
+    cause="Encodings that share most bytes, arrays that may be records, a header that may be one.",
+    remedy="set format or encoding of the source, as the message says",
+)
 EMPTY_SOURCE = _code(
     "EmptySource",
     "The sources of a stage have no records.",

@@ -79,7 +79,9 @@ class Source(DocumentModel):
     format: Literal["auto", "json", "jsonl", "csv", "text", "parquet"] = training(
         "auto", "How the objects are written; auto looks at their first bytes, not at their names."
     )
-    encoding: str = training("auto", "Character encoding; auto tries UTF-8, then GB18030.", max_length=32)
+    encoding: str = training(
+        "auto", "Character encoding; auto tells UTF-8, GB18030 and Big5, and refuses to guess.", max_length=32
+    )
     columns: Columns = training(Columns, "Key names, when they are not the published ones.")
     role_marks: RoleMarks | None = training(
         None,

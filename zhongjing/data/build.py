@@ -17,6 +17,7 @@ what is missing.
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 import time
 from collections import Counter
@@ -50,10 +51,12 @@ from zhongjing.data.rejections import Rejections, check_source
 from zhongjing.data.tokens import CacheManifest, TokenCacheRef, read_manifest, reference
 from zhongjing.errors import ConflictError, DataError, MissingInputError, NotFoundError
 from zhongjing.storage.layout import Layout
-from zhongjing.storage.manifest import FrozenSource, SourceCounts
+from zhongjing.storage.manifest import FrozenSource, SourceCounts, unused_text
 
 if TYPE_CHECKING:
     from zhongjing.storage.objects import ObjectStore
+
+logger = logging.getLogger(__name__)
 
 Report = Callable[[str, float], None]
 
@@ -230,6 +233,8 @@ class _Builder:
                 continue
             name = shard.source.name
             counts.append(SourceCounts(name=name, digest=digests[name], unused=shard.unused, **tally))
+            if shard.unused:
+                logger.info("source %s: not used: %s", name, unused_text(shard.unused))
             self.outputs.store_quarantine()
             check_source(shard.source, counts[-1], rejections, self.outputs.quarantine_uri)
             tally, rejections = Counter(), Rejections()

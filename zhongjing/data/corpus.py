@@ -9,6 +9,7 @@ decide where a shard ends: shards are the same for every format and compression,
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from zhongjing.storage.manifest import FrozenSource, Unused
 
 if TYPE_CHECKING:
     from zhongjing.storage.objects import ObjectStore
+
+logger = logging.getLogger(__name__)
 
 SHARD_CHARACTERS = 1 << 21
 """About 6 MB of Chinese, 2 to 6 seconds of tokenising; what a lost task or an interrupted build costs."""
@@ -167,6 +170,8 @@ class Corpus:
                 seen.add(content)
                 shard.add(wanted, split, content)
             shard.tally["unanswered"] += stats.truncated
+            for uri, detected in stats.detected.items():
+                logger.info("source %s: %s is read as %s", source.name, uri, detected.reading)
             shard.unused = stats.unused.report()
             shard.ends_source = True
             done += sum(item.size for item in frozen.objects)

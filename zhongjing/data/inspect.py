@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _PROBED = 50  # records that decide the kind of a source given without one
 _LOCATED = 20  # rejections told with their place
+_LOCATED_OF_ONE = 3  # of one reason
 _TOKENISED_TOGETHER = 256
 
 
@@ -65,6 +66,7 @@ class ObjectReport(Document):
     uri: str
     format: str
     encoding: str | None = None
+    reading: str = Field(default="", description="how it is read, in a line")
     size: int | None = Field(default=None, description="bytes")
 
 
@@ -82,6 +84,7 @@ class SourceReport(Document):
     same_opening: int = Field(description="records that open like an earlier one: same split, same unit")
     truncated: int = Field(description="dialogues whose last question has no answer; it is left out")
     unused: dict[str, Unused] = Field(description="by key: what went into no record")
+    private_use: int = Field(description="records with private-use characters: is the encoding right?")
     rejected: int
     reasons: dict[str, int]
     examples: list[Located]
@@ -254,6 +257,7 @@ def _inspect(
         same_opening=seen.same_opening,
         truncated=stats.truncated,
         unused=stats.unused.report(),
+        private_use=stats.private_use,
         rejected=sum(seen.reasons.values()),
         reasons=dict(seen.reasons.most_common()),
         examples=seen.examples,
@@ -296,7 +300,7 @@ class _Seen:
         self.read += 1
         if isinstance(record, Rejected):
             self.reasons[record.reason] += 1
-            if len(self.examples) < _LOCATED:
+            if len(self.examples) < _LOCATED and self.reasons[record.reason] <= _LOCATED_OF_ONE:
                 at = record.position
                 self.examples.append(
                     Located(
@@ -366,7 +370,9 @@ def _object_report(uri: str, stats: ReadStats, store: ObjectStore | None) -> Obj
         size = Path(uri).stat().st_size
     if detected is None:
         return ObjectReport(uri=uri, format="dataset" if uri.startswith(HF_SCHEME) else "not read", size=size)
-    return ObjectReport(uri=uri, format=detected.format, encoding=detected.encoding, size=size)
+    return ObjectReport(
+        uri=uri, format=detected.format, encoding=detected.encoding, reading=detected.reading, size=size
+    )
 
 
 def _token_counter(folder: Path | None) -> TokenCounter | None:

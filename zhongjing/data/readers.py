@@ -17,10 +17,11 @@ from zhongjing.codes import data as data_codes
 from zhongjing.config.sources import Kind, Source
 from zhongjing.data.compression import decompressed
 from zhongjing.data.fields import UnusedKeys
-from zhongjing.data.formats import SNIFF_BYTES, Detected, has_undecodable, sniff
+from zhongjing.data.formats import PRIVATE_USE, SNIFF_BYTES, Detected, has_undecodable, sniff
 from zhongjing.data.layouts import Parsed, parse
+from zhongjing.data.raw import BadRow, Row
 from zhongjing.data.records import Dialogue, Position, Prompt, Ranking, Record, TextRecord, Turn
-from zhongjing.data.rows import BadRow, Row, iter_rows, mapping_row, open_text
+from zhongjing.data.rows import iter_rows, mapping_row, open_text
 from zhongjing.data.sections import cut_sections
 from zhongjing.data.streams import open_object
 from zhongjing.data.texts import RejectedError
@@ -66,6 +67,7 @@ class ReadStats:
     layouts: Counter[str] = field(default_factory=Counter)
     kinds: Counter[Kind] = field(default_factory=Counter)  # what the records look like, whatever is asked for
     unused: UnusedKeys = field(default_factory=UnusedKeys)
+    private_use: int = 0  # records with characters of no meaning of their own: a sign of a wrong encoding
     truncated: int = 0  # dialogues that lost a last user turn without an answer
     stream: BinaryIO | None = None  # the object being read: its position tells how far reading has come
 
@@ -199,6 +201,7 @@ class _Reading:
                 continue
             self.stats.layouts[layout or parsed.layout] += 1
             self.stats.unused.add(parsed.unused)
+            self.stats.private_use += any(PRIVATE_USE.search(text) for text in record_texts(record))
             yield record
 
     def _rejected(

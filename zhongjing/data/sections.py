@@ -59,11 +59,14 @@ def _ends_section(paragraph: str, characters: int) -> bool:
 
 def _pieces(paragraph: str, characters: int) -> Iterator[str]:
     """The paragraph, cut at sentence ends where it is longer than a section."""
-    while len(paragraph) > characters:
-        window = paragraph[:characters]
+    start = 0  # a book on one line is cut without a copy of the rest for each piece
+    while len(paragraph) - start > characters:
+        window = paragraph[start : start + characters]
         ends = [match.end() for match in _SENTENCE_END.finditer(window)]
         end = ends[-1] if ends and ends[-1] >= characters // 4 else characters
-        yield paragraph[:end].strip()
-        paragraph = paragraph[end:].strip()
-    if paragraph:
-        yield paragraph
+        yield window[:end].strip()
+        start += end
+        while paragraph[start : start + 1].isspace():
+            start += 1
+    if start < len(paragraph):
+        yield paragraph[start:].strip()

@@ -24,7 +24,7 @@ def test_inspect_tells_format_counts_and_what_would_be_quarantined(
     result = command("data", "inspect", "talks.jsonl")
     assert result.exit_code == 2  # one of five is above the limit of 1 %
     assert "talks: dialogue, 5 records" in result.stdout
-    assert "talks.jsonl: jsonl, utf-8" in result.stdout
+    assert "talks.jsonl: JSON lines, a record each, utf-8" in result.stdout
     assert "  duplicates   1 (left out)" in result.stdout
     assert "record 4, line 5" in result.stdout
     assert "a stage would stop" in result.stdout

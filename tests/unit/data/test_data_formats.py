@@ -9,7 +9,8 @@ from typing import BinaryIO, cast
 import pytest
 
 from zhongjing.data.formats import Detected, detect_encoding, sniff
-from zhongjing.data.rows import BadRow, Row, iter_rows
+from zhongjing.data.raw import BadRow, Row
+from zhongjing.data.rows import iter_rows
 from zhongjing.errors import DataError
 
 LINES = '{"问": "头痛怎么办", "答": "多休息"}\n{"问": "发烧", "答": "喝水"}\n'
@@ -99,7 +100,7 @@ def test_json_array_is_read_in_windows_of_any_size(
 ) -> None:
     records = [{"a": f'{i} "]}}{{[ \\ 中文', "b": [[1, {"c": "]"}], None, 1.5e3, -2]} for i in range(50)]
     records.append({"long": "长" * 3000, "b": []})
-    monkeypatch.setattr("zhongjing.data.rows._WINDOW", window)
+    monkeypatch.setattr("zhongjing.data.json_values._WINDOW", window)
     text = json.dumps(records, ensure_ascii=indent is None, indent=indent)
     rows = rows_of(text.encode())
     assert [row.value for row in rows if isinstance(row, Row)] == records
@@ -110,7 +111,7 @@ def test_json_array_is_read_in_windows_of_any_size(
 
 @pytest.mark.parametrize("window", [1, 16, 1 << 20])
 def test_a_malformed_element_costs_only_itself(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
-    monkeypatch.setattr("zhongjing.data.rows._WINDOW", window)
+    monkeypatch.setattr("zhongjing.data.json_values._WINDOW", window)
     rows = rows_of(b'[{"a": 1}, {"a": nope, "b": {"c": "]"}}, {"a": 2}, } , {"a": 3}]', format_hint="json")
     assert [type(row).__name__ for row in rows] == ["Row", "BadRow", "Row", "BadRow", "Row"]
     assert isinstance(rows[1], BadRow)
@@ -125,8 +126,8 @@ def test_a_cut_off_array_is_an_error_and_not_a_short_read(text: str) -> None:
 
 
 def test_an_open_quote_does_not_read_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zhongjing.data.rows._WINDOW", 64)
-    monkeypatch.setattr("zhongjing.data.rows._RECORD_LIMIT", 1000)
+    monkeypatch.setattr("zhongjing.data.json_values._WINDOW", 64)
+    monkeypatch.setattr("zhongjing.data.json_values._RECORD_LIMIT", 1000)
 
     class Endless(io.RawIOBase):
         given = 0
@@ -178,7 +179,7 @@ def test_table_with_quoted_commas_line_breaks_and_bad_rows() -> None:
 def test_a_table_of_long_cells_and_an_open_quote(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of(("a,b\n" + "长" * 300_000 + ",y\n").encode(), format_hint="csv")
     assert len(rows) == 1
-    monkeypatch.setattr("zhongjing.data.rows._RUNAWAY_LINES", 20)
+    monkeypatch.setattr("zhongjing.data.table._RUNAWAY_LINES", 20)
     with pytest.raises(DataError, match="line 3 is not closed"):
         rows_of(b'a,b\n1,2\n3,"open\n' + b"4,5\n" * 100, format_hint="csv")
 
