@@ -137,8 +137,8 @@ def test_an_empty_source_beside_a_full_one_is_an_error(bench: Bench) -> None:
             "dialogue",
             b'{"question": "\xe7\xa7\x81", "answer": ""}\n[\n{\n}\n"\xe7\xa7\x81"\n',
             codes.NO_GOOD_RECORD,
-            "; and 1 other reasons",
-            id="four reasons",
+            "; and 2 other reasons",
+            id="five reasons",
         ),
     ],
 )
