@@ -239,9 +239,9 @@ def test_what_a_template_does_to_answers_otherwise_is_counted(memory: MemoryStor
 def test_the_job_says_how_files_are_read_and_what_was_not_used(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.source("qa", "dialogue", [{**pair, "options": "甲乙"} for pair in qa(0, 20)])
+    bench.source("qa", "dialogue", [{**pair, "remark": "甲乙"} for pair in qa(0, 20)])
     with caplog.at_level("INFO", "zhongjing.data"):
         counts = bench.build(Stage.SFT, "qa").counts[0]
-    assert (counts.unused["options"].records, counts.unused["options"].characters) == (20, 40)
+    assert (counts.unused["remark"].records, counts.unused["remark"].characters) == (20, 40)
     assert "source qa: s3://b/qa is read as JSON lines, a record each, utf-8" in caplog.messages
-    assert "source qa: not used: options (20 records, 40 characters)" in caplog.messages
+    assert "source qa: not used: remark (20 records, 40 characters)" in caplog.messages
