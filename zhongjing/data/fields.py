@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from zhongjing.storage.manifest import Unused
@@ -51,6 +51,10 @@ class Fields(Mapping[str, object]):
     def peek(self, name: str, default: object = None) -> object:
         """The value as its format gives it; looking does not use it."""
         return self._value.get(name, default)
+
+    def present(self, names: Iterable[str]) -> list[str]:
+        """Those of the names that are there; looking does not use them."""
+        return [name for name in names if name in self._value]
 
     def forget(self) -> None:
         """Nothing counts as used any more: another reader begins anew."""

@@ -26,7 +26,15 @@ from zhongjing.data.questions import (
 from zhongjing.data.records import Turn
 from zhongjing.data.role_marks import marked_turns
 from zhongjing.data.texts import RejectedError, answer_of, is_name, label_of, text_of
-from zhongjing.data.turns import history_of, is_turn, is_turn_list, listed, turn_list, with_thought
+from zhongjing.data.turns import (
+    THOUGHT_KEYS,
+    history_of,
+    is_turn,
+    is_turn_list,
+    listed,
+    turn_list,
+    with_thought,
+)
 
 Turns = tuple[Turn, ...]
 
@@ -72,6 +80,7 @@ _DEPARTMENTS = ("department", "cate1", "cate2", "科室", "related_diseases_depa
 _MEDIA = ("images", "image", "videos", "audios", "objects")
 _TOOLS = ("tools", "functions")
 _VERDICTS = ("kto_tag", "label")
+_NO_COLUMNS = Columns()
 _CAPITALS = ("Question", "Complex_CoT", "Response", "Answer", "Options", "Input", "Output", "Instruction")
 
 
@@ -97,7 +106,7 @@ def parse(value: object, columns: Columns, kind: Kind, role_marks: RoleMarks | N
     if isinstance(record, list):
         parsed: Parsed | None = Parsed("messages", turns=turn_list(record), unused=unused_in(record))
     elif isinstance(record, Fields):
-        if columns == Columns():
+        if columns == _NO_COLUMNS:
             parsed = _by_names(_lowered(record), kind)
         else:
             departments = (columns.department,) if columns.department else _DEPARTMENTS
@@ -123,14 +132,13 @@ def _by_names(record: Fields, kind: Kind) -> Parsed | None:
 
 def _finished(parsed: Parsed, record: Fields, kind: Kind, departments: Sequence[str]) -> Parsed:
     # Held-out results are told by department; no other kind of record keeps it.
-    if kind is Kind.DIALOGUE:
-        parsed = replace(parsed, department=_department(record, departments))
-    return replace(parsed, unused={**unused_in(record), **parsed.unused})
+    department = _department(record, departments) if kind is Kind.DIALOGUE else None
+    return replace(parsed, department=department, unused={**unused_in(record), **parsed.unused})
 
 
 def _lowered(record: Fields) -> Fields:
     """The record with known names that are published with a capital in their lower case."""
-    capitals = {name: name.lower() for name in _CAPITALS if name in record and name.lower() not in record}
+    capitals = {name: name.lower() for name in record.present(_CAPITALS) if name.lower() not in record}
     if not capitals:
         return record
     return Fields({capitals.get(name, name): record.peek(name) for name in record})
@@ -147,12 +155,9 @@ def _key_names(value: Iterable[str]) -> str:
 def _refuse_by_name(record: Fields, kind: Kind) -> None:
     """Refuses what no stage trains on: read by its other keys alone it would teach something else."""
     for names, why in ((_MEDIA, "only text is trained on"), (_TOOLS, "calls of tools are not trained")):
-        for name in names:
-            if (
-                name in record
-                and not is_missing(value := listed(record.peek(name)))
-                and value not in ([], {})
-            ):
+        for name in record.present(names):
+            value = listed(record.peek(name))
+            if not is_missing(value) and value != {}:
                 raise RejectedError(f"the record has {name}; {why}")
     if kind is Kind.PROMPTS:
         return
@@ -160,7 +165,7 @@ def _refuse_by_name(record: Fields, kind: Kind) -> None:
         raise RejectedError("stepwise supervision (completions with labels) is not trained on")
     if "positive_messages" in record or "negative_messages" in record:
         raise RejectedError("pairs for embedding or reranking (positive_messages) are not trained on")
-    for name in _VERDICTS:
+    for name in record.present(_VERDICTS):
         verdict = _verdict(record.peek(name))
         if verdict is None or any(pair[1] in record for pair in _PAIRS):
             continue
@@ -180,7 +185,7 @@ def _verdict(value: object) -> bool | None:
 
 
 def _ranked(record: Fields, kind: Kind) -> Parsed | None:
-    for name in _RANKED:
+    for name in record.present(_RANKED):
         answers = listed(record.peek(name))
         if not isinstance(answers, list) or (kind is not Kind.RANKING and len(answers) == 1):
             continue
@@ -231,7 +236,7 @@ def _rejected_beside(record: Fields, kind: Kind) -> Parsed | None:
 
 
 def _messages(record: Fields, kind: Kind) -> Parsed | None:
-    found = [name for name in TURN_LISTS if _holds_turns(record.peek(name))]
+    found = [name for name in record.present(TURN_LISTS) if _holds_turns(record.peek(name))]
     if not found:
         return None
     name, *others = found
@@ -259,7 +264,7 @@ def _question_answer(record: Fields, kind: Kind) -> Parsed | None:
         thought = text_of(record["complex_cot"], "a thought")
         turns = (Turn("assistant", f"## Thinking\n\n{thought}\n\n## Final Response\n\n{turns[0].content}"),)
         layout += " with Complex_CoT"
-    elif len(turns) == 1:
+    elif len(turns) == 1 and record.present(THOUGHT_KEYS):
         turns = (replace(turns[0], content=with_thought(turns[0].content, record)),)
     return Parsed(layout, turns=(*prompt.turns, *turns), unused=prompt.unused)
 
@@ -399,4 +404,7 @@ def _unmarked(parsed: Parsed, role_marks: RoleMarks | None) -> Parsed:
 
 
 def _department(record: Fields, names: Sequence[str]) -> str | None:
-    return next((label_of(record[name]) for name in names if label_of(record.peek(name)) is not None), None)
+    return next(
+        (label_of(record[name]) for name in record.present(names) if label_of(record.peek(name)) is not None),
+        None,
+    )

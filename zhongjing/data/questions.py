@@ -26,6 +26,7 @@ _INPUTS = ("input",)
 _OPTIONS = ("options", "option", "choices", "选项")
 _SYSTEMS = ("system", "system_prompt")
 TURN_LISTS = ("messages", "conversations", "conversation", "data", "context_messages")
+_ASKED = (*TURN_LISTS, *_QUESTIONS, *_INPUTS)
 _LETTERED = re.compile(r"[(（]?[A-Za-z][)）.．、:：\s]")
 
 
@@ -40,7 +41,7 @@ class Prompted:
 
 def prompt_of(record: Fields, *, whole: object = None) -> Prompted:
     """The turns before an answer. A list that equals ``whole`` holds the answer too, and is no prompt."""
-    for name in (*TURN_LISTS, *_QUESTIONS, *_INPUTS):
+    for name in record.present(_ASKED):
         if not is_turn_list(value := listed(record.peek(name))):
             continue
         turns = turn_list(listed(record[name]))
@@ -114,7 +115,7 @@ def _lettered(place: int, item: object) -> tuple[str, object]:
 
 def with_system(turns: Turns, record: Fields, names: Sequence[str] = _SYSTEMS) -> Turns:
     """The turns behind the system turn that a key of its own holds, unless they begin with one."""
-    name = next((name for name in names if not is_missing(record.peek(name))), None)
+    name = next((name for name in record.present(names) if not is_missing(record.peek(name))), None)
     if name is None or (turns and turns[0].role == "system"):
         return turns
     return (Turn("system", text_of(record[name], "the system turn")), *turns)
@@ -122,9 +123,10 @@ def with_system(turns: Turns, record: Fields, names: Sequence[str] = _SYSTEMS) -
 
 def one_name(record: Fields, names: Sequence[str], what: str, column: str) -> str | None:
     """The one of the names that says something; of equal values the first."""
-    having = [name for name in names if not is_missing(record.peek(name))]
+    there = record.present(names)
+    having = [name for name in there if not is_missing(record.peek(name))]
     if not having:
-        return next((name for name in names if name in record), None)
+        return next(iter(there), None)
     for other in having[1:]:
         if record.peek(other) != record.peek(having[0]):
             raise two_ways(having[0], other, what, column)
@@ -140,7 +142,7 @@ def two_ways(name: str, other: str, what: str, column: str) -> RejectedError:
 
 
 def _named(record: Fields, names: Sequence[str]) -> str | None:
-    having = [name for name in names if name in record]
+    having = record.present(names)
     return next((name for name in having if not is_missing(record.peek(name))), having[0] if having else None)
 
 

@@ -12,9 +12,10 @@ from zhongjing.data.records import Role, Turn
 
 _USERS = r"human|user|用户|患者|病人|问"
 _ASSISTANTS = r"assistant|bot|gpt|chatgpt|doctor|医生|助手|答"
-# In angle brackets anywhere, as a word only at the beginning of a line and with its colon.
+# In angle brackets or behind ## anywhere, as a word only at the beginning of a line and with its colon.
 _MARK = re.compile(
-    rf"(?:^|\n)[ \t]*(?:\#{{1,4}}[ \t]*)?(?:(?P<user>{_USERS})|(?P<assistant>{_ASSISTANTS}))[ \t]*[:：]"
+    r"(?:(?:^|\n)[ \t]*#{0,4}|#{2,4})[ \t]*"
+    rf"(?:(?P<user>{_USERS})|(?P<assistant>{_ASSISTANTS}))[ \t]*[:：]"
     rf"|<(?:(?P<user_tag>{_USERS})|(?P<assistant_tag>{_ASSISTANTS}))>[ \t]*[:：]?",
     re.IGNORECASE,
 )
@@ -31,8 +32,11 @@ def marked_turns(text: str) -> tuple[Turn, ...] | None:
         left out. None where the text does not begin with a user's mark, where it has no assistant's, or where
         they do not alternate: a text that merely speaks of a dialogue stays a text.
     """
+    text = text.strip()
+    if _MARK.match(text) is None:
+        return None
     marks = list(_MARK.finditer(text))
-    if len(marks) < 2 or text[: marks[0].start()].strip():
+    if len(marks) < 2:
         return None
     turns: list[Turn] = []
     for index, mark in enumerate(marks):

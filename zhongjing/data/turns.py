@@ -42,7 +42,7 @@ _CONTENT_KEYS = ("content", "value", "text")
 _ASKED_KEYS = ("user", "human")
 _ANSWERED_KEYS = ("assistant", "gpt", "bot")
 _LEARN_KEYS = ("weight", "loss", "loss_scale")
-_THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 _CALL_KEYS = ("tool_calls", "function_call", "tool_call_id")
 _LONGEST_LITERAL = 1 << 20
 
@@ -111,7 +111,7 @@ def turn_of(item: Mapping[str, object]) -> Turn | None:
 
 def with_thought(answer: str, item: Mapping[str, object]) -> str:
     """The answer behind the thoughts that a key of their own holds, if one does."""
-    for key in _THOUGHT_KEYS:
+    for key in THOUGHT_KEYS:
         if key in item and not is_missing(item[key]):
             return f"<think>\n{text_of(item[key], 'a thought')}\n</think>\n\n{answer}"
     return answer

@@ -278,8 +278,12 @@ def test_loss_and_weight_are_kept_with_the_turns(tmp_path: Path) -> None:
 
 
 def test_role_marks_inside_text_are_detected_and_offered_to_be_split(tmp_path: Path) -> None:
-    """BELLE's multi-turn set, and a published one that marks turns with <user>: and <bot>:."""
-    for text in ("Human:问一\nAssistant:答一\nHuman:问\nAssistant:", "<user>:问一<bot>:答一<user>:问<bot>:"):
+    """BELLE's multi-turn set, one that marks turns with <user>: and <bot>:, OpenAssistant-Guanaco."""
+    for text in (
+        "Human:问一\nAssistant:答一\nHuman:问\nAssistant:",
+        "<user>:问一<bot>:答一<user>:问<bot>:",
+        "### Human: 问一### Assistant: 答一### Human: 问### Assistant:",
+    ):
         case = Case("marks", D, {"instruction": text, "input": "", "output": "答"})
         refused = read(tmp_path / "x.jsonl", case)
         assert isinstance(refused, Rejected)
