@@ -108,6 +108,11 @@ def _progress() -> Schema:
                     "leaks": _integer("Dropped: equal to test data."),
                     "quarantined": _integer("Dropped: cannot be used."),
                     "unused": _free("Keys of the records that went into none, with records and characters."),
+                    "layouts": _field(
+                        "object",
+                        "Records by the way in which they were read.",
+                        additionalProperties={"type": "integer", "format": "int64"},
+                    ),
                 },
             ),
             "mixture": _items(

@@ -51,7 +51,7 @@ from zhongjing.data.rejections import Rejections, check_source
 from zhongjing.data.tokens import CacheManifest, TokenCacheRef, read_manifest, reference
 from zhongjing.errors import ConflictError, DataError, MissingInputError, NotFoundError
 from zhongjing.storage.layout import Layout
-from zhongjing.storage.manifest import FrozenSource, SourceCounts, unused_text
+from zhongjing.storage.manifest import FrozenSource, SourceCounts, layouts_text, unused_text
 
 if TYPE_CHECKING:
     from zhongjing.storage.objects import ObjectStore
@@ -232,7 +232,9 @@ class _Builder:
             if not shard.ends_source:
                 continue
             name = shard.source.name
-            counts.append(SourceCounts(name=name, digest=digests[name], unused=shard.unused, **tally))
+            told = {"unused": shard.unused, "layouts": shard.layouts}
+            counts.append(SourceCounts(name=name, digest=digests[name], **told, **tally))
+            logger.info("source %s: read as %s", name, layouts_text(shard.layouts))
             if shard.unused:
                 logger.info("source %s: not used: %s", name, unused_text(shard.unused))
             self.outputs.store_quarantine()

@@ -58,6 +58,7 @@ class Shard:
     characters: int = 0
     ends_source: bool = False
     unused: dict[str, Unused] = field(default_factory=dict)  # of the whole source, where it ends here
+    layouts: dict[str, int] = field(default_factory=dict)  # likewise
     _contents: list[bytes] = field(default_factory=list)
 
     def add(self, record: Record, split: Split, content: bytes) -> None:
@@ -173,6 +174,7 @@ class Corpus:
             for uri, detected in stats.detected.items():
                 logger.info("source %s: %s is read as %s", source.name, uri, detected.reading)
             shard.unused = stats.unused.report()
+            shard.layouts = dict(stats.layouts.most_common())
             shard.ends_source = True
             done += sum(item.size for item in frozen.objects)
             shard.end = done

@@ -90,6 +90,15 @@ def unused_text(unused: Mapping[str, Unused], limit: int = 8) -> str:
     return ", ".join([*shown, f"{more} more keys"] if more > 0 else shown)
 
 
+def layouts_text(layouts: Mapping[str, int], limit: int = 4) -> str:
+    """How records were read, for people: ``instruction/output (690), instruct/output (110)``."""
+    if len(layouts) == 1:
+        return next(iter(layouts))
+    shown = [f"{layout} ({count:,})" for layout, count in list(layouts.items())[:limit]]
+    more = len(layouts) - limit
+    return "; ".join([*shown, f"{more} more ways"] if more > 0 else shown)
+
+
 class SourceCounts(Record):
     """What became of a source's records. Nothing is dropped silently.
 
@@ -110,6 +119,9 @@ class SourceCounts(Record):
     leaks: int = Field(default=0, description="dropped: equal to test data")
     quarantined: int = Field(default=0, description="dropped: cannot be used; listed in quarantine.jsonl")
     unused: dict[str, Unused] = Field(default_factory=dict, description="by key, the most characters first")
+    layouts: dict[str, int] = Field(
+        default_factory=dict, description="records by the way in which they were read, the most first"
+    )
 
 
 class MixtureCounts(Record):

@@ -10,11 +10,17 @@ from typing import Any
 
 import pytest
 
+from tests.unit.data import build_support
+from tests.unit.data.build_support import Bench
 from tests.unit.data.test_data_readers import one, reason
+from zhongjing.cli.display.losses import sentence
 from zhongjing.config.sources import Columns, Kind
+from zhongjing.config.stages import Stage
 from zhongjing.data.layouts import parse
 from zhongjing.data.readers import Rejected
 from zhongjing.data.records import Dialogue, Ranking, Record
+
+bench = build_support.bench  # pytest takes a module's fixtures by their names in it
 
 D, R = Kind.DIALOGUE, Kind.RANKING
 Q, GOOD, BAD = "头痛怎么办", "多休息", "不知道"
@@ -271,6 +277,15 @@ def test_of_two_readings_that_fit_none_is_taken_and_the_field_that_decides_is_na
     assert isinstance(found, Rejected)
     assert field in found.reason
     assert found.code.name == "AmbiguousRecord"
+
+
+def test_the_reading_is_told_in_one_line_of_the_job(bench: Bench) -> None:
+    bench.source("own", "ranking", [{"prompt": Q, "answers": [BAD, GOOD], "scores": [1, 9], "note": "注"}])
+    (counts,) = bench.build(Stage.RM, "own", validationFraction=0.0).counts
+    assert sentence(counts) == (
+        "own: 1 read, 1 kept; read as answers by score, the highest best; not used: note (1 records, "
+        "1 characters)"
+    )
 
 
 def test_scores_order_answers_that_columns_name() -> None:

@@ -122,7 +122,8 @@ def live_progress(progress: Progress) -> Object:
 
 
 def _counts(source: SourceCounts) -> Object:
-    return source.model_dump(mode="json", exclude={"digest"} if source.unused else {"digest", "unused"})
+    empty = {name for name in ("unused", "layouts") if not getattr(source, name)}
+    return source.model_dump(mode="json", exclude={"digest", *empty})
 
 
 def percent(progress: Progress) -> int | None:

@@ -9,7 +9,7 @@ from zhongjing.cli.display.text import filled
 from zhongjing.cli.display.view import StageView
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.headline import describe
-from zhongjing.storage.manifest import MixtureCounts, SourceCounts, StageManifest, unused_text
+from zhongjing.storage.manifest import MixtureCounts, SourceCounts, StageManifest, layouts_text, unused_text
 
 # What people call the counts, in the order of the table; docs/data.md explains them.
 _COUNTS: tuple[tuple[str, str], ...] = (
@@ -74,7 +74,8 @@ def sentence(counts: SourceCounts) -> str:
         if field in ("read", "kept") or (values[field] and field not in ("train", "validation", "test"))
     ]
     unused = f"; not used: {unused_text(counts.unused)}" if counts.unused else ""
-    return f"{counts.name}: {', '.join(shown)}{unused}"
+    read = f"; read as {layouts_text(counts.layouts)}" if counts.layouts else ""
+    return f"{counts.name}: {', '.join(shown)}{read}{unused}"
 
 
 def data_table(counts: Mapping[Stage, Sequence[SourceCounts]]) -> list[str]:
