@@ -15,7 +15,7 @@ STORAGE_UNREACHABLE = _code(
 STORAGE_FAILING = _code(
     "StorageFailing",
     "The object store answers, but fails (HTTP 5xx).",
-    cause="Its disk is full (with --local: the disk of the workdir), or it is overloaded or being repaired.",
+    cause="It is overloaded or being repaired, or its disk is full (with --local: the disk of the workdir).",
     remedy="see that the store's disk has room, and its log; then give the same command again",
 )
 ACCESS_DENIED = _code(
@@ -75,12 +75,18 @@ INCOMPLETE_UPLOAD = _code(
 STORAGE_REFUSED = _code(
     "StorageRefused",
     "The object store refused a request.",
-    cause="A quota, a policy, or a store that lacks something S3 has.",
-    remedy="see the store's answer in the message",
+    cause="A policy, or a store that lacks something S3 has.",
+    remedy="see the store's own words in the message",
+)
+STORAGE_FULL = _code(
+    "StorageFull",
+    "The object store takes no more.",
+    cause="Its disks are full (HTTP 507), or a quota of the bucket or of the account is used up.",
+    remedy="free space in the store, or raise the quota; then give the same command again",
 )
 NO_CONDITIONAL_WRITES = _code(
     "NoConditionalWrites",
-    "The object store ignores If-None-Match.",
+    "The object store ignores or refuses If-None-Match.",
     cause="An old or partial S3 implementation: completion marks could be overwritten.",
     remedy="use a store with conditional writes: AWS S3, MinIO, Ceph (Squid), SeaweedFS",
 )
@@ -146,4 +152,17 @@ WRONG_REGION = SETTINGS.code(
     "The bucket is in another region.",
     cause="spec.storage.region or AWS_REGION is not the bucket's.",
     remedy="set spec.storage.region (or AWS_REGION) to the bucket's region",
+)
+WRONG_ADDRESSING = SETTINGS.code(
+    "WrongAddressing",
+    "The object store takes no bucket in the path of a URL.",
+    cause="Alibaba OSS, Tencent COS and others have a host name for each bucket.",
+    remedy="set spec.storage.addressingStyle to virtual (of a release: s3.addressingStyle of its values)",
+)
+UNTRUSTED_CERTIFICATE = SETTINGS.code(
+    "UntrustedCertificate",
+    "The certificate of the object store is not trusted.",
+    cause="An authority of one's own signed it, it has expired, or it is made out to another host name.",
+    remedy="name the authority's PEM file in spec.storage.caBundle (AWS_CA_BUNDLE; of a release: s3.ca of "
+    "its values), or correct the host name of the endpoint",
 )

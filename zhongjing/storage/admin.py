@@ -16,6 +16,15 @@ from zhongjing.errors import ConfigError, StorageError
 from zhongjing.storage import failures
 from zhongjing.storage.connection import Connection, split_uri
 from zhongjing.storage.credentials import KeySource, keys_remedy
+from zhongjing.storage.refusals import (
+    ROTATION_CODES,
+    Answer,
+    Obstacle,
+    missing_bucket,
+    one_line,
+    refused,
+    translate,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -124,9 +133,9 @@ class BucketAdmin:
                 if code in expected:
                     self._source.accepted()
                     raise failures.ExpectedError(code) from error
-                if code in failures.ROTATION_CODES and self._source.may_recover(version):
+                if code in ROTATION_CODES and self._source.may_recover(version):
                     self._made = None
-                    refusal = failures.refused(code, uri, self.connection)
+                    refusal = refused(Answer(code=code), uri, self.connection)
                     raise failures.KeysRefusedError(code, refusal) from None
                 raise _translate(error, uri, self.connection) from error
             except NoCredentialsError as error:
@@ -137,6 +146,9 @@ class BucketAdmin:
                     remedy=keys_remedy(),
                 ) from error
             except BotoCoreError as error:
+                obstacle = Obstacle.of(error)
+                if obstacle is not None:
+                    raise obstacle.error(uri, self.connection) from error
                 # Connections and timeouts; boto3 has a class for each.
                 raise failures.PassingError(str(error)) from error
             self._source.accepted()
@@ -146,21 +158,18 @@ class BucketAdmin:
 
 
 def _translate(error: ClientError, uri: str, connection: Connection) -> Exception:
-    code = error.response.get("Error", {}).get("Code", "")
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    told, about = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
+    code, status = told.get("Code", ""), about.get("HTTPStatusCode", 0)
     if code == "BucketAlreadyExists":
         return StorageError("the bucket name belongs to somebody else", code=codes.BUCKET_TAKEN, where=uri)
     if code == "NoSuchBucket" or (status == 404 and code in ("404", "NotFound")):
-        return failures.missing_bucket(uri, connection)
-    if status in (401, 403) or code in failures.REFUSAL_CODES:
-        return failures.refused(code, uri, connection)
-    if (status >= 500 and status != 501) or status in (408, 429):
-        return failures.PassingError(f"HTTP {status} {code}")
-    return StorageError(
-        f"the object store {connection.name} refused (HTTP {status} {code})",
-        code=codes.STORAGE_REFUSED,
-        where=uri,
-    )
+        return missing_bucket(uri, connection)
+    region = told.get("Region") or about.get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    # Where there was no S3 error in the body, botocore makes one of the status.
+    answer = Answer(status, None if code.isdigit() else code, one_line(told.get("Message")), region)
+    if answer.is_passing:
+        return failures.PassingError(str(answer))
+    return translate(answer, uri, connection)
 
 
 def _client(connection: Connection) -> S3Client:

@@ -17,6 +17,7 @@ from zhongjing.storage.heartbeat import beat
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.manifest import ModelArtifact, ModelFile, Record, StageManifest, StageRequest
 from zhongjing.storage.objects import ObjectStore
+from zhongjing.storage.refusals import lacks_conditions
 
 MADE = "made.json"  # stands in the folder of a base that is complete, and lists its files
 
@@ -32,14 +33,10 @@ def require_conditional_writes(store: ObjectStore, uri: str) -> None:
     """Refuses a server on which two attempts could both believe that they finished.
 
     Raises:
-        StorageError: the server ignores If-None-Match or If-Match.
+        StorageError: the server ignores If-None-Match or If-Match, or does not know them.
     """
     if not store.supports_conditional_writes(uri):
-        raise StorageError(
-            "this object store ignores conditional writes (If-None-Match, If-Match)",
-            code=codes.NO_CONDITIONAL_WRITES,
-            where=uri,
-        )
+        raise lacks_conditions(uri)
 
 
 def read_request(store: ObjectStore, uri: str) -> StageRequest:

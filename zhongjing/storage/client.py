@@ -14,6 +14,7 @@ from obstore.store import S3Store
 from zhongjing.storage import failures
 from zhongjing.storage.connection import Connection, split_uri
 from zhongjing.storage.credentials import KeySource
+from zhongjing.storage.refusals import ROTATION_CODES, Answer
 
 if TYPE_CHECKING:
     from obstore.store import BackoffConfig, ClientConfig, RetryConfig, S3Config
@@ -54,9 +55,12 @@ class Clients:
             try:
                 result = action(client, key)
             except Exception as error:
-                if failures.refuses(error):
-                    self._check_rotation(error, client, version, uri)
-                raise
+                said = (_ask_why(client) or error) if failures.is_mute(error) else error
+                if failures.refuses(said):
+                    self._check_rotation(said, version, uri)
+                if said is error:
+                    raise
+                raise said from None
             self._source.accepted()
             return result
 
@@ -74,7 +78,7 @@ class Clients:
                 self._made[bucket, patient] = client
             return client, version
 
-    def _check_rotation(self, error: Exception, client: S3Store, version: int, uri: str) -> None:
+    def _check_rotation(self, error: Exception, version: int, uri: str) -> None:
         """Makes a refusal one that may pass, if it is due to keys that are being replaced.
 
         Raises:
@@ -82,18 +86,21 @@ class Clients:
         """
         if not self._source.may_recover(version):
             return
-        code = failures.code_of(error)
-        if code is None:
-            # An answer to HEAD has no body that says why: a listing's has.
-            try:
-                obstore.list_with_delimiter(client, "-")
-            except Exception as listing:
-                code = failures.code_of(listing)
-        if code in failures.ROTATION_CODES:
+        code = Answer.of(error).code
+        if code in ROTATION_CODES:
             with self._lock:
                 self._made.clear()
             refusal = failures.translate(error, uri, self._connection)
             raise failures.KeysRefusedError(code or "", refusal) from None
+
+
+def _ask_why(client: S3Store) -> Exception | None:
+    """What the store says to a listing, where its answer to a HEAD had no body for words."""
+    try:
+        obstore.list_with_delimiter(client, "-")
+    except Exception as error:
+        return error
+    return None
 
 
 def make_client(connection: Connection, source: KeySource, bucket: str, patient: bool) -> S3Store:

@@ -30,6 +30,7 @@ from zhongjing.storage.documents import damaged, parse_json, parse_record, recor
 from zhongjing.storage.files import describe_folder, disk_error, is_intact, path_inside, write_at
 from zhongjing.storage.heartbeat import beat
 from zhongjing.storage.manifest import ModelFile, Record
+from zhongjing.storage.refusals import lacks_conditions
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, PutMode
@@ -261,6 +262,7 @@ class ObjectStore:
             if_match: only when the object still has this ETag.
 
         Raises:
+            StorageError: the store has no conditional writes (``NoConditionalWrites``).
             ConflictError: the condition did not hold. After an answer that was lost this may be due to
                 one's own write: use :meth:`put_once` where the bytes tell whose they are.
         """
@@ -284,7 +286,12 @@ class ObjectStore:
             )
             return result["e_tag"] or ""
 
-        return self._run(uri, write, patient=multipart)
+        try:
+            return self._run(uri, write, patient=multipart)
+        except StorageError as error:
+            if conditional and "HTTP 501" in error.message:
+                raise lacks_conditions(uri, error.message) from None
+            raise
 
     def put_once(self, uri: str, data: bytes) -> str:
         """Writes an object that must not exist yet; identical bytes that are there already are one's own.

@@ -7,12 +7,20 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import pytest
 
 from zhongjing.config.sources import Storage
 from zhongjing.storage.objects import ObjectStore, open_store
+
+
+class Answer(NamedTuple):
+    """What a store says, with its body as it is; an answer to HEAD has none."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class RudeServer(ThreadingHTTPServer):
@@ -24,6 +32,7 @@ class RudeServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, bytes] = {}
         self.statuses: deque[int] = deque()  # answered first, one a request
+        self.always: Answer | None = None  # what every request is answered
         self.cut_bodies = 0  # so many GETs end after half of their body
         self.lost_answers = 0  # so many PUTs are carried out, but the connection closes without an answer
         self.honours_conditions = True
@@ -42,7 +51,14 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
-    def _answer(self, status: int, body: bytes = b"", etag: str | None = None, length: int = -1) -> None:
+    def _answer(
+        self,
+        status: int,
+        body: bytes = b"",
+        etag: str | None = None,
+        length: int = -1,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         if status >= 400 and not body and self.command != "HEAD":
             body = f"<Error><Code>{self.codes.get(status, 'InternalError')}</Code></Error>".encode()
         self.send_response(status)
@@ -50,6 +66,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Last-Modified", "Sun, 22 Nov 2026 20:00:00 GMT")
         if etag is not None:
             self.send_header("ETag", etag)
+        for name, value in headers:
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -59,6 +77,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.statuses:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self._answer(self.server.statuses.popleft())
+            return True
+        if self.server.always is not None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, body, headers = self.server.always
+            self._answer(status, body, headers=headers)
             return True
         return False
 

@@ -85,7 +85,7 @@ def test_nobody_listens(rude_server: RudeServer) -> None:
 )
 def test_each_refusal_has_its_code(status: int, s3_code: str, code: Code) -> None:
     """In the words of the client that carries the bytes."""
-    answer = f"<Error><Code>{s3_code}</Code><Message>secret</Message></Error>"
+    answer = f"<Error><Code>{s3_code}</Code><Message>No.</Message><StringToSign>secret</StringToSign></Error>"
     words = f"Generic S3 error: Error - Server returned non-2xx status code: {status} X: {answer}"
     connection = Connection.of(Storage(endpoint="http://store.example:9000"))
     error = translate(GenericError(words), "s3://bucket/key", connection)
