@@ -164,7 +164,8 @@ def _translate(error: ClientError, uri: str, connection: Connection) -> Exceptio
         return StorageError("the bucket name belongs to somebody else", code=codes.BUCKET_TAKEN, where=uri)
     if code == "NoSuchBucket" or (status == 404 and code in ("404", "NotFound")):
         return missing_bucket(uri, connection)
-    region = told.get("Region") or about.get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    named = told.get("Region") or about.get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    region = str(named) if named else None
     # Where there was no S3 error in the body, botocore makes one of the status.
     answer = Answer(status, None if code.isdigit() else code, one_line(told.get("Message")), region)
     if answer.is_passing:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -152,14 +152,15 @@ def test_a_refusal_has_the_stores_own_words_and_the_right_remedy(
     rude_server.always = Answer(case.status, case.body.encode(), case.header)
     storage = Storage(uri="s3://rude-bucket", deadline_seconds=30)
     store, admin = open_store(storage), BucketAdmin(storage)
+    acts: dict[str, Callable[[], object]] = {
+        "get": lambda: store.get(URI),
+        "put": lambda: store.put(URI, b"x"),
+        "list": lambda: list(store.list("s3://rude-bucket/a")),
+        "head": lambda: store.exists(URI),
+        "bucket": lambda: admin.bucket_exists(URI),
+    }
     with pytest.raises(ZhongjingError) as caught:
-        {
-            "get": lambda: store.get(URI),
-            "put": lambda: store.put(URI, b"x"),
-            "list": lambda: list(store.list("s3://rude-bucket/a")),
-            "head": lambda: store.exists(URI),
-            "bucket": lambda: admin.bucket_exists(URI),
-        }[act]()
+        acts[act]()
     error = caught.value
     if act == "bucket" and not case.body.startswith("<?xml"):
         assert "HTTP 400: Bad Request" in error.message, "botocore throws away a body that is no XML"
@@ -186,7 +187,7 @@ def test_a_store_without_conditional_writes_is_told_so(
     for condition in ({"if_none_match": True}, {"if_match": '"etag"'}):
         rude_server.requests.clear()
         with pytest.raises(StorageError, match="functionality that is not implemented") as caught:
-            rude_store.put(URI, b"x", **condition)  # type: ignore[arg-type]
+            rude_store.put(URI, b"x", **condition)
         assert caught.value.code is codes.NO_CONDITIONAL_WRITES
         assert len(rude_server.requests) <= 3
 
