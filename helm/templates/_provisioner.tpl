@@ -58,6 +58,12 @@ Kubernetes, but no kinds (Helm: pkg/chartutil/capabilities.go): what is asked fo
 {{- fail (printf "workers.groups.%s: scratch.type hostPath needs scratch.path" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- $policy := .Values.networkPolicy -}}
+{{- range $policy.apiServer.cidrs -}}
+{{- if and $policy.enabled (eq $.Values.ray.scaling "ray") (hasSuffix "/0" .) -}}
+{{- fail "ray.scaling=ray: the head's pod then needs the API server, and also runs what trains. Set networkPolicy.apiServer.cidrs to the API server's addresses (kubectl get endpointslices -n default -l kubernetes.io/service-name=kubernetes), or its ports are open towards everything, the inside of your network too; or set networkPolicy.enabled=false" -}}
+{{- end -}}
+{{- end -}}
 {{- $s3 := .Values.s3 -}}
 {{- if and $s3.ca.configMap $s3.ca.secret -}}
 {{- fail "set s3.ca.configMap or s3.ca.secret, not both" -}}

@@ -216,7 +216,10 @@ CASES = [
     Case("StatefulSets", {"ray": {"provisioner": "static"}}, provisioners=("static",)),
     Case(
         "Ray's autoscaler",
-        {"ray": {"scaling": "ray", "autoscalerOptions": {"upscalingMode": "Conservative"}}},
+        {
+            "ray": {"scaling": "ray", "autoscalerOptions": {"upscalingMode": "Conservative"}},
+            "networkPolicy": {"apiServer": {"cidrs": ["192.0.2.1/32"]}},
+        },
         provisioners=("kuberay",),
     ),
     Case(
@@ -324,7 +327,8 @@ CASES = [
                 "addressingStyle": "virtual",
                 "existingSecret": "store",
                 "ca": {"configMap": "authority", "key": "root.pem"},
-            }
+            },
+            "networkPolicy": {"hosts": {"store.example.com": ["192.0.2.0/28", "192.0.2.64/28"]}},
         },
     ),
     Case(
@@ -385,6 +389,9 @@ CASES = [
         {
             "networkPolicy": {
                 "dnsPorts": [53, 5353],
+                "dnsTo": [
+                    {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
+                ],
                 "apiServer": {"cidrs": ["192.0.2.1/32"], "ports": [6443]},
                 "dashboardFrom": PEERS,
                 "metricsFrom": PEERS,

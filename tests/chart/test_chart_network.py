@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import json
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chart.cases import case
+from tests.chart.cases import CASES, Case, case
 from tests.chart.support import (
     CHART,
     FULLNAME,
@@ -116,21 +117,99 @@ def test_policies_open_what_is_needed_and_no_more(provisioner: str) -> None:
         assert not _reaches(objects, pods[source], pods[target], port), (source, target, port)
 
 
-def test_store_of_their_own_is_reached_at_its_port() -> None:
-    for endpoint, port in {
-        "https://s.example.com": 443,
-        "http://s.example.com": 80,
-        "https://s.example.com:9000": 9000,
-    }.items():
-        objects = render(
-            {"s3": {"endpoint": endpoint}, "networkPolicy": {"publicEgress": {"enabled": False}}}
-        )
-        for name in ("ray", "controller"):
-            rules = named(objects, "NetworkPolicy", f"{FULLNAME}-{name}")["spec"]["egress"]
-            assert [rule for rule in rules if "to" not in rule and rule["ports"][0]["port"] == port], (
-                name,
-                port,
-            )
+def _reaches_address(policy: Object, address: str, port: int) -> bool:
+    """Whether a policy lets its pods reach an address outside of the cluster."""
+    ip = ipaddress.ip_address(address)
+
+    def within(block: Object) -> bool:
+        ranges = [ipaddress.ip_network(each) for each in (block["cidr"], *block.get("except", []))]
+        return ip in ranges[0] and not any(ip in each for each in ranges[1:])
+
+    return any(
+        (not rule.get("ports") or port in [each["port"] for each in rule["ports"]])
+        and ("to" not in rule or any("ipBlock" in peer and within(peer["ipBlock"]) for peer in rule["to"]))
+        for rule in policy["spec"]["egress"]
+    )
+
+
+@pytest.mark.parametrize("each", CASES, ids=lambda each: each.name)
+def test_every_rule_says_where_to(each: Case) -> None:
+    """A port without an address is open towards everything, and publicEgress.except void there."""
+    for policy in of_kind(render(each.values, provisioner=each.provisioners[0]), "NetworkPolicy"):
+        for rule in policy["spec"]["egress"]:
+            assert rule.get("to"), policy["metadata"]["name"]
+        for rule in policy["spec"]["ingress"]:
+            assert rule.get("from"), policy["metadata"]["name"]
+
+
+OUTSIDE = "https://store.example.com"
+INSIDE = ("10.1.2.3", "172.16.9.9", "192.168.1.1", "169.254.169.254", "100.64.0.1", "fd00::1", "fe80::1")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        case("AWS by role").values,
+        {"s3": {"endpoint": OUTSIDE}},
+        {"hub": {"endpoint": OUTSIDE}, "proxy": {"https": OUTSIDE, "http": OUTSIDE}},
+        {"ray": {"gcsFaultTolerance": {"enabled": True, "redisAddress": "rediss://store.example.com:443"}}},
+    ],
+    ids=["bundled", "AWS", "store", "hub and proxies", "redis"],
+)
+def test_nothing_opens_the_inside_of_the_network_to_what_trains(values: Object) -> None:
+    policy = named(render(values, provisioner="static"), "NetworkPolicy", f"{FULLNAME}-ray")
+
+    assert _reaches_address(policy, "52.1.2.3", 443)
+    assert _reaches_address(policy, "2a00::1", 443)
+    assert [
+        each for each in INSIDE for port in (80, 443, 6443, 9000) if _reaches_address(policy, each, port)
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "port", "reached"),
+    [
+        ("https://s.example.com", 443, "52.1.2.3"),
+        ("http://s.example.com", 80, "52.1.2.3"),
+        ("https://s.example.com:9000", 9000, "52.1.2.3"),
+        ("https://store.inside:9000", 9000, "10.1.2.3"),
+        ("http://10.9.9.9:9000", 9000, "10.9.9.9"),
+        ("https://[fd00::9]:9000", 9000, "fd00::9"),
+    ],
+)
+def test_store_of_their_own_is_reached_at_its_port_and_place(url: str, port: int, reached: str) -> None:
+    hosts = {"store.inside": ["10.1.2.0/24"]}
+    values = {
+        "s3": {"endpoint": url},
+        "networkPolicy": {"publicEgress": {"enabled": False}, "hosts": hosts},
+    }
+    for name in ("ray", "controller"):
+        policy = named(render(values, provisioner="static"), "NetworkPolicy", f"{FULLNAME}-{name}")
+        assert _reaches_address(policy, reached, port)
+        if name == "ray":
+            assert not _reaches_address(policy, reached, port + 1)
+            assert not _reaches_address(policy, "10.1.9.9", port)
+
+
+@pytest.mark.parametrize(
+    ("host", "peer"),
+    [
+        ("minio.store.svc", {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "store"}}}),
+        (
+            "minio.store.svc.cluster.local",
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "store"}}},
+        ),
+        ("minio", {"podSelector": {}}),
+    ],
+)
+def test_a_service_of_the_cluster_is_reached_in_its_namespace(host: str, peer: Object) -> None:
+    objects = render({"s3": {"endpoint": f"http://{host}:9000"}}, provisioner="static")
+
+    rules = named(objects, "NetworkPolicy", f"{FULLNAME}-ray")["spec"]["egress"]
+    assert [rule["to"] for rule in rules if rule.get("ports") == [{"port": 9000, "protocol": "TCP"}]] == [
+        [peer]
+    ]
 
 
 # Roles

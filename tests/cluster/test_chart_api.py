@@ -341,7 +341,7 @@ def test_a_store_of_an_earlier_chart_is_taken_over_by_what_the_error_says() -> N
             },
         )
         install = ("install", RELEASE, str(CHART), "--namespace", api.namespace)
-        for what in ("StatefulSet", "volume claim"):
+        for what in ("volume claim", "StatefulSet"):
             with pytest.raises(ChartError, match=what) as refused:
                 helm(*install, values=values)
             told = re.findall(r"kubectl -n (?:(?!&&).)*", str(refused.value))

@@ -1,9 +1,15 @@
-{{/* Rules that several policies share. Each is YAML of a list of rules. */}}
+{{/* Rules that several policies share. Each is YAML of a list of rules, and each says where to: a port without an address
+would open it towards everything, and publicEgress.except would be void there. */}}
 {{- define "zhongjing.egress.dns" -}}
 - ports:
     {{- range .Values.networkPolicy.dnsPorts }}
     - {port: {{ . }}, protocol: UDP}
     - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+  to:
+    {{- toYaml .Values.networkPolicy.dnsTo | nindent 4 }}
+    {{- range .Values.networkPolicy.nodeCIDRs }}
+    - ipBlock: {cidr: {{ . | quote }}}
     {{- end }}
 {{- end -}}
 
@@ -14,12 +20,10 @@
     {{- range $api.ports }}
     - {port: {{ . }}, protocol: TCP}
     {{- end }}
-  {{- with $api.cidrs }}
   to:
-    {{- range . }}
-    - ipBlock: {cidr: {{ . }}}
+    {{- range $api.cidrs }}
+    - ipBlock: {cidr: {{ . | quote }}}
     {{- end }}
-  {{- end }}
 {{- end -}}
 
 {{- define "zhongjing.egress.s3" -}}
@@ -31,16 +35,72 @@
         matchLabels:
           {{- include "zhongjing.selector" (list . "s3") | nindent 10 }}
 {{- else -}}
-- ports:
-    - {port: {{ include "zhongjing.port" (include "zhongjing.s3Endpoint" . | default "https://s3") }}, protocol: TCP}
+{{- include "zhongjing.egress.url" (list . (include "zhongjing.s3Endpoint" . | default (printf "https://s3.%s.amazonaws.com" .Values.s3.region))) -}}
 {{- end -}}
 {{- end -}}
 
 {{/* Port of a URL. */}}
 {{- define "zhongjing.port" -}}
-{{- $host := (urlParse .).host -}}
-{{- $port := regexFind ":[0-9]+$" $host | trimPrefix ":" -}}
+{{- $port := regexFind ":[0-9]+$" (urlParse .).host | trimPrefix ":" -}}
 {{- if $port -}}{{ $port }}{{- else -}}{{ ternary "80" "443" (hasPrefix "http://" .) }}{{- end -}}
+{{- end -}}
+
+{{/* To the host and port of a URL. Argument: list of root and URL. */}}
+{{- define "zhongjing.egress.url" -}}
+- ports:
+    - {port: {{ include "zhongjing.port" (index . 1) }}, protocol: TCP}
+  to:
+    {{- include "zhongjing.peers.host" (list (index . 0) (urlParse (index . 1)).hostname) | trim | nindent 4 }}
+{{- end -}}
+
+{{/* Where a host is, as peers: as networkPolicy.hosts says; an address is itself, a service its namespace, a bare name this
+one; every other name is taken to be outside. Argument: list of root and host. */}}
+{{- define "zhongjing.peers.host" -}}
+{{- $root := index . 0 -}}
+{{- $host := index . 1 -}}
+{{- $given := get $root.Values.networkPolicy.hosts $host -}}
+{{- if $given -}}
+{{- range $given }}
+- ipBlock: {cidr: {{ . | quote }}}
+{{- end }}
+{{- else if contains ":" $host -}}
+- ipBlock: {cidr: "{{ $host }}/128"}
+{{- else if regexMatch "^[0-9.]+$" $host -}}
+- ipBlock: {cidr: {{ $host }}/32}
+{{- else if regexMatch "^[^.]+[.][^.]+[.]svc([.]|$)" $host -}}
+- namespaceSelector:
+    matchLabels: {kubernetes.io/metadata.name: {{ index (splitList "." $host) 1 }}}
+{{- else if not (contains "." $host) -}}
+- podSelector: {}
+{{- else -}}
+{{- include "zhongjing.peers.public" $root }}
+{{- end }}
+{{- end -}}
+
+{{/* All addresses but those of publicEgress.except, as peers. */}}
+{{- define "zhongjing.peers.public" -}}
+{{- $except := .Values.networkPolicy.publicEgress.except -}}
+{{- $fours := list -}}
+{{- $sixes := list -}}
+{{- range $except -}}
+{{- if contains ":" . -}}{{- $sixes = append $sixes . -}}{{- else -}}{{- $fours = append $fours . -}}{{- end -}}
+{{- end -}}
+{{- range $cidr, $inside := dict "0.0.0.0/0" $fours "::/0" $sixes }}
+- ipBlock:
+    cidr: {{ $cidr | quote }}
+    {{- with $inside }}
+    except:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* An external Redis, with all its hosts. */}}
+{{- define "zhongjing.egress.redis" -}}
+{{- range splitList "," .Values.ray.gcsFaultTolerance.redisAddress }}
+{{- $url := printf "redis://%s" (regexReplaceAll "^rediss?://" (trim .) "") }}
+{{ include "zhongjing.egress.url" (list $ (ternary $url (printf "%s:6379" $url) (regexMatch ":[0-9]+$" $url))) }}
+{{- end }}
 {{- end -}}
 
 {{/* Ports of Ray pods, as a peer. */}}
@@ -62,20 +122,10 @@
     - {port: {{ . }}, protocol: TCP}
     {{- end }}
   to:
-    - ipBlock:
-        cidr: 0.0.0.0/0
-        {{- with $public.except }}
-        except:
-          {{- toYaml . | nindent 10 }}
-        {{- end }}
+    {{- include "zhongjing.peers.public" . | trim | nindent 4 }}
 {{- end }}
-{{- $ports := list -}}
-{{- range compact (list .Values.proxy.http .Values.proxy.https .Values.hub.endpoint) -}}
-{{- $ports = append $ports (include "zhongjing.port" .) -}}
-{{- end -}}
-{{- range uniq $ports }}
-- ports:
-    - {port: {{ . }}, protocol: TCP}
+{{- range compact (list .Values.proxy.http .Values.proxy.https .Values.hub.endpoint) | uniq }}
+{{ include "zhongjing.egress.url" (list $ .) }}
 {{- end }}
 {{- with .Values.networkPolicy.extraEgress }}
 {{ toYaml . }}
