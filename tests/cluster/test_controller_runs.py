@@ -404,7 +404,7 @@ def test_worker_pods_come_when_a_stage_is_prepared_and_go_when_they_are_idle(her
     assert preparing.status["state"] == "Running"
 
     goes_on("prepared")
-    waiting = here.wait("patient", lambda each: reason(each) == "ClusterNotReady").condition()
+    waiting = here.wait("patient", lambda each: reason(each) == "ClusterStarting").condition()
     assert waiting is not None
     assert "0 of 1 worker pods of group cpu are ready" in waiting["message"]
     assert workers() == 1

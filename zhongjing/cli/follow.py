@@ -20,8 +20,9 @@ from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError, ConfigError, NotFoundError, TransientError
 from zhongjing.pipeline.session import Explains, Session
 from zhongjing.pipeline.state import (
-    CLUSTER_NOT_READY,
     DOES_NOT_FIT,
+    NO_ROOM,
+    UNREADY,
     WAITING_FOR_INPUT,
     ConditionType,
     DesiredState,
@@ -42,6 +43,7 @@ _CLASSES = {
     MISSING_INPUT.name: "MissingInputError",
     WAITING_FOR_INPUT: "MissingInputError",
     DOES_NOT_FIT: "ConfigError",
+    NO_ROOM: "BackendError",
 }
 
 
@@ -168,7 +170,7 @@ class _Watch:
             return
         ignored = seen.status is None or seen.stale
         condition = seen.status.condition() if seen.status is not None else None
-        if not ignored and (condition is None or condition.reason != CLUSTER_NOT_READY):
+        if not ignored and (condition is None or condition.reason not in UNREADY):
             self._since = None
             return
         now = self._now()

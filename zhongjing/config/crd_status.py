@@ -51,7 +51,8 @@ def _condition() -> Schema:
             "status": _text("True, False or Unknown.", enum=["True", "False", "Unknown"]),
             "reason": _text(
                 "One word. Of Failed: a code, explained in docs/troubleshooting.md. Of Progressing: Running, "
-                "Queued, ClusterNotReady, WaitingForInput, DoesNotFit, Retrying, Suspending."
+                "Queued, ClusterStarting, ClusterNotReady, WaitingForInput, DoesNotFit, NoRoom, Retrying, "
+                "Suspending."
             ),
             "message": _text("A sentence for people."),
             "remedy": _text("What to do about it."),

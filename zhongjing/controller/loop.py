@@ -22,7 +22,7 @@ from zhongjing.controller.depot import Depot
 from zhongjing.controller.desire import Desires
 from zhongjing.controller.driver import Driver, Services
 from zhongjing.controller.farewell import is_expired, lacks_finalizer, remove_artifacts
-from zhongjing.controller.gate import MemoryGate
+from zhongjing.controller.gate import ReleaseGate
 from zhongjing.controller.guard import GuardedBackend, RayCluster
 from zhongjing.controller.inventory import Inventory
 from zhongjing.controller.metrics import Metrics
@@ -93,7 +93,7 @@ class Controller:
             outage=self._outage,
             desires=Desires(depot.store, depot.storage),
             backend=GuardedBackend(ray.jobs, release.release, may_act),
-            gate=MemoryGate(WorkerMemory(pipelines.api, release), depot.store),
+            gate=ReleaseGate(release.ray.groups, WorkerMemory(pipelines.api, release), depot.store),
             release=release.release,
             policy=policy,
             cadence=cadence,

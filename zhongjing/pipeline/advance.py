@@ -11,11 +11,11 @@ from zhongjing.pipeline.actions import SUSPENDED, Action, Conclude, Kill, Mark, 
 from zhongjing.pipeline.observe import ResultView
 from zhongjing.pipeline.plan import StagePlan, missing_input
 from zhongjing.pipeline.state import (
-    CLUSTER_NOT_READY,
-    DOES_NOT_FIT,
     QUEUED,
+    REFUSALS,
     RETRYING,
     RUNNING,
+    UNREADY,
     WAITING_FOR_INPUT,
     ConditionType,
     PipelineStatus,
@@ -71,11 +71,11 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
         first = status.stage(active[0])
         away = world.observed.away
         # What a submission lacked says more than that Ray does not answer.
-        told = first.reason == CLUSTER_NOT_READY and (away is None or not first.confirmed)
+        told = first.reason in UNREADY and (away is None or not first.confirmed)
         if told and not world.desired.suspend:
-            return Conclude(ConditionType.PROGRESSING, CLUSTER_NOT_READY, first.message, first.remedy)
+            return Conclude(ConditionType.PROGRESSING, first.reason, first.message, first.remedy)
         if away is not None and not world.desired.suspend:
-            return Conclude(ConditionType.PROGRESSING, CLUSTER_NOT_READY, away.message, away.remedy)
+            return Conclude(ConditionType.PROGRESSING, away.reason, away.message, away.remedy)
         reason = "Suspending" if world.desired.suspend else RUNNING
         message = f"{names}: {_doing(world, active[0], first)}"
         if away is not None:
@@ -91,11 +91,11 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
     if missing is not None:
         return Conclude(ConditionType.FAILED, MISSING_INPUT.name, missing.message, missing.remedy)
     for entry in entries.values():
-        if entry.reason == DOES_NOT_FIT and entry.state is StageState.BLOCKED:
-            return Conclude(ConditionType.PROGRESSING, DOES_NOT_FIT, entry.message, entry.remedy)
+        if entry.reason in REFUSALS and entry.state is StageState.BLOCKED:
+            return Conclude(ConditionType.PROGRESSING, entry.reason, entry.message, entry.remedy)
     for stage, entry in entries.items():
-        if entry.state is StageState.PENDING and entry.reason == CLUSTER_NOT_READY:
-            return Conclude(ConditionType.PROGRESSING, CLUSTER_NOT_READY, entry.message, entry.remedy)
+        if entry.state is StageState.PENDING and entry.reason in UNREADY:
+            return Conclude(ConditionType.PROGRESSING, entry.reason, entry.message, entry.remedy)
         if entry.next_retry_at is not None and entry.state is StageState.PENDING:
             message = f"{stage}: {entry.message}; attempt {entry.attempt + 1} at {entry.next_retry_at}"
             return Conclude(ConditionType.PROGRESSING, RETRYING, message)
@@ -158,7 +158,7 @@ def _idle(
         return [Mark(stage, StageState.BLOCKED, MISSING_INPUT.name, message, remedy, _CLEARED)]
     unfit = world.observed.unfit.get(stage)
     if unfit is not None:
-        return [Mark(stage, StageState.BLOCKED, DOES_NOT_FIT, unfit.message, unfit.remedy, _CLEARED)]
+        return [Mark(stage, StageState.BLOCKED, unfit.code.name, unfit.message, unfit.remedy, _CLEARED)]
     hopeless = [up for up in node.upstream if states[up] in _HOPELESS]
     if hopeless:
         names = ", ".join(f"{up} ({states[up]})" for up in hopeless)
@@ -242,7 +242,7 @@ def _runnable(
     away = world.observed.away
     if view is not None and away is not None and view.progress is not None and not view.has_ended:
         # It may live where it cannot be seen.
-        return [Mark(stage, StageState.PENDING, CLUSTER_NOT_READY, away.message, away.remedy)]
+        return [Mark(stage, StageState.PENDING, away.reason, away.message, away.remedy)]
     if view is not None and not world.is_over(view) and entry.key is not None:
         message = "the backend gave the job up, but its progress moves; asked to stop"
         return [RequestStop(stage, entry.key, entry.attempt, StopReason.LOST, message)]

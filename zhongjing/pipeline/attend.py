@@ -12,7 +12,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.pipeline.actions import Action, Kill, MakeRoom, Mark, RequestStop, ScheduleRetry
 from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.observe import AttemptView, ResultView
-from zhongjing.pipeline.state import CLUSTER_NOT_READY, StageState, StageStatus, StopReason, seconds, stamp
+from zhongjing.pipeline.state import UNREADY, StageState, StageStatus, StopReason, seconds, stamp
 from zhongjing.pipeline.world import World
 from zhongjing.storage.progress import Activity, Failure
 
@@ -62,7 +62,7 @@ def _alive(world: World, stage: Stage, status: StageStatus, view: AttemptView) -
     stopping = status.stop_reason is not None
     reason = status.reason if stopping else ("Running" if running else "Queued")
     # What kept the cluster from taking the job is over.
-    message = "" if status.reason == CLUSTER_NOT_READY else status.message
+    message = "" if status.reason in UNREADY else status.message
     return [Mark(stage, state, reason, message, update=update)]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from zhongjing.codes.pods import POD_STARTING, WORKERS_STARTING
 from zhongjing.codes.storage import DAMAGED_OBJECT, NEWER_VERSION, SETTINGS
-from zhongjing.errors import ConfigError, DataError, TransientError, ZhongjingError
+from zhongjing.errors import BackendError, ConfigError, DataError, TransientError, ZhongjingError
+from zhongjing.pipeline.state import CLUSTER_NOT_READY, CLUSTER_STARTING
 
 UNREADABLE = (DAMAGED_OBJECT, NEWER_VERSION)
 """An object is there and cannot be read."""
@@ -18,6 +20,11 @@ def is_documents(error: ZhongjingError) -> bool:
     if isinstance(error, TransientError) or error.code in SETTINGS.codes:
         return False
     return isinstance(error, ConfigError | DataError)
+
+
+def unready_reason(error: BackendError) -> str:
+    """Reason of a condition while what runs jobs is not there: a start, or something that is wrong."""
+    return CLUSTER_STARTING if error.code in (POD_STARTING, WORKERS_STARTING) else CLUSTER_NOT_READY
 
 
 def sentence(error: ZhongjingError) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from zhongjing.codes import Code
 from zhongjing.codes.document import DOES_NOT_FIT
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import AnySettings, Stage
@@ -29,13 +30,15 @@ class Unfit:
 
     Attributes:
         stage: which.
-        message: planned and usable memory, in GiB.
+        message: planned and usable memory, in GiB; or the workers that are asked for, and those there can be.
         remedy: the smallest changes, as fields.
+        code: DOES_NOT_FIT, or NO_ROOM.
     """
 
     stage: Stage
     message: str
     remedy: str
+    code: Code = DOES_NOT_FIT
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,12 @@ def reader(store: ObjectStore | None) -> Read:
 class Gate(Protocol):
     """Says of the place where stages run what cannot fit there."""
 
+    def room(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Sequence[Unfit]:
+        """The stages whose workers the place can never hold, by their number and what each asks for."""
+        ...
+
     def look(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Verdict:
-        """Plans stages. Raises nothing that a place may be in trouble with: that is unknown."""
+        """Plans the memory of stages. Raises nothing that a place may be in trouble with: that is unknown."""
         ...
 
 

@@ -56,8 +56,9 @@ class AttemptView:
 
 @dataclass(frozen=True)
 class Away:
-    """Why the backend does not answer."""
+    """Why the backend does not answer: reason, message and remedy of a condition."""
 
+    reason: str
     message: str
     remedy: str | None = None
 

@@ -44,14 +44,13 @@ from zhongjing.pipeline.backend import (
     JobState,
 )
 from zhongjing.pipeline.decide import decide
-from zhongjing.pipeline.faults import UNREADABLE, is_documents, sentence
+from zhongjing.pipeline.faults import UNREADABLE, is_documents, sentence, unready_reason
 from zhongjing.pipeline.fit import Gate, Unfit
 from zhongjing.pipeline.freeze import freeze_source
 from zhongjing.pipeline.observe import AttemptView, Away, Observed, Policy, ResultView
 from zhongjing.pipeline.plan import Plan, make_plan, make_request
 from zhongjing.pipeline.records import Records, StoredRecords
 from zhongjing.pipeline.state import (
-    CLUSTER_NOT_READY,
     QUEUED,
     ConditionType,
     DesiredState,
@@ -246,8 +245,9 @@ class Reconciler:
             if result is not None and key is not None:
                 results[stage, key] = result
         waits = turn is not None or desired.suspend
-        unfit = {} if waits else self._plan_memory(desired, status, plan, results)
-        away = Away(sentence(self._away), self._away.remedy) if self._away is not None else None
+        unfit = {} if waits else self._plan_room(desired, status, plan, results)
+        error = self._away
+        away = Away(unready_reason(error), sentence(error), error.remedy) if error is not None else None
         return Observed(now, results, attempts, turn, unfit, away)
 
     def _describe(self, submission_id: str) -> JobDescription:
@@ -274,24 +274,26 @@ class Reconciler:
             return Progress(stage=stage, key=key, attempt=attempt, activity=Activity.STARTING)
         return progress if progress is not None and progress.attempt == attempt else None
 
-    def _plan_memory(
+    def _plan_room(
         self,
         desired: DesiredState,
         status: PipelineStatus,
         plan: Plan,
         results: Collection[tuple[Stage, str]],
     ) -> dict[Stage, Unfit]:
-        """The stages that cannot fit, of those that were never started. What has run needs no plan."""
-        active = any(entry.state.is_active for entry in status.stages.values())
-        if self._gate is None or active or desired.document.spec.force:
+        """The stages that cannot fit. Memory is not planned of what was forced, nor of what has run."""
+        if self._gate is None or any(entry.state.is_active for entry in status.stages.values()):
             return {}
+        document = desired.document
+        todo = [node for node in plan.values() if node.wanted and (node.stage, node.key or "") not in results]
+        unfit = {each.stage: each for each in self._gate.room(document, [node.stage for node in todo])}
         new = []
-        for stage, node in plan.items():
-            entry = status.stage(stage)
-            done = node.key is not None and (stage, node.key) in results
-            if node.wanted and not done and not (entry.attempt and entry.key == node.key):
-                new.append(stage)
-        return {each.stage: each for each in self._gate.look(desired.document, new).unfit} if new else {}
+        for node in todo:
+            entry = status.stage(node.stage)
+            if not document.spec.force and not (entry.attempt and entry.key == node.key):
+                new.append(node.stage)
+        planned = self._gate.look(document, new).unfit if new else ()
+        return {each.stage: each for each in planned} | unfit
 
     def _look(self, submission_id: str, progress: Progress | None, now: float) -> _Mark:
         """Notes what an attempt's progress says now."""
@@ -340,18 +342,23 @@ class Reconciler:
                     logger.warning("%s", error)  # the next pass sees it and takes another id
                 except BackendUnavailableError as error:
                     unready = error
-                    message, why = sentence(error), CLUSTER_NOT_READY
+                    message, why = sentence(error), unready_reason(error)
                     news = [
                         Mark(action.stage, StageState.QUEUED, why, message, error.remedy),
                         _not_ready(error),
                     ]
                 except TransientError:
                     raise
+                except ImpossibleJobError as error:
+                    # Another release may hold it: the gate looks again.
+                    message, why = sentence(error), error.code.name
+                    news = [
+                        Mark(action.stage, StageState.BLOCKED, why, message, error.remedy),
+                        Conclude(ConditionType.PROGRESSING, why, message, error.remedy),
+                    ]
                 except BackendError as error:
                     logger.error("%s", error)
-                    impossible = isinstance(error, ImpossibleJobError)
-                    message = sentence(error)
-                    why = error.code.name if impossible else SUBMISSION_REFUSED.name
+                    message, why = sentence(error), SUBMISSION_REFUSED.name
                     news = [
                         Mark(action.stage, StageState.FAILED, why, message, error.remedy),
                         Conclude(ConditionType.FAILED, why, f"{action.stage}: {message}", error.remedy),
@@ -390,7 +397,7 @@ class Reconciler:
             )
             update = {"waiting_since": entry.waiting_since or stamp(now)}
             message = sentence(error)
-            waits = Mark(stage, StageState.QUEUED, CLUSTER_NOT_READY, message, error.remedy, update)
+            waits = Mark(stage, StageState.QUEUED, unready_reason(error), message, error.remedy, update)
             return [waits, _not_ready(unready)], unready
         if entry.waiting_since is None:
             return [], None
@@ -508,7 +515,7 @@ def _held_up(error: ZhongjingError, desired: DesiredState, status: PipelineStatu
 
 
 def _not_ready(error: BackendError) -> Conclude:
-    return Conclude(ConditionType.PROGRESSING, CLUSTER_NOT_READY, sentence(error), error.remedy)
+    return Conclude(ConditionType.PROGRESSING, unready_reason(error), sentence(error), error.remedy)
 
 
 def _tail(backend: Backend, submission_id: str) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from zhongjing.codes import document, storage, training
+from zhongjing.codes import document, pods, storage, training
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.storage.manifest import FrozenSource, Record
@@ -213,10 +213,18 @@ WAITING_FOR_INPUT = training.WAITING_FOR_INPUT.name
 RUNNING = "Running"
 RETRYING = "Retrying"
 QUEUED = "Queued"  # another pipeline has the cluster
+CLUSTER_STARTING = "ClusterStarting"  # pods are on their way, and nothing is wrong
 CLUSTER_NOT_READY = "ClusterNotReady"
 DOES_NOT_FIT = document.DOES_NOT_FIT.name
+NO_ROOM = pods.NO_ROOM.name
 
-STANDSTILLS = (WAITING_FOR_INPUT, DOES_NOT_FIT, storage.DAMAGED_OBJECT.name, storage.NEWER_VERSION.name)
+UNREADY = (CLUSTER_STARTING, CLUSTER_NOT_READY)
+"""Reasons of Progressing while what runs jobs is not there."""
+
+REFUSALS = (DOES_NOT_FIT, NO_ROOM)
+"""Reasons of Progressing where a place is too small: another release, node or document mends it."""
+
+STANDSTILLS = (WAITING_FOR_INPUT, *REFUSALS, storage.DAMAGED_OBJECT.name, storage.NEWER_VERSION.name)
 """Reasons of Progressing where nothing goes on before something outside changes."""
 
 

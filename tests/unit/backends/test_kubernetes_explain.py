@@ -142,7 +142,7 @@ def test_an_autoscaler_at_work_is_waited_for() -> None:
     waiting = unschedulable(NEVER.format(3, ""))
     assert only(waiting).code is codes.NO_FITTING_NODE
     finding = only(waiting, events=(event("TriggeredScaleUp", "pod triggered scale-up", waiting),))
-    assert finding.code is codes.POD_UNSCHEDULABLE
+    assert finding.code is codes.POD_STARTING
     assert not finding.fatal
     assert "autoscaler is making a node" in finding.remedy
     refused = event("NotTriggerScaleUp", "pod didn't trigger scale-up: 1 max node group size", waiting)

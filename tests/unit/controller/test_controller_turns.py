@@ -237,6 +237,9 @@ def test_events_tell_of_changes_and_of_nothing_else() -> None:
     assert told(running, complete) == [("Normal", "StageSucceeded"), ("Normal", "Complete")]
     unready = concluded(ConditionType.PROGRESSING, "ClusterNotReady", sft=first)
     assert told(queued, unready) == [("Warning", "ClusterNotReady")]
+    starting = concluded(ConditionType.PROGRESSING, "ClusterStarting", sft=first)
+    assert told(queued, starting) == [("Normal", "ClusterStarting")], "a normal start is no warning"
+    assert told(starting, unready) == [("Warning", "ClusterNotReady")]
     failed = concluded(ConditionType.FAILED, "Diverged")
     assert told(fresh, failed) == [("Warning", "Diverged")]
     assert "do this" in transitions(fresh, failed)[0].text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -17,9 +17,11 @@ from tests.unit.pipeline.support import (
     desired_state,
     user_document,
 )
+from zhongjing.codes.pods import NO_ROOM
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.actions import fold
+from zhongjing.pipeline.backend import ImpossibleJobError
 from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.fit import Unfit, Verdict
 from zhongjing.pipeline.observe import Observed
@@ -86,6 +88,10 @@ class Place:
     def __init__(self) -> None:
         self.unfit: tuple[Unfit, ...] = (Unfit(Stage.SFT, "sft cannot fit", "set it smaller"),)
         self.asked: list[list[Stage]] = []
+        self.lacks: tuple[Unfit, ...] = ()
+
+    def room(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Sequence[Unfit]:
+        return [each for each in self.lacks if each.stage in set(stages)]
 
     def look(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Verdict:
         self.asked.append(list(stages))
@@ -164,3 +170,52 @@ def test_the_key_of_a_stage_does_not_change_with_force() -> None:
     user = user_document()
     forced = {**user, "spec": {**user["spec"], "force": True}}
     assert key_of(desired_state(forced), Stage.SFT) == key_of(desired_state(user), Stage.SFT)
+
+
+@pytest.mark.parametrize("attempted", [False, True])
+def test_no_room_waits_and_is_looked_at_again(attempted: bool) -> None:
+    """Whatever was tried before, and forced or not: no attempt finds workers that there cannot be."""
+    bench = Bench()
+    bench.place.unfit = ()
+    bench.want(2, force=True)
+    if attempted:
+        for _ in range(4):
+            bench.once()
+        bench.cluster.crash(bench.cluster.running()[0])
+    bench.place.lacks = (Unfit(Stage.SFT, "holds 1 at most", "raise maxReplicas", NO_ROOM),)
+    for _ in range(30):
+        bench.once()
+    assert len(bench.cluster.starts) == attempted
+    status = bench.status()
+    condition, entry = status.condition(), status.stage(Stage.SFT)
+    assert condition is not None
+    assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, "NoRoom")
+    assert (condition.message, condition.remedy) == ("holds 1 at most", "raise maxReplicas")
+    assert (entry.state, entry.reason, status.stands_still) == (StageState.BLOCKED, "NoRoom", True)
+    bench.place.lacks = ()
+    for _ in range(40):
+        bench.once()
+    assert bench.status().holds(ConditionType.COMPLETE)
+
+
+def test_no_room_that_a_submission_finds_waits_too() -> None:
+    """The release shrank between the look at it and the submission."""
+    bench = Bench()
+    bench.place.unfit = ()
+
+    def fault(where: str) -> None:
+        if where == "before submit":
+            bench.place.lacks = (Unfit(Stage.SFT, "holds 1 at most", "raise maxReplicas", NO_ROOM),)
+            raise ImpossibleJobError("holds 1 at most", code=NO_ROOM)
+
+    bench.cluster.fault = fault
+    for _ in range(3):
+        bench.once()
+        condition = bench.status().condition()
+        assert condition is not None
+        assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, "NoRoom")
+    assert bench.status().stage(Stage.SFT).attempt == 1
+    bench.place.lacks, bench.cluster.fault = (), lambda where: None
+    for _ in range(40):
+        bench.once()
+    assert bench.status().holds(ConditionType.COMPLETE)

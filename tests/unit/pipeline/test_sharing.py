@@ -9,10 +9,9 @@ import pytest
 from tests.unit.pipeline.support import LAYOUT, Cluster, MemoryStore, desired_state, user_document
 from zhongjing.codes.ray import RAY_UNREACHABLE
 from zhongjing.codes.storage import CONFLICT
-from zhongjing.codes.training import SUBMISSION_REFUSED
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendUnavailableError, ConflictError
-from zhongjing.pipeline.backend import ImpossibleJobError, JobRequest
+from zhongjing.pipeline.backend import JobRequest
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Reconciler
 from zhongjing.pipeline.state import (
@@ -232,17 +231,3 @@ def test_an_unready_cluster_does_not_hold_a_suspension() -> None:
         status = bench.once()
     assert status.holds(ConditionType.SUSPENDED)
     assert not bench.cluster.jobs
-
-
-def test_an_impossible_job_fails_with_its_own_code() -> None:
-    class Small(Cluster):
-        def submit(self, job: JobRequest) -> None:
-            raise ImpossibleJobError(
-                f"{job.workers} workers never fit", code=SUBMISSION_REFUSED, remedy="less"
-            )
-
-    bench = Bench(Small(MemoryStore()))
-    condition = condition_of(bench.once())
-    assert (condition.type, condition.reason) == (ConditionType.FAILED, "SubmissionRefused")
-    assert condition.message == "sft: 1 workers never fit"
-    assert condition.remedy == "less"

@@ -15,7 +15,7 @@ from zhongjing.pipeline.backend import ImpossibleJobError, JobRequest
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Reconciler
 from zhongjing.pipeline.state import (
-    CLUSTER_NOT_READY,
+    CLUSTER_STARTING,
     Condition,
     ConditionType,
     StageState,
@@ -97,11 +97,11 @@ def test_workers_are_asked_for_when_the_stage_is_prepared() -> None:
     assert "preparing" in bench.condition().message
     assert "no workers are asked for yet" in bench.condition().message
     waiting = bench.run(3)
-    assert (waiting.state, waiting.reason) == (StageState.QUEUED, CLUSTER_NOT_READY)
+    assert (waiting.state, waiting.reason) == (StageState.QUEUED, CLUSTER_STARTING)
     assert "0 of 2 are ready" in waiting.message
     assert (bench.condition().type, bench.condition().reason) == (
         ConditionType.PROGRESSING,
-        CLUSTER_NOT_READY,
+        CLUSTER_STARTING,
     )
     assert {(job.submission_id, job.workers) for job in bench.cluster.asked} == {("demo-0123abcd-sft-a1", 2)}
     bench.cluster.lacking = None

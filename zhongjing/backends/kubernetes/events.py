@@ -17,7 +17,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.errors import ZhongjingError
 from zhongjing.pipeline.state import (
     CLUSTER_NOT_READY,
-    DOES_NOT_FIT,
+    REFUSALS,
     RETRYING,
     RUNNING,
     ConditionType,
@@ -57,7 +57,7 @@ def transitions(before: PipelineStatus, after: PipelineStatus) -> list[Note]:
     # That a stage runs is told by the stage.
     if same or (now.type is ConditionType.PROGRESSING and now.reason == RUNNING):
         return notes
-    bad = now.type is ConditionType.FAILED or now.reason in (CLUSTER_NOT_READY, DOES_NOT_FIT, RETRYING)
+    bad = now.type is ConditionType.FAILED or now.reason in (CLUSTER_NOT_READY, *REFUSALS, RETRYING)
     text = f"{now.message} (remedy: {now.remedy})" if now.remedy else now.message
     return [*notes, Note("Warning" if bad else "Normal", now.reason, text)]
 

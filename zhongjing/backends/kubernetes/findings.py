@@ -144,7 +144,7 @@ def _unscheduled(
         return _unbound(place, text, events)
     if newest(events, *_SCALE_UP) is not None:
         remedy = "wait: the cluster's autoscaler is making a node"
-        return found(codes.POD_UNSCHEDULABLE, place, f"waits for a node: {text}", remedy=remedy)
+        return found(codes.POD_STARTING, place, f"waits for a node: {text}", remedy=remedy)
     if not _fits_no_node(text):
         return found(codes.POD_UNSCHEDULABLE, place, f"no node has room for it now ({_asks(pod)}): {text}")
     refusal = newest(events, "NotTriggerScaleUp")

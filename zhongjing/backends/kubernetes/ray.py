@@ -271,7 +271,8 @@ class ClusterBackend:
         grave = next((each for each in findings if each.code is not codes.POD_STARTING), None)
         message = f"{error.message}; {sentence(findings)}"
         if grave is None:
-            return BackendUnavailableError(message, code=error.code, where=error.where, remedy=error.remedy)
+            code = codes.WORKERS_STARTING  # all that is found is on its way
+            return BackendUnavailableError(message, code=code, where=error.where)
         return BackendUnavailableError(message, code=grave.code, where=error.where, remedy=grave.remedy)
 
     def _left_without_head(self, error: BackendUnavailableError) -> list[Object]:

@@ -14,6 +14,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.pipeline.headline import describe, duration
 from zhongjing.pipeline.state import (
     CLUSTER_NOT_READY,
+    CLUSTER_STARTING,
     QUEUED,
     ConditionType,
     DesiredState,
@@ -96,7 +97,11 @@ _STATE_WORDS: dict[StageState, str] = {
     StageState.BLOCKED: "blocked",
 }
 
-_REASON_WORDS = {QUEUED: "waits for its turn", CLUSTER_NOT_READY: "the cluster is not ready"}
+_REASON_WORDS = {
+    QUEUED: "waits for its turn",
+    CLUSTER_STARTING: "the cluster is starting",
+    CLUSTER_NOT_READY: "the cluster is not ready",
+}
 
 
 @dataclass(frozen=True)
