@@ -16,6 +16,7 @@ from zhongjing.backends.kubernetes.secrets import CREDENTIALS_KEY, read_secret
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ZhongjingError
+from zhongjing.pipeline.repeats import Repeats
 from zhongjing.storage.admin import BucketAdmin
 from zhongjing.storage.objects import ObjectStore, open_store
 
@@ -43,6 +44,7 @@ class Depot:
         self._admin = BucketAdmin(self._storage, waits=False)
         self._mounted = os.environ.get(_FILE_VARIABLE)
         self._lent: Path | None = None
+        self._repeats = Repeats(logger)
         self._ready = False
 
     @property
@@ -93,7 +95,7 @@ class Depot:
         try:
             values = read_secret(self._api, secret) or {}
         except ZhongjingError as error:
-            logger.warning("the Secret %s cannot be read: %s", secret, error.message)
+            self._repeats.say(f"the Secret {secret}", f"cannot be read: {error.message}")
             return
         if values.get(CREDENTIALS_KEY):
             descriptor, name = tempfile.mkstemp(prefix="credentials-")  # mode 0600

@@ -23,12 +23,13 @@ from zhongjing.errors import (
     ZhongjingError,
 )
 from zhongjing.pipeline.actions import SUSPENDED, Action, Adopt, Conclude, Mark, fold
-from zhongjing.pipeline.faults import is_documents, sentence
+from zhongjing.pipeline.faults import is_documents, sentence, unready_reason
 from zhongjing.pipeline.fit import Gate
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence, Reconciler
+from zhongjing.pipeline.repeats import Repeats
 from zhongjing.pipeline.state import (
-    CLUSTER_NOT_READY,
+    CLUSTER_STARTING,
     QUEUED,
     ConditionType,
     DesiredState,
@@ -112,6 +113,7 @@ class Driver:
         self._told = 0.0
         self._counted = False
         self._failing_since: float | None = None
+        self._repeats = Repeats(logger)
         self.due: float | None = None
         self.error: ZhongjingError | None = None
 
@@ -150,6 +152,8 @@ class Driver:
                 wait = self._wait_for_store(now)
             else:
                 wait = self._pass(pipeline, turn, now)
+                if self.error is not None and self._repeats.forget(pipeline.name):
+                    logger.info("%s: goes on", pipeline.name)
                 self.error = self._failing_since = None
         except ConflictError:
             self._left_at = ""
@@ -215,12 +219,12 @@ class Driver:
         previous = self._services.desires.previous(pipeline) if active else None
         reason = sentence(error)
         if previous is not None:
-            logger.warning("%s: generation %d: %s", pipeline.name, pipeline.generation, reason)
+            self._repeats.say(pipeline.name, f"generation {pipeline.generation}: {reason}")
             suspend = pipeline.suspend or pipeline.is_deleting
             desired = previous.value.model_copy(update={"suspend": suspend})
             turn = f"the document as it is now cannot be run: {reason}"
             return self._go(desired, status, turn, now)
-        logger.warning("%s: %s", pipeline.name, reason)
+        self._repeats.say(pipeline.name, reason)
         self.records.want(None)
         actions: list[Action] = [
             Adopt(pipeline.generation),
@@ -260,17 +264,20 @@ class Driver:
         name = self.pipeline.name
         if not isinstance(error, ZhongjingError):
             # A defect with one pipeline must not end the others.
-            logger.error("%s: a pass failed", name, exc_info=error)
-            error = ZhongjingError(f"{type(error).__name__}: {error}", code=UNEXPECTED)
+            unexpected = ZhongjingError(f"{type(error).__name__}: {error}", code=UNEXPECTED)
+            if self._repeats.say(name, unexpected.message, logging.ERROR):
+                logger.error("%s: a pass failed", name, exc_info=error)
+            error = unexpected
         else:
-            logger.warning("%s: %s", name, sentence(error))
+            starts = isinstance(error, BackendError) and unready_reason(error) == CLUSTER_STARTING
+            self._repeats.say(name, sentence(error), logging.INFO if starts else logging.WARNING)
         self.error = error
         if isinstance(error, BackendUnavailableError):
             return _TROUBLE_SECONDS  # the sequencer has said so
         since = self._failing_since = self._failing_since or now
         if isinstance(error, StorageUnavailableError) and now - since < SILENCE_SECONDS:
             return _TROUBLE_SECONDS  # a single request failed: the store as a whole answers
-        reason = CLUSTER_NOT_READY if isinstance(error, BackendError) else error.code.name
+        reason = unready_reason(error) if isinstance(error, BackendError) else error.code.name
         action = Conclude(ConditionType.PROGRESSING, reason, sentence(error), error.remedy)
         self._try_to_say([action], now)
         return _TROUBLE_SECONDS if isinstance(error, TransientError) else _DEFECT_SECONDS
@@ -281,7 +288,7 @@ class Driver:
         except ConflictError:
             raise
         except Exception as error:
-            logger.warning("%s: the status could not be written: %s", self.pipeline.name, error)
+            self._repeats.say(f"{self.pipeline.name}: its status", f"could not be written: {error}")
 
     def _say(self, status: PipelineStatus, actions: list[Action], now: float) -> None:
         after = fold(status, actions, now)

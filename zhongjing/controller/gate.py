@@ -25,12 +25,14 @@ class ReleaseGate:
     its controller again, mends it.
 
     Args:
-        groups: of workers, of the release.
+        groups: of workers, of the release; None where its Ray is another's, of which nothing is known.
         memory: what workers can have.
         store: has the config.json of bases in it.
     """
 
-    def __init__(self, groups: Sequence[WorkerGroup], memory: WorkerMemory, store: ObjectStore) -> None:
+    def __init__(
+        self, groups: Sequence[WorkerGroup] | None, memory: WorkerMemory, store: ObjectStore
+    ) -> None:
         self._groups = groups
         self._memory = memory
         self._read = reader(store)
@@ -41,7 +43,7 @@ class ReleaseGate:
         unfit = []
         for stage in stages:
             settings = document.spec.stages.get(stage)
-            if settings is None:
+            if settings is None or self._groups is None:
                 continue
             try:
                 pods_needed(self._groups, Demand(stage, settings.workers, settings.resources))

@@ -18,8 +18,11 @@ from zhongjing.pipeline.backend import (
     JobDescription,
     JobRequest,
 )
+from zhongjing.pipeline.repeats import Repeats
 
 logger = logging.getLogger(__name__)
+
+_repeats = Repeats(logger)
 
 RELEASE = "release"
 """Key of a job's metadata."""
@@ -78,7 +81,7 @@ class RayCluster:
         try:
             self.capacity.room_for(verification)
         except ImpossibleJobError as error:
-            logger.warning("%s finds no room: %s", verification.stage, error)
+            _repeats.say(verification.stage, f"finds no room: {error.message}")
 
 
 class GuardedBackend:

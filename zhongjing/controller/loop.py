@@ -28,7 +28,7 @@ from zhongjing.controller.inventory import Inventory
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.orphans import Orphans
 from zhongjing.controller.outage import Outage
-from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, is_queued, preparing
+from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, is_queued, is_refused, preparing
 from zhongjing.errors import (
     BackendError,
     ConflictError,
@@ -36,8 +36,10 @@ from zhongjing.errors import (
     StorageError,
     ZhongjingError,
 )
+from zhongjing.pipeline.faults import sentence
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence
+from zhongjing.pipeline.repeats import Repeats
 from zhongjing.pipeline.state import PipelineStatus
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ PASS_SECONDS = 5.0  # a pass that takes longer is broken off: who has the cluste
 _SHORTEST = 0.05
 _UNREACHABLE_SECONDS = 3.0
 _DEFECT_SECONDS = 20.0
+_ROUND = "a pass over the pipelines failed"
 
 
 class Controller:
@@ -93,7 +96,11 @@ class Controller:
             outage=self._outage,
             desires=Desires(depot.store, depot.storage),
             backend=GuardedBackend(ray.jobs, release.release, may_act),
-            gate=ReleaseGate(release.ray.groups, WorkerMemory(pipelines.api, release), depot.store),
+            gate=ReleaseGate(
+                release.ray.groups if ray.capacity is not None else None,
+                WorkerMemory(pipelines.api, release),
+                depot.store,
+            ),
             release=release.release,
             policy=policy,
             cadence=cadence,
@@ -105,6 +112,7 @@ class Controller:
         self._ray = ray
         self._orphans = Orphans(ray.jobs, self._services, release)
         self._drivers: dict[str, Driver] = {}
+        self._repeats = Repeats(logger)
         self.beat = time.monotonic()
 
     def run(self, ending: threading.Event) -> None:
@@ -124,13 +132,15 @@ class Controller:
         began = time.monotonic()
         try:
             wait = self._pass(time.time())
+            self._repeats.forget(_ROUND)
         except ZhongjingError as error:
-            logger.warning("%s", error)
+            self._repeats.say(_ROUND, str(error))
             self._metrics.fail(error.message)
             self.inventory.expire()
             wait = _UNREACHABLE_SECONDS
         except Exception as error:
-            logger.exception("a pass failed")
+            if self._repeats.say(_ROUND, f"{type(error).__name__}: {error}", logging.ERROR):
+                logger.exception("a pass failed")
             self._metrics.fail(str(error))
             self.inventory.expire()
             wait = _DEFECT_SECONDS
@@ -177,21 +187,31 @@ class Controller:
         self._metrics.count(now_ours, holder is not None, self._ray.worker_pods)
         if listed:
             job = next((found for each in now_ours if (found := preparing(each)) is not None), None)
-            self._ray.look_after(
-                busy=holder is not None and job is None,
-                preparing=job,
-                verification=self._orphans.verification,
-            )
+            try:
+                self._ray.look_after(
+                    busy=holder is not None and job is None,
+                    preparing=job,
+                    verification=self._orphans.verification,
+                )
+            except BackendError as error:
+                # One workload that was just deleted, say: the pipelines have had their turns.
+                self._repeats.say("Ray's pods", sentence(error))
+                self._metrics.fail(error.message)
         return max(_SHORTEST, min([*times, self._resync]))
 
     def _has_work(self, pipeline: Pipeline, now: float) -> bool:
         """Whether the pipeline is to be looked at; if not, it costs nothing."""
         return (
             not pipeline.is_settled
+            or self._looks_again(pipeline)
             or pipeline.is_deleting
             or lacks_finalizer(pipeline)
             or is_expired(pipeline, now)
         )
+
+    def _looks_again(self, pipeline: Pipeline) -> bool:
+        """Whether a refused document is looked at once more: this controller may be another version."""
+        return pipeline.uid not in self._drivers and is_refused(pipeline)
 
     def _attend(self, pipeline: Pipeline, holder: str | None, now: float) -> Pipeline | None:
         """Does what one pipeline needs; the object afterwards, None when it is gone."""
@@ -199,7 +219,7 @@ class Controller:
             after = self._upkeep(pipeline, now)
             # Of an object that is being deleted only what still runs is of interest.
             ends = after is not None and after.is_deleting and not after.is_active
-            if after is not None and not after.is_settled and not ends:
+            if after is not None and not ends and (self._looks_again(after) or not after.is_settled):
                 after = self._drive(after, holder, now)
         except (ConflictError, ObjectConflictError) as error:
             logger.info("%s: %s; looking again", pipeline.name, error.message)
@@ -209,7 +229,7 @@ class Controller:
             return driver.pipeline if driver is not None else pipeline
         except BackendError as error:
             # The API does not answer, or refuses just this object: the others have their turns.
-            logger.warning("%s: %s", pipeline.name, error.message)
+            self._repeats.say(pipeline.name, error.message)
             self._metrics.fail(f"{pipeline.name}: {error.message}")
             return pipeline
         if after is None:
@@ -233,7 +253,7 @@ class Controller:
                 remove_artifacts(self._services, pipeline)
             except StorageError as error:
                 if not self._outage.explains(error, now):
-                    logger.warning("%s: its artifacts could not be deleted: %s", pipeline.name, error.message)
+                    self._repeats.say(pipeline.name, f"its artifacts could not be deleted: {error.message}")
                 return pipeline
             return self._pipelines.set_finalizer(pipeline, False)
         return pipeline

@@ -19,6 +19,7 @@ from zhongjing.controller.guard import ClusterJobs
 from zhongjing.controller.turns import orphans, verification
 from zhongjing.errors import BackendError, BackendUnavailableError, StorageError
 from zhongjing.pipeline.backend import JobDescription, JobState
+from zhongjing.pipeline.repeats import Repeats
 from zhongjing.pipeline.state import StopReason
 from zhongjing.storage.artifacts import request_stop
 from zhongjing.storage.layout import Layout
@@ -44,6 +45,7 @@ class Orphans:
         self._asked: dict[str, float] = {}
         self._ended: dict[str, float] = {}
         self._looked = False
+        self._repeats = Repeats(logger)
         self.holder: str | None = None
         """What has the cluster, in words; None where no orphan lives."""
         self.verification: Demand | None = None
@@ -64,14 +66,15 @@ class Orphans:
         try:
             jobs = self._backend.jobs()
         except BackendError as error:
-            if guard.unseen is None:
-                logger.warning("the jobs of Ray cannot be listed: %s", error.message)
+            self._repeats.say("the jobs of Ray cannot be listed", error.message)
             # Whatever it is: until Ray says what runs, nothing else may begin there.
             guard.unseen = BackendUnavailableError(
                 error.message, code=error.code, where=error.where, remedy=error.remedy
             )
             return
-        guard.unseen = None
+        if guard.unseen is not None:
+            guard.unseen = None
+            self._repeats.forget("the jobs of Ray cannot be listed")
         self.verification = verification(jobs, self._release.release, self._release.namespace)
         alive = orphans(jobs, pipelines, self._release.release, self._release.namespace)
         self._asked = {job.submission_id: self._asked.get(job.submission_id, now) for job in alive}
@@ -81,7 +84,7 @@ class Orphans:
             try:
                 self._end(job, now)
             except (BackendError, StorageError) as error:
-                logger.warning("%s could not be stopped: %s", job.submission_id, error.message)
+                self._repeats.say(job.submission_id, f"could not be stopped: {error.message}")
 
     def _end(self, job: JobDescription, now: float) -> None:
         services = self._services
@@ -90,7 +93,7 @@ class Orphans:
         late = now - self._asked[job.submission_id] >= patience
         if job.state is JobState.PENDING or late or uri is None:
             if now - self._ended.get(job.submission_id, 0.0) >= _AGAIN_SECONDS:
-                logger.info("ending %s: no pipeline wants it", job.submission_id)
+                self._repeats.say(job.submission_id, "is ended: no pipeline wants it", logging.INFO)
                 self._ended[job.submission_id] = now
                 services.backend.stop(job.submission_id)
         elif not services.outage.holds and not services.store.exists(uri):

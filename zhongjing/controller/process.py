@@ -31,6 +31,7 @@ from zhongjing.controller.server import HealthServer
 from zhongjing.errors import ZhongjingError
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence
+from zhongjing.pipeline.repeats import Repeats
 
 logger = logging.getLogger("zhongjing.controller")
 
@@ -140,11 +141,12 @@ class ControllerProcess:
 
     def _prepare(self) -> None:
         """Makes the Secrets that the release's pods wait for, and says what is wrong with those there are."""
+        repeats = Repeats(logger)
         while not self._ending.is_set():
             try:
                 findings = prepare_secrets(self._api, self._release)
             except ZhongjingError as error:
-                logger.warning("the Secrets cannot be looked at: %s", error)
+                repeats.say("the Secrets cannot be looked at", str(error))
                 self._metrics.fail(error.message)
                 self._ending.wait(_PREPARE_SECONDS)
                 continue

@@ -6,12 +6,15 @@ from collections.abc import Collection, Iterable
 
 from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.codes import cluster, document
 from zhongjing.config.stages import Resources
 from zhongjing.controller.guard import RELEASE
 from zhongjing.controller.verify import CPUS, GPUS, VERIFIES
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.state import QUEUED, RETRYING, ConditionType, StageState
 from zhongjing.storage.progress import Activity
+
+_DOCUMENTS = frozenset(code.name for group in (document.GROUP, cluster.DOCUMENTS) for code in group.codes)
 
 
 def is_ours(pipeline: Pipeline, release: str, others: Collection[str]) -> bool:
@@ -57,6 +60,13 @@ def is_queued(pipeline: Pipeline, turn: str | None = None) -> bool:
     observed = int(pipeline.status.get("observedGeneration") or 0)
     queued = condition.get("reason") == QUEUED and turn in (None, condition.get("message"))
     return queued and observed == pipeline.generation and not pipeline.is_deleting
+
+
+def is_refused(pipeline: Pipeline) -> bool:
+    """Whether it has failed because its document was refused, whatever is in the store or the cluster."""
+    if not pipeline.is_settled or not pipeline.holds(ConditionType.FAILED) or pipeline.is_deleting:
+        return False
+    return (pipeline.condition() or {}).get("reason") in _DOCUMENTS
 
 
 def in_turn(pipelines: Iterable[Pipeline]) -> list[Pipeline]:

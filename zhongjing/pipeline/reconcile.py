@@ -50,8 +50,10 @@ from zhongjing.pipeline.freeze import freeze_source
 from zhongjing.pipeline.observe import AttemptView, Away, Observed, Policy, ResultView
 from zhongjing.pipeline.plan import Plan, make_plan, make_request
 from zhongjing.pipeline.records import Records, StoredRecords
+from zhongjing.pipeline.repeats import Repeats
 from zhongjing.pipeline.state import (
     QUEUED,
+    UNREADY,
     ConditionType,
     DesiredState,
     PipelineStatus,
@@ -127,6 +129,7 @@ class Reconciler:
         self._marks: dict[str, _Mark] = {}
         self._results: dict[tuple[Stage, str], ResultView] = {}
         self._published: dict[Stage, str] = {}
+        self._repeats = Repeats(logger)
         self._next_poll = 0.0
         self._away: BackendUnavailableError | None = None  # why the backend did not answer in this pass
 
@@ -270,7 +273,7 @@ class Reconciler:
         except StorageError as error:
             if error.code not in UNREADABLE:
                 raise
-            logger.warning("%s; going on without it", sentence(error))
+            self._repeats.say(f"progress of {stage}", f"{sentence(error)}; going on without it")
             return Progress(stage=stage, key=key, attempt=attempt, activity=Activity.STARTING)
         return progress if progress is not None and progress.attempt == attempt else None
 
@@ -336,6 +339,8 @@ class Reconciler:
         unready: BackendUnavailableError | None = None
         for action in actions:
             if isinstance(action, Submit):
+                # What waits for its submission does not hang.
+                self._marks.pop(action.submission_id, None)
                 try:
                     self._submit(desired, status, action)
                 except ForeignJobError as error:
@@ -378,7 +383,7 @@ class Reconciler:
                 except BackendUnavailableError as error:
                     unready = error  # the next pass ends it
                 else:
-                    logger.info("ended %s", action.submission_id)
+                    self._repeats.say(action.submission_id, "ended", logging.INFO)
         return news, unready
 
     def _make_room(
@@ -426,7 +431,9 @@ class Reconciler:
         job = self._job(desired, action.stage, status.stage(action.stage))
         self.store.put_record(job.request_uri, request)
         self.backend.submit(job)
-        logger.info("submitted %s%s", action.submission_id, f" ({action.message})" if action.message else "")
+        waited = status.stage(action.stage).reason in UNREADY
+        message = "" if waited else f" ({action.message})"
+        logger.info("submitted %s%s", action.submission_id, message)
 
     def _job(self, desired: DesiredState, stage: Stage, entry: StageStatus) -> JobRequest:
         """The job of the attempt that stands in the status."""

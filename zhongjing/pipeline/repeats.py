@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 AGAIN_SECONDS = 600.0
 
@@ -14,22 +13,21 @@ class Repeats:
 
     Args:
         logger: takes the lines.
-        clock: seconds, of any origin.
     """
 
-    def __init__(self, logger: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        self._clock = clock
         self._said: dict[str, tuple[str, float]] = {}
 
-    def say(self, subject: str, text: str, level: int = logging.WARNING) -> None:
-        """Logs ``subject: text``, unless that was the last thing said of the subject, and lately."""
-        now = self._clock()
+    def say(self, subject: str, text: str, level: int = logging.WARNING) -> bool:
+        """Logs ``subject: text``, unless that was the last thing said of it, and lately; whether it did."""
+        now = time.monotonic()
         before = self._said.get(subject)
         if before is not None and before[0] == text and now - before[1] < AGAIN_SECONDS:
-            return
+            return False
         self._said[subject] = (text, now)
         self._logger.log(level, "%s: %s", subject, text)
+        return True
 
     def forget(self, subject: str) -> bool:
         """Lets go of a subject: what is said of it next is news. Whether anything had been said."""

@@ -65,6 +65,9 @@ class Objects:
         self.items[pipeline.name] = written
         return written
 
+    def set_finalizer(self, pipeline: Pipeline, wanted: bool) -> Pipeline | None:
+        return self.items.get(pipeline.name)
+
     def condition(self, name: str) -> tuple[str, str, str]:
         """Type, reason and message of the condition that holds."""
         found = self.items[name].condition() or {}
@@ -81,6 +84,12 @@ class Jobs:
         self.known[job.submission_id] = JobDescription(
             submission_id=job.submission_id, state=JobState.RUNNING, metadata=job.metadata
         )
+
+    def make_room(self, job: JobRequest) -> None:
+        """Workers are there."""
+
+    def stacks(self, submission_id: str) -> str:
+        return ""
 
     def describe(self, submission_id: str) -> JobDescription:
         unknown = JobDescription(submission_id=submission_id, state=JobState.UNKNOWN)

@@ -48,6 +48,16 @@ def test_ray_s_head_is_down_and_the_condition_goes_on_saying_why() -> None:
     assert (bench.condition().type, bench.stage().attempt) == (ConditionType.COMPLETE, 1)
 
 
+def test_what_waits_for_a_head_does_not_hang() -> None:
+    bench = away()
+    bench.settings = {"progressDeadlineSeconds": 60}
+    bench.want(2)
+    bench.run(100)
+    bench.cluster.fault = lambda where: None
+    bench.run(40)
+    assert (bench.condition().type, bench.stage().attempt) == (ConditionType.COMPLETE, 1)
+
+
 @pytest.mark.parametrize("ticks", [0, 3, 9], ids=["never-submitted", "preparing", "training"])
 def test_ray_s_head_is_down_and_a_pipeline_can_be_suspended_and_goes_on(ticks: int) -> None:
     bench = away(ticks)

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import LEASES, Object
 from zhongjing.errors import ObjectConflictError, ZhongjingError
+from zhongjing.pipeline.repeats import Repeats
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class Election:
         self._identity = identity
         self._timing = timing or Timing()
         self._labels = labels or {}
+        self._subject = f"lease {name}"
+        self._repeats = Repeats(logger)
         self._until = 0.0
         self._observed: tuple[str, float] = ("", 0.0)
         self._ending = threading.Event()
@@ -116,10 +119,11 @@ class Election:
         while not self._ending.is_set():
             try:
                 self._attempt()
+                self._repeats.forget(self._subject)
             except ObjectConflictError:
                 pass  # somebody was faster; the next look shows who
             except ZhongjingError as error:
-                logger.warning("lease %s: %s", self._name, error.message)
+                self._repeats.say(self._subject, error.message)
             except Exception:
                 # The thread must not die: nobody would renew any more, nor ever stand again.
                 logger.exception("lease %s", self._name)

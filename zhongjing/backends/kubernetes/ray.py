@@ -55,6 +55,7 @@ from zhongjing.pipeline.backend import (
     JobRequest,
     JobState,
 )
+from zhongjing.pipeline.repeats import Repeats
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +139,7 @@ class ClusterBackend:
         self._leftovers = Leftovers(lambda path: self._ask(lambda ray: ray.query(path)))
         self._told: tuple[float, list[Finding]] = (float("-inf"), [])
         self._ray: tuple[str, RayJobsBackend] | None = None
+        self._repeats = Repeats(logger)
         self._lock = threading.Lock()
 
     # Backend
@@ -289,7 +291,7 @@ class ClusterBackend:
                 return of_component(pods, WORKER)
             explained = self._explained(error)
         except ZhongjingError as other:
-            logger.info("the pods of Ray cannot be looked at: %s", other)
+            self._repeats.say("the pods of Ray", f"cannot be looked at: {other.message}", logging.INFO)
             raise error from None
         raise explained from None
 
@@ -308,11 +310,11 @@ class ClusterBackend:
             try:
                 self._left_without_head(error)
             except BackendUnavailableError as unseen:
-                logger.info("nobody can tell whether Ray is in use: %s", unseen)
+                self._repeats.say("use of Ray", f"cannot be told: {unseen.message}", logging.INFO)
                 return True
             return False
         except ZhongjingError as error:
-            logger.info("nobody can tell whether Ray is in use: %s", error)
+            self._repeats.say("use of Ray", f"cannot be told: {error.message}", logging.INFO)
             return True
 
     def _is_lost(self) -> bool:
@@ -324,7 +326,7 @@ class ClusterBackend:
         try:
             pods = self._api.find(PODS, labels=pod_labels(self._release, HEAD, WORKER)).items
         except ZhongjingError as error:
-            logger.info("the pods of Ray cannot be listed: %s", error)
+            self._repeats.say("the pods of Ray", f"cannot be looked at: {error.message}", logging.INFO)
             return False
         heads = [pod for pod in of_component(pods, HEAD) if started(pod)]
         if len(heads) != 1 or not is_ready(heads[0]):

@@ -40,6 +40,7 @@ from zhongjing.config.sources import Storage
 from zhongjing.errors import BackendError, ConflictError, StorageError, TransientError, ZhongjingError
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence, Reconciler
+from zhongjing.pipeline.repeats import Repeats
 from zhongjing.storage.admin import BucketAdmin
 from zhongjing.storage.embedded import EmbeddedS3
 from zhongjing.storage.files import disk_error
@@ -89,6 +90,7 @@ class Supervisor:
         self._ready = False
         self._error: ZhongjingError | None = None
         self._driven: dict[str, _Driven] = {}
+        self._repeats = Repeats(logger)
         self._active: list[str] = []
         self._earlier_ray: RayRecord | None = None
         self._pulse = Pulse(lambda: workdir.touch("alive"))
@@ -200,13 +202,14 @@ class Supervisor:
     def _pass(self, name: str, driven: _Driven) -> float | None:
         try:
             wait = driven.reconciler.once(time.time())
+            self._repeats.forget(name)
         except ConflictError:
             wait = TICK
         except TransientError as error:
-            logger.warning("%s: %s", name, error)
+            self._repeats.say(name, str(error))
             wait = 2.0
         except ZhongjingError as error:
-            logger.error("%s: %s", name, error)
+            self._repeats.say(name, str(error), logging.ERROR)
             wait = 10.0
         except Exception:
             # One pipeline's surprise must not end the others, nor the services.
