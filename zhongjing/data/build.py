@@ -234,7 +234,8 @@ class _Builder:
             name = shard.source.name
             told = {"unused": shard.unused, "layouts": shard.layouts}
             counts.append(SourceCounts(name=name, digest=digests[name], **told, **tally))
-            logger.info("source %s: read as %s", name, layouts_text(shard.layouts))
+            if shard.layouts:
+                logger.info("source %s: read as %s", name, layouts_text(shard.layouts))
             if shard.unused:
                 logger.info("source %s: not used: %s", name, unused_text(shard.unused))
             self.outputs.store_quarantine()

@@ -74,7 +74,8 @@ def _question_of(record: Fields) -> tuple[str | None, str, Mapping[str, int]]:
             continue
         value = listed(record[name])
         if name == "questions" and isinstance(value, list):
-            value, *others = [text for item in value for text in (item if isinstance(item, list) else [item])]
+            said = [text for item in value for text in (item if isinstance(item, list) else [item])]
+            value, others = said[:1], said[1:]
             if others:  # other words for the same question
                 unused["questions[]"] = sum(len(text) for text in others if isinstance(text, str))
         parts.append(text_of(value, "input" if name in _INPUTS and parts else "the question"))

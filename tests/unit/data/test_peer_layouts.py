@@ -8,15 +8,19 @@ Sources: LLaMA-Factory ``data/README.md``; MedicalGPT ``docs/datasets.md``; TRL
 from __future__ import annotations
 
 import json
+import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from zhongjing.config.sources import Kind, Source
+from zhongjing.config.sources import Columns, Kind, RoleMarks, Source
 from zhongjing.data.inspect import inspect_sources
+from zhongjing.data.layouts import parse
 from zhongjing.data.readers import Rejected, read_object
 from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, TextRecord
+from zhongjing.data.texts import RejectedError
 
 D, R, P, T = Kind.DIALOGUE, Kind.RANKING, Kind.PROMPTS, Kind.TEXT
 Turns = list[tuple[str, str]]
@@ -321,6 +325,61 @@ def test_a_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
         found = read(tmp_path / "x.jsonl", case, columns={"prompt": "d.0", "response": path})
         assert isinstance(found, Rejected)
         assert found.reason == f"the key {path!r} named under `columns` is missing"
+
+
+def test_any_record_is_read_or_rejected_and_never_ends_the_job() -> None:
+    """Known keys with values of any type: one record must not cost the others."""
+    names = sorted({name for cases in PEERS.values() for case in cases for name in case.record})
+    names += [
+        "options",
+        "questions",
+        "answers",
+        "scores",
+        "ranks",
+        "Complex_CoT",
+        "data",
+        "score_chosen",
+        "title",
+    ]
+    words: list[Any] = ["问", "nan", "", "Human: 甲\nAssistant: 乙", "问：甲", "[1]", '["甲"]', "true"]
+    others: list[Any] = [
+        None,
+        float("nan"),
+        0,
+        1,
+        0.5,
+        True,
+        float("inf"),
+        [],
+        [[]],
+        {},
+        [None],
+        [U, A],
+        [U],
+        A,
+    ]
+
+    def value(draw: random.Random, depth: int = 0) -> Any:
+        if depth > 2 or draw.random() < 0.6:
+            return draw.choice(words if draw.random() < 0.5 else others)
+        if draw.random() < 0.5:
+            return [value(draw, depth + 1) for _ in range(draw.randrange(4))]
+        keys = ("role", "content", "from", "value", "human", "assistant", "weight", "text", "score", "type")
+        return {draw.choice(keys): value(draw, depth + 1) for _ in range(draw.randrange(4))}
+
+    read = 0
+    for seed in range(4000):
+        draw = random.Random(seed)
+        record = {draw.choice(names): value(draw) for _ in range(draw.randrange(1, 6))}
+        columns = Columns() if draw.random() < 0.7 else Columns.model_validate(
+            {key: f"{draw.choice(names)}{draw.choice(['', '.0', '.content'])}"
+             for key in draw.sample(["prompt", "response", "messages", "answers", "scores", "text"], 2)}
+        )  # fmt: skip
+        marks: RoleMarks | None = draw.choice([None, "split", "keep"])
+        with suppress(RejectedError):
+            parse(record, columns, draw.choice(list(Kind)), marks)
+            read += 1
+    assert read > 100
 
 
 def test_prompt_records_are_of_kind_prompts(tmp_path: Path) -> None:
