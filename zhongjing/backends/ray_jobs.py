@@ -62,6 +62,7 @@ class RayJobsBackend:
         address: of the dashboard, ``http://host:port``.
         token: of Ray's token authentication; None where it is off.
         python: the interpreter that entry points run in, as a path or a name on the cluster.
+        launcher: a script that starts them, given to the interpreter; none unless given.
         package: package of the entry points: stage ``rm`` is ``<package>.rm``.
         timeout: of one request, in seconds.
     """
@@ -72,12 +73,13 @@ class RayJobsBackend:
         token: str | None,
         *,
         python: str = "python",
+        launcher: str | None = None,
         package: str = "jobs",
         timeout: float = 30.0,
     ) -> None:
         self.address = address.rstrip("/")
         self._token = token
-        self._python = python
+        self._program = [python, launcher] if launcher else [python]
         self._package = package
         self._timeout = timeout
         host = urllib.parse.urlsplit(self.address).hostname
@@ -160,7 +162,7 @@ class RayJobsBackend:
 
     def render(self, job: JobRequest) -> dict[str, object]:
         """The body of the submission. Its entry point holds no CPU: the workers ask for theirs."""
-        entrypoint = [self._python, "-m", f"{self._package}.{job.stage}", "--request", job.request_uri]
+        entrypoint = [*self._program, "-m", f"{self._package}.{job.stage}", "--request", job.request_uri]
         return {
             "entrypoint": shlex.join(entrypoint),
             "submission_id": job.submission_id,

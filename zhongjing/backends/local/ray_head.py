@@ -20,6 +20,9 @@ from pathlib import Path
 
 import psutil
 
+from zhongjing.backends.local import fork_client
+from zhongjing.backends.local.fork_server import padding
+from zhongjing.backends.local.machine import gpus
 from zhongjing.backends.local.processes import (
     MARK_VARIABLE,
     ProcessRecord,
@@ -70,10 +73,15 @@ class RayHead:
     Args:
         folder: for its token, logs and, where paths are short enough, its sockets.
         environment: what jobs need on top of this process's environment (S3 endpoint and credentials).
+        preload: module whose imports processes of jobs are forked with; None starts each from nothing.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None, *, preload: str | None = None
+    ) -> None:
         self.folder = folder.resolve()
+        # A fork cannot use a CUDA device that its parent has looked at, and torch's imports may.
+        self._preload = preload if gpus() == 0 else None
         self._environment = dict(environment or {})
         # The same for every supervisor of this folder: what one left behind, the next one finds.
         self.mark = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
@@ -106,7 +114,11 @@ class RayHead:
         """The Jobs API of the running head."""
         assert self.record is not None
         return RayJobsBackend(
-            self.record.dashboard_url, self._token(), python=sys.executable, package=package
+            self.record.dashboard_url,
+            self._token(),
+            python=sys.executable,
+            launcher=fork_client.__file__ if self._preload else None,
+            package=package,
         )
 
     def start(self, cpus: int) -> None:
@@ -201,6 +213,8 @@ class RayHead:
             *(f"--num-cpus={cpus}", f"--object-store-memory={OBJECT_STORE_BYTES}"),
         ]
         started = time.monotonic()
+        if self._preload is not None:
+            self._start_fork_server(self._preload)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -227,6 +241,24 @@ class RayHead:
             time.sleep(0.1)
         return False
 
+    def _start_fork_server(self, preload: str) -> None:
+        """Starts it beside Ray: it is ready when the first job is, and ends with Ray by the mark."""
+        module = "zhongjing.backends.local.fork_server"
+        with (self.folder / "fork-server.log").open("wb") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", module, str(self._fork_socket), preload],
+                env={**padding(), **self._ray_environment()},
+                cwd=self._job_folder(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def _fork_socket(self) -> Path:
+        return self._temporary.temporary / "fork-server"
+
     def _job_folder(self) -> Path:
         folder = self.folder / "jobs"
         folder.mkdir(exist_ok=True)
@@ -249,12 +281,14 @@ class RayHead:
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-            # Trims what one machine does not need: the client server, workers kept in stock.
-            "RAY_START_HOOK": "zhongjing.backends.local.ray_hook.trim",
+            # One machine needs neither the client server nor workers kept in stock.
+            "RAY_START_HOOK": "zhongjing.backends.local.ray_hook.prepare",
             "RAY_prestart_worker_first_driver": "0",
             "ZHONGJING_SCRATCH": str(self.folder / "scratch"),
             "PYTHONPATH": python_path(),
         }
+        if self._preload is not None:
+            environment[fork_client.SERVER_VARIABLE] = str(self._fork_socket)
         return environment
 
     def _tail(self, lines: int = 12) -> str:

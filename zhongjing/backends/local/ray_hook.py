@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from zhongjing.backends.local import fork_client
 
-def trim(parameters: Any, head: bool) -> None:
-    """Leaves out the Ray Client server: jobs come by the Jobs API, and it costs a process.
+
+def prepare(parameters: Any, head: bool) -> None:
+    """Leaves out the Ray Client server, which costs a process: jobs come by the Jobs API. Workers are forked.
 
     Args:
         parameters: Ray's ``RayParams``.
@@ -14,3 +17,5 @@ def trim(parameters: Any, head: bool) -> None:
     """
     if head:
         parameters.ray_client_server_port = None
+    if fork_client.SERVER_VARIABLE in os.environ:
+        parameters.setup_worker_path = fork_client.__file__

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import logging
 import math
 import os
@@ -82,7 +83,7 @@ class Supervisor:
         self.workdir = workdir
         self._idle_seconds = idle_seconds
         self._s3 = EmbeddedS3(workdir.s3)
-        self._head = RayHead(workdir.path)
+        self._head = RayHead(workdir.path, preload=_preload(package))
         self._backend = LocalBackend(
             self._head, cpus=self._cpus, package=package, on_change=self._write_record
         )
@@ -365,6 +366,12 @@ def _told(error: ZhongjingError) -> Failure:
         where=error.where,
         remedy=error.remedy,
     )
+
+
+def _preload(package: str) -> str | None:
+    """Name of the module with the imports of a package's jobs, if it has one."""
+    name = f"{package}.preload"
+    return name if importlib.util.find_spec(name) is not None else None
 
 
 def _needed_cpus(document: TrainingPipeline) -> int:

@@ -1,0 +1,140 @@
+"""Forked processes: they are in all that can be seen what starting them alone would have made."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from zhongjing.backends.local import fork_client
+from zhongjing.backends.local.fork_client import SERVER_VARIABLE
+from zhongjing.backends.local.fork_server import padding
+from zhongjing.backends.local.processes import environment_of, python_path
+
+# What a job is here: it tells what it sees, then does as it is told.
+_JOB = """
+import json, os, signal, sys, time
+import numpy
+seen = {
+    "argv": sys.argv, "name": __name__, "folder": os.getcwd(), "pid": os.getpid(), "parent": os.getppid(),
+    "variables": dict(os.environ), "random": float(numpy.random.random()),
+    "preloaded": "decimal" in sys.modules, "threads": len(os.listdir("/proc/self/task")),
+}
+print(json.dumps(seen), flush=True)
+if sys.argv[1] == "wait":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
+    sys.stdout = None
+    time.sleep(60)
+sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the job, and with what the server imports."""
+    place = tmp_path_factory.mktemp("fork")
+    (place / "told.py").write_text(_JOB)
+    (place / "preloaded.py").write_text("import decimal, numpy\n")
+    return place
+
+
+@pytest.fixture
+def server(folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
+    """A running server, and the environment of its clients."""
+    socket = tmp_path / "s"
+    environment = {**os.environ, "PYTHONPATH": f"{python_path()}:{folder}"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zhongjing.backends.local.fork_server", str(socket), "preloaded"],
+        env={**padding(), **environment},
+    )
+    while not socket.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    yield process, {**environment, SERVER_VARIABLE: str(socket)}
+    process.kill()
+    process.wait()
+
+
+def _start(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, fork_client.__file__, *arguments]
+    return subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True)
+
+
+def _seen(process: subprocess.Popen[str]) -> dict[str, object]:
+    assert process.stdout is not None
+    with process.stdout:
+        found: dict[str, object] = json.loads(process.stdout.readline())
+    return found
+
+
+def test_a_fork_has_the_arguments_folder_files_and_environment_of_its_client(
+    folder: Path, server: tuple[subprocess.Popen[bytes], dict[str, str]]
+) -> None:
+    parent, environment = server
+    own = {**environment, "ZHONGJING_ATTEMPT": "tiny-1-sft-a1", "LONG": "x" * 5000}
+    del own["HOME"]
+    process = _start(folder, own, "-m", "told", "wait", "两")
+    seen = _seen(process)
+    assert seen["argv"] == [str(folder / "told.py"), "wait", "两"]
+    assert (seen["name"], seen["folder"], seen["parent"]) == ("__main__", str(folder), parent.pid)
+    assert seen["variables"] == own
+    assert seen["preloaded"]
+    assert seen["threads"] == 1
+    shown = environment_of(psutil.Process(int(str(seen["pid"]))))
+    assert {name: value for name, value in shown.items() if value.strip()} == own
+    process.terminate()
+    assert process.wait(10) == 7
+
+
+def test_the_exit_status_is_the_processes_and_no_two_draw_the_same_numbers(
+    folder: Path, server: tuple[subprocess.Popen[bytes], dict[str, str]]
+) -> None:
+    first, second = (_start(folder, server[1], "-m", "told", status) for status in ("0", "3"))
+    assert _seen(first)["random"] != _seen(second)["random"]
+    assert (first.wait(10), second.wait(10)) == (0, 3)
+
+
+def test_a_killed_client_takes_its_process_with_it_and_a_killed_process_its_client(
+    folder: Path, server: tuple[subprocess.Popen[bytes], dict[str, str]]
+) -> None:
+    clients = [_start(folder, server[1], "-m", "told", "wait") for _ in range(2)]
+    forks = [psutil.Process(int(str(_seen(client)["pid"]))) for client in clients]
+    clients[0].kill()
+    clients[0].wait(10)
+    forks[0].wait(10)
+    forks[1].kill()
+    assert clients[1].wait(10) == -signal.SIGKILL
+
+
+def test_a_killed_server_takes_all_with_it_and_clients_go_on_alone(
+    folder: Path, server: tuple[subprocess.Popen[bytes], dict[str, str]]
+) -> None:
+    process = _start(folder, server[1], "-m", "told", "wait")
+    fork = psutil.Process(int(str(_seen(process)["pid"])))
+    server[0].kill()
+    fork.wait(10)
+    assert process.wait(10) == -signal.SIGKILL
+    alone = _start(folder, server[1], "-m", "told", "3")
+    seen = _seen(alone)
+    assert (seen["pid"], seen["preloaded"], alone.wait(10)) == (alone.pid, False, 3)
+
+
+def test_a_worker_of_ray_gets_the_variables_of_its_context(
+    folder: Path, server: tuple[subprocess.Popen[bytes], dict[str, str]]
+) -> None:
+    """As raylet calls ``setup_worker.py`` (Ray 2.60): worker's script, its arguments, context, language."""
+    context = json.dumps({"command_prefix": [], "env_vars": {"OWN": "1"}, "py_executable": sys.executable})
+    words = [str(folder / "told.py"), "3", f"--serialized-runtime-env-context={context}", "--language=PYTHON"]
+    process = _start(folder, server[1], *words)
+    seen = _seen(process)
+    assert seen["argv"] == [str(folder / "told.py"), "3"]
+    assert dict(seen["variables"])["OWN"] == "1"  # type: ignore[call-overload]
+    assert process.wait(10) == 3

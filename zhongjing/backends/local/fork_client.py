@@ -1,0 +1,100 @@
+"""Starts a Python process by the fork server, or alone where none answers.
+
+``python fork_client.py -m MODULE ...`` is ``python -m MODULE ...``. Ray calls it in place of its own script
+``setup_worker.py`` (``RayParams.setup_worker_path``): then the arguments begin with Ray's worker script and
+hold the worker's environment as JSON. All that is imported comes with Python: every worker waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+
+SERVER_VARIABLE = "ZHONGJING_FORK_SERVER"
+
+_CONTEXT = "--serialized-runtime-env-context"
+_LANGUAGE = "--language"
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def main() -> None:
+    """Becomes, or stands for, the process that its arguments ask for."""
+    arguments = sys.argv[1:]
+    request = arguments if arguments[0] == "-m" else _worker(arguments)
+    path = os.environ.get(SERVER_VARIABLE)
+    server = _connect(path) if path and request is not None else None
+    if server is None or request is None:
+        _start(arguments)
+        return
+    body = json.dumps(
+        {"arguments": request, "environment": dict(os.environ), "folder": os.getcwd()},  # noqa: PTH109
+    ).encode()
+    try:
+        socket.send_fds(server, [struct.pack("!I", len(body))], [0, 1, 2])
+        server.sendall(body)
+    except OSError:
+        _start(arguments)
+        return
+    for number in _FORWARDED:
+        signal.signal(number, lambda number, frame: server.send(struct.pack("!B", number)))
+    status = b""
+    while len(status) < 4:
+        part = server.recv(4 - len(status))
+        if not part:  # the server is dead, and with it the process
+            os.kill(os.getpid(), signal.SIGKILL)
+        status += part
+    (code,) = struct.unpack("!i", status)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def _worker(arguments: list[str]) -> list[str] | None:
+    """Ray's worker as a script and its arguments, its environment set; None if it needs more than that."""
+    rest: list[str] = []
+    context: dict[str, object] = {}
+    words = iter(arguments)
+    for word in words:
+        name, sign, value = word.partition("=")
+        if name in (_CONTEXT, _LANGUAGE):
+            value = value if sign else next(words)
+            if name == _CONTEXT:
+                context = json.loads(value or "{}")
+        else:
+            rest.append(word)
+    variables = context.pop("env_vars", None) or {}
+    python = context.pop("py_executable", None) or sys.executable
+    if python != sys.executable or any(context.values()) or not isinstance(variables, dict):
+        return None
+    if not rest or not rest[0].endswith(".py") or any("$" in value for value in variables.values()):
+        return None
+    os.environ.update(variables)
+    return rest
+
+
+def _connect(path: str) -> socket.socket | None:
+    server = socket.socket(socket.AF_UNIX)
+    try:
+        server.connect(path)
+    except OSError:
+        server.close()
+        return None
+    return server
+
+
+def _start(arguments: list[str]) -> None:
+    """What would have been started without this program."""
+    if arguments[0] != "-m":
+        # Ray's own script stands beside its worker's.
+        folder = os.path.dirname(next(word for word in arguments if word.endswith(".py")))  # noqa: PTH120
+        arguments = [os.path.join(folder, "setup_worker.py"), *arguments]  # noqa: PTH118
+    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
+
+
+if __name__ == "__main__":
+    main()
