@@ -198,8 +198,8 @@ def _become(request: Request, files: list[int]) -> None:
 def _set_environment(environment: dict[str, str]) -> None:
     """Replaces the environment, also where ``/proc/PID/environ`` shows it.
 
-    Who looks after attempts knows their processes by it. The first variable, which the server was started with for this, stays where it is: programs that set a
-    process's title find their arguments from there.
+    Who looks after attempts knows their processes by it. The first variable, which the server was started
+    with for this, stays where it is: programs that set a process's title find their arguments from there.
     """
     # Setting copies: nothing but the padding lives in the old place any more.
     for name in list(os.environ):
