@@ -17,6 +17,7 @@ import typer
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import guarded
+from zhongjing.cli.model_card import CARD_FILE, model_card
 from zhongjing.cli.options import Format, KubeContext, Local, Namespace, OutputFormat, Release, Workdir
 from zhongjing.cli.places import choose
 from zhongjing.cli.sessions import command_line, find, open_runs, split_target
@@ -38,6 +39,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 ORIGIN_FILE = "zhongjing.json"
 """What made a pulled model, and the system turn that it learned with; ``chat`` reads it."""
+
+MANIFEST_FILE = "manifest.json"
+"""All that is known of how the model was made."""
 
 EPILOG = """
 \b
@@ -90,9 +94,15 @@ def pull(
         standalone = _fetch_model(session.store, manifest.model, partial, folder, merged=merged)
         if with_curves:
             _fetch_curves(session, manifest, partial / "curves")
+        lines = loading_lines(folder, stage.value, adapter=not standalone)
         _write_origin(manifest, partial / ORIGIN_FILE)
+        (partial / MANIFEST_FILE).write_text(
+            manifest.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8"
+        )
+        (partial / CARD_FILE).write_text(
+            model_card(manifest, adapter=not standalone, load=lines), encoding="utf-8"
+        )
         manifest_uri = session.layout(name).stage(stage, manifest.key).manifest
-    lines = loading_lines(folder, stage.value, adapter=not standalone)
     console.say(f"{target} is in {folder}; load it with:")
     for line in lines:
         console.say(f"  {line}")

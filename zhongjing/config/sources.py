@@ -104,6 +104,9 @@ class Source(DocumentModel):
     max_quarantine_fraction: float = training(
         0.01, "Above this fraction of unreadable records the stage stops.", unit="fraction", ge=0, le=1
     )
+    license: str | None = operational(
+        None, "Licence of the data as its publisher names it; stands in the model card.", max_length=256
+    )
     keep_text: bool = operational(
         False, "Whether quarantine may hold the text of a record (patients' data!) beside its position."
     )
@@ -219,6 +222,11 @@ class Base(DocumentModel):
         None, "Scaling of the rotary positions, in place of the base's own; none: its own.", later=True
     )
     tiny: TinyBase | None = training(None, "Make a small random model and its tokenizer.")
+    license: str | None = operational(
+        None,
+        "Licence of the base as the Hugging Face hub names it (apache-2.0, llama2); stands in the model card.",
+        max_length=64,
+    )
     chat_template: str | None = training(
         None,
         "Jinja chat template, used in place of the tokenizer's own; default: the tokenizer's, else ChatML "

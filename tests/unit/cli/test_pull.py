@@ -15,6 +15,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.data.records import Turn
 from zhongjing.errors import ConfigError
 
+PULLED = ["README.md", "config.json", "manifest.json", "model.safetensors", "zhongjing.json"]
 CONFIG = b'{"architectures": ["LlamaForCausalLM"]}'
 
 
@@ -42,7 +43,7 @@ def test_pull_fetches_the_model_and_says_how_to_load_it(
 ) -> None:
     result = command("pull", "demo/sft", "model", "--local")
     assert result.exit_code == 0, result.output
-    assert names(tmp_path / "model") == ["config.json", "model.safetensors", "zhongjing.json"]
+    assert names(tmp_path / "model") == PULLED
     place = json.dumps(str(tmp_path / "model"))
     assert result.stdout.splitlines() == [
         "demo/sft is in model; load it with:",
@@ -88,12 +89,7 @@ def test_pull_with_curves_as_json(command: CommandLine, sft: MemorySession, tmp_
     assert shown["folder"] == str(tmp_path / "model")
     assert shown["format"] == "full"
     assert shown["manifestUri"].endswith("/sft/kkkkkkkkkkkkkkkk/manifest.json")
-    assert names(tmp_path / "model") == [
-        "config.json",
-        "curves/curves.png",
-        "model.safetensors",
-        "zhongjing.json",
-    ]
+    assert names(tmp_path / "model") == sorted([*PULLED, "curves/curves.png"])
 
 
 def test_curves_alone(command: CommandLine, sft: MemorySession, tmp_path: Path) -> None:
@@ -118,7 +114,7 @@ def test_a_folder_that_is_not_empty_is_kept_unless_forced(
     assert "--force" in result.stderr
     assert names(folder) == ["mine.txt"]
     assert command("pull", "demo/sft", "model", "--local", "--force").exit_code == 0
-    assert names(folder) == ["config.json", "model.safetensors", "zhongjing.json"]
+    assert names(folder) == PULLED
 
 
 def test_damage_leaves_nothing_behind(command: CommandLine, sft: MemorySession, tmp_path: Path) -> None:
