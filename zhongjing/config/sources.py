@@ -224,7 +224,7 @@ class Base(DocumentModel):
     tiny: TinyBase | None = training(None, "Make a small random model and its tokenizer.")
     license: str | None = operational(
         None,
-        "Licence of the base as the Hugging Face hub names it (apache-2.0, llama2); stands in the model card.",
+        "Licence of the base as the Hugging Face hub names it (apache-2.0); stands in the model card.",
         max_length=64,
     )
     chat_template: str | None = training(
