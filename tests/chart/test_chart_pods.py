@@ -59,7 +59,7 @@ def test_only_who_speaks_to_the_api_has_a_token_of_it(provisioner: str) -> None:
         if template["spec"]["automountServiceAccountToken"]
     }
 
-    assert with_token == {f"{FULLNAME}-controller"}
+    assert with_token == {f"{FULLNAME}-controller", f"{FULLNAME}-verify"}
 
 
 @BOTH

@@ -12,10 +12,11 @@ import tempfile
 from pathlib import Path
 
 from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.explain import S3, Explainer, sentence
 from zhongjing.backends.kubernetes.secrets import CREDENTIALS_KEY, read_secret
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.sources import Storage
-from zhongjing.errors import ZhongjingError
+from zhongjing.errors import StorageUnavailableError, ZhongjingError
 from zhongjing.pipeline.repeats import Repeats
 from zhongjing.storage.admin import BucketAdmin
 from zhongjing.storage.objects import ObjectStore, open_store
@@ -65,11 +66,29 @@ class Depot:
         """
         self.follow_keys()
         if self._release.storage.bundled:
-            self._admin.ensure_bucket(self._storage.uri)
+            try:
+                self._admin.ensure_bucket(self._storage.uri)
+            except StorageUnavailableError as error:
+                raise self._explained(error) from error
         else:
             # A listing: the answer to another question has no words that say why it is refused.
             next(self.store.list(f"{self._storage.uri}/{self._release.namespace}/{_NOTHING}"), None)
         self._ready = True
+
+    def _explained(self, error: StorageUnavailableError) -> StorageUnavailableError:
+        """With what keeps the pod of the bundled store: its image, its volume, its node."""
+        try:
+            findings = Explainer(self._api, self._release, components=(S3,)).findings()
+        except ZhongjingError:
+            findings = []
+        if not findings:
+            return error
+        return StorageUnavailableError(
+            f"{error.message}; {sentence(findings)}",
+            code=error.code,
+            where=error.where,
+            remedy=findings[0].remedy,
+        )
 
     def follow_keys(self) -> None:
         """Takes keys from the Secret until the mounted file is there, then from the file."""

@@ -21,6 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zhongjing.backends.kubernetes.api import connect
+from zhongjing.backends.kubernetes.explain import S3, Explainer
+from zhongjing.backends.kubernetes.findings import Finding
+from zhongjing.backends.kubernetes.workloads import HEAD
 from zhongjing.codes import Code
 from zhongjing.codes import ray as ray_codes
 from zhongjing.codes import storage as storage_codes
@@ -57,6 +61,7 @@ class Verification:
         token: of Ray.
         seconds: for everything together.
         tell: takes each line.
+        findings: what keeps the release's pods.
         python: interpreter of the job, in the image of the Ray pods.
     """
 
@@ -68,6 +73,7 @@ class Verification:
         token: str,
         seconds: float,
         tell: Callable[[str], None],
+        findings: Callable[[], Sequence[Finding]] = tuple,
         python: str = "python",
     ) -> None:
         self._release = release
@@ -75,6 +81,7 @@ class Verification:
         self._token = token
         self._deadline = time.monotonic() + seconds
         self._tell = tell
+        self._findings = findings
         self._python = python
         # Services of the cluster are never behind a proxy.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -91,6 +98,9 @@ class Verification:
             ("s3 conditions", self.conditions),
         ]
         good = [self._check(name, check) for name, check in checks]
+        for finding in () if all(good) else self._findings():
+            self._tell(f"why        {finding} [{finding.code}]")
+            self._tell(f"           remedy: {finding.remedy}")
         if zero2 == "false":
             self._tell("not tried  zero-2: --zero2=false")
         elif not good[0]:
@@ -329,9 +339,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     address = options.ray_address or release.ray_address
     verification = Verification(
-        release, address, token=token, seconds=options.timeout, tell=tell, python=options.python
+        release,
+        address,
+        token=token,
+        seconds=options.timeout,
+        tell=tell,
+        findings=lambda: _findings(release),
+        python=options.python,
     )
     return 0 if verification.run(options.zero2) else 1
+
+
+def _findings(release: ReleaseConfig) -> Sequence[Finding]:
+    """What keeps the release's pods, as far as this pod may know."""
+    try:
+        return Explainer(connect(namespace=release.namespace), release, components=(HEAD, S3)).findings()
+    except ZhongjingError:
+        return ()
 
 
 def _token(file: Path) -> str:

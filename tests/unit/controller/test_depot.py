@@ -1,0 +1,61 @@
+"""What the controller says of a store that is away."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tests.unit.backends.test_kubernetes_explain import release
+from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.resources import PODS
+from zhongjing.codes.storage import STORAGE_UNREACHABLE
+from zhongjing.controller.depot import Depot
+from zhongjing.errors import StorageUnavailableError
+
+BAD = "registry.example/zhongjing:9.9-controller"
+WAITING = {
+    "reason": "ImagePullBackOff",
+    "message": f'Back-off pulling image "{BAD}": ErrImagePull: not found',
+}
+
+
+def depot_of(status: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Depot:
+    """Of a bundled store that does not answer, and whose pod has this status."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    labels = {"app.kubernetes.io/component": "s3"}
+    pod = {"metadata": {"name": "zhongjing-s3-0", "labels": labels}, "status": {"phase": "Pending", **status}}
+
+    def find(resource: object, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(items=[pod] if resource == PODS else [])
+
+    depot = Depot(cast(KubeApi, SimpleNamespace(find=find)), release())
+
+    def away(uri: str) -> bool:
+        raise StorageUnavailableError("no answer", code=STORAGE_UNREACHABLE, where=uri, remedy="wait")
+
+    monkeypatch.setattr(depot._admin, "ensure_bucket", away)
+    return depot
+
+
+@pytest.mark.parametrize("kind", ["initContainerStatuses", "containerStatuses"])
+def test_the_condition_names_the_image_that_keeps_the_bundled_store(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = {kind: [{"name": "s3", "image": BAD, "state": {"waiting": WAITING}}]}
+    with pytest.raises(StorageUnavailableError) as told:
+        depot_of(status, monkeypatch).ask()
+
+    assert told.value.code is STORAGE_UNREACHABLE
+    assert f"no answer; pod/zhongjing-s3-0: the image {BAD} cannot be pulled" in told.value.message
+    assert "image" in told.value.remedy
+
+
+def test_a_store_whose_pod_serves_is_told_of_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    with pytest.raises(StorageUnavailableError) as told:
+        depot_of(status, monkeypatch).ask()
+
+    assert (told.value.message, told.value.remedy) == ("no answer", "wait")
