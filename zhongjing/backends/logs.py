@@ -19,8 +19,6 @@ def chosen_attempt(
     status: PipelineStatus | None,
     stage: Stage,
     attempt: int | None,
-    *,
-    flags: str,
 ) -> tuple[int, StageStatus]:
     """The number of the attempt that is asked for (None: the latest), and the stage's status.
 
@@ -29,7 +27,6 @@ def chosen_attempt(
         status: what is so.
         stage: whose attempt.
         attempt: as the user gave it.
-        flags: of the place (:attr:`zhongjing.pipeline.session.Session.flags`).
 
     Raises:
         ConfigError: the stage has not been run, or there was no such attempt.
@@ -39,7 +36,7 @@ def chosen_attempt(
         raise ConfigError(
             f"{stage} of {pipeline} has not been run",
             code=NOT_RUN_YET,
-            remedy=f"{' '.join(['zhongjing', 'status', pipeline, *flags.split()])} shows what was",
+            remedy=f"`zhongjing status {pipeline}` shows what was",
         )
     number = attempt or entry.attempt
     if number > entry.attempt:

@@ -41,9 +41,7 @@ At the prompt /reset forgets the dialogue, /exit (or Ctrl-D) leaves, Ctrl-C cuts
 @guarded
 def chat(
     *,
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Model or adapter, as `zhongjing pull` makes it.")
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model or adapter, as pull makes it.")],
     question: Annotated[
         str | None, typer.Option("--question", "-q", help="Answer this and leave.", metavar="TEXT")
     ] = None,
@@ -186,7 +184,7 @@ def kind_of(folder: Path) -> str:
             else "there is no such folder",
             code=MODEL_NOT_FOUND,
             where=str(folder),
-            remedy="fetch one: zhongjing pull tiny/ppo ./model --local",
+            remedy="fetch one: `zhongjing pull NAME/ppo ./model --local`",
         )
     try:
         settings: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,9 @@ import typer
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import FAILED, OK, guarded
 from zhongjing.cli.options import DEFAULT_WORKDIR, Format, Local, OutputFormat, Workdir
+from zhongjing.cli.places import LocalPlace
 from zhongjing.codes.command import INVALID_OPTION
+from zhongjing.config.commands import Commands
 from zhongjing.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -97,7 +100,9 @@ def doctor(
             origin=str(file or ""),
             deep=deep,
         )
-        for finding in run_checks(_chosen(checks(situation), only or []), situation):
+        commands = Commands(LocalPlace(workdir or DEFAULT_WORKDIR).flags if local or workdir else None)
+        for found in run_checks(_chosen(checks(situation), only or []), situation):
+            finding = replace(found, remedy=found.remedy and commands.complete(found.remedy))
             findings.append(finding)
             for line in lines(finding):
                 console.say(line)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.view import RunView, StageView, view
 from zhongjing.cli.guard import FAILED, OK
 from zhongjing.cli.guard import INTERRUPTED as INTERRUPTED_EXIT
 from zhongjing.cli.problem import Problem
-from zhongjing.cli.sessions import command_line
 from zhongjing.codes import find
 from zhongjing.codes.command import UNKNOWN_PIPELINE
 from zhongjing.codes.data import MISSING_INPUT
 from zhongjing.codes.unexpected import INTERRUPTED
+from zhongjing.config.commands import Commands
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError, ConfigError, NotFoundError, TransientError
 from zhongjing.pipeline.session import Explains, Session
@@ -24,9 +24,12 @@ from zhongjing.pipeline.state import (
     NO_ROOM,
     UNREADY,
     WAITING_FOR_INPUT,
+    Condition,
     ConditionType,
     DesiredState,
+    PipelineStatus,
     StageState,
+    StageStatus,
 )
 from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.progress import Progress
@@ -45,6 +48,9 @@ _CLASSES = {
     DOES_NOT_FIT: "ConfigError",
     NO_ROOM: "BackendError",
 }
+
+
+_Said = TypeVar("_Said", StageStatus, Condition)
 
 
 class Display(Protocol):
@@ -87,7 +93,7 @@ def look(session: Session, desired: DesiredState) -> RunView:
             code=UNKNOWN_PIPELINE,
             remedy="its artifacts are kept unless its deletionPolicy was Delete: the same command goes on",
         )
-    status = session.status(wanted.pipeline)
+    status = _told(session.status(wanted.pipeline), session.flags, wanted.pipeline)
     progress: dict[Stage, Progress] = {}
     for stage in wanted.document.spec.stages.present():
         # A stage that is done has its manifest: its last progress would only cost a request.
@@ -104,6 +110,23 @@ def look(session: Session, desired: DesiredState) -> RunView:
         dashboard_login=session.dashboard_login,
         flags=session.flags,
     )
+
+
+def _told(status: PipelineStatus | None, flags: str, pipeline: str) -> PipelineStatus | None:
+    """A status whose remedies name commands as this user can give them."""
+    if status is None:
+        return None
+    commands = Commands(flags)
+
+    def whole(said: _Said, stage: str | None) -> _Said:
+        told = {"message": commands.complete(said.message, pipeline, stage)}
+        if said.remedy is not None:
+            told["remedy"] = commands.complete(said.remedy, pipeline, stage)
+        return said.model_copy(update=told)
+
+    stages = {stage: whole(entry, stage.value) for stage, entry in status.stages.items()}
+    conditions = [whole(condition, None) for condition in status.conditions]
+    return status.model_copy(update={"stages": stages, "conditions": conditions})
 
 
 def follow(
@@ -186,7 +209,8 @@ class _Watch:
         if ignored and not found:
             found = ["the controller has not taken the pipeline up yet"]
         told = condition.message if condition is not None else ""
-        for text in found:
+        commands = Commands(self._session.flags)
+        for text in (commands.complete(each, seen.name) for each in found):
             if text not in self._said and text.partition("\n")[0] not in told:
                 self._said.add(text)
                 self._display.note(text)
@@ -267,7 +291,7 @@ def ending(seen: RunView) -> list[str]:
             lines += _problem_of(seen, stage, short=True).lines()
             remedies.add(status.remedy or "")
             if status.submission_id is not None:
-                log = command_line("logs", seen.name, f"--stage {stage.stage}", seen.flags)
+                log = Commands(seen.flags).line("logs", seen.name, "--stage", stage.stage.value)
                 lines.append(f"  log: {log}")
         elif stage.state in _SILENT:
             lines.append(f"{stage.stage}: {stage.doing}: {status.message or status.reason}")

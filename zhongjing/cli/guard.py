@@ -18,7 +18,8 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import typer
 from zhongjing.cli import errorlog
 from zhongjing.cli.console import Console, write_line
 from zhongjing.cli.options import DEFAULT_WORKDIR
+from zhongjing.cli.places import commands_of
 from zhongjing.cli.problem import Problem, problem_of
 from zhongjing.codes import unexpected
 from zhongjing.codes.code import BAD_INPUT, FAILED, INTERRUPTED, UNREACHABLE
@@ -58,16 +60,22 @@ def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
         except Exception as error:
             if _is_typer(error):
                 raise
-            code = report(error, console, kwargs.get("workdir"))
+            code = report(error, console, kwargs)
         if code != OK:
             raise typer.Exit(code)
 
     return run
 
 
-def report(error: Exception, console: Console, workdir: Path | None) -> int:
-    """Tells of the error that ended a command, keeps its traceback; returns the exit code."""
-    workdir = workdir or DEFAULT_WORKDIR
+def report(error: Exception, console: Console, options: Mapping[str, Any]) -> int:
+    """Tells of the error that ended a command, keeps its traceback; returns the exit code.
+
+    Args:
+        error: what ended it.
+        console: where to tell.
+        options: of the command: the place and the document that remedies speak of.
+    """
+    workdir = options.get("workdir") or DEFAULT_WORKDIR
     expected = error if isinstance(error, ZhongjingError) else _recognised(error, workdir)
     log = errorlog.keep(error, workdir)
     trace = str(log) if log is not None else None
@@ -78,7 +86,16 @@ def report(error: Exception, console: Console, workdir: Path | None) -> int:
         message = f"{kind}: {error}" if str(error) else kind
         found = unexpected.UNEXPECTED
         problem, code = Problem(kind, found.name, message, None, found.remedy, trace), found.exit_code
-    return _tell(problem, code, console)
+    return _tell(_complete(problem, options), code, console)
+
+
+def _complete(problem: Problem, options: Mapping[str, Any]) -> Problem:
+    """The problem with the commands that it names made whole."""
+    commands = commands_of(options)
+    name, _, stage = (options.get("target") or "").partition("/")
+    name = options.get("pipeline") or options.get("name") or name or None
+    remedy = problem.remedy and commands.complete(problem.remedy, name, stage or None)
+    return replace(problem, message=commands.complete(problem.message, name, stage or None), remedy=remedy)
 
 
 def _tell(problem: Problem, code: int, console: Console) -> int:

@@ -5,7 +5,6 @@ What only a document that is right needs is imported when it is needed: a wrong 
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,21 @@ from zhongjing.cli.console import Console
 from zhongjing.cli.display.text import count, table
 from zhongjing.cli.example import is_example, parse, with_examples
 from zhongjing.cli.guard import OK
-from zhongjing.cli.options import StageName, StageTarget
+from zhongjing.cli.options import DEFAULT_RECIPE, StageName, StageTarget
 from zhongjing.cli.places import LocalPlace, Place
 from zhongjing.cli.run import attend
-from zhongjing.cli.sessions import open_or_create, open_runs
+from zhongjing.cli.sessions import find, open_or_create, open_runs
+from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.codes.storage import BUCKET_NOT_FOUND
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.config.resolve import UserDocument, apply_overrides, load_document, recipe, resolve
+from zhongjing.config.resolve import (
+    UserDocument,
+    apply_overrides,
+    load_document,
+    recipe,
+    recipe_origin,
+    resolve,
+)
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, ConflictError, StorageError
 from zhongjing.pipeline import graph
@@ -39,30 +46,27 @@ _SHOWN_FROM_BYTES = 8 * 2**20
 class Order:
     """What was asked for."""
 
-    document: str | None
-    recipe: str
+    document: str | None = None
+    recipe: str | None = None
+    pipeline: UserDocument | None = None  # what a pipeline that is there was applied with
     overrides: tuple[str, ...] = ()
     stage: StageTarget | None = None
     rerun: tuple[StageName, ...] = ()
     refresh_data: bool = False
     force: bool = False
 
-    def command(self, place: Place) -> str:
-        """The command line without its stage: what a remedy tells the user to type."""
-        words = ["python", "-m", "zhongjing.submit", *shlex.split(place.flags)]
-        if self.document is not None:
-            words += ["-f", self.document]
-        elif self.recipe != "tiny":
-            words += ["--recipe", self.recipe]
-        for override in self.overrides:
-            words += ["--set", override]
-        if self.force:
-            words.append("--force")
-        return shlex.join(words)
+    @property
+    def is_default(self) -> bool:
+        """Whether no document was named: the recipe that is run then is meant, and no other document."""
+        return self.document is None and self.recipe is None and self.pipeline is None
 
     def user(self) -> UserDocument:
         """What the user wants, overrides applied. Raises ConfigError."""
-        written = load_document(self.document) if self.document is not None else recipe(self.recipe)
+        if self.pipeline is not None:
+            written = self.pipeline
+        else:
+            named = self.recipe or DEFAULT_RECIPE
+            written = load_document(self.document) if self.document is not None else recipe(named)
         forced = ("spec.force=true",) if self.force else ()
         return apply_overrides(written, (*self.overrides, *forced))
 
@@ -105,6 +109,7 @@ def launch(order: Order, place: LocalPlace, console: Console, *, wait: bool, wai
         check_memory(document, targets, terms_of, reader(None))
     console.say(f"{document.name}: runs in {workdir}")
     with open_or_create(place) as session:
+        refuse_another_document(session, order, document.name)
         notes += check_again(session, document, order) if known else []
         for note in notes:
             console.say(f"note: {note}")
@@ -134,6 +139,43 @@ def launch(order: Order, place: LocalPlace, console: Console, *, wait: bool, wai
         return attend(session, desired, console, wait=wait, wait_for_input=wait_for_input)
 
 
+def written_of(name: str, place: Place) -> UserDocument:
+    """What a pipeline that is there was applied with, its local sources by their absolute paths.
+
+    Raises:
+        ConfigError: there is no such pipeline.
+        BackendError: the place cannot be reached.
+    """
+    with open_runs(place) as session:
+        desired = find(session, name)
+    places = {source.name: source.uri for source in desired.document.spec.sources}
+    spec = dict(desired.user.get("spec") or {})
+    spec["sources"] = [
+        {**source, "uri": places.get(source.get("name"), source.get("uri"))}
+        for source in spec.get("sources") or ()
+    ]
+    return UserDocument({**desired.user, "spec": spec}, desired.origin or f"the pipeline {name}", {})
+
+
+def refuse_another_document(session: Session, order: Order, name: str) -> None:
+    """Keeps the recipe that is run where no document is named from taking the name of another document's run.
+
+    Raises:
+        ConfigError: a pipeline of this name was applied with another document.
+    """
+    there = session.desired(name) if order.is_default else None
+    if there is not None and there.origin != recipe_origin(DEFAULT_RECIPE):
+        made = f", of {there.origin}" if there.origin else ""
+        raise ConfigError(
+            f"no document is named, and the pipeline {name} was made of another one than the recipe "
+            f"{DEFAULT_RECIPE}{made}",
+            code=INVALID_OPTION,
+            where="--file",
+            remedy=f"name it with -f FILE, or take the one that the pipeline has: --pipeline {name}; "
+            f"--recipe {DEFAULT_RECIPE} means the recipe",
+        )
+
+
 def is_applied(session: Session, desired: DesiredState) -> bool:
     """Whether what was prepared is wanted already."""
     there = session.desired(desired.pipeline)
@@ -157,6 +199,7 @@ def dry_run_of(order: Order, place: LocalPlace, console: Console, *, as_yaml_tex
     notes = [] if known else check_first_run(document, order, place)
     if workdir.is_dir():
         with open_runs(place) as session:
+            refuse_another_document(session, order, document.name)
             notes += check_again(session, document, order) if known else []
             document, forecasts, more = _preview(session, order, user, document, place)
             notes += more
@@ -245,7 +288,7 @@ def first_forecasts(document: TrainingPipeline, order: Order, place: Place) -> l
         stage: StagePlan(stage, stage in targets, graph.needs(document, stage), (), None, {}, {})
         for stage in graph.closure(document, targets)
     }
-    missing = missing_input(plan, {}, order.command(place))
+    missing = missing_input(plan, {}, document.name)
     if missing is not None:
         raise missing
     return [Forecast(stage, "run", "was never run", None) for stage in plan]
@@ -291,7 +334,6 @@ def prepared_for(
             rerun=order.reruns(),
             refresh_data=order.refresh_data,
             upload=upload,
-            command=order.command(place),
             on_upload=on_upload,
         )
     except StorageError as error:

@@ -15,6 +15,9 @@ import typer
 DEFAULT_WORKDIR = Path("zhongjing-runs")
 """Where local runs live unless told otherwise, relative to the current folder."""
 
+DEFAULT_RECIPE = "tiny"
+"""The document that is run where none is named."""
+
 SETTINGS: dict[str, Any] = {
     # Plain help: twice as fast, and examples keep their lines.
     "rich_markup_mode": None,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zhongjing.cli.options import DEFAULT_WORKDIR
+from zhongjing.cli.options import DEFAULT_RECIPE, DEFAULT_WORKDIR
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.codes.ray import NO_CLUSTER
-from zhongjing.errors import BackendError, ConfigError
+from zhongjing.config.commands import Commands
+from zhongjing.errors import BackendError, ConfigError, ZhongjingError
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
@@ -97,6 +100,30 @@ def choose(
         code=NO_CLUSTER,
         remedy="add --local to run on this machine, or point KUBECONFIG to a cluster",
     )
+
+
+def commands_of(options: Mapping[str, Any]) -> Commands:
+    """The command lines for the place and the document that the options of a command name."""
+    given = {name: options.get(name) for name in ("namespace", "context", "release")}
+    here = bool(options.get("local") or options.get("workdir"))
+    flags: str | None = None
+    if here or "namespace" in options:  # else a command that speaks to no place, or to this machine only
+        with suppress(ZhongjingError):  # the very error, perhaps
+            strict = "overrides" in options
+            flags = choose(local=here, workdir=options.get("workdir"), **given, strict=strict).flags
+    named = {
+        "-f": options.get("file"),
+        "--recipe": options.get("recipe"),
+        "--pipeline": options.get("pipeline"),
+    }
+    document = [word for name, value in named.items() if value for word in (name, str(value))]
+    if "overrides" in options and not document:
+        document = ["--recipe", DEFAULT_RECIPE]
+    for override in options.get("overrides") or ():
+        document += ["--set", override]
+    if options.get("force") and "overrides" in options:
+        document.append("--force")
+    return Commands(flags, document)
 
 
 def find_kubeconfig(context: str | None = None) -> str | None:

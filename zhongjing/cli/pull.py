@@ -20,7 +20,7 @@ from zhongjing.cli.guard import guarded
 from zhongjing.cli.model_card import CARD_FILE, model_card
 from zhongjing.cli.options import Format, KubeContext, Local, Namespace, OutputFormat, Release, Workdir
 from zhongjing.cli.places import choose
-from zhongjing.cli.sessions import command_line, find, open_runs, split_target
+from zhongjing.cli.sessions import find, open_runs, split_target
 from zhongjing.codes.command import NOT_RUN_YET, TARGET_IN_USE
 from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.codes.storage import DAMAGED_OBJECT
@@ -161,7 +161,7 @@ def manifest_of(session: Session, name: str, stage: Stage) -> StageManifest:
             "the stage has no result yet",
             code=NOT_RUN_YET,
             where=f"{name}/{stage}",
-            remedy=f"make it with: {command_line('submit', f'--stage {stage}', session.flags)}",
+            remedy=f"make it with: `zhongjing submit --pipeline {name} --stage {stage}`",
         )
     return manifest
 

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
@@ -26,13 +27,15 @@ from zhongjing.cli.launch import (
     is_applied,
     plan_lines,
     prepared_for,
+    refuse_another_document,
 )
 from zhongjing.cli.places import ClusterPlace
 from zhongjing.cli.run import attend
-from zhongjing.cli.sessions import command_line, open_cluster
+from zhongjing.cli.sessions import open_cluster
 from zhongjing.cli.uploads import PlannedStore, Uploads, plan_uploads, upload
 from zhongjing.codes.cluster import FORBIDDEN
 from zhongjing.codes.command import INVALID_OPTION
+from zhongjing.config.commands import Commands
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import UserDocument, resolve
 from zhongjing.errors import BackendError, ConfigError, ConflictError
@@ -61,6 +64,7 @@ def launch(order: Order, place: ClusterPlace, console: Console, *, wait: bool, w
     notes = check_here(document, order)
     with ExitStack() as stack:
         session = stack.enter_context(open_cluster(place))
+        refuse_another_document(session, order, document.name)
         console.say(f"{document.name}: runs in {where(session)}")
         uploads = plan_uploads(user, document, session.layout(document.name), stack)
         for note in [*notes, *uploads.notes]:
@@ -84,7 +88,7 @@ def launch(order: Order, place: ClusterPlace, console: Console, *, wait: bool, w
             break
         for line in [*(f"note: {each}" for each in doubts), *plan_lines(prepared)]:
             console.say(line)
-        console.say(f"Ray dashboard: {command_line('dashboard', session.flags)}")
+        console.say(f"Ray dashboard: {Commands(session.flags).line('dashboard')}")
         return attend(session, desired, console, wait=wait, wait_for_input=wait_for_input)
 
 
@@ -98,6 +102,7 @@ def dry_run_of(order: Order, place: ClusterPlace, console: Console, *, as_yaml_t
     notes = check_here(document, order)
     with ExitStack() as stack:
         session = stack.enter_context(open_cluster(place))
+        refuse_another_document(session, order, document.name)
         uploads = plan_uploads(user, document, session.layout(document.name), stack)
         with contextlib.suppress(BackendError):  # told with the plan, which cannot be made then
             session.use(PlannedStore(session.store, uploads.files))
@@ -204,6 +209,7 @@ def _unseen(
         uid=previous.uid if previous is not None else secrets.token_hex(4),
         generation=previous.generation + 1 if previous is not None else 1,
         user=dict(user),
+        origin=Path(user.origin).name,
         document=resolve(user),
         targets=targets,
         reruns=reruns,
@@ -222,7 +228,7 @@ def _refuse_refresh_under_way(session: KubernetesSession, name: str) -> None:
             f"the pipeline {name} is being worked on: its sources cannot be listed anew",
             code=INVALID_OPTION,
             where="--refresh-data",
-            remedy=f"wait for it, or stop it first: zhongjing stop {name} {session.flags}".rstrip(),
+            remedy=f"wait for it, or stop it first: `zhongjing stop {name}`",
         )
 
 

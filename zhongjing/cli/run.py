@@ -18,7 +18,7 @@ from zhongjing.cli.follow import (
     results_of,
 )
 from zhongjing.cli.guard import INTERRUPTED, OK
-from zhongjing.cli.sessions import command_line
+from zhongjing.config.commands import Commands
 from zhongjing.pipeline.session import Session
 from zhongjing.pipeline.state import ConditionType, DesiredState, StageState
 
@@ -120,7 +120,7 @@ def _leave_going(session: Session, name: str, console: Console) -> int:
 
 
 def _command(command: str, session: Session, *words: str) -> str:
-    return command_line(command, *words[:1], session.flags, *words[1:])
+    return Commands(session.flags).line(command, *words)
 
 
 def _conclude(session: Session, shown: RunView, console: Console, *, interrupted: bool) -> int:

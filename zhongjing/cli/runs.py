@@ -22,9 +22,10 @@ from zhongjing.cli.options import (
     Workdir,
 )
 from zhongjing.cli.places import choose
-from zhongjing.cli.sessions import command_line, find, open_runs
+from zhongjing.cli.sessions import find, open_runs
 from zhongjing.codes.command import NO_LOG
 from zhongjing.codes.document import UNKNOWN_STAGE
+from zhongjing.config.commands import Commands
 from zhongjing.errors import ConfigError, MissingInputError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def status(
 
             for line in overview_lines(views):
                 console.say(line)
-            console.say(f"more of one: {command_line('status', 'NAME', session.flags)}")
+            console.say(f"more of one: {Commands(session.flags).line('status', 'NAME')}")
         else:
             console.warn("there are no pipelines here yet")
     return OK
@@ -192,7 +193,7 @@ def _latest_stage(session: Session, desired: DesiredState) -> Stage:
             "no stage was started yet, there is no log",
             code=NO_LOG,
             where=desired.pipeline,
-            remedy=f"{command_line('status', session.flags)} shows what runs",
+            remedy="`zhongjing status NAME` shows what runs",
         )
     running = [stage for stage, state in started if state.state.is_active]
     if running:

@@ -30,7 +30,7 @@ ClusterOpener = Callable[[ClusterPlace], "KubernetesSession"]
 def _open_local(workdir: Path, start: bool) -> Session:
     from zhongjing.backends.local.session import LocalSession
 
-    return LocalSession.open(workdir, start=start)
+    return LocalSession.open(workdir, start=start, flags=LocalPlace(workdir).flags)
 
 
 def _open_cluster(place: ClusterPlace) -> KubernetesSession:
@@ -59,7 +59,7 @@ def open_runs(place: Place) -> Session:
             "nothing was run here yet",
             code=NOTHING_RUNS,
             where=str(place.workdir),
-            remedy="start a run with: zhongjing submit --local, or give its folder with --workdir",
+            remedy="start a run with: `zhongjing submit --local`, or give its folder with --workdir",
         )
     return OPENER.get()(place.workdir, True)
 
@@ -104,7 +104,7 @@ def find(session: Session, name: str | None) -> DesiredState:
             raise ConfigError(
                 "there are no pipelines here yet",
                 code=UNKNOWN_PIPELINE,
-                remedy=f"start one with: {command_line('submit', session.flags)}",
+                remedy="start one with: `zhongjing submit`",
             )
         else:
             raise ConfigError(
@@ -119,11 +119,6 @@ def find(session: Session, name: str | None) -> DesiredState:
             f"there is no pipeline {name!r}", code=UNKNOWN_PIPELINE, remedy=f"there is: {known}"
         )
     return desired
-
-
-def command_line(command: str, *words: str) -> str:
-    """A command line to be typed; empty words are left out."""
-    return " ".join(word for word in ("zhongjing", command, *words) if word)
 
 
 def split_target(target: str) -> tuple[str, Stage]:

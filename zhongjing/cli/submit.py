@@ -13,6 +13,7 @@ import typer
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import guarded
 from zhongjing.cli.options import (
+    DEFAULT_RECIPE,
     DocumentFormat,
     KubeContext,
     Local,
@@ -26,14 +27,13 @@ from zhongjing.cli.places import ClusterPlace, choose
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.errors import ConfigError
 
-DEFAULT_RECIPE = "tiny"
-
 EPILOG = """
 \b
 Examples:
   zhongjing submit --local                     everything, on example data
   zhongjing submit --local -f my.yaml          a document of your own
   zhongjing submit --local --stage rm          one stage; its inputs must exist
+  zhongjing submit --local --pipeline my --stage rm   the same, of the document that "my" has
   zhongjing submit --local --dry-run           what would run, and why
   zhongjing submit --local -o json > out.json  the result for a program
   zhongjing submit --local --set spec.stages.sft.learningRate=1e-4
@@ -58,6 +58,10 @@ def submit(
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", metavar="NAME", help=f"Document that ships; {DEFAULT_RECIPE} unless given."),
+    ] = None,
+    pipeline: Annotated[
+        str | None,
+        typer.Option("--pipeline", metavar="NAME", help="The document that the pipeline NAME has already."),
     ] = None,
     stage: Annotated[
         StageTarget | None,
@@ -105,9 +109,13 @@ def submit(
     release: Release = None,
 ) -> int:
     """Bring stages about: pretrain, sft, rm, ppo, or all of them."""
-    if file is not None and recipe is not None:
+    named = {"--file": file, "--recipe": recipe, "--pipeline": pipeline}
+    given = [option for option, value in named.items() if value is not None]
+    if len(given) > 1:
         raise ConfigError(
-            "--file and --recipe are two documents", code=INVALID_OPTION, remedy="give one of them"
+            f"{' and '.join(given)} are {len(given)} documents",
+            code=INVALID_OPTION,
+            remedy="give one of them",
         )
     if output is DocumentFormat.YAML and not dry_run:
         raise ConfigError(
@@ -122,11 +130,12 @@ def submit(
     place = choose(
         local=local, workdir=workdir, namespace=namespace, context=context, release=release, strict=True
     )
-    from zhongjing.cli.launch import Order
+    from zhongjing.cli.launch import Order, written_of
 
     order = Order(
         document=str(file) if file is not None else None,
-        recipe=recipe or DEFAULT_RECIPE,
+        recipe=recipe,
+        pipeline=written_of(pipeline, place) if pipeline is not None else None,
         overrides=tuple(overrides or ()),
         stage=stage,
         rerun=tuple(rerun or ()),

@@ -15,19 +15,19 @@ API_UNREACHABLE = _code(
     "ApiUnreachable",
     "The Kubernetes API does not answer.",
     cause="A wrong context, a cluster that is down or being upgraded, a VPN or proxy in between.",
-    remedy="check it with: kubectl get --raw /readyz (same --context); the controller tries again by itself",
+    remedy="check it with `kubectl get --raw /readyz` (same --context); the controller tries again by itself",
 )
 INVALID_KUBECONFIG = _code(
     "InvalidKubeconfig",
     "The kubeconfig cannot be used.",
     cause="A context that is not in it, a file that is damaged, or a login plugin that fails.",
-    remedy="see: kubectl config get-contexts; --context names another one, KUBECONFIG another file",
+    remedy="see `kubectl config get-contexts`; --context names another one, KUBECONFIG another file",
 )
 NOT_LOGGED_IN = _code(
     "NotLoggedIn",
     "The Kubernetes API does not know who asks.",
     cause="A token or certificate of the kubeconfig that has expired, or a login plugin that failed.",
-    remedy="log in to the cluster again, and check it with: kubectl auth whoami",
+    remedy="log in to the cluster again, and check it with `kubectl auth whoami`",
 )
 FORBIDDEN = _code(
     "Forbidden",
@@ -39,7 +39,7 @@ CRD_MISSING = _code(
     "CrdMissing",
     "The cluster does not know TrainingPipelines.",
     cause="The custom resource definition is not installed: crds.install=false, or it was removed.",
-    remedy="install it: kubectl apply --server-side -f helm/files/trainingpipeline-crd.yaml",
+    remedy="install it: `kubectl apply --server-side -f helm/files/trainingpipeline-crd.yaml`",
 )
 NAMESPACE_TERMINATING = _code(
     "NamespaceTerminating",
@@ -57,7 +57,7 @@ KUBERNETES_OBJECT_NOT_FOUND = _code(
     "KubernetesObjectNotFound",
     "There is no such object in the cluster.",
     cause="Another namespace or context, or it was deleted.",
-    remedy="list what there is: kubectl get tp --all-namespaces",
+    remedy="list what there is: `kubectl get tp --all-namespaces`",
 )
 KUBERNETES_OBJECT_CONFLICT = _code(
     "KubernetesObjectConflict",
@@ -69,13 +69,13 @@ POD_NOT_READY = _code(
     "PodNotReady",
     "A pod of the release cannot be reached.",
     cause="It is being started, cannot be scheduled, cannot pull its image, or fails again and again.",
-    remedy="see: kubectl get pods, kubectl describe pod; the command may be given again",
+    remedy="see `kubectl get pods` and `kubectl describe pods`; the command may be given again",
 )
 NO_RELEASE = _code(
     "NoRelease",
     "Zhongjing is not installed in the namespace.",
     cause="Another namespace or context than the one that the chart was installed in.",
-    remedy="name its namespace with -n, install it with helm install, or add --local",
+    remedy="name its namespace with -n, install it (`helm install zhongjing ./helm`), or add --local",
 )
 SEVERAL_RELEASES = _code(
     "SeveralReleases",
@@ -94,7 +94,7 @@ LOCAL_PATH = DOCUMENTS.code(
     "LocalPath",
     "A pipeline on a cluster names a path of somebody's machine.",
     cause="The document was applied with kubectl, and a source or model in it is a local path.",
-    remedy="submit the document instead: python -m zhongjing.submit -f FILE uploads local files; or name an "
+    remedy="submit the document instead: `zhongjing submit -f FILE` uploads local files; or name an "
     "s3:// URI",
 )
 RESERVED_NAME = DOCUMENTS.code(

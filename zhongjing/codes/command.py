@@ -27,19 +27,19 @@ UNKNOWN_PIPELINE = _code(
     "UnknownPipeline",
     "There is no such pipeline here, or there are several and none was named.",
     cause="Another --workdir, or a typing error.",
-    remedy="zhongjing status --local lists the pipelines of a workdir",
+    remedy="`zhongjing status` lists the pipelines of a place",
 )
 NOT_RUN_YET = _code(
     "NotRunYet",
     "A stage has no result or log yet.",
     cause="The stage was never run for this pipeline, or did not finish.",
-    remedy="run it with: zhongjing submit --stage <stage>",
+    remedy="run it with `zhongjing submit --pipeline NAME --stage STAGE`",
 )
 NO_LOG = _code(
     "NoLog",
     "No log of that attempt is there.",
     cause="No stage was started yet, or everything was killed at once before the log could be stored.",
-    remedy="zhongjing status shows the attempts; give another one with --attempt",
+    remedy="`zhongjing status NAME` shows the attempts; give another one with --attempt",
 )
 TARGET_IN_USE = _code(
     "TargetInUse",

@@ -21,7 +21,8 @@ UNREADABLE_SOURCE = _code(
     "UnreadableSource",
     "A source's file cannot be read.",
     cause="No permission, damage, or a compression or encoding that is not known.",
-    remedy="check the file that the message names: zhongjing data inspect URI --kind KIND",
+    remedy="check the file that the message names: `zhongjing data inspect URI --kind text` (or "
+    "dialogue, ranking, prompts)",
 )
 AMBIGUOUS_READING = _code(
     "AmbiguousReading",
@@ -33,7 +34,8 @@ EMPTY_SOURCE = _code(
     "EmptySource",
     "The sources of a stage have no records.",
     cause="An empty file, or a glob that matches only empty files.",
-    remedy="check what the source's URI names: zhongjing data inspect URI --kind KIND",
+    remedy="check what the source's URI names: `zhongjing data inspect URI --kind text` (or "
+    "dialogue, ranking, prompts)",
 )
 SOURCE_CHANGED = _code(
     "SourceChanged",
@@ -57,7 +59,8 @@ NO_GOOD_RECORD = _code(
     "NoGoodRecord",
     "Every record of a stage's sources is bad or was left out.",
     cause="The wrong kind or field names, samples that are all longer than maxLength, or all duplicates.",
-    remedy="look at the sources with zhongjing data inspect, and correct kind, columns, maxLength or data",
+    remedy="look at the sources with `zhongjing data inspect -f FILE`, and correct kind, columns, "
+    "maxLength or data",
 )
 AMBIGUOUS_RECORD = _code(
     "AmbiguousRecord",

@@ -21,7 +21,7 @@ NOT_A_PIPELINE = _code(
     "NotATrainingPipeline",
     "The file is YAML, but not a TrainingPipeline.",
     cause="Another Kubernetes object, another program's configuration, or only a part of a document.",
-    remedy="begin from a complete one: zhongjing config show tiny > my.yaml",
+    remedy="begin from a complete one: `zhongjing config show tiny > my.yaml`",
 )
 UNKNOWN_FIELD = _code(
     "UnknownField",
@@ -93,5 +93,6 @@ DOES_NOT_FIT = _code(
     "DoesNotFit",
     "By the plan a stage cannot fit into the memory of its workers.",
     cause="The base, the micro-batch or the optimizer's states are too large for the GPU or host memory.",
-    remedy="change the fields that the message names (zhongjing plan shows the parts); --force starts it",
+    remedy="change the fields that the message names (`zhongjing plan -f FILE` shows the parts); "
+    "--force starts it",
 )

@@ -9,7 +9,7 @@ WORKDIR_IN_USE = _code(
     "WorkdirInUse",
     "Another document runs in this workdir.",
     cause="One machine runs one pipeline at a time, and a running pipeline's document does not change.",
-    remedy="wait for it, stop it (zhongjing stop NAME --local), or use another --workdir",
+    remedy="wait for it, stop it (`zhongjing stop NAME --local`), or use another --workdir",
 )
 UNUSABLE_WORKDIR = _code(
     "UnusableWorkdir",
@@ -27,5 +27,5 @@ NO_GPU = _code(
     "NoGpu",
     "A stage asks for a GPU, and torch finds none.",
     cause="No driver, a driver that is too old for torch's CUDA, or a container without the device.",
-    remedy="check nvidia-smi against torch's CUDA (zhongjing doctor), or set resources.gpus: 0",
+    remedy="check nvidia-smi against torch's CUDA (`zhongjing doctor --local`), or set resources.gpus: 0",
 )

@@ -105,7 +105,7 @@ STALE_SUPERVISOR = _code(
     "StaleSupervisor",
     "A workdir holds what a supervisor left behind that is gone.",
     cause="It was killed, or the machine was switched off.",
-    remedy="nothing to do by hand: the next zhongjing submit --local cleans up and goes on",
+    remedy="nothing to do by hand: the next `zhongjing submit --local` cleans up and goes on",
 )
 OPEN_SECRETS = _code(
     "OpenSecrets",

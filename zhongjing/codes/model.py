@@ -45,7 +45,7 @@ NOT_A_FULL_MODEL = _code(
     "NotAFullModel",
     "An adapter stands where a full model is needed.",
     cause="spec.base, or `from` of a stage other than ppo, names an adapter.",
-    remedy="merge the adapter into its base first: zhongjing pull --merged",
+    remedy="merge the adapter into its base first: `zhongjing pull NAME/STAGE merged --merged`",
 )
 DELTA_MISMATCH = _code(
     "DeltaMismatch",

@@ -15,19 +15,20 @@ WORKERS_STARTING = _code(
     "WorkersStarting",
     "The Ray pods that a stage needs are not ready yet.",
     cause="Idle worker pods were removed and are made again; a new node has to pull the image.",
-    remedy="wait; it goes on by itself, and kubectl get pods shows how far it is",
+    remedy="wait; it goes on by itself, and `kubectl get pods` shows how far it is",
 )
 POD_STARTING = _code(
     "PodStarting",
     "A pod of the release is being started.",
     cause="It was just made; a new node has to pull the image, volumes are attached.",
-    remedy="wait; kubectl describe pod shows what it does",
+    remedy="wait; `kubectl describe pods` shows what it does",
 )
 IMAGE_PULL_FAILED = _code(
     "ImagePullFailed",
     "The image of a pod cannot be pulled.",
     cause="No image is published: it has to be built and pushed; or its registry needs a login.",
-    remedy="make image push, and set image.repository and image.tag; for a login set image.pullSecrets",
+    remedy="`make image push IMAGE=registry.example/zhongjing:0.1`, and set image.repository and "
+    "image.tag; for a login set image.pullSecrets",
 )
 POD_UNSCHEDULABLE = _code(
     "PodUnschedulable",
@@ -45,7 +46,7 @@ POD_CRASHES = _code(
     "PodCrashes",
     "A container of a pod ends again and again.",
     cause="A wrong setting, another image than the chart's, or a service that it needs and cannot reach.",
-    remedy="see its last words: kubectl logs --previous",
+    remedy="see its last words: `kubectl logs POD --previous`",
 )
 POD_OUT_OF_MEMORY = _code(
     "PodOutOfMemory",
@@ -63,7 +64,7 @@ POD_LOST = _code(
     "PodLost",
     "The node of a pod does not answer.",
     cause="The node is down, cut off or being replaced; Kubernetes does not replace its pods by itself.",
-    remedy="when the node is gone for good: kubectl delete node, or kubectl delete pod --force",
+    remedy="when the node is gone for good: `kubectl delete node NODE`, or `kubectl delete pod POD --force`",
 )
 POD_MISCONFIGURED = _code(
     "PodMisconfigured",
@@ -81,20 +82,21 @@ QUOTA_EXCEEDED = _code(
     "QuotaExceeded",
     "The namespace's quota has no room for a pod.",
     cause="A ResourceQuota that is smaller than the release, or that other pods use up.",
-    remedy="raise the quota (kubectl describe quota), or lower the worker groups in the chart's values",
+    remedy="raise the quota (`kubectl describe quota`), or lower the worker groups in the chart's values",
 )
 VOLUME_PENDING = _code(
     "VolumePending",
     "A volume of a pod is not there.",
     cause="No default storage class, a class that does not exist, or a disk that cannot be attached.",
-    remedy="name a class of kubectl get storageclass in the chart's values (storageClass of "
-    "s3.bundled.persistence, workers.scratch)",
+    remedy="name a class of `kubectl get storageclass` in the chart's values (s3.bundled.persistence, "
+    "workers.scratch)",
 )
 WORKLOAD_MISSING = _code(
     "WorkloadMissing",
     "A part of the release is not in the cluster.",
     cause="It was deleted by hand, or the installation ended half way.",
-    remedy="install it again: helm upgrade --reset-then-reuse-values, with the release's name and chart",
+    remedy="install it again: `helm upgrade zhongjing ./helm --reset-then-reuse-values`, with the "
+    "release's name and chart",
 )
 PROVISIONER_MISMATCH = _code(
     "ProvisionerMismatch",

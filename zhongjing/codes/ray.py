@@ -15,13 +15,13 @@ NOTHING_RUNS = _code(
     "NothingRuns",
     "Nothing was ever run, or nothing runs now, in this workdir.",
     cause="Another --workdir, or the supervisor has ended because nothing was left to do.",
-    remedy="start a run with: zhongjing submit --local",
+    remedy="start a run with: `zhongjing submit --local`",
 )
 SUPERVISOR_FAILED = _code(
     "SupervisorFailed",
     "The supervisor of the workdir did not start.",
     cause="The S3 server or Ray could not start: a full disk, too little memory, a machine under load.",
-    remedy="see the log that the message names, then: zhongjing doctor --local",
+    remedy="see the log that the message names, then: `zhongjing doctor --local`",
 )
 SUPERVISOR_SILENT = _code(
     "SupervisorSilent",
@@ -33,19 +33,19 @@ RAY_FAILED = _code(
     "RayFailed",
     "Ray did not start, or died again and again.",
     cause="Too little memory is the usual reason; a full disk or blocked loopback ports are others.",
-    remedy="see the log that the message names, then: zhongjing doctor --local",
+    remedy="see the log that the message names, then: `zhongjing doctor --local`",
 )
 RAY_UNREACHABLE = _code(
     "RayUnreachable",
     "Ray does not answer.",
     cause="Its head is being started again, or the machine is starved.",
-    remedy="it is tried again by itself; see zhongjing status",
+    remedy="it is tried again by itself; see `zhongjing status NAME`",
 )
 RAY_REFUSED = _code(
     "RayRefused",
     "Ray refused a request.",
     cause="A wrong token, or a job that this Ray does not know.",
-    remedy="see the message; zhongjing doctor --local checks Ray",
+    remedy="see the message; `zhongjing doctor --local` checks Ray",
 )
 FOREIGN_JOB = _code(
     "ForeignJob",

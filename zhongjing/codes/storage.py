@@ -107,7 +107,7 @@ DAMAGED_OBJECT = _code(
     "DamagedObject",
     "An object is not what was written.",
     cause="It was cut, changed by hand, or the disk below the store is failing.",
-    remedy="run the stage that made it again: zhongjing submit --rerun STAGE",
+    remedy="run the stage that made it again: `zhongjing submit --pipeline NAME --rerun STAGE`",
 )
 NEWER_VERSION = _code(
     "NewerVersion",
@@ -119,7 +119,8 @@ DAMAGED_CHECKPOINT = _code(
     "DamagedCheckpoint",
     "A checkpoint cannot be used.",
     cause="It is cut, of another model or seed, or of another release.",
-    remedy="begin the stage again (zhongjing submit --rerun STAGE), or use the settings it was made with",
+    remedy="begin the stage again (`zhongjing submit --pipeline NAME --rerun STAGE`), or use the "
+    "settings it was made with",
 )
 CHECKPOINT_LOST = _code(
     "CheckpointNotStored",
@@ -137,7 +138,7 @@ S3_SERVER_FAILED = _code(
     "S3ServerFailed",
     "The embedded S3 server did not start, or died again and again.",
     cause="A full disk, a damaged data folder, or a platform that its program does not run on.",
-    remedy="see the log that the message names, then: zhongjing doctor --local",
+    remedy="see the log that the message names, then: `zhongjing doctor --local`",
 )
 
 SETTINGS = Group("Settings of the object store", BAD_INPUT)

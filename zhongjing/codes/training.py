@@ -15,7 +15,7 @@ JOB_FAILED = _code(
     "JobFailed",
     "A stage's job ended without a result and without a word.",
     cause="The process was killed: by the kernel for memory, by a node that went away, or by hand.",
-    remedy="see zhongjing logs; the same command goes on from the last checkpoint",
+    remedy="see `zhongjing logs NAME --stage STAGE`; the same command goes on from the last checkpoint",
 )
 HUNG = _code(
     "Hung",
@@ -33,7 +33,7 @@ SUBMISSION_REFUSED = _code(
     "SubmissionRefused",
     "Ray refused to run a stage's job.",
     cause="Ray did not start, or died again and again.",
-    remedy="see the message, then: zhongjing doctor --local",
+    remedy="see the message, then: `zhongjing doctor --local`",
 )
 WORKER_DIED = _code(
     "WorkerDied",

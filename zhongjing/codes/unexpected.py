@@ -7,13 +7,13 @@ UNEXPECTED = GROUP.code(
     "UnexpectedError",
     "Something happened that nobody foresaw.",
     cause="A defect of zhongjing or of a library below it.",
-    remedy="zhongjing report packs what an issue report needs, without secrets or record text",
+    remedy="`zhongjing report NAME` packs what an issue report needs, without secrets or record text",
 )
 
 INTERRUPTIONS = code.Group("Interruptions", code.INTERRUPTED)
 INTERRUPTED = INTERRUPTIONS.code(
     "Interrupted",
     "The command was interrupted, or its run was stopped by another one.",
-    cause="Ctrl-C, a signal, or zhongjing stop.",
+    cause="Ctrl-C, a signal, or `zhongjing stop NAME`.",
     remedy="the same command goes on from the last checkpoint",
 )

@@ -164,7 +164,12 @@ def recipe(name: str) -> UserDocument:
             remedy=f"the recipes are: {', '.join(recipe_names())}",
         )
     text = (resources.files("jobs") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    return parse_document(text, origin=f"recipe {name}")
+    return parse_document(text, origin=recipe_origin(name))
+
+
+def recipe_origin(name: str) -> str:
+    """The origin of a recipe's document."""
+    return f"recipe {name}"
 
 
 def resolve(

@@ -187,7 +187,7 @@ def _refuse_variables(user: Mapping[str, Any]) -> None:
                 f"the environment variable {found[1]} is only known where the document is submitted",
                 code=UNSET_VARIABLE,
                 where=path,
-                remedy="write the place itself, or submit the document: python -m zhongjing.submit -f FILE",
+                remedy="write the place itself, or submit the document: `zhongjing submit -f FILE`",
             )
 
 

@@ -22,6 +22,7 @@ from zhongjing.backends.kubernetes.ray import ClusterBackend
 from zhongjing.backends.kubernetes.rollout import Rollout
 from zhongjing.backends.kubernetes.secrets import prepare_secrets
 from zhongjing.backends.ray_jobs import RayJobsBackend
+from zhongjing.config.commands import Commands
 from zhongjing.config.release import ReleaseConfig, load_release
 from zhongjing.controller.depot import Depot
 from zhongjing.controller.guard import RayCluster
@@ -157,6 +158,7 @@ class ControllerProcess:
 
     def _lead(self) -> None:
         cadence = self._options.cadence
+        place = ("-n", self._release.namespace, "--release", self._release.release)
         self._depot = Depot(self._api, self._release)
         controller = Controller(
             Pipelines(self._api),
@@ -166,7 +168,7 @@ class ControllerProcess:
             may_act=lambda: self._election.is_leader,
             recorder=Recorder(self._api, self._identity),
             metrics=self._metrics,
-            policy=Policy(command=f"python -m zhongjing.submit -n {self._release.namespace}"),
+            policy=Policy(commands=Commands(place, name="zhongjing")),
             cadence=Cadence(active=cadence, waiting=cadence * CADENCE.waiting / CADENCE.active),
             resync_seconds=cadence * RESYNC_SECONDS / CADENCE.active,
         )

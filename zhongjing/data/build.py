@@ -190,7 +190,8 @@ class _Builder:
                 f"nothing is left to train on: {_summary(counts)}",
                 code=codes.NO_GOOD_RECORD,
                 where=f"stages.{self.stage.value}.data",
-                remedy="look at the sources with `zhongjing data inspect`, at maxLength and the test sources",
+                remedy="look at the sources with `zhongjing data inspect -f FILE`, at maxLength and "
+                "the test sources",
             )
         return CacheManifest(
             key=key,

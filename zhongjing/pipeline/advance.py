@@ -39,7 +39,7 @@ def advance(world: World, status: PipelineStatus) -> list[Action]:
     busy = any(entry.state.is_active for entry in status.stages.values())
     done = {stage: world.is_done(stage) for stage in world.plan}
     failed = any(_is_failed(status.stage(node.stage), node, done) for node in world.plan.values())
-    missing = missing_input(world.plan, done) is not None
+    missing = missing_input(world.plan, done, world.desired.pipeline) is not None
     start = not (busy or failed or missing or world.observed.unfit or world.desired.suspend)
     turn = world.observed.turn if start else None
     start = start and turn is None
@@ -49,8 +49,8 @@ def advance(world: World, status: PipelineStatus) -> list[Action]:
         if entry.state.is_active:
             continue
         states = {up: status.stage(up).state for up in node.upstream}
-        new = _idle(world, node, entry, states, start=start, turn=turn)
-        new = [action for action in new if not _is_old(entry, action)]
+        said = _idle(world, node, entry, states, start=start, turn=turn)
+        new = [action for action in map(world.whole, said) if not _is_old(entry, action)]
         started = any(isinstance(action, Submit) for action in new)
         # A stage that will be tried again keeps its turn.
         start = start and not started and not _is_retrying(entry, node, done)
@@ -87,7 +87,7 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
     if world.desired.suspend:
         return SUSPENDED
     done = {stage: world.is_done(stage) for stage in world.plan}
-    missing = missing_input(world.plan, done, world.policy.command)
+    missing = missing_input(world.plan, done, world.desired.pipeline)
     if missing is not None:
         return Conclude(ConditionType.FAILED, MISSING_INPUT.name, missing.message, missing.remedy)
     for entry in entries.values():
@@ -154,7 +154,7 @@ def _idle(
         return [_done(node, entry, result)]
     if not node.wanted:
         message = "was not made for this document, and is not among what was asked for"
-        remedy = f"{world.policy.command} --stage {stage}"
+        remedy = f"make it with: `zhongjing submit --pipeline {world.desired.pipeline} --stage {stage}`"
         return [Mark(stage, StageState.BLOCKED, MISSING_INPUT.name, message, remedy, _CLEARED)]
     unfit = world.observed.unfit.get(stage)
     if unfit is not None:
@@ -200,7 +200,8 @@ def _waiting(world: World, node: StagePlan) -> Mark:
         StageState.WAITING_FOR_INPUT,
         WAITING_FOR_INPUT,
         f"waits for {names}: nothing is at {source.uri} yet",
-        f"write it there, then: {world.policy.command} --stage {node.stage}",
+        "write it there: the run goes on by itself; or make the stages of another time with "
+        f"`zhongjing submit --pipeline {world.desired.pipeline} --stage {node.stage}`",
         _CLEARED,
     )
 

@@ -55,7 +55,7 @@ def decide(
     world = World(desired, plan, observed, policy or Policy(), status.started_at, status.failures)
     for stage in Stage:
         if status.stage(stage).state.is_active:
-            do(attend(world, stage, status.stage(stage)))
+            do([world.whole(action) for action in attend(world, stage, status.stage(stage))])
     do(advance(world, status))
-    do([conclude(world, status)])
+    do([world.whole(conclude(world, status))])
     return actions

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from zhongjing.config.commands import Commands
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.fit import Unfit
@@ -83,7 +84,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Policy:
-    """Times that decisions use, in seconds."""
+    """Times that decisions use, in seconds, and how users reach the place."""
 
     stop_seconds: float = 600.0  # from a stop request to a forced stop: a large checkpoint takes minutes
     hung_stop_seconds: float = 30.0  # the same for an attempt that does nothing any more
@@ -92,4 +93,4 @@ class Policy:
     quiet_seconds: float = 15.0  # no new attempt while the last one's progress moved within this time
     backoff_seconds: float = 10.0  # before the first retry; doubles
     max_backoff_seconds: float = 300.0
-    command: str = "python -m zhongjing.submit"  # how the user starts stages here
+    commands: Commands = field(default_factory=lambda: Commands(name="zhongjing"))  # that remedies name

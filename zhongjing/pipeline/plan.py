@@ -16,8 +16,6 @@ from zhongjing.pipeline.state import DesiredState, PipelineStatus
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource, StageInput, StageRequest
 
-DEFAULT_COMMAND = "python -m zhongjing.submit"
-
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -132,15 +130,13 @@ def _base_references(document: TrainingPipeline) -> dict[str, str]:
     return {name: reference for name, reference in named.items() if reference is not None}
 
 
-def missing_input(
-    plan: Plan, done: Mapping[Stage, bool], command: str = DEFAULT_COMMAND
-) -> MissingInputError | None:
+def missing_input(plan: Plan, done: Mapping[Stage, bool], pipeline: str) -> MissingInputError | None:
     """The first stage that is only needed and was never made, as an error naming the command that makes it.
 
     Args:
         plan: from :func:`make_plan`.
         done: whether the result of each stage of the plan exists.
-        command: how the user starts stages here, flags that matter included.
+        pipeline: its name.
     """
     for node in plan.values():
         if node.wanted or done.get(node.stage, False):
@@ -152,7 +148,8 @@ def missing_input(
             f"{dependants} needs the result of {node.stage}, which does not exist for this document",
             code=MISSING_INPUT,
             where=f"spec.stages.{node.stage}",
-            remedy=f"make it with: {command} --stage {node.stage}, or everything with: {command} --stage all",
+            remedy=f"make it with: `zhongjing submit --pipeline {pipeline} --stage {node.stage}`, "
+            f"or everything with: `zhongjing submit --pipeline {pipeline} --stage all`",
         )
     return None
 

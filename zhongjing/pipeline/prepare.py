@@ -18,7 +18,7 @@ from zhongjing.config.resolve import Frozen, apply_overrides, resolve
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.freeze import OnUpload, absolute, freeze
-from zhongjing.pipeline.plan import DEFAULT_COMMAND, Plan, known_sources, make_plan, missing_input
+from zhongjing.pipeline.plan import Plan, known_sources, make_plan, missing_input
 from zhongjing.pipeline.session import Session, Warmable
 from zhongjing.pipeline.state import (
     ConditionType,
@@ -62,7 +62,6 @@ def prepare(
     refresh_data: bool = False,
     upload: bool = True,
     folder: Path | None = None,
-    command: str = DEFAULT_COMMAND,
     on_upload: OnUpload | None = None,
 ) -> Prepared:
     """Makes a wanted state of a document. Writes nothing but uploads.
@@ -76,7 +75,6 @@ def prepare(
         refresh_data: list the sources anew instead of keeping what the pipeline first saw.
         upload: False: only hash local files (a dry run).
         folder: where relative paths start; none: the current folder.
-        command: how the user starts stages here, for remedies (``python -m zhongjing.submit --local``).
         on_upload: is told of every local file.
 
     Raises:
@@ -119,6 +117,7 @@ def prepare(
         uid=previous.uid if previous is not None else secrets.token_hex(4),
         generation=previous.generation if previous is not None else 1,
         user=dict(written),
+        origin=Path(written.origin).name,
         document=document,
         sources=frozen.sources,
         waiting=frozen.waiting,
@@ -137,7 +136,7 @@ def prepare(
             desired = desired.model_copy(update={"generation": previous.generation + 1})
     plan = make_plan(desired)
     done = done_stages(session.store, layout, {stage: node.key for stage, node in plan.items()})
-    missing = missing_input(plan, done, command)
+    missing = missing_input(plan, done, document.name)
     if missing is not None:
         raise missing
     return Prepared(desired, previous, plan, _forecast(plan, done, status), frozen.notes)

@@ -37,6 +37,7 @@ class DesiredState(Record):
     uid: str = Field(pattern=r"^[0-9a-f]{8}$", description="made once; part of every submission id")
     generation: int = Field(ge=1, description="raised whenever something else is wanted")
     user: dict[str, Any] = Field(description="the document as written, overrides applied, no defaults")
+    origin: str = Field(default="", description="where it was written: a file, or a recipe (`recipe tiny`)")
     document: TrainingPipeline = Field(description="resolved: every default filled in, frozen")
     sources: list[FrozenSource] = Field(default_factory=list)
     waiting: list[str] = Field(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zhongjing.config.keys import digest, explain_change
 from zhongjing.config.stages import AnySettings, Stage
-from zhongjing.pipeline.actions import Submit
+from zhongjing.pipeline.actions import Action, Conclude, Mark, Submit
 from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
 from zhongjing.pipeline.plan import Plan, StagePlan
@@ -77,6 +77,15 @@ class World:
         if view.job.state in (JobState.SUCCEEDED, JobState.STOPPED):
             return True
         return view.quiet_seconds >= self.policy.quiet_seconds
+
+    def whole(self, action: Action) -> Action:
+        """An action with the commands of its remedy as users of this place can give them."""
+        if not isinstance(action, Mark | Conclude) or action.remedy is None:
+            return action
+        stage = action.stage.value if isinstance(action, Mark) else None
+        pipeline = self.desired.pipeline
+        remedy = self.policy.commands.complete(action.remedy, pipeline, stage, keep=True)
+        return replace(action, remedy=remedy)
 
     def submit(self, node: StagePlan, entry: StageStatus, attempt: int, message: str) -> Submit:
         """The action that submits ``attempt``; the same attempt again is harmless."""

@@ -87,7 +87,7 @@ def damaged(message: str, uri: str) -> StorageError:
         where=uri,
         remedy="remove the object, so that it is made anew"
         if stage is None
-        else f"run the stage that made it again: zhongjing submit --rerun {stage}",
+        else f"run the stage that made it again: `zhongjing submit --pipeline NAME --rerun {stage}`",
     )
 
 

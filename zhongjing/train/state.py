@@ -33,7 +33,7 @@ from zhongjing.train.snapshot import SnapshotBuffer
 TRAINER_FILE = "trainer.json"
 FORMAT_VERSION = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
-_BEGIN_AGAIN = "begin the stage again: zhongjing submit --rerun STAGE"
+_BEGIN_AGAIN = "begin the stage again: `zhongjing submit --pipeline NAME --rerun STAGE`"
 _AGAIN = f"{_BEGIN_AGAIN}; or restore the settings that the checkpoint was made with"
 
 

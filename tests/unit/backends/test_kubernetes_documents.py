@@ -157,7 +157,7 @@ REFUSALS = [
             document_codes.STAGE_RUNS,
             "spec.stages.rm",
             "cannot be changed",
-            "zhongjing stop demo, then submit",
+            "`zhongjing stop demo`, then submit",
         ),
     ),
     (

@@ -319,7 +319,7 @@ def test_stateful_sets_that_another_provisioner_left() -> None:
     left = of_kuberay(cluster=cluster(state="ready"), workloads=PARTS)
     [finding] = left
     assert finding.code is codes.PROVISIONER_MISMATCH
-    assert finding.remedy == "kubectl delete statefulset zhongjing-ray-gpu zhongjing-ray-head"
+    assert finding.remedy == "`kubectl delete statefulset zhongjing-ray-gpu zhongjing-ray-head`"
 
 
 # Telling

@@ -36,6 +36,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where tracebacks go that belong to no workdir."""
     folder = tmp_path / "state"
     monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    monkeypatch.setattr("zhongjing.config.commands.program", lambda: "zhongjing")
     return folder
 
 

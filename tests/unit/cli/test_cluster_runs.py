@@ -115,7 +115,7 @@ def test_ctrl_c_leaves_the_run_and_says_how_to_go_on(command: CommandLine, clust
     assert result.exit_code == 130
     assert result.stderr.splitlines() == [
         "demo: no longer followed; the run goes on",
-        "  follow it: zhongjing status demo -n train --watch",
+        "  follow it: zhongjing status demo --watch -n train",
         "  stop it:   zhongjing stop demo -n train",
     ]
     assert cluster.calls == ["resume demo"]
@@ -134,7 +134,7 @@ def test_ctrl_c_as_json(command: CommandLine, cluster: ClusterSession) -> None:
 def test_hints_reach_the_same_place(command: CommandLine, cluster: ClusterSession) -> None:
     cluster.add(desired_state())
     left = command("resume", "--no-wait", "-n", "train")
-    assert left.stdout == "demo: submitted; follow it with: zhongjing status demo -n train --watch\n"
+    assert left.stdout == "demo: submitted; follow it with: zhongjing status demo --watch -n train\n"
     missing = command("pull", "demo/sft", "out", "-n", "train")
     assert "  remedy: make it with: zhongjing submit --stage sft -n train" in missing.stderr
     failed = {

@@ -145,7 +145,9 @@ def test_targets_that_cannot_be_pulled(
 
 
 def test_a_missing_result_names_the_command(command: CommandLine, sft: MemorySession) -> None:
-    assert "zhongjing submit --stage rm" in command("pull", "demo/rm", "model", "--local").stderr
+    assert (
+        "zhongjing submit --pipeline demo --stage rm" in command("pull", "demo/rm", "model", "--local").stderr
+    )
 
 
 def test_an_interrupted_replacement_keeps_the_old_folder(tmp_path: Path) -> None:

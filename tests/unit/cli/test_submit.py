@@ -205,7 +205,7 @@ def test_a_failure_as_json_says_so(command: CommandLine, session: MemorySession,
 def test_no_wait_leaves_at_once(command: CommandLine, session: MemorySession, my_yaml: Path) -> None:
     result = submit(command, "--no-wait")
     assert result.exit_code == 0
-    assert "zhongjing status demo --local --watch" in result.stdout
+    assert "zhongjing status demo --watch --local" in result.stdout
     assert session.watched == 0
 
 
@@ -348,7 +348,7 @@ def test_an_unexpected_error_leaves_a_log_and_no_traceback(
         (("--set", "spec.sources.sft.uri=gone.jsonl"), "nothing is at gone.jsonl"),
         (("--stage", "ppo"), "the pipeline has no stage ppo"),
         (("--rerun", "pretrain"), "the pipeline has no stage pretrain"),
-        (("--recipe", "tiny"), "--file and --recipe are two documents"),
+        (("--recipe", "tiny"), "--file and --recipe are 2 documents"),
         (("-o", "yaml"), "-o yaml prints a document"),
         (("--wait-for-input", "--no-wait"), "contradict each other"),
         (("--release", "z"), "--release belong"),
@@ -427,11 +427,11 @@ def test_one_stage_whose_input_is_missing_names_the_command(
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(data))
     result = submit(command, "--stage", "ppo")
     assert result.exit_code == 2
-    assert "python -m zhongjing.submit --local -f my.yaml --stage sft" in result.stderr
+    assert "zhongjing submit -f my.yaml --stage sft --local" in result.stderr
     shutil.rmtree(workdir)
     fresh = submit(command, "--stage", "ppo", "--dry-run")
     assert fresh.exit_code == 2
-    assert "python -m zhongjing.submit --local -f my.yaml --stage sft" in fresh.stderr
+    assert "zhongjing submit -f my.yaml --stage sft --local" in fresh.stderr
 
 
 def test_examples_are_written_into_the_workdir(

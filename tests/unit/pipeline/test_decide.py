@@ -167,9 +167,14 @@ def test_failures_are_retried_with_growing_pauses_and_then_final() -> None:
     entry = status.stage(Stage.SFT)
     assert (entry.state, entry.attempt) == (StageState.FAILED, 3)
     assert entry.message == "the job failed and left no word why (attempt 3, after 2 retries)"
-    assert (entry.reason, entry.remedy) == ("JobFailed", JOB_FAILED.remedy)
+    assert (entry.reason, entry.remedy) == ("JobFailed", _whole(JOB_FAILED.remedy))
     assert status.holds(ConditionType.FAILED)
     assert status.settled(desired)
+
+
+def _whole(remedy: str) -> str:
+    """A remedy with the commands of the pipeline and the stage."""
+    return remedy.replace("NAME", "demo").replace("STAGE", "sft")
 
 
 def test_a_stage_that_will_be_tried_again_keeps_its_turn() -> None:
@@ -233,7 +238,7 @@ def test_a_failure_without_a_known_code_is_unexpected_and_has_a_remedy(code: str
     status, _ = look(desired, running(desired), JobState.FAILED, activity=Activity.FAILED, failure=failure)
     entry = status.stage(Stage.SFT)
     assert (entry.state, entry.reason) == (StageState.FAILED, "UnexpectedError")
-    assert entry.remedy == UNEXPECTED.remedy
+    assert entry.remedy == _whole(UNEXPECTED.remedy)
 
 
 def test_a_new_attempt_forgets_the_failure_of_the_last_one() -> None:

@@ -159,19 +159,18 @@ def done(plan: Plan, *stages: Stage) -> dict[Stage, bool]:
 
 def test_a_missing_input_names_the_command_that_makes_it() -> None:
     plan = make_plan(desired_state(wanted=[Stage.RM]))
-    command = "python -m zhongjing.submit --local -f my.yaml"
-    error = missing_input(plan, done(plan), command)
+    error = missing_input(plan, done(plan), "demo")
     assert error is not None
     assert error.exit_code == 2
-    assert f"{command} --stage pretrain" in str(error)
-    assert missing_input(plan, done(plan, Stage.PRETRAIN), command) is None
-    assert missing_input(make_plan(desired_state()), done(plan), command) is None
+    assert "`zhongjing submit --pipeline demo --stage pretrain`" in str(error)
+    assert missing_input(plan, done(plan, Stage.PRETRAIN), "demo") is None
+    assert missing_input(make_plan(desired_state()), done(plan), "demo") is None
 
 
 def test_only_what_is_still_needed_is_missing() -> None:
     plan = make_plan(desired_state(wanted=[Stage.PPO]))
     # Its direct inputs exist: what those once needed is of no matter.
-    assert missing_input(plan, done(plan, Stage.SFT, Stage.RM)) is None
-    error = missing_input(plan, done(plan, Stage.PRETRAIN, Stage.RM))
+    assert missing_input(plan, done(plan, Stage.SFT, Stage.RM), "demo") is None
+    error = missing_input(plan, done(plan, Stage.PRETRAIN, Stage.RM), "demo")
     assert error is not None
     assert error.where == "spec.stages.sft"

@@ -155,8 +155,8 @@ def test_done_is_skipped_and_a_change_says_why(session: StoreSession, user: dict
 
 def test_one_stage_needs_its_inputs(session: StoreSession, user: dict[str, Any]) -> None:
     with pytest.raises(MissingInputError) as missing:
-        ready(session, user, stages=[Stage.PPO], command="zhongjing submit --local -f my.yaml")
-    assert "zhongjing submit --local -f my.yaml --stage sft" in str(missing.value)
+        ready(session, user, stages=[Stage.PPO])
+    assert "`zhongjing submit --pipeline demo --stage sft`" in str(missing.value)
     one = ready(session, user, stages=[Stage.RM])
     assert one.desired.targets == [Stage.RM]
     assert actions(one) == {"rm": "run"}

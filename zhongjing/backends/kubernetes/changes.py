@@ -51,7 +51,7 @@ def refusal(error: BackendError, pipeline: str) -> ZhongjingError:
             code=document_codes.UNKNOWN_FIELD,
             where=unknown["path"],
             remedy="the cluster's CRD is of another version than this command line: install the same one, or "
-            "update the CRD: kubectl apply --server-side -f helm/files/trainingpipeline-crd.yaml",
+            "update the CRD: `kubectl apply --server-side -f helm/files/trainingpipeline-crd.yaml`",
         )
     if not _INVALID.match(error.message):
         return error
@@ -62,7 +62,7 @@ def refusal(error: BackendError, pipeline: str) -> ZhongjingError:
             _ADVICE.sub("", words),
             code=document_codes.STAGE_RUNS,
             where=where,
-            remedy=f"zhongjing stop {pipeline}, then submit the changed document",
+            remedy=f"`zhongjing stop {pipeline}`, then submit the changed document",
         )
     return ConfigError(
         f"the cluster refuses the document: {message}", code=document_codes.INVALID_VALUE, where=where

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.backends.kubernetes.pipelines import ORIGIN_ANNOTATION, Pipeline
 from zhongjing.backends.kubernetes.resources import Object
 from zhongjing.config.pipeline import API_VERSION, KIND, Metadata, PipelineSpec, TrainingPipeline
 from zhongjing.config.release import ReleaseConfig
@@ -41,6 +41,8 @@ def to_object(desired: DesiredState) -> Object:
     for name in ("labels", "annotations"):
         if written["metadata"].get(name):
             metadata[name] = dict(written["metadata"][name])
+    if desired.origin:
+        metadata["annotations"] = {**metadata.get("annotations", {}), ORIGIN_ANNOTATION: desired.origin}
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
 
 
@@ -58,8 +60,9 @@ def to_desired(
     if stored is not None and stored.uid != pipeline.short_uid:
         stored = None  # of an object of the same name that was deleted
     written = pipeline.document()
+    origin = str((pipeline.metadata.get("annotations") or {}).get(ORIGIN_ANNOTATION) or "")
     if stored is not None and stored.generation == pipeline.generation:
-        return stored.model_copy(update={"user": written})
+        return stored.model_copy(update={"user": written, "origin": origin})
     document = _placed(_document(pipeline, written, stored), release)
     before = {source.name: source.uri for source in stored.document.spec.sources} if stored else {}
     same = {source.name for source in document.spec.sources if before.get(source.name) == source.uri}
@@ -70,6 +73,7 @@ def to_desired(
         uid=pipeline.short_uid,
         generation=pipeline.generation,
         user=written,
+        origin=origin,
         document=document,
         sources=[source for source in stored.sources if source.name in same] if stored else [],
         waiting=[name for name in stored.waiting if name in same] if stored else [],

@@ -218,7 +218,7 @@ def _provisioned(scene: Scene, release: ReleaseConfig, components: Sequence[str]
     left = sorted(name for name in names if name.startswith(f"{release.fullname}-ray-"))
     if left:
         message = f"the release is for KubeRay, and StatefulSets of it are there: {', '.join(left)}"
-        remedy = f"kubectl delete statefulset {' '.join(left)}"
+        remedy = f"`kubectl delete statefulset {' '.join(left)}`"
         findings.append(
             found(codes.PROVISIONER_MISMATCH, f"statefulset/{left[0]}", message, remedy=remedy, fatal=True)
         )
@@ -302,7 +302,7 @@ def _refusal(place: str, text: str) -> Finding:
     quota = _LIMITED.search(why)
     if quota is not None:
         message = f"its pods do not fit into the quota {quota['quota']}: {why}"
-        remedy = f"kubectl describe quota {quota['quota']}; raise it, or lower the worker groups"
+        remedy = f"`kubectl describe quota {quota['quota']}`; raise it, or lower the worker groups"
         never = _exceeds(quota["asked"], quota["most"])
         return found(codes.QUOTA_EXCEEDED, place, message, remedy=remedy, fatal=never)
     passing = "failed calling webhook" in why or "Timeout" in why or "try again" in why

@@ -138,7 +138,7 @@ def _unscheduled(
     text = condition.get("message", "")
     if condition.get("reason") == "SchedulingGated":
         gates = ", ".join(gate["name"] for gate in pod["spec"].get("schedulingGates") or [])
-        remedy = "see what its queue says, e.g. kubectl describe workloads.kueue.x-k8s.io"
+        remedy = "see what its queue says, e.g. `kubectl describe workloads.kueue.x-k8s.io`"
         return found(codes.POD_UNSCHEDULABLE, place, f"is held back by {gates}", remedy=remedy)
     if "PersistentVolumeClaim" in text or "persistentvolumeclaim" in text or "volume node affinity" in text:
         return _unbound(place, text, events)
@@ -183,7 +183,7 @@ def _node_remedy(pod: Object, text: str) -> str:
         wanted = (
             f"set nodeSelector of the group, now {names}, to" if names else "make the group's affinity take"
         )
-        remedies.append(f"{wanted} labels that the nodes have (kubectl get nodes --show-labels)")
+        remedies.append(f"{wanted} labels that the nodes have (`kubectl get nodes --show-labels`)")
     lacking = sorted(set(re.findall(r"Insufficient ([\w./-]+\w)", text)))
     devices = [name for name in lacking if "/" in name]
     if devices:
@@ -256,7 +256,7 @@ def _about_container(
     outcome = f"exit code {code}" if why in (None, "Error") else f"exit code {code} ({why})"
     message = f"container {name} {times}, last with {outcome}{': ' + words[-300:] if words else ''}"
     fatal = why == "StartError" and bool(_NO_PROGRAM.search(words))
-    remedy = f"kubectl logs {place.partition('/')[2]} -c {name} --previous"
+    remedy = f"`kubectl logs {place.partition('/')[2]} -c {name} --previous`"
     return found(codes.POD_CRASHES, place, message, remedy=f"see its last words: {remedy}", fatal=fatal)
 
 

@@ -280,7 +280,7 @@ class Forward:
         if status == 401:
             return BackendError("the API refuses the credentials", code=codes.NOT_LOGGED_IN)
         if status == 403:
-            check = f"kubectl auth can-i create pods/portforward -n {target.namespace}"
+            check = f"`kubectl auth can-i create pods/portforward -n {target.namespace}`"
             return BackendError(
                 f"may not create pods/portforward in the namespace {target.namespace}",
                 code=codes.FORBIDDEN,
@@ -310,7 +310,7 @@ class Forward:
                 "there is no such service",
                 code=codes.POD_NOT_READY,
                 where=self._place,
-                remedy="the release is being installed or removed; see: helm status, kubectl get pods",
+                remedy="the release is being installed or removed; see `helm list`, `kubectl get pods`",
             )
         spec = service.get("spec") or {}
         labels = ",".join(f"{key}={value}" for key, value in sorted((spec.get("selector") or {}).items()))
@@ -321,7 +321,7 @@ class Forward:
                 f"no pod of the service is ready{_words(pods)}",
                 code=codes.POD_NOT_READY,
                 where=self._place,
-                remedy=f"see: kubectl get pods -n {self._namespace} -l {labels}",
+                remedy=f"see: `kubectl get pods -n {self._namespace} -l {labels}`",
             )
         pod = min(ready, key=lambda each: str(each["metadata"]["name"]))
         return Target(self._namespace, str(pod["metadata"]["name"]), _port_of(spec, self._service_port, pod))

@@ -21,13 +21,11 @@ class Looks:
     Args:
         api: its namespace is the release's.
         release: name of the release.
-        flags: the options by which a command line reaches it.
     """
 
-    def __init__(self, api: KubeApi, release: str, flags: str) -> None:
+    def __init__(self, api: KubeApi, release: str) -> None:
         self._pipelines = Pipelines(api)
         self._mine = (None, release)
-        self._flags = flags
         self._recent: tuple[float, Pipeline] | None = None
         self._still: dict[str, Pipeline] | None = None
 
@@ -78,7 +76,7 @@ class Looks:
             raise ConfigError(
                 f"there is no pipeline {name!r}",
                 code=UNKNOWN_PIPELINE,
-                remedy=" ".join(["zhongjing status", *self._flags.split(), "lists them"]),
+                remedy="`zhongjing status` lists them",
             )
         return found
 

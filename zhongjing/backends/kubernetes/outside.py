@@ -138,7 +138,7 @@ def _secret(api: KubeApi, name: str, key: str) -> str:
             f"the Secret has no key {key!r}" if secret else "there is no such Secret",
             code=codes.POD_NOT_READY,
             where=where,
-            remedy="the controller makes it when it starts; see: kubectl get pods, helm status",
+            remedy="the controller makes it when it starts; see: `kubectl get pods`, `helm list`",
         )
     try:
         return base64.b64decode(value, validate=True).decode()

@@ -15,6 +15,9 @@ from zhongjing.pipeline.state import ConditionType
 FINALIZER = f"{API_GROUP}/artifacts"
 """Keeps an object until its artifacts are deleted. Only objects with deletionPolicy Delete have it."""
 
+ORIGIN_ANNOTATION = f"{API_GROUP}/origin"
+"""Names the file or recipe that the document was written in; no part of the document."""
+
 REFRESH_ANNOTATION = f"{API_GROUP}/refresh-data"
 """A new value has the sources listed anew at the next generation. ``submit --refresh-data`` sets it."""
 
@@ -147,7 +150,7 @@ class Pipeline:
             "annotations": {
                 key: value
                 for key, value in (self.metadata.get("annotations") or {}).items()
-                if not key.startswith("kubectl.kubernetes.io/")
+                if not key.startswith("kubectl.kubernetes.io/") and key != ORIGIN_ANNOTATION
             },
         }
         return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": self.spec}

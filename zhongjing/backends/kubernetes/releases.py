@@ -83,8 +83,9 @@ def _missing(api: KubeApi, name: str | None, there: list[str]) -> BackendError:
     return BackendError(
         f"Zhongjing is not installed in {place}" + ("" if exists else ", which does not exist"),
         code=codes.NO_RELEASE,
-        remedy=f"name its namespace with -n, or install it: helm install zhongjing ./helm -n {api.namespace}"
-        f"{'' if exists else ' --create-namespace'}; --local runs on this machine",
+        remedy="name its namespace with -n, or install it: "
+        f"`helm install zhongjing ./helm -n {api.namespace}{'' if exists else ' --create-namespace'}`; "
+        "--local runs on this machine",
     )
 
 

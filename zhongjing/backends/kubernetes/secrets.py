@@ -136,10 +136,12 @@ def _check(
     values = read_secret(api, name)
     if values is None:
         files = " ".join(f"--from-file={key}=<file>" for key in sorted(keys))
-        remedy = f"kubectl create secret generic {name} {files}"
+        remedy = f"`kubectl create secret generic {name} {files}`"
         return [found(codes.SECRET_INCOMPLETE, place, "does not exist", remedy=remedy, fatal=True)]
     told = [f"has no key {key}" for key in sorted(keys) if not values.get(key, "").strip()]
-    remedy = f"kubectl delete secret {name}, and restart the controller: it makes another" if managed else ""
+    remedy = (
+        f"`kubectl delete secret {name}`, and restart the controller: it makes another" if managed else ""
+    )
     return [
         found(codes.SECRET_INCOMPLETE, place, fault, remedy=remedy, fatal=True)
         for fault in told or faults(values)

@@ -75,7 +75,7 @@ class KubernetesSession:
         self.flags = flags
         self.namespace = release.namespace
         self._claim = claim
-        self._looks = Looks(api, release.release, flags)
+        self._looks = Looks(api, release.release)
         self._services = Services(api, release)
         self._stored: dict[tuple[str, int], DesiredState | None] = {}
         self._late: dict[str, FrozenSource] = {}
@@ -329,7 +329,7 @@ class KubernetesSession:
             BackendError: Ray refuses the token, or its pod cannot be reached and the store has no log either.
         """
         desired, status = self.desired(pipeline), self.status(pipeline)
-        number, entry = chosen_attempt(pipeline, status, stage, attempt, flags=self.flags)
+        number, entry = chosen_attempt(pipeline, status, stage, attempt)
         assert desired is not None, "what has a status was wanted"
         silent: TransientError | None = None
         if entry.state.is_active and number == entry.attempt:

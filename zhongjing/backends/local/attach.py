@@ -58,7 +58,7 @@ def attach(
             "nothing runs in this workdir",
             code=NOTHING_RUNS,
             where=str(workdir.path),
-            remedy="start a run with: zhongjing submit --local",
+            remedy="start a run with: `zhongjing submit --local`",
         )
     if record is not None and record.ready and (not start or _is_fresh(workdir, record)):
         if not (start and _replaces(record)):

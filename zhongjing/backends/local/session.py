@@ -63,11 +63,11 @@ _KILL_SECONDS = 2.0  # so long Ray may take to hear that a job shall end
 class LocalSession:
     """The runs of one workdir. Implements :class:`zhongjing.pipeline.session.Session`."""
 
-    flags = "--local"
     stops_on_interrupt = True
 
-    def __init__(self, workdir: Workdir, *, idle_seconds: float | None, package: str) -> None:
+    def __init__(self, workdir: Workdir, *, flags: str, idle_seconds: float | None, package: str) -> None:
         self.workdir = workdir
+        self.flags = flags
         self._idle_seconds = idle_seconds
         self._package = package
         self.storage = Storage(uri=LOCAL_ROOT)
@@ -79,20 +79,27 @@ class LocalSession:
 
     @classmethod
     def open(
-        cls, workdir: Path, *, start: bool, idle_seconds: float | None = None, package: str = "jobs"
+        cls,
+        workdir: Path,
+        *,
+        start: bool,
+        flags: str = "--local",
+        idle_seconds: float | None = None,
+        package: str = "jobs",
     ) -> LocalSession:
         """Attaches to the supervisor of a workdir.
 
         Args:
             workdir: where its data are.
             start: whether to start a supervisor (and with it the S3 server) where none runs.
+            flags: the options by which a command line reaches the workdir.
             idle_seconds: how long a supervisor started here lives on without work or watchers.
             package: package of the jobs' entry points, of a supervisor started here.
 
         Raises:
             BackendError: none runs and ``start`` is False, or it does not start; names its log.
         """
-        session = cls(Workdir(workdir), idle_seconds=idle_seconds, package=package)
+        session = cls(Workdir(workdir), flags=flags, idle_seconds=idle_seconds, package=package)
         session._attach(start=start)
         return session
 
@@ -236,7 +243,7 @@ class LocalSession:
             NotFoundError: no log of that attempt was kept.
         """
         desired, status = self.desired(pipeline), self.status(pipeline)
-        number, entry = chosen_attempt(pipeline, status, stage, attempt, flags=self.flags)
+        number, entry = chosen_attempt(pipeline, status, stage, attempt)
         assert desired is not None, "what has a status was wanted"
         yield from self._live_log(submission_id(desired, stage, number), follow=follow) or kept_log(
             self.store, self.layout(pipeline), stage, number, entry.key
@@ -305,7 +312,8 @@ class LocalSession:
                     f"the pipeline {name} runs in this workdir",
                     code=WORKDIR_IN_USE,
                     where=str(self.workdir.path),
-                    remedy=f"wait for it, stop it (zhongjing stop {name} --local), or use another --workdir",
+                    remedy=f"wait for it, stop it (`zhongjing stop {name} --local`), or give another "
+                    "--workdir",
                 )
 
     def _refuse_change(self, old: DesiredState, new: DesiredState) -> None:
@@ -319,7 +327,7 @@ class LocalSession:
                 f"the pipeline {old.pipeline} runs with another document ({changes[0]}{more})",
                 code=WORKDIR_IN_USE,
                 where=str(self.workdir.path),
-                remedy=f"wait for it, or stop it first: zhongjing stop {old.pipeline} --local",
+                remedy=f"wait for it, or stop it first: `zhongjing stop {old.pipeline} --local`",
             )
 
     def _set_suspend(self, pipeline: str, *, suspend: bool) -> DesiredState:

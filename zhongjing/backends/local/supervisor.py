@@ -71,7 +71,6 @@ POLICY = Policy(
     quiet_seconds=8.0,  # progress is written every 5 s at most
     backoff_seconds=2.0,
     max_backoff_seconds=60.0,
-    command="python -m zhongjing.submit --local",
 )
 CADENCE = Cadence(active=0.5, waiting=5.0)
 

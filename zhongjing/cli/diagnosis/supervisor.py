@@ -293,7 +293,7 @@ def judge_ray(facts: RayFacts) -> Finding:
             "ray",
             f"{facts.address} takes jobs without the token",
             machine.OPEN_SECRETS,
-            "end the run (zhongjing stop NAME --local) and see ray.log in the workdir: RAY_AUTH_MODE must be "
-            "token",
+            "end the run (`zhongjing stop NAME --local`) and see ray.log in the workdir: RAY_AUTH_MODE must "
+            "be token",
         )
     return fine("ray", f"{facts.address} answers with {facts.cpus} CPUs, its Jobs API with the token only")

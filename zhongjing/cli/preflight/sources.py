@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -127,7 +128,7 @@ def _judge(source: Source, look: _Look) -> list[str]:
     if not look.ended:
         return [f"the first {look.read} records of source {source.name} cannot be used: {look.rejections}"]
     where = f"spec.sources.{source.name}"
-    inspect = f"zhongjing data inspect {source.uri} --kind {source.kind}"
+    inspect = f"`{shlex.join(['zhongjing', 'data', 'inspect', source.uri, '--kind', source.kind])}`"
     if not look.read:
         raise DataError(
             f"source {source.name} has no records: {source.uri} is empty",
