@@ -146,7 +146,7 @@ CASES = {
         shell("echo cannot reach the head >&2; exit 3"),
         codes.POD_CRASHES,
         ("last with exit code 3: cannot reach the head", "was started"),
-        "kubectl logs zj-exit-code -c ray --previous",
+        "`kubectl logs zj-exit-code -c ray --previous`",
         when=lambda finding: "was started" in finding.message,
     ),
     "out-of-memory": Stuck(
@@ -335,7 +335,7 @@ def test_a_quota_without_room(most: str, fatal: bool) -> None:
         finding = wait_for_finding(api, place, codes.QUOTA_EXCEEDED)
         assert "exceeded quota: team, requested: requests.cpu=10m" in finding.message
         assert f"limited: requests.cpu={most}" in finding.message
-        assert finding.remedy.startswith("kubectl describe quota team")
+        assert finding.remedy.startswith("`kubectl describe quota team")
         assert finding.fatal is fatal
 
 

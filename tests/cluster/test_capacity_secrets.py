@@ -99,7 +99,7 @@ def test_secrets_that_somebody_else_should_have_made(api: KubeApi) -> None:
         (f"secret/{STORE}", "does not exist"),
     ]
     [token, store] = prepare_secrets(api, config)
-    assert token.remedy == f"kubectl create secret generic {TOKEN} --from-file=auth_token=<file>"
+    assert token.remedy == f"`kubectl create secret generic {TOKEN} --from-file=auth_token=<file>`"
     assert "--from-file=credentials=<file> --from-file=s3.json=<file>" in store.remedy
     assert read_secret(api, TOKEN) is None
 

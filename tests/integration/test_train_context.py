@@ -135,7 +135,7 @@ def test_a_checkpoint_of_an_earlier_build_says_how_to_begin_again(
         second.latest(partial(wanted_ranges, toy_engine()))
     second.close()
     assert caught.value.code is codes.DAMAGED_CHECKPOINT
-    assert "zhongjing submit --rerun STAGE" in str(caught.value.remedy)
+    assert "zhongjing submit --pipeline NAME --rerun STAGE" in str(caught.value.remedy)
 
 
 SUDDEN_DEATH = """

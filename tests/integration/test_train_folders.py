@@ -95,7 +95,7 @@ def test_a_result_is_checked_when_it_is_fetched(
         Folders(store, tmp_path / "flipped").local(result.model)
     assert caught.value.code is storage_codes.DAMAGED_OBJECT
     assert caught.value.where == name
-    assert "zhongjing submit --rerun pretrain" in caught.value.remedy
+    assert "zhongjing submit --pipeline NAME --rerun pretrain" in caught.value.remedy
     store.delete(name)
     with pytest.raises(StorageError, match="a file of the model is missing") as caught:
         Folders(store, tmp_path / "missing").local(result.model)

@@ -136,7 +136,7 @@ def test_hints_reach_the_same_place(command: CommandLine, cluster: ClusterSessio
     left = command("resume", "--no-wait", "-n", "train")
     assert left.stdout == "demo: submitted; follow it with: zhongjing status demo --watch -n train\n"
     missing = command("pull", "demo/sft", "out", "-n", "train")
-    assert "  remedy: make it with: zhongjing submit --stage sft -n train" in missing.stderr
+    assert "  remedy: make it with: zhongjing submit --pipeline demo --stage sft -n train" in missing.stderr
     failed = {
         Stage.SFT: stage_status(StageState.FAILED, reason="Diverged", message="m", submission_id="demo-a1")
     }
