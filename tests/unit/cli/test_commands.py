@@ -220,7 +220,8 @@ def test_a_stage_without_a_document_never_trains_the_recipe_under_another_runs_n
     kept = command("submit", "--local", "--pipeline", "tiny", "--stage", "pretrain", "--no-wait")
     assert kept.exit_code == 0, kept.stderr
     now = session.desired("tiny")
-    assert now is not None and before is not None
+    assert now is not None
+    assert before is not None
     assert now.document.spec.stages == before.document.spec.stages
     meant = command("submit", "--local", "--recipe", "tiny", "--no-wait")
     assert meant.exit_code == 0, meant.stderr
