@@ -58,9 +58,10 @@ def texts() -> Iterator[tuple[str, str]]:
                     str(each.value) if isinstance(each, ast.Constant) else _word(each) for each in node.values
                 ]
                 yield f"{file.relative_to(PACKAGE)}:{node.lineno}", "".join(pieces)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                if id(node) not in documented | parts:
-                    yield f"{file.relative_to(PACKAGE)}:{node.lineno}", node.value
+            elif id(node) in documented | parts or not isinstance(node, ast.Constant):
+                continue
+            elif isinstance(node.value, str):
+                yield f"{file.relative_to(PACKAGE)}:{node.lineno}", node.value
 
 
 def _word(value: Any) -> str:
