@@ -68,7 +68,7 @@ class Parsed:
 
 
 _ANSWERS = ("output", "response", "answer", "completion", "target", "答", "回答", "答案", "answers")
-_RANKED = ("answers", "responses")
+_RANKED = ("answers", "responses", "completions")
 _PAIRS = (
     ("chosen", "rejected"),
     ("response_chosen", "response_rejected"),

@@ -27,6 +27,7 @@ _OPTIONS = ("options", "option", "choices", "选项")
 _SYSTEMS = ("system", "system_prompt")
 TURN_LISTS = ("messages", "conversations", "conversation", "data", "context_messages")
 _ASKED = (*TURN_LISTS, *_QUESTIONS, *_INPUTS)
+_REPEATED = 8  # characters; a shorter text may stand in another by chance
 _LETTERED = re.compile(r"[(（]?[A-Za-z][)）.．、:：\s]")
 
 
@@ -69,6 +70,7 @@ def _question_of(record: Fields) -> tuple[str | None, str, Mapping[str, int]]:
             return None, "", {}
         text_of(record[name], "the question")
         raise RejectedError("the question is missing")
+    _refuse_repeated(record, leading[0], asked)
     for name in (leading[0], _named(record, _CONTEXTS), asked, leading[2]):
         if name is None or is_missing(record.peek(name)):
             continue
@@ -85,6 +87,16 @@ def _question_of(record: Fields) -> tuple[str | None, str, Mapping[str, int]]:
         parts.append(_option_lines(listed(record[options])))
         used.append(options)
     return "\n".join(parts), "+".join(used), unused
+
+
+def _refuse_repeated(record: Fields, instruction: str | None, asked: str | None) -> None:
+    """Refuses a question that holds the instruction again: one of them is the other in a template."""
+    if instruction is None or asked is None:
+        return
+    texts = [text.strip() for name in (instruction, asked) if isinstance(text := record.peek(name), str)]
+    shorter, longer = sorted(texts, key=len) if len(texts) == 2 else ("", "")
+    if len(shorter) >= _REPEATED and shorter in longer:
+        raise two_ways(instruction, asked, "the question", "prompt")
 
 
 def _option_lines(value: object) -> str:

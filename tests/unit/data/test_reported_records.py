@@ -190,6 +190,18 @@ def test_thoughts_in_a_key_of_their_own_stay_with_the_answer(record: Any, answer
             (1, 0, 1),
             "highest",
         ),
+        (
+            {
+                "instruction": Q,
+                "completions": [
+                    {"response": BAD, "overall_score": 2.0},
+                    {"response": GOOD, "overall_score": 8.5},
+                ],
+            },
+            (BAD, GOOD),
+            (1, 0),
+            "highest best",
+        ),
         ({"query": Q, "responses": [BAD, GOOD], "scores": [-1.5, 0.2]}, (BAD, GOOD), (1, 0), "highest best"),
         ({"prompt": Q, "answers": [GOOD, BAD]}, (GOOD, BAD), (0, 1), "first best"),
         ({"instruction": Q, "input": "", "output": [GOOD, BAD]}, (GOOD, BAD), (0, 1), "first best"),
@@ -257,6 +269,7 @@ def test_no_order_is_guessed_where_a_guess_can_invert(record: Any, expected: str
     [
         ({"query": Q, "response": GOOD, "answer": BAD}, "columns.response"),
         ({"question": Q, "prompt": "别的", "answer": GOOD}, "columns.prompt"),
+        ({"instruction": Q * 2, "prompt": f"请回答：{Q * 2}", "output": GOOD}, "columns.prompt"),
         (
             {
                 "messages": [said("user", Q), said("assistant", GOOD)],
