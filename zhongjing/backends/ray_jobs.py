@@ -32,6 +32,7 @@ from typing import Any
 from zhongjing.codes.ray import FOREIGN_JOB, RAY_REFUSED, RAY_UNREACHABLE
 from zhongjing.errors import BackendError, BackendUnavailableError, ZhongjingError
 from zhongjing.pipeline.backend import ForeignJobError, JobDescription, JobRequest, JobState
+from zhongjing.pipeline.escapes import without_escapes
 
 # Ray's own words for the states of a job.
 _STATES = {
@@ -312,8 +313,8 @@ def _description(submission_id: str, details: dict[str, Any]) -> JobDescription:
 
 def _reason(text: str) -> str:
     """The part of Ray's words that says why: the last line of a traceback or of a failed job's log."""
-    lines = text.strip().splitlines()
-    text = text.strip()
+    text = without_escapes(text).strip()
+    lines = text.splitlines()
     failed = _FAILED.match(text)
     if failed is not None and len(lines) > 1:
         # The rest of the log is read with `zhongjing logs`.

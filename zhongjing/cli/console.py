@@ -6,6 +6,8 @@ import json
 import sys
 from typing import Any, TextIO
 
+from zhongjing.pipeline.escapes import without_escapes
+
 
 class Console:
     """The command's two streams.
@@ -42,13 +44,18 @@ class Console:
         write_line(sys.stdout, json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
     def raw(self, text: str) -> None:
-        """Exactly this text on stdout: documents, schemas, log lines."""
-        sys.stdout.write(text)
+        """Exactly this text on stdout: documents, schemas, log lines; without colours in a pipe."""
+        sys.stdout.write(text if sys.stdout.isatty() else without_escapes(text))
         sys.stdout.flush()
 
 
 def write_line(stream: TextIO, text: str) -> None:
-    """Writes a line at once, also where the terminal's encoding lacks a character."""
+    """Writes a line at once, also where the terminal's encoding lacks a character.
+
+    Escape sequences, as Ray's words have them, are for terminals only.
+    """
+    if not stream.isatty():
+        text = without_escapes(text)
     try:
         stream.write(f"{text}\n")
     except UnicodeEncodeError:

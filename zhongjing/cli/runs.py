@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
     from zhongjing.config.stages import Stage
     from zhongjing.pipeline.session import Session
     from zhongjing.pipeline.state import DesiredState
-
-# Ray paints the names of workers, also into files.
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 STATUS_EPILOG = """
 \b
@@ -175,8 +171,7 @@ def logs(
                 f"the pipeline has no stage {chosen}", code=UNKNOWN_STAGE, where=desired.pipeline
             )
         for line in session.logs(desired.pipeline, chosen, follow=follow, attempt=attempt):
-            text = line if console.interactive else _COLOURS.sub("", line)
-            console.raw(text if text.endswith("\n") else f"{text}\n")
+            console.raw(line if line.endswith("\n") else f"{line}\n")
 
 
 def _latest_stage(session: Session, desired: DesiredState) -> Stage:

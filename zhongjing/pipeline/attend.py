@@ -11,6 +11,7 @@ from zhongjing.codes.unexpected import UNEXPECTED
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.actions import Action, Kill, MakeRoom, Mark, RequestStop, ScheduleRetry
 from zhongjing.pipeline.backend import JobState
+from zhongjing.pipeline.escapes import without_escapes
 from zhongjing.pipeline.observe import AttemptView, ResultView
 from zhongjing.pipeline.state import UNREADY, StageState, StageStatus, StopReason, seconds, stamp
 from zhongjing.pipeline.world import World
@@ -203,7 +204,7 @@ def _why(failure: Failure) -> _Why:
     """What an attempt said itself. A code of another release is told as the unexpected one."""
     code = find(failure.code) or UNEXPECTED
     where = f"{failure.where}: " if failure.where else ""
-    return _Why(code, where + failure.message, failure.remedy or code.remedy, failure)
+    return _Why(code, without_escapes(where + failure.message), failure.remedy or code.remedy, failure)
 
 
 def _given_up(stage: Stage, why: _Why, tried: str = "", **update: object) -> Mark:

@@ -186,6 +186,14 @@ def test_what_passes_is_transient_and_what_does_not_is_not(server: Server, jobs:
     assert jobs.is_ready() is True
 
 
+def test_ray_s_colours_do_not_get_into_messages(server: Server, jobs: RayJobsBackend) -> None:
+    said = "last lines:\n\x1b[36m(Worker pid=7)\x1b[0m ValueError: \x1b[1;31mno\x1b[0m data"
+    server.details("FAILED", message=f"Job entrypoint command failed with exit code 1, {said}")
+    assert jobs.describe(JOB.submission_id).message == (
+        "the job ended with exit code 1: (Worker pid=7) ValueError: no data"
+    )
+
+
 @pytest.mark.parametrize("status", [200, 500])
 def test_an_answer_that_is_cut_off_is_no_answer(server: Server, jobs: RayJobsBackend, status: int) -> None:
     """``http.client.IncompleteRead`` is no OSError."""

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from zhongjing.cli.reporting import shapes
 from zhongjing.cli.reporting.forms import ANYWHERE, fold, forms, pattern_of
 from zhongjing.cli.reporting.secrets import Secret
+from zhongjing.pipeline.escapes import without_escapes
 
 CUT_MARGIN = 8 * 2**10
 """Characters that are dropped at the end of a cut text: the cut may have gone through a secret."""
@@ -34,7 +35,6 @@ _NOBODY = {
     ),
 }
 _ANY_HOST = {"localhost", "localhost.localdomain"}
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 _BEGIN_KEY = re.compile(r"-----BEGIN[^-\r\n]{0,40}PRIVATE KEY[^-\r\n]{0,10}-----")
 _END_KEY = re.compile(r"-----END[^-\r\n]{0,40}PRIVATE KEY[^-\r\n]{0,10}-----")
@@ -108,7 +108,7 @@ class Redactor:
 
     def log(self, text: str) -> str:
         """As :meth:`text`, and without what lines of a log may quote of records: whole lines, any number."""
-        text = self.text(_ANSI.sub("", text) if "\x1b" in text else text)
+        text = self.text(without_escapes(text))
         for rule in shapes.PEOPLE:
             text = rule(text)
         return text
