@@ -12,14 +12,17 @@ import typer
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import BAD_INPUT, OK, guarded
-from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, Workdir
+from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, StageName, Workdir
 from zhongjing.codes.command import INVALID_OPTION, TARGET_IN_USE
+from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError
 from zhongjing.storage.manifest import unused_text
 
 if TYPE_CHECKING:
-    from zhongjing.config.sources import Source
+    from zhongjing.config.pipeline import TrainingPipeline
+    from zhongjing.config.sources import Source, SourceRef
     from zhongjing.data.inspect import Lengths, SourceReport
+    from zhongjing.data.rehearsal import StageRehearsal
     from zhongjing.storage.objects import ObjectStore
 
 app = typer.Typer(
@@ -39,6 +42,16 @@ Examples:
   zhongjing data inspect s3://zhongjing/corpora/a.jsonl --local
 
 Exit code 2 when a stage would stop over one of the sources. No record's text is shown.
+"""
+
+SHOW_EPILOG = """
+\b
+Examples:
+  zhongjing data show dialogues.jsonl
+  zhongjing data show -f my.yaml --stage sft -n 3
+  zhongjing data show ranked.jsonl --stage rm --tokenizer ./model
+
+Targets stand between \u27e6 and \u27e7. Text is shown on a terminal only, unless --text asks for it.
 """
 
 EXAMPLE_EPILOG = """
@@ -98,14 +111,161 @@ def inspect(
             tokenizer_folder=tokenizer,
             max_records=max_records,
         )
+        stages = _rehearsed(file, tokenizer, max_records, stack)
     if console.json_mode:
-        console.result({**report.model_dump(mode="json"), "usable": report.usable})
+        told = [each.model_dump(mode="json") for each in stages]
+        console.result({**report.model_dump(mode="json"), "usable": report.usable, "stages": told})
     for index, source in enumerate(() if console.json_mode else report.sources):
         if index:
             console.say()
         for line in report_lines(source):
             console.say(line)
+    if stages and not console.json_mode:
+        from zhongjing.cli.display.rehearsal import rehearsal_lines
+
+        for line in ["", *rehearsal_lines(stages)]:
+            console.say(line)
     return OK if report.usable else BAD_INPUT
+
+
+@app.command("show", epilog=SHOW_EPILOG)
+@guarded
+def show(
+    *,
+    uri: Annotated[
+        str | None,
+        typer.Argument(metavar="[SOURCE]", help="A path or glob, or with --file the name of a source."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="A document with sources and stages.")
+    ] = None,
+    stage: Annotated[
+        StageName | None, typer.Option("--stage", help="As this stage trains on them; told from the records.")
+    ] = None,
+    number: Annotated[int, typer.Option("--number", "-n", help="So many examples.", min=1)] = 3,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", metavar="FOLDER", help="The tokenizer of this model.")
+    ] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="Show records' text also where stdout is no terminal.")
+    ] = False,
+) -> int:
+    """Show records as a stage trains on them: the template's text, what is a target between marks."""
+    import itertools
+    import tempfile
+
+    from zhongjing.cli.display.rehearsal import example_lines
+    from zhongjing.cli.preflight.rehearsal import encoder_of, listings_of, rehearsal
+
+    console = Console()
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zhongjing-show-")))
+        document, chosen = _shown(uri, file, stage, scratch)
+        listings = listings_of(document)
+        encoder = encoder_of(document, listings, scratch, tokenizer)
+        if encoder is None:
+            raise ConfigError(
+                "the base's tokenizer is not on this machine",
+                code=INVALID_OPTION,
+                where="spec.base",
+                remedy="give a folder that has it with --tokenizer",
+            )
+        if uri is not None and file is not None:
+            listings = {name: each for name, each in listings.items() if name == uri}
+        examples = rehearsal(document, chosen, encoder, listings).examples()
+        is_terminal = console.stream.isatty()
+        for example in itertools.islice(examples, number):
+            for line in example_lines(
+                example, encoder.tokenizer, text=text or is_terminal, color=is_terminal
+            ):
+                console.say(line)
+    if not (text or is_terminal):
+        console.warn("note: records' text is shown on a terminal only; --text writes it elsewhere")
+    return OK
+
+
+def _shown(
+    uri: str | None, file: Path | None, stage: StageName | None, scratch: Path
+) -> tuple[TrainingPipeline, Stage]:
+    """The document whose sources are shown, and the stage: of a bare source one is made up.
+
+    Raises:
+        ConfigError: nothing was named, or the document has no such stage or source.
+    """
+    from zhongjing.cli.example import is_example, parse, with_examples, write_examples
+    from zhongjing.config.resolve import load_document, parse_document, resolve
+    from zhongjing.config.stages import Stage
+
+    if file is not None:
+        document = resolve(with_examples(load_document(file), scratch / "example"))
+        names = {
+            ref.source: found
+            for found in reversed(document.spec.stages.present())
+            for ref in _data(document, found)
+        }
+        if uri is not None and uri not in names:
+            known = ", ".join(sorted(names))
+            raise ConfigError(
+                f"no stage trains on a source {uri!r}",
+                code=INVALID_OPTION,
+                where=str(file),
+                remedy=f"there is: {known}",
+            )
+        chosen = (
+            Stage(stage.value)
+            if stage is not None
+            else names[uri]
+            if uri
+            else document.spec.stages.present()[0]
+        )
+        if chosen not in document.spec.stages.present():
+            raise ConfigError(f"the document has no stage {chosen}", code=INVALID_OPTION, where=str(file))
+        return document, chosen
+    if uri is None:
+        raise ConfigError(
+            "there is nothing to show", code=INVALID_OPTION, remedy="give a path, or a document with --file"
+        )
+    if is_example(uri):
+        name, seed, scale = parse(uri, uri)
+        uri = str(write_examples(scratch / "example", seed, scale)[name])
+    kind = _KINDS.get(stage.value if stage is not None else "")
+    if kind is None:
+        from zhongjing.data.inspect import inspect_sources
+
+        kind = inspect_sources([uri], max_records=50).sources[0].kind.value
+    chosen = Stage(stage.value) if stage is not None else _STAGES[kind]
+    user = parse_document("metadata: {name: show}\nspec: {base: {tiny: {}}}", uri)
+    user["spec"]["sources"] = [{"name": "shown", "uri": uri, "kind": kind}]
+    user["spec"]["stages"] = {chosen.value: {"data": [{"source": "shown"}]}}
+    return resolve(user), chosen
+
+
+_KINDS = {"pretrain": "text", "sft": "dialogue", "rm": "ranking", "ppo": "prompts"}
+_STAGES = {kind: Stage(stage) for stage, kind in _KINDS.items()}
+
+
+def _data(document: TrainingPipeline, stage: Stage) -> list[SourceRef]:
+    settings = document.spec.stages.get(stage)
+    assert settings is not None, "the stage is one of the document's"
+    return settings.data
+
+
+def _rehearsed(
+    file: Path | None, tokenizer: Path | None, max_records: int | None, stack: ExitStack
+) -> list[StageRehearsal]:
+    """What the stages of a document would make of its local sources."""
+    if file is None:
+        return []
+    import tempfile
+
+    from zhongjing.cli.example import with_examples
+    from zhongjing.cli.preflight.rehearsal import rehearse
+    from zhongjing.config.resolve import load_document, resolve
+
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zhongjing-inspect-")))
+    document = resolve(with_examples(load_document(file), scratch / "example"))
+    stages = document.spec.stages.present()
+    return rehearse(document, stages, scratch, tokenizer=tokenizer, max_records=max_records)
 
 
 @app.command("example", epilog=EXAMPLE_EPILOG)

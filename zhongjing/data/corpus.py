@@ -94,13 +94,15 @@ class Corpus:
         settings: its settings.
         encoder: configured for the stage; tells what must not stand in a text.
         listen: is called while something is read.
+        max_records: of a source that are read; none: all.
     """
 
-    store: ObjectStore
+    store: ObjectStore | None
     stage: Stage
     settings: AnySettings
     encoder: RecordEncoder
     listen: Listen
+    max_records: int | None = None
     _position: int = 0  # bytes of the source being read
 
     def records(
@@ -121,6 +123,8 @@ class Corpus:
                 if count % _LISTEN_EVERY == 0:
                     self._position = before + (0 if stats.stream is None else stats.stream.tell())
                     self.listen(source, self._position)
+                if count == self.max_records:
+                    return
                 count += 1
                 yield record
             before += item.size
