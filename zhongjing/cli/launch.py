@@ -212,7 +212,10 @@ def dry_run_of(order: Order, place: LocalPlace, console: Console, *, as_yaml_tex
     except ConfigError as error:
         # The document may be meant for another machine: it is shown all the same.
         notes.append(f"would be refused here: {error.message}")
-    _print_dry_run(document, forecasts, notes, console, as_yaml_text=as_yaml_text)
+    from zhongjing.cli.preflight.rehearsal import dry_run_data
+
+    data = dry_run_data(user, runs, tokenize=True)
+    _print_dry_run(document, forecasts, notes, data, console, as_yaml_text=as_yaml_text)
     return OK
 
 
@@ -365,6 +368,7 @@ def _print_dry_run(
     document: TrainingPipeline,
     forecasts: list[Forecast],
     notes: list[str],
+    data: tuple[list[str], list[dict[str, Any]]],
     console: Console,
     *,
     as_yaml_text: bool,
@@ -375,10 +379,11 @@ def _print_dry_run(
                 "document": document.model_dump(mode="json", exclude_none=True),
                 "plan": [forecast_object(forecast) for forecast in forecasts],
                 "notes": notes,
+                "data": data[1],
             }
         )
         return
-    for line in [*(f"note: {note}" for note in notes), *forecast_lines(forecasts)]:
+    for line in [*(f"note: {note}" for note in notes), *forecast_lines(forecasts), *data[0]]:
         console.raw(f"# {line}\n")
     console.raw(as_yaml(document))
 

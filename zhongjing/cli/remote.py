@@ -114,11 +114,15 @@ def dry_run_of(order: Order, place: ClusterPlace, console: Console, *, as_yaml_t
         except ConfigError as error:
             notes.append(f"would be refused: {error.message}")
     notes += [*uploads.notes, *prepared.notes, *_to_send(uploads)]
+    from zhongjing.cli.preflight.rehearsal import dry_run_data
+
+    runs = [forecast.stage for forecast in prepared.forecasts if forecast.action == "run"]
+    lines, data = dry_run_data(user, runs, tokenize=False)
     if not as_yaml_text:
         plan = [forecast_object(forecast) for forecast in prepared.forecasts]
-        console.result({"document": wanted, "plan": plan, "notes": notes})
+        console.result({"document": wanted, "plan": plan, "notes": notes, "data": data})
         return OK
-    for line in [*(f"note: {note}" for note in notes), *forecast_lines(prepared.forecasts)]:
+    for line in [*(f"note: {note}" for note in notes), *forecast_lines(prepared.forecasts), *lines]:
         console.raw(f"# {line}\n")
     console.raw(yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True, width=110))
     return OK

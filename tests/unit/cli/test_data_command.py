@@ -72,3 +72,120 @@ def test_example_writes_the_corpora_once(command: CommandLine, tmp_path: Path) -
     assert again.exit_code == 2
     assert "the folder is not empty" in again.stderr
     assert command("data", "example", "made", "--scale", "0.01", "--force").exit_code == 0
+
+
+def own_document(tmp_path: Path, **limits: int) -> Path:
+    """A document of a user's own: short and long dialogues and rankings, a tiny base."""
+    talks = [
+        {"instruction": f"第{number}问：头痛怎么办？", "output": "多喝水，注意休息。"} for number in range(30)
+    ]
+    turns = [{"role": role, "content": "咳嗽三天了，夜里更重。" * 3} for role in ("user", "assistant")] * 3
+    talks += [
+        {"messages": turns},
+        {"instruction": "长答？", "output": "答" * 400},
+        {"instruction": "空", "output": ""},
+    ]
+    lines_of(tmp_path / "talks.jsonl", *talks, talks[0])
+    ranked = [{"prompt": f"第{number}问", "answers": ["休息。" * 9, "不知道"]} for number in range(4)]
+    lines_of(tmp_path / "ranked.jsonl", *ranked)
+    data = {
+        "metadata": {"name": "own"},
+        "spec": {
+            "base": {"tiny": {"vocabularySize": 600}},
+            "sources": [
+                {"name": "talks", "uri": "talks.jsonl", "kind": "dialogue", "maxQuarantineFraction": 0.5},
+                {"name": "ranked", "uri": "ranked.jsonl", "kind": "ranking"},
+            ],
+            "stages": {
+                "sft": {"data": [{"source": "talks"}], "maxLength": limits.get("sft", 64)},
+                "rm": {"data": [{"source": "ranked"}], "maxLength": limits.get("rm", 256)},
+            },
+        },
+    }
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def test_inspect_of_a_document_holds_lengths_against_each_stages_limit(
+    command: CommandLine, tmp_path: Path
+) -> None:
+    own_document(tmp_path)
+    found = json.loads(command("data", "inspect", "-f", "own.yaml", "-o", "json").stdout)
+    sft, rm = found["stages"]
+    assert (sft["stage"], sft["limit"]) == ("sft", "spec.stages.sft.maxLength (64)")
+    counts, tokens = sft["sources"][0]["counts"], sft["sources"][0]["tokens"]
+    assert counts["read"] == 34
+    assert counts["kept"] == counts["train"] + counts["validation"] == 31
+    assert (counts["truncated"], counts["tooLong"]) == (1, 1)
+    assert (counts["duplicates"], counts["quarantined"]) == (1, 1)
+    assert tokens["largest"] > 64 > tokens["median"]
+    assert rm["warnings"] == []
+    assert rm["sources"][0]["counts"]["kept"] == 4
+    shown = command("data", "inspect", "-f", "own.yaml").stdout
+    assert "sft    maxLength (64)" in shown
+    assert "多喝水" not in shown
+
+
+def test_inspect_warns_with_the_field_to_change(command: CommandLine, tmp_path: Path) -> None:
+    own_document(tmp_path, sft=1024, rm=16)
+    shown = command("data", "inspect", "-f", "own.yaml").stdout
+    assert (
+        "warning: rm: ranked: 4 of 4 records (100%) are dropped: their answers alone are longer than" in shown
+    )
+    assert "spec.stages.rm.maxLength (16); raise it" in shown
+    assert "warning: sft" not in shown
+
+
+def test_data_show_renders_training_examples_with_their_targets_marked(
+    command: CommandLine, tmp_path: Path
+) -> None:
+    own_document(tmp_path)
+    result = command("data", "show", "-f", "own.yaml", "--stage", "sft", "-n", "2", "--text")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("<|im_start|>user") == 2
+    assert "第0问：头痛怎么办？<|im_end|>" in result.stdout
+    assert "⟦多喝水，注意休息。<|im_end|>⟧" in result.stdout
+    ranked = command("data", "show", "ranked", "-f", "own.yaml", "-n", "1", "--text").stdout
+    assert "rank 0 (0 is the best)" in ranked
+    assert "rank 1" in ranked
+    assert "⟦" not in ranked, "answers are compared, not learnt"
+    bare = command("data", "show", "talks.jsonl", "-n", "1", "--text").stdout
+    assert "⟦多喝水，注意休息。<|im_end|>⟧" in bare
+
+
+def test_data_show_shows_text_only_on_a_terminal_or_on_request(command: CommandLine, tmp_path: Path) -> None:
+    own_document(tmp_path)
+    result = command("data", "show", "-f", "own.yaml", "-n", "1")
+    assert result.exit_code == 0
+    assert "talks.jsonl, record 0, line 1" in result.stdout
+    assert "of them targets" in result.stdout
+    assert "头痛" not in result.output
+    assert "--text" in result.stderr
+
+
+def test_data_show_of_what_is_not_there(command: CommandLine, tmp_path: Path) -> None:
+    own_document(tmp_path)
+    assert "there is nothing to show" in command("data", "show").stderr
+    result = command("data", "show", "talk", "-f", "own.yaml")
+    assert result.exit_code == 2
+    assert "there is: ranked, talks" in result.stderr
+    assert "no stage ppo" in command("data", "show", "-f", "own.yaml", "--stage", "ppo").stderr
+    assert command("data", "show", "gone.jsonl").exit_code == 2
+
+
+def test_a_target_that_moves_the_cursor_is_blanked(command: CommandLine, tmp_path: Path) -> None:
+    lines_of(tmp_path / "odd.jsonl", *[{"instruction": "问？", "output": "\x1b[2J答。"}] * 3)
+    result = command("data", "show", "odd.jsonl", "--text", "-n", "1")
+    assert "[2J答。" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_what_a_rehearsal_counts_is_what_the_job_counts(command: CommandLine, tmp_path: Path) -> None:
+    """Both read, split and cut by the same code; here the sums are held together."""
+    own_document(tmp_path)
+    found = json.loads(command("data", "inspect", "-f", "own.yaml", "-o", "json").stdout)
+    for stage in found["stages"]:
+        for counts in (source["counts"] for source in stage["sources"]):
+            lost = sum(counts[name] for name in ("tooLong", "duplicates", "leaks", "quarantined"))
+            assert counts["read"] == counts["kept"] + lost

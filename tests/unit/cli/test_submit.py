@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,9 @@ def test_json_is_exactly_one_object_on_stdout(
         "metricsBefore": {"loss": 6.5, "perplexity": 665.1},
         "metrics": {"loss": 3.25, "perplexity": 25.8},
         "testMetrics": {"loss": 3.5},
+        "data": [],
+        "mixture": [],
+        "warnings": [],
         "seconds": 75.0,
         "memory": None,
         "step": 100,
@@ -383,6 +388,34 @@ def test_dry_run_in_a_fresh_place_starts_nothing(
     shown = yaml.safe_load(result.stdout)
     assert shown["spec"]["stages"]["sft"]["learningRate"] == 0.001
     assert shown["spec"]["stages"]["rm"]["epochs"] == 10
+
+
+def test_a_dry_run_tells_what_becomes_of_the_records(
+    command: CommandLine, session: MemorySession, my_yaml: Path, tmp_path: Path
+) -> None:
+    result = submit(command, "--dry-run", "--set", "spec.stages.sft.maxLength=16")
+    assert "# stage  records of  read" in result.stdout
+    assert "spec.stages.sft.maxLength (16); raise it" in result.stdout
+    shown = json.loads(submit(command, "--dry-run", "-o", "json").stdout)
+    assert [each["stage"] for each in shown["data"]] == ["sft", "rm"]
+    counts = shown["data"][0]["sources"][0]["counts"]
+    assert counts["read"] == counts["kept"] + counts["duplicates"] > 0
+
+
+def test_a_dry_run_for_a_cluster_counts_records_without_torch(tmp_path: Path, my_yaml: Path) -> None:
+    code = (
+        "import sys; from zhongjing.cli.preflight.rehearsal import dry_run_data; "
+        "from zhongjing.config.resolve import load_document; from zhongjing.config.stages import Stage; "
+        f"lines, data = dry_run_data(load_document({str(my_yaml)!r}), [Stage.SFT], tokenize=False); "
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules; "
+        "assert data[0]['sources'][0]['counts']['read'] > 0, data; print(*lines, sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "records of" in done.stdout
+    assert "--tokenizer FOLDER" in done.stdout
 
 
 def test_dry_run_as_json(command: CommandLine, session: MemorySession, my_yaml: Path, workdir: Path) -> None:

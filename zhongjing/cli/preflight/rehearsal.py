@@ -6,19 +6,31 @@ tiny, as the job does. Another base's is given by its folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from zhongjing.cli.display.losses import data_table
 from zhongjing.config.keys import tokenizer_sources
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
+from zhongjing.errors import ConfigError, DataError
 from zhongjing.pipeline.freeze import is_local_folder, local_files
-from zhongjing.storage.manifest import FrozenObject, FrozenSource
+from zhongjing.storage.manifest import FrozenObject, FrozenSource, SourceCounts
 
 if TYPE_CHECKING:
+    from zhongjing.config.resolve import UserDocument
     from zhongjing.data.encoding import RecordEncoder
     from zhongjing.data.rehearsal import Rehearsal, StageRehearsal
+
+DRY_RUN_RECORDS = 1000
+"""Records of a source that a dry run looks at: a second or two."""
+
+_NOT_MEASURED = (
+    "lengths are not known here: zhongjing data inspect -f FILE --tokenizer FOLDER holds them against "
+    "the stages' limits"
+)
 
 
 def listings_of(document: TrainingPipeline) -> dict[str, FrozenSource]:
@@ -120,3 +132,70 @@ def _train(document: TrainingPipeline, listings: Mapping[str, FrozenSource], fol
     )
     template = document.spec.base.chat_template or CHATML_TEMPLATE
     train_bpe(texts, tiny.vocabulary_size, template, folder, max_length=tiny.max_positions)
+
+
+def dry_run_data(
+    user: UserDocument, stages: Sequence[Stage], *, tokenize: bool
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """What the first records of the local sources say of stages that would run: lines, and an object a stage.
+
+    A look that fails says so and stops nothing: what makes a job fail is found by the other checks.
+
+    Args:
+        user: the document as written.
+        stages: those that would run.
+        tokenize: count tokens too; False where torch must not be imported (a client of a cluster).
+    """
+    from zhongjing.cli.display.rehearsal import rehearsal_lines
+    from zhongjing.cli.example import with_examples
+    from zhongjing.config.resolve import resolve
+
+    with tempfile.TemporaryDirectory(prefix="zhongjing-dry-run-") as folder:
+        scratch = Path(folder)
+        document = resolve(with_examples(user, scratch / "example"))
+        try:
+            found = rehearse(document, stages, scratch, max_records=DRY_RUN_RECORDS) if tokenize else []
+            counts = {each.stage: [source.counts for source in each.sources] for each in found}
+            if not found:
+                counts = _inspected(document, stages)
+        except (DataError, ConfigError) as error:
+            return [f"note: the sources could not be looked at: {error.message}"], []
+    if not counts:
+        return [], []
+    lines = rehearsal_lines(found) or [*data_table(counts), _NOT_MEASURED]
+    if any(source.read == DRY_RUN_RECORDS for sources in counts.values() for source in sources):
+        lines.append(f"counts are of the first {DRY_RUN_RECORDS:,} records of a source")
+    if found:
+        return lines, [each.model_dump(mode="json") for each in found]
+    told = {stage: [{"counts": each.model_dump(mode="json")} for each in counts[stage]] for stage in counts}
+    return lines, [{"stage": stage.value, "sources": sources} for stage, sources in told.items()]
+
+
+def _inspected(document: TrainingPipeline, stages: Iterable[Stage]) -> dict[Stage, list[SourceCounts]]:
+    """Counts of records that are only read: what becomes of their lengths is not known."""
+    from zhongjing.data.inspect import inspect_sources
+
+    listings = listings_of(document)
+    found: dict[Stage, list[SourceCounts]] = {}
+    for stage in stages:
+        settings = document.spec.stages.get(stage)
+        names = (
+            [ref.source for ref in settings.data if ref.source in listings] if settings is not None else []
+        )
+        sources = [document.spec.source(name) for name in names]
+        if not sources:
+            continue
+        found[stage] = [
+            SourceCounts(
+                name=each.name,
+                digest="",
+                read=each.read,
+                kept=each.kept,
+                unanswered=each.truncated,
+                duplicates=each.duplicates,
+                quarantined=each.rejected,
+                unused=each.unused,
+            )
+            for each in inspect_sources(sources, max_records=DRY_RUN_RECORDS).sources
+        ]
+    return found
