@@ -76,7 +76,7 @@ def test_example_writes_the_corpora_once(command: CommandLine, tmp_path: Path) -
 
 def own_document(tmp_path: Path, **limits: int) -> Path:
     """A document of a user's own: short and long dialogues and rankings, a tiny base."""
-    talks = [
+    talks: list[dict[str, object]] = [
         {"instruction": f"第{number}问：头痛怎么办？", "output": "多喝水，注意休息。"} for number in range(30)
     ]
     turns = [{"role": role, "content": "咳嗽三天了，夜里更重。" * 3} for role in ("user", "assistant")] * 3
