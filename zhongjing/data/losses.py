@@ -56,16 +56,13 @@ def length_field(stage: Stage, settings: AnySettings) -> str:
 
 
 def _losses(stage: Stage, settings: AnySettings, source: SourceCounts) -> Iterator[tuple[int, str]]:
+    # Duplicates are none: what they hold is there.
     field = length_field(stage, settings)
     longer = "their answers alone are" if isinstance(settings, RmSettings | SftSettings) else "they are"
     what = "the beginning of their prompt" if isinstance(settings, RmSettings) else "their earliest turns"
     yield source.too_long, f"are dropped: {longer} longer than {field}; raise it"
     yield source.truncated, f"lose {what}: they are longer than {field}; raise it"
     yield source.unanswered, "lose a last question that has no answer; add the answers to the source"
-    yield (
-        source.duplicates,
-        "are dropped: they equal earlier ones; take them out of the source or of the data",
-    )
     yield source.leaks, "are dropped: they equal test data; see testFraction and split: test of spec.sources"
     yield (
         source.quarantined,

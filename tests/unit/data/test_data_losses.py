@@ -53,7 +53,6 @@ def warn(stage: Stage, fields: dict[str, Any] | None = None, **counts: int) -> l
             "spec.stages.ppo.maxLength - maxNewTokens (28)",
         ),
         (Stage.SFT, {}, {"unanswered": 9}, "no answer"),
-        (Stage.SFT, {}, {"duplicates": 6}, "equal earlier ones"),
         (Stage.SFT, {}, {"leaks": 6}, "testFraction"),
         (Stage.SFT, {}, {"quarantined": 6}, "spec.sources.own.columns"),
     ],
@@ -73,6 +72,7 @@ def test_the_share_above_which_is_warned_is_a_field() -> None:
     assert len(warn(Stage.SFT, {"warnAboveFraction": 0.0}, truncated=1)) == 1
     assert warn(Stage.SFT, {"warnAboveFraction": 0.0}) == []
     assert warn(Stage.SFT, read=0) == []
+    assert warn(Stage.SFT, duplicates=90) == [], "what a duplicate holds is there"
 
 
 def test_samples_that_a_mixture_repeats_are_counted_and_warned_of() -> None:
