@@ -1,7 +1,8 @@
 """JSON schema and reference page of the document, generated from the models.
 
 ``python -m zhongjing.config.schema`` writes all that is generated into docs/: these two and the page of
-errors. It also writes the CRD into the chart. Tests hold them equal to what they are made from.
+errors. It also writes the CRD and the page of the values into the chart. Tests hold them equal to what they
+are made from.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from zhongjing.config.chart_page import write_chart_page
 from zhongjing.config.crd import write_chart_files
 from zhongjing.config.fields import MOST
 from zhongjing.config.pipeline import TrainingPipeline
@@ -146,6 +148,7 @@ def write(root: Path) -> None:
     (root / REFERENCE_FILE).write_text(reference_page(), encoding="utf-8")
     (root / TROUBLESHOOTING_FILE).write_text(troubleshooting_page(), encoding="utf-8")
     write_chart_files(root)
+    write_chart_page(root)
 
 
 if __name__ == "__main__":
