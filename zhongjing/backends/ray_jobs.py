@@ -18,6 +18,7 @@ their credentials from the environment of Ray's processes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import re
@@ -29,6 +30,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+from zhongjing.backends.log_text import log_lines
 from zhongjing.codes.ray import FOREIGN_JOB, RAY_REFUSED, RAY_UNREACHABLE
 from zhongjing.errors import BackendError, BackendUnavailableError, ZhongjingError
 from zhongjing.pipeline.backend import ForeignJobError, JobDescription, JobRequest, JobState
@@ -43,9 +45,12 @@ _STATES = {
     "STOPPED": JobState.STOPPED,
 }
 
+_Answer = http.client.HTTPResponse | urllib.error.HTTPError
+
 ATTEMPT_VARIABLE = "ZHONGJING_ATTEMPT"
 
 _MESSAGE_CHARACTERS = 1000
+_CHUNK_BYTES = 2**18  # of a log
 _STACKS_SECONDS = 30.0
 _STACKS = 24  # workers of a job that are looked into
 # What Ray says of a job that failed, before the end of its log.
@@ -156,10 +161,16 @@ class RayJobsBackend:
 
     def read_log(self, submission_id: str) -> Iterator[str]:
         """Lines of the driver's log as it is now."""
-        status, body = self._call("GET", f"/api/jobs/{urllib.parse.quote(submission_id)}/logs")
-        if status != 200:
-            raise self._error(status, body, f"reading the log of {submission_id}")
-        yield from str(json.loads(body).get("logs") or "").splitlines()
+        doing = f"reading the log of {submission_id}"
+        with self._open("GET", f"/api/jobs/{urllib.parse.quote(submission_id)}/logs") as answer:
+            if answer.status != 200:
+                raise self._error(int(answer.status or 0), answer.read().decode(errors="replace"), doing)
+            try:
+                yield from log_lines(iter(lambda: answer.read(_CHUNK_BYTES), b""))
+            except ValueError as error:
+                raise BackendUnavailableError(
+                    f"{error} ({doing})", code=RAY_UNREACHABLE, where=self.address
+                ) from None
 
     def render(self, job: JobRequest) -> dict[str, object]:
         """The body of the submission. Its entry point holds no CPU: the workers ask for theirs."""
@@ -234,6 +245,12 @@ class RayJobsBackend:
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     def _call(self, method: str, path: str, body: object = None) -> tuple[int, str]:
+        with self._open(method, path, body) as answer:
+            return int(answer.status or 0), answer.read().decode(errors="replace")
+
+    @contextlib.contextmanager
+    def _open(self, method: str, path: str, body: object = None) -> Iterator[_Answer]:
+        """An answer to be read, whatever its status; what breaks off while it is read is an outage."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, data=data, method=method)  # noqa: S310
         for name, value in {**self._headers(), "Content-Type": "application/json"}.items():
@@ -244,7 +261,7 @@ class RayJobsBackend:
             except urllib.error.HTTPError as error:
                 answer = error  # an answer like any other
             with answer:
-                return int(answer.status), answer.read().decode(errors="replace")
+                yield answer
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise BackendUnavailableError(

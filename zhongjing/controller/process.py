@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from zhongjing import __version__
 from zhongjing.backends.kubernetes.api import connect
@@ -29,6 +28,7 @@ from zhongjing.controller.guard import RayCluster
 from zhongjing.controller.loop import CADENCE, RESYNC_SECONDS, Controller
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.server import HealthServer
+from zhongjing.controller.signals import handle_signals
 from zhongjing.errors import ZhongjingError
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence
@@ -50,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         release = load_release(options.config)
         process = ControllerProcess(release, options)
-        signal.signal(signal.SIGTERM, process.terminate)
-        signal.signal(signal.SIGINT, process.terminate)
+        handle_signals([signal.SIGTERM, signal.SIGINT], process.terminate)
         process.run()
     except ZhongjingError as error:
         logger.error("%s", error)
@@ -134,11 +133,12 @@ class ControllerProcess:
             self._server.close()
             logger.info("ended")
 
-    def terminate(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler: ends after the pass that is under way."""
+    def terminate(self) -> None:
+        """Ends after the pass that is under way. For any thread."""
         self._ending.set()
-        if self._loop is not None:
-            self._loop.inventory.expire()
+        loop = self._loop
+        if loop is not None:
+            loop.inventory.expire()
 
     def _prepare(self) -> None:
         """Makes the Secrets that the release's pods wait for, and says what is wrong with those there are."""

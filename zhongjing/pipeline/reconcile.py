@@ -67,7 +67,7 @@ from zhongjing.pipeline.stored import find_record
 from zhongjing.storage.artifacts import request_stop
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
-from zhongjing.storage.objects import ObjectStore
+from zhongjing.storage.objects import ObjectInfo, ObjectStore
 from zhongjing.storage.progress import Activity, Progress
 
 logger = logging.getLogger(__name__)
@@ -130,6 +130,7 @@ class Reconciler:
         self._results: dict[tuple[Stage, str], ResultView] = {}
         self._published: dict[Stage, str] = {}
         self._repeats = Repeats(logger)
+        self._requests: dict[Stage, ObjectInfo | None] = {}
         self._next_poll = 0.0
         self._away: BackendUnavailableError | None = None  # why the backend did not answer in this pass
 
@@ -153,7 +154,7 @@ class Reconciler:
             StorageUnavailableError: the store did not answer; the pass may be repeated at any time.
             BackendUnavailableError: the backend did not, which is in the status, and all that can be done
                 without it was done.
-            ConflictError: somebody else wrote the status in between; nothing was done.
+            ConflictError: somebody else wrote the status or the request in between: nothing was submitted.
             ZhongjingError: something else that is not the document's fault keeps the pipeline from going on.
                 It stands in the status, and the pass may be repeated.
         """
@@ -178,6 +179,12 @@ class Reconciler:
         after = fold(status, actions, now)
         # Before the status: who reads there that a stage is done finds its result in use.
         self._publish(after)
+        # Before the status, which fences: who is late finds another request than this one.
+        self._requests = {
+            action.stage: self.store.head(self._request_uri(action.stage, action.key, action.attempt))
+            for action in actions
+            if isinstance(action, Submit)
+        }
         etag = stored.etag if stored is not None else None
         if stored is None or after != before:
             after = after.model_copy(update={"updated_at": stamp(now)})
@@ -429,11 +436,16 @@ class Reconciler:
             submission_id=action.submission_id,
         )
         job = self._job(desired, action.stage, status.stage(action.stage))
-        self.store.put_record(job.request_uri, request)
+        there = self._requests[action.stage]
+        etag = there.etag if there is not None else None
+        self.store.put_record(job.request_uri, request, if_none_match=there is None, if_match=etag)
         self.backend.submit(job)
         waited = status.stage(action.stage).reason in UNREADY
         message = "" if waited else f" ({action.message})"
         logger.info("submitted %s%s", action.submission_id, message)
+
+    def _request_uri(self, stage: Stage, key: str, attempt: int) -> str:
+        return self.layout.stage(stage, key).request(attempt)
 
     def _job(self, desired: DesiredState, stage: Stage, entry: StageStatus) -> JobRequest:
         """The job of the attempt that stands in the status."""
@@ -452,7 +464,7 @@ class Reconciler:
         return JobRequest(
             submission_id=entry.submission_id,
             stage=stage,
-            request_uri=self.layout.stage(stage, entry.key).request(entry.attempt),
+            request_uri=self._request_uri(stage, entry.key, entry.attempt),
             metadata=metadata,
             workers=settings.workers,
             resources=settings.resources,
@@ -529,7 +541,7 @@ def _tail(backend: Backend, submission_id: str) -> bytes:
     lines: deque[bytes] = deque()
     size = 0
     for line in backend.tail_logs(submission_id):
-        lines.append(line.encode() + b"\n")
+        lines.append(line.encode(errors="replace") + b"\n")
         size += len(lines[-1])
         while size > LOG_BYTES and len(lines) > 1:
             size -= len(lines.popleft())

@@ -18,7 +18,13 @@ from tests.unit.pipeline.support import (
 )
 from zhongjing.codes.ray import RAY_FAILED
 from zhongjing.config.stages import Stage
-from zhongjing.errors import BackendError, BackendUnavailableError, StorageError, StorageUnavailableError
+from zhongjing.errors import (
+    BackendError,
+    BackendUnavailableError,
+    ConflictError,
+    StorageError,
+    StorageUnavailableError,
+)
 from zhongjing.pipeline.backend import JobRequest
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence, Reconciler
@@ -78,6 +84,42 @@ def test_the_request_is_there_before_the_job() -> None:
     assert sequence == [f"after put {LAYOUT.status}", f"after put {request}", "before submit"]
     stored = bench.store.get_record(request, StageRequest)
     assert (stored.attempt, stored.submission_id) == (1, "demo-0123abcd-sft-a1")
+
+
+def test_a_late_ex_leader_overwrites_no_request() -> None:
+    """It was held up between the status and the request, and its successor submitted meanwhile."""
+    bench = Bench()
+    successor = Reconciler(bench.store, LAYOUT, bench.cluster, policy=POLICY)
+
+    def held_up(where: str) -> None:
+        if where.startswith("before put") and "/requests/" in where:
+            bench.memory.fault = lambda where: None
+            bench.want(generation=2, retries=7)  # an edit that changes no result
+            successor.once(bench.cluster.now)
+
+    bench.memory.fault = held_up
+    with pytest.raises(ConflictError):
+        bench.reconciler.once(bench.cluster.now)
+    [job] = bench.cluster.jobs.values()
+    stored = bench.store.get_record(job.job.request_uri, StageRequest)
+    assert stored.document.spec.stages.sft.retries == 7
+    assert stored == job.request
+    assert bench.run(20).holds(ConditionType.COMPLETE)
+    assert len(bench.cluster.starts) == 1
+
+
+def test_the_request_of_an_attempt_that_no_backend_knows_follows_the_document() -> None:
+    bench = Bench()
+    bench.cluster.fault = backend_down
+    with pytest.raises(BackendUnavailableError):
+        bench.reconciler.once(bench.cluster.now)
+    bench.want(generation=2, retries=7)
+    bench.cluster.fault = lambda where: None
+    bench.reconciler.once(bench.cluster.now)
+    [job] = bench.cluster.jobs.values()
+    settings = job.request.document.spec.stages.sft
+    assert settings is not None
+    assert (job.request.attempt, settings.retries) == (1, 7)
 
 
 def test_when_the_next_pass_is_due() -> None:

@@ -25,6 +25,8 @@ def changes(there: Pipeline, wanted: Object) -> list[Object]:
     spec = dict(wanted["spec"])
     if "storage" in there.spec:
         spec["storage"] = there.spec["storage"]
+    if there.spec.get("suspend") is False:
+        spec.setdefault("suspend", False)  # of a run that was taken up again
     operations: list[Object] = []
     if spec != there.spec:
         operations.append({"op": "replace", "path": "/spec", "value": spec})

@@ -311,7 +311,7 @@ class KubernetesSession:
         """Wants a suspended or failed pipeline to go on."""
         there = self._looks.there(pipeline)
         if there.suspend:
-            there = self._set_suspend(there, False)
+            there = self._set_suspend(there, None)
         elif there.is_settled and not there.holds(ConditionType.COMPLETE):
             there = self._again(there)
         return self._take(there)
@@ -409,16 +409,20 @@ class KubernetesSession:
         except BackendError as error:
             raise refusal(error, name) from error
 
-    def _set_suspend(self, there: Pipeline, wanted: bool) -> Pipeline:
-        patch = {"spec": {"suspend": True if wanted else None}}
+    def _set_suspend(self, there: Pipeline, wanted: bool | None) -> Pipeline:
+        patch = {"spec": {"suspend": wanted}}
         try:
             return self._write(there.name, lambda: self.api.patch(PIPELINES, there.name, patch))
         except ObjectNotFoundError:
             raise ConfigError(f"the pipeline {there.name!r} was deleted", code=UNKNOWN_PIPELINE) from None
 
     def _again(self, there: Pipeline) -> Pipeline:
-        """Makes the controller take up a run that has ended: it does when ``spec`` changes."""
-        return self._set_suspend(self._set_suspend(there, True), False)
+        """Makes the controller take up a run that has ended: it does when ``spec`` changes.
+
+        One write, so that nobody sees a run suspended that should go on: that it is not suspended is said
+        where it was not, and no longer said where it was.
+        """
+        return self._set_suspend(there, False if "suspend" not in there.spec else None)
 
     def _has_ended(self, there: Pipeline, desired: DesiredState) -> bool:
         """Whether nothing will be done about a pipeline although not all of its results are there."""

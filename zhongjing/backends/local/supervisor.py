@@ -88,6 +88,7 @@ class Supervisor:
         )
         self._me = record(os.getpid())
         self._ready = False
+        self._signal: int | None = None  # that ended this process
         self._error: ZhongjingError | None = None
         self._driven: dict[str, _Driven] = {}
         self._repeats = Repeats(logger)
@@ -134,6 +135,8 @@ class Supervisor:
             # From here nothing may interrupt the clean-up.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if self._signal is not None:
+                logger.info("ended by signal %d", self._signal)
             self._pulse.allow(SERVICE_SECONDS)
             self._ending.set()
             if self._error is None:
@@ -332,8 +335,8 @@ class Supervisor:
             )
 
     def terminate(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler: ends whatever goes on, also the start of a service."""
-        logger.info("ended by signal %d", number)
+        """Signal handler: ends whatever goes on, also the start of a service. A log would take locks."""
+        self._signal = number
         raise SystemExit(0)
 
 
