@@ -1,5 +1,5 @@
 {{/*
-Names. A StatefulSet's pods carry a label "<name>-<hash>" of at most 63 characters, so the longest name here,
+Names. A workload's pods carry a label "<name>-<hash>" of at most 63 characters, so the longest name here,
 <fullname>-ray-<group>, has to stay within 52: fullname 32, group 15.
 */}}
 {{- define "zhongjing.fullname" -}}

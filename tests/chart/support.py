@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from zhongjing.backends.kubernetes.provision import KEY
 from zhongjing.config.release import ReleaseConfig, parse_release
 
 CHART = Path(__file__).parents[2] / "helm"
@@ -108,7 +109,9 @@ def notes(values: Values | None = None, *, chart: Path, **options: Any) -> str:
 
 
 def render(values: Values | None = None, **options: Any) -> list[Object]:
-    """The objects that ``helm install`` would send; options as :func:`render_text` has them.
+    """The objects that ``helm install`` would send, and those that the controller makes of them.
+
+    Options as :func:`render_text` has them.
 
     The same values are rendered once only, as two renders are equal (a test holds that). The objects are
     shared and not to be changed.
@@ -116,8 +119,14 @@ def render(values: Values | None = None, **options: Any) -> list[Object]:
     key = json.dumps([values or {}, options], sort_keys=True, default=str)
     if key not in _RENDERED:
         text = render_text(values, **options)
-        _RENDERED[key] = tuple(each for each in yaml.load_all(text, _LOADER) if each)
+        objects = [each for each in yaml.load_all(text, _LOADER) if each]
+        _RENDERED[key] = (*objects, *described(objects))
     return list(_RENDERED[key])
+
+
+def described(objects: Iterable[Object]) -> list[Object]:
+    """The workloads that the controller makes, of the ConfigMaps that describe them."""
+    return [json.loads(each["data"][KEY]) for each in of_kind(objects, "ConfigMap") if KEY in each["data"]]
 
 
 def rendered(provisioner: str, *files: Path) -> list[Object]:

@@ -19,6 +19,7 @@ from tests.chart.support import (
     TINY,
     Object,
     containers,
+    described,
     environment,
     named,
     of_kind,
@@ -79,9 +80,11 @@ def test_every_pod_has_labels_and_limits(provisioner: str) -> None:
 @BOTH
 def test_every_object_has_labels_and_its_namespace(provisioner: str) -> None:
     cluster_wide = {"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"}
+    made = described(rendered(provisioner))
     for each in rendered(provisioner):
         labels = each["metadata"]["labels"]
-        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+        manager = "zhongjing-controller" if each in made else "Helm"
+        assert labels["app.kubernetes.io/managed-by"] == manager
         assert labels["app.kubernetes.io/instance"] == RELEASE
         if each["kind"] not in cluster_wide:
             assert each["metadata"]["namespace"] == NAMESPACE
@@ -118,7 +121,7 @@ def test_the_bundled_store_takes_the_small_image() -> None:
 def test_environment_of_users_wins() -> None:
     values = {"workers": {"groups": {"gpu": {"env": [{"name": "TMPDIR", "value": "/scratch/tmp"}]}}}}
 
-    template = named(render(values, provisioner="static"), "StatefulSet", f"{FULLNAME}-ray-gpu")
+    template = named(render(values, provisioner="static"), "Deployment", f"{FULLNAME}-ray-gpu")
 
     variables = environment(template["spec"]["template"]["spec"]["containers"][0])
     assert variables["TMPDIR"] == "/scratch/tmp"
@@ -128,7 +131,7 @@ def test_environment_of_users_wins() -> None:
 def test_scratch_is_requested_where_the_node_has_it() -> None:
     def worker(scratch: Object) -> tuple[Object, Object]:
         values = {"workers": {"groups": {"gpu": {"scratch": scratch}}}}
-        template = named(render(values, provisioner="static"), "StatefulSet", f"{FULLNAME}-ray-gpu")
+        template = named(render(values, provisioner="static"), "Deployment", f"{FULLNAME}-ray-gpu")
         spec = template["spec"]["template"]["spec"]
         (volume,) = [each for each in spec["volumes"] if each["name"] == "scratch"]
         return volume, spec["containers"][0]["resources"]["requests"]
@@ -169,7 +172,7 @@ def test_proxies_leave_the_inside_alone() -> None:
 
 def test_hub_token_is_in_no_text() -> None:
     objects = render(case("outside").values, provisioner="static")
-    worker = named(objects, "StatefulSet", f"{FULLNAME}-ray-gpu")["spec"]["template"]
+    worker = named(objects, "Deployment", f"{FULLNAME}-ray-gpu")["spec"]["template"]
 
     assert environment(worker["spec"]["containers"][0])["HF_TOKEN"] == {
         "secretKeyRef": {"name": "hub", "key": "hub-token"}

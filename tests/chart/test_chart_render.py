@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.chart.cases import CASES, Case, case
 from tests.chart.support import (
@@ -23,6 +24,8 @@ from tests.chart.support import (
     ChartError,
     Object,
     chart_values,
+    containers,
+    described,
     environment,
     helm,
     leaves,
@@ -250,7 +253,7 @@ def test_both_provisioners_make_the_same_pods() -> None:
     static, kuberay = (dict(pod_templates(rendered(each))) for each in PROVISIONERS)
     pairs = [
         (f"StatefulSet/{FULLNAME}-ray-head", f"RayCluster/{FULLNAME}/head"),
-        (f"StatefulSet/{FULLNAME}-ray-gpu", f"RayCluster/{FULLNAME}/gpu"),
+        (f"Deployment/{FULLNAME}-ray-gpu", f"RayCluster/{FULLNAME}/gpu"),
     ]
     for ours, theirs in pairs:
         own, other = static[ours], kuberay[theirs]
@@ -280,7 +283,8 @@ def test_start_flags_are_the_same_for_both() -> None:
         "gpu": cluster["workerGroupSpecs"][0]["rayStartParams"],
     }
     for name, params in groups.items():
-        template = named(static, "StatefulSet", f"{FULLNAME}-ray-{name}")["spec"]["template"]
+        kind = "StatefulSet" if name == "head" else "Deployment"
+        template = named(static, kind, f"{FULLNAME}-ray-{name}")["spec"]["template"]
         command = template["spec"]["containers"][0]["command"][-1]
         for key, value in params.items():
             assert (f"--{key} " if value == "true" else f"--{key}={value}") in f"{command} "
@@ -312,13 +316,13 @@ def test_kuberay_gets_what_it_does_not_do_by_itself() -> None:
 
 @BOTH
 def test_nobody_but_the_controller_sets_the_number_of_workers(provisioner: str) -> None:
+    """Nor writes the object that it stands in: the chart only describes it."""
     objects = rendered(provisioner)
-    if provisioner == "kuberay":
-        groups = named(objects, "RayCluster", FULLNAME)["spec"]["workerGroupSpecs"]
-    else:
-        groups = [named(objects, "StatefulSet", f"{FULLNAME}-ray-gpu")["spec"]]
-
-    assert groups
+    made = described(objects)
+    assert [each["kind"] for each in made] == ["RayCluster" if provisioner == "kuberay" else "Deployment"]
+    sent = list(yaml.safe_load_all(render_text(provisioner=provisioner)))
+    assert not [each for each in sent if each["metadata"]["name"] == made[0]["metadata"]["name"]]
+    groups = made[0]["spec"].get("workerGroupSpecs") or [made[0]["spec"]]
     assert all("replicas" not in group for group in groups)
 
 
@@ -334,6 +338,33 @@ def test_no_budget_stands_by_default_before_a_single_pod(provisioner: str) -> No
     }
     assert kept == {f"Deployment/{FULLNAME}-controller"}
     assert named(rendered(provisioner), "Deployment", f"{FULLNAME}-controller")["spec"]["replicas"] == 2
+
+
+def test_no_fresh_install_asks_for_a_gpu_before_a_stage_does() -> None:
+    """What Kubernetes makes of all that is installed, before the controller has done anything."""
+    for provisioner in PROVISIONERS:
+        sent = [each for each in yaml.safe_load_all(render_text(provisioner=provisioner)) if each]
+        asked = {
+            limit
+            for _, template in pod_templates(sent)
+            for container in containers(template)
+            for limit in container.get("resources", {}).get("limits", {})
+        }
+        assert asked == {"memory"}
+
+
+def test_workers_leave_a_node_that_does_not_answer_within_a_minute_of_it() -> None:
+    """Kubernetes' own is 300 s (admission plugin DefaultTolerationSeconds); one that is given counts."""
+
+    def seconds(values: Object) -> dict[str, object]:
+        worker = named(render(values, provisioner="static"), "Deployment", f"{FULLNAME}-ray-gpu")
+        found = worker["spec"]["template"]["spec"]["tolerations"]
+        return {each["key"]: each.get("tolerationSeconds") for each in found}
+
+    unreachable, broken = "node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"
+    assert seconds({}) == {"nvidia.com/gpu": None, broken: 60, unreachable: 60}
+    own = {"key": unreachable, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
+    assert seconds({"workers": {"groups": {"gpu": {"tolerations": [own]}}}}) == {unreachable: 5, broken: 60}
 
 
 def test_budget_of_the_head_needs_no_scale() -> None:
@@ -370,7 +401,7 @@ def test_autoscaler_of_ray_keeps_to_the_rules_of_the_other_containers() -> None:
 def test_without_scaling_all_workers_stay() -> None:
     values = {"ray": {"scaling": "none"}, "workers": {"groups": {"gpu": {"maxReplicas": 3}}}}
 
-    static = named(render(values, provisioner="static"), "StatefulSet", f"{FULLNAME}-ray-gpu")
+    static = named(render(values, provisioner="static"), "Deployment", f"{FULLNAME}-ray-gpu")
     kuberay = named(render(values, provisioner="kuberay"), "RayCluster", FULLNAME)
 
     assert static["spec"]["replicas"] == 3
@@ -410,7 +441,7 @@ def test_configuration_of_the_release_is_valid(each: Case) -> None:
         assert found["metadata"]["labels"]["app.kubernetes.io/component"] == "config"
         assert config.provisioner == provisioner
         assert config.namespace == NAMESPACE
-        workloads = {workload["metadata"]["name"] for workload in of_kind(objects, "StatefulSet")} | {
+        workloads = {workload["metadata"]["name"] for workload in of_kind(objects, "Deployment")} | {
             group["groupName"]
             for cluster in of_kind(objects, "RayCluster")
             for group in cluster["spec"]["workerGroupSpecs"]

@@ -5,10 +5,13 @@ Ray is not needed to see whether pods are scaled, stuck or replaced; what runs i
 
 from __future__ import annotations
 
+import json
 from typing import Any, TypeVar
 
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.resources import STATEFUL_SETS, Object
+from zhongjing.backends.kubernetes.provision import COMPONENT as DESCRIBES
+from zhongjing.backends.kubernetes.provision import KEY, provision
+from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, STATEFUL_SETS, Object
 from zhongjing.backends.kubernetes.workloads import COMPONENT, GROUP, INSTANCE
 from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease, WorkerGroup
 
@@ -86,9 +89,28 @@ def install_head(api: KubeApi, **pod: Any) -> None:
     api.create(STATEFUL_SETS, stateful_set(f"{FULLNAME}-ray-head", "ray-head", replicas=1, **pod))
 
 
+def deployment(name: str, group: str, **pod: Any) -> Object:
+    """The Deployment of a worker group, as the chart describes it: without replicas."""
+    made = stateful_set(name, "ray-worker", group=group, **pod)
+    del made["spec"]["serviceName"], made["spec"]["podManagementPolicy"]
+    made["spec"]["strategy"] = {"type": "Recreate"}
+    return made | {"kind": "Deployment"}
+
+
+def describe_workload(api: KubeApi, thing: Object) -> str:
+    """What the chart installs of a workload: its description in a ConfigMap, of that name."""
+    name = str(thing["metadata"]["name"])
+    metadata = {"name": name, "labels": labels(DESCRIBES)}
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {KEY: json.dumps(thing)}}
+    api.patch(CONFIG_MAPS, name, body, kind="apply", force=True)
+    return name
+
+
 def install_workers(api: KubeApi, name: str = "gpu", replicas: int | None = None, **pod: Any) -> str:
-    workload = f"{FULLNAME}-ray-{name}"
-    api.create(STATEFUL_SETS, stateful_set(workload, "ray-worker", group=name, replicas=replicas, **pod))
+    """A worker group as the chart has it; where replicas are named, made with so many pods already."""
+    workload = describe_workload(api, deployment(f"{FULLNAME}-ray-{name}", name, **pod))
+    if replicas is not None:
+        provision(api, release(api, group(name)), {name: replicas})
     return workload
 
 

@@ -288,8 +288,8 @@ def test_a_busy_node_is_no_reason_to_give_up() -> None:
         install_workers(api, replicas=2, **alone(resources={"requests": {"cpu": "1100m"}}))
 
         def look() -> Finding | None:
-            found = [find(api, f"pod/{FULLNAME}-ray-gpu-{number}") for number in (0, 1)]
-            waiting = [each for each in found if each and each.code is codes.POD_UNSCHEDULABLE]
+            found = Explainer(api, release(api, group())).findings()
+            waiting = [each for each in found if each.code is codes.POD_UNSCHEDULABLE]
             return waiting[0] if waiting else None
 
         finding = wait_for(look, "pod without room")
@@ -301,11 +301,16 @@ def test_pods_that_are_kept_by_the_same_are_told_once() -> None:
     with own_namespace("explain-same") as api:
         install_head(api)
         install_workers(api, replicas=3, nodeSelector={"no": "where"})
-        place = f"pod/{FULLNAME}-ray-gpu-0 and 2 more"
-        wait_for_finding(api, place, codes.NO_FITTING_NODE)
+
+        def told_once() -> bool:
+            found = Explainer(api, release(api, group())).findings()
+            kept = [each.place for each in found if each.code is codes.NO_FITTING_NODE]
+            return len(kept) == 1 and kept[0].endswith(" and 2 more")
+
+        wait_for(told_once, "one finding of three pods")
 
 
-def test_all_well_says_nothing_and_costs_two_requests() -> None:
+def test_all_well_says_nothing_and_costs_three_requests() -> None:
     with own_namespace("explain-well") as api:
         install_head(api)
         install_workers(api, replicas=1)
@@ -313,7 +318,7 @@ def test_all_well_says_nothing_and_costs_two_requests() -> None:
         wait_for(lambda: not explainer.findings(), "a release that serves")
         before = api.requests
         explainer.findings()
-        assert api.requests - before == 2
+        assert api.requests - before == 3
 
 
 # What makes the pods
@@ -331,7 +336,7 @@ def test_a_quota_without_room(most: str, fatal: bool) -> None:
         install_head(api, **alone(resources={"requests": {"cpu": "1m"}}))
         wait_for(lambda: len(api.find(PODS).items) == 1, "head")
         install_workers(api, replicas=2, **small)
-        place = f"statefulset/{FULLNAME}-ray-gpu"
+        place = f"deployment/{FULLNAME}-ray-gpu"
         finding = wait_for_finding(api, place, codes.QUOTA_EXCEEDED)
         assert "exceeded quota: team, requested: requests.cpu=10m" in finding.message
         assert f"limited: requests.cpu={most}" in finding.message
@@ -361,5 +366,6 @@ def test_parts_that_are_missing() -> None:
     with own_namespace("explain-missing") as api:
         findings = Explainer(api, release(api, group())).findings()
         assert [(finding.code, finding.place, finding.fatal) for finding in findings] == [
-            (codes.WORKLOAD_MISSING, f"statefulset/{FULLNAME}-ray-{part}", True) for part in ("head", "gpu")
+            (codes.WORKLOAD_MISSING, f"statefulset/{FULLNAME}-ray-head", True),
+            (codes.WORKLOAD_MISSING, f"deployment/{FULLNAME}-ray-gpu", False),  # the controller makes it
         ]

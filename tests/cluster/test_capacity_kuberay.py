@@ -9,20 +9,28 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.capacity_support import FULLNAME, container, group, install_head, labels, release
+from tests.cluster.capacity_support import (
+    FULLNAME,
+    container,
+    describe_workload,
+    group,
+    install_head,
+    labels,
+    release,
+)
 from tests.cluster.own_namespace import own_namespace
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.capacity import IDLE_SINCE, SCALED_BY, Capacity
+from zhongjing.backends.kubernetes.capacity import IDLE_SINCE, Capacity
 from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.explain import Explainer
-from zhongjing.backends.kubernetes.resources import RAY_CLUSTERS, SECRETS, Object
+from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, RAY_CLUSTERS, SECRETS, Object
 from zhongjing.backends.kubernetes.rollout import TOKEN_HASH, Rollout
 from zhongjing.backends.kubernetes.secrets import prepare_secrets
 from zhongjing.backends.kubernetes.workloads import GROUP, read_workloads, write
 from zhongjing.codes import pods as codes
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.stages import Resources
-from zhongjing.errors import BackendError
+from zhongjing.errors import BackendError, ConflictError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("kuberay_crd")]
 
@@ -61,8 +69,10 @@ def ray_cluster(*groups: Object, **metadata: Any) -> Object:
 @pytest.fixture
 def api(kuberay_crd: None) -> Iterator[KubeApi]:
     with own_namespace("kuberay") as api:
-        api.create(RAY_CLUSTERS, ray_cluster(ray_group("cpu", 3), ray_group("gpu", 2)))
+        describe_workload(api, ray_cluster(ray_group("cpu", 3), ray_group("gpu", 2)))
+        Capacity(api, config(api)).rest()
         yield api
+        api.delete(CONFIG_MAPS, FULLNAME)
         api.delete(RAY_CLUSTERS, FULLNAME)
 
 
@@ -84,8 +94,8 @@ def test_groups_come_for_a_stage_and_go_when_idle(api: KubeApi) -> None:
     capacity = Capacity(api, config(api), clock=lambda: clock[0])
     capacity.rest()
     groups, annotations, _ = seen(api)
-    assert {number or 0 for number in groups.values()} == {0}
-    assert annotations == {SCALED_BY: f"{FULLNAME}-controller"}
+    assert groups == {"cpu": 0, "gpu": 0}
+    assert IDLE_SINCE not in annotations
     room = capacity.room_for(GPUS)
     assert not room.ready
     assert "the Ray head is not ready; 0 of 2 worker pods of group gpu are ready" in room.message
@@ -100,7 +110,7 @@ def test_groups_come_for_a_stage_and_go_when_idle(api: KubeApi) -> None:
     capacity.rest()
     groups, annotations, generation = seen(api)
     assert groups["gpu"] == 0
-    assert annotations == {SCALED_BY: f"{FULLNAME}-controller"}
+    assert IDLE_SINCE not in annotations
     capacity.rest()
     assert seen(api)[2] == generation
 
@@ -131,6 +141,35 @@ def test_groups_that_changed_places_in_between_are_not_mixed_up(api: KubeApi) ->
     assert seen(api)[0]["gpu"] == 2
 
 
+def test_an_apply_of_the_list_in_the_middle_of_a_stage_is_made_good(api: KubeApi) -> None:
+    """As a chart that renders the list does it: the number of pods is not in it, and becomes 0."""
+    Capacity(api, config(api)).room_for(GPUS)
+    other = ray_cluster(ray_group("cpu", 3), ray_group("gpu", 2))
+    with pytest.raises(ConflictError, match="workerGroupSpecs"):
+        api.patch(RAY_CLUSTERS, FULLNAME, other, kind="apply", field_manager="argocd")
+    api.patch(RAY_CLUSTERS, FULLNAME, other, kind="apply", field_manager="argocd", force=True)
+    assert seen(api)[0]["gpu"] == 0
+    Capacity(api, config(api)).look()
+    assert seen(api)[0] == {"cpu": 0, "gpu": 2}
+
+
+def test_what_rays_autoscaler_wrote_stays_when_the_chart_changes(api: KubeApi) -> None:
+    """It patches replicas and scaleStrategy.workersToDelete into the list (ray, kuberay/node_provider.py)."""
+    group = "/spec/workerGroupSpecs/1"
+    written: list[Object] = [
+        {"op": "add", "path": f"{group}/replicas", "value": 1},
+        {"op": "add", "path": f"{group}/scaleStrategy", "value": {"workersToDelete": ["one"]}},
+    ]
+    api.patch(RAY_CLUSTERS, FULLNAME, written, kind="json")
+    describe_workload(api, ray_cluster(ray_group("cpu", 5), ray_group("gpu", 2)))
+    Capacity(api, config(api, scaling="ray")).look()
+    found = api.get(RAY_CLUSTERS, FULLNAME)
+    assert found is not None
+    cpu, gpu = found["spec"]["workerGroupSpecs"]
+    assert (cpu["maxReplicas"], gpu["replicas"]) == (5, 1)
+    assert gpu["scaleStrategy"] == {"workersToDelete": ["one"]}
+
+
 def test_a_changed_token_is_noted_on_the_cluster(api: KubeApi) -> None:
     prepare_secrets(api, config(api))
     assert not Rollout(api, config(api)).follow_token()
@@ -158,9 +197,10 @@ def test_an_operator_that_does_not_run_is_told_and_not_waited_for_in_silence(api
 
 def test_a_cluster_that_is_missing_and_stateful_sets_that_are_left(api: KubeApi) -> None:
     install_head(api)
+    api.delete(CONFIG_MAPS, FULLNAME)
     api.delete(RAY_CLUSTERS, FULLNAME)
     findings = Explainer(api, config(api), components=("ray-head", "ray-worker")).findings()
-    told = {finding.code: finding.place for finding in findings if finding.fatal}
+    told = {each.code: each.place for each in findings if not each.place.startswith("pod/")}
     assert told == {
         codes.WORKLOAD_MISSING: f"raycluster/{FULLNAME}",
         codes.PROVISIONER_MISMATCH: f"statefulset/{FULLNAME}-ray-head",

@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.capacity_support import FULLNAME, group, install_head, install_workers, release
 from tests.cluster.own_namespace import own_namespace, wait_for
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.resources import PODS, SECRETS, STATEFUL_SETS
+from zhongjing.backends.kubernetes.resources import DEPLOYMENTS, PODS, SECRETS, STATEFUL_SETS
 from zhongjing.backends.kubernetes.rollout import TOKEN_HASH, Rollout
 from zhongjing.backends.kubernetes.secrets import prepare_secrets
 from zhongjing.backends.kubernetes.workloads import is_ready, read_workloads
@@ -18,12 +18,7 @@ from zhongjing.backends.kubernetes.workloads import is_ready, read_workloads
 pytestmark = pytest.mark.cluster
 
 TOKEN = f"{FULLNAME}-ray-token"
-PODS_OF_RAY = {
-    f"{FULLNAME}-ray-head-0",
-    f"{FULLNAME}-ray-gpu-0",
-    f"{FULLNAME}-ray-gpu-1",
-    f"{FULLNAME}-ray-cpu-0",
-}
+PODS_OF_RAY = 4
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +34,24 @@ def pods() -> Iterator[KubeApi]:
 def api(pods: KubeApi) -> KubeApi:
     """Pods that serve, a token, and nothing noted of it."""
     prepare_secrets(pods, release(pods))
-    for each in pods.find(STATEFUL_SETS).items:
-        forgotten = {"metadata": {"annotations": {TOKEN_HASH: None}}}
-        pods.patch(STATEFUL_SETS, each["metadata"]["name"], forgotten)
-    wait_for(lambda: set(ready(pods)) == PODS_OF_RAY, "pods")
+    forgotten = {"metadata": {"annotations": {TOKEN_HASH: None}}}
+    for kind in (STATEFUL_SETS, DEPLOYMENTS):
+        for each in pods.find(kind).items:
+            pods.patch(kind, each["metadata"]["name"], forgotten)
+    wait_for(lambda: len(ready(pods)) == PODS_OF_RAY, "pods")
     return pods
 
 
 def ready(api: KubeApi) -> dict[str, str]:
-    """Uids of the pods that serve, by name."""
+    """Names of the pods that serve, by uid."""
     pods = api.find(PODS).items
-    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods if is_ready(pod)}
+    return {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in pods if is_ready(pod)}
 
 
 def serves_anew(api: KubeApi, before: dict[str, str]) -> bool:
     """Whether all pods serve, and none of those before."""
     now = ready(api)
-    return set(now) == PODS_OF_RAY and not set(now.values()) & set(before.values())
+    return len(now) == PODS_OF_RAY and not now.keys() & before.keys()
 
 
 def rollout(api: KubeApi) -> Rollout:
@@ -80,7 +76,7 @@ def test_a_changed_token_replaces_head_and_workers_once(api: KubeApi) -> None:
     assert first is not None
     asked = api.requests
     assert not rollout(api).follow_token()
-    assert api.requests - asked == 2
+    assert api.requests - asked == 3
     assert ready(api) == before
 
     change_token(api, "another")
@@ -88,16 +84,12 @@ def test_a_changed_token_replaces_head_and_workers_once(api: KubeApi) -> None:
     [second] = hashes(api)
     assert second not in (None, first, "another")
 
-    def all_new() -> bool:
-        now = ready(api)
-        return set(now) == PODS_OF_RAY and not set(now.values()) & set(before.values())
-
-    wait_for(all_new, "new pods")
+    wait_for(lambda: serves_anew(api, before), "new pods")
     after = ready(api)
     assert not rollout(api).follow_token()
     # The pods are of the same template: nothing goes on replacing them.
-    revisions = api.find(STATEFUL_SETS).items
-    assert all(each["status"]["currentRevision"] == each["status"]["updateRevision"] for each in revisions)
+    [head] = api.find(STATEFUL_SETS).items
+    assert head["status"]["currentRevision"] == head["status"]["updateRevision"]
     assert ready(api) == after
 
     # What stands in the Secret counts, not how it is written there.
@@ -125,7 +117,7 @@ def test_a_group_that_is_new_is_only_noted(api: KubeApi) -> None:
     rollout(api).follow_token()
     [known] = hashes(api)
     workload = f"{FULLNAME}-ray-cpu"
-    api.patch(STATEFUL_SETS, workload, {"metadata": {"annotations": {TOKEN_HASH: None}}})
+    api.patch(DEPLOYMENTS, workload, {"metadata": {"annotations": {TOKEN_HASH: None}}})
     before = ready(api)
     assert not rollout(api).follow_token()
     assert hashes(api) == {known}

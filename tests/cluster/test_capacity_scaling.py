@@ -1,4 +1,4 @@
-"""Worker pods come for a stage and go when nothing runs: real StatefulSets, real pods."""
+"""Worker pods come for a stage and go when nothing runs: real Deployments, real pods."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.capacity_support import FULLNAME, group, install_head, install_workers, release
+from tests.cluster.capacity_support import group, install_head, install_workers, release
 from tests.cluster.own_namespace import own_namespace, wait_for
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.capacity import IDLE_SINCE, SCALED_BY, Capacity
+from zhongjing.backends.kubernetes.capacity import IDLE_SINCE, Capacity
 from zhongjing.backends.kubernetes.demand import Demand
-from zhongjing.backends.kubernetes.resources import PODS, STATEFUL_SETS, Object
+from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, DEPLOYMENTS, PODS, Object
 from zhongjing.config.stages import Resources
 from zhongjing.pipeline.backend import ImpossibleJobError
 
@@ -38,9 +38,9 @@ def api() -> Iterator[KubeApi]:
 
 @pytest.fixture
 def workload(api: KubeApi) -> Iterator[str]:
-    name = install_workers(api)  # names no replicas, as the chart: the API makes it one
+    name = install_workers(api)
     yield name
-    api.delete(STATEFUL_SETS, name)
+    api.delete(CONFIG_MAPS, name)  # what was made of it goes with it
     wait_for(lambda: not pods_of(api), "end of the worker pods")
 
 
@@ -49,9 +49,11 @@ def pods_of(api: KubeApi) -> list[Object]:
 
 
 def seen(api: KubeApi, name: str) -> tuple[int, dict[str, str]]:
-    found = api.get(STATEFUL_SETS, name)
+    """Pods that are asked for, and what the controller remembers besides of them."""
+    found = api.get(DEPLOYMENTS, name)
     assert found is not None
-    return found["spec"]["replicas"], found["metadata"].get("annotations") or {}
+    kept = found["metadata"].get("annotations") or {}
+    return found["spec"]["replicas"], {key: text for key, text in kept.items() if key == IDLE_SINCE}
 
 
 def test_pods_come_for_a_stage_and_go_when_idle(api: KubeApi, workload: str) -> None:
@@ -59,8 +61,8 @@ def test_pods_come_for_a_stage_and_go_when_idle(api: KubeApi, workload: str) -> 
     config = release(api, group(most=3), idle_seconds=600)
     capacity = Capacity(api, config, clock=clock)
 
-    capacity.rest()  # first sight
-    assert seen(api, workload) == (0, {SCALED_BY: f"{FULLNAME}-controller"})
+    capacity.rest()  # makes it, and asks for nothing
+    assert seen(api, workload) == (0, {})
 
     room = capacity.room_for(TWO)
     assert not room.ready
@@ -86,7 +88,7 @@ def test_pods_come_for_a_stage_and_go_when_idle(api: KubeApi, workload: str) -> 
     capacity.rest()
     clock.now += 601
     Capacity(api, config, clock=clock).rest()
-    assert seen(api, workload) == (0, {SCALED_BY: f"{FULLNAME}-controller"})
+    assert seen(api, workload) == (0, {})
     wait_for(lambda: not pods_of(api), "end of the idle pods")
 
 
@@ -95,7 +97,7 @@ def test_nothing_to_change_is_nothing_written(api: KubeApi, workload: str) -> No
     capacity = Capacity(api, release(api, group()), clock=clock)
 
     def version() -> str:
-        found = api.get(STATEFUL_SETS, workload)
+        found = api.get(DEPLOYMENTS, workload)
         assert found is not None
         return str(found["metadata"]["generation"]) + str(found["metadata"].get("annotations"))
 
@@ -103,18 +105,18 @@ def test_nothing_to_change_is_nothing_written(api: KubeApi, workload: str) -> No
     before, asked = version(), api.requests
     for _ in range(3):
         capacity.rest()
-    assert api.requests - asked == 3  # one list a pass
+    assert api.requests - asked == 6  # descriptions and workloads
     assert version() == before
     wait_for(lambda: capacity.room_for(ONE).ready, "room")
     before, asked = version(), api.requests
     assert capacity.room_for(ONE).ready
-    assert api.requests - asked == 2  # workloads and pods
+    assert api.requests - asked == 3  # descriptions, workloads and pods
     assert version() == before
     capacity.rest()
     before, asked = version(), api.requests
     clock.now += 60
     capacity.rest()
-    assert (api.requests - asked, version()) == (1, before)
+    assert (api.requests - asked, version()) == (2, before)
 
 
 def test_a_clock_that_was_set_back_or_a_damaged_mark_begins_anew(api: KubeApi, workload: str) -> None:
@@ -127,7 +129,7 @@ def test_a_clock_that_was_set_back_or_a_damaged_mark_begins_anew(api: KubeApi, w
     capacity.rest()
     second = seen(api, workload)[1][IDLE_SINCE]
     assert second < first
-    api.patch(STATEFUL_SETS, workload, {"metadata": {"annotations": {IDLE_SINCE: "yesterday"}}})
+    api.patch(DEPLOYMENTS, workload, {"metadata": {"annotations": {IDLE_SINCE: "yesterday"}}})
     capacity.rest()
     assert seen(api, workload) == (1, seen(api, workload)[1] | {IDLE_SINCE: second})
     clock.now += 11
@@ -185,7 +187,7 @@ def test_a_fresh_workload_gets_what_a_waiting_stage_takes(api: KubeApi, workload
     capacity = Capacity(api, release(api, group(), idle_seconds=10))
     room = capacity.room_for(TWO)
     assert room.needed == {"gpu": 2}
-    assert seen(api, workload) == (2, {SCALED_BY: f"{FULLNAME}-controller"})
+    assert seen(api, workload) == (2, {})
 
 
 def test_the_least_number_holds_and_may_be_raised_later(api: KubeApi, workload: str) -> None:
@@ -193,6 +195,54 @@ def test_the_least_number_holds_and_may_be_raised_later(api: KubeApi, workload: 
     assert seen(api, workload)[0] == 1
     Capacity(api, release(api, group(least=2))).rest()
     assert seen(api, workload)[0] == 2
+
+
+def test_no_fresh_install_asks_for_a_gpu_worker_before_a_stage_does(api: KubeApi, workload: str) -> None:
+    """In each of its versions from the first on: an autoscaler acts on any that asks for a pod."""
+    version = api.find(DEPLOYMENTS).resource_version
+    Capacity(api, release(api, group())).rest()
+    changes = list(api.watch(DEPLOYMENTS, version, seconds=2))
+    replicas = [
+        change.object["spec"]["replicas"]
+        for change in changes
+        if change.type != "BOOKMARK" and change.object["metadata"]["name"] == workload
+    ]
+    assert replicas
+    assert set(replicas) == {0}
+    assert not pods_of(api)
+
+
+def test_workers_that_somebody_takes_from_a_running_stage_come_back(api: KubeApi, workload: str) -> None:
+    config = release(api, group(most=3))
+    Capacity(api, config).room_for(TWO)
+    assert seen(api, workload)[0] == 2
+    api.patch(DEPLOYMENTS, workload, {"spec": {"replicas": 0}})
+    Capacity(api, config).look()  # of a controller that has started since
+    assert seen(api, workload)[0] == 2
+    # More than were asked for are left, and so is everything where no stage runs.
+    api.patch(DEPLOYMENTS, workload, {"spec": {"replicas": 3}})
+    Capacity(api, config).look()
+    assert seen(api, workload)[0] == 3
+    capacity = Capacity(api, config)
+    capacity.look()
+    api.delete(DEPLOYMENTS, workload)
+    wait_for(lambda: api.get(DEPLOYMENTS, workload) is None, "end of the workload")
+    capacity.look()
+    assert seen(api, workload)[0] == 3
+
+
+def test_what_the_chart_changes_is_applied_and_the_number_stays(api: KubeApi, workload: str) -> None:
+    config = release(api, group(most=3))
+    Capacity(api, config).room_for(TWO)
+    install_workers(api, terminationGracePeriodSeconds=0)
+    Capacity(api, config).look()
+    found = api.get(DEPLOYMENTS, workload)
+    assert found is not None
+    assert found["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 0
+    assert found["spec"]["replicas"] == 2
+    generation = found["metadata"]["generation"]
+    Capacity(api, config).look()
+    assert (api.get(DEPLOYMENTS, workload) or {})["metadata"]["generation"] == generation
 
 
 def test_a_stage_that_never_fits_changes_nothing(api: KubeApi, workload: str) -> None:
@@ -205,6 +255,7 @@ def test_a_stage_that_never_fits_changes_nothing(api: KubeApi, workload: str) ->
 
 def test_nobody_scales_but_readiness_counts(api: KubeApi, workload: str) -> None:
     capacity = Capacity(api, release(api, group(), scaling="none"))
+    capacity.rest()
     wait_for(lambda: capacity.room_for(ONE).ready, "the one pod")
     room = capacity.room_for(TWO)
     assert not room.ready
@@ -215,6 +266,8 @@ def test_nobody_scales_but_readiness_counts(api: KubeApi, workload: str) -> None
 
 def test_rays_autoscaler_is_left_to_itself(api: KubeApi, workload: str) -> None:
     capacity = Capacity(api, release(api, group(), scaling="ray"))
+    capacity.rest()
+    api.patch(DEPLOYMENTS, workload, {"spec": {"replicas": 1}})
     wait_for(lambda: capacity.room_for(TWO).ready, "the head")
     capacity.rest()
     assert seen(api, workload) == (1, {})

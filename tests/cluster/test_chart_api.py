@@ -232,20 +232,6 @@ VALUES: Object = NO_IMAGE | {
 }
 
 
-def test_upgrade_leaves_the_number_of_workers_alone() -> None:
-    with namespace() as api, installed(api, VALUES | {"ray": {"provisioner": "static"}}):
-        workers = f"{FULLNAME}-ray-gpu"
-        api.patch(STATEFUL_SETS, workers, {"spec": {"replicas": 0}})
-
-        changed = VALUES | {"ray": {"provisioner": "static"}, "commonLabels": {"a": "b"}}
-        helm("upgrade", RELEASE, str(CHART), "--namespace", api.namespace, values=changed)
-
-        found = api.get(STATEFUL_SETS, workers)
-        assert found is not None
-        assert found["metadata"]["labels"]["a"] == "b"
-        assert found["spec"]["replicas"] == 0
-
-
 def images(api: KubeApi, name: str) -> set[str]:
     """Of all containers of a pod, unless it is on its way out."""
     return {
@@ -465,7 +451,10 @@ MAY = [
     ("get", "", "secrets", f"{FULLNAME}-ray-token"),
     ("get", "", "configmaps", f"{FULLNAME}-config"),
     ("list", "apps", "statefulsets", ""),
-    ("patch", "apps", "statefulsets", f"{FULLNAME}-ray-gpu"),
+    ("list", "apps", "deployments", ""),
+    ("create", "apps", "deployments", ""),
+    ("patch", "apps", "deployments", f"{FULLNAME}-ray-gpu"),
+    ("list", "", "configmaps", ""),
     ("patch", "apps", "statefulsets", f"{FULLNAME}-ray-head"),
 ]
 MAY_NOT = [
@@ -478,8 +467,9 @@ MAY_NOT = [
     ("create", "", "pods/exec", ""),
     ("update", "", "configmaps", f"{FULLNAME}-config"),
     ("patch", "apps", "statefulsets", f"{FULLNAME}-s3"),
-    ("delete", "apps", "statefulsets", f"{FULLNAME}-ray-gpu"),
+    ("delete", "apps", "deployments", f"{FULLNAME}-ray-gpu"),
     ("patch", "apps", "deployments", ""),
+    ("patch", "apps", "deployments", f"{FULLNAME}-controller"),
     ("update", "coordination.k8s.io", "leases", "somebody-elses"),
     ("create", TRAINING, "trainingpipelines", ""),
     ("create", "rbac.authorization.k8s.io", "rolebindings", ""),

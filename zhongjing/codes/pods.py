@@ -63,8 +63,9 @@ POD_EVICTED = _code(
 POD_LOST = _code(
     "PodLost",
     "The node of a pod does not answer.",
-    cause="The node is down, cut off or being replaced; Kubernetes does not replace its pods by itself.",
-    remedy="when the node is gone for good: `kubectl delete node NODE`, or `kubectl delete pod POD --force`",
+    cause="The node is down, cut off or being replaced.",
+    remedy="wait: workers are made elsewhere; for others `kubectl delete node NODE`, or "
+    "`kubectl delete pod POD --force`",
 )
 POD_MISCONFIGURED = _code(
     "PodMisconfigured",

@@ -35,7 +35,7 @@ class WorkerGroup(ReleaseModel):
     """Pods of one kind that Ray workers run in."""
 
     name: str
-    workload: str = Field(description="static: name of the StatefulSet; kuberay: name of the group")
+    workload: str = Field(description="static: name of the Deployment; kuberay: name of the group")
     cpus: float = Field(gt=0, description="CPUs that Ray counts in one pod, in cores")
     gpus: int = Field(ge=0, description="GPUs of one pod")
     memory: str = Field(description="memory of one pod, as Kubernetes writes it")
@@ -51,7 +51,7 @@ class WorkerGroup(ReleaseModel):
 class RayRelease(ReleaseModel):
     """The Ray cluster."""
 
-    cluster: str = Field(description="kuberay: name of the RayCluster; static: prefix of the StatefulSets")
+    cluster: str = Field(description="kuberay: name of the RayCluster; static: prefix of the workloads")
     service: str = Field(description="service of the head")
     dashboard_port: int = Field(default=8265, description="of the service: Jobs API and dashboard")
     token_secret: str = Field(description="Secret with the key auth_token")

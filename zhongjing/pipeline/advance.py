@@ -11,6 +11,7 @@ from zhongjing.pipeline.actions import SUSPENDED, Action, Conclude, Kill, Mark, 
 from zhongjing.pipeline.observe import ResultView
 from zhongjing.pipeline.plan import StagePlan, missing_input
 from zhongjing.pipeline.state import (
+    CLUSTER_NOT_READY,
     QUEUED,
     REFUSALS,
     RETRYING,
@@ -76,6 +77,10 @@ def conclude(world: World, status: PipelineStatus) -> Conclude:
             return Conclude(ConditionType.PROGRESSING, first.reason, first.message, first.remedy)
         if away is not None and not world.desired.suspend:
             return Conclude(ConditionType.PROGRESSING, away.reason, away.message, away.remedy)
+        view = world.observed.attempts.get(active[0])
+        if view is not None and view.lacks_workers and not world.desired.suspend:
+            message = f"{names}: {view.job.lacks}"
+            return Conclude(ConditionType.PROGRESSING, CLUSTER_NOT_READY, message, view.job.remedy)
         reason = "Suspending" if world.desired.suspend else RUNNING
         message = f"{names}: {_doing(world, active[0], first)}"
         if away is not None:

@@ -83,6 +83,8 @@ def _stop_wanted(
         return StopReason.DEADLINE, f"ran longer than activeDeadlineSeconds ({limit} s)"
     if world.overdue:
         return StopReason.DEADLINE, world.overdue_message
+    if view.lacks_workers and view.stuck_seconds >= world.policy.lost_seconds:
+        return StopReason.LOST, f"did nothing for {world.policy.lost_seconds:g} s without {view.job.lacks}"
     limit = world.desired.document.spec.progress_deadline_seconds or settings.progress_deadline_seconds
     if view.stuck_seconds > limit:
         return (
@@ -189,7 +191,10 @@ def _ended(world: World, stage: Stage, status: StageStatus, view: AttemptView, j
     if failure is not None:
         why = _why(failure)
     else:
-        why = _Why(JOB_FAILED, _job_message(view.job.state, job_message), JOB_FAILED.remedy)
+        # Of a job that was ended for its lost workers Ray only says that it was stopped.
+        ended = status.stop_reason is StopReason.LOST and view.job.state is JobState.STOPPED
+        said = status.message if ended else job_message
+        why = _Why(JOB_FAILED, _job_message(view.job.state, said), JOB_FAILED.remedy)
     return _retry_or_fail(world, stage, status, view, why)
 
 

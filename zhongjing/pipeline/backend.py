@@ -57,6 +57,8 @@ class JobDescription(Record):
     message: str = ""
     metadata: dict[str, str] = Field(default_factory=dict)
     lost: bool = Field(default=False, description="unknown, and no process of it can be alive any more")
+    lacks: str = Field(default="", description="workers of a running job that do not serve any more, and why")
+    remedy: str | None = Field(default=None, description="what to do about that")
 
 
 class Backend(Protocol):

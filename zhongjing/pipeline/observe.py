@@ -12,6 +12,7 @@ from zhongjing.pipeline.fit import Unfit
 from zhongjing.storage.progress import Activity, Progress
 
 _ENDED = (Activity.DONE, Activity.SUSPENDED, Activity.FAILED)
+_ON_WORKERS = (Activity.TRAINING, Activity.EVALUATING, Activity.SAVING)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class AttemptView:
     def has_ended(self) -> bool:
         """Whether the attempt itself said that it is over."""
         return self.progress is not None and self.progress.activity in _ENDED
+
+    @property
+    def lacks_workers(self) -> bool:
+        """Whether workers that the attempt is at work on do not serve any more."""
+        at_work = self.progress is not None and self.progress.activity in _ON_WORKERS
+        return at_work and self.job.state is JobState.RUNNING and bool(self.job.lacks)
 
     @property
     def is_prepared(self) -> bool:
@@ -90,6 +97,7 @@ class Policy:
     hung_stop_seconds: float = 30.0  # the same for an attempt that does nothing any more
     finish_seconds: float = 60.0  # from the manifest to a forced end of a job that does not exit
     unknown_seconds: float = 15.0  # a job that the backend has forgotten for so long is lost
+    lost_seconds: float = 45.0  # no work for so long, and workers that are gone: the attempt will not go on
     quiet_seconds: float = 15.0  # no new attempt while the last one's progress moved within this time
     backoff_seconds: float = 10.0  # before the first retry; doubles
     max_backoff_seconds: float = 300.0

@@ -1,5 +1,5 @@
 {{/*
-The pod of a Ray node: one template for StatefulSets and KubeRay's groups, so that both are the same pods.
+The pod of a Ray node: one template for static workloads and KubeRay's groups, so that both are the same pods.
 KubeRay adds what it always adds: the command, probes, /dev/shm, the wait for the head, the token.
 Argument: dict of root, role (head or worker), opts, provisioner. Result: YAML of a pod template.
 */}}
@@ -28,7 +28,9 @@ metadata:
   annotations:
     {{- toYaml $annotations | nindent 4 }}
 spec:
-  {{- include "zhongjing.pod.common" (dict "root" $root "opts" $opts "account" (include "zhongjing.rayAccount" $root) "token" $autoscaler) | nindent 2 }}
+  {{- $common := $opts }}
+  {{- if not $head }}{{ $common = set (deepCopy $opts) "tolerations" (include "zhongjing.ray.tolerations" $opts | fromYamlArray) }}{{ end }}
+  {{- include "zhongjing.pod.common" (dict "root" $root "opts" $common "account" (include "zhongjing.rayAccount" $root) "token" $autoscaler) | nindent 2 }}
   terminationGracePeriodSeconds: {{ int64 $opts.terminationGracePeriodSeconds }}
   {{- if $opts.hostNetwork }}
   hostNetwork: true
@@ -119,7 +121,21 @@ spec:
     {{- end }}
 {{- end -}}
 
-{{/* The command line of a StatefulSet's pod. */}}
+{{/* Tolerations of a worker, a YAML list. Kubernetes keeps a pod on a node that does not answer for 300 s unless told
+otherwise; Ray has given the node up by then, and nothing in the pod is worth the wait. Argument: opts. */}}
+{{- define "zhongjing.ray.tolerations" -}}
+{{- $given := default list .tolerations -}}
+{{- $keys := list -}}
+{{- range $given }}{{ $keys = append $keys (default "" .key) }}{{ end -}}
+{{- range $key := list "node.kubernetes.io/not-ready" "node.kubernetes.io/unreachable" -}}
+{{- if not (has $key $keys) -}}
+{{- $given = append $given (dict "key" $key "operator" "Exists" "effect" "NoExecute" "tolerationSeconds" 60) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $given -}}
+{{- end -}}
+
+{{/* The command line of a static pod. */}}
 {{- define "zhongjing.ray.command" -}}
 {{- $flags := include "zhongjing.ray.startFlags" . -}}
 {{- $redis := .root.Values.ray.gcsFaultTolerance -}}
@@ -136,7 +152,7 @@ ulimit -n 65536 2>/dev/null; exec ray start --block --address={{ include "zhongj
 
 {{/*
 A node that hears the signal to end before Ray's GCS knows it would drain for all of drainSeconds, with nothing on it,
-and the next pod of its StatefulSet would wait for it. So the signal waits until the node is known.
+and the next pod in its place would wait for its GPUs. So the signal waits until the node is known.
 */}}
 {{- define "zhongjing.ray.lifecycle" -}}
 {{- $known := "for _ in $(seq 60); do wget -q -T 2 -t 1 -O /dev/null http://127.0.0.1:52365/api/local_raylet_healthz && exit 0; sleep 1; done" -}}

@@ -257,6 +257,14 @@ def test_pods_that_are_not_let_in(why: str, code: object, fatal: bool) -> None:
     assert look(events=(foreign,), workloads=[PARTS[0], short]) == []
 
 
+def test_pods_of_a_group_whose_name_begins_another_groups_are_not_mixed_up() -> None:
+    short, other = stateful_set("zhongjing-ray-gpu", 1, 0), stateful_set("zhongjing-ray-gpu-big", 1, 1)
+    short["spec"]["strategy"] = other["spec"]["strategy"] = {}
+    maker = {"metadata": {"name": "zhongjing-ray-gpu-big-7d9f", "uid": "x"}}
+    refused = event("FailedCreate", "pods are forbidden: no", maker, "ReplicaSet")
+    assert look(events=(refused,), workloads=[PARTS[0], short, other]) == []
+
+
 def test_pods_of_a_deployment_are_made_by_its_replica_sets() -> None:
     controller = stateful_set("zhongjing-controller", 2, 0) | {"spec": {"replicas": 2, "strategy": {}}}
     maker = {"metadata": {"name": "zhongjing-controller-7d9f", "uid": "x"}}

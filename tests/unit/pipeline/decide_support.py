@@ -47,6 +47,7 @@ def look(
     results: dict[Any, ResultView] | None = None,
     hash_: str | None = None,
     lost: bool = False,
+    lacks: str = "",
 ) -> Step:
     """One decision while the attempt of ``stage`` looks as described; returns the status after it."""
     entry = status.stage(stage)
@@ -54,6 +55,7 @@ def look(
     assert entry.key is not None
     metadata = {"specHash": hash_ or entry.spec_hash or ""} if state is not JobState.UNKNOWN else {}
     job = JobDescription(submission_id=entry.submission_id, state=state, metadata=metadata, lost=lost)
+    job = job.model_copy(update={"lacks": lacks, "remedy": "wait" if lacks else None})
     progress = None
     if activity is not None:
         progress = Progress(

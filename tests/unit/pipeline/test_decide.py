@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -276,6 +277,45 @@ def test_a_job_of_another_hash_is_not_ours() -> None:
     assert kinds(actions) == ["ScheduleRetry", "Submit"]
     assert [action.attempt for action in actions if isinstance(action, Submit)] == [2]
     assert status.stage(Stage.SFT).attempt == 2
+
+
+def test_a_lost_worker_is_shown_at_once_and_the_attempt_is_tried_again_within_minutes() -> None:
+    """Not after the progress deadline of half an hour: by then its pod has long been made elsewhere."""
+    desired = desired_state(SFT)
+    gone = "0 of 1 worker pods of group gpu are ready; pod/x: its node does not answer"
+    trains = partial(look, activity=Activity.TRAINING, lacks=gone)
+    status, actions = trains(desired, running(desired), JobState.RUNNING, stuck=5)
+    condition = status.condition()
+    assert condition is not None
+    assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, "ClusterNotReady")
+    assert (condition.message, condition.remedy) == (f"sft (attempt 1): {gone}", "wait")
+    assert not [action for action in actions if isinstance(action, RequestStop)]
+
+    status, actions = trains(desired, status, JobState.RUNNING, stuck=POLICY.lost_seconds)
+    assert [action.reason for action in actions if isinstance(action, RequestStop)] == [StopReason.LOST]
+    late = NOW + 2 + POLICY.hung_stop_seconds
+    status, actions = trains(desired, status, JobState.RUNNING, stuck=80, now=late)
+    assert "Kill" in kinds(actions)
+    status, actions = look(desired, status, JobState.STOPPED, activity=Activity.TRAINING, now=late + 1)
+    (again,) = [action for action in actions if isinstance(action, ScheduleRetry)]
+    assert gone in again.message
+
+
+@pytest.mark.parametrize(
+    ("activity", "lacks", "stuck"),
+    [(Activity.PREPARING, "pods", 900), (Activity.PREPARED, "pods", 900), (Activity.TRAINING, "", 900)],
+)
+def test_what_prepares_needs_no_worker_and_who_has_them_all_may_take_its_time(
+    activity: Activity, lacks: str, stuck: float
+) -> None:
+    desired = desired_state(SFT)
+    status, actions = look(
+        desired, running(desired), JobState.RUNNING, activity=activity, lacks=lacks, stuck=stuck
+    )
+    assert not [action for action in actions if isinstance(action, RequestStop)]
+    condition = status.condition()
+    assert condition is not None
+    assert condition.reason == "Running"
 
 
 def test_a_hung_attempt_is_stopped_ended_and_tried_again() -> None:

@@ -4,23 +4,25 @@ A job is submitted as soon as the head is there: it prepares on the head, and ho
 it is prepared, or while there is no head, so that nodes for both are made at the same time, its workers are
 asked for: groups are scaled up to what the stage takes. When pods were not
 used for ``idleSeconds``, because nothing runs or a stage prepares for so long, groups go back to
-``minReplicas``. Pods that only a smaller stage leaves over stay until then: a StatefulSet would take away its
-last pods, whatever runs in them.
+``minReplicas``. Pods that only a smaller stage leaves over stay until then: whoever makes the pods takes any
+of them away, whatever runs in it.
 
 What is remembered stands on the workloads, so that a restart of the controller changes nothing::
 
     training.zhongjing.dev/idle-since   since when no stage has run; removed when one asks for room
-    training.zhongjing.dev/scaled-by    the controller that sets the replicas
+    training.zhongjing.dev/replicas     pods by group, as the controller set them last
 
-A group that no controller has scaled yet (fresh from ``helm install``, which names no replicas) is set to
-``minReplicas`` at first sight. While nothing changes nothing is written.
+While a stage runs, groups that somebody made smaller (``kubectl scale``, an edit, an applied manifest) get
+their pods back. The workloads themselves are made by :mod:`zhongjing.backends.kubernetes.provision`, with
+``minReplicas`` pods. While nothing changes nothing is written.
 
-Needs of the API: list and patch on ``statefulsets`` or get and patch on ``rayclusters``, list on ``pods``,
-and what :mod:`zhongjing.backends.kubernetes.explain` reads.
+Needs of the API: those of ``provision``, patch on what it makes, list on ``pods``, and what
+:mod:`zhongjing.backends.kubernetes.explain` reads.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +30,7 @@ from dataclasses import dataclass, field
 
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.demand import Demand, pods_needed
+from zhongjing.backends.kubernetes.provision import provision
 from zhongjing.backends.kubernetes.resources import PODS, Object
 from zhongjing.backends.kubernetes.workloads import (
     GROUP,
@@ -38,7 +41,6 @@ from zhongjing.backends.kubernetes.workloads import (
     label,
     of_component,
     pod_labels,
-    read_workloads,
     write,
 )
 from zhongjing.config.pipeline import API_GROUP
@@ -48,7 +50,7 @@ from zhongjing.pipeline.state import seconds, stamp
 logger = logging.getLogger(__name__)
 
 IDLE_SINCE = f"{API_GROUP}/idle-since"
-SCALED_BY = f"{API_GROUP}/scaled-by"
+REPLICAS = f"{API_GROUP}/replicas"
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Capacity:
         self._clock = clock
         self._called: str | None = None  # the job that workers were asked for while there was no head
         self.asked: dict[str, int] = {}
-        """Worker pods that groups were last seen or told to have."""
+        """Worker pods that groups were last seen or told to have; a deleted workload is made with them."""
         self._groups = {group.name: group for group in release.ray.groups}
 
     def room_for(self, demand: Demand) -> Room:
@@ -127,7 +129,7 @@ class Capacity:
         has_head = any(is_ready(pod) for pod in of_component(pods, HEAD))
         workers = preparing is None or not (has_head or preparing == self._called)
         if self._release.ray.scaling == "controller":
-            workloads = read_workloads(self._api, self._release)
+            workloads = self._workloads()
             missing = sorted(set(needed).difference(*(each.groups for each in workloads)))
             if workers:
                 self._scale_up(workloads, needed)
@@ -140,14 +142,32 @@ class Capacity:
             lacking += _short(needed, of_component(pods, WORKER))
         return Room(not lacking, needed, "; ".join(lacking), pods)
 
-    def look(self) -> None:
-        """Sees how many pods are asked for, and changes nothing.
+    def short(self) -> str:
+        """What is missing of the worker pods that groups were told to have; empty where nothing is.
 
         Raises:
             BackendError: the API does not answer or refuses.
         """
-        for workload in read_workloads(self._api, self._release):
-            self.asked |= workload.replicas
+        asked = {group: number for group, number in self.asked.items() if number}
+        if not asked or self._release.ray.scaling == "ray":
+            return ""
+        pods = self._api.find(PODS, labels=pod_labels(self._release, WORKER)).items
+        return "; ".join(_short(asked, pods))
+
+    def look(self) -> None:
+        """Looks after the workloads while a stage uses them: what somebody took away is asked for again.
+
+        Raises:
+            BackendError: the API does not answer or refuses.
+        """
+        for workload in self._workloads():
+            taken: dict[str, int] = {}
+            if self._release.ray.scaling == "controller":
+                for group, number in _set_last(workload).items():
+                    if workload.replicas.get(group, number) < number:
+                        taken[group] = number
+                        logger.warning("worker group %s was made smaller while a stage runs", group)
+            self._set(workload, {**workload.replicas, **taken} if taken else {}, {})
 
     def rest(self, preparing: str | None = None) -> None:
         """Says that no stage needs workers: what is idle for long enough goes.
@@ -158,29 +178,25 @@ class Capacity:
         Raises:
             BackendError: the API does not answer or refuses.
         """
-        if self._release.ray.scaling != "controller":
-            return
         now = self._clock()
-        for workload in read_workloads(self._api, self._release):
-            self._rest(workload, now, preparing)
+        for workload in self._workloads():
+            if self._release.ray.scaling == "controller":
+                self._rest(workload, now, preparing)
+
+    def _workloads(self) -> list[Workload]:
+        first = {name: max(each.min_replicas, self.asked.get(name, 0)) for name, each in self._groups.items()}
+        return provision(self._api, self._release, first)
 
     def _scale_up(self, workloads: Sequence[Workload], needed: Mapping[str, int]) -> None:
         for workload in workloads:
-            ours = SCALED_BY in workload.annotations
-            wanted: dict[str, int] = {}
-            for group, replicas in workload.replicas.items():
-                floor = max(self._groups[group].min_replicas, needed.get(group, 0))
-                wanted[group] = max(replicas, floor) if ours else floor
-            annotations: dict[str, str | None] = {} if ours else {SCALED_BY: self._name}
-            if IDLE_SINCE in workload.annotations:
-                annotations[IDLE_SINCE] = None
-            self._set(workload, wanted, annotations)
+            wanted = {
+                group: max(replicas, self._groups[group].min_replicas, needed.get(group, 0))
+                for group, replicas in workload.replicas.items()
+            }
+            self._set(workload, wanted, {IDLE_SINCE: None} if IDLE_SINCE in workload.annotations else {})
 
     def _rest(self, workload: Workload, now: float, preparing: str | None) -> None:
         floor = {group: self._groups[group].min_replicas for group in workload.groups}
-        if SCALED_BY not in workload.annotations:
-            self._set(workload, floor, {SCALED_BY: self._name})
-            return
         surplus = any(number > floor[group] for group, number in workload.replicas.items())
         # Values may have raised the floor since.
         raised = {group: max(number, floor[group]) for group, number in workload.replicas.items()}
@@ -205,11 +221,9 @@ class Capacity:
         self.asked |= {**current, **changed}
         for group, number in changed.items():
             logger.info("worker group %s: %d pods instead of %d", group, number, current[group])
+        if wanted and _set_last(workload) != wanted:
+            annotations = {**annotations, REPLICAS: json.dumps(wanted, sort_keys=True)}
         write(self._api, workload, replicas=changed, annotations=annotations)
-
-    @property
-    def _name(self) -> str:
-        return f"{self._release.fullname}-controller"
 
 
 def _short(needed: Mapping[str, int], workers: Sequence[Object]) -> list[str]:
@@ -219,6 +233,15 @@ def _short(needed: Mapping[str, int], workers: Sequence[Object]) -> list[str]:
         if ready < number:
             lacking.append(f"{ready} of {number} worker pods of group {group} are ready")
     return lacking
+
+
+def _set_last(workload: Workload) -> dict[str, int]:
+    """Pods by group, as the controller set them last; none where somebody made the mark unreadable."""
+    try:
+        found = json.loads(workload.annotations.get(REPLICAS, "{}"))
+        return {str(group): int(number) for group, number in found.items() if str(group) in workload.groups}
+    except (ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _time(text: str) -> float:

@@ -1,7 +1,8 @@
 """Why pods of a release are not there, or do not serve. For the condition ClusterNotReady and for ``submit``.
 
-Looks at pods, at what makes them, and at the namespace's events; needs list on ``pods``, ``events`` and
-``statefulsets``, or get on ``rayclusters``. What the caller may not read is left out. Nothing is written.
+Looks at pods, at what makes them, and at the namespace's events; needs list on ``pods``, ``events``,
+``statefulsets`` and ``deployments``, or get on ``rayclusters``. What the caller may not read is left out.
+Nothing is written.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Explainer:
         release, ours = self._release, pod_labels(self._release, *self._components)
         pods = self._list(PODS, ours)
         workloads = self._list(STATEFUL_SETS, ours)
-        if CONTROLLER in self._components:
+        if CONTROLLER in self._components or WORKER in self._components:
             workloads += self._list(DEPLOYMENTS, ours)
         scene = Scene(self._clock(), pods, workloads)
         if release.provisioner == "kuberay" and HEAD in self._components:
@@ -195,23 +196,23 @@ def _events_about(pod: Object, events: Iterable[Object]) -> list[Object]:
 def _provisioned(scene: Scene, release: ReleaseConfig, components: Sequence[str]) -> list[Finding]:
     """Whether what should make the Ray pods is there, and at work."""
     names = {workload["metadata"]["name"] for workload in scene.workloads if workload.get("spec")}
-    head, groups = f"{release.fullname}-ray-head", [group.workload for group in release.ray.groups]
     if HEAD not in components:
         return []
     if release.provisioner == "static":
-        wanted = [head, *(groups if WORKER in components else [])]
-        return [
-            found(codes.WORKLOAD_MISSING, f"statefulset/{name}", "does not exist", fatal=True)
-            for name in wanted
-            if name not in names
-        ]
+        findings = []
+        head = f"{release.fullname}-ray-head"
+        if head not in names:
+            place = f"statefulset/{head}"
+            findings.append(found(codes.WORKLOAD_MISSING, place, "does not exist", fatal=True))
+        groups = [group.workload for group in release.ray.groups if WORKER in components]
+        return findings + [_not_made(f"deployment/{name}") for name in groups if name not in names]
     place = f"raycluster/{release.ray.cluster}"
     if not scene.serves_clusters:
         message = "the release is for KubeRay, and the cluster knows no RayClusters"
         return [found(codes.KUBERAY_MISSING, place, message, fatal=True)]
     findings = []
     if scene.cluster is None:
-        findings.append(found(codes.WORKLOAD_MISSING, place, "does not exist", fatal=True))
+        findings.append(_not_made(place))
     else:
         finding = _operated(scene.cluster, place, scene.now)
         findings += [finding] if finding is not None else []
@@ -223,6 +224,12 @@ def _provisioned(scene: Scene, release: ReleaseConfig, components: Sequence[str]
             found(codes.PROVISIONER_MISMATCH, f"statefulset/{left[0]}", message, remedy=remedy, fatal=True)
         )
     return findings
+
+
+def _not_made(place: str) -> Finding:
+    """The controller makes it, at its start and whenever it is missing."""
+    remedy = "wait; where it does not come, the log of the controller says why"
+    return found(codes.WORKLOAD_MISSING, place, "is not made yet", remedy=remedy)
 
 
 def _operated(cluster: Object, place: str, now: float) -> Finding | None:
@@ -287,7 +294,7 @@ def _tells_of(event: Object, name: str, workload: Object, now: float) -> bool:
     if now - last_seen(event) > _REFUSED_SECONDS:
         return False
     if about["kind"] == "ReplicaSet":
-        return str(about.get("name", "")).startswith(f"{name}-")
+        return str(about.get("name", "")).rpartition("-")[0] == name
     return bool(about.get("uid") == workload["metadata"].get("uid"))
 
 

@@ -7,7 +7,8 @@ To what :class:`RayJobsBackend` does it adds what a cluster needs:
 - without a head no job is known and none is listed: what ran there is over;
 - Ray's token is read from its Secret, again when Ray refuses it: a rotation is no failure;
 - a job that Ray has forgotten is lost for certain once every worker container is younger than the head's;
-- worker pods in which an attempt hung, or that Ray has lost, are replaced first.
+- worker pods in which an attempt hung, or that Ray has lost, are replaced first;
+- of a running job it is said which of its workers do not serve any more, and why.
 
 Whatever Kubernetes or a token may say, a job is not refused for it: the pipeline waits, and its condition
 says why. Only what can never run is refused. No call takes longer than some seconds.
@@ -138,6 +139,7 @@ class ClusterBackend:
         self._hangs = Hangs(api, release)
         self._leftovers = Leftovers(lambda path: self._ask(lambda ray: ray.query(path)))
         self._told: tuple[float, list[Finding]] = (float("-inf"), [])
+        self._lacks: tuple[float, str, str | None] = (float("-inf"), "", None)
         self._ray: tuple[str, RayJobsBackend] | None = None
         self._repeats = Repeats(logger)
         self._lock = threading.Lock()
@@ -186,7 +188,30 @@ class ClusterBackend:
             )
         if job.state is JobState.UNKNOWN and self._is_lost():
             return job.model_copy(update={"lost": True})
+        if job.state is JobState.RUNNING:
+            lacks, remedy = self._lacking()
+            return job.model_copy(update={"lacks": lacks, "remedy": remedy})
         return job
+
+    def _lacking(self) -> tuple[str, str | None]:
+        """Which workers do not serve, by their pods, and what to do; looked at every ten seconds.
+
+        Ray finds out about a node that is gone within a minute, and the collective that waits for it may wait
+        much longer; Kubernetes takes a node for lost after 40 s (kube-controller-manager,
+        --node-monitor-grace-period) and its pods are unready from then on.
+        """
+        now = time.monotonic()
+        if now - self._lacks[0] >= EXPLAIN_SECONDS:
+            found: tuple[str, str | None] = ("", None)
+            try:
+                short = self.capacity.short()
+                if short:
+                    error = self._explained(BackendUnavailableError(short, code=codes.WORKERS_STARTING))
+                    found = (error.message, error.remedy)
+            except ZhongjingError as error:
+                logger.info("the worker pods cannot be looked at: %s", error)
+            self._lacks = (now, *found)
+        return self._lacks[1:]
 
     def stop(self, submission_id: str) -> None:
         """Ends a job at once. What does not heed Ray ends with its pod, before the next submission."""

@@ -1,4 +1,4 @@
-"""The objects that make the Ray pods of a release: StatefulSets (static), or one RayCluster (KubeRay).
+"""The objects that make the Ray pods of a release: a StatefulSet and Deployments (static), or one RayCluster.
 
 What differs between the two stands here: where the number of worker pods is, and how it is changed.
 Pods carry the same labels in both.
@@ -10,7 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from zhongjing.backends.kubernetes.api import KubeApi, PatchKind
-from zhongjing.backends.kubernetes.resources import RAY_CLUSTERS, STATEFUL_SETS, Object, Resource
+from zhongjing.backends.kubernetes.resources import (
+    DEPLOYMENTS,
+    RAY_CLUSTERS,
+    STATEFUL_SETS,
+    Object,
+    Resource,
+)
 from zhongjing.config.pipeline import API_GROUP
 from zhongjing.config.release import ReleaseConfig
 
@@ -108,22 +114,31 @@ def read_workloads(api: KubeApi, release: ReleaseConfig, *, head: bool = False) 
     Raises:
         BackendError: the API does not answer, refuses, or does not serve RayClusters.
     """
-    groups = {group.workload: group.name for group in release.ray.groups}
     if release.provisioner == "kuberay":
         cluster = api.get(RAY_CLUSTERS, release.ray.cluster)
-        if cluster is None:
-            return []
-        specs = cluster["spec"].get("workerGroupSpecs") or []
-        indices = {groups.get(spec["groupName"]): index for index, spec in enumerate(specs)}
-        known = {group: index for group, index in indices.items() if group is not None}
-        return [Workload(RAY_CLUSTERS, cluster, known)]
-    components = (HEAD, WORKER) if head else (WORKER,)
-    found = api.find(STATEFUL_SETS, labels=pod_labels(release, *components)).items
-    return [
-        Workload(STATEFUL_SETS, each, {groups[name]: 0} if name in groups else {})
-        for each in found
-        if (name := each["metadata"]["name"]) in groups or head
-    ]
+        return [] if cluster is None else [_workload(RAY_CLUSTERS, cluster, release)]
+    found = api.find(DEPLOYMENTS, labels=pod_labels(release, WORKER)).items
+    workers = [_workload(DEPLOYMENTS, each, release) for each in found]
+    workloads = [workload for workload in workers if workload.groups]
+    if head:
+        heads = api.find(STATEFUL_SETS, labels=pod_labels(release, HEAD)).items
+        workloads += [Workload(STATEFUL_SETS, each, {}) for each in heads]
+    return workloads
+
+
+def groups_of(resource: Resource, thing: Object, release: ReleaseConfig) -> dict[str, int]:
+    """The worker groups of the release that an object has; a list index where they stand in one object."""
+    groups = {group.workload: group.name for group in release.ray.groups}
+    if resource == RAY_CLUSTERS:
+        specs = thing["spec"].get("workerGroupSpecs") or []
+        names = {groups.get(spec["groupName"]): index for index, spec in enumerate(specs)}
+        return {group: index for group, index in names.items() if group is not None}
+    name = str(thing["metadata"]["name"])
+    return {groups[name]: 0} if name in groups else {}
+
+
+def _workload(resource: Resource, thing: Object, release: ReleaseConfig) -> Workload:
+    return Workload(resource, thing, groups_of(resource, thing, release))
 
 
 def write(
