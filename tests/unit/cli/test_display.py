@@ -25,7 +25,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.pipeline import headline
 from zhongjing.pipeline.headline import main_metrics
 from zhongjing.pipeline.state import ConditionType, StageState, StageStatus
-from zhongjing.storage.manifest import MixtureCounts, SourceCounts, StageManifest
+from zhongjing.storage.manifest import MixtureCounts, SourceCounts, StageManifest, Unused
 from zhongjing.storage.progress import Activity, Progress
 
 
@@ -275,3 +275,18 @@ def test_an_accuracy_is_shown_with_its_n_and_its_interval() -> None:
     table = metric_table(stages, {Stage.RM: ranked})
     assert table[2].split() == ["rm", "succeeded", "accuracy", "0.5", "0.4762", "-", "100", "1m15s"]
     assert table[3].split() == ["95", "%,", "n", "0.28-0.68,", "21"]
+
+
+def test_what_was_not_used_of_a_source_is_told_once() -> None:
+    own = SourceCounts(
+        name="own", digest="d", read=3, kept=3, unused={"note": Unused(records=3, characters=9)}
+    )
+    stages = (Stage.SFT, Stage.RM)
+    done = shown({stage: stage_status(StageState.SUCCEEDED) for stage in stages})
+    results = {stage: manifest(stage, sources=[own]) for stage in stages}
+    told = [line for line in summary(done, results) if "not used" in line]
+    assert told == ["not used of own: note (3 records, 9 characters)"]
+    lines: list[str] = []
+    running = shown({Stage.SFT: RUNNING}, {Stage.SFT: training_progress(Stage.SFT, 1, sources=[own])})
+    PlainDisplay(lines.append, now=Clock()).update(running)
+    assert lines[2].endswith("data own: 3 read, 3 kept; not used: note (3 records, 9 characters)")

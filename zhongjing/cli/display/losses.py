@@ -96,12 +96,17 @@ def losses(stages: Sequence[StageView], manifests: Mapping[Stage, StageManifest]
     """Tables of records and mixtures, and all warnings: from results, else from what runs."""
     facts = {stage.stage: _facts(stage, manifests.get(stage.stage)) for stage in stages}
     lines = data_table({stage: sources for stage, (sources, _, _) in facts.items() if sources})
-    for stage, (sources, _, _) in facts.items():
-        for source in sources:
-            if source.unused:
-                lines.append(f"{stage:<9}not used of {source.name}: {unused_text(source.unused)}")
+    unused = {
+        f"not used of {source.name}: {unused_text(source.unused)}"
+        for sources, _, _ in facts.values()
+        for source in sources
+        if source.unused
+    }
+    lines += sorted(unused)  # a source that several stages read is told of once
     for stage, (_, mixture, _) in facts.items():
         for group in mixture:
+            if group.drawn == group.samples:
+                continue
             more = f", {group.repeated} of them repeated" if group.repeated else ""
             lines.append(f"{stage:<9}mixture {group.name}: {group.drawn} an epoch of {group.samples}{more}")
     for stage, (_, _, warnings) in facts.items():
