@@ -47,6 +47,7 @@ _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 # What the reader of a curve does not ask for: spreads, bounds of intervals, coefficients.
 _NO_CURVES = {"std", "coef", "low", "high"}
 _SMOOTH_FROM = 24  # points; below, the raw curve is readable
+_EXACT = ("learning_rate", "guard")  # set, not measured: a mean would only come late
 _MAX_SERIES = 8
 
 
@@ -142,7 +143,7 @@ def _panel(axis: Axes, title: str, series: dict[str, _Series], spikes: list[floa
     for label, line in series.items():
         if label.startswith("validation "):
             axis.plot(line.x, line.y, marker="o", markersize=4, linewidth=1.6, label=label)
-        elif len(line.x) >= _SMOOTH_FROM:
+        elif len(line.x) >= _SMOOTH_FROM and not label.startswith(_EXACT):
             (smoothed,) = axis.plot(line.x, smooth(line.y), linewidth=1.6, label=label)
             axis.plot(line.x, line.y, linewidth=0.7, alpha=0.3, color=smoothed.get_color())
         else:
