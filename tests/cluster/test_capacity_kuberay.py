@@ -30,7 +30,7 @@ from zhongjing.backends.kubernetes.workloads import GROUP, read_workloads, write
 from zhongjing.codes import pods as codes
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.stages import Resources
-from zhongjing.errors import BackendError, ConflictError
+from zhongjing.errors import BackendError, ObjectConflictError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("kuberay_crd")]
 
@@ -145,7 +145,7 @@ def test_an_apply_of_the_list_in_the_middle_of_a_stage_is_made_good(api: KubeApi
     """As a chart that renders the list does it: the number of pods is not in it, and becomes 0."""
     Capacity(api, config(api)).room_for(GPUS)
     other = ray_cluster(ray_group("cpu", 3), ray_group("gpu", 2))
-    with pytest.raises(ConflictError, match="workerGroupSpecs"):
+    with pytest.raises(ObjectConflictError, match="workerGroupSpecs"):
         api.patch(RAY_CLUSTERS, FULLNAME, other, kind="apply", field_manager="argocd")
     api.patch(RAY_CLUSTERS, FULLNAME, other, kind="apply", field_manager="argocd", force=True)
     assert seen(api)[0]["gpu"] == 0
@@ -200,7 +200,7 @@ def test_a_cluster_that_is_missing_and_stateful_sets_that_are_left(api: KubeApi)
     api.delete(CONFIG_MAPS, FULLNAME)
     api.delete(RAY_CLUSTERS, FULLNAME)
     findings = Explainer(api, config(api), components=("ray-head", "ray-worker")).findings()
-    told = {each.code: each.place for each in findings if not each.place.startswith("pod/")}
+    told = {each.code: each.place for each in findings if each.code is not codes.POD_STARTING}
     assert told == {
         codes.WORKLOAD_MISSING: f"raycluster/{FULLNAME}",
         codes.PROVISIONER_MISMATCH: f"statefulset/{FULLNAME}-ray-head",

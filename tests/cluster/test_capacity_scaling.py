@@ -12,6 +12,7 @@ from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.capacity import IDLE_SINCE, Capacity
 from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, DEPLOYMENTS, PODS, Object
+from zhongjing.config.pipeline import API_GROUP
 from zhongjing.config.stages import Resources
 from zhongjing.pipeline.backend import ImpossibleJobError
 
@@ -99,7 +100,9 @@ def test_nothing_to_change_is_nothing_written(api: KubeApi, workload: str) -> No
     def version() -> str:
         found = api.get(DEPLOYMENTS, workload)
         assert found is not None
-        return str(found["metadata"]["generation"]) + str(found["metadata"].get("annotations"))
+        kept = found["metadata"].get("annotations") or {}
+        ours = {key: text for key, text in kept.items() if key.startswith(API_GROUP)}
+        return str(found["metadata"]["generation"]) + str(ours)
 
     capacity.rest()
     before, asked = version(), api.requests
@@ -229,6 +232,16 @@ def test_workers_that_somebody_takes_from_a_running_stage_come_back(api: KubeApi
     wait_for(lambda: api.get(DEPLOYMENTS, workload) is None, "end of the workload")
     capacity.look()
     assert seen(api, workload)[0] == 3
+
+
+def test_a_group_that_the_controller_does_not_know_yet_is_not_made(api: KubeApi, workload: str) -> None:
+    """An upgrade brings a group and a new controller; until that leads the old one has no number for it."""
+    other = install_workers(api, "new")
+    Capacity(api, release(api, group())).rest()
+    assert api.get(DEPLOYMENTS, other) is None
+    Capacity(api, release(api, group(), group("new"))).rest()
+    assert seen(api, other)[0] == 0
+    api.delete(CONFIG_MAPS, other)
 
 
 def test_what_the_chart_changes_is_applied_and_the_number_stays(api: KubeApi, workload: str) -> None:

@@ -72,8 +72,11 @@ def provision(api: KubeApi, release: ReleaseConfig, replicas: Mapping[str, int])
     for config in api.find(CONFIG_MAPS, labels=pod_labels(release, COMPONENT)).items:
         text = str((config.get("data") or {}).get(KEY) or "{}")
         manifest = cast(Object, json.loads(text))
-        if manifest.get("kind") not in _RESOURCES:
+        resource = _RESOURCES.get(manifest.get("kind", ""))
+        if resource is None:
             continue
+        if resource == DEPLOYMENTS and not groups_of(resource, manifest, release):
+            continue  # of a group that only the next controller, of a newer release, knows a number for
         name = str(manifest["metadata"]["name"])
         known, mark = there.get(name), hashlib.sha256(text.encode()).hexdigest()[:16]
         if known is not None and known.annotations.get(APPLIED) == mark:
@@ -82,7 +85,6 @@ def provision(api: KubeApi, release: ReleaseConfig, replicas: Mapping[str, int])
         body = _filled(manifest, known, release, replicas)
         body["metadata"].setdefault("annotations", {})[APPLIED] = mark
         body["metadata"]["ownerReferences"] = [_owner(config)]
-        resource = _RESOURCES[manifest["kind"]]
         made = api.patch(resource, name, body, kind="apply", force=True, field_manager=FIELD_MANAGER)
         there[name] = Workload(resource, made, groups_of(resource, made, release))
     return list(there.values())
