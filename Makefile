@@ -17,7 +17,7 @@ CLUSTER := $(BIN)/python -m pytest tests/cluster --durations 15
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup demo test test-deaths test-all test-faults test-cluster test-cluster-full test-cluster-prepare \
+.PHONY: help setup demo docs test test-deaths test-all test-faults test-cluster test-cluster-full test-cluster-prepare \
 	image push lint types layers check format generated constraints clean
 
 help:  ## this list
@@ -35,6 +35,9 @@ setup: $(VENV)/.ready  ## make the environment in .venv (about 6 GB)
 
 demo: setup  ## the whole pipeline on this machine: pretrain, sft, rm, ppo on generated example data
 	$(BIN)/python -m zhongjing.submit --stage all --local $(DEMO_ARGS)
+
+docs: setup  ## the documentation as pages, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 test: setup  ## the default tests: unit, integration and what the chart renders (needs Helm, or Go to build it)
 	$(BIN)/python -m pytest -m "not slow and not deaths and not gpu and not cluster" $(PYTEST_ARGS)
