@@ -69,6 +69,8 @@ class RayJobsBackend:
         token: of Ray's token authentication; None where it is off.
         python: the interpreter that entry points run in, as a path or a name on the cluster.
         launcher: a script that starts them, given to the interpreter; none unless given.
+        cluster: address of Ray's GCS, ``host:port``, for jobs that run where other Rays run too: Ray Train's
+            PlacementGroupCleaner asks "the" Ray of the machine and cannot tell which; None where there is one.
         package: package of the entry points: stage ``rm`` is ``<package>.rm``.
         timeout: of one request, in seconds.
     """
@@ -80,11 +82,13 @@ class RayJobsBackend:
         *,
         python: str = "python",
         launcher: str | None = None,
+        cluster: str | None = None,
         package: str = "jobs",
         timeout: float = 30.0,
     ) -> None:
         self.address = address.rstrip("/")
         self._token = token
+        self._variables = {"RAY_ADDRESS": cluster} if cluster else {}
         self._program = [python, launcher] if launcher else [python]
         self._package = package
         self._timeout = timeout
@@ -180,7 +184,7 @@ class RayJobsBackend:
             "submission_id": job.submission_id,
             "metadata": dict(job.metadata),
             # Inherited by every process of the attempt: whoever looks after a node can tell whose it is.
-            "runtime_env": {"env_vars": {ATTEMPT_VARIABLE: job.submission_id}},
+            "runtime_env": {"env_vars": {ATTEMPT_VARIABLE: job.submission_id, **self._variables}},
             "entrypoint_num_cpus": 0,
         }
 

@@ -89,6 +89,18 @@ def test_a_submission_carries_the_token_and_no_secret(server: Server, jobs: RayJ
     assert TOKEN not in json.dumps(body)
 
 
+def test_where_other_rays_run_jobs_know_their_own() -> None:
+    """Ray Train's cleaner of placement groups else ends with a traceback: several instances are active."""
+    jobs = RayJobsBackend(
+        "http://h:1", None, python="/venv/bin/python", launcher="/fork_client.py", cluster="127.0.0.1:7"
+    )
+    body = jobs.render(JOB)
+    assert str(body["entrypoint"]).startswith("/venv/bin/python /fork_client.py -m jobs.rm ")
+    assert body["runtime_env"] == {
+        "env_vars": {"ZHONGJING_ATTEMPT": JOB.submission_id, "RAY_ADDRESS": "127.0.0.1:7"}
+    }
+
+
 def test_a_taken_id_is_adopted_if_it_is_ours_and_refused_if_not(server: Server, jobs: RayJobsBackend) -> None:
     server.answers["POST", "/api/jobs/"] = (500, TAKEN)
     server.details("RUNNING")

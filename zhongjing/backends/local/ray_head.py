@@ -118,6 +118,7 @@ class RayHead:
             self._token(),
             python=sys.executable,
             launcher=fork_client.__file__ if self._preload else None,
+            cluster=self.record.address,
             package=package,
         )
 
