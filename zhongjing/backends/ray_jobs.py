@@ -70,7 +70,7 @@ class RayJobsBackend:
         python: the interpreter that entry points run in, as a path or a name on the cluster.
         launcher: a script that starts them, given to the interpreter; none unless given.
         cluster: address of Ray's GCS, ``host:port``, for jobs that run where other Rays run too: Ray Train's
-            PlacementGroupCleaner asks "the" Ray of the machine and cannot tell which; None where there is one.
+            PlacementGroupCleaner asks "the" Ray of a machine and cannot tell which; None where there is one.
         package: package of the entry points: stage ``rm`` is ``<package>.rm``.
         timeout: of one request, in seconds.
     """
