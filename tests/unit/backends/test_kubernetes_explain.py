@@ -284,8 +284,12 @@ def cluster(*, made: float = 300, generation: int = 1, **status: Any) -> Object:
     return {"metadata": metadata, "spec": {}, "status": status}
 
 
+HEAD_POD = pod("zhongjing-head", phase="Running", conditions=[{"type": "Ready", "status": "True"}])
+HEAD_POD["metadata"]["labels"]["app.kubernetes.io/component"] = "ray-head"
+
+
 def of_kuberay(**scene: Any) -> list[Finding]:
-    return explain(Scene(NOW, **scene), release("kuberay"))
+    return explain(Scene(NOW, **{"pods": [HEAD_POD], **scene}), release("kuberay"))
 
 
 def test_kuberay_that_is_not_installed() -> None:
@@ -314,6 +318,21 @@ def test_an_operator_that_has_gone() -> None:
     assert finding.code is codes.KUBERAY_NOT_RUNNING
     assert "has not seen its last change" in finding.message
     assert ago(120) in finding.message
+
+
+def test_a_head_that_nobody_makes() -> None:
+    """The operator ends, and then the head: nothing of the RayCluster tells of it."""
+    seen = cluster(made=9000, state="ready", observedGeneration=1, lastUpdateTime=ago(500))
+    [finding] = of_kuberay(cluster=seen, pods=[])
+    assert (finding.code, finding.place) == (codes.KUBERAY_NOT_RUNNING, f"raycluster/{FULLNAME}")
+    assert f"makes no head pod, and was last seen at {ago(500)}" in finding.message
+    seen["status"]["conditions"] = [{"type": "HeadPodReady", "lastTransitionTime": ago(5)}]
+    [finding] = of_kuberay(cluster=seen, pods=[])
+    assert finding.code is codes.POD_STARTING
+    seen["spec"] = {"suspend": True}
+    [finding] = of_kuberay(cluster=seen, pods=[])
+    assert "is suspended" in finding.message
+    assert "kueue" in finding.remedy
 
 
 def test_what_the_operator_could_not_make() -> None:

@@ -31,7 +31,7 @@ from zhongjing.backends.kubernetes.resources import (
     Object,
     Resource,
 )
-from zhongjing.backends.kubernetes.workloads import COMPONENT, HEAD, WORKER, label, pod_labels
+from zhongjing.backends.kubernetes.workloads import COMPONENT, HEAD, WORKER, label, of_component, pod_labels
 from zhongjing.codes import pods as codes
 from zhongjing.codes.cluster import FORBIDDEN
 from zhongjing.config.release import ReleaseConfig
@@ -214,7 +214,7 @@ def _provisioned(scene: Scene, release: ReleaseConfig, components: Sequence[str]
     if scene.cluster is None:
         findings.append(_not_made(place))
     else:
-        finding = _operated(scene.cluster, place, scene.now)
+        finding = _operated(scene.cluster, place, scene.now) or _headless(scene, scene.cluster, place)
         findings += [finding] if finding is not None else []
     left = sorted(name for name in names if name.startswith(f"{release.fullname}-ray-"))
     if left:
@@ -235,7 +235,7 @@ def _not_made(place: str) -> Finding:
 def _operated(cluster: Object, place: str, now: float) -> Finding | None:
     """Whether KubeRay's operator looks after the RayCluster, and what it says."""
     status = cluster.get("status") or {}
-    for condition in status.get("conditions") or []:
+    for condition in _conditions(status):
         if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
             return _refusal(place, str(condition.get("message", "")))
     seen = status.get("observedGeneration")
@@ -248,6 +248,26 @@ def _operated(cluster: Object, place: str, now: float) -> Finding | None:
     what = "has not taken it up" if not status else "has not seen its last change"
     message = f"KubeRay's operator {what}, since {stamp(since)}: it does not run, or not for this namespace"
     return found(codes.KUBERAY_NOT_RUNNING, place, message, fatal=True)
+
+
+def _headless(scene: Scene, cluster: Object, place: str) -> Finding | None:
+    """Why a RayCluster that the operator has seen has no head pod: it is suspended, or nobody makes one."""
+    if of_component(scene.pods, HEAD):
+        return None
+    if cluster["spec"].get("suspend"):
+        remedy = "see what its queue says, e.g. `kubectl describe workloads.kueue.x-k8s.io`"
+        return found(codes.POD_UNSCHEDULABLE, place, "is suspended, as a queue does it", remedy=remedy)
+    status = cluster.get("status") or {}
+    told = [status.get("lastUpdateTime"), *(each.get("lastTransitionTime") for each in _conditions(status))]
+    since = max([_since(cluster), *_spec_writes(cluster), *(seconds(str(each)) for each in told if each)])
+    if scene.now - since < STARTING_SECONDS:
+        return found(codes.POD_STARTING, place, "its head pod is being made")
+    message = f"KubeRay's operator makes no head pod, and was last seen at {stamp(since)}: does it run?"
+    return found(codes.KUBERAY_NOT_RUNNING, place, message)
+
+
+def _conditions(status: Object) -> list[Object]:
+    return status.get("conditions") or []
 
 
 def _since(thing: Object) -> float:
