@@ -17,7 +17,8 @@ from tests.cluster.controller_support import Place, place, ray_and_store
 from tests.cluster.crd_support import with_crd
 from tests.local_support import ALL
 from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline
-from zhongjing.backends.kubernetes.resources import DEPLOYMENTS, LEASES, NODES, PIPELINES
+from zhongjing.backends.kubernetes.resources import DEPLOYMENTS, LEASES, NODES, PIPELINES, PODS
+from zhongjing.backends.kubernetes.workloads import is_ready
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.config.release import WorkerGroup
@@ -392,6 +393,8 @@ def test_worker_pods_come_when_a_stage_is_prepared_and_go_when_they_are_idle(her
     assert "cpu" in waiting["message"]
     assert waiting["type"] == "Progressing"
     install_head(here.api)
+    head = "zj-zhongjing-ray-head-0"  # without one, workers are asked for at once
+    assert wait_until(lambda: is_ready(here.api.get(PODS, head) or {"metadata": {}}), 60)
     install_workers(here.api, "cpu")
     preparing = here.wait("patient", lambda each: activity(each) == "preparing")
     assert not wait_until(lambda: workers() > 0, 4), "workers were asked for before the stage was prepared"

@@ -9,7 +9,14 @@ import pytest
 
 from zhongjing.backends.kubernetes.api import Listing
 from zhongjing.backends.kubernetes.ray import ClusterBackend
-from zhongjing.backends.kubernetes.resources import PODS, SECRETS, STATEFUL_SETS, Object, Resource
+from zhongjing.backends.kubernetes.resources import (
+    DEPLOYMENTS,
+    PODS,
+    SECRETS,
+    STATEFUL_SETS,
+    Object,
+    Resource,
+)
 from zhongjing.backends.local.processes import free_ports
 from zhongjing.codes.cluster import API_UNREACHABLE
 from zhongjing.codes.pods import NO_FITTING_NODE
@@ -60,20 +67,13 @@ class Api:
             raise self.error
         if resource == PODS:
             return Listing(self.pods, "1")
-        if resource != STATEFUL_SETS:
+        there = {STATEFUL_SETS: ("zj-ray-head", 1), DEPLOYMENTS: ("zj-ray-cpu", self.replicas)}
+        if resource not in there:
             return Listing([], "1")
-        names = {"zj-ray-head": 1, "zj-ray-cpu": self.replicas}
-        marks = {"annotations": {"training.zhongjing.dev/scaled-by": "zj-controller"}}
-        marks["creationTimestamp"] = "2026-01-01T00:00:00Z"  # type: ignore[assignment]
-        items = [
-            {
-                "metadata": {**marks, "name": name},
-                "spec": {"replicas": number},
-                "status": {"replicas": number},
-            }
-            for name, number in names.items()
-        ]
-        return Listing(items, "1")
+        name, number = there[resource]
+        metadata = {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"}
+        spec, status = {"replicas": number}, {"replicas": number}
+        return Listing([{"metadata": metadata, "spec": spec, "status": status}], "1")
 
     def patch(self, resource: Resource, name: str, patch: Mapping[str, Any], **options: Any) -> None:
         self.replicas = patch["spec"]["replicas"]
