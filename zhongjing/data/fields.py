@@ -17,6 +17,7 @@ _NAMES = 64  # told by name; records keyed by numbers of their own have no end o
 _LONGEST_NAME = 60  # characters; a longer one is a text that took a name's place
 OTHER_KEYS = "other keys"
 _MISSING = {"", "nan", "none", "null", "n/a", "无"}
+_LONGEST_MISSING = max(map(len, _MISSING))
 
 
 class Fields(Mapping[str, object]):
@@ -52,6 +53,11 @@ class Fields(Mapping[str, object]):
         """The value as its format gives it; looking does not use it."""
         return self._value.get(name, default)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """All keys; looking does not use them."""
+        return frozenset(self._value)
+
     def present(self, names: Iterable[str]) -> list[str]:
         """Those of the names that are there; looking does not use them."""
         return [name for name in names if name in self._value]
@@ -63,7 +69,7 @@ class Fields(Mapping[str, object]):
 
 def wrapped(value: object) -> object:
     """The value with the mappings in it as :class:`Fields`."""
-    if isinstance(value, Fields):
+    if isinstance(value, str | Fields):
         return value
     if isinstance(value, Mapping):
         return Fields(value)
@@ -78,18 +84,19 @@ def unused_in(value: object) -> dict[str, int]:
     Args:
         value: what :func:`wrapped` gave of a record.
     """
-    found: Counter[str] = Counter()
+    found: dict[str, int] = {}
     _collect(value, "", found)
-    return dict(found)
+    return found
 
 
 def is_missing(value: object) -> bool:
     """Whether a value says nothing: empty, not a number, or a word for it, as tables have them."""
+    if isinstance(value, str):
+        text = value.strip()
+        return len(text) <= _LONGEST_MISSING and text.lower() in _MISSING
     if isinstance(value, list):
         return not value or (len(value) == 1 and is_missing(value[0]))
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or (isinstance(value, str) and value.strip().lower() in _MISSING)
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 class UnusedKeys:
@@ -101,6 +108,8 @@ class UnusedKeys:
 
     def add(self, unused: Mapping[str, int]) -> None:
         """Counts what one record left over."""
+        if not unused:
+            return
         told: Counter[str] = Counter()
         for path, characters in unused.items():
             known = path in self._records or len(self._records) < _NAMES
@@ -117,17 +126,19 @@ class UnusedKeys:
         }
 
 
-def _collect(value: object, path: str, found: Counter[str]) -> None:
+def _collect(value: object, path: str, found: dict[str, int]) -> None:
     if isinstance(value, list):
         for item in value:
             _collect(item, f"{path}[]", found)
     elif isinstance(value, Fields):
-        for name in value:
-            below = f"{path}.{name}" if path else str(name)
+        for name, held in value._value.items():
             if name in value._taken:
-                _collect(value._taken[name], below, found)
-            elif size := _characters(value.peek(name)):
-                found[below] += size
+                taken = value._taken[name]
+                if not isinstance(taken, str):
+                    _collect(taken, f"{path}.{name}" if path else str(name), found)
+            elif size := _characters(held):
+                below = f"{path}.{name}" if path else str(name)
+                found[below] = found.get(below, 0) + size
 
 
 def _characters(value: object) -> int:

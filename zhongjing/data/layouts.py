@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from zhongjing.codes import data as codes
 from zhongjing.config.sources import Columns, Kind, RoleMarks
@@ -80,16 +81,17 @@ _DEPARTMENTS = ("department", "cate1", "cate2", "科室", "related_diseases_depa
 _MEDIA = ("images", "image", "videos", "audios", "objects")
 _TOOLS = ("tools", "functions")
 _VERDICTS = ("kto_tag", "label")
+_REFUSABLE = {*_MEDIA, *_TOOLS, *_VERDICTS, "completions", "positive_messages", "negative_messages"}
 _NO_COLUMNS = Columns()
 _CAPITALS = ("Question", "Complex_CoT", "Response", "Answer", "Options", "Input", "Output", "Instruction")
 
 
-def parse(value: object, columns: Columns, kind: Kind, role_marks: RoleMarks | None = None) -> Parsed:
+def parse(value: object, columns: Columns | None, kind: Kind, role_marks: RoleMarks | None = None) -> Parsed:
     """Reads a raw record by its keys.
 
     Args:
         value: the record, as its format gives it; a plain string is a line of text.
-        columns: key names of the source; if any is set, only these count.
+        columns: key names of the source; if any is set, only these count. None: there are none.
         kind: of the source: which of several layouts that fit is read.
         role_marks: what marks of who speaks within a question are (:class:`Source`).
 
@@ -106,7 +108,7 @@ def parse(value: object, columns: Columns, kind: Kind, role_marks: RoleMarks | N
     if isinstance(record, list):
         parsed: Parsed | None = Parsed("messages", turns=turn_list(record), unused=unused_in(record))
     elif isinstance(record, Fields):
-        if columns == _NO_COLUMNS:
+        if columns is None or columns == _NO_COLUMNS:
             parsed = _by_names(_lowered(record), kind)
         else:
             departments = (columns.department,) if columns.department else _DEPARTMENTS
@@ -120,9 +122,10 @@ def parse(value: object, columns: Columns, kind: Kind, role_marks: RoleMarks | N
 
 
 def _by_names(record: Fields, kind: Kind) -> Parsed | None:
-    if kind is not Kind.TEXT:
+    names = record.names
+    if kind is not Kind.TEXT and not names.isdisjoint(_REFUSABLE):
         _refuse_by_name(record, kind)
-    for reader in _READERS_OF.get(kind, _READERS):
+    for reader in _readers_for(kind, names):
         parsed = reader(record, kind)
         if parsed is not None:
             return _finished(parsed, record, kind, _DEPARTMENTS)
@@ -133,7 +136,8 @@ def _by_names(record: Fields, kind: Kind) -> Parsed | None:
 def _finished(parsed: Parsed, record: Fields, kind: Kind, departments: Sequence[str]) -> Parsed:
     # Held-out results are told by department; no other kind of record keeps it.
     department = _department(record, departments) if kind is Kind.DIALOGUE else None
-    return replace(parsed, department=department, unused={**unused_in(record), **parsed.unused})
+    unused = {**unused_in(record), **parsed.unused}
+    return Parsed(parsed.layout, parsed.text, parsed.turns, parsed.answers, parsed.ranks, department, unused)
 
 
 def _lowered(record: Fields) -> Fields:
@@ -296,6 +300,26 @@ _READERS_OF: dict[Kind, tuple[Reader, ...]] = {
     Kind.TEXT: (_plain_text, *_READERS),
     Kind.PROMPTS: (_messages, _prompt_only, _preference, _plain_text),
 }
+
+
+# What one of the keys must be there for a reader to find anything.
+_NEEDED: dict[Reader, frozenset[str]] = {
+    _ranked: frozenset(_RANKED),
+    _preference: frozenset(better for better, _ in _PAIRS),
+    _rejected_beside: frozenset(("rejected_response", "rejected_messages")),
+    _messages: frozenset(TURN_LISTS),
+    _question_answer: frozenset(_ANSWERS),
+    _plain_text: frozenset(_TEXTS),
+}
+
+
+@lru_cache(maxsize=1024)
+def _readers_for(kind: Kind, names: frozenset[str]) -> tuple[Reader, ...]:
+    """The readers that may find something under these keys; most records of a file have the same."""
+    readers = _READERS_OF.get(kind, _READERS)
+    return tuple(
+        reader for reader in readers if reader not in _NEEDED or not names.isdisjoint(_NEEDED[reader])
+    )
 
 
 def _graded(graded: Graded, prompt: Prompted) -> Parsed:

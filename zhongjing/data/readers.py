@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from zhongjing.codes import Code
 from zhongjing.codes import command as command_codes
 from zhongjing.codes import data as data_codes
-from zhongjing.config.sources import Kind, Source
+from zhongjing.config.sources import Columns, Kind, Source
 from zhongjing.data.compression import decompressed
 from zhongjing.data.fields import UnusedKeys
 from zhongjing.data.formats import PRIVATE_USE, SNIFF_BYTES, Detected, has_undecodable, sniff
@@ -182,13 +182,13 @@ class _Reading:
     stats: ReadStats
 
     def rows(self, rows: Iterator[Row | BadRow], layout: str | None = None) -> Iterator[Record | Rejected]:
+        columns = None if layout is not None or self.source.columns == Columns() else self.source.columns
         for row in rows:
             position = Position(self.source.name, self.uri, row.index, row.line)
             if isinstance(row, BadRow):
                 yield self._rejected(position, row.reason, row.raw)
                 continue
             try:
-                columns = self.source.columns if layout is None else _NO_COLUMNS
                 parsed = parse(row.value, columns, self.source.kind, self.source.role_marks)
                 self.stats.kinds[parsed.kind] += 1
                 record = self._record(parsed, position)
@@ -240,9 +240,6 @@ class _Reading:
         if not any(turn.learn for turn in turns if turn.role == "assistant"):
             raise RejectedError("every answer is marked not to be trained on")
         return Dialogue(turns, position, parsed.department)
-
-
-_NO_COLUMNS = Source(name="section", uri="-", kind=Kind.TEXT).columns
 
 
 def check_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
