@@ -6,6 +6,7 @@ One small document is taken through all four stages once; the tests look at what
 from __future__ import annotations
 
 import json
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -77,6 +78,21 @@ def test_every_manifest_says_what_its_key_is_the_digest_of(undisturbed: Undistur
         assert result.manifest.key_fields["stage"] == stage
     measured = undisturbed.results[Stage.PPO].manifest.metrics
     assert {"objective", "reward", "kl"} <= set(measured)
+
+
+def test_modes_of_every_file_and_folder_of_a_run_keep_others_out(
+    run: Run, finished: Mapping[str, Any]
+) -> None:
+    assert run.workdir.stat().st_mode & 0o777 == 0o700
+    # As if the workdir were a folder that others can look into: a user may have made it so.
+    entries, readable = list(run.workdir.iterdir()), []
+    while entries:
+        entry = entries.pop()
+        mode = entry.lstat().st_mode
+        if not stat.S_ISLNK(mode) and mode & 0o077:
+            readable.append(f"{entry.relative_to(run.workdir)} {stat.filemode(mode)}")
+            entries += entry.iterdir() if stat.S_ISDIR(mode) else ()
+    assert readable == []
 
 
 def test_what_is_done_is_skipped_at_once(run: Run, finished: Mapping[str, Any]) -> None:

@@ -50,6 +50,7 @@ def with_examples(user: UserDocument, folder: Path) -> UserDocument:
         where = f"spec.sources.{source.get('name')}.uri"
         name, seed, scale = parse(uri, where)
         if (seed, scale) not in written:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # in a workdir, which is its owner's alone
             written[seed, scale] = write_examples(folder / f"seed-{seed}-scale-{scale:g}", seed, scale)
         changed.append({**source, "uri": str(written[seed, scale][name].absolute())})
     if not written:

@@ -82,7 +82,7 @@ def open_or_create(place: LocalPlace) -> Session:
     """
     workdir = place.workdir
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        workdir.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds corpora and keys from the start
     except OSError as error:
         raise ConfigError(
             f"cannot be made: {error.strerror or error}", code=UNUSABLE_WORKDIR, where=f"--workdir {workdir}"

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from zhongjing.backends.local import attach
 from zhongjing.backends.local.local_backend import MAX_STARTS, LocalBackend
 from zhongjing.backends.local.processes import (
     MARK_VARIABLE,
@@ -22,6 +24,8 @@ from zhongjing.backends.local.processes import (
 )
 from zhongjing.backends.local.ray_head import RayHead, RayRecord
 from zhongjing.backends.local.workdir import SupervisorRecord, Workdir, use_environment
+from zhongjing.cli.places import LocalPlace
+from zhongjing.cli.sessions import OPENER, open_or_create
 from zhongjing.errors import BackendError
 from zhongjing.pipeline.backend import JobState
 
@@ -140,6 +144,35 @@ def test_signs_and_names(tmp_path: Path) -> None:
     workdir.touch("pipelines/b")
     workdir.touch("pipelines/a")
     assert workdir.pipelines() == ["a", "b"]
+
+
+def test_a_workdir_is_0700_from_the_start_and_what_a_run_writes_is_its_owners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+    before = os.umask(0)
+    started: list[int] = []
+
+    def opened(path: Path, start: bool) -> Any:
+        modes.append(path.stat().st_mode & 0o777)
+
+    token = OPENER.set(opened)
+    try:
+        open_or_create(LocalPlace(tmp_path / "new"))
+        given = Workdir(tmp_path / "given")
+        given.path.mkdir()
+        given.prepare()
+        given.touch("heartbeat")
+        given.write_environment({"A": "b"})
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "Popen", lambda *_, **options: started.append(options["umask"]))
+            attach._spawn(given, None, "jobs")
+    finally:
+        OPENER.reset(token)
+        os.umask(before)
+    assert modes == [0o700]
+    assert started == [0o077]
+    assert {entry.name for entry in given.path.iterdir() if entry.stat().st_mode & 0o077} == set()
 
 
 def test_the_mark_belongs_to_the_folder(tmp_path: Path) -> None:

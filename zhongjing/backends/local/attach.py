@@ -152,7 +152,9 @@ def _spawn(workdir: Workdir, idle_seconds: float | None, package: str) -> subpro
     command += ["--workdir", str(workdir.path), "--jobs-package", package]
     if idle_seconds is not None:
         command += ["--idle-seconds", str(idle_seconds)]
-    with workdir.log.open("ab") as log:
+    # The workdir may be a folder that others can look into: what the run writes there is its owner's alone.
+    appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    with os.fdopen(os.open(workdir.log, appending, 0o600), "ab") as log:
         process = subprocess.Popen(
             command,
             cwd="/",  # it holds no folder of the user's
@@ -161,6 +163,7 @@ def _spawn(workdir: Workdir, idle_seconds: float | None, package: str) -> subpro
             stdout=log,
             stderr=log,
             start_new_session=True,
+            umask=0o077,
         )
     _STARTED.append(process)
     return process

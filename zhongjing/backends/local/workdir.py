@@ -86,11 +86,8 @@ class Workdir:
 
     def prepare(self) -> None:
         """Makes the folders; the workdir holds data and keys, so only its owner may look in."""
-        created = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
-        if created:
-            self.path.chmod(0o700)
-        (self.path / "pipelines").mkdir(exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.path / "pipelines").mkdir(exist_ok=True, mode=0o700)
 
     def tidy(self) -> None:
         """Removes what killed predecessors were about to write. For whoever holds the lock."""
@@ -132,7 +129,7 @@ class Workdir:
 
     def write_record(self, record: SupervisorRecord) -> None:
         """Replaces the record at once."""
-        self._write("supervisor.json", record.model_dump_json(indent=2), 0o644)
+        self._write("supervisor.json", record.model_dump_json(indent=2))
 
     def remove_record(self) -> None:
         """Says that no supervisor is here."""
@@ -140,7 +137,7 @@ class Workdir:
 
     def write_environment(self, environment: Mapping[str, str]) -> None:
         """Tells clients how to reach the S3 server."""
-        self._write("environment.json", json.dumps(dict(environment)), 0o600)
+        self._write("environment.json", json.dumps(dict(environment)))
 
     def environment(self) -> dict[str, str]:
         """How to reach the S3 server; empty when no supervisor ever wrote it."""
@@ -153,7 +150,7 @@ class Workdir:
     def touch(self, name: str) -> None:
         """Leaves a sign: ``alive``, ``heartbeat``, ``warm`` or ``pipelines/<name>``."""
         with contextlib.suppress(OSError):
-            (self.path / name).touch()
+            (self.path / name).touch(mode=0o600)
 
     def touched(self, name: str) -> float:
         """When a sign was last left, in seconds since the epoch; 0 if never."""
@@ -167,10 +164,10 @@ class Workdir:
         folder = self.path / "pipelines"
         return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
 
-    def _write(self, name: str, text: str, mode: int) -> None:
+    def _write(self, name: str, text: str) -> None:
         partial = self.path / f".{name}.{os.getpid()}"
         partial.unlink(missing_ok=True)
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
         partial.replace(self.path / name)
 
