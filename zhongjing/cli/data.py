@@ -16,6 +16,7 @@ from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, StageNa
 from zhongjing.codes.command import INVALID_OPTION, TARGET_IN_USE
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError
+from zhongjing.storage.listing import left_out_text
 from zhongjing.storage.manifest import unused_text
 
 if TYPE_CHECKING:
@@ -367,6 +368,8 @@ def report_lines(report: SourceReport) -> list[str]:
 
 
 def _facts(report: SourceReport) -> Iterator[tuple[str, str]]:
+    if report.left_out:
+        yield "left out", left_out_text(report.left_out)
     yield "written as", _counts(report.layouts)
     yield "kept", str(report.kept)
     if report.duplicates:

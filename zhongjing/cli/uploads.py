@@ -25,9 +25,10 @@ from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import UserDocument, resolve
 from zhongjing.config.sources import Source
 from zhongjing.errors import DataError
-from zhongjing.pipeline.freeze import OnUpload, expand, local_files, local_references, model_files
+from zhongjing.pipeline.freeze import OnUpload, local_references, model_files
 from zhongjing.storage.files import sha256_of
 from zhongjing.storage.layout import Layout
+from zhongjing.storage.listing import expand, left_out_text, local_listing
 from zhongjing.storage.objects import ObjectInfo, ObjectInfos, ObjectStore
 
 _PARALLEL = 4
@@ -147,7 +148,10 @@ def _is_local(uri: str) -> bool:
 
 def _plan_source(source: Source, layout: Layout, uploads: Uploads) -> str:
     """Plans the upload of a local source; returns where it will be."""
-    files = local_files(source.uri)
+    listing = local_listing(source.uri)
+    files = listing.files
+    if listing.left_out:
+        uploads.notes.append(f"source {source.name}: left out {left_out_text(listing.left_out)}")
     home = f"{layout.root.rstrip('/')}/{layout.namespace}/uploads"
     if not files:
         # Only a source with wait: true comes so far. It is waited for at a place of its own.

@@ -5,8 +5,8 @@ Works on local files with no object store, and shows no record's text.
 
 from __future__ import annotations
 
-import glob as globs
 import itertools
+import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,6 +27,8 @@ from zhongjing.data.readers import (
 from zhongjing.data.records import Dialogue, Ranking, Record, TextRecord
 from zhongjing.data.split import content_of, unit_of
 from zhongjing.errors import DataError, MissingInputError
+from zhongjing.storage.listing import expand as expand_path
+from zhongjing.storage.listing import left_out_text, local_listing, stored_listing
 from zhongjing.storage.manifest import Record as Document
 from zhongjing.storage.manifest import Unused
 
@@ -77,6 +79,7 @@ class SourceReport(Document):
     uri: str
     kind: Kind
     objects: list[ObjectReport]
+    left_out: list[str] = Field(description="names of files of the folder that are about the data")
     layouts: dict[str, int]
     read: int
     kept: int
@@ -148,7 +151,7 @@ def inspect_sources(
     reports: list[SourceReport] = []
     for target in targets:
         uri = target if isinstance(target, str) else target.uri
-        objects = expand(uri, store)
+        objects, left_out = expand(uri, store)
         source = target if isinstance(target, Source) else _guessed(uri, objects[0], store, kind)
         reports.append(
             _inspect(
@@ -156,6 +159,7 @@ def inspect_sources(
                 objects,
                 store,
                 count,
+                left_out=left_out,
                 max_records=max_records,
                 section_characters=section_characters,
             )
@@ -163,20 +167,24 @@ def inspect_sources(
     return InspectReport(sources=reports)
 
 
-def expand(uri: str, store: ObjectStore | None = None) -> list[str]:
-    """The objects that a URI or glob names, by name.
+def expand(uri: str, store: ObjectStore | None = None) -> tuple[list[str], list[str]]:
+    """The objects that a URI, folder or glob names, by name: those that submit takes.
+
+    Returns:
+        The objects, and the names of those that are left out of a folder for being about the data.
 
     Raises:
         MissingInputError: there is none.
     """
     if uri.startswith(HF_SCHEME):
-        return [uri]
+        return [uri], []
     if uri.startswith("s3://"):
         if store is None:
             raise MissingInputError(
                 "reading s3:// needs an object store", code=data_codes.INVALID_URI, where=uri
             )
-        found = sorted(item.uri for item in store.glob(uri))
+        stored, left_out = stored_listing(store, uri)
+        found = [info.uri for info in stored]
     elif "://" in uri and not uri.startswith("file://"):
         scheme = uri.split("://", 1)[0]
         raise MissingInputError(
@@ -186,17 +194,18 @@ def expand(uri: str, store: ObjectStore | None = None) -> list[str]:
             remedy="give a path or s3://",
         )
     else:
-        path = uri.removeprefix("file://")
-        matches = [path] if Path(path).is_file() else sorted(globs.glob(path, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-        found = [match for match in matches if Path(match).is_file()]
+        path = expand_path(uri)
+        listing = local_listing(uri)
+        left_out = listing.left_out
+        found = [str(file) if Path(path).is_absolute() else os.path.relpath(file) for file in listing.files]
     if not found:
         raise MissingInputError(
-            "nothing is there",
+            f"nothing is there but {left_out_text(left_out)}" if left_out else "nothing is there",
             code=data_codes.SOURCE_NOT_FOUND,
             where=uri,
             remedy="check the path; globs must match files",
         )
-    return found
+    return found, left_out
 
 
 def _guessed(uri: str, first: str, store: ObjectStore | None, kind: Kind | None) -> Source:
@@ -229,6 +238,7 @@ def _inspect(
     store: ObjectStore | None,
     count: TokenCounter | None,
     *,
+    left_out: list[str],
     max_records: int | None,
     section_characters: int,
 ) -> SourceReport:
@@ -250,6 +260,7 @@ def _inspect(
         uri=source.uri,
         kind=source.kind,
         objects=[_object_report(uri, stats, store) for uri in objects],
+        left_out=left_out,
         layouts=dict(stats.layouts.most_common()),
         read=seen.read,
         kept=seen.read - sum(seen.reasons.values()) - seen.duplicates,

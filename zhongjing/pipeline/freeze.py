@@ -6,8 +6,6 @@ second upload of the same bytes is none. Objects of the store are named by size 
 
 from __future__ import annotations
 
-import glob
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from zhongjing.pipeline.graph import needs
 from zhongjing.pipeline.state import FrozenReference
 from zhongjing.storage.files import describe_folder, sha256_of
 from zhongjing.storage.layout import Layout
+from zhongjing.storage.listing import expand, is_hidden, local_files, stored_listing
 from zhongjing.storage.manifest import FrozenObject, FrozenSource, ModelFile
 from zhongjing.storage.objects import ObjectStore
 
@@ -128,27 +127,6 @@ def unknown_scheme(source: Source) -> ConfigError:
     )
 
 
-def local_files(uri: str) -> list[Path]:
-    """The files that a local path, folder or glob stands for, by path. ``~`` and ``$VAR`` are expanded.
-
-    Hidden files of a folder are left out.
-    """
-    text = expand(uri)
-    path = Path(text)
-    if path.is_file():
-        return [path.absolute()]
-    if path.is_dir():
-        found = [file for file in path.rglob("*") if file.is_file()]
-        return sorted(file.absolute() for file in found if not _is_hidden(file.relative_to(path)))
-    names = glob.glob(text, recursive=True)  # noqa: PTH207 - pathlib globs no absolute pattern
-    return sorted(Path(name).absolute() for name in names if Path(name).is_file())
-
-
-def expand(uri: str) -> str:
-    """A local path with ``~``, ``$VAR`` and ``file://`` taken out."""
-    return os.path.expandvars(str(Path(uri.removeprefix("file://")).expanduser()))
-
-
 def absolute(uri: str, folder: Path) -> str:
     """A source's uri as it stays right in another process: local paths made absolute, from ``folder``."""
     if _scheme(uri) is not None:
@@ -168,22 +146,14 @@ def _scheme(uri: str) -> str | None:
     return scheme if separator and scheme != "file" else None
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def _digest_of(objects: Iterable[FrozenObject]) -> str:
     return digest([item.digest for item in objects])
 
 
 def _list_objects(store: ObjectStore, uri: str) -> list[FrozenObject]:
-    found = store.glob(uri)
-    if not found and not uri.endswith("/"):
-        found = store.glob(f"{uri}/")  # a folder, written without its slash
     return [
         FrozenObject(uri=info.uri, size=info.size, digest=f"{info.etag.strip(chr(34))}-{info.size}")
-        for info in found
-        if info.size > 0
+        for info in stored_listing(store, uri)[0]
     ]
 
 
@@ -252,7 +222,7 @@ def model_files(folder: Path, where: str) -> tuple[list[ModelFile], str]:
     """
     if not any((folder / name).is_file() for name in _CONFIGS):
         raise _no_model(f"there is no model in the folder {folder}", where)
-    files = [file for file in describe_folder(folder) if not _is_hidden(Path(file.name))]
+    files = [file for file in describe_folder(folder) if not is_hidden(Path(file.name))]
     return files, digest([[file.name, file.sha256] for file in files])
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Source
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.freeze import local_files
+from zhongjing.storage.listing import local_files
 
 BYTES_A_TOKEN = 4
 """Of Chinese text in JSON: a character has three bytes, vocabularies of today have one or two in a token."""

@@ -109,7 +109,9 @@ class MemoryStore:
         return len(found)
 
     def glob(self, uri: str) -> Infos:
-        return [self._info(name) for name in sorted(self.objects) if fnmatch(name, uri)]
+        if uri.endswith("/"):
+            return self.list(uri)
+        return [self.head(name) for name in sorted(self.objects) if fnmatch(name, uri)]  # type: ignore[misc]
 
     def _info(self, uri: str) -> Info:
         data = self.objects[uri]

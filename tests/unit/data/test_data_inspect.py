@@ -10,6 +10,8 @@ from tests.unit.data.support import MemoryStore, json_lines
 from zhongjing.config.sources import Kind, Source
 from zhongjing.data.inspect import expand, inspect_sources, lengths
 from zhongjing.errors import MissingInputError
+from zhongjing.pipeline.freeze import freeze_source
+from zhongjing.storage.layout import Layout
 from zhongjing.storage.objects import ObjectStore
 
 
@@ -117,6 +119,35 @@ def test_what_is_not_there(tmp_path: Path) -> None:
             expand(uri)
     with pytest.raises(MissingInputError, match="nothing is there"):
         expand("s3://b/x", cast("ObjectStore", MemoryStore()))
+
+
+def test_folders_are_alike_in_inspect_and_submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "corpus"
+    (folder / "deep").mkdir(parents=True)
+    memory = MemoryStore()
+    data = ("a.jsonl", "deep/b.jsonl", "reading-room.txt")
+    about = ("README.md", "LICENSE", "dataset_infos.json", "deep/readme_zh.txt")
+    for name in (*data, *about, ".hidden.jsonl"):
+        (folder / name).write_bytes(json_lines([{"question": f"问{name}", "answer": "答"}]))
+        if not name.startswith("."):
+            memory.put(f"s3://b/corpus/{name}", (folder / name).read_bytes())
+    store = cast("ObjectStore", memory)
+    source = Source(name="s", uri=str(folder), kind=Kind.DIALOGUE)
+    for uri in (str(folder), f"{folder}/**", "s3://b/corpus", "s3://b/corpus/"):
+        found, left_out = expand(uri, store)
+        assert [name.partition("/corpus/")[2] for name in found] == list(data), uri
+        assert sorted(left_out) == sorted(name.rpartition("/")[2] for name in about), uri
+        frozen = freeze_source(store, Layout("s3://b/r", "n", "p"), source.model_copy(update={"uri": uri}))
+        assert frozen is not None
+        assert len(frozen.objects) == len(data)
+    monkeypatch.chdir(tmp_path)
+    (report,) = inspect_sources(["corpus"]).sources
+    assert [one.uri for one in report.objects] == [f"corpus/{name}" for name in data]
+    assert (report.kept, sorted(report.left_out)) == (
+        3,
+        ["LICENSE", "README.md", "dataset_infos.json", "readme_zh.txt"],
+    )
+    assert expand(f"{folder}/README.md") == ([f"{folder}/README.md"], []), "named by itself"
 
 
 def test_lengths() -> None:

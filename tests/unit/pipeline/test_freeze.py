@@ -11,7 +11,8 @@ import pytest
 from tests.unit.pipeline.support import LAYOUT, MemoryStore
 from zhongjing.config.resolve import resolve
 from zhongjing.errors import ConfigError, MissingInputError
-from zhongjing.pipeline.freeze import FrozenInputs, absolute, freeze, is_local_folder, local_files
+from zhongjing.pipeline.freeze import FrozenInputs, absolute, freeze, is_local_folder
+from zhongjing.storage.listing import local_files
 
 
 def document(*sources: dict[str, Any], base: str = "owner/base") -> Any:

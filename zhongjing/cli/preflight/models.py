@@ -16,7 +16,8 @@ from zhongjing.config.stages import Stage
 from zhongjing.data.own_code import check_own_code
 from zhongjing.errors import DataError, MissingInputError
 from zhongjing.pipeline import graph
-from zhongjing.pipeline.freeze import expand, is_local_folder
+from zhongjing.pipeline.freeze import is_local_folder
+from zhongjing.storage.listing import expand
 
 # As huggingface_hub's validate_repo_id takes it: a name, or an owner and a name.
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)

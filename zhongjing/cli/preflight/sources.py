@@ -15,7 +15,8 @@ from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.data.readers import Rejected, read_object
 from zhongjing.data.rejections import Rejections
 from zhongjing.errors import DataError, MissingInputError
-from zhongjing.pipeline.freeze import expand, local_files, unknown_scheme
+from zhongjing.pipeline.freeze import unknown_scheme
+from zhongjing.storage.listing import expand, left_out_text, local_listing
 
 SECONDS = 0.5  # spent on reading one source whose records are all bad
 _ELSEWHERE = ("s3://", "hf://", "example://")
@@ -45,7 +46,8 @@ def check_sources(
         DataError: a source of the stages has no record or no good one, or a file cannot be read.
     """
     fresh = [source for source in document.spec.sources if source.name not in known]
-    files = {source.name: local_files(source.uri) for source in fresh if _is_local(source)}
+    listings = {source.name: local_listing(source.uri) for source in fresh if _is_local(source)}
+    files = {name: listing.files for name, listing in listings.items()}
     for source in fresh:
         if source.name not in files and not source.uri.startswith(_ELSEWHERE):
             raise unknown_scheme(source)
@@ -61,7 +63,11 @@ def check_sources(
         if empty_store and source.uri.startswith("s3://"):
             raise outside(source)
     used = {ref.source for stage in stages for ref in _settings(document, stage).data}
-    notes: list[str] = []
+    notes = [
+        f"source {name}: left out {left_out_text(listing.left_out)}"
+        for name, listing in listings.items()
+        if listing.left_out and name in used
+    ]
     for source in fresh:
         if source.name in used and files.get(source.name):
             notes += _judge(source, _look(source, files[source.name]))

@@ -1,0 +1,91 @@
+"""The files that a source's URI stands for: the same ones for whoever looks, uploads or trains.
+
+A path or key names one file, a folder all that is below it, a glob what it matches. What tells about data
+and is none (README.md, LICENSE, dataset_info.json) is left out of folders and globs.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from zhongjing.storage.objects import ObjectInfo, ObjectStore
+
+_ABOUT = re.compile(
+    r"(?:readme|licen[cs]e|notice|citation|changelog|authors|contributing)(?:[-_.][^/]*)?"
+    r"|dataset_infos?\.json|dataset_dict\.json|state\.json",
+    re.IGNORECASE,
+)
+Item = TypeVar("Item", Path, ObjectInfo)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Files by path, and the names of those that were left out for being about the data."""
+
+    files: list[Path]
+    left_out: list[str]
+
+
+def local_listing(uri: str) -> Listing:
+    """The files that a local path, folder or glob stands for. ``~`` and ``$VAR`` are expanded.
+
+    Hidden files of a folder are left out.
+    """
+    text = expand(uri)
+    path = Path(text)
+    if path.is_file():
+        return Listing([path.absolute()], [])
+    if path.is_dir():
+        found = [file for file in path.rglob("*") if not is_hidden(file.relative_to(path))]
+    else:
+        found = [Path(name) for name in glob.glob(text, recursive=True)]  # noqa: PTH207 - pathlib globs no absolute pattern
+    files = sorted(file.absolute() for file in found if file.is_file())
+    return Listing(*_parted(files, lambda file: file.name))
+
+
+def local_files(uri: str) -> list[Path]:
+    """The files of :func:`local_listing`."""
+    return local_listing(uri).files
+
+
+def stored_listing(store: ObjectStore, uri: str) -> tuple[list[ObjectInfo], list[str]]:
+    """The objects that an s3:// URI stands for, by key, and names of those left out; empty ones are none."""
+    found = list(store.glob(uri))
+    if [info.uri for info in found] == [uri]:
+        return [info for info in found if info.size > 0], []
+    if not found and not uri.endswith("/"):
+        found = list(store.glob(f"{uri}/"))  # a folder, written without its slash
+    return _parted([info for info in found if info.size > 0], lambda info: info.uri.rpartition("/")[2])
+
+
+def left_out_text(names: Sequence[str]) -> str:
+    """The names for people."""
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def expand(uri: str) -> str:
+    """A local path with ``~``, ``$VAR`` and ``file://`` taken out."""
+    return os.path.expandvars(str(Path(uri.removeprefix("file://")).expanduser()))
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a relative path has a part that begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _parted(items: Iterable[Item], name_of: Callable[[Item], str]) -> tuple[list[Item], list[str]]:
+    kept: list[Item] = []
+    left_out: list[str] = []
+    for item in items:
+        if _ABOUT.fullmatch(name_of(item)):
+            left_out.append(name_of(item))
+        else:
+            kept.append(item)
+    return kept, left_out
