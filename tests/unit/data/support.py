@@ -110,8 +110,8 @@ class MemoryStore:
 
     def glob(self, uri: str) -> Infos:
         if uri.endswith("/"):
-            return self.list(uri)
-        return [self.head(name) for name in sorted(self.objects) if fnmatch(name, uri)]  # type: ignore[misc]
+            return [*self.list(uri.rstrip("/"))]
+        return [self._info(name) for name in sorted(self.objects) if fnmatch(name, uri)]
 
     def _info(self, uri: str) -> Info:
         data = self.objects[uri]
