@@ -14,6 +14,7 @@ import sys
 import typer
 
 from zhongjing.cli.app import add_submit
+from zhongjing.cli.console import bear_every_character
 from zhongjing.cli.guard import run
 from zhongjing.cli.options import SETTINGS
 
@@ -23,6 +24,7 @@ add_submit(app)
 
 def main() -> None:
     """Runs the command line of this process and exits."""
+    bear_every_character()
     sys.exit(run(app, sys.argv[1:], "python -m zhongjing.submit"))
 
 

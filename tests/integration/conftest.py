@@ -43,7 +43,7 @@ def kept_environment() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
     """The small pipeline of :mod:`tests.faults.document`, complete (about 75 s, once a session)."""
-    place = Place(tmp_path_factory.mktemp("undisturbed"), document.small())
+    place = Place(tmp_path_factory.mktemp("病历 undisturbed ü'&%"), document.small())
     try:
         with kept_environment():
             results = undisturbed_results(place, document.SMALL)

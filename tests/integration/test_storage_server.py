@@ -37,7 +37,7 @@ BUCKET = "s3://test-faults"
 @pytest.fixture(scope="module")
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:
     """A server apart from the session's: these tests kill it."""
-    with EmbeddedS3(tmp_path_factory.mktemp("own") / "s3") as server:
+    with EmbeddedS3(tmp_path_factory.mktemp("own, 病历 ü'&%") / "s3") as server:
         yield server
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from zhongjing.cli import chat, config, dashboard, data, doctor, plan, pull, report, runs, submit
+from zhongjing.cli.console import bear_every_character
 from zhongjing.cli.guard import run
 from zhongjing.cli.options import SETTINGS
 
@@ -78,4 +79,5 @@ def _options(
 
 def main() -> None:
     """Runs the command line of this process and exits."""
+    bear_every_character()
     sys.exit(run(app, sys.argv[1:], "zhongjing"))

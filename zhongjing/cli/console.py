@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import sys
 from typing import Any, TextIO
@@ -41,12 +43,25 @@ class Console:
 
     def result(self, value: dict[str, Any]) -> None:
         """The one JSON object of ``-o json``."""
-        write_line(sys.stdout, json.dumps(value, ensure_ascii=False, indent=2, default=str))
+        plain = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+        write_line(sys.stdout, json.dumps(value, ensure_ascii=not plain, indent=2, default=str))
 
     def raw(self, text: str) -> None:
         """Exactly this text on stdout: documents, schemas, log lines; without colours in a pipe."""
         sys.stdout.write(text if sys.stdout.isatty() else without_escapes(text))
         sys.stdout.flush()
+
+
+def bear_every_character() -> None:
+    """Lets this process's streams bear what their encoding lacks, in what is read and in what is written.
+
+    A terminal that is said to be ASCII is taken for UTF-8, as Python itself takes that of the C locale (PEP
+    538). In any other encoding an escape stands for what it lacks, or for bytes that are none of it.
+    """
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if is_ascii else None, errors="backslashreplace")
 
 
 def write_line(stream: TextIO, text: str) -> None:

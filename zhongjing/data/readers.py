@@ -200,7 +200,7 @@ class _Reading:
                 yield self._rejected(position, error.reason, row.raw, error.code)
                 continue
             self.stats.layouts[layout or parsed.layout] += 1
-            self.stats.unused.add(parsed.unused)
+            self.stats.unused.add({**parsed.unused, **_without_place(parsed, self.source.kind)})
             self.stats.private_use += any(PRIVATE_USE.search(text) for text in record_texts(record))
             yield record
 
@@ -257,6 +257,20 @@ def check_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
         if turn.role != ("user", "assistant")[index % 2]:
             raise RejectedError("roles are out of order: user and assistant must take turns, user first")
     return tuple(turns)
+
+
+def _without_place(parsed: Parsed, kind: Kind) -> dict[str, int]:
+    """Characters of a record that was read which its source's kind has no place for."""
+    if kind is Kind.TEXT and parsed.text is None:
+        return _told("(answers but the first)", parsed.answers[1:])
+    if kind is Kind.PROMPTS and parsed.text is None:
+        last = [turn.content for turn in parsed.turns[-1:] if turn.role == "assistant"]
+        return _told("(answers to the last question)", [*last, *parsed.answers])
+    return {}
+
+
+def _told(label: str, texts: Sequence[str]) -> dict[str, int]:
+    return {label: sum(map(len, texts))} if texts else {}
 
 
 def _as_text(parsed: Parsed) -> str:

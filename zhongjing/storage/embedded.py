@@ -252,7 +252,7 @@ class EmbeddedS3:
 
         Two servers over one folder would damage the data.
         """
-        for pid in _serving(self.folder / "data"):
+        for pid in _serving(self.folder / "s3.json"):
             started = start_mark(pid)
             if started is not None:
                 _end(_Running(pid, started, {}))
@@ -339,7 +339,7 @@ class EmbeddedS3:
             "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
         }
         flags = [
-            f"-dir={data}",
+            "-dir=.",  # its own folder; a comma in a path would make two of it
             "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1",
             f"-master.port={ports['master']}",
@@ -431,9 +431,9 @@ def _wait(condition: Any, seconds: float) -> bool:
     return True
 
 
-def _serving(data: Path) -> list[int]:
-    """Processes that serve a data folder, by their command lines."""
-    flag = b"\0-dir=" + os.fsencode(data) + b"\0"
+def _serving(identities: Path) -> list[int]:
+    """Servers that were started with a file of identities, by their command lines."""
+    flag = b"\0-s3.config=" + os.fsencode(identities) + b"\0"
     found = []
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):

@@ -12,16 +12,17 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from zhongjing.storage.objects import ObjectInfo, ObjectStore
+if TYPE_CHECKING:
+    from zhongjing.storage.objects import ObjectInfo, ObjectStore
 
 _ABOUT = re.compile(
     r"(?:readme|licen[cs]e|notice|citation|changelog|authors|contributing)(?:[-_.][^/]*)?"
     r"|dataset_infos?\.json|dataset_dict\.json|state\.json",
     re.IGNORECASE,
 )
-Item = TypeVar("Item", Path, ObjectInfo)
+Item = TypeVar("Item", Path, "ObjectInfo")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -103,3 +104,17 @@ def test_the_scratch_folder_keeps_the_models(tmp_path: Path) -> None:
         (tmp_path / "scratch" / name).mkdir(parents=True)
     clear_scratch(tmp_path)
     assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["models"]
+
+
+@pytest.mark.parametrize("name", ["病历", "mit Ümlaut", "two words", "a%20b", "it's"])
+def test_a_workdir_may_have_any_letters(short_workdir: Path, name: str) -> None:
+    """Ray, given a session folder of other letters, starts and then answers every job with 500."""
+    (short_workdir / name).mkdir()
+    folders = TemporaryFolders(short_workdir / name)
+    folders.make()
+    try:
+        for folder in (folders.ray, folders.temporary):
+            assert re.fullmatch(r"/tmp/zj-[0-9a-f]{8}/(ray|tmp)", str(folder))
+    finally:
+        folders.remove()
+    assert [path.name for path in (short_workdir / name).iterdir()] == ["home"]

@@ -158,7 +158,8 @@ def _spawn(workdir: Workdir, idle_seconds: float | None, package: str) -> subpro
         process = subprocess.Popen(
             command,
             cwd="/",  # it holds no folder of the user's
-            env={**os.environ, "PYTHONPATH": python_path()},
+            # Files and logs are UTF-8 whatever the terminal is: paths and messages may hold any letters.
+            env={**os.environ, "PYTHONPATH": python_path(), "PYTHONUTF8": "1"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -1,8 +1,9 @@
 """Where Ray, jobs and workers write what only they need: below the workdir, and gone when Ray has ended.
 
-A socket's path may have 107 bytes, and Ray and multiprocessing put sockets into their temporary folders.
-Where the workdir's path is too long for that, one short folder below /tmp takes its place. Its name is noted
-in the workdir before it is made, so that whoever comes after a power cut finds it and removes it.
+A socket's path may have 107 bytes, and Ray and multiprocessing put sockets into their temporary folders; and
+Ray takes a session folder of plain letters only (with others its Jobs API answers 500). Where the workdir's
+path is too long or has other letters, one short folder below /tmp takes its place. Its name is noted in the
+workdir before it is made, so that whoever comes after a power cut finds it and removes it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ _RAY_BYTES = 70
 # "/pymp-xxxxxxxx/listener-xxxxxxxx", "/torch-shm-dir-XXXXXX/manager.sock", and some more to be safe
 _TEMPORARY_BYTES = 45
 
+# Neither blanks nor what a shell or a URI gives a meaning: Ray writes its folders into both.
+_PLAIN = re.compile(r"[A-Za-z0-9_./+=:@,-]*")
 _SHORT = Path("/tmp")  # noqa: S108
 _SHORT_NAME = re.compile(r"zj-[0-9a-f]{8}")
 
@@ -123,7 +126,7 @@ _COMPILED = {
 
 
 def _fits(folder: Path, more: int) -> bool:
-    return len(os.fsencode(folder)) + more <= _SOCKET_BYTES
+    return _PLAIN.fullmatch(str(folder)) is not None and len(os.fsencode(folder)) + more <= _SOCKET_BYTES
 
 
 def _is_own_folder(path: Path) -> bool:

@@ -167,7 +167,8 @@ class Workdir:
     def _write(self, name: str, text: str) -> None:
         partial = self.path / f".{name}.{os.getpid()}"
         partial.unlink(missing_ok=True)
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         partial.replace(self.path / name)
 
