@@ -16,7 +16,8 @@ from zhongjing.config.keys import tokenizer_sources
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, DataError
-from zhongjing.pipeline.freeze import is_local_folder, local_files
+from zhongjing.pipeline.freeze import is_local_folder
+from zhongjing.storage.listing import local_files
 from zhongjing.storage.manifest import FrozenObject, FrozenSource, SourceCounts
 
 if TYPE_CHECKING:
