@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shlex
+import socket
 import sys
 import time
 import urllib.error
@@ -37,6 +38,8 @@ TOKEN_FILE = Path("/etc/zhongjing/ray/auth_token")
 PATIENCE = 120.0  # seconds for a head that is still starting
 REQUEST_SECONDS = 30.0
 POLL_SECONDS = 1.0
+PROBE_SECONDS = 3.0  # a policy drops packets: nobody says that a port is closed
+GCS_PORT = 6379
 LOG_LINES = 40
 _ACTIVE = ("PENDING", "RUNNING")
 
@@ -62,6 +65,7 @@ class Verification:
         seconds: for everything together.
         tell: takes each line.
         findings: what keeps the release's pods.
+        closed: host and port that the release's policies close to this pod; None: it has no policies.
         python: interpreter of the job, in the image of the Ray pods.
     """
 
@@ -74,6 +78,7 @@ class Verification:
         seconds: float,
         tell: Callable[[str], None],
         findings: Callable[[], Sequence[Finding]] = tuple,
+        closed: tuple[str, int] | None = None,
         python: str = "python",
     ) -> None:
         self._release = release
@@ -82,6 +87,7 @@ class Verification:
         self._deadline = time.monotonic() + seconds
         self._tell = tell
         self._findings = findings
+        self._closed = closed
         self._python = python
         # Services of the cluster are never behind a proxy.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -98,6 +104,8 @@ class Verification:
             ("s3 conditions", self.conditions),
         ]
         good = [self._check(name, check) for name, check in checks]
+        if self._closed is not None and good[0]:
+            good.append(self._check("network policy", self.policies))
         for finding in () if all(good) else self._findings():
             self._tell(f"why        {finding} [{finding.code}]")
             self._tell(f"           remedy: {finding.remedy}")
@@ -147,6 +155,18 @@ class Verification:
                 remedy="start Ray with RAY_AUTH_MODE=token, as the chart does: see ray.env of its values",
             )
         return f"{self._address} answers with the token, and refuses without"
+
+    def policies(self) -> str:
+        """Whether the cluster's network enforces policies; this pod is a probe: Ray's GCS is closed to it."""
+        assert self._closed is not None
+        host, port = self._closed
+        try:
+            with socket.create_connection((host, port), timeout=PROBE_SECONDS):
+                return (
+                    f"not tried: this network does not enforce policies, {host}:{port} should be closed here"
+                )
+        except OSError:
+            return f"enforced: {host}:{port} is closed to this pod"
 
     def resources(self) -> Resources:
         """What the nodes that live have in all."""
@@ -345,6 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds=options.timeout,
         tell=tell,
         findings=lambda: _findings(release),
+        closed=(f"{release.ray.service}.{release.namespace}.svc", GCS_PORT) if options.policies else None,
         python=options.python,
     )
     return 0 if verification.run(options.zero2) else 1
@@ -376,6 +397,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config", "--release", type=Path, required=True, help="the mounted release.yaml", dest="config"
     )
     parser.add_argument("--zero2", choices=["auto", "true", "false"], default="auto", help="train a step")
+    parser.add_argument("--policies", action="store_true", help="the release has network policies: try one")
     parser.add_argument("--timeout", type=float, default=600.0, help="for everything, in seconds")
     parser.add_argument(
         "--ray-token",

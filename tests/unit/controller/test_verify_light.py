@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 
@@ -57,3 +58,22 @@ def test_helm_test_asks_nobody_why_where_all_is_fine(monkeypatch: pytest.MonkeyP
 
     assert check.run("false")
     assert not [line for line in lines if line.startswith("why")]
+
+
+@pytest.mark.parametrize("enforced", [True, False])
+def test_helm_test_is_a_probe_of_the_network_policies(
+    enforced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pod of the test may reach the dashboard, and not the GCS: only an enforced policy closes that."""
+    lines: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = ("127.0.0.1", server.getsockname()[1])
+        if enforced:
+            server.close()
+        check = Verification(release(), "http://x", token="t", seconds=1.0, tell=lines.append, closed=place)
+        for name in ("ray", "objects", "conditions"):
+            monkeypatch.setattr(check, name, lambda: "")
+
+        assert check.run("false")
+    (said,) = [line for line in lines if "network policy" in line]
+    assert said.startswith("fine " if enforced else "not tried ")
