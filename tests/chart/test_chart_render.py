@@ -87,6 +87,8 @@ def test_every_key_of_the_values_has_a_comment_near() -> None:
 
 
 def _text(values: Object, provisioner: str) -> str:
+    if "crds" not in values:
+        values = {**values, "crds": {"install": False}}  # half of all the text, and of the time
     try:
         return render_text(values, provisioner=provisioner)
     except ChartError as error:
