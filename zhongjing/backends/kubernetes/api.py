@@ -9,6 +9,7 @@ it is written by a controller that may be newer than the definition on the clust
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -378,6 +379,7 @@ def connect(
         BackendError: there is no cluster to speak to (``NoCluster``), or the kubeconfig is wrong.
     """
     configuration = Configuration()
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # the caller says what failed
     # A connection that was refused is tried once more; everything else is for the caller to repeat.
     configuration.retries = urllib3.Retry(1, read=0, backoff_factor=0.2, respect_retry_after_header=False)
     inside = SERVICE_HOST_ENV_NAME in os.environ and context is None and "KUBECONFIG" not in os.environ

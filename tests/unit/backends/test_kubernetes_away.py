@@ -1,0 +1,43 @@
+"""A Kubernetes API that does not answer: the caller is told, and nothing else is said."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+
+from zhongjing.backends.kubernetes.api import connect
+from zhongjing.backends.kubernetes.leases import Election, Timing
+from zhongjing.backends.kubernetes.resources import PODS
+from zhongjing.backends.local.processes import free_ports, wait_until
+from zhongjing.errors import BackendUnavailableError
+
+
+def test_an_api_that_is_away_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (port,) = free_ports(1)
+    place = {
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "ns"}}],
+    }
+    file = tmp_path / "kubeconfig"
+    file.write_text(yaml.safe_dump(place))
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    api = connect("x")
+    with caplog.at_level(logging.INFO):
+        before = api.requests
+        for _ in range(2):
+            with pytest.raises(BackendUnavailableError, match="does not answer"):
+                api.find(PODS)
+        assert caplog.messages == [], "a client's retries are nobody's news"
+        election = Election(api, "zj", "me", timing=Timing.of(0.5))
+        election.start()
+        assert wait_until(lambda: api.requests - before >= 6, 10)
+        election.close()
+    [said] = [each for each in caplog.messages if each.startswith("lease zj: ")]
+    assert "does not answer" in said
+    assert caplog.messages == [said]
