@@ -203,6 +203,14 @@ def test_columns_of_a_running_stage() -> None:
     }
 
 
+def test_a_stage_that_lost_a_worker_shows_no_time_of_arrival() -> None:
+    status = running(Stage.RM)
+    lost = status.conditions[0].model_copy(update={"reason": "ClusterNotReady"})
+    live = {Stage.RM: live_progress(progress(Stage.RM))}
+    shown = columns(status.model_copy(update={"conditions": [lost]}), Extras("zj", live=live))
+    assert (shown["state"], shown["progress"], "eta" in shown) == ("ClusterNotReady", "42%", False)
+
+
 def test_columns_of_pipelines_that_do_not_run() -> None:
     def shown(condition: Condition | None, **stages: StageState) -> tuple[Any, ...]:
         status = PipelineStatus(

@@ -16,6 +16,7 @@ from zhongjing.backends.kubernetes.resources import Object
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.headline import describe, duration
 from zhongjing.pipeline.state import (
+    RUNNING,
     Condition,
     ConditionType,
     PipelineStatus,
@@ -154,7 +155,8 @@ def columns(status: PipelineStatus, extras: Extras) -> Object:
         value["progress"] = "100%"
     elif "percent" in live:
         value["progress"] = f"{live['percent']}%"
-    if entry.state is StageState.RUNNING and "etaSeconds" in live:
+    goes_on = entry.state is StageState.RUNNING and value["state"] == RUNNING
+    if goes_on and "etaSeconds" in live:  # without its workers no time of arrival holds
         value["eta"] = duration(float(live["etaSeconds"]))
     if live.get("metrics"):
         value["metric"] = describe(stage, live["metrics"], limit=1)
