@@ -1,7 +1,7 @@
 """JSON that isn't one value a line: arrays of records, objects one behind the other, any mixture of both.
 
 Read here and not by ijson. One record at a time is decoded by the standard library's C decoder over a sliding
-window (85 MB/s where ``json.loads`` of the whole does 225, and tokenising 0.8 to 1.9), so it needs no further
+window (60 MB/s where ``json.loads`` of the whole does 175, and tokenising 0.8 to 1.9), so it needs no further
 package; and when a record is malformed its end is found by its brackets, and the next one is read, which an
 event parser cannot. A file is a run of values (several arrays, an array with lines appended to it): what
 stands around them is an error that names its line.
