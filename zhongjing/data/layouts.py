@@ -25,7 +25,7 @@ from zhongjing.data.questions import (
     with_system,
 )
 from zhongjing.data.records import Turn
-from zhongjing.data.role_marks import marked_turns
+from zhongjing.data.role_marks import marked_turns, spoken_by_mark
 from zhongjing.data.texts import RejectedError, answer_of, is_name, label_of, text_of
 from zhongjing.data.turns import (
     THOUGHT_KEYS,
@@ -34,6 +34,7 @@ from zhongjing.data.turns import (
     is_turn_list,
     listed,
     turn_list,
+    turns_in,
     with_thought,
 )
 
@@ -190,7 +191,9 @@ def _verdict(value: object) -> bool | None:
 
 def _ranked(record: Fields, kind: Kind) -> Parsed | None:
     for name in record.present(_RANKED):
-        answers = listed(record.peek(name))
+        answers = record.peek(name)
+        if kind is Kind.RANKING:
+            answers = listed(answers)
         if not isinstance(answers, list) or (kind is not Kind.RANKING and len(answers) == 1):
             continue
         prompt = prompt_of(record)
@@ -223,7 +226,7 @@ def _rejected_beside(record: Fields, kind: Kind) -> Parsed | None:
         return None
     *before, chosen = parsed.turns
     check_pair_scores(record)
-    rejected = listed(record[name])
+    rejected = turns_in(record[name])
     if is_turn_list(rejected):
         whole = turn_list(rejected)
         ours, theirs = (
@@ -240,7 +243,7 @@ def _rejected_beside(record: Fields, kind: Kind) -> Parsed | None:
 
 
 def _messages(record: Fields, kind: Kind) -> Parsed | None:
-    found = [name for name in record.present(TURN_LISTS) if _holds_turns(record.peek(name))]
+    found = [name for name in record.present(TURN_LISTS) if _holds_turns(name, record.peek(name))]
     if not found:
         return None
     name, *others = found
@@ -257,7 +260,7 @@ def _question_answer(record: Fields, kind: Kind) -> Parsed | None:
     if name is None or not prompt.turns:
         return None
     layout = f"{prompt.how}/{name}"
-    value = listed(record[name])
+    value = turns_in(record[name])
     if name == "output" and isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
         # LLaMA-Factory's earlier form of a pair: the better answer, then the worse.
         graded = pair_of(value[0], value[1], prompt.turns)
@@ -365,7 +368,7 @@ def _by_columns(record: Fields, columns: Columns) -> Parsed:
         graded = pair_of(need(columns.chosen), need(columns.rejected), turns)
         return _graded(replace(graded, how=f"columns: {graded.how}"), Prompted(turns, "columns"))
     if columns.response:
-        turns += _answer_turns(listed(need(columns.response)))
+        turns += _answer_turns(turns_in(need(columns.response)))
     if not turns:
         raise RejectedError("`columns` names neither a text, nor turns, nor a prompt")
     return Parsed("columns", turns=turns)
@@ -389,9 +392,13 @@ def _at(value: object, path: str) -> object:
     return found if not dot or found is _NOTHING else _at(found, rest)
 
 
-def _holds_turns(value: object) -> bool:
+def _holds_turns(name: str, value: object) -> bool:
     value = listed(value)
-    return isinstance(value, list) and (not value or isinstance(value[0], Mapping | str))
+    if not isinstance(value, list) or not value:
+        return value == [] and name != "data"
+    # Any list may be called data; HuatuoGPT's turns have their marks.
+    marked = isinstance(value[0], str) and (name != "data" or spoken_by_mark(value[0]) is not None)
+    return marked or isinstance(value[0], Mapping)
 
 
 def _answer_turns(value: object) -> Turns:

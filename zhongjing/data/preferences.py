@@ -15,7 +15,7 @@ from zhongjing.data.fields import is_missing
 from zhongjing.data.records import Turn
 from zhongjing.data.role_marks import marked_turns
 from zhongjing.data.texts import RejectedError, answer_of, number_of
-from zhongjing.data.turns import is_turn, is_turn_list, turn_list
+from zhongjing.data.turns import is_turn, is_turn_list, turn_list, turns_in
 
 Turns = tuple[Turn, ...]
 
@@ -57,6 +57,7 @@ def pair_of(better: object, worse: object, prompt: Turns) -> Graded:
     Raises:
         RejectedError: they have no prompt, or not the same one.
     """
+    better, worse = turns_in(better), turns_in(worse)
     if not prompt and isinstance(better, str) and isinstance(worse, str):
         marked = marked_turns(better), marked_turns(worse)
         if marked[0] is None or marked[1] is None:

@@ -14,7 +14,7 @@ from zhongjing.codes import data as codes
 from zhongjing.data.fields import Fields, is_missing
 from zhongjing.data.records import Turn
 from zhongjing.data.texts import RejectedError, text_of
-from zhongjing.data.turns import history_of, is_turn_list, listed, turn_list
+from zhongjing.data.turns import history_of, is_turn_list, turn_list, turns_in
 
 Turns = tuple[Turn, ...]
 
@@ -43,10 +43,10 @@ class Prompted:
 def prompt_of(record: Fields, *, whole: object = None) -> Prompted:
     """The turns before an answer. A list that equals ``whole`` holds the answer too, and is no prompt."""
     for name in record.present(_ASKED):
-        if not is_turn_list(value := listed(record.peek(name))):
+        if not is_turn_list(value := turns_in(record.peek(name))):
             continue
-        turns = turn_list(listed(record[name]))
-        if whole is None or value != listed(whole):
+        turns = turn_list(turns_in(record[name]))
+        if whole is None or value != turns_in(whole):
             return Prompted(with_system(turns, record), name)
     question, how, unused = _question_of(record)
     if question is None:
@@ -74,17 +74,18 @@ def _question_of(record: Fields) -> tuple[str | None, str, Mapping[str, int]]:
     for name in (leading[0], _named(record, _CONTEXTS), asked, leading[2]):
         if name is None or is_missing(record.peek(name)):
             continue
-        value = listed(record[name])
+        value = record[name]
         if name == "questions" and isinstance(value, list):
             said = [text for item in value for text in (item if isinstance(item, list) else [item])]
             value, others = said[:1], said[1:]
             if others:  # other words for the same question
                 unused["questions[]"] = sum(len(text) for text in others if isinstance(text, str))
-        parts.append(text_of(value, "input" if name in _INPUTS and parts else "the question"))
+        beside = name in _CONTEXTS or (name in _INPUTS and parts)
+        parts.append(text_of(value, name if beside else "the question"))
         used.append(name)
     options = _named(record, _OPTIONS)
     if options is not None and not is_missing(record.peek(options)):
-        parts.append(_option_lines(listed(record[options])))
+        parts.append(_option_lines(record[options]))
         used.append(options)
     return "\n".join(parts), "+".join(used), unused
 

@@ -130,6 +130,17 @@ def listed(value: object) -> object:
     return value
 
 
+def turns_in(value: object) -> object:
+    """Turns that stand as text in a table's cell; else the value itself: an answer may be a JSON list."""
+    found = listed(value)
+    if found is value or not isinstance(found, list) or not found:
+        return value
+    are_turns = all(
+        is_turn(item) and str(item.get("role", item.get("from"))).lower() in _ROLES for item in found
+    )
+    return found if are_turns else value
+
+
 def history_of(value: object) -> tuple[Turn, ...]:
     """Earlier turns: pairs of question and answer, or turns.
 

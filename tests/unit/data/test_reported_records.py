@@ -6,6 +6,7 @@ OpenAI's ``weight``, ms-swift's ``loss``; the layouts of CMB, HuatuoGPT-o1, Fire
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -93,6 +94,27 @@ def test_what_is_left_out_of_an_exam_question_is_named() -> None:
 )
 def test_an_answer_that_a_program_wrote_for_nothing_is_missing(answer: Any, expected: str) -> None:
     assert reason(one({"instruction": Q, "output": answer})) == expected
+
+
+@pytest.mark.parametrize(
+    "answer", ['["头痛", "发烧"]', '["头痛"]', "[1]", '[{"role": "药物", "value": "阿司匹林"}]']
+)
+def test_an_answer_that_is_a_json_list_stays_as_it_is(answer: str) -> None:
+    """Extraction tasks answer so; only lists of turns are read as such."""
+    assert turns(one({"instruction": Q, "output": answer})) == [ASKED, ("assistant", answer)]
+    asked = one({"instruction": answer, "output": GOOD})
+    assert turns(asked) == [("user", answer), ANSWERED]
+    pair = one({"prompt": Q, "chosen": answer, "rejected": BAD}, R)
+    assert isinstance(pair, Ranking)
+    assert pair.answers == (answer, BAD)
+
+
+def test_turns_in_the_cells_of_a_table_are_read() -> None:
+    asked, good, bad = (json.dumps([said(*turn)]) for turn in (ASKED, ANSWERED, ("assistant", BAD)))
+    assert turns(one({"prompt": asked, "completion": good})) == [ASKED, ANSWERED]
+    pair = one({"prompt": asked, "chosen": good, "rejected": bad}, R)
+    assert isinstance(pair, Ranking)
+    assert (pair.prompt[0].content, pair.answers) == (Q, (GOOD, BAD))
 
 
 def test_the_answer_none_in_chinese_is_one() -> None:
