@@ -22,6 +22,7 @@ First steps:
   zhongjing chat ./model                   talk to it
   zhongjing config show tiny > my.yaml     a document to start from
 
+\b
 On a cluster that has a release (helm install zhongjing ./helm), leave --local out:
   zhongjing submit -n train                the whole pipeline, in the namespace train
   zhongjing status -n train --watch        what runs

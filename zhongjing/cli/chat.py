@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,7 +33,7 @@ EPILOG = """
 Examples:
   zhongjing pull tiny/ppo ./model && zhongjing chat ./model
   zhongjing chat ./model -q 发烧怎么办？
-  zhongjing chat ./model < questions.txt
+  zhongjing chat ./model < questions.txt     every line is a question of its own
 
 At the prompt /reset forgets the dialogue, /exit (or Ctrl-D) leaves, Ctrl-C cuts an answer short.
 """
@@ -68,13 +69,25 @@ def chat(
 ) -> int | None:
     """Talk to a model on this machine."""
     kind_of(folder)
+    with warnings.catch_warnings():
+        # For those who write programs with transformers and PEFT, not for those who talk.
+        warnings.simplefilter("ignore", FutureWarning)
+        return _talk(
+            folder,
+            question,
+            system,
+            device=device,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+
+
+def _talk(folder: Path, question: str | None, system: str | None, **settings: Any) -> int | None:
     reply = load_reply(
         folder,
-        device=device,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
+        **settings,
     )
     talk = Conversation(reply, Console(), system=trained_system(folder) if system is None else system)
     if question is not None:
@@ -83,6 +96,7 @@ def chat(
     if sys.stdin.isatty():
         return talk.interactive()
     for line in sys.stdin:
+        talk.reset()  # a file has questions, one a line
         if not talk.line(line):
             break
     return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zhongjing.cli.completion import fields
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import guarded
 from zhongjing.cli.options import SETTINGS
@@ -28,7 +29,8 @@ app = typer.Typer(
 SHOW_EPILOG = """
 \b
 Examples:
-  zhongjing config show tiny > my.yaml
+  zhongjing config show tiny --brief > my.yaml    the recipe with its comments
+  zhongjing config show tiny                      with every default filled in
   zhongjing config show my.yaml --set spec.stages.sft.learningRate=1e-4
 """
 
@@ -38,8 +40,14 @@ Examples:
 def show(
     what: Annotated[str, typer.Argument(metavar="RECIPE|FILE", help="A recipe's name, or a document.")],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="Override a field; repeatable.", autocompletion=fields
+        ),
     ] = None,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="As it was written, comments and all, without the defaults.")
+    ] = False,
     output: Annotated[str, typer.Option("--output", "-o", help="yaml or json.")] = "yaml",
 ) -> None:
     """Print a document with every default filled in."""
@@ -49,7 +57,18 @@ def show(
         raise ConfigError(
             f"a document is printed as yaml or json, not {output}", code=INVALID_OPTION, where="--output"
         )
-    document = resolve(load(what), overrides or ())
+    written = load(what)
+    document = resolve(written, overrides or ())
+    if brief:
+        if overrides or output == "json":
+            raise ConfigError(
+                "--brief prints the document as it was written",
+                code=INVALID_OPTION,
+                where="--brief",
+                remedy="leave --set and -o json out",
+            )
+        Console().raw(text_of(what))
+        return
     console = Console()
     console.raw(as_json(document) if output == "json" else as_yaml(document))
 
@@ -81,6 +100,13 @@ def load(what: str) -> UserDocument:
             remedy=f"the recipes are: {', '.join(recipe_names())}",
         )
     return recipe(what)
+
+
+def text_of(what: str) -> str:
+    """The text of a file, or of a recipe, that :func:`load` has taken."""
+    from zhongjing.config.resolve import recipe_names, recipe_text
+
+    return recipe_text(what) if what in recipe_names() else Path(what).read_text(encoding="utf-8")
 
 
 def as_yaml(document: TrainingPipeline) -> str:

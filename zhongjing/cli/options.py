@@ -61,6 +61,12 @@ class DocumentFormat(StrEnum):
     JSON = "json"
 
 
+def _pipelines(context: typer.Context, incomplete: str) -> list[str]:
+    from zhongjing.cli.completion import pipelines
+
+    return pipelines(context, incomplete)
+
+
 Local = Annotated[bool, typer.Option("--local", help="On this machine: no cluster, no account.")]
 Workdir = Annotated[
     Path | None,
@@ -91,7 +97,9 @@ OutputFormat = Annotated[
 ]
 OptionalName = Annotated[
     str | None,
-    typer.Argument(metavar="[NAME]", help="Pipeline; needed only where there are several."),
+    typer.Argument(
+        metavar="[NAME]", help="Pipeline; needed only where there are several.", autocompletion=_pipelines
+    ),
 ]
 StageOption = Annotated[
     StageName | None, typer.Option("--stage", help="Stage; the one that runs, or ran last, unless given.")

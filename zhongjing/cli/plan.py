@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zhongjing.cli.completion import fields
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import FAILED, OK, guarded
 from zhongjing.cli.options import (
@@ -67,7 +68,10 @@ def plan(
         str | None, typer.Option("--recipe", metavar="NAME", help="Document that ships; tiny unless given.")
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="Override a field; repeatable.", autocompletion=fields
+        ),
     ] = None,
     gpus: Annotated[
         str | None, typer.Option("--gpus", metavar="COUNTxNAME-MEMORY", help="What there is: 4xA100-80G.")

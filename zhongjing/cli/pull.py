@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zhongjing.cli.completion import results
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import guarded
 from zhongjing.cli.model_card import CARD_FILE, model_card
@@ -61,7 +62,10 @@ Examples:
   zhongjing curves tiny/ppo ./curves --local
 """
 
-Target = Annotated[str, typer.Argument(metavar="PIPELINE/STAGE", help="Whose result, e.g. tiny/ppo.")]
+Target = Annotated[
+    str,
+    typer.Argument(metavar="PIPELINE/STAGE", help="Whose result, e.g. tiny/ppo.", autocompletion=results),
+]
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where it goes.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a folder that is not empty.")]
 

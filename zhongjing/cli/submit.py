@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from zhongjing.cli.completion import fields, pipelines
 from zhongjing.cli.console import Console
 from zhongjing.cli.guard import guarded
 from zhongjing.cli.options import (
@@ -61,7 +62,12 @@ def submit(
     ] = None,
     pipeline: Annotated[
         str | None,
-        typer.Option("--pipeline", metavar="NAME", help="The document that the pipeline NAME has already."),
+        typer.Option(
+            "--pipeline",
+            metavar="NAME",
+            help="The document that the pipeline NAME has already.",
+            autocompletion=pipelines,
+        ),
     ] = None,
     stage: Annotated[
         StageTarget | None,
@@ -70,7 +76,10 @@ def submit(
     local: Local = False,
     workdir: Workdir = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="Override a field; repeatable.", autocompletion=fields
+        ),
     ] = None,
     dry_run: Annotated[
         bool,

@@ -161,10 +161,25 @@ def key_fields(
     return result
 
 
-def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Which fields differ between two results of :func:`key_fields`, each as ``path: old -> new``."""
+def explain_change(
+    old: Mapping[str, Any], new: Mapping[str, Any], inputs: Mapping[str, str] | None = None
+) -> list[str]:
+    """What differs between two results of :func:`key_fields`.
+
+    Args:
+        old: of the earlier result.
+        new: of the one that is wanted.
+        inputs: what the roles of the new one are called: ``{"from": "sft"}``.
+
+    Returns:
+        Fields as ``path: old -> new``; inputs and sources, whose keys are hashes, as ``sft changed``.
+    """
     changes: list[str] = []
-    _compare("", old, new, changes)
+    before, after = old.get("inputs") or {}, new.get("inputs") or {}
+    for role in sorted({*before, *after}):
+        if before.get(role) != after.get(role):
+            changes.append(f"{(inputs or {}).get(role, role)} changed")
+    _compare("", {**old, "inputs": None}, {**new, "inputs": None}, changes)
     return changes
 
 
@@ -175,6 +190,8 @@ def _compare(path: str, old: Any, new: Any, changes: list[str]) -> None:
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for index, (before, after) in enumerate(zip(old, new, strict=True)):
             _compare(f"{path}[{index}]", before, after, changes)
+    elif old != new and path.endswith(".digest"):
+        changes.append(f"the content of {path.removeprefix('settings.').removesuffix('.digest')} changed")
     elif old != new:
         changes.append(f"{path}: {_short(old)} -> {_short(new)}")
 

@@ -17,6 +17,7 @@ import yaml
 
 from zhongjing.codes.command import INVALID_OVERRIDE, UNKNOWN_RECIPE
 from zhongjing.codes.document import DOCUMENT_NOT_FOUND, INVALID_YAML, NOT_A_PIPELINE, UNSET_VARIABLE
+from zhongjing.config.defaults import expand
 from zhongjing.config.pipeline import API_VERSION, KIND, TrainingPipeline
 from zhongjing.config.validate import Place, validate
 from zhongjing.errors import ConfigError
@@ -163,8 +164,12 @@ def recipe(name: str) -> UserDocument:
             code=UNKNOWN_RECIPE,
             remedy=f"the recipes are: {', '.join(recipe_names())}",
         )
-    text = (resources.files("jobs") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    return parse_document(text, origin=recipe_origin(name))
+    return parse_document(recipe_text(name), origin=recipe_origin(name))
+
+
+def recipe_text(name: str) -> str:
+    """The text of a recipe that there is."""
+    return (resources.files("jobs") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def recipe_origin(name: str) -> str:
@@ -185,13 +190,27 @@ def resolve(
     Raises:
         ConfigError: names every wrong field by its path, and the line where it stands.
     """
-    sparse = apply_overrides(user, overrides)
+    sparse = with_stage_defaults(apply_overrides(user, overrides))
     expanded = _expand_environment(sparse, (), sparse.place)
     document = validate(expanded, sparse.place)
     if frozen is None:
         return document
-    merged = _merge_frozen(document.model_dump(mode="json"), expanded, frozen.sparse, frozen.resolved)
+    before = expand(frozen.sparse)[0]
+    merged = _merge_frozen(document.model_dump(mode="json"), expanded, before, frozen.resolved)
     return validate(merged, sparse.place)
+
+
+def with_stage_defaults(user: UserDocument) -> UserDocument:
+    """The document with ``spec.stages.defaults`` filled into the stages. Raises ConfigError."""
+    data, origins = expand(user)
+    lines, overridden = dict(user.lines), set(user.overridden)
+    for place, source in origins.items():
+        for path, line in user.lines.items():
+            if path[: len(source)] == source:
+                lines[(*place, *path[len(source) :])] = line
+        if any(source[:length] in overridden for length in range(1, len(source) + 1)):
+            overridden.add(place)
+    return UserDocument(data, user.origin, lines, overridden)
 
 
 def apply_overrides(user: Mapping[str, Any], overrides: Sequence[str]) -> UserDocument:

@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from zhongjing.config.chart_page import write_chart_page
 from zhongjing.config.crd import write_chart_files
+from zhongjing.config.defaults import DEFAULTS, names
 from zhongjing.config.fields import MOST
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.troubleshooting import TROUBLESHOOTING_FILE, troubleshooting_page
@@ -31,6 +32,18 @@ REFERENCE_FILE = "docs/configuration.md"
 def json_schema() -> dict[str, Any]:
     """JSON schema (2020-12) of a TrainingPipeline, as editors take it."""
     schema = TrainingPipeline.model_json_schema(by_alias=True)
+    # What all stages share, as a stage has it, and nothing of it required.
+    shared: dict[str, Any] = {}
+    for stage in ("SftSettings", "PretrainSettings"):
+        shared |= {
+            name: field for name, field in schema["$defs"][stage]["properties"].items() if name in names()
+        }
+    schema["$defs"]["Stages"]["properties"][DEFAULTS] = {
+        "type": "object",
+        "description": "Settings of all stages; what a stage says itself wins.",
+        "properties": shared,
+        "additionalProperties": False,
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "TrainingPipeline",
@@ -48,7 +61,11 @@ def reference_page() -> str:
         "stage's key, and a change re-runs what depends on it. A field marked **O** (operational) never\n"
         "does. "
         "`--set spec.stages.sft.learningRate=1e-4` overrides a field; elements of lists are named by their\n"
-        "`name`, `source` or number.\n"
+        "`name`, `source` or number.\n\n"
+        "`spec.stages.defaults` holds settings for all stages of the document at once (`precision`,\n"
+        "`workers`, `resources`, `lora`, ...: whatever all stages share, `data` excepted). What a stage\n"
+        "says itself wins. It is of documents that are submitted; `kubectl apply` takes what\n"
+        "`zhongjing submit --dry-run -o yaml` prints, with the settings in their stages.\n"
     ]
     seen: set[type[BaseModel]] = set()
     queue: list[tuple[str, type[BaseModel]]] = [("", TrainingPipeline)]

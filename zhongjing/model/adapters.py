@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
 from zhongjing.codes import model as codes
@@ -177,7 +177,8 @@ def write_adapter(
     text = json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
     on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in sorted(tensors.items())}
-    save_file(on_cpu, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    # save_file would give the file to its owner alone, whatever the umask says.
+    (folder / ADAPTER_WEIGHTS).write_bytes(save(on_cpu, metadata={"format": "pt"}))
 
 
 def read_adapter(folder: Path) -> AdapterFile:

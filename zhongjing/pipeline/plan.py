@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zhongjing.codes.data import MISSING_INPUT
-from zhongjing.config.keys import base_key, digest, key_fields, tokenizer_sources
+from zhongjing.config.keys import base_key, digest, explain_change, key_fields, tokenizer_sources
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.errors import MissingInputError
@@ -37,6 +37,14 @@ class StagePlan:
     def upstream(self) -> tuple[Stage, ...]:
         """The stages that this one needs directly."""
         return tuple(need.stage for need in self.needs if need.stage is not None)
+
+    def changes_since(self, fields: Mapping[str, Any]) -> list[str]:
+        """What differs from an earlier result, by the fields that its key was a hash of."""
+        names: dict[str, str] = {
+            need.role: need.stage or ("the base" if need.reference == BASE else need.reference)
+            for need in self.needs
+        }
+        return explain_change(fields, self.fields, names)
 
 
 Plan = dict[Stage, StagePlan]

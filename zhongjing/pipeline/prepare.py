@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zhongjing.config.keys import explain_change
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import Frozen, apply_overrides, resolve
 from zhongjing.config.stages import Stage
@@ -166,7 +165,7 @@ def changed_under_way(old: DesiredState, new: DesiredState, status: PipelineStat
     for stage, node in before.items():
         other = after.get(stage)
         if other is not None and node.key is not None and other.key is not None and node.key != other.key:
-            changes += [f"spec.stages.{stage}: {line}" for line in explain_change(node.fields, other.fields)]
+            changes += [f"spec.stages.{stage}: {line}" for line in other.changes_since(node.fields)]
     return changes
 
 
@@ -225,7 +224,7 @@ def _forecast(plan: Plan, done: Mapping[Stage, bool], status: PipelineStatus | N
         entry = status.stage(stage) if status is not None else None
         changes: tuple[str, ...] = ()
         if entry is not None and entry.fields and entry.key not in (None, node.key) and node.fields:
-            changes = tuple(explain_change(entry.fields, node.fields))
+            changes = tuple(node.changes_since(entry.fields))
         if done[stage]:
             forecasts.append(Forecast(stage, "skip", "is done", node.key))
             continue
@@ -245,7 +244,8 @@ def _forecast(plan: Plan, done: Mapping[Stage, bool], status: PipelineStatus | N
 
 def _why(entry: Any, key: str | None, changes: tuple[str, ...]) -> str:
     if changes:
-        return f"changed: {changes[0]}" + (f" and {len(changes) - 1} more" if len(changes) > 1 else "")
+        said = changes[0] if changes[0].endswith(" changed") else f"changed: {changes[0]}"
+        return said + (f" and {len(changes) - 1} more" if len(changes) > 1 else "")
     if entry is None or entry.key is None:
         return "was never run"
     if entry.key == key and entry.state.is_active:

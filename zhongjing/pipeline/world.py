@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from zhongjing.config.keys import digest, explain_change
+from zhongjing.config.keys import digest
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.pipeline.actions import Action, Conclude, Mark, Submit
 from zhongjing.pipeline.backend import JobState
@@ -98,7 +98,7 @@ class World:
             submission_id=submission_id(self.desired, node.stage, attempt),
             spec_hash=spec_hash(self.desired, node.stage, node.key, attempt),
             fields=node.fields,
-            changes=explain_change(entry.fields, node.fields) if changed else entry.changes,
+            changes=node.changes_since(entry.fields) if changed else entry.changes,
             message=message,
         )
 

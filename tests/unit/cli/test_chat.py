@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,29 @@ def test_answers_stream_and_the_dialogue_is_kept(echo: Echo, capsys: pytest.Capt
         Turn("assistant", "turns: 2"),
         Turn("user", "还有呢？"),
     ]
+
+
+def test_a_file_of_questions_is_no_dialogue_and_warnings_for_programmers_are_kept_from_it(
+    command: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    heard: list[list[Turn]] = []
+
+    def reply(turns: list[Turn]) -> Iterator[str]:
+        warnings.warn("this will go", FutureWarning, stacklevel=1)
+        heard.append(turns)
+        yield turns[-1].content + "!"
+
+    def load(*_: object, **__: object) -> Callable[[list[Turn]], Iterator[str]]:
+        warnings.warn("this too", FutureWarning, stacklevel=1)
+        return reply
+
+    monkeypatch.setattr("zhongjing.cli.chat.load_reply", load)
+    (tmp_path / "config.json").write_text("{}")
+    answered = command("chat", str(tmp_path), "--system", "be kind", stdin="a?\n\nb?\n")
+    assert answered.exit_code == 0, answered.stderr
+    assert answered.stdout == "a?!\nb?!\n"
+    assert [[turn.content for turn in turns] for turns in heard] == [["be kind", "a?"], ["be kind", "b?"]]
+    assert answered.stderr == ""
 
 
 def test_reset_forgets_all_but_the_system_turn(echo: Echo) -> None:

@@ -57,3 +57,14 @@ def test_batch_sizes_in_the_names_of_hugging_face() -> None:
     )
     assert "num_train_epochs=3 learning_rate=7e-05 lr_scheduler_type=cosine" in sft
     assert "per_device_train_batch_size=1 gradient_accumulation_steps=32" in rm
+
+
+def test_brief_keeps_the_comments_of_the_recipe(command: CommandLine, tmp_path: Path) -> None:
+    shown = command("config", "show", "tiny", "--brief")
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.startswith("# ")
+    assert len(shown.stdout.splitlines()) < len(command("config", "show", "tiny").stdout.splitlines())
+    (tmp_path / "my.yaml").write_text(shown.stdout, encoding="utf-8")
+    assert command("config", "show", "my.yaml", "--brief").stdout == shown.stdout
+    assert command("config", "show", "my.yaml").stdout == command("config", "show", "tiny").stdout
+    assert command("config", "show", "tiny", "--brief", "--set", "spec.seed=1").exit_code == 2

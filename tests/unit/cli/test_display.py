@@ -290,3 +290,28 @@ def test_what_was_not_used_of_a_source_is_told_once() -> None:
     running = shown({Stage.SFT: RUNNING}, {Stage.SFT: training_progress(Stage.SFT, 1, sources=[own])})
     PlainDisplay(lines.append, now=Clock()).update(running)
     assert lines[2].endswith("data own: 3 read, 3 kept; not used: note (3 records, 9 characters)")
+
+
+def test_a_failing_stage_prints_no_stale_line_before_why_it_failed() -> None:
+    lines: list[str] = []
+    display = PlainDisplay(lines.append, now=lambda: 0.0)
+    stale = training_progress(Stage.SFT, 3, activity=Activity.FAILED, message="writing the token cache")
+    running = pipeline_status({Stage.SFT: stage_status(StageState.RUNNING)})
+    failed = pipeline_status({Stage.SFT: stage_status(StageState.FAILED, message="the corpus is empty")})
+    display.update(view(desired_state(), running, {Stage.SFT: stale}))
+    display.update(view(desired_state(), failed, {Stage.SFT: stale}))
+    told = [line for line in lines if " sft " in line]
+    assert [line.split("  ")[-1].strip() for line in told] == ["failed: the corpus is empty"]
+
+
+def test_the_tables_time_is_that_of_the_attempt_with_its_start_and_its_end() -> None:
+    entry = stage_status(
+        StageState.SUCCEEDED, started_at="2026-01-01T00:00:00Z", finished_at="2026-01-01T00:01:40Z"
+    )
+    seen = view(desired_state(), pipeline_status({Stage.SFT: entry}), {})
+    table = metric_table(seen.stages, {Stage.SFT: manifest(Stage.SFT, seconds=75.0)})
+    assert table[1].split()[-1] == "1m40s"
+    before = view(desired_state(), pipeline_status({Stage.SFT: stage_status(StageState.SKIPPED)}), {})
+    assert (
+        metric_table(before.stages, {Stage.SFT: manifest(Stage.SFT, seconds=75.0)})[1].split()[-1] == "1m15s"
+    )

@@ -226,7 +226,7 @@ def test_status_of_what_is_done_shows_what_it_brought(
         "demo: Complete",
         "stage  state      attempt  step  held-out",
         "sft    succeeded  1        100   loss 6.5 -> 3.25",
-        "rm     skipped    1",
+        "rm     succeeded  1",
     ]
 
 

@@ -62,6 +62,8 @@ class PlainDisplay:
     def _stage(self, stage: StageView) -> None:
         for text in self._stage_news.of(stage):
             self._line(stage.stage, text)
+        if stage.activity is Activity.FAILED:
+            return  # what it was at when it failed; why it failed comes with the state
         message = stage.progress.message if stage.activity is not None and stage.progress is not None else ""
         mark = (stage.state, stage.status.attempt, stage.activity, message)
         changed = mark != self._marks.get(stage.stage)

@@ -58,7 +58,7 @@ def metric_table(stages: Sequence[StageView], manifests: Mapping[Stage, StageMan
                     name,
                     *(_cell(each, name) for each in _measures(manifest)),
                     str(manifest.steps) if first else "",
-                    duration(manifest.seconds) if first else "",
+                    duration(max(manifest.seconds, stage.seconds or 0.0)) if first else "",
                 ]
             )
             if name == "accuracy":
@@ -172,7 +172,7 @@ def overview_lines(views: Sequence[RunView]) -> list[str]:
         row = [view.name, state, "", "", "", ""]
         if stage is not None:
             steps = f"{stage.step}/{stage.total_steps}" if stage.total_steps else ""
-            row = [view.name, state, f"{stage.stage} {stage.doing}", steps, stage.headline, stage.eta]
+            row = [view.name, state, f"{stage.stage} {stage.stands}", steps, stage.headline, stage.eta]
         rows.append(row)
     return filled(["pipeline", "state", "stage", "step", "training", "left"], rows)
 
@@ -204,7 +204,16 @@ def status_lines(view: RunView, manifests: Mapping[Stage, StageManifest]) -> lis
             steps, held_out = str(manifest.steps), _change(stage.stage, manifest)
         attempt = str(stage.status.attempt) if stage.status.attempt else ""
         rows.append(
-            [stage.stage.value, stage.doing, attempt, steps, stage.headline, held_out, stage.speed, stage.eta]
+            [
+                stage.stage.value,
+                stage.stands,
+                attempt,
+                steps,
+                stage.headline,
+                held_out,
+                stage.speed,
+                stage.eta,
+            ]
         )
     header = ["stage", "state", "attempt", "step", "training", "held-out", "speed", "left"]
     found = losses(view.stages, manifests)

@@ -21,6 +21,7 @@ from zhongjing.pipeline.state import (
     PipelineStatus,
     StageState,
     StageStatus,
+    seconds,
 )
 from zhongjing.storage.progress import Activity, Progress
 
@@ -49,6 +50,19 @@ class StageView:
     def doing(self) -> str:
         """One word: the activity of a live attempt, else the state."""
         return self.activity.value if self.activity is not None else _STATE_WORDS[self.state]
+
+    @property
+    def stands(self) -> str:
+        """As :attr:`doing`, of a run that is only looked at: what was done before is done."""
+        return _STATE_WORDS[StageState.SUCCEEDED] if self.state is StageState.SKIPPED else self.doing
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the attempt that succeeded took, its start and end included; None: unknown."""
+        status = self.status
+        if self.state is not StageState.SUCCEEDED or not (status.started_at and status.finished_at):
+            return None
+        return max(0.0, seconds(status.finished_at) - seconds(status.started_at))
 
     @property
     def step(self) -> int:
