@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zhongjing.cli.display.losses import data_table
+from zhongjing.config.commands import Commands
 from zhongjing.config.keys import tokenizer_sources
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
@@ -29,7 +30,7 @@ DRY_RUN_RECORDS = 1000
 """Records of a source that a dry run looks at: a second or two."""
 
 _NOT_MEASURED = (
-    "lengths are not known here: zhongjing data inspect -f FILE --tokenizer FOLDER holds them against "
+    "lengths are not known here: `zhongjing data inspect -f FILE --tokenizer FOLDER` holds them against "
     "the stages' limits"
 )
 
@@ -163,7 +164,7 @@ def dry_run_data(
             return [f"note: the sources could not be looked at: {error.message}"], []
     if not counts:
         return [], []
-    lines = rehearsal_lines(found) or [*data_table(counts), _NOT_MEASURED]
+    lines = rehearsal_lines(found) or [*data_table(counts), Commands(None).complete(_NOT_MEASURED)]
     if any(source.read == DRY_RUN_RECORDS for sources in counts.values() for source in sources):
         lines.append(f"counts are of the first {DRY_RUN_RECORDS:,} records of a source")
     if found:
