@@ -8,7 +8,8 @@ _code = GROUP.code
 STORAGE_UNREACHABLE = _code(
     "StorageUnreachable",
     "The object store does not answer.",
-    cause="A wrong endpoint, a server that is down or being started again, a network or proxy in between.",
+    cause="A wrong endpoint, a server that is down or being started again, a network or proxy in between; "
+    "or a network policy: networkPolicy.hosts in the chart's values has the ranges of inside names.",
     remedy="check spec.storage.endpoint (AWS_ENDPOINT_URL) and that the server runs; "
     "spec.storage.deadlineSeconds sets how long an outage is borne",
 )
