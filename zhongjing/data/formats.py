@@ -45,7 +45,8 @@ _DELIMITERS = (",", "\t", ";")
 _ESCAPED = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte that does not decode
 PRIVATE_USE = re.compile("[\ue000-\uf8ff]")
 """Characters without a meaning of their own: now and then a hospital's own glyphs, often a wrong encoding."""
-_HEADLESS_ROWS = 20  # so many lines with as many commas are no chance
+# So many lines with as many commas are no chance; but a paragraph may have many, and the same one come again.
+_HEADLESS_ROWS, _HEADLESS_COLUMNS = 20, 12
 _HEADER_CELL = 40  # characters; longer ones are sentences, not names
 
 
@@ -291,8 +292,8 @@ def _delimiter(text: str, complete: bool) -> str | None:
         if len(set(names)) == len(names) and all(names[1:]) and max(map(len, names)) <= _HEADER_CELL:
             if body and fitting >= 0.9 * len(body):
                 return delimiter
-        elif len(body) >= _HEADLESS_ROWS and fitting == len(body):
-            headless = True
+        elif len(names) <= _HEADLESS_COLUMNS and fitting == len(body):
+            headless = headless or len(set(map(tuple, body))) >= _HEADLESS_ROWS
     if headless:
         raise DataError(
             "the object is a table without a header, or text with as many commas on each line",

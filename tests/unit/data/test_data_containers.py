@@ -166,6 +166,8 @@ def test_header_or_record_is_told_and_where_both_fit_refused_with_the_field_that
     assert caught.value.code is codes.AMBIGUOUS_READING
     assert "`format: text`" in caught.value.remedy
     assert not rejected(read("\n".join(long), Kind.TEXT, format="text"))
+    for prose in ("党参补中,健脾。" * 15 + "\n", f"{'党参补中' * 15},健脾。\n"):
+        assert not rejected(read(prose * 30, Kind.TEXT)), "a line again and again is no table"
     with pytest.raises(DataError, match="two columns of the table have the same name"):
         read("ask,answer,answer\n问,答,答二\n", format="csv")
 
