@@ -3,7 +3,9 @@
 ``KUBECONFIG=... python benchmarks/controller_pass.py [COUNT] [--fresh N]`` makes a namespace with COUNT
 (1,000) complete pipelines, and prints JSON: seconds of the listing, seconds and CPU seconds of passes,
 requests to the API and to Ray, memory of the process. ``--fresh`` measures what N new, suspended pipelines
-cost when they are first seen. The CRD must be there. Only Ray is a stand-in: it has no jobs.
+cost when they are first seen. ``--queued N`` measures instead what N pipelines cost that wait while one has
+the cluster: half a minute of the controller's loop, and the change of turns. The CRD must be there. Only Ray
+is a stand-in: its jobs do nothing.
 """
 
 from __future__ import annotations
@@ -31,26 +33,104 @@ from zhongjing.controller.depot import Depot
 from zhongjing.controller.guard import RayCluster
 from zhongjing.controller.loop import Controller
 from zhongjing.controller.metrics import Metrics
-from zhongjing.pipeline.backend import JobDescription
+from zhongjing.pipeline.backend import JobDescription, JobRequest, JobState
 from zhongjing.pipeline.observe import Policy
 from zhongjing.storage.admin import BucketAdmin
+from zhongjing.storage.client import Clients
 from zhongjing.storage.embedded import EmbeddedS3
 from zhongjing.storage.objects import open_store
 
 BUCKET = "s3://zhongjing"
 
 
-class NoJobs(RayJobsBackend):
-    """A Ray on which nothing runs."""
+class Jobs(RayJobsBackend):
+    """A Ray whose jobs run until they are told to end, and do nothing."""
 
     def __init__(self) -> None:
         super().__init__("http://127.0.0.1:1", None)
         self.requests = 0
+        self.known: dict[str, JobDescription] = {}
 
     def jobs(self) -> list[JobDescription]:
-        """None."""
+        """All of them."""
         self.requests += 1
-        return []
+        return list(self.known.values())
+
+    def submit(self, job: JobRequest) -> None:
+        """Runs at once."""
+        self.requests += 1
+        name = job.submission_id
+        self.known[name] = JobDescription(
+            submission_id=name, state=JobState.RUNNING, metadata=dict(job.metadata)
+        )
+
+    def describe(self, submission_id: str) -> JobDescription:
+        """What it does."""
+        self.requests += 1
+        unknown = JobDescription(submission_id=submission_id, state=JobState.UNKNOWN)
+        return self.known.get(submission_id, unknown)
+
+    def stop(self, submission_id: str) -> None:
+        """Ends it."""
+        job = self.known.get(submission_id)
+        if job is not None:
+            self.known[submission_id] = job.model_copy(update={"state": JobState.STOPPED})
+
+    def tail_logs(self, submission_id: str) -> Iterator[str]:
+        """Nothing."""
+        yield from ()
+
+
+class Counter:
+    """Counts the requests to the object store of the process."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        send = Clients.call
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self.requests += 1
+            return send(*arguments, **options)
+
+        Clients.call = counted  # type: ignore[method-assign]
+
+
+def queued(controller: Controller, api: KubeApi, ray: Jobs, counter: Counter, count: int) -> dict[str, Any]:
+    """What pipelines cost that wait for their turn."""
+    for number in range(count + 1):
+        api.create(PIPELINES, document(f"queued-{number:05d}", force=True, priority=count - number))
+    controller.inventory.expire()
+
+    def turns() -> set[str]:
+        found = [each.condition() or {} for each in controller.inventory.all() if not each.is_settled]
+        return {str(each.get("message" if each.get("reason") == "Queued" else "reason")) for each in found}
+
+    def go(seconds: float, until: set[str] | None = None) -> dict[str, float]:
+        """The controller's loop for so long, or until no pipeline says anything else."""
+        began = (time.perf_counter(), time.process_time(), api.requests, counter.requests)
+        longest = 0.0
+        while time.perf_counter() - began[0] < seconds and turns() != until:
+            start = time.perf_counter()
+            wait = controller.once()
+            longest = max(longest, time.perf_counter() - start)
+            time.sleep(min(wait, 1.0))
+        after = (time.perf_counter(), time.process_time(), api.requests, counter.requests)
+        names = ("seconds", "cpu_seconds", "api_requests", "s3_requests")
+        told = {name: round(b - a, 2) for name, a, b in zip(names, began, after, strict=True)}
+        return told | {"longest_pass": round(longest, 2)}
+
+    first, second = "queued-00000", "queued-00001"
+    figures = {"first_look": go(1200, {"Running", f"waits for {first}"}), "half_a_minute": go(30)}
+    api.patch(PIPELINES, first, {"spec": {"suspend": True}})
+    for name in list(ray.known):
+        ray.stop(name)
+    controller.inventory.expire()
+    figures["change_of_turns"] = go(600, {"Running", f"waits for {second}"})
+    for each in controller.inventory.all():
+        api.delete(PIPELINES, each.name)
+    controller.inventory.expire()
+    controller.once()
+    return figures
 
 
 @contextmanager
@@ -106,6 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("count", type=int, nargs="?", default=1000)
     parser.add_argument("--fresh", type=int, default=50)
+    parser.add_argument("--queued", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, EmbeddedS3(Path(folder)) as s3, namespace() as api:
         use_environment(s3.environment())
@@ -113,7 +194,8 @@ def main() -> None:
         BucketAdmin(settings.storage.storage()).ensure_bucket(BUCKET)
         store = open_store(settings.storage.storage())
         store.put(f"{BUCKET}/data/prompts.jsonl", b"{}")
-        ray = NoJobs()
+        store.put(f"{BUCKET}/base/config.json", b"{}")
+        ray, counter = Jobs(), Counter()
         controller = Controller(
             Pipelines(api),
             settings,
@@ -134,6 +216,10 @@ def main() -> None:
             return {name: round((b - a) / passes, 4) for name, a, b in zip(names, before, after, strict=True)}
 
         figures: dict[str, Any] = {"pipelines": options.count}
+        if options.queued:
+            found = queued(controller, api, ray, counter, options.queued)
+            print(json.dumps({"queued": options.queued} | found, indent=2))
+            return
         # What a first look costs, each with its listing of sources and its two documents.
         for number in range(options.fresh):
             api.create(PIPELINES, document(f"fresh-{number}", suspend=True))

@@ -41,6 +41,7 @@ from tests.chart.support import (
     value_at,
     without,
 )
+from zhongjing.storage.credentials import SECRET_VARIABLE
 
 BOTH = pytest.mark.parametrize("provisioner", PROVISIONERS)
 VALUES = chart_values()
@@ -480,6 +481,16 @@ def test_configuration_with_a_store_of_their_own() -> None:
     assert config.addressing_style == "virtual"
 
 
+def test_messages_can_name_the_secret_of_the_store() -> None:
+    """Where the store refuses the keys, the remedy of a message names the Secret, not the environment."""
+    for objects in (rendered("static"), render(case("own store").values)):
+        secret = release_config(objects).storage.secret
+        pods = [environment(each["spec"]["containers"][0]) for _, each in pod_templates(objects)]
+        named = [pod.get(SECRET_VARIABLE) for pod in pods if "AWS_SHARED_CREDENTIALS_FILE" in pod]
+        assert len(named) >= 3, "controller, head and workers"
+        assert set(named) == {secret}
+
+
 def test_configuration_with_the_pods_role_on_aws() -> None:
     objects = render(case("AWS by role").values, provisioner="static")
     config = release_config(objects).storage
@@ -487,6 +498,5 @@ def test_configuration_with_the_pods_role_on_aws() -> None:
     assert (config.secret, config.endpoint, config.bundled) == (None, None, False)
     for _, template in pod_templates(objects):
         variables = environment(template["spec"]["containers"][0])
-        assert "AWS_SHARED_CREDENTIALS_FILE" not in variables
-        assert "AWS_ENDPOINT_URL" not in variables
+        assert not {"AWS_SHARED_CREDENTIALS_FILE", "AWS_ENDPOINT_URL", SECRET_VARIABLE} & set(variables)
         assert "AWS_REGION" in variables
