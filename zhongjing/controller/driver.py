@@ -223,7 +223,9 @@ class Driver:
             suspend = pipeline.suspend or pipeline.is_deleting
             desired = previous.value.model_copy(update={"suspend": suspend})
             turn = f"the document as it is now cannot be run: {reason}"
-            return self._go(desired, status, turn, now)
+            wait = self._go(desired, status, turn, now)
+            # When what runs has ended, the document as it is now is all that is left to speak of.
+            return self._services.cadence.active if wait is None else wait
         self._repeats.say(pipeline.name, reason)
         self.records.want(None)
         actions: list[Action] = [
