@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from zhongjing.codes.command import INVALID_OPTION, NO_LOG, NOT_RUN_YET
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, NotFoundError
-from zhongjing.pipeline.reconcile import driver_log
+from zhongjing.pipeline.attempt_logs import driver_log
 from zhongjing.pipeline.state import PipelineStatus, StageStatus
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.objects import ObjectStore

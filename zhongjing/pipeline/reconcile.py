@@ -8,7 +8,6 @@ every act may be repeated.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +34,7 @@ from zhongjing.pipeline.actions import (
     Submit,
     fold,
 )
+from zhongjing.pipeline.attempt_logs import keep_logs, keep_stacks
 from zhongjing.pipeline.backend import (
     Backend,
     ForeignJobError,
@@ -47,6 +47,7 @@ from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.faults import UNREADABLE, is_documents, sentence, unready_reason
 from zhongjing.pipeline.fit import Gate, Unfit
 from zhongjing.pipeline.freeze import freeze_source
+from zhongjing.pipeline.marks import Marks
 from zhongjing.pipeline.observe import AttemptView, Away, Observed, Policy, ResultView
 from zhongjing.pipeline.plan import Plan, make_plan, make_request
 from zhongjing.pipeline.records import Records, StoredRecords
@@ -59,7 +60,6 @@ from zhongjing.pipeline.state import (
     PipelineStatus,
     StageState,
     StageStatus,
-    StopReason,
     seconds,
     stamp,
 )
@@ -71,18 +71,6 @@ from zhongjing.storage.objects import ObjectInfo, ObjectStore
 from zhongjing.storage.progress import Activity, Progress
 
 logger = logging.getLogger(__name__)
-
-LOG_BYTES = 8 * 2**20  # of a driver's log that is kept; its end, where the reason stands
-
-
-@dataclass
-class _Mark:
-    """When the progress of an attempt last changed, by this process's clock."""
-
-    text: str
-    since: float
-    step: str
-    step_since: float
 
 
 @dataclass(frozen=True)
@@ -126,7 +114,7 @@ class Reconciler:
         self._gate = gate
         self.status: PipelineStatus | None = None
         self.document: TrainingPipeline | None = None
-        self._marks: dict[str, _Mark] = {}
+        self._marks = Marks()
         self._results: dict[tuple[Stage, str], ResultView] = {}
         self._published: dict[Stage, str] = {}
         self._repeats = Repeats(logger)
@@ -201,7 +189,7 @@ class Reconciler:
             unready = self._away
         if unready is not None:
             raise unready
-        self._keep_logs(before, after)
+        keep_logs(self.store, self.layout, self.backend, before, after)
         return self._next(after, now, turn)
 
     def _think(
@@ -244,8 +232,8 @@ class Reconciler:
                 continue
             job = self._describe(entry.submission_id)
             progress = self._progress(stage, entry.key, entry.attempt)
-            mark = self._look(entry.submission_id, progress, now)
-            attempts[stage] = AttemptView(job, progress, now - mark.since, now - mark.step_since)
+            quiet, stuck = self._marks.look(entry.submission_id, progress, now)
+            attempts[stage] = AttemptView(job, progress, quiet, stuck)
         plan = make_plan(desired, status.sources)
         keys = {(stage, node.key) for stage, node in plan.items()}
         keys |= {(stage, entry.key) for stage, entry in status.stages.items() if entry.state.is_active}
@@ -305,23 +293,6 @@ class Reconciler:
         planned = self._gate.look(document, new).unfit if new else ()
         return {each.stage: each for each in planned} | unfit
 
-    def _look(self, submission_id: str, progress: Progress | None, now: float) -> _Mark:
-        """Notes what an attempt's progress says now."""
-        text = progress.updated_at if progress is not None else ""
-        step = ""
-        if progress is not None:
-            # A rewritten time proves nothing; a step does, and so does what was done within one.
-            done = (progress.step, progress.beats, progress.fraction)
-            step = f"{progress.activity} {progress.message} {done}"
-        mark = self._marks.get(submission_id)
-        if mark is None:
-            mark = self._marks[submission_id] = _Mark(text, now, step, now)
-        if mark.text != text:
-            mark.text, mark.since = text, now
-        if mark.step != step:
-            mark.step, mark.step_since = step, now
-        return mark
-
     def _result(self, stage: Stage, key: str) -> ResultView | None:
         uri = self.layout.stage(stage, key).manifest
         known = self._results.get((stage, key))
@@ -347,7 +318,7 @@ class Reconciler:
         for action in actions:
             if isinstance(action, Submit):
                 # What waits for its submission does not hang.
-                self._marks.pop(action.submission_id, None)
+                self._marks.forget(action.submission_id)
                 try:
                     self._submit(desired, status, action)
                 except ForeignJobError as error:
@@ -382,7 +353,7 @@ class Reconciler:
                 uri = self.layout.stage(action.stage, action.key).stop(action.attempt)
                 if not self.store.exists(uri):
                     logger.info("asking %s a%d to stop: %s", action.stage, action.attempt, action.message)
-                    self._keep_stacks(status, action)
+                    keep_stacks(self.store, self.layout, self.backend, status, action)
                     request_stop(self.store, uri, action.reason, action.message)
             elif isinstance(action, Kill):
                 try:
@@ -401,9 +372,7 @@ class Reconciler:
         try:
             self.backend.make_room(self._job(desired, stage, entry))
         except BackendError as error:
-            mark = self._marks.get(entry.submission_id or "")
-            if mark is not None:
-                mark.step_since = now  # who waits for workers does not hang
+            self._marks.excuse(entry.submission_id, now)  # what waits for workers does not hang
             unready = BackendUnavailableError(
                 error.message, code=error.code, where=error.where, remedy=error.remedy
             )
@@ -414,17 +383,6 @@ class Reconciler:
         if entry.waiting_since is None:
             return [], None
         return [Mark(stage, StageState.RUNNING, "Running", update=entry.waited(now))], None
-
-    def _keep_stacks(self, status: PipelineStatus, action: RequestStop) -> None:
-        """Stores where an attempt hangs, before it is ended: afterwards nobody could tell."""
-        job = status.stage(action.stage).submission_id
-        if action.reason is not StopReason.HUNG or job is None:
-            return
-        uri = f"{self.layout.stage(action.stage, action.key).logs}/stacks-a{action.attempt}.txt"
-        try:
-            self.store.put(uri, self.backend.stacks(job).encode())
-        except StorageError as error:
-            logger.warning("the stacks of %s could not be kept: %s", job, error)
 
     def _submit(self, desired: DesiredState, status: PipelineStatus, action: Submit) -> None:
         request = make_request(
@@ -487,22 +445,6 @@ class Reconciler:
                 continue  # the next pass looks again
             self._published[stage] = entry.key
 
-    def _keep_logs(self, before: PipelineStatus, after: PipelineStatus) -> None:
-        """Copies the driver's log of each attempt that just ended: a backend forgets, the store does not.
-
-        A job stores its log itself when it ends in order; one that was killed does not.
-        """
-        for stage, entry in before.stages.items():
-            ended = entry.state.is_active and not after.stage(stage).state.is_active
-            if not ended or entry.submission_id is None or entry.key is None:
-                continue
-            try:
-                if self.backend.describe(entry.submission_id).state.is_terminal:
-                    uri = driver_log(self.layout, stage, entry.key, entry.attempt)
-                    self.store.put(uri, _tail(self.backend, entry.submission_id))
-            except (BackendError, StorageError) as error:
-                logger.warning("the log of %s could not be kept: %s", entry.submission_id, error)
-
     def _next(self, status: PipelineStatus, now: float, turn: str | None) -> float | None:
         condition = status.condition()
         if condition is None:
@@ -518,11 +460,6 @@ class Reconciler:
         return max(min([self.cadence.active, *(after for after in retries if after > 0)]), 0.05)
 
 
-def driver_log(layout: Layout, stage: Stage, key: str, attempt: int) -> str:
-    """Where the driver's log of an attempt is kept after its end."""
-    return f"{layout.stage(stage, key).logs}/driver-a{attempt}.log"
-
-
 def _held_up(error: ZhongjingError, desired: DesiredState, status: PipelineStatus) -> list[Action]:
     """Says what keeps the pipeline from going on."""
     if isinstance(error, BackendError):
@@ -535,14 +472,3 @@ def _held_up(error: ZhongjingError, desired: DesiredState, status: PipelineStatu
 
 def _not_ready(error: BackendError) -> Conclude:
     return Conclude(ConditionType.PROGRESSING, unready_reason(error), sentence(error), error.remedy)
-
-
-def _tail(backend: Backend, submission_id: str) -> bytes:
-    lines: deque[bytes] = deque()
-    size = 0
-    for line in backend.tail_logs(submission_id):
-        lines.append(line.encode(errors="replace") + b"\n")
-        size += len(lines[-1])
-        while size > LOG_BYTES and len(lines) > 1:
-            size -= len(lines.popleft())
-    return b"".join(lines)[-LOG_BYTES:]
