@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from zhongjing.cli.app import main
+from zhongjing.environment import leave
+
+try:
+    from zhongjing.cli.app import main
+except ModuleNotFoundError as error:
+    leave(error)
 
 if __name__ == "__main__":
     main()

@@ -11,12 +11,17 @@ from __future__ import annotations
 
 import sys
 
-import typer
+from zhongjing.environment import leave
 
-from zhongjing.cli.app import add_submit
-from zhongjing.cli.console import bear_every_character
-from zhongjing.cli.guard import run
-from zhongjing.cli.options import SETTINGS
+try:
+    import typer
+
+    from zhongjing.cli.app import add_submit
+    from zhongjing.cli.console import bear_every_character
+    from zhongjing.cli.guard import run
+    from zhongjing.cli.options import SETTINGS
+except ModuleNotFoundError as error:
+    leave(error)
 
 app = typer.Typer(add_completion=False, **SETTINGS)
 add_submit(app)

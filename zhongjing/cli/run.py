@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.summary import result, summary
@@ -19,8 +20,10 @@ from zhongjing.cli.follow import (
 )
 from zhongjing.cli.guard import INTERRUPTED, OK
 from zhongjing.config.commands import Commands
+from zhongjing.config.stages import Stage
 from zhongjing.pipeline.session import Session
 from zhongjing.pipeline.state import ConditionType, DesiredState, StageState
+from zhongjing.storage.manifest import StageManifest
 
 KILL_SECONDS = 1.5  # from ending a run at once to the command's own end, at most
 _LOOK_SECONDS = 0.1
@@ -133,9 +136,21 @@ def _conclude(session: Session, shown: RunView, console: Console, *, interrupted
         console.say(line)
     for line in _closing(shown, interrupted=interrupted):
         console.warn(line)
+    if code == OK:
+        for line in _next(session, shown.name, manifests):
+            console.say(line)
     if console.json_mode:
         console.result({**result(shown, manifests), **problem_keys(shown, code), "exitCode": code})
     return code
+
+
+def _next(session: Session, name: str, manifests: Mapping[Stage, StageManifest]) -> list[str]:
+    """The two commands with which a result is talked to, as they are called here."""
+    stage = next((each for each in (Stage.PPO, Stage.SFT) if each in manifests), None)
+    if stage is None:
+        return []
+    pull = Commands(session.flags).line("pull", f"{name}/{stage}", "./model")
+    return ["", "talk to it", f"  {pull}", f"  {Commands(None).line('chat', './model')}"]
 
 
 def _closing(shown: RunView, *, interrupted: bool) -> list[str]:

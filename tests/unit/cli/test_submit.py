@@ -100,6 +100,12 @@ def test_success_is_0_and_ends_with_the_table(
     table = lines[lines.index("stage  state      held-out  before  after  test  steps   time") :]
     assert table[1] == "sft    succeeded  loss         6.5   3.25   3.5    100  1m15s"
     assert "  sft      s3://zhongjing/local/demo/sft/kkkkkkkkkkkkkkkk/model" in table
+    # The demo ends with the next two commands, as they are called here.
+    assert table[-3:] == [
+        "talk to it",
+        "  zhongjing pull demo/sft ./model --local",
+        "  zhongjing chat ./model",
+    ]
 
 
 def test_a_failed_stage_is_1_and_says_why(
