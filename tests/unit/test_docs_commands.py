@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli.commands_support import parse
+from zhongjing.pipeline import state
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -44,6 +45,14 @@ def test_the_readmes_commands_are_found() -> None:
     assert sum(line.startswith(("zhongjing ", "python -m zhongjing.submit")) for line in found) > 12
     assert ". .venv/bin/activate".replace(".venv/bin/", "") in found
     assert "zhongjing pull tiny/ppo ./model --local" in found
+
+
+def test_every_reason_of_progressing_is_documented() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    told = page.partition("Reasons of `Progressing`:")[2].partition("\n\n")[0]
+    reasons = {state.RUNNING, state.RETRYING, state.QUEUED, state.WAITING_FOR_INPUT, "Suspending"}
+    for reason in reasons.union(state.UNREADY, state.REFUSALS):
+        assert f"`{reason}`" in told, reason
 
 
 @pytest.mark.parametrize("module", ["zhongjing", "zhongjing.submit"])
