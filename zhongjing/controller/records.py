@@ -173,8 +173,8 @@ class KubernetesRecords:
         remembered beside what came back, or the same status would be written in every pass.
         """
         version, sent = self._sent
-        last = sent if version == self.pipeline.version else self.pipeline.status
-        if _said(value) == _said(last):
+        known = [self.pipeline.status, *([sent] if version == self.pipeline.version else [])]
+        if _said(value) in [_said(each) for each in known]:
             return False
         if not self._may_act():
             raise ConflictError("another controller leads now", code=CONFLICT, where=self.pipeline.name)
