@@ -64,6 +64,7 @@ from zhongjing.pipeline.state import (
     stamp,
 )
 from zhongjing.pipeline.stored import find_record
+from zhongjing.pipeline.world import whole
 from zhongjing.storage.artifacts import request_stop
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
@@ -163,7 +164,8 @@ class Reconciler:
             raise
         except ZhongjingError as error:
             # What keeps a pipeline must be seen by whoever asks for the status, not only in a log.
-            status, actions, trouble = before, _held_up(error, desired, before), error
+            actions = [whole(action, self.policy, desired) for action in _held_up(error, desired, before)]
+            status, trouble = before, error
         after = fold(status, actions, now)
         # Before the status: who reads there that a stage is done finds its result in use.
         self._publish(after)
@@ -181,7 +183,8 @@ class Reconciler:
         if trouble is not None:
             raise trouble
         news, unready = self._perform(desired, after, actions, now)
-        told = fold(after, news, now)
+        # As decisions have them: else each pass would write the two forms of one remedy.
+        told = fold(after, [whole(action, self.policy, desired) for action in news], now)
         if told != after:
             self.records.write_status(told, etag)
             self.status = after = told

@@ -80,12 +80,7 @@ class World:
 
     def whole(self, action: Action) -> Action:
         """An action with the commands of its remedy as users of this place can give them."""
-        if not isinstance(action, Mark | Conclude) or action.remedy is None:
-            return action
-        stage = action.stage.value if isinstance(action, Mark) else None
-        pipeline = self.desired.pipeline
-        remedy = self.policy.commands.complete(action.remedy, pipeline, stage, keep=True)
-        return replace(action, remedy=remedy)
+        return whole(action, self.policy, self.desired)
 
     def submit(self, node: StagePlan, entry: StageStatus, attempt: int, message: str) -> Submit:
         """The action that submits ``attempt``; the same attempt again is harmless."""
@@ -111,3 +106,12 @@ def spec_hash(desired: DesiredState, stage: Stage, key: str, attempt: int) -> st
 def submission_id(desired: DesiredState, stage: Stage, attempt: int) -> str:
     """``<pipeline>-<uid8>-<stage>-a<N>``."""
     return f"{desired.submission_prefix}-{stage}-a{attempt}"
+
+
+def whole(action: Action, policy: Policy, desired: DesiredState) -> Action:
+    """An action with the commands of its remedy as users of the policy's place can give them."""
+    if not isinstance(action, Mark | Conclude) or action.remedy is None:
+        return action
+    stage = action.stage.value if isinstance(action, Mark) else None
+    remedy = policy.commands.complete(action.remedy, desired.pipeline, stage, keep=True)
+    return replace(action, remedy=remedy)

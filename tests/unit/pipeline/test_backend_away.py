@@ -9,9 +9,11 @@ import pytest
 from tests.unit.pipeline.test_workers import Bench
 from zhongjing.codes.pods import NO_FITTING_NODE
 from zhongjing.codes.ray import RAY_UNREACHABLE
+from zhongjing.config.commands import Commands
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendUnavailableError
-from zhongjing.pipeline.state import CLUSTER_NOT_READY, ConditionType, StageState
+from zhongjing.pipeline.observe import Policy
+from zhongjing.pipeline.state import CLUSTER_NOT_READY, ConditionType, PipelineStatus, StageState
 
 WHY = "the Ray head is not ready; pod/zj-ray-head-0: no node of the cluster can ever hold it"
 
@@ -46,6 +48,30 @@ def test_ray_s_head_is_down_and_the_condition_goes_on_saying_why() -> None:
     bench.cluster.fault = lambda where: None
     bench.run(40)
     assert (bench.condition().type, bench.stage().attempt) == (ConditionType.COMPLETE, 1)
+
+
+def test_a_remedy_that_names_a_command_is_not_written_again_in_every_pass() -> None:
+    """The command gets the place's options wherever the remedy comes from."""
+
+    def full(where: str) -> None:
+        raise BackendUnavailableError(WHY, code=NO_FITTING_NODE, remedy="see `kubectl get nodes`")
+
+    bench = Bench()
+    bench.reconciler.policy = Policy(commands=Commands("-n train", name="zhongjing"))
+    bench.cluster.fault = full
+    bench.run(5)
+    assert bench.condition().remedy == "see `kubectl -n train get nodes`"
+    written: list[str] = []
+    write = bench.reconciler.records.write_status
+
+    def counted(status: PipelineStatus, version: str | None) -> str:
+        written.append(str(status.condition()))
+        return write(status, version)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.reconciler.records, "write_status", counted)
+        bench.run(10)
+    assert not written
 
 
 def test_what_waits_for_a_head_does_not_hang() -> None:
