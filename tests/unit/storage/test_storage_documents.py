@@ -67,8 +67,8 @@ def test_damaged_results_name_the_stage_to_run_again(uri: str, stage: str | None
     assert made_by(uri) == stage
     with pytest.raises(StorageError) as caught:
         parse_json(b"{", uri)
-    assert ("zhongjing submit --rerun" in caught.value.remedy) is (stage is not None)
-    assert stage is None or caught.value.remedy.endswith(f"--rerun {stage}")
+    assert ("zhongjing submit --pipeline" in caught.value.remedy) is (stage is not None)
+    assert stage is None or caught.value.remedy.endswith(f"--rerun {stage}`")
 
 
 @pytest.mark.parametrize("value", [[], None, {"version": 1}, {"someText": "a", "extra": 1}])
