@@ -60,12 +60,12 @@ def test_a_head_that_no_node_can_hold_says_so_and_pipelines_obey(here: Place) ->
     install_workers(here.api, "cpu", replicas=0)
     controller = here.start(pods=True)
     here.apply(here.document("held", [Stage.RM], deletionPolicy="Delete"))
+    # Asked for at the same time: where nodes have to be made, both are made together. Idle, they go again.
+    assert wait_until(lambda: workers(here) == 1, 20), here.logs()
     held = here.wait("held", lambda each: "no node of the cluster can ever hold it" in message(each))
     assert (held.condition() or {})["reason"] == "ClusterNotReady"
     assert f"pod/{FULLNAME}-ray-head-0" in message(held)
     assert "nodeSelector" in str((held.condition() or {}).get("remedy"))
-    # Asked for at the same time: where nodes have to be made, both are made together.
-    assert workers(here) == 1
     version = held.version
     time.sleep(4)
     assert "can ever hold it" in message(here.get("held"))
