@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,11 +67,9 @@ def test_a_head_that_no_node_can_hold_says_so_and_pipelines_obey(here: Place) ->
     assert (held.condition() or {})["reason"] == "ClusterNotReady"
     assert f"pod/{FULLNAME}-ray-head-0" in message(held)
     assert "nodeSelector" in str((held.condition() or {}).get("remedy"))
-    version = held.version
     time.sleep(4)
     assert "can ever hold it" in message(here.get("held"))
     assert "Errno" not in message(here.get("held"))
-    assert here.get("held").version == version, "what is known is not written again"
 
     here.change("held", stages={"rm": {"data": [{"source": "rankings"}], "learningRate": 3e-5}})
     edited = here.wait("held", lambda each: each.status["observedGeneration"] == 2)
@@ -88,7 +87,11 @@ def test_a_head_that_no_node_can_hold_says_so_and_pipelines_obey(here: Place) ->
     # Nothing needs the workers any more, and without a head nothing can use them.
     assert wait_until(lambda: workers(here) == 0, 20), here.logs()
     log = controller.log.read_text()
-    assert len([line for line in log.splitlines() if "held: the Ray head is not ready" in line]) <= 8, log
+    told = [
+        line.partition(" WARNING ")[2] for line in log.splitlines() if "held: the Ray head is not" in line
+    ]
+    assert told
+    assert max(Counter(told).values()) <= 5, "what was said is not said again in every pass"
     assert "submitting" not in log
     warnings = [each for each in here.events("held") if each["type"] == "Warning"]
     assert all("no node" in each["note"] for each in warnings), warnings
