@@ -376,7 +376,7 @@ STORES = [
         "an unknown access key",
         "AccessDenied",
         3,
-        ["refused access", "{bucket}/talks.jsonl", "credentials in the environment"],
+        ["InvalidAccessKeyId: The access key ID", "{bucket}/talks.jsonl", "AWS_ACCESS_KEY_ID"],
         [*INSPECT, "{bucket}/talks.jsonl"],
         environment={"AWS_ACCESS_KEY_ID": "someone"},
     ),
