@@ -191,7 +191,7 @@ def test_an_operator_that_does_not_run_is_told_and_not_waited_for_in_silence(api
         )
         return [(finding.code, finding.fatal) for finding in explainer.findings()]
 
-    assert look(0) == []
+    assert look(0) == [(codes.POD_STARTING, False)]
     assert look(120) == [(codes.KUBERAY_NOT_RUNNING, True)]
 
 
