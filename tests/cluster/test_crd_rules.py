@@ -139,7 +139,8 @@ def refused_here(document: Document) -> str:
     """What refuses the document when it is submitted to a machine of its own; empty if nothing does."""
     try:
         parsed = TrainingPipeline.model_validate(document)
-        graph.check(parsed)
+        for stage in parsed.spec.stages.present():
+            graph.needs(parsed, stage)  # of graph.check all but lengths, which no rule holds
         graph.targets(parsed)
     except (ValidationError, ConfigError) as error:
         return str(error)
