@@ -60,7 +60,8 @@ def upload(store: ObjectStore, bucket: str, name: str, data: bytes) -> FrozenSou
 def test_build_race_read_resume_and_damage(
     store: ObjectStore, bucket_uri: str, tokenizer_folder: Path
 ) -> None:
-    records = [{"instruction": f"第{i}个问题是什么？", "output": f"第{i}个回答。" * 9} for i in range(3000)]
+    question, answer = "第{}位病人头痛发热，应当看什么科？", "建议到神经内科就诊，{}天后复诊。"
+    records = [{"instruction": question.format(i), "output": answer.format(i) * 6} for i in range(3000)]
     text = json.dumps(records, ensure_ascii=False, indent=1) + "\n"
     frozen = upload(store, bucket_uri, "qa", text.encode("gb18030"))
     doc = document(
@@ -108,7 +109,8 @@ def test_build_race_read_resume_and_damage(
 def test_ray_tasks_give_the_same_bytes_and_an_interrupted_build_goes_on(
     store: ObjectStore, bucket_uri: str, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records = [{"instruction": f"第{i}个问题是什么？", "output": f"第{i}个回答。" * 9} for i in range(3000)]
+    question, answer = "第{}位病人头痛发热，应当看什么科？", "建议到神经内科就诊，{}天后复诊。"
+    records = [{"instruction": question.format(i), "output": answer.format(i) * 6} for i in range(3000)]
     frozen = upload(store, bucket_uri, "qa", json.dumps(records, ensure_ascii=False).encode())
     doc = document(
         [{"name": "qa", "uri": f"{bucket_uri}/uploads/qa", "kind": "dialogue"}],
