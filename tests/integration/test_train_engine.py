@@ -285,11 +285,6 @@ def test_ranks_of_a_node_share_the_pages_of_the_frozen_base(tmp_path: Path) -> N
         assert "lora_A" in result["said"]
 
 
-def test_fp16_needs_a_gpu() -> None:
-    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
-        toy_engine(precision="fp16")
-
-
 def test_every_trainable_parameter_must_be_optimised() -> None:
     module = Toy()
     with pytest.raises(ConfigError, match="trainable"):

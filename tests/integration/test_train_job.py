@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_a_stop_is_heard_while_workers_are_waited_for(
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "scratch"))
     monkeypatch.setattr(job, "OTHERS_POLL_SECONDS", 0.01)
-    monkeypatch.setattr(job, "prepare", lambda *_: None)
+    monkeypatch.setattr(job, "prepare", lambda *_: SimpleNamespace(warnings=[], counts=[]))
     run = Run(store, storage, DOCUMENT, tmp_path)
     layout = run.stage_layout(Stage.PRETRAIN)
     _, uri = run.request(Stage.PRETRAIN, 1)

@@ -56,11 +56,14 @@ class Clients:
                 result = action(client, key)
             except Exception as error:
                 said = (_ask_why(client) or error) if failures.is_mute(error) else error
-                if failures.refuses(said):
-                    self._check_rotation(said, version, uri)
-                if said is error:
-                    raise
-                raise said from None
+                try:
+                    if failures.refuses(said):
+                        self._check_rotation(said, version, uri)
+                    if said is error:
+                        raise
+                    raise said from None
+                finally:
+                    del said  # an error that its own frame holds keeps all its callers' variables alive
             self._source.accepted()
             return result
 

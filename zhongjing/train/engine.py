@@ -17,7 +17,6 @@ from typing import Any, Literal, cast
 import torch
 from torch import distributed, nn
 
-from zhongjing.codes import document as document_codes
 from zhongjing.codes import unexpected as unexpected_codes
 from zhongjing.config.stages import StageSettings
 from zhongjing.errors import ConfigError
@@ -142,8 +141,6 @@ class Engine:
         device: torch.device,
     ) -> None:
         settings = settled(settings, device)
-        if settings.precision == "fp16" and device.type == "cpu":
-            raise ConfigError("fp16 needs a GPU", code=document_codes.INVALID_PRECISION, where="precision")
         prepare_deepspeed(device)
         self.rank, self.world_size = ensure_process_group(device)
         self.device = device
