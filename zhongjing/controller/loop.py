@@ -33,7 +33,6 @@ from zhongjing.errors import (
     BackendError,
     ConflictError,
     ObjectConflictError,
-    StorageError,
     ZhongjingError,
 )
 from zhongjing.pipeline.faults import sentence
@@ -232,6 +231,13 @@ class Controller:
             self._repeats.say(pipeline.name, error.message)
             self._metrics.fail(f"{pipeline.name}: {error.message}")
             return pipeline
+        except Exception as error:
+            # A defect, or a status that a newer release wrote: it must not end the turns of the others.
+            text = f"{type(error).__name__}: {error}"
+            if self._repeats.say(pipeline.name, text, logging.ERROR):
+                logger.exception("%s: a pass failed", pipeline.name)
+            self._metrics.fail(f"{pipeline.name}: {text}")
+            return pipeline
         if after is None:
             self.inventory.remove(pipeline)
         else:
@@ -251,7 +257,7 @@ class Controller:
                 return pipeline
             try:
                 remove_artifacts(self._services, pipeline)
-            except StorageError as error:
+            except ZhongjingError as error:
                 if not self._outage.explains(error, now):
                     self._repeats.say(pipeline.name, f"its artifacts could not be deleted: {error.message}")
                 return pipeline

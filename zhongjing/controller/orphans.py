@@ -17,7 +17,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.controller.driver import Services
 from zhongjing.controller.guard import ClusterJobs
 from zhongjing.controller.turns import orphans, verification
-from zhongjing.errors import BackendError, BackendUnavailableError, StorageError
+from zhongjing.errors import BackendError, BackendUnavailableError, ZhongjingError
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.repeats import Repeats
 from zhongjing.pipeline.state import StopReason
@@ -83,7 +83,7 @@ class Orphans:
         for job in alive:
             try:
                 self._end(job, now)
-            except (BackendError, StorageError) as error:
+            except ZhongjingError as error:
                 self._repeats.say(job.submission_id, f"could not be stopped: {error.message}")
 
     def _end(self, job: JobDescription, now: float) -> None:

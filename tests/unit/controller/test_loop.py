@@ -11,12 +11,15 @@ import pytest
 
 from tests.unit.controller.loop_support import World
 from zhongjing.backends.kubernetes.failures import refused
-from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline
 from zhongjing.backends.kubernetes.resources import PIPELINES, Request
+from zhongjing.codes import Code
 from zhongjing.codes.pods import NO_FITTING_NODE, WORKERS_STARTING
 from zhongjing.codes.ray import RAY_UNREACHABLE
-from zhongjing.errors import BackendError, BackendUnavailableError, StorageError
-from zhongjing.pipeline.backend import JobDescription, JobRequest
+from zhongjing.codes.storage import INVALID_STORAGE, WRONG_REGION
+from zhongjing.controller.verify import GPUS, VERIFIES
+from zhongjing.errors import BackendError, BackendUnavailableError, ConfigError, StorageError
+from zhongjing.pipeline.backend import JobDescription, JobRequest, JobState
 
 NOW = 1_800_000_000.0
 
@@ -48,6 +51,66 @@ def test_one_object_that_was_deleted_or_changed_breaks_no_whole_pass(
     monkeypatch.setattr(world.objects, "set_finalizer", set_finalizer)
     world.run(NOW)
     assert world.objects.condition("b-here")[:2] == ("Progressing", "Running")
+
+
+def test_a_status_that_cannot_be_read_breaks_no_whole_pass() -> None:
+    """A newer release with one more stage was rolled back."""
+    world = World()
+    world.objects.apply("a-newer")
+    world.objects.apply("b-here")
+    raw = world.objects.items["a-newer"].raw
+    newer = {"stages": {"distil": {"state": "Pending", "progress": {"activity": "training"}}}}
+    world.objects.items["a-newer"] = Pipeline(raw | {"status": newer})
+    world.run(NOW)
+    assert world.objects.condition("b-here")[:2] == ("Progressing", "Running")
+
+
+@pytest.mark.parametrize("wrong", [INVALID_STORAGE, WRONG_REGION])
+def test_settings_of_the_store_that_a_deletion_finds_wrong_break_no_whole_pass(
+    wrong: Code, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are a ConfigError, not a StorageError."""
+    world = World()
+    world.objects.apply("a-going", deletionPolicy="Delete")
+    world.objects.apply("b-here")
+    raw = world.objects.items["a-going"].raw
+    metadata = raw["metadata"] | {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [FINALIZER]}
+    world.objects.items["a-going"] = Pipeline(raw | {"metadata": metadata})
+
+    def delete_folder(uri: str) -> int:
+        raise ConfigError("the bucket is elsewhere", code=wrong)
+
+    monkeypatch.setattr(world.store, "delete_folder", delete_folder, raising=False)
+    world.run(NOW)
+    assert world.objects.condition("b-here")[:2] == ("Progressing", "Running")
+
+
+def test_a_job_left_over_that_cannot_be_asked_to_stop_breaks_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.objects.apply("here")
+    told = {
+        "namespace": "ns",
+        "release": "zj",
+        "stage": "sft",
+        "key": "k",
+        "attempt": "1",
+        "pipeline": "gone",
+    }
+    world.jobs.known["gone-1-sft-a1"] = JobDescription(
+        submission_id="gone-1-sft-a1", state=JobState.RUNNING, metadata=told
+    )
+    world.jobs.known["odd"] = JobDescription(
+        submission_id="odd",
+        state=JobState.RUNNING,
+        metadata={"namespace": "ns", VERIFIES: "zj", GPUS: "half of one"},
+    )
+
+    def exists(uri: str) -> bool:
+        raise ConfigError("the bucket is elsewhere", code=WRONG_REGION)
+
+    monkeypatch.setattr(world.store, "exists", exists)
+    world.run(NOW)
+    assert world.objects.condition("here")[:2] == ("Progressing", "Queued")
 
 
 def test_a_workload_that_was_deleted_breaks_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
