@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from zhongjing.storage.manifest import Unused
@@ -48,6 +48,11 @@ class Fields(Mapping[str, object]):
 
     def __len__(self) -> int:
         return len(self._value)
+
+    def take(self, name: str, read: Callable[[object], object]) -> object:
+        """The value as ``read`` understands it: a list that stands as text is used part by part."""
+        self._taken[name] = read(self[name])
+        return self._taken[name]
 
     def peek(self, name: str, default: object = None) -> object:
         """The value as its format gives it; looking does not use it."""

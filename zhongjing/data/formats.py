@@ -42,6 +42,9 @@ _COMPRESSED = {
     b"7z\xbc\xaf\x27\x1c": "7z",
 }
 _DELIMITERS = (",", "\t", ";")
+# What is said to be in these is written by programs that know more characters of the same codes (as in the
+# Encoding Standard, "Names and labels").
+_SUPERSETS = {"big5": "cp950", "gb2312": "gb18030", "gbk": "gb18030"}
 _ESCAPED = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte that does not decode
 PRIVATE_USE = re.compile("[\ue000-\uf8ff]")
 """Characters without a meaning of their own: now and then a hospital's own glyphs, often a wrong encoding."""
@@ -202,8 +205,11 @@ def _undecodable(head: bytes, encoding: str, complete: bool) -> int:
 
 def _known(encoding: str) -> str:
     try:
-        return codecs.lookup(encoding).name
-    except LookupError:
+        name = codecs.lookup(encoding).name
+        name = _SUPERSETS.get(name, name)
+        _decoder(name).decode(b"", True)  # some of Python's make no text of bytes, or bear no damage
+        return name
+    except (LookupError, ValueError, TypeError, AssertionError):
         raise DataError(
             f"no codec is named {encoding!r}",
             code=document_codes.INVALID_VALUE,

@@ -14,11 +14,20 @@ from functools import lru_cache
 from zhongjing.codes import data as codes
 from zhongjing.config.sources import Columns, Kind, RoleMarks
 from zhongjing.data.fields import Fields, is_missing, unused_in, wrapped
-from zhongjing.data.preferences import RANKS, SCORES, Graded, check_pair_scores, ordered, pair_of, said
+from zhongjing.data.preferences import (
+    RANKS,
+    SCORES,
+    Graded,
+    check_pair_scores,
+    deciding,
+    order_in,
+    ordered,
+    pair_of,
+    said,
+)
 from zhongjing.data.questions import (
     TURN_LISTS,
     Prompted,
-    first_of,
     one_name,
     prompt_of,
     two_ways,
@@ -201,8 +210,9 @@ def _ranked(record: Fields, kind: Kind) -> Parsed | None:
             continue
         # Our own layout has the best first; nobody else's list has an order unless it says so.
         own = name == "answers" and "questions" not in record
-        ranks, scores = first_of(record, RANKS), first_of(record, SCORES)
-        graded = ordered(listed(record[name]), listed(ranks), listed(scores), best_first=own)
+        ranks, scores = order_in(record, RANKS), order_in(record, SCORES)
+        listing = record.take(name, listed)
+        graded = ordered(listing, ranks, scores, best_first=own, beside=deciding(record))
         return _graded(graded, prompt)
     return None
 
@@ -212,7 +222,8 @@ def _preference(record: Fields, kind: Kind) -> Parsed | None:
         if better in record and worse in record:
             prompt = prompt_of(record, whole=record.peek(better))
             check_pair_scores(record)
-            return _graded(pair_of(record[better], record[worse], prompt.turns), prompt)
+            pair = record.take(better, turns_in), record.take(worse, turns_in)
+            return _graded(pair_of(*pair, prompt.turns), prompt)
     return None
 
 
@@ -226,7 +237,7 @@ def _rejected_beside(record: Fields, kind: Kind) -> Parsed | None:
         return None
     *before, chosen = parsed.turns
     check_pair_scores(record)
-    rejected = turns_in(record[name])
+    rejected = record.take(name, turns_in)
     if is_turn_list(rejected):
         whole = turn_list(rejected)
         ours, theirs = (
@@ -247,9 +258,9 @@ def _messages(record: Fields, kind: Kind) -> Parsed | None:
     if not found:
         return None
     name, *others = found
-    turns = turn_list(record[name])
+    turns = turn_list(record.take(name, listed))
     for other in others:
-        if turn_list(record[other]) != turns:
+        if turn_list(record.take(other, listed)) != turns:
             raise two_ways(name, other, "the turns", "messages")
     return Parsed(name, turns=with_system(turns, record))
 
@@ -260,16 +271,19 @@ def _question_answer(record: Fields, kind: Kind) -> Parsed | None:
     if name is None or not prompt.turns:
         return None
     layout = f"{prompt.how}/{name}"
-    value = turns_in(record[name])
+    value = record.take(name, turns_in)
     if name == "output" and isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
         # LLaMA-Factory's earlier form of a pair: the better answer, then the worse.
         graded = pair_of(value[0], value[1], prompt.turns)
         return replace(_graded(graded, prompt), layout=f"{layout}, the first best")
     turns = _answer_turns(value)
     if not is_missing(record.peek("complex_cot")):
+        if len(turns) != 1:
+            raise RejectedError("Complex_CoT stands beside an answer of several turns")
         # As the publishers' own training code writes them (HuatuoGPT-o1).
         thought = text_of(record["complex_cot"], "a thought")
-        turns = (Turn("assistant", f"## Thinking\n\n{thought}\n\n## Final Response\n\n{turns[0].content}"),)
+        content = f"## Thinking\n\n{thought}\n\n## Final Response\n\n{turns[0].content}"
+        turns = (replace(turns[0], content=content),)
         layout += " with Complex_CoT"
     elif len(turns) == 1 and record.present(THOUGHT_KEYS):
         turns = (replace(turns[0], content=with_thought(turns[0].content, record)),)
@@ -331,8 +345,8 @@ def _graded(graded: Graded, prompt: Prompted) -> Parsed:
 
 
 def _by_columns(record: Fields, columns: Columns) -> Parsed:
-    def need(path: str) -> object:
-        found = _at(record, path)
+    def need(path: str, read: Callable[[object], object] = lambda value: value) -> object:
+        found = record.take(path, read) if path in record else _at(record, path)
         if found is _NOTHING:
             raise RejectedError(f"the key {path!r} named under `columns` is missing", codes.UNKNOWN_LAYOUT)
         return found
@@ -343,32 +357,41 @@ def _by_columns(record: Fields, columns: Columns) -> Parsed:
 
     if columns.text:
         return Parsed("columns", text=text_of(need(columns.text), "the text"))
+
+    def with_its_system(turns: Turns) -> Turns:
+        if turns and turns[0].role == "system":
+            return turns
+        system = may(columns.system)
+        return turns if is_missing(system) else (Turn("system", text_of(system, "the system turn")), *turns)
+
     turns: Turns = ()
-    systems = (columns.system,) if columns.system else ()
     if columns.messages:
-        turns = with_system(turn_list(need(columns.messages)), record, systems)
+        turns = with_its_system(turn_list(need(columns.messages, listed)))
     elif columns.prompt:
         asked = need(columns.prompt)
         if is_turn_list(asked):
-            turns = with_system(turn_list(asked), record, systems)
+            turns = with_its_system(turn_list(asked))
         else:
             parts = [
                 text_of(part, "the question") for part in (asked, may(columns.input)) if not is_missing(part)
             ]
             question = "\n".join(parts) or text_of(asked, "the question")
-            turns = with_system((*history_of(may(columns.history)), Turn("user", question)), record, systems)
+            turns = with_its_system((*history_of(may(columns.history)), Turn("user", question)))
     if columns.answers:
-        if columns.ranks or columns.scores:  # then nothing else counts
-            ranks, scores = may(columns.ranks), may(columns.scores)
+        named = [path for path in (columns.ranks, columns.scores) if path]
+        if named:  # then nothing else counts, and their order in the list least of all
+            ranks, scores = listed(may(columns.ranks)), listed(may(columns.scores))
+            if ranks is None and scores is None:
+                need(named[0])
         else:
-            ranks, scores = first_of(record, RANKS), first_of(record, SCORES)
-        graded = ordered(listed(need(columns.answers)), listed(ranks), listed(scores), best_first=True)
+            ranks, scores = order_in(record, RANKS), order_in(record, SCORES)
+        graded = ordered(need(columns.answers, listed), ranks, scores, best_first=not named)
         return _graded(replace(graded, how=f"columns: {graded.how}"), Prompted(turns, "columns"))
     if columns.chosen and columns.rejected:
-        graded = pair_of(need(columns.chosen), need(columns.rejected), turns)
+        graded = pair_of(need(columns.chosen, turns_in), need(columns.rejected, turns_in), turns)
         return _graded(replace(graded, how=f"columns: {graded.how}"), Prompted(turns, "columns"))
     if columns.response:
-        turns += _answer_turns(turns_in(need(columns.response)))
+        turns += _answer_turns(need(columns.response, turns_in))
     if not turns:
         raise RejectedError("`columns` names neither a text, nor turns, nor a prompt")
     return Parsed("columns", turns=turns)
@@ -435,7 +458,10 @@ def _unmarked(parsed: Parsed, role_marks: RoleMarks | None) -> Parsed:
 
 
 def _department(record: Fields, names: Sequence[str]) -> str | None:
-    return next(
-        (label_of(record[name]) for name in record.present(names) if label_of(record.peek(name)) is not None),
-        None,
-    )
+    for name in names:
+        if name in record and label_of(record.peek(name)) is None:
+            continue
+        label = label_of(_at(record, name))
+        if label is not None:
+            return label
+    return None

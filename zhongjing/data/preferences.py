@@ -11,16 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from zhongjing.codes import data as codes
-from zhongjing.data.fields import is_missing
+from zhongjing.data.fields import Fields, is_missing
 from zhongjing.data.records import Turn
 from zhongjing.data.role_marks import marked_turns
 from zhongjing.data.texts import RejectedError, answer_of, number_of
-from zhongjing.data.turns import is_turn, is_turn_list, turn_list, turns_in
+from zhongjing.data.turns import is_turn, is_turn_list, listed, turn_list, turns_in
 
 Turns = tuple[Turn, ...]
 
-RANKS = ("ranks",)
-SCORES = ("scores", "ratings", "rewards")
+RANKS = ("ranks", "rank")
+SCORES = ("scores", "score", "ratings", "rating", "rewards", "reward")
+# A ranking may list places or the answers' numbers; which answer is the best may be told by number or letter.
+_DECIDING = ("ranking", "rankings", "best", "best_answer", "winner", "preference", "preferred")
 _RANK = ("rank",)
 _SCORE = ("score", "rating", "reward", "overall_score")
 _TEXTS = ("text", "content", "answer", "response", "completion")
@@ -98,7 +100,26 @@ def check_pair_scores(record: Mapping[str, object]) -> None:
         raise RejectedError("margin is negative, which contradicts chosen and rejected")
 
 
-def ordered(listed: object, ranks: object, scores: object, *, best_first: bool) -> Graded:
+def order_in(record: Fields, names: Sequence[str]) -> object:
+    """What the first of the names orders a list of answers by; None where none does.
+
+    A number under a name in the singular is one of the question (its votes, say), not of its answers.
+    """
+    for name in record.present(names):
+        value = record.peek(name)
+        if not is_missing(value) and (name.endswith("s") or isinstance(listed(value), list)):
+            return record.take(name, listed)
+    return None
+
+
+def deciding(record: Fields) -> list[str]:
+    """Keys beside a list of answers that may say which is the best, in a way that is not known here."""
+    return [name for name in record.present(_DECIDING) if not is_missing(record.peek(name))]
+
+
+def ordered(
+    listed: object, ranks: object, scores: object, *, best_first: bool, beside: Sequence[str] = ()
+) -> Graded:
     """A list of answers and what orders them.
 
     Args:
@@ -106,6 +127,7 @@ def ordered(listed: object, ranks: object, scores: object, *, best_first: bool) 
         ranks: of the answers, the smallest the best; None: none are given beside the list.
         scores: of the answers, the highest the best; likewise.
         best_first: whether the list's own order counts where nothing else is said.
+        beside: keys of the record that may say something else; then it is refused.
 
     Raises:
         RejectedError: the order is not told, not for all, or told in two ways that contradict each other.
@@ -124,6 +146,12 @@ def ordered(listed: object, ranks: object, scores: object, *, best_first: bool) 
         if not best_first:
             raise RejectedError(
                 "the answers have neither ranks nor scores, so their order is not known",
+                codes.AMBIGUOUS_RECORD,
+            )
+        if beside:
+            raise RejectedError(
+                f"{beside[0]} beside the answers may say which is the best: give ranks or scores, or, where "
+                "the first is the best, name the list as columns.answers",
                 codes.AMBIGUOUS_RECORD,
             )
         return Graded(tuple(texts), tuple(range(len(texts))), "answers, the first best")

@@ -14,7 +14,7 @@ from zhongjing.codes import data as codes
 from zhongjing.data.fields import Fields, is_missing
 from zhongjing.data.records import Turn
 from zhongjing.data.texts import RejectedError, text_of
-from zhongjing.data.turns import history_of, is_turn_list, turn_list, turns_in
+from zhongjing.data.turns import history_of, is_turn_list, listed, turn_list, turns_in
 
 Turns = tuple[Turn, ...]
 
@@ -28,7 +28,7 @@ _SYSTEMS = ("system", "system_prompt")
 TURN_LISTS = ("messages", "conversations", "conversation", "data", "context_messages")
 _ASKED = (*TURN_LISTS, *_QUESTIONS, *_INPUTS)
 _REPEATED = 8  # characters; a shorter text may stand in another by chance
-_LETTERED = re.compile(r"[(（]?[A-Za-z][)）.．、:：\s]")
+_LETTERED = re.compile(r"[(（]?(?P<letter>[A-Za-z])(?:(?P<mark>[)）.．、:：])|\s)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,14 @@ def prompt_of(record: Fields, *, whole: object = None) -> Prompted:
     for name in record.present(_ASKED):
         if not is_turn_list(value := turns_in(record.peek(name))):
             continue
-        turns = turn_list(turns_in(record[name]))
+        turns = turn_list(record.take(name, turns_in))
         if whole is None or value != turns_in(whole):
             return Prompted(with_system(turns, record), name)
     question, how, unused = _question_of(record)
     if question is None:
         return Prompted((), "")
-    turns = (*history_of(first_of(record, ("history",))), Turn("user", question))
+    history = record.take("history", listed) if "history" in record else None
+    turns = (*history_of(history), Turn("user", question))
     return Prompted(with_system(turns, record), how, unused)
 
 
@@ -105,26 +106,37 @@ def _option_lines(value: object) -> str:
     if isinstance(value, Mapping):
         pairs = [(str(key), value[key]) for key in value]
     elif isinstance(value, list):
-        pairs = [_lettered(place, item) for place, item in enumerate(value)]
+        all_have = all(isinstance(item, str) and _LETTERED.match(item.strip()) for item in value)
+        pairs = [_lettered(place, item, all_have) for place, item in enumerate(value)]
     else:
         return text_of(value, "the options")
     lines = [
         f"{letter.strip()}. {text_of(text, 'an option')}" if letter else text_of(text, "an option")
         for letter, text in pairs
-        if not is_missing(text)
+        if not _is_empty(text)
     ]
     return "\n".join(lines)
 
 
-def _lettered(place: int, item: object) -> tuple[str, object]:
+def _is_empty(option: object) -> bool:
+    """Whether an option is a table's empty cell; 无 and none are options as good as any."""
+    text = option.strip().lower() if isinstance(option, str) else None
+    return text in ("", "nan") if text is not None else is_missing(option)
+
+
+def _lettered(place: int, item: object, all_have: bool) -> tuple[str, object]:
+    """The letter of an option, empty where it begins with its own, and its text."""
     if isinstance(item, Mapping):
         letter, text = (
             first_of(item, ("key", "label", "letter")),
             first_of(item, ("value", "text", "content")),
         )
-        return (letter if isinstance(letter, str) else chr(ord("A") + place)), text
-    has_letter = isinstance(item, str) and _LETTERED.match(item.strip())
-    return ("" if has_letter else chr(ord("A") + place)), item
+        return (chr(ord("A") + place) if is_missing(letter) else str(letter)), text
+    letter = chr(ord("A") + place)
+    own = _LETTERED.match(item.strip()) if isinstance(item, str) else None
+    # "B 超" begins with a letter as well: where not all do, one with its mark and in its place is one.
+    has_letter = all_have or (own is not None and own["mark"] and own["letter"].upper() == letter)
+    return ("" if has_letter else letter), item
 
 
 def with_system(turns: Turns, record: Fields, names: Sequence[str] = _SYSTEMS) -> Turns:

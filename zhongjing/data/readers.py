@@ -262,7 +262,7 @@ def check_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
 def _without_place(parsed: Parsed, kind: Kind) -> dict[str, int]:
     """Characters of a record that was read which its source's kind has no place for."""
     if kind is Kind.TEXT and parsed.text is None:
-        return _told("(answers but the first)", parsed.answers[1:])
+        return _told("(answers but the best)", [each for each in parsed.answers if each != _best(parsed)])
     if kind is Kind.PROMPTS and parsed.text is None:
         last = [turn.content for turn in parsed.turns[-1:] if turn.role == "assistant"]
         return _told("(answers to the last question)", [*last, *parsed.answers])
@@ -278,7 +278,13 @@ def _as_text(parsed: Parsed) -> str:
         return parsed.text
     if not all(turn.learn for turn in parsed.turns):
         raise RejectedError("a turn is marked not to be trained on; as text every turn would be")
-    return "\n".join([*(turn.content for turn in parsed.turns), *parsed.answers[:1]])
+    best = _best(parsed)
+    return "\n".join([*(turn.content for turn in parsed.turns), *([] if best is None else [best])])
+
+
+def _best(parsed: Parsed) -> str | None:
+    """The best of the ranked answers, the first of several; None where there are none."""
+    return min(zip(parsed.ranks, parsed.answers, strict=True), key=lambda each: each[0], default=(0, None))[1]
 
 
 def _as_ranking(parsed: Parsed, position: Position) -> Ranking:

@@ -90,11 +90,19 @@ def _parquet(stream: BinaryIO) -> Iterator[Row | BadRow]:
         raise DataError("reading parquet needs pyarrow", code=command_codes.MISSING_PACKAGE) from None
     try:
         index = 0
-        for batch in ParquetFile(stream).iter_batches(batch_size=1024):
+        file = ParquetFile(stream)
+        names = file.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise DataError(
+                "two columns of the parquet file have the same name: one of them would be lost",
+                code=data_codes.UNREADABLE_SOURCE,
+                remedy="give every column a name of its own",
+            )
+        for batch in file.iter_batches(batch_size=1024):
             for value in batch.to_pylist():
                 yield mapping_row(value, index)
                 index += 1
-    except ArrowException as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:  # of damaged pages arrow raises the others
         raise DataError(
             f"the parquet file is damaged ({type(error).__name__})", code=data_codes.UNREADABLE_SOURCE
         ) from None  # arrow may quote values, and tracebacks are kept
