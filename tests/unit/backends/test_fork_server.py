@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,7 +19,7 @@ import pytest
 
 from zhongjing.backends.local import fork_client
 from zhongjing.backends.local.fork_client import SERVER_VARIABLE
-from zhongjing.backends.local.fork_server import padding
+from zhongjing.backends.local.fork_server import ForkServer, padding
 from zhongjing.backends.local.processes import environment_of, python_path
 
 # What a job is here: it tells what it sees, then does as it is told.
@@ -49,16 +52,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
     """A running server, and the environment of its clients."""
-    socket = tmp_path / "s"
+    place = tmp_path / "s"
     environment = {**os.environ, "PYTHONPATH": f"{python_path()}:{folder}"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "zhongjing.backends.local.fork_server", str(socket), "preloaded"],
+        [sys.executable, "-m", "zhongjing.backends.local.fork_server", str(place), "preloaded"],
         env={**padding(), **environment},
     )
-    while not socket.exists():
+    while not place.exists():
         assert process.poll() is None
         time.sleep(0.01)
-    yield process, {**environment, SERVER_VARIABLE: str(socket)}
+    yield process, {**environment, SERVER_VARIABLE: str(place)}
     process.kill()
     process.wait()
 
@@ -138,3 +141,49 @@ def test_a_worker_of_ray_gets_the_variables_of_its_context(
     assert seen["argv"] == [str(folder / "told.py"), "3"]
     assert dict(seen["variables"])["OWN"] == "1"  # type: ignore[call-overload]
     assert process.wait(10) == 3
+
+
+def test_a_server_that_ends_before_it_forks_leaves_its_clients_to_go_on_alone(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Its imports fail, say: who has waited for them is not killed."""
+    (folder / "broken.py").write_text("import time\ntime.sleep(0.5)\nraise ImportError('half installed')\n")
+    place = tmp_path / "s"
+    environment = {**os.environ, "PYTHONPATH": f"{python_path()}:{folder}"}
+    command = [sys.executable, "-m", "zhongjing.backends.local.fork_server", str(place), "broken"]
+    with subprocess.Popen(command, env={**padding(), **environment}, stderr=subprocess.DEVNULL) as server:
+        while not place.exists():
+            assert server.poll() is None
+            time.sleep(0.01)
+        process = _start(folder, {**environment, SERVER_VARIABLE: str(place)}, "-m", "told", "3")
+        seen = _seen(process)
+        assert (seen["pid"], seen["preloaded"], process.wait(10)) == (process.pid, False, 3)
+
+
+def test_a_request_that_cannot_be_served_ends_neither_the_server_nor_what_lives(
+    folder: Path, server: tuple[subprocess.Popen[bytes], dict[str, str]]
+) -> None:
+    """It is of another version, or there is no room for one more process."""
+    living = _start(folder, server[1], "-m", "told", "wait")
+    _seen(living)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(server[1][SERVER_VARIABLE])
+        body = json.dumps({"arguments": [], "another": 1}).encode()
+        socket.send_fds(other, [struct.pack("!I", len(body))], [0, 1, 2])
+        other.sendall(body)
+        assert other.recv(1) == b""
+    fork = ForkServer(folder / "own")
+    client = _start(folder, {**server[1], SERVER_VARIABLE: str(folder / "own")}, "-m", "told", "3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fork", no_room)
+        assert fork._accept() is None
+    fork._leave()
+    seen = _seen(client)
+    assert (seen["pid"], client.wait(10)) == (client.pid, 3)
+    assert living.poll() is None
+    living.terminate()
+    assert living.wait(10) == 7
+
+
+def no_room() -> int:
+    raise BlockingIOError(errno.EAGAIN, "no room for one more process")

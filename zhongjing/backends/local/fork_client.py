@@ -7,6 +7,7 @@ hold the worker's environment as JSON. All that is imported comes with Python: e
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -36,11 +37,19 @@ def main() -> None:
     try:
         socket.send_fds(server, [struct.pack("!I", len(body))], [0, 1, 2])
         server.sendall(body)
+        forked = server.recv(1)
     except OSError:
+        forked = b""
+    if not forked:
         _start(arguments)
         return
+
+    def hand_on(number: int, frame: object) -> None:
+        with contextlib.suppress(OSError):  # it has just ended, and its status is on the way
+            server.send(struct.pack("!B", number))
+
     for number in _FORWARDED:
-        signal.signal(number, lambda number, frame: server.send(struct.pack("!B", number)))
+        signal.signal(number, hand_on)
     status = b""
     while len(status) < 4:
         part = server.recv(4 - len(status))

@@ -10,7 +10,7 @@ client (:mod:`zhongjing.backends.local.fork_client`) was started with; it lives 
 the client dies             its process is killed
 the process ends            the client ends with the same exit status, or by the same signal
 the server dies             its processes are killed (``PR_SET_PDEATHSIG``, prctl(2)); the attempt is repeated
-no server answers           the client starts the process as if there had never been one
+no server answers or forks  the client starts the process as if there had never been one
 ==========================  ============================================================================
 
 The server starts no thread and opens no device: a fork keeps neither. It is not used on machines with a GPU.
@@ -38,6 +38,8 @@ from typing import NoReturn
 LENGTH = struct.Struct("!I")
 STATUS = struct.Struct("!i")
 SIGNAL = struct.Struct("!B")
+FORKED = b"+"
+"""What a client is told first: from now on its process lives elsewhere."""
 
 _REQUEST_SECONDS = 5.0  # a client writes all at once
 _PR_SET_PDEATHSIG = 1
@@ -103,11 +105,17 @@ class ForkServer:
         client.settimeout(_REQUEST_SECONDS)
         try:
             request, files = _read(client)
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             client.close()  # it starts the process itself
             return None
         client.settimeout(None)
-        process = os.fork()
+        try:
+            process = os.fork()
+        except OSError:  # no memory, or too many processes: those that live go on
+            for file in files:
+                os.close(file)
+            client.close()
+            return None
         if process == 0:
             self._leave()
             _become(request, files)
@@ -116,6 +124,8 @@ class ForkServer:
             os.close(file)
         self._clients[process] = client
         self._selector.register(client, selectors.EVENT_READ, process)
+        with contextlib.suppress(OSError):  # it is dead: that is found next
+            client.sendall(FORKED)
         return None
 
     def _heed(self, process: int) -> None:
