@@ -16,6 +16,7 @@ from tests.chart.support import (
     CHART,
     FULLNAME,
     PROVISIONERS,
+    ChartError,
     Object,
     containers,
     named,
@@ -144,6 +145,18 @@ def test_every_rule_says_where_to(each: Case) -> None:
 
 OUTSIDE = "https://store.example.com"
 INSIDE = ("10.1.2.3", "172.16.9.9", "192.168.1.1", "169.254.169.254", "100.64.0.1", "fd00::1", "fe80::1")
+
+
+@pytest.mark.parametrize("emptied", [None, []], ids=["null", "empty"])
+@pytest.mark.parametrize(
+    "place", ["dnsPorts", "dnsTo", "apiServer.cidrs", "apiServer.ports", "publicEgress.ports"]
+)
+def test_a_list_that_is_emptied_closes_nothing_open(place: str, emptied: list[str] | None) -> None:
+    """Kubernetes takes a rule without ports, or without a to, for one of all ports, or of all addresses."""
+    section, _, name = place.rpartition(".")
+    values = {section: {name: emptied}} if section else {name: emptied}
+    with pytest.raises(ChartError, match=name):
+        render({"networkPolicy": values}, provisioner="static")
 
 
 @pytest.mark.parametrize(
