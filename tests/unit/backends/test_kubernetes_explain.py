@@ -342,11 +342,13 @@ def test_what_the_operator_could_not_make() -> None:
     assert (finding.code, finding.fatal) == (codes.QUOTA_EXCEEDED, True)
 
 
-def test_stateful_sets_that_another_provisioner_left() -> None:
-    left = of_kuberay(cluster=cluster(state="ready"), workloads=PARTS)
-    [finding] = left
+def test_workloads_that_another_provisioner_left() -> None:
+    """Each is named by its kind: the head is a StatefulSet, workers are Deployments."""
+    workers = stateful_set("zhongjing-ray-gpu", 1, 1)
+    workers["spec"]["strategy"] = {"type": "Recreate"}
+    [finding] = of_kuberay(cluster=cluster(state="ready"), workloads=[PARTS[0], workers])
     assert finding.code is codes.PROVISIONER_MISMATCH
-    assert finding.remedy == "`kubectl delete statefulset zhongjing-ray-gpu zhongjing-ray-head`"
+    assert finding.remedy == "`kubectl delete deployment/zhongjing-ray-gpu statefulset/zhongjing-ray-head`"
 
 
 # Telling

@@ -17,6 +17,7 @@ from zhongjing.backends.kubernetes.leftovers import (
     started,
 )
 from zhongjing.backends.kubernetes.resources import Object
+from zhongjing.errors import BackendUnavailableError
 from zhongjing.pipeline.state import stamp
 
 NOW = 1_800_000_000.0
@@ -199,3 +200,11 @@ def test_tasks_on_workers_are_seen(nodes: list[str], found: bool) -> None:
     ray = Ray(job("RUNNING"))
     ray.nodes, ray.tasks = {"a": []}, nodes
     assert Leftovers(ray.query).tasks_on_workers() is found
+
+
+@pytest.mark.parametrize("answer", [{}, {"data": None}, {"data": {"result": {"result": None}}}, []])
+def test_a_state_that_ray_does_not_tell_is_no_defect_but_waited_for(answer: Any) -> None:
+    """As while its head starts: what asks for it knows what to do with a Ray that does not answer."""
+    leftovers = Leftovers(lambda path: answer)
+    with pytest.raises(BackendUnavailableError):
+        leftovers.tasks_on_workers()

@@ -329,7 +329,13 @@ class KubeApi:
         return (namespace or self.namespace) if resource.namespaced else None
 
     def _json(self, request: Request) -> Object:
-        value: Object = json.loads(_read(self._call(request), self.address))
+        text = _read(self._call(request), self.address)
+        try:
+            value = json.loads(text)
+        except ValueError as error:  # a proxy's page, or an answer that was cut off
+            raise unreachable(f"its answer is no JSON ({error})", self.address) from error
+        if not isinstance(value, dict):
+            raise unreachable("its answer is no object", self.address)
         return value
 
     def _call(self, request: Request, seconds: float | None = None) -> urllib3.BaseHTTPResponse:

@@ -216,14 +216,23 @@ def _provisioned(scene: Scene, release: ReleaseConfig, components: Sequence[str]
     else:
         finding = _operated(scene.cluster, place, scene.now) or _headless(scene, scene.cluster, place)
         findings += [finding] if finding is not None else []
-    left = sorted(name for name in names if name.startswith(f"{release.fullname}-ray-"))
+    parts = (each for each in scene.workloads if each.get("spec"))
+    left = sorted(_place(each) for each in parts if _name(each).startswith(f"{release.fullname}-ray-"))
     if left:
-        message = f"the release is for KubeRay, and StatefulSets of it are there: {', '.join(left)}"
-        remedy = f"`kubectl delete statefulset {' '.join(left)}`"
-        findings.append(
-            found(codes.PROVISIONER_MISMATCH, f"statefulset/{left[0]}", message, remedy=remedy, fatal=True)
-        )
+        message = f"the release is for KubeRay, and parts without it are there: {', '.join(left)}"
+        remedy = f"`kubectl delete {' '.join(left)}`"
+        findings.append(found(codes.PROVISIONER_MISMATCH, left[0], message, remedy=remedy, fatal=True))
     return findings
+
+
+def _name(workload: Object) -> str:
+    return str(workload["metadata"]["name"])
+
+
+def _place(workload: Object) -> str:
+    """A StatefulSet or Deployment as kubectl takes it. Of a list the API tells no kinds."""
+    kind = "deployment" if "strategy" in workload["spec"] else "statefulset"
+    return f"{kind}/{_name(workload)}"
 
 
 def _not_made(place: str) -> Finding:
@@ -296,14 +305,13 @@ def _refused(scene: Scene) -> list[Finding]:
     """Pods that the API did not let be made."""
     findings = []
     for workload in _lacking(scene.workloads):
-        name = workload["metadata"]["name"]
-        kind = "deployment" if "strategy" in workload["spec"] else "statefulset"
+        name, place = _name(workload), _place(workload)
         failures = [event for event in scene.events if _tells_of(event, name, workload, scene.now)]
         last = newest(failures, *{str(event["reason"]) for event in failures})
         if last is not None:
-            findings.append(_refusal(f"{kind}/{name}", str(last.get("message", ""))))
+            findings.append(_refusal(place, str(last.get("message", ""))))
         elif age(workload, scene.now) < STARTING_SECONDS:
-            findings.append(found(codes.POD_STARTING, f"{kind}/{name}", "its pods are being made"))
+            findings.append(found(codes.POD_STARTING, place, "its pods are being made"))
     return findings
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 from zhongjing.backends.kubernetes.resources import Object
 from zhongjing.backends.kubernetes.workloads import is_ready
+from zhongjing.codes.ray import RAY_UNREACHABLE
+from zhongjing.errors import BackendUnavailableError
 from zhongjing.pipeline.state import seconds
 
 PATIENCE_SECONDS = 20.0  # for processes that are ending
@@ -86,24 +88,39 @@ class Leftovers:
             BackendError: Ray does not answer, or refuses.
         """
         path = "/api/v0/tasks?detail=1&filter_keys=state&filter_predicates=%3D&filter_values=RUNNING"
-        tasks = self._query(path)["data"]["result"]["result"]
+        tasks = self._state(path)["result"]
         nodes = set(self._nodes().values()) if tasks else set()
         return any(task.get("node_id") in nodes for task in tasks)
 
     def _nodes(self) -> dict[str, str]:
         """Ids of the nodes that Ray has, the head aside, by their addresses."""
         # The list of the state API, not of the dashboard: that one may lag behind by minutes.
-        listed = self._query("/api/v0/nodes?limit=10000")["data"]["result"]["result"]
+        listed = self._state("/api/v0/nodes?limit=10000")["result"]
         return {
             node["node_ip"]: node["node_id"]
             for node in listed
             if node.get("state") == "ALIVE" and not node.get("is_head_node")
         }
 
+    def _state(self, path: str) -> Object:
+        """What Ray's state API answers: ``result`` is a list.
+
+        Raises:
+            BackendError: Ray does not answer, refuses, or has nothing to say, as while it starts.
+        """
+        answer = self._query(path)
+        try:
+            state: Object = answer["data"]["result"]
+            if isinstance(state["result"], list):
+                return state
+        except (LookupError, TypeError):
+            pass
+        raise BackendUnavailableError("Ray says nothing of its state yet", code=RAY_UNREACHABLE, where=path)
+
     def _is_silent(self) -> bool:
         """Whether some node does not answer. Ray does not say which until it knows that the node is dead."""
-        answer = self._query("/api/v0/objects?limit=1&timeout=3")
-        if not answer["data"]["result"].get("partial_failure_warning"):
+        answer = self._state("/api/v0/objects?limit=1&timeout=3")
+        if not answer.get("partial_failure_warning"):
             self._silent_since = None
             return False
         if self._silent_since is None:
@@ -118,7 +135,7 @@ class Leftovers:
             if node is None:
                 stuck = fell_silent(pod) or (is_ready(pod) and wall - started(pod) > JOINING_SECONDS)
             else:
-                detail = self._query(f"/nodes/{node}")["data"]["detail"]
+                detail = (self._query(f"/nodes/{node}").get("data") or {}).get("detail") or {}
                 stuck = holds_workers(detail.get("workers") or [])
             if stuck:
                 pods.append(pod)
