@@ -9,7 +9,7 @@ of them away, whatever runs in it.
 
 What is remembered stands on the workloads, so that a restart of the controller changes nothing::
 
-    training.zhongjing.dev/idle-since   since when no stage has run; removed when one asks for room
+    training.zhongjing.dev/idle-since   since when no stage has run; removed when one asks for room or uses it
     training.zhongjing.dev/replicas     pods by group, as the controller set them last
 
 While a stage runs, groups that somebody made smaller (``kubectl scale``, an edit, an applied manifest) get
@@ -167,7 +167,9 @@ class Capacity:
                     if workload.replicas.get(group, number) < number:
                         taken[group] = number
                         logger.warning("worker group %s was made smaller while a stage runs", group)
-            self._set(workload, {**workload.replicas, **taken} if taken else {}, {})
+            # Noted while it prepared: they would be idle for long the moment that it ends.
+            idle = {IDLE_SINCE: None} if IDLE_SINCE in workload.annotations else {}
+            self._set(workload, {**workload.replicas, **taken} if taken else {}, idle)
 
     def rest(self, preparing: str | None = None) -> None:
         """Says that no stage needs workers: what is idle for long enough goes.
