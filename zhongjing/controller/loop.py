@@ -156,8 +156,8 @@ class Controller:
         holder = self._orphans.holder
         times = [self._services.cadence.active] if holder is not None else []
         todo = in_turn(each for each in ours if self._has_work(each, now))
-        # A new release's bucket is made before anything asks for it.
-        if todo or not self._depot.is_ready:
+        # A new release's bucket is made before anything asks for it, and an outage ends while nobody works.
+        if todo or self._outage.holds or not self._depot.is_ready:
             self._depot.follow_keys()
             self._outage.look(now)
         if self._outage.holds:

@@ -200,3 +200,25 @@ def test_queued_pipelines_cost_nothing() -> None:
     assert told == {"waits for p01"}
     asked = {name for where in world.store.asked for name in world.objects.items if f"/ns/{name}/" in where}
     assert asked == {"p00", "p01"}
+
+
+def test_an_outage_that_keeps_nobody_any_more_is_looked_after_and_has_no_pass_follow_another() -> None:
+    """Whoever was kept by it is suspended or gone."""
+    world = World()
+    world.run(NOW)
+
+    def refused(where: str) -> None:
+        raise away()
+
+    world.store.refuse = refused
+    world.objects.apply("held")
+    world.run(NOW + 1)
+    world.objects.apply("held", suspend=True)
+    world.run(NOW + 2)
+    assert world.objects.condition("held")[0] == "Suspended"
+    waits = [world.run(NOW + second) for second in range(100, 200)]
+    assert sum(waits) / len(waits) > 1.0
+    world.store.refuse = lambda where: None
+    for second in range(200, 230):
+        world.run(NOW + second)
+    assert not world.controller._outage.holds
