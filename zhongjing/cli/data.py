@@ -15,7 +15,7 @@ from zhongjing.cli.guard import BAD_INPUT, OK, guarded
 from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, StageName, Workdir
 from zhongjing.codes.command import INVALID_OPTION, TARGET_IN_USE
 from zhongjing.config.stages import Stage
-from zhongjing.errors import ConfigError
+from zhongjing.errors import ConfigError, DataError
 from zhongjing.storage.listing import left_out_text
 from zhongjing.storage.manifest import unused_text
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zhongjing.config.pipeline import TrainingPipeline
     from zhongjing.config.sources import Source, SourceRef
     from zhongjing.data.inspect import Lengths, SourceReport
-    from zhongjing.data.rehearsal import StageRehearsal
+    from zhongjing.data.rehearsal import Rehearsal, StageRehearsal
     from zhongjing.storage.objects import ObjectStore
 
 app = typer.Typer(
@@ -175,14 +175,41 @@ def show(
             listings = {name: each for name, each in listings.items() if name == uri}
         examples = rehearsal(document, chosen, encoder, listings).examples()
         is_terminal = console.stream.isatty()
-        for example in itertools.islice(examples, number):
+        found = list(itertools.islice(examples, number))
+        for example in found:
             for line in example_lines(
                 example, encoder.tokenizer, text=text or is_terminal, color=is_terminal
             ):
                 console.say(line)
+        if not found:
+            raise _nothing(rehearsal(document, chosen, encoder, listings, _LOOKED_AT), uri or str(file))
     if not (text or is_terminal):
         console.warn("note: records' text is shown on a terminal only; --text writes it elsewhere")
     return OK
+
+
+def _nothing(rehearsal: Rehearsal, where: str) -> ConfigError | DataError:
+    """Why no record is shown."""
+    from zhongjing.codes.data import NO_GOOD_RECORD
+
+    counts = [each.counts for each in rehearsal.run().sources]
+    if not counts:
+        return ConfigError(
+            f"no source of {rehearsal.stage} is a file of this machine",
+            code=INVALID_OPTION,
+            where=where,
+            remedy="give the path of one that is: `zhongjing data show FILE`",
+        )
+    lost = {
+        "cannot be used": sum(each.quarantined for each in counts),
+        "too long": sum(each.too_long for each in counts),
+        "equal to earlier ones": sum(each.duplicates for each in counts),
+        "equal to test data": sum(each.leaks for each in counts),
+    }
+    told = ", ".join(f"{number} {what}" for what, number in lost.items() if number)
+    read = sum(each.read for each in counts)
+    message = f"of {read} records none can be shown as {rehearsal.stage} has them"
+    return DataError(message + (f": {told}" if told else ""), code=NO_GOOD_RECORD, where=where)
 
 
 def _shown(
@@ -241,6 +268,7 @@ def _shown(
     return resolve(user), chosen
 
 
+_LOOKED_AT = 1000  # records of a source, to say why none is shown
 _KINDS = {"pretrain": "text", "sft": "dialogue", "rm": "ranking", "ppo": "prompts"}
 _STAGES = {kind: Stage(stage) for stage, kind in _KINDS.items()}
 

@@ -142,7 +142,11 @@ def _wrong_usage(error: Any, arguments: Sequence[str], program: str) -> int:
         error.show()  # the help itself
         return BAD_INPUT
     command = context.command_path if context is not None else program
-    problem = problem_of(ConfigError(_message_of(error), code=INVALID_OPTION, remedy=f"{command} --help"))
+    from zhongjing.config.commands import program as called
+
+    words = command.split(" ")
+    remedy = " ".join([called() if words[0] == "zhongjing" else words[0], *words[1:], "--help"])
+    problem = problem_of(ConfigError(_message_of(error), code=INVALID_OPTION, remedy=remedy))
     console = Console(json_mode=asks_for_json(arguments))
     code = _tell(problem, INVALID_OPTION.exit_code, console)
     if context is not None and not console.json_mode:

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-# Commands that take --local, --workdir, -n, --context and --release; of doctor and data only the first two.
+# Commands that take --local, --workdir, -n, --context and --release; doctor and inspect take the first two.
 _PLACED = ("submit", "status", "logs", "stop", "resume", "pull", "curves", "plan", "dashboard", "report")
-_LOCAL_ONLY = ("doctor", "data inspect", "data show")
+_LOCAL_ONLY = ("doctor", "data inspect")
 _MARKED = re.compile(r"`((?:zhongjing|kubectl|helm) [^`]+)`")
 _PLACE = re.compile(
     r"(?<!\S)(--local|(?:--workdir|--namespace|-n|--context|--release)[ =]('[^']*'|\S+))(?!\S)"

@@ -174,6 +174,21 @@ def test_data_show_of_what_is_not_there(command: CommandLine, tmp_path: Path) ->
     assert command("data", "show", "gone.jsonl").exit_code == 2
 
 
+def test_data_show_says_why_it_shows_nothing(command: CommandLine, tmp_path: Path) -> None:
+    lines_of(tmp_path / "talks.jsonl", {"instruction": "问？", "output": "答。"})
+    lines_of(tmp_path / "empty.jsonl")
+    result = command("data", "show", "talks.jsonl", "--stage", "rm", "--text")
+    assert result.exit_code == 2
+    assert "of 1 records none can be shown as rm has them: 1 cannot be used" in result.stderr
+    assert "of 0 records none" in command("data", "show", "empty.jsonl", "--text").stderr
+    data = user_document(stages=("sft",))
+    data["spec"]["sources"][0]["uri"] = "s3://b/far.jsonl"
+    (tmp_path / "far.yaml").write_text(yaml.safe_dump(data))
+    result = command("data", "show", "-f", "far.yaml", "--text")
+    assert result.exit_code == 2
+    assert "no source of sft is a file of this machine" in result.stderr
+
+
 def test_a_target_that_moves_the_cursor_is_blanked(command: CommandLine, tmp_path: Path) -> None:
     lines_of(tmp_path / "odd.jsonl", *[{"instruction": "问？", "output": "\x1b[2J答。"}] * 3)
     result = command("data", "show", "odd.jsonl", "--text", "-n", "1")

@@ -20,6 +20,7 @@ from zhongjing.codes.ray import RAY_FAILED
 from zhongjing.codes.storage import ACCESS_DENIED
 from zhongjing.codes.training import DIVERGED
 from zhongjing.codes.unexpected import UNEXPECTED
+from zhongjing.config import commands
 from zhongjing.errors import BackendError, ConfigError, DataError, StorageError, TrainingError
 
 KUBECONFIG = """
@@ -165,7 +166,7 @@ def test_a_usage_error_names_the_command_that_has_help(capsys: pytest.CaptureFix
     assert run(zhongjing, ["submit", "--stage", "dance"], "zhongjing") == 2
     error = capsys.readouterr().err
     assert error.startswith("error[InvalidOption]: Invalid value for '--stage'")
-    assert "  remedy: zhongjing submit --help\n" in error
+    assert f"  remedy: {commands.program()} submit --help\n" in error
 
 
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -421,7 +422,7 @@ def test_a_dry_run_for_a_cluster_counts_records_without_torch(tmp_path: Path, my
     )
     assert done.returncode == 0, done.stderr
     assert "records of" in done.stdout
-    assert "--tokenizer FOLDER" in done.stdout
+    assert f"data inspect -f {shlex.quote(str(my_yaml))} --tokenizer FOLDER" in done.stdout
 
 
 def test_dry_run_as_json(command: CommandLine, session: MemorySession, my_yaml: Path, workdir: Path) -> None:

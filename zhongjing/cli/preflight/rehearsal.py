@@ -164,7 +164,8 @@ def dry_run_data(
             return [f"note: the sources could not be looked at: {error.message}"], []
     if not counts:
         return [], []
-    lines = rehearsal_lines(found) or [*data_table(counts), Commands(None).complete(_NOT_MEASURED)]
+    commands = Commands(None, ("-f", user.origin) if Path(user.origin).is_file() else ())
+    lines = rehearsal_lines(found) or [*data_table(counts), commands.complete(_NOT_MEASURED)]
     if any(source.read == DRY_RUN_RECORDS for sources in counts.values() for source in sources):
         lines.append(f"counts are of the first {DRY_RUN_RECORDS:,} records of a source")
     if found:
