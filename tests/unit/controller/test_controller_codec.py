@@ -18,6 +18,7 @@ from zhongjing.backends.kubernetes.codec import (
     encode,
     listing_uri,
     live_progress,
+    progress_of,
 )
 from zhongjing.config.crd_status import stage_status, status_schema
 from zhongjing.config.stages import Stage
@@ -179,8 +180,21 @@ def test_the_objects_status_has_the_counts_and_warnings_of_a_stages_data() -> No
     }
     assert live["mixture"] == [{"name": "own", "samples": 30, "drawn": 120}]
     assert live["warnings"] == told.warnings
+    assert progress_of(live, Stage.RM, StageStatus(key="k", attempt=1)) == told.model_copy(
+        update={"sources": [counts.model_copy(update={"digest": ""})], "eta_seconds": 200}
+    ), "what commands show of it"
     known(encode(running(Stage.RM), Extras("zj", STAGES, {}, {Stage.RM: live}, LAYOUT)), status_schema())
     assert not {"sources", "mixture", "warnings"} & live_progress(progress(Stage.RM)).keys()
+
+
+def test_progress_of_a_newer_release_is_read_as_far_as_it_is_known() -> None:
+    """Commands are older than the controller as often as not."""
+    live = live_progress(progress(Stage.RM, sources=[SourceCounts(name="own", digest="d", read=3, kept=3)]))
+    live |= {"activity": "pondering", "another": 1, "sources": [live["sources"][0] | {"weighed": 2}]}
+    found = progress_of(live, Stage.RM, StageStatus(key="k", attempt=1))
+    assert (found.activity, found.step, found.sources[0].read) == (Activity.STARTING, 42, 3)
+    newer = {"stages": {"distil": {"progress": live}, "rm": {"progress": live}}}
+    assert list(decode_live(newer)) == [Stage.RM]
 
 
 def running(stage: Stage, **others: StageState) -> PipelineStatus:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from zhongjing.backends.kubernetes.resources import Object
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.headline import describe, duration
@@ -24,7 +26,7 @@ from zhongjing.pipeline.state import (
     StageStatus,
 )
 from zhongjing.storage.layout import Layout
-from zhongjing.storage.manifest import FrozenSource, SourceCounts
+from zhongjing.storage.manifest import FrozenSource, MixtureCounts, Record, SourceCounts
 from zhongjing.storage.progress import Activity, Progress
 
 MESSAGE_CHARACTERS = 4096
@@ -98,9 +100,45 @@ def decode(value: Mapping[str, Any], uid: str, load: Callable[[str], FrozenSourc
 
 
 def decode_live(value: Mapping[str, Any]) -> dict[Stage, Object]:
-    """The live progress that stands in a status."""
+    """The live progress that stands in a status. Stages that only a newer release knows are passed over."""
     stages = value.get("stages") or {}
-    return {Stage(name): each["progress"] for name, each in stages.items() if each.get("progress")}
+    return {
+        Stage(name): each["progress"]
+        for name, each in stages.items()
+        if each.get("progress") and name in set(Stage)
+    }
+
+
+def progress_of(live: Mapping[str, Any], stage: Stage, entry: StageStatus) -> Progress:
+    """Progress, as far as :func:`live_progress` told it; what a newer release says beside is passed over.
+
+    Args:
+        live: of the stage.
+        stage: the stage.
+        entry: whose attempt it is of.
+    """
+    activity = str(live.get("activity"))
+    return Progress(
+        stage=stage,
+        key=entry.key or "",
+        attempt=entry.attempt,
+        activity=Activity(activity) if activity in set(Activity) else Activity.STARTING,
+        message=str(live.get("message") or ""),
+        step=int(live.get("step") or 0),
+        total_steps=int(live.get("totalSteps") or 0),
+        eta_seconds=live.get("etaSeconds"),
+        metrics=dict(live.get("metrics") or {}),
+        sources=[
+            SourceCounts(digest="", **_fields_of(SourceCounts, each)) for each in live.get("sources") or []
+        ],
+        mixture=[MixtureCounts(**_fields_of(MixtureCounts, each)) for each in live.get("mixture") or []],
+        warnings=[str(each) for each in live.get("warnings") or []],
+        updated_at=str(live.get("updatedAt") or ""),
+    )
+
+
+def _fields_of(kind: type[Record], value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value[to_camel(name)] for name in kind.model_fields if to_camel(name) in value}
 
 
 def live_progress(progress: Progress) -> Object:

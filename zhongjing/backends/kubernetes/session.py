@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.changes import changes, refusal
-from zhongjing.backends.kubernetes.codec import decode, decode_live
+from zhongjing.backends.kubernetes.codec import decode, decode_live, progress_of
 from zhongjing.backends.kubernetes.documents import to_desired, to_object
 from zhongjing.backends.kubernetes.looks import Looks
 from zhongjing.backends.kubernetes.pipelines import REFRESH_ANNOTATION, Pipeline
@@ -50,7 +50,7 @@ from zhongjing.pipeline.world import submission_id
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource, StageManifest
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.storage.progress import Activity, Progress
+from zhongjing.storage.progress import Progress
 
 _KILL_SECONDS = 2.0  # so long Ray may take to hear that a job shall end
 
@@ -166,19 +166,7 @@ class KubernetesSession:
         status = self.status(pipeline)
         if live is None or status is None:
             return None
-        entry = status.stage(stage)
-        return Progress(
-            stage=stage,
-            key=entry.key or "",
-            attempt=entry.attempt,
-            activity=Activity(live["activity"]),
-            message=str(live.get("message") or ""),
-            step=int(live.get("step") or 0),
-            total_steps=int(live.get("totalSteps") or 0),
-            eta_seconds=live.get("etaSeconds"),
-            metrics=dict(live.get("metrics") or {}),
-            updated_at=str(live.get("updatedAt") or ""),
-        )
+        return progress_of(live, stage, status.stage(stage))
 
     def manifest(self, pipeline: str, stage: Stage) -> StageManifest | None:
         """The result of a stage that is in use, or None if there is none."""
