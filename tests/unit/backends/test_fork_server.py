@@ -187,3 +187,16 @@ def test_a_request_that_cannot_be_served_ends_neither_the_server_nor_what_lives(
 
 def no_room() -> int:
     raise BlockingIOError(errno.EAGAIN, "no room for one more process")
+
+
+def test_a_fork_is_known_by_its_variables_however_many_others_there_are(
+    folder: Path, server: tuple[subprocess.Popen[bytes], dict[str, str]]
+) -> None:
+    own = {"MODULES": "x" * 40_000, **server[1], "ZHONGJING_ATTEMPT": "tiny-1-sft-a1"}
+    process = _start(folder, own, "-m", "told", "wait")
+    seen = _seen(process)
+    shown = environment_of(psutil.Process(int(str(seen["pid"]))))
+    assert shown["ZHONGJING_ATTEMPT"] == "tiny-1-sft-a1"
+    assert seen["variables"] == own
+    process.terminate()
+    assert process.wait(10) == 7

@@ -218,7 +218,9 @@ def _set_environment(environment: dict[str, str]) -> None:
     os.environ.update(environment)
     start, end = _shown_environment()
     start += len(_PADDING) + 1  # its name and "=" stay
-    text = b"".join(b"\0" + os.fsencode(f"{name}={value}") for name, value in environment.items())
+    # Ours first: what it is known by must not be what has no room.
+    shown = sorted(environment.items(), key=lambda variable: not variable[0].startswith("ZHONGJING_"))
+    text = b"".join(b"\0" + os.fsencode(f"{name}={value}") for name, value in shown)
     ctypes.memmove(start, text[: end - start - 1].ljust(end - start, b"\0"), end - start)
     # Its own children need no padding; `del` would move what has to stay.
     vars(os.environ)["_data"].pop(os.fsencode(_PADDING))
