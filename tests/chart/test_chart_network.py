@@ -225,6 +225,16 @@ def test_a_service_of_the_cluster_is_reached_in_its_namespace(host: str, peer: O
     ]
 
 
+def test_a_name_of_two_parts_may_be_a_service_or_outside() -> None:
+    objects = render({"s3": {"endpoint": "http://minio.store:9000"}}, provisioner="static")
+    policy = named(objects, "NetworkPolicy", f"{FULLNAME}-ray")
+    [rule] = [each for each in policy["spec"]["egress"] if each.get("ports", [{}])[0].get("port") == 9000]
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "store"}}}
+    assert peer in rule["to"]
+    assert _reaches_address(policy, "52.1.2.3", 9000)
+    assert not _reaches_address(policy, "10.1.2.3", 9000)
+
+
 # Roles
 
 

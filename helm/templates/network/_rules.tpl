@@ -54,7 +54,7 @@ would open it towards everything, and publicEgress.except would be void there. *
 {{- end -}}
 
 {{/* Where a host is, as peers: as networkPolicy.hosts says; an address is itself, a service its namespace, a bare name this
-one; every other name is taken to be outside. Argument: list of root and host. */}}
+one; a name of two parts may be a service as well as outside (minio.store, example.com); every other one is outside. Argument: list of root and host. */}}
 {{- define "zhongjing.peers.host" -}}
 {{- $root := index . 0 -}}
 {{- $host := index . 1 -}}
@@ -73,6 +73,10 @@ one; every other name is taken to be outside. Argument: list of root and host. *
 {{- else if not (contains "." $host) -}}
 - podSelector: {}
 {{- else -}}
+{{- if regexMatch "^[^.]+[.][^.0-9]+$" $host }}
+- namespaceSelector:
+    matchLabels: {kubernetes.io/metadata.name: {{ index (splitList "." $host) 1 }}}
+{{- end }}
 {{- include "zhongjing.peers.public" $root }}
 {{- end }}
 {{- end -}}
