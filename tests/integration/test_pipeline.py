@@ -109,8 +109,9 @@ def test_a_changed_field_reruns_what_depends_on_it(run: Run, finished: Mapping[s
     assert done.returncode == 0, done.stderr
     plan: dict[str, str] = {}
     for line in done.stdout.splitlines():
-        if line.startswith("# "):
-            plan.setdefault(line.split()[1], line)
+        mark, *words = line.split() or [""]
+        if mark == "#" and words:
+            plan.setdefault(words[0], line)
     assert " skip " in plan["pretrain"]
     assert " skip " in plan["sft"]
     assert "changed: settings.learningRate: 0.001 -> 0.0001" in plan["rm"]

@@ -43,6 +43,12 @@ class Lora(DocumentModel):
     )
 
 
+class PpoLora(Lora):
+    """Low-rank adaptation in PPO, which compares probabilities: dropout would be noise in their ratio."""
+
+    dropout: float = training(0.0, "Dropout before the adapter: none in PPO.", ge=0, le=0)
+
+
 Quantization = Literal["none", "nf4"]
 
 
@@ -381,9 +387,7 @@ class PpoSettings(StageSettings):
         32, "Episodes per rollout (8 x 4).", unit="episodes", source="paper Table 4", ge=1, le=1000000
     )
     tuning: Literal["lora"] = training("lora", "What is trained, besides the critic's head.")
-    lora: Lora = training(
-        lambda: Lora(dropout=0.0), "Adapter settings of policy and critic; no dropout in PPO."
-    )
+    lora: PpoLora = training(PpoLora, "Adapter settings of policy and critic; no dropout in PPO.")
     quantization: Quantization = _quantization()
     critic_learning_rate: float | None = training(
         None, "Peak learning rate of the critic; none: learningRate.", ge=0, le=10

@@ -92,7 +92,8 @@ def test_a_fork_has_the_arguments_folder_files_and_environment_of_its_client(
     assert seen["preloaded"]
     assert seen["threads"] == 1
     shown = environment_of(psutil.Process(int(str(seen["pid"]))))
-    assert {name: value for name, value in shown.items() if value.strip()} == own
+    assert own.items() <= shown.items()
+    assert "HOME" not in shown
     process.terminate()
     assert process.wait(10) == 7
 

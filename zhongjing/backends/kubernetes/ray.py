@@ -138,7 +138,7 @@ class ClusterBackend:
         self._explainer = Explainer(api, release, components=(HEAD, WORKER), clock=clock)
         self._hangs = Hangs(api, release)
         self._leftovers = Leftovers(lambda path: self._ask(lambda ray: ray.query(path)))
-        self._told: tuple[float, list[Finding]] = (float("-inf"), [])
+        self._told: tuple[float, str, list[Finding]] = (float("-inf"), "", [])
         self._lacks: tuple[float, str, str | None] = (float("-inf"), "", None)
         self._ray: tuple[str, RayJobsBackend] | None = None
         self._repeats = Repeats(logger)
@@ -290,9 +290,11 @@ class ClusterBackend:
     def _explained(self, error: BackendUnavailableError) -> BackendUnavailableError:
         """The error with what keeps Ray's pods, and the code and the remedy of the gravest of it."""
         now = time.monotonic()
-        if now - self._told[0] >= EXPLAIN_SECONDS:
-            self._told = (now, self._explainer.findings())
-        findings = self._told[1]
+        found_at, said, findings = self._told
+        # Another trouble has other causes: those of before may be over.
+        if now - found_at >= EXPLAIN_SECONDS or said != error.message:
+            findings = self._explainer.findings()
+            self._told = (now, error.message, findings)
         if not findings:
             return error
         grave = next((each for each in findings if each.code is not codes.POD_STARTING), None)

@@ -9,12 +9,11 @@ import torch
 from transformers import PretrainedConfig
 
 from zhongjing.codes import data as data_codes
-from zhongjing.codes import document as document_codes
 from zhongjing.codes import model as model_codes
 from zhongjing.config.stages import PpoSettings
 from zhongjing.data.order import SampleOrder, mixture_of
 from zhongjing.data.samples import SampleSet
-from zhongjing.errors import ConfigError, DataError
+from zhongjing.errors import DataError
 from zhongjing.model.adapters import read_adapter
 from zhongjing.model.base import load_base
 from zhongjing.model.rollout import CompactingEngine, Sampling
@@ -74,13 +73,6 @@ def build_ppo(
             f"the reward model's mean {mean:g} and deviation {std:g} cannot normalise a reward",
             code=model_codes.UNUSABLE_REWARD,
             where=str(reward_folder),
-        )
-    if settings.lora.dropout:
-        raise ConfigError(
-            "PPO compares probabilities, and dropout would be noise in their ratio",
-            code=document_codes.INVALID_VALUE,
-            where="spec.stages.ppo.lora.dropout",
-            remedy="set it to 0",
         )
     if not len(train):
         raise DataError(
