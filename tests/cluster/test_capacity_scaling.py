@@ -41,8 +41,8 @@ def api() -> Iterator[KubeApi]:
 def workload(api: KubeApi) -> Iterator[str]:
     name = install_workers(api)
     yield name
-    api.delete(CONFIG_MAPS, name)  # what was made of it goes with it
-    wait_for(lambda: not pods_of(api), "end of the worker pods")
+    api.delete(CONFIG_MAPS, name)  # what was made of it goes with it, a moment later
+    wait_for(lambda: api.get(DEPLOYMENTS, name) is None and not pods_of(api), "end of the worker pods")
 
 
 def pods_of(api: KubeApi) -> list[Object]:
