@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from pydantic import ValidationError
 
 from tests.ppo_support import reward_by_peft
 from zhongjing.errors import ConfigError, DataError, TrainingError
@@ -313,7 +314,7 @@ def test_groups_and_learning_rates(program_of: Programs) -> None:
 
 
 def test_what_cannot_be_trained_is_refused(program_of: Programs) -> None:
-    with pytest.raises(ConfigError, match="dropout"):
+    with pytest.raises(ValidationError, match="dropout"):
         program_of(lora={"rank": 4, "dropout": 0.1})
     with pytest.raises(DataError, match="128 positions"):
         program_of(maxNewTokens=120)
