@@ -87,6 +87,7 @@ class RayHead:
         self.mark = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
         self.record: RayRecord | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._fork_server: subprocess.Popen[bytes] | None = None
         self._temporary = TemporaryFolders(self.folder)
 
     def set_environment(self, environment: Mapping[str, str]) -> None:
@@ -162,13 +163,14 @@ class RayHead:
             spare_uploads: let a checkpoint that is on its way get there: the next attempt goes on from it.
         """
         ended = end_marked(self.mark, grace=1.0, spare=is_uploading if spare_uploads else None)
-        if self._process is not None:
-            self._process.wait()
+        for process in (self._process, self._fork_server):
+            if process is not None:
+                process.wait()
         if ended:
             logger.info("ended Ray (%d processes)", ended)
         self._temporary.remove()
         self.record = None
-        self._process = None
+        self._process = self._fork_server = None
 
     @property
     def is_gone(self) -> bool:
@@ -246,7 +248,7 @@ class RayHead:
         """Starts it beside Ray: it is ready when the first job is, and ends with Ray by the mark."""
         module = "zhongjing.backends.local.fork_server"
         with (self.folder / "fork-server.log").open("wb") as log:
-            subprocess.Popen(
+            self._fork_server = subprocess.Popen(
                 [sys.executable, "-m", module, str(self._fork_socket), preload],
                 env={**padding(), **self._ray_environment()},
                 cwd=self._job_folder(),
