@@ -136,6 +136,8 @@ def test_what_is_pulled_loads_without_our_code(calm: Run, folder: Path) -> None:
     assert loaded.returncode == 0, loaded.stderr
 
 
+# Six minutes; test_published_base.py does the same on this machine in every run.
+@pytest.mark.full
 def test_a_base_as_ziya_is_published_goes_through_the_recipe(release: Release, folder: Path) -> None:
     """Delta, root, rule, positions and settings as the recipe zhongjing-13b has them, out of the store."""
     made = publish_ziya(folder / "ziya", size=MILLIONS)
