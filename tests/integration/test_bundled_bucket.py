@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import pytest
 
+from tests.releases import release_config
 from zhongjing.backends.kubernetes import outside
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease
+from zhongjing.config.release import ReleaseConfig, StorageRelease
 from zhongjing.errors import StorageError
 
 pytestmark = pytest.mark.integration
@@ -21,19 +22,10 @@ pytestmark = pytest.mark.integration
 
 def release_of(uri: str, *, bundled: bool) -> ReleaseConfig:
     service: dict[str, Any] = {"service": "zj-s3", "port": 8333} if bundled else {}
-    return ReleaseConfig(
-        release="zj",
-        fullname="zj",
-        namespace="ns",
-        chart_version="0",
-        image="zhongjing:0",
-        provisioner="static",
-        ray=RayRelease(
-            cluster="zj", service="zj", token_secret="t", token_managed=True, groups=[], scaling="controller"
-        ),
+    return release_config(
         storage=StorageRelease(
             bundled=bundled, uri=uri, endpoint=os.environ["AWS_ENDPOINT_URL"], secret="zj-s3", **service
-        ),
+        )
     )
 
 

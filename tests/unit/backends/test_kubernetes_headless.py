@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.releases import release_config
 from zhongjing.backends.kubernetes.api import Listing
 from zhongjing.backends.kubernetes.ray import ClusterBackend
 from zhongjing.backends.kubernetes.resources import (
@@ -20,7 +21,7 @@ from zhongjing.backends.kubernetes.resources import (
 from zhongjing.backends.local.processes import free_ports
 from zhongjing.codes.cluster import API_UNREACHABLE
 from zhongjing.codes.pods import NO_FITTING_NODE
-from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease, WorkerGroup
+from zhongjing.config.release import WorkerGroup
 from zhongjing.config.stages import Resources, Stage
 from zhongjing.errors import BackendUnavailableError
 from zhongjing.pipeline.backend import JobRequest, JobState
@@ -84,23 +85,7 @@ class Api:
 def backend() -> ClusterBackend:
     (port,) = free_ports(1)
     group = {"name": "cpu", "workload": "zj-ray-cpu", "cpus": 1, "gpus": 0, "memory": "4Gi"}
-    release = ReleaseConfig(
-        release="zj",
-        fullname="zj",
-        namespace="ns",
-        chart_version="0",
-        image="zhongjing:0",
-        provisioner="static",
-        ray=RayRelease(
-            cluster="zj",
-            service="zj",
-            token_secret="t",
-            token_managed=True,
-            groups=[WorkerGroup.model_validate({**group, "min_replicas": 0, "max_replicas": 4})],
-            scaling="controller",
-        ),
-        storage=StorageRelease(bundled=True, uri="s3://b"),
-    )
+    release = release_config(WorkerGroup.model_validate({**group, "min_replicas": 0, "max_replicas": 4}))
     # Nobody listens there.
     return ClusterBackend(cast(Any, Api()), release, address=f"http://127.0.0.1:{port}")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from tests.releases import release_config
 from zhongjing.backends.kubernetes.api import Listing
 from zhongjing.backends.kubernetes.capacity import IDLE_SINCE, Capacity
 from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.resources import DEPLOYMENTS, Object, Resource
-from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease, WorkerGroup
+from zhongjing.config.release import WorkerGroup
 from zhongjing.config.stages import Resources
 
 GROUP = WorkerGroup(
@@ -45,25 +46,7 @@ def test_workers_that_a_stage_has_used_are_idle_from_its_end_on() -> None:
     """What was noted while it prepared does not count: the next stage's workers would go as it begins."""
     now = [1_800_000_000.0]
     api = Api()
-    ray = RayRelease(
-        cluster="zj",
-        service="zj",
-        token_secret="t",
-        token_managed=True,
-        groups=[GROUP],
-        scaling="controller",
-        idle_seconds=600,
-    )
-    release = ReleaseConfig(
-        release="zj",
-        fullname="zj",
-        namespace="ns",
-        chart_version="0",
-        image="zhongjing:0",
-        provisioner="static",
-        ray=ray,
-        storage=StorageRelease(bundled=True, uri="s3://b"),
-    )
+    release = release_config(GROUP, ray={"idle_seconds": 600})
     capacity = Capacity(cast(Any, api), release, clock=lambda: now[0])
     capacity.room_for(DEMAND)
     capacity.rest("job")  # a look at all workloads that knew it as preparing still

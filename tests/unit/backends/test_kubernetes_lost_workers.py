@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.releases import release_config
 from zhongjing.backends.kubernetes.api import Listing
 from zhongjing.backends.kubernetes.ray import EXPLAIN_SECONDS, ClusterBackend
 from zhongjing.backends.kubernetes.resources import (
@@ -20,30 +21,12 @@ from zhongjing.backends.kubernetes.resources import (
 )
 from zhongjing.backends.kubernetes.workloads import COMPONENT, GROUP, WORKER
 from zhongjing.codes.pods import POD_LOST
-from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease, WorkerGroup
+from zhongjing.config.release import WorkerGroup
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.state import stamp
 
-RELEASE = ReleaseConfig(
-    release="zj",
-    fullname="zj",
-    namespace="ns",
-    chart_version="0",
-    image="zhongjing:0",
-    provisioner="static",
-    ray=RayRelease(
-        cluster="zj",
-        service="zj",
-        token_secret="t",
-        token_managed=True,
-        groups=[
-            WorkerGroup(
-                name="gpu", workload="zj-gpu", cpus=8, gpus=1, memory="8Gi", min_replicas=0, max_replicas=2
-            )
-        ],
-        scaling="controller",
-    ),
-    storage=StorageRelease(bundled=True, uri="s3://b"),
+RELEASE = release_config(
+    WorkerGroup(name="gpu", workload="zj-gpu", cpus=8, gpus=1, memory="8Gi", min_replicas=0, max_replicas=2)
 )
 
 

@@ -7,28 +7,13 @@ from typing import Any, cast
 
 import pytest
 
+from tests.releases import release_config
 from zhongjing.backends.kubernetes.changes import changes
 from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.backends.kubernetes.session import KubernetesSession
-from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease
+from zhongjing.config.release import StorageRelease
 
-RELEASE = ReleaseConfig(
-    release="zj",
-    fullname="zj",
-    namespace="ns",
-    chart_version="0",
-    image="zhongjing",
-    provisioner="static",
-    ray=RayRelease(
-        cluster="zj",
-        service="ray",
-        token_secret="none",
-        token_managed=False,
-        groups=[],
-        scaling="none",
-    ),
-    storage=StorageRelease(bundled=False, uri="s3://b"),
-)
+RELEASE = release_config(ray={"scaling": "none"}, storage=StorageRelease(bundled=False, uri="s3://b"))
 
 
 class Api:

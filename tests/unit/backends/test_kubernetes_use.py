@@ -6,12 +6,12 @@ from typing import Any, cast
 
 import pytest
 
+from tests.releases import release_config
 from zhongjing.backends.kubernetes.api import Listing
 from zhongjing.backends.kubernetes.ray import ClusterBackend
 from zhongjing.backends.kubernetes.resources import PODS, Resource
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.codes.ray import RAY_UNREACHABLE
-from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease
 from zhongjing.errors import BackendUnavailableError
 
 OURS, THEIRS = (
@@ -55,18 +55,7 @@ def _result(listed: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def in_use(jobs: Jobs, preparing: str | None, monkeypatch: pytest.MonkeyPatch) -> bool:
-    release = ReleaseConfig(
-        release="zj",
-        fullname="zj",
-        namespace="ns",
-        chart_version="0",
-        image="zhongjing:0",
-        provisioner="static",
-        ray=RayRelease(
-            cluster="zj", service="zj", token_secret="t", token_managed=True, groups=[], scaling="controller"
-        ),
-        storage=StorageRelease(bundled=True, uri="s3://b"),
-    )
+    release = release_config()
     backend = ClusterBackend(cast(Any, Head()), release)
     monkeypatch.setattr(backend, "_jobs", lambda: cast(RayJobsBackend, jobs))
     return backend._is_in_use(preparing)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
+from tests.releases import release_config
 from tests.unit.pipeline.support import MemoryStore
 from zhongjing.backends.kubernetes.pipelines import Pipeline
-from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease
+from zhongjing.config.release import StorageRelease
 from zhongjing.config.sources import Storage
 from zhongjing.controller.guard import RayCluster
 from zhongjing.controller.loop import Controller
@@ -159,21 +160,10 @@ class World:
         self.store = CountedStore()
         self.store.objects[f"{ROOT}/data/texts.jsonl"] = b"{}"
         self.jobs = Jobs()
-        release = ReleaseConfig(
-            release="zj",
+        release = release_config(
             fullname="zj-zhongjing",
-            namespace="ns",
-            chart_version="0",
             image="zhongjing",
-            provisioner="static",
-            ray=RayRelease(
-                cluster="zj",
-                service="ray",
-                token_secret="none",
-                token_managed=False,
-                groups=[],
-                scaling="none",
-            ),
+            ray={"service": "ray", "token_secret": "none", "token_managed": False, "scaling": "none"},
             storage=StorageRelease(bundled=False, uri=ROOT, secret="zj-keys"),
         )
         recorder = cast(Any, type("Recorder", (), {"tell": lambda *_: None})())
