@@ -20,6 +20,7 @@ from zhongjing.errors import (
     ZhongjingError,
 )
 from zhongjing.pipeline.faults import UNREADABLE, sentence
+from zhongjing.pipeline.repeats import AGAIN_SECONDS
 from zhongjing.storage.failures import ROTATION_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 SILENCE_SECONDS = 10.0  # a store that is away for less is told nobody: its pod was replaced, say
 _FIRST_PAUSE = 1.0  # between two looks at a store that is away; doubles
 _LONGEST_PAUSE = 15.0
-_SAID_AGAIN_SECONDS = 600.0
 
 
 class Outage:
@@ -103,7 +103,7 @@ class Outage:
         before = self._error
         if before is None:
             self._since = now
-        if before is None or before.code is not error.code or now - self._said >= _SAID_AGAIN_SECONDS:
+        if before is None or before.code is not error.code or now - self._said >= AGAIN_SECONDS:
             logger.warning("the object store cannot be used: %s", sentence(error))
             self._said = now
         self._error = error
