@@ -111,6 +111,7 @@ class Driver:
         self._left_at = ""  # version of the object after the last pass
         self._turn: str | None = None
         self._told = 0.0
+        self._untold = False  # live progress is noted that no status says yet
         self._counted = False
         self._failing_since: float | None = None
         self._repeats = Repeats(logger)
@@ -183,14 +184,14 @@ class Driver:
         """A pass of the sequencer, with live progress."""
         services = self._services
         self.records.want(desired)
-        news = self._look(status)
+        self._untold = self._look(status) or self._untold
         version = self.pipeline.version
         wait = self._reconciler.once(now, turn)
         if self.pipeline.version != version:
-            self._told = now
-        elif news and now - self._told >= TELL_PASSES * services.cadence.active:
+            self._told, self._untold = now, False
+        elif self._untold and now - self._told >= TELL_PASSES * services.cadence.active:
             self.records.tell()
-            self._told = now
+            self._told, self._untold = now, False
         return wait
 
     def _look(self, status: PipelineStatus) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.controller.loop_support import World
+from tests.unit.controller.loop_support import ROOT, World
 from zhongjing.backends.kubernetes.failures import refused
 from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline
 from zhongjing.backends.kubernetes.resources import PIPELINES, Request
@@ -17,9 +17,12 @@ from zhongjing.codes import Code
 from zhongjing.codes.pods import NO_FITTING_NODE, WORKERS_STARTING
 from zhongjing.codes.ray import RAY_UNREACHABLE
 from zhongjing.codes.storage import INVALID_STORAGE, WRONG_REGION
+from zhongjing.config.stages import Stage
 from zhongjing.controller.verify import GPUS, VERIFIES
 from zhongjing.errors import BackendError, BackendUnavailableError, ConfigError, StorageError
 from zhongjing.pipeline.backend import JobDescription, JobRequest, JobState
+from zhongjing.storage.layout import Layout
+from zhongjing.storage.progress import Activity, Progress
 
 NOW = 1_800_000_000.0
 
@@ -209,3 +212,29 @@ def test_a_document_that_is_refused_still_costs_one_look() -> None:
         again.run(NOW + second)
     assert again.objects.writes == 0
     assert again.objects.condition("wrong")[:2] == ("Failed", "UnknownField")
+
+
+def test_live_progress_that_came_too_soon_after_a_write_is_told_later_though_nothing_new_came() -> None:
+    """A step may take an hour, and be told two seconds after another write."""
+    world = World()
+    world.objects.apply("here")
+    for seconds in (0, 2):
+        world.run(NOW + seconds)
+    key = world.objects.items["here"].status["stages"]["pretrain"]["key"]
+    place = Layout(ROOT, "ns", "here").stage(Stage.PRETRAIN, key).progress
+    first = Progress(
+        stage=Stage.PRETRAIN,
+        key=key,
+        attempt=1,
+        activity=Activity.PREPARING,
+        step=0,
+        total_steps=10,
+        updated_at="2026-01-01T00:00:00Z",
+    )
+    world.store.put_record(place, first)
+    world.run(NOW + 4)
+    world.store.put_record(place, first.model_copy(update={"metrics": {"loss": 2.0}}))
+    for seconds in (6, 8, 10):
+        world.run(NOW + seconds)
+    told = world.objects.items["here"].status["stages"]["pretrain"]["progress"]
+    assert told["metrics"] == {"loss": 2.0}
