@@ -21,7 +21,7 @@ from zhongjing.config.release import ReleaseConfig
 from zhongjing.controller.depot import Depot
 from zhongjing.controller.desire import Desires
 from zhongjing.controller.driver import Driver, Services
-from zhongjing.controller.farewell import is_expired, lacks_finalizer, remove_artifacts
+from zhongjing.controller.finalizers import is_expired, lacks_finalizer, remove_artifacts
 from zhongjing.controller.gate import ReleaseGate
 from zhongjing.controller.guard import GuardedBackend, RayCluster
 from zhongjing.controller.inventory import Inventory

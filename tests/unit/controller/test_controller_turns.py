@@ -11,7 +11,7 @@ from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.events import transitions
 from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline
 from zhongjing.config.stages import Resources, Stage
-from zhongjing.controller.farewell import is_expired, lacks_finalizer
+from zhongjing.controller.finalizers import is_expired, lacks_finalizer
 from zhongjing.controller.turns import (
     holds_cluster,
     in_turn,
