@@ -29,10 +29,10 @@ from zhongjing.backends.kubernetes.resources import NAMESPACES, PIPELINES
 from zhongjing.backends.local.workdir import use_environment
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease
-from zhongjing.controller.depot import Depot
 from zhongjing.controller.guard import RayCluster
 from zhongjing.controller.loop import Controller
 from zhongjing.controller.metrics import Metrics
+from zhongjing.controller.store import ReleaseStore
 from zhongjing.pipeline.backend import JobDescription, JobRequest, JobState
 from zhongjing.pipeline.observe import Policy
 from zhongjing.storage.admin import BucketAdmin
@@ -199,7 +199,7 @@ def main() -> None:
         controller = Controller(
             Pipelines(api),
             settings,
-            Depot(api, settings),
+            ReleaseStore(api, settings),
             RayCluster(ray),
             may_act=lambda: True,
             recorder=Recorder(api, "benchmark"),

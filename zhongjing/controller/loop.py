@@ -18,7 +18,6 @@ from zhongjing.backends.kubernetes.releases import CONFIG_LABELS
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS
 from zhongjing.backends.kubernetes.workloads import INSTANCE
 from zhongjing.config.release import ReleaseConfig
-from zhongjing.controller.depot import Depot
 from zhongjing.controller.desire import Desires
 from zhongjing.controller.driver import Driver, Services
 from zhongjing.controller.finalizers import is_expired, lacks_finalizer, remove_artifacts
@@ -28,6 +27,7 @@ from zhongjing.controller.inventory import Inventory
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.orphans import Orphans
 from zhongjing.controller.outage import Outage
+from zhongjing.controller.store import ReleaseStore
 from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, is_queued, is_refused, preparing
 from zhongjing.errors import (
     BackendError,
@@ -58,7 +58,7 @@ class Controller:
     Args:
         pipelines: the API.
         release: this release.
-        depot: documents and artifacts.
+        store: documents and artifacts.
         ray: the release's Ray.
         may_act: whether this process leads.
         recorder: writes events.
@@ -72,7 +72,7 @@ class Controller:
         self,
         pipelines: Pipelines,
         release: ReleaseConfig,
-        depot: Depot,
+        store: ReleaseStore,
         ray: RayCluster,
         *,
         may_act: Callable[[], bool],
@@ -88,17 +88,17 @@ class Controller:
         self._metrics = metrics
         self._pipelines = pipelines
         self.inventory = Inventory(pipelines, resync_seconds)
-        self._outage = Outage(depot.ask)
+        self._outage = Outage(store.ask)
         self._services = Services(
             pipelines=pipelines,
-            store=depot.store,
+            store=store.objects,
             outage=self._outage,
-            desires=Desires(depot.store, depot.storage),
+            desires=Desires(store.objects, store.storage),
             backend=GuardedBackend(ray.jobs, release.release, may_act),
             gate=ReleaseGate(
                 release.ray.groups if ray.capacity is not None else None,
                 WorkerMemory(pipelines.api, release),
-                depot.store,
+                store.objects,
             ),
             release=release.release,
             policy=policy,
@@ -107,7 +107,7 @@ class Controller:
             on_change=self._tell,
         )
         self._resync = resync_seconds
-        self._depot = depot
+        self._store = store
         self._ray = ray
         self._orphans = Orphans(ray.jobs, self._services, release)
         self._drivers: dict[str, Driver] = {}
@@ -157,8 +157,8 @@ class Controller:
         times = [self._services.cadence.active] if holder is not None else []
         todo = in_turn(each for each in ours if self._has_work(each, now))
         # A new release's bucket is made before anything asks for it, and an outage ends while nobody works.
-        if todo or self._outage.holds or not self._depot.is_ready:
-            self._depot.follow_keys()
+        if todo or self._outage.holds or not self._store.is_ready:
+            self._store.follow_keys()
             self._outage.look(now)
         if self._outage.holds:
             times.append(self._outage.wait(now))

@@ -23,12 +23,12 @@ from zhongjing.backends.kubernetes.secrets import prepare_secrets
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.commands import Commands
 from zhongjing.config.release import ReleaseConfig, load_release
-from zhongjing.controller.depot import Depot
 from zhongjing.controller.guard import RayCluster
 from zhongjing.controller.loop import CADENCE, RESYNC_SECONDS, Controller
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.server import HealthServer
 from zhongjing.controller.signals import handle_signals
+from zhongjing.controller.store import ReleaseStore
 from zhongjing.errors import ZhongjingError
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence
@@ -102,7 +102,7 @@ class ControllerProcess:
         self._metrics = Metrics()
         self._metrics.observe(lambda: self._election.is_leader, lambda: self._api.requests)
         self._loop: Controller | None = None
-        self._depot: Depot | None = None
+        self._store: ReleaseStore | None = None
         self._server = HealthServer(
             options.port, healthy=self._unhealthy, ready=self._unready, metrics=self._metrics.text
         )
@@ -159,11 +159,11 @@ class ControllerProcess:
     def _lead(self) -> None:
         cadence = self._options.cadence
         place = ("-n", self._release.namespace, "--release", self._release.release)
-        self._depot = Depot(self._api, self._release)
+        self._store = ReleaseStore(self._api, self._release)
         controller = Controller(
             Pipelines(self._api),
             self._release,
-            self._depot,
+            self._store,
             self._cluster(),
             may_act=lambda: self._election.is_leader,
             recorder=Recorder(self._api, self._identity),
@@ -198,6 +198,6 @@ class ControllerProcess:
     def _unready(self) -> str | None:
         if self._ending.is_set():
             return "ending"
-        if self._depot is not None and not self._depot.is_ready:
+        if self._store is not None and not self._store.is_ready:
             return "the object store cannot be used yet"
         return None

@@ -131,11 +131,11 @@ class CountedStore(MemoryStore):
         self.refuse(where)
 
 
-class MemoryDepot:
+class FakeReleaseStore:
     """The store of the release."""
 
     def __init__(self, store: MemoryStore) -> None:
-        self.store = store
+        self.objects = store
         self.storage = Storage(uri=ROOT)
         self.is_ready = False
 
@@ -148,7 +148,7 @@ class MemoryDepot:
         """There are none."""
 
     def _nothing(self) -> list[ObjectInfo]:
-        self.store.fault("before list .outage")
+        self.objects.fault("before list .outage")
         return []
 
 
@@ -170,7 +170,7 @@ class World:
         self.controller = Controller(
             cast(Any, self.objects),
             release,
-            cast(Any, MemoryDepot(self.store)),
+            cast(Any, FakeReleaseStore(self.store)),
             RayCluster(cast(Any, self.jobs)),
             may_act=lambda: True,
             recorder=recorder,

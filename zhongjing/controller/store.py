@@ -29,7 +29,7 @@ _NOTHING = ".outage"  # a folder that is never there
 _FILE_VARIABLE = "AWS_SHARED_CREDENTIALS_FILE"
 
 
-class Depot:
+class ReleaseStore:
     """The store of a release.
 
     Args:
@@ -41,7 +41,7 @@ class Depot:
         self._api = api
         self._release = release
         self._storage = release.storage.storage().model_copy(update={"deadline_seconds": STORE_SECONDS})
-        self.store: ObjectStore = open_store(self._storage, waits=False)
+        self.objects: ObjectStore = open_store(self._storage, waits=False)
         self._admin = BucketAdmin(self._storage, waits=False)
         self._mounted = os.environ.get(_FILE_VARIABLE)
         self._lent: Path | None = None
@@ -72,7 +72,7 @@ class Depot:
                 raise self._explained(error) from error
         else:
             # A listing: the answer to another question has no words that say why it is refused.
-            next(self.store.list(f"{self._storage.uri}/{self._release.namespace}/{_NOTHING}"), None)
+            next(self.objects.list(f"{self._storage.uri}/{self._release.namespace}/{_NOTHING}"), None)
         self._ready = True
 
     def _explained(self, error: StorageUnavailableError) -> StorageUnavailableError:

@@ -11,7 +11,7 @@ from tests.unit.backends.test_kubernetes_explain import release
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PODS
 from zhongjing.codes.storage import STORAGE_UNREACHABLE
-from zhongjing.controller.depot import Depot
+from zhongjing.controller.store import ReleaseStore
 from zhongjing.errors import StorageUnavailableError
 
 BAD = "registry.example/zhongjing:9.9-controller"
@@ -21,7 +21,7 @@ WAITING = {
 }
 
 
-def depot_of(status: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Depot:
+def store_of(status: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> ReleaseStore:
     """Of a bundled store that does not answer, and whose pod has this status."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -31,13 +31,13 @@ def depot_of(status: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Depot:
     def find(resource: object, **_: object) -> SimpleNamespace:
         return SimpleNamespace(items=[pod] if resource == PODS else [])
 
-    depot = Depot(cast(KubeApi, SimpleNamespace(find=find)), release())
+    store = ReleaseStore(cast(KubeApi, SimpleNamespace(find=find)), release())
 
     def away(uri: str) -> bool:
         raise StorageUnavailableError("no answer", code=STORAGE_UNREACHABLE, where=uri, remedy="wait")
 
-    monkeypatch.setattr(depot._admin, "ensure_bucket", away)
-    return depot
+    monkeypatch.setattr(store._admin, "ensure_bucket", away)
+    return store
 
 
 @pytest.mark.parametrize("kind", ["initContainerStatuses", "containerStatuses"])
@@ -46,7 +46,7 @@ def test_the_condition_names_the_image_that_keeps_the_bundled_store(
 ) -> None:
     status = {kind: [{"name": "s3", "image": BAD, "state": {"waiting": WAITING}}]}
     with pytest.raises(StorageUnavailableError) as told:
-        depot_of(status, monkeypatch).ask()
+        store_of(status, monkeypatch).ask()
 
     assert told.value.code is STORAGE_UNREACHABLE
     assert f"no answer; pod/zhongjing-s3-0: the image {BAD} cannot be pulled" in told.value.message
@@ -56,6 +56,6 @@ def test_the_condition_names_the_image_that_keeps_the_bundled_store(
 def test_a_store_whose_pod_serves_is_told_of_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
     with pytest.raises(StorageUnavailableError) as told:
-        depot_of(status, monkeypatch).ask()
+        store_of(status, monkeypatch).ask()
 
     assert (told.value.message, told.value.remedy) == ("no answer", "wait")
