@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
 from zhongjing.codes.unexpected import UNEXPECTED
 from zhongjing.config.stages import Stage
-from zhongjing.controller.desire import Desires
 from zhongjing.controller.guard import GuardedBackend
 from zhongjing.controller.outage import SILENCE_SECONDS, Outage
 from zhongjing.controller.records import KubernetesRecords, OnChange
+from zhongjing.controller.spec import Specs
 from zhongjing.controller.turns import is_queued
 from zhongjing.errors import (
     BackendError,
@@ -55,7 +55,7 @@ class Services:
         pipelines: the API.
         store: documents and artifacts.
         outage: whether the store can be used.
-        desires: what objects want.
+        specs: what objects want.
         backend: where jobs run.
         gate: says which stages cannot fit there.
         release: name of this release.
@@ -68,7 +68,7 @@ class Services:
     pipelines: Pipelines
     store: ObjectStore
     outage: Outage
-    desires: Desires
+    specs: Specs
     backend: GuardedBackend
     gate: Gate
     release: str
@@ -88,7 +88,7 @@ class Driver:
 
     def __init__(self, services: Services, pipeline: Pipeline) -> None:
         self._services = services
-        layout = services.desires.layout(pipeline)
+        layout = services.specs.layout(pipeline)
         self.records = KubernetesRecords(
             services.pipelines,
             services.store,
@@ -169,7 +169,7 @@ class Driver:
         self._count_attempts(pipeline)
         status = self.records.read()
         try:
-            desired = services.desires.of(pipeline, status, now)
+            desired = services.specs.desired(pipeline, status, now)
         except ZhongjingError as error:
             if not is_documents(error):
                 raise
@@ -209,7 +209,7 @@ class Driver:
         """An object of a name that was used before: its attempts go on counting."""
         if self._counted or pipeline.status.get("stages"):
             return
-        self.records.count_from(self._services.desires.attempts(pipeline))
+        self.records.count_from(self._services.specs.attempts(pipeline))
         self._counted = True
 
     def _refuse(
@@ -217,7 +217,7 @@ class Driver:
     ) -> float | None:
         """The document cannot be run: says why. What runs goes on under the document that it began with."""
         active = any(entry.state.is_active for entry in status.stages.values())
-        previous = self._services.desires.previous(pipeline) if active else None
+        previous = self._services.specs.previous(pipeline) if active else None
         reason = sentence(error)
         if previous is not None:
             self._repeats.say(pipeline.name, f"generation {pipeline.generation}: {reason}")

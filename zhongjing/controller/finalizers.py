@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 
 from zhongjing.backends.kubernetes.pipelines import Pipeline
-from zhongjing.controller.desire import RESERVED
 from zhongjing.controller.driver import Services
+from zhongjing.controller.spec import RESERVED
 from zhongjing.pipeline.state import ConditionType, seconds
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,6 @@ def remove_artifacts(services: Services, pipeline: Pipeline) -> int:
     """
     if pipeline.name in RESERVED:
         return 0
-    deleted = services.store.delete_folder(services.desires.layout(pipeline).home)
+    deleted = services.store.delete_folder(services.specs.layout(pipeline).home)
     logger.info("%s: deleted its artifacts, %d objects", pipeline.name, deleted)
     return deleted

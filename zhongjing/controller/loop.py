@@ -18,7 +18,6 @@ from zhongjing.backends.kubernetes.releases import CONFIG_LABELS
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS
 from zhongjing.backends.kubernetes.workloads import INSTANCE
 from zhongjing.config.release import ReleaseConfig
-from zhongjing.controller.desire import Desires
 from zhongjing.controller.driver import Driver, Services
 from zhongjing.controller.finalizers import is_expired, lacks_finalizer, remove_artifacts
 from zhongjing.controller.gate import ReleaseGate
@@ -27,6 +26,7 @@ from zhongjing.controller.inventory import Inventory
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.orphans import Orphans
 from zhongjing.controller.outage import Outage
+from zhongjing.controller.spec import Specs
 from zhongjing.controller.store import ReleaseStore
 from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, is_queued, is_refused, preparing
 from zhongjing.errors import (
@@ -93,7 +93,7 @@ class Controller:
             pipelines=pipelines,
             store=store.objects,
             outage=self._outage,
-            desires=Desires(store.objects, store.storage),
+            specs=Specs(store.objects, store.storage),
             backend=GuardedBackend(ray.jobs, release.release, may_act),
             gate=ReleaseGate(
                 release.ray.groups if ray.capacity is not None else None,
@@ -284,7 +284,7 @@ class Controller:
         for uid in gone:
             logger.info("%s is gone", self._drivers[uid].pipeline.name)
             del self._drivers[uid]
-            self._services.desires.forget(uid)
+            self._services.specs.forget(uid)
         return bool(gone)
 
     def _others(self, everything: Sequence[Pipeline]) -> frozenset[str]:

@@ -13,7 +13,7 @@ from zhongjing.codes import data as data_codes
 from zhongjing.codes import document as document_codes
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
-from zhongjing.controller.desire import Desires
+from zhongjing.controller.spec import Specs
 from zhongjing.errors import ConflictError, ZhongjingError
 from zhongjing.pipeline.plan import make_plan
 from zhongjing.pipeline.state import DesiredState
@@ -26,10 +26,10 @@ UID = "12345678-aaaa-bbbb-cccc-0123456789ab"
 
 
 @pytest.fixture
-def desires(store: ObjectStore, storage: Storage, bucket_uri: str) -> Desires:
+def specs(store: ObjectStore, storage: Storage, bucket_uri: str) -> Specs:
     for name in ("texts", "rankings"):
         store.put(f"{bucket_uri}/data/{name}.jsonl", name.encode())
-    return Desires(store, storage)
+    return Specs(store, storage)
 
 
 def document(bucket: str, **spec: Any) -> dict[str, Any]:
@@ -61,10 +61,10 @@ def pipeline(
     return Pipeline({"metadata": given | metadata, "spec": spec})
 
 
-def test_a_generation_is_made_once_and_kept(desires: Desires, store: ObjectStore, bucket_uri: str) -> None:
+def test_a_generation_is_made_once_and_kept(specs: Specs, store: ObjectStore, bucket_uri: str) -> None:
     annotations = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "mine": "kept"}
     first = pipeline(document(bucket_uri, seed=7, targets=["rm"]), annotations=annotations, labels={"a": "b"})
-    made = desires.of(first, None, 0.0)
+    made = specs.desired(first, None, 0.0)
     assert (made.uid, made.generation, made.targets) == ("12345678", 1, [Stage.RM])
     assert made.document.spec.seed == 7
     assert made.document.metadata.namespace == "ns"
@@ -72,20 +72,20 @@ def test_a_generation_is_made_once_and_kept(desires: Desires, store: ObjectStore
     assert made.document.metadata.labels == {"a": "b"}
     assert made.document.spec.storage.uri == bucket_uri
     assert [len(source.objects) for source in made.sources] == [1, 1]
-    stored = read_desired(store, desires.layout(first))
+    stored = read_desired(store, specs.layout(first))
     assert stored is not None
     assert stored.value == made
     # Another process finds it made: the sources of that generation are what they were.
     store.put(f"{bucket_uri}/data/texts.jsonl", b"other texts")
-    again = Desires(store, made.document.spec.storage).of(first, None, 9.0)
+    again = Specs(store, made.document.spec.storage).desired(first, None, 9.0)
     assert again == made
 
 
 def test_a_later_generation_keeps_defaults_and_listings(
-    desires: Desires, store: ObjectStore, bucket_uri: str
+    specs: Specs, store: ObjectStore, bucket_uri: str
 ) -> None:
     first = pipeline(document(bucket_uri))
-    made = desires.of(first, None, 0.0)
+    made = specs.desired(first, None, 0.0)
     # An earlier version of zhongjing had another default.
     settings = made.document.spec.stages.rm
     assert settings is not None
@@ -93,12 +93,12 @@ def test_a_later_generation_keeps_defaults_and_listings(
     stages = made.document.spec.stages.model_copy(update={"rm": old})
     spec = made.document.spec.model_copy(update={"stages": stages})
     earlier = made.model_copy(update={"document": made.document.model_copy(update={"spec": spec})})
-    stored = read_desired(store, desires.layout(first))
+    stored = read_desired(store, specs.layout(first))
     assert stored is not None
-    write(store, desires.layout(first).desired, earlier, stored.etag)
+    write(store, specs.layout(first).desired, earlier, stored.etag)
     store.put(f"{bucket_uri}/data/texts.jsonl", b"other texts")
 
-    later = Desires(store, made.document.spec.storage)
+    later = Specs(store, made.document.spec.storage)
     second = later.of(pipeline(document(bucket_uri, seed=1), 2), None, 1.0)
     assert second.document.spec.stages.rm is not None
     assert second.document.spec.stages.rm.learning_rate == 0.5
@@ -116,44 +116,42 @@ def test_a_later_generation_keeps_defaults_and_listings(
     assert fourth.sources == third.sources
 
 
-def test_an_object_made_again_is_a_new_pipeline(
-    desires: Desires, store: ObjectStore, bucket_uri: str
-) -> None:
-    old = desires.of(pipeline(document(bucket_uri)), None, 0.0)
-    layout = desires.layout(pipeline(document(bucket_uri)))
+def test_an_object_made_again_is_a_new_pipeline(specs: Specs, store: ObjectStore, bucket_uri: str) -> None:
+    old = specs.desired(pipeline(document(bucket_uri)), None, 0.0)
+    layout = specs.layout(pipeline(document(bucket_uri)))
     for stage, attempt in (("rm", 2), ("rm", 11), ("pretrain", 3)):
         store.put(f"{layout.home}/{stage}/abc{attempt}/requests/a{attempt}.json", b"{}")
     store.put(f"{layout.home}/rm/abc/checkpoints/requests/a99.json", b"{}")
     store.put(f"{bucket_uri}/data/texts.jsonl", b"other texts")
     again = pipeline(document(bucket_uri), uid="87654321-0000")
-    new = desires.of(again, None, 0.0)
+    new = specs.desired(again, None, 0.0)
     assert new.uid == "87654321"
     assert new.sources[0].digest != old.sources[0].digest
-    assert desires.previous(pipeline(document(bucket_uri))) is None
-    assert desires.attempts(again) == {Stage.RM: 11, Stage.PRETRAIN: 3}
+    assert specs.previous(pipeline(document(bucket_uri))) is None
+    assert specs.attempts(again) == {Stage.RM: 11, Stage.PRETRAIN: 3}
 
 
 def test_artifacts_follow_the_store_of_the_release(
-    desires: Desires, store: ObjectStore, storage: Storage, bucket_uri: str
+    specs: Specs, store: ObjectStore, storage: Storage, bucket_uri: str
 ) -> None:
     first = pipeline(document(bucket_uri, storage={"uri": "s3://somewhere-else", "region": "mars"}))
-    made = desires.of(first, None, 0.0)
+    made = specs.desired(first, None, 0.0)
     assert made.document.spec.storage == storage
     moved = storage.model_copy(update={"endpoint": "http://store.new.svc:8333"})
-    assert Desires(store, moved).of(first, None, 0.0).document.spec.storage == moved
-    plans = [make_plan(each) for each in (made, Desires(store, moved).of(first, None, 0.0))]
+    assert Specs(store, moved).desired(first, None, 0.0).document.spec.storage == moved
+    plans = [make_plan(each) for each in (made, Specs(store, moved).desired(first, None, 0.0))]
     assert [node.key for node in plans[0].values()] == [node.key for node in plans[1].values()]
 
 
-def test_two_controllers_make_one_wish(desires: Desires, store: ObjectStore, bucket_uri: str) -> None:
+def test_two_controllers_make_one_wish(specs: Specs, store: ObjectStore, bucket_uri: str) -> None:
     first = pipeline(document(bucket_uri))
 
-    class Beaten(Desires):
+    class Beaten(Specs):
         """Somebody else's wish arrives while this one is made."""
 
         def _make(self, *arguments: Any) -> DesiredState:
             made = super()._make(*arguments)
-            desires.of(first, None, 0.0)
+            specs.desired(first, None, 0.0)
             return made
 
     with pytest.raises(ConflictError):
@@ -187,10 +185,10 @@ def test_two_controllers_make_one_wish(desires: Desires, store: ObjectStore, buc
     ],
 )
 def test_documents_that_cannot_be_run(
-    desires: Desires, bucket_uri: str, change: dict[str, Any], code: Code, where: str
+    specs: Specs, bucket_uri: str, change: dict[str, Any], code: Code, where: str
 ) -> None:
     with pytest.raises(ZhongjingError) as refused:
-        desires.of(pipeline(document(bucket_uri) | change), None, 0.0)
+        specs.desired(pipeline(document(bucket_uri) | change), None, 0.0)
     assert (refused.value.code, refused.value.where) == (code, where)
 
 
@@ -205,17 +203,17 @@ def test_documents_that_cannot_be_run(
         ("${DATA}/rankings.jsonl", document_codes.UNSET_VARIABLE),
     ],
 )
-def test_sources_that_cannot_be_read(desires: Desires, bucket_uri: str, uri: str, code: Code) -> None:
+def test_sources_that_cannot_be_read(specs: Specs, bucket_uri: str, uri: str, code: Code) -> None:
     spec = document(bucket_uri)
     spec["sources"][1]["uri"] = uri.format(bucket=bucket_uri.removeprefix("s3://")) if "{b" in uri else uri
     with pytest.raises(ZhongjingError) as refused:
-        desires.of(pipeline(spec), None, 0.0)
+        specs.desired(pipeline(spec), None, 0.0)
     assert refused.value.code is code
     assert refused.value.remedy
 
 
-def test_names_that_are_folders_of_the_release(desires: Desires, bucket_uri: str) -> None:
+def test_names_that_are_folders_of_the_release(specs: Specs, bucket_uri: str) -> None:
     for name in ("cache", "uploads", "ray"):
         with pytest.raises(ZhongjingError) as refused:
-            desires.of(pipeline(document(bucket_uri), name=name), None, 0.0)
+            specs.desired(pipeline(document(bucket_uri), name=name), None, 0.0)
         assert refused.value.code is cluster_codes.RESERVED_NAME

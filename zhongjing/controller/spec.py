@@ -38,7 +38,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _REQUEST = re.compile(rf"/({'|'.join(Stage)})/[0-9a-z]+/requests/a(\d+)\.json$")
 
 
-class Desires:
+class Specs:
     """Makes and remembers what is wanted of each pipeline.
 
     Args:
@@ -59,7 +59,7 @@ class Desires:
         """Lets go of a pipeline that is gone."""
         self._known.pop(uid, None)
 
-    def of(self, pipeline: Pipeline, status: PipelineStatus | None, now: float) -> DesiredState:
+    def desired(self, pipeline: Pipeline, status: PipelineStatus | None, now: float) -> DesiredState:
         """What the object's generation wants.
 
         Args:
