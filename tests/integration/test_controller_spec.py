@@ -99,7 +99,7 @@ def test_a_later_generation_keeps_defaults_and_listings(
     store.put(f"{bucket_uri}/data/texts.jsonl", b"other texts")
 
     later = Specs(store, made.document.spec.storage)
-    second = later.of(pipeline(document(bucket_uri, seed=1), 2), None, 1.0)
+    second = later.desired(pipeline(document(bucket_uri, seed=1), 2), None, 1.0)
     assert second.document.spec.stages.rm is not None
     assert second.document.spec.stages.rm.learning_rate == 0.5
     assert second.document.spec.seed == 1
@@ -108,11 +108,11 @@ def test_a_later_generation_keeps_defaults_and_listings(
 
     # Listed anew only where that is asked for, and only once.
     asked: dict[str, Any] = {"annotations": {REFRESH_ANNOTATION: "now"}}
-    third = later.of(pipeline(document(bucket_uri, seed=2), 3, **asked), None, 2.0)
+    third = later.desired(pipeline(document(bucket_uri, seed=2), 3, **asked), None, 2.0)
     assert third.sources[0].digest != made.sources[0].digest
     assert third.sources[1] == made.sources[1]
     store.put(f"{bucket_uri}/data/texts.jsonl", b"texts once more")
-    fourth = later.of(pipeline(document(bucket_uri, seed=3), 4, **asked), None, 3.0)
+    fourth = later.desired(pipeline(document(bucket_uri, seed=3), 4, **asked), None, 3.0)
     assert fourth.sources == third.sources
 
 
@@ -155,8 +155,8 @@ def test_two_controllers_make_one_wish(specs: Specs, store: ObjectStore, bucket_
             return made
 
     with pytest.raises(ConflictError):
-        Beaten(store, store.storage).of(first, None, 1.0)
-    assert Beaten(store, store.storage).of(first, None, 1.0).updated_at.startswith("1970-01-01T00:00:00")
+        Beaten(store, store.storage).desired(first, None, 1.0)
+    assert Beaten(store, store.storage).desired(first, None, 1.0).updated_at.startswith("1970-01-01T00:00:00")
 
 
 @pytest.mark.parametrize(

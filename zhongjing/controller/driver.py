@@ -11,9 +11,9 @@ from zhongjing.codes.unexpected import UNEXPECTED
 from zhongjing.config.stages import Stage
 from zhongjing.controller.guard import GuardedBackend
 from zhongjing.controller.outage import SILENCE_SECONDS, Outage
+from zhongjing.controller.queue import is_queued
 from zhongjing.controller.records import KubernetesRecords, OnChange
 from zhongjing.controller.spec import Specs
-from zhongjing.controller.turns import is_queued
 from zhongjing.errors import (
     BackendError,
     BackendUnavailableError,
@@ -109,7 +109,7 @@ class Driver:
             gate=services.gate,
         )
         self._left_at = ""  # version of the object after the last pass
-        self._turn: str | None = None
+        self._blocked_by: str | None = None
         self._told = 0.0
         self._untold = False  # live progress is noted that no status says yet
         self._counted = False
@@ -123,36 +123,36 @@ class Driver:
         """The object as it was last seen or written."""
         return self.records.pipeline
 
-    def is_due(self, pipeline: Pipeline, turn: str | None, now: float) -> bool:
+    def is_due(self, pipeline: Pipeline, blocked_by: str | None, now: float) -> bool:
         """Whether a pass could bring anything new."""
-        changed = pipeline.version != self._left_at or turn != self._turn
+        changed = pipeline.version != self._left_at or blocked_by != self._blocked_by
         return changed or (self.due is not None and now >= self.due)
 
-    def drive(self, pipeline: Pipeline, turn: str | None, now: float) -> None:
+    def drive(self, pipeline: Pipeline, blocked_by: str | None, now: float) -> None:
         """One pass. Nothing that goes wrong with one pipeline is raised.
 
         While the store is away, all there is to do is to say so.
 
         Args:
             pipeline: the object as it is now.
-            turn: why no stage may start; None: one may.
+            blocked_by: why no stage may start; None: one may.
             now: seconds since the epoch.
 
         Raises:
             ConflictError: the object is another by now; list again.
         """
         self.records.use(pipeline)
-        self._turn = turn
+        self._blocked_by = blocked_by
         outage = self._services.outage
         wait: float | None
         try:
-            if turn is not None and is_queued(pipeline):
-                self._queue(turn, now)
+            if blocked_by is not None and is_queued(pipeline):
+                self._queue(blocked_by, now)
                 wait = None
             elif outage.holds:
                 wait = self._wait_for_store(now)
             else:
-                wait = self._pass(pipeline, turn, now)
+                wait = self._pass(pipeline, blocked_by, now)
                 if self.error is not None and self._repeats.forget(pipeline.name):
                     logger.info("%s: goes on", pipeline.name)
                 self.error = self._failing_since = None
@@ -164,7 +164,7 @@ class Driver:
         self.due = None if wait is None else now + wait
         self._left_at = self.pipeline.version
 
-    def _pass(self, pipeline: Pipeline, turn: str | None, now: float) -> float | None:
+    def _pass(self, pipeline: Pipeline, blocked_by: str | None, now: float) -> float | None:
         services = self._services
         self._count_attempts(pipeline)
         status = self.records.read()
@@ -176,17 +176,17 @@ class Driver:
             return self._refuse(pipeline, status, error, now)
         if pipeline.is_deleting:
             desired = desired.model_copy(update={"suspend": True})
-        return self._go(desired, status, turn, now)
+        return self._go(desired, status, blocked_by, now)
 
     def _go(
-        self, desired: DesiredState, status: PipelineStatus, turn: str | None, now: float
+        self, desired: DesiredState, status: PipelineStatus, blocked_by: str | None, now: float
     ) -> float | None:
         """A pass of the sequencer, with live progress."""
         services = self._services
         self.records.want(desired)
         self._untold = self._look(status) or self._untold
         version = self.pipeline.version
-        wait = self._reconciler.once(now, turn)
+        wait = self._reconciler.once(now, blocked_by)
         if self.pipeline.version != version:
             self._told, self._untold = now, False
         elif self._untold and now - self._told >= TELL_PASSES * services.cadence.active:
@@ -223,8 +223,8 @@ class Driver:
             self._repeats.say(pipeline.name, f"generation {pipeline.generation}: {reason}")
             suspend = pipeline.suspend or pipeline.is_deleting
             desired = previous.value.model_copy(update={"suspend": suspend})
-            turn = f"the document as it is now cannot be run: {reason}"
-            wait = self._go(desired, status, turn, now)
+            blocked_by = f"the document as it is now cannot be run: {reason}"
+            wait = self._go(desired, status, blocked_by, now)
             # When what runs has ended, the document as it is now is all that is left to speak of.
             return self._services.cadence.active if wait is None else wait
         self._repeats.say(pipeline.name, reason)
@@ -236,12 +236,12 @@ class Driver:
         self._say(status, actions, now)
         return None
 
-    def _queue(self, turn: str, now: float) -> None:
+    def _queue(self, blocked_by: str, now: float) -> None:
         """Another pipeline has the cluster now: that is all that is new, and asks the store for nothing."""
         status = self.records.read()
         waiting = [stage for stage, entry in status.stages.items() if entry.reason == QUEUED]
-        marks = [Mark(stage, StageState.PENDING, QUEUED, turn) for stage in waiting]
-        self._say(status, [*marks, Conclude(ConditionType.PROGRESSING, QUEUED, turn)], now)
+        marks = [Mark(stage, StageState.PENDING, QUEUED, blocked_by) for stage in waiting]
+        self._say(status, [*marks, Conclude(ConditionType.PROGRESSING, QUEUED, blocked_by)], now)
 
     def _wait_for_store(self, now: float) -> float:
         """What can be done without the store: a suspension where nothing runs, and word of the outage.

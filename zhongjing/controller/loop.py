@@ -26,9 +26,9 @@ from zhongjing.controller.inventory import Inventory
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.orphans import Orphans
 from zhongjing.controller.outage import Outage
+from zhongjing.controller.queue import holds_cluster, is_ours, is_queued, is_refused, preparing, queue_order
 from zhongjing.controller.spec import Specs
 from zhongjing.controller.store import ReleaseStore
-from zhongjing.controller.turns import holds_cluster, in_turn, is_ours, is_queued, is_refused, preparing
 from zhongjing.errors import (
     BackendError,
     ConflictError,
@@ -155,7 +155,7 @@ class Controller:
         self._orphans.look(ours, now, force=listed or gone)
         holder = self._orphans.holder
         times = [self._services.cadence.active] if holder is not None else []
-        todo = in_turn(each for each in ours if self._has_work(each, now))
+        todo = queue_order(each for each in ours if self._has_work(each, now))
         # A new release's bucket is made before anything asks for it, and an outage ends while nobody works.
         if todo or self._outage.holds or not self._store.is_ready:
             self._store.follow_keys()
@@ -265,14 +265,14 @@ class Controller:
         return pipeline
 
     def _drive(self, pipeline: Pipeline, holder: str | None, now: float) -> Pipeline:
-        turn = f"waits for {holder}" if holder is not None else None
+        blocked_by = f"waits for {holder}" if holder is not None else None
         driver = self._drivers.get(pipeline.uid)
         if driver is None:
-            if turn is not None and is_queued(pipeline, turn):
+            if blocked_by is not None and is_queued(pipeline, blocked_by):
                 return pipeline  # nothing is new since the last controller said so
             driver = self._drivers[pipeline.uid] = Driver(self._services, pipeline)
-        if driver.is_due(pipeline, turn, now):
-            driver.drive(pipeline, turn, now)
+        if driver.is_due(pipeline, blocked_by, now):
+            driver.drive(pipeline, blocked_by, now)
             if driver.error is not None:
                 self._metrics.fail(f"{pipeline.name}: {driver.error.message}")
         return driver.pipeline

@@ -16,7 +16,7 @@ from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.stages import Stage
 from zhongjing.controller.driver import Services
 from zhongjing.controller.guard import ClusterJobs
-from zhongjing.controller.turns import orphans, verification
+from zhongjing.controller.queue import orphans, verification
 from zhongjing.errors import BackendError, BackendUnavailableError, ZhongjingError
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.repeats import Repeats

@@ -11,37 +11,37 @@ from zhongjing.codes.unexpected import UNEXPECTED
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.actions import Action, Kill, MakeRoom, Mark, RequestStop, ScheduleRetry
 from zhongjing.pipeline.backend import JobState
+from zhongjing.pipeline.context import DecisionContext
 from zhongjing.pipeline.escapes import without_escapes
 from zhongjing.pipeline.observe import AttemptView, ResultView
 from zhongjing.pipeline.state import UNREADY, StageState, StageStatus, StopReason, seconds, stamp
-from zhongjing.pipeline.world import World
 from zhongjing.storage.progress import Activity, Failure
 
 
-def attend(world: World, stage: Stage, status: StageStatus) -> list[Action]:
+def attend(context: DecisionContext, stage: Stage, status: StageStatus) -> list[Action]:
     """Looks after the active attempt of ``stage``."""
-    view = world.observed.attempts[stage]
-    result = world.result(stage, status.key)
+    view = context.observed.attempts[stage]
+    result = context.result(stage, status.key)
     job = view.job
     if job.state is JobState.UNKNOWN:
-        return [_succeeded(stage, result)] if result else _unknown(world, stage, status, view)
+        return [_succeeded(stage, result)] if result else _unknown(context, stage, status, view)
     if job.state is JobState.UNREACHABLE:
-        return _unseen(world, stage, status, view, result)
-    if world.is_foreign(status, view):
+        return _unseen(context, stage, status, view, result)
+    if context.is_foreign(status, view):
         message = f"the id {status.submission_id} belongs to another job"
         again = (status.failures, status.failed_at_step)
-        return [ScheduleRetry(stage, world.now, FOREIGN_JOB.name, message, *again)]
+        return [ScheduleRetry(stage, context.now, FOREIGN_JOB.name, message, *again)]
     if result is not None:
         if job.state.is_terminal:
             return [_succeeded(stage, result)]
-        if view.quiet_seconds >= world.policy.finish_seconds:
+        if view.quiet_seconds >= context.policy.finish_seconds:
             return [Kill(stage, job.submission_id), _succeeded(stage, result)]
-        return _alive(world, stage, status, view)
+        return _alive(context, stage, status, view)
     if job.state.is_terminal:
-        return [_ended(world, stage, status, view, job.message)]
-    stopping = _stopping(world, stage, status, view)
+        return [_ended(context, stage, status, view, job.message)]
+    stopping = _stopping(context, stage, status, view)
     room = [MakeRoom(stage)] if view.is_prepared and not stopping else []
-    return [*_alive(world, stage, status, view), *stopping, *room]
+    return [*_alive(context, stage, status, view), *stopping, *room]
 
 
 def _succeeded(stage: Stage, result: ResultView) -> Mark:
@@ -49,7 +49,7 @@ def _succeeded(stage: Stage, result: ResultView) -> Mark:
     return Mark(stage, StageState.SUCCEEDED, "Succeeded", update=update)
 
 
-def _alive(world: World, stage: Stage, status: StageStatus, view: AttemptView) -> list[Action]:
+def _alive(context: DecisionContext, stage: Stage, status: StageStatus, view: AttemptView) -> list[Action]:
     """Records that the backend knows the attempt, queued or running."""
     if status.waiting_since is not None and view.is_prepared and status.unknown_since is None:
         return []  # whether its workers are there is found out when they are asked for
@@ -57,9 +57,9 @@ def _alive(world: World, stage: Stage, status: StageStatus, view: AttemptView) -
     state = StageState.RUNNING if running else StageState.QUEUED
     if status.confirmed and status.state is state and status.unknown_since is None:
         return []
-    update: dict[str, object] = {"confirmed": True, "unknown_since": None, **status.waited(world.now)}
+    update: dict[str, object] = {"confirmed": True, "unknown_since": None, **status.waited(context.now)}
     if running and status.started_at is None:
-        update["started_at"] = stamp(world.now)
+        update["started_at"] = stamp(context.now)
     stopping = status.stop_reason is not None
     reason = status.reason if stopping else ("Running" if running else "Queued")
     # What kept the cluster from taking the job is over.
@@ -68,24 +68,24 @@ def _alive(world: World, stage: Stage, status: StageStatus, view: AttemptView) -
 
 
 def _stop_wanted(
-    world: World, stage: Stage, status: StageStatus, view: AttemptView
+    context: DecisionContext, stage: Stage, status: StageStatus, view: AttemptView
 ) -> tuple[StopReason, str] | None:
     """Why the attempt should stop now, if it should."""
-    if world.desired.suspend:
+    if context.desired.suspend:
         return StopReason.SUSPENDED, "asked to stop with a checkpoint"
-    if not world.wants(stage, status.key):
+    if not context.wants(stage, status.key):
         return StopReason.SUPERSEDED, "another result is wanted now; asked to stop"
     if view.job.state is not JobState.RUNNING:
         return None
-    settings = world.settings(stage)
+    settings = context.settings(stage)
     limit = settings.active_deadline_seconds
-    if limit is not None and status.seconds_run(world.now) > limit:
+    if limit is not None and status.seconds_run(context.now) > limit:
         return StopReason.DEADLINE, f"ran longer than activeDeadlineSeconds ({limit} s)"
-    if world.overdue:
-        return StopReason.DEADLINE, world.overdue_message
-    if view.lacks_workers and view.stuck_seconds >= world.policy.lost_seconds:
-        return StopReason.LOST, f"did nothing for {world.policy.lost_seconds:g} s without {view.job.lacks}"
-    limit = world.desired.document.spec.progress_deadline_seconds or settings.progress_deadline_seconds
+    if context.overdue:
+        return StopReason.DEADLINE, context.overdue_message
+    if view.lacks_workers and view.stuck_seconds >= context.policy.lost_seconds:
+        return StopReason.LOST, f"did nothing for {context.policy.lost_seconds:g} s without {view.job.lacks}"
+    limit = context.desired.document.spec.progress_deadline_seconds or settings.progress_deadline_seconds
     if view.stuck_seconds > limit:
         return (
             StopReason.HUNG,
@@ -94,98 +94,100 @@ def _stop_wanted(
     return None
 
 
-def _stopping(world: World, stage: Stage, status: StageStatus, view: AttemptView) -> list[Action]:
+def _stopping(context: DecisionContext, stage: Stage, status: StageStatus, view: AttemptView) -> list[Action]:
     """Asks for a stop, again in every pass, and ends the job when it does not come."""
     assert status.key is not None
     if status.stop_reason is not None:
         # A stop cannot be taken back: the job may have seen it.
         reason, message = status.stop_reason, status.message
     else:
-        wanted = _stop_wanted(world, stage, status, view)
+        wanted = _stop_wanted(context, stage, status, view)
         if wanted is None:
             return []
         reason, message = wanted
     actions: list[Action] = [RequestStop(stage, status.key, status.attempt, reason, message)]
-    since = seconds(status.stop_requested_at) if status.stop_requested_at else world.now
+    since = seconds(status.stop_requested_at) if status.stop_requested_at else context.now
     patient = reason not in (StopReason.HUNG, StopReason.LOST)
-    bound = world.policy.stop_seconds if patient else world.policy.hung_stop_seconds
-    if view.job.state is JobState.PENDING or world.now - since > bound:
+    bound = context.policy.stop_seconds if patient else context.policy.hung_stop_seconds
+    if view.job.state is JobState.PENDING or context.now - since > bound:
         actions.append(Kill(stage, view.job.submission_id))
     return actions
 
 
 def _unseen(
-    world: World, stage: Stage, status: StageStatus, view: AttemptView, result: ResultView | None
+    context: DecisionContext, stage: Stage, status: StageStatus, view: AttemptView, result: ResultView | None
 ) -> list[Action]:
     """The backend does not answer. What counts is what the attempt says itself; it can be asked to stop."""
-    if result is not None and view.quiet_seconds >= world.policy.quiet_seconds:
+    if result is not None and view.quiet_seconds >= context.policy.quiet_seconds:
         return [_succeeded(stage, result)]
     if not status.confirmed and view.progress is None:
-        if world.wants(stage, status.key) and not world.desired.suspend:
+        if context.wants(stage, status.key) and not context.desired.suspend:
             # Asks for what is missing, and says it.
-            return [world.submit(world.plan[stage], status, status.attempt, status.message)]
-        stopping = _stopping(world, stage, status, view)
-        recent = _is_recent(world, status)
-        return stopping if recent else [*stopping, _ended(world, stage, status, view, "")]
-    if view.has_ended and view.quiet_seconds >= world.policy.quiet_seconds:
-        return [_ended(world, stage, status, view, "")]
-    stopping = _stopping(world, stage, status, view)
-    if any(isinstance(action, Kill) for action in stopping) and world.is_over(view):
+            return [context.submit(context.plan[stage], status, status.attempt, status.message)]
+        stopping = _stopping(context, stage, status, view)
+        recent = _is_recent(context, status)
+        return stopping if recent else [*stopping, _ended(context, stage, status, view, "")]
+    if view.has_ended and view.quiet_seconds >= context.policy.quiet_seconds:
+        return [_ended(context, stage, status, view, "")]
+    stopping = _stopping(context, stage, status, view)
+    if any(isinstance(action, Kill) for action in stopping) and context.is_over(view):
         # Nothing starts beside it all the same: that takes a backend that answers.
-        return [*stopping, _ended(world, stage, status, view, "")]
+        return [*stopping, _ended(context, stage, status, view, "")]
     return stopping
 
 
-def _is_recent(world: World, status: StageStatus) -> bool:
+def _is_recent(context: DecisionContext, status: StageStatus) -> bool:
     """Whether a submission may still be on its way."""
     submitted = status.submitted_at
-    return submitted is not None and world.now - seconds(submitted) < world.policy.unknown_seconds
+    return submitted is not None and context.now - seconds(submitted) < context.policy.unknown_seconds
 
 
-def _unknown(world: World, stage: Stage, status: StageStatus, view: AttemptView) -> list[Action]:
+def _unknown(context: DecisionContext, stage: Stage, status: StageStatus, view: AttemptView) -> list[Action]:
     """The backend does not know the job: it was never submitted, or the backend lost its memory."""
     assert status.key is not None
     if not status.confirmed and view.progress is None:
         # Without a word of the attempt itself, nothing says that it ever began.
-        if world.wants(stage, status.key) and not world.desired.suspend:
+        if context.wants(stage, status.key) and not context.desired.suspend:
             # The reconciler died between the status and the submission. The same id again is harmless.
-            return [world.submit(world.plan[stage], status, status.attempt, status.message)]
+            return [context.submit(context.plan[stage], status, status.attempt, status.message)]
         # Should a submission that is still on its way arrive later, it is found alive and ended.
-        recent = _is_recent(world, status) and not view.job.lost
-        return [] if recent else [_ended(world, stage, status, view, "")]
+        recent = _is_recent(context, status) and not view.job.lost
+        return [] if recent else [_ended(context, stage, status, view, "")]
     if not view.job.lost:
         if status.unknown_since is None:
-            update = {"unknown_since": stamp(world.now)}
+            update = {"unknown_since": stamp(context.now)}
             message = "the backend does not know the job"
             return [Mark(stage, status.state, "Unknown", message, update=update)]
-        if world.now - seconds(status.unknown_since) < world.policy.unknown_seconds:
+        if context.now - seconds(status.unknown_since) < context.policy.unknown_seconds:
             return []
-    if not world.is_over(view):
+    if not context.is_over(view):
         # Should it live on where the backend cannot see it, it must end.
         return [RequestStop(stage, status.key, status.attempt, StopReason.LOST, "the backend lost the job")]
-    return [_ended(world, stage, status, view, "the backend lost the job with its head")]
+    return [_ended(context, stage, status, view, "the backend lost the job with its head")]
 
 
-def _ended(world: World, stage: Stage, status: StageStatus, view: AttemptView, job_message: str) -> Action:
+def _ended(
+    context: DecisionContext, stage: Stage, status: StageStatus, view: AttemptView, job_message: str
+) -> Action:
     """The attempt is over without a manifest: suspended, failed for good, or to be tried again."""
-    if not world.wants(stage, status.key):
+    if not context.wants(stage, status.key):
         return Mark(stage, StageState.PENDING, "Superseded", "another result is wanted now")
     progress = view.progress
     failure = progress.failure if progress is not None and progress.activity is Activity.FAILED else None
     if failure is not None and not failure.retriable:
         return _given_up(stage, _why(failure))
-    if world.desired.suspend:
+    if context.desired.suspend:
         return Mark(stage, StageState.SUSPENDED, "Suspended", _suspended_message(view))
     if status.stop_reason is StopReason.DEADLINE:
-        field = "spec" if world.overdue else f"spec.stages.{stage}"
+        field = "spec" if context.overdue else f"spec.stages.{stage}"
         remedy = f"raise {field}.activeDeadlineSeconds; the stage goes on from its checkpoint"
         return _given_up(stage, _Why(DEADLINE_EXCEEDED, status.message, remedy))
     if status.stop_reason is StopReason.HUNG:
-        return _retry_or_fail(world, stage, status, view, _Why(HUNG, status.message, HUNG.remedy))
+        return _retry_or_fail(context, stage, status, view, _Why(HUNG, status.message, HUNG.remedy))
     suspended = progress is not None and progress.activity is Activity.SUSPENDED
     if suspended or status.stop_reason in (StopReason.SUSPENDED, StopReason.SUPERSEDED):
         # Suspended and wanted again, or preempted: it goes on where it stopped, and nothing went wrong.
-        at = world.now + (0.0 if status.stop_reason is not None else world.policy.backoff_seconds)
+        at = context.now + (0.0 if status.stop_reason is not None else context.policy.backoff_seconds)
         message = "was stopped; goes on from its checkpoint"
         return ScheduleRetry(stage, at, "Resuming", message, status.failures, status.failed_at_step)
     if failure is not None:
@@ -195,7 +197,7 @@ def _ended(world: World, stage: Stage, status: StageStatus, view: AttemptView, j
         ended = status.stop_reason is StopReason.LOST and view.job.state is JobState.STOPPED
         said = status.message if ended else job_message
         why = _Why(JOB_FAILED, _job_message(view.job.state, said), JOB_FAILED.remedy)
-    return _retry_or_fail(world, stage, status, view, why)
+    return _retry_or_fail(context, stage, status, view, why)
 
 
 class _Why(NamedTuple):
@@ -217,23 +219,25 @@ def _given_up(stage: Stage, why: _Why, tried: str = "", **update: object) -> Mar
     return Mark(stage, StageState.FAILED, why.code.name, why.message + tried, why.remedy, update)
 
 
-def _retry_or_fail(world: World, stage: Stage, status: StageStatus, view: AttemptView, why: _Why) -> Action:
+def _retry_or_fail(
+    context: DecisionContext, stage: Stage, status: StageStatus, view: AttemptView, why: _Why
+) -> Action:
     """A failure counts against ``retries`` unless the attempt got to a later checkpoint than the last one."""
-    retries = world.settings(stage).retries
+    retries = context.settings(stage).retries
     step = view.progress.checkpoint_step if view.progress is not None else None
     got_further = step is not None and step > (status.failed_at_step or 0)
     failures = 1 if got_further else status.failures + 1
     if failures > retries:
         tried = f" (attempt {status.attempt}, after {retries} retries)" if retries else ""
         return _given_up(stage, why, tried, failures=failures)
-    limit = world.desired.document.spec.backoff_limit
-    if limit is not None and world.failures >= limit:
+    limit = context.desired.document.spec.backoff_limit
+    if limit is not None and context.failures >= limit:
         tried = f" (attempt {status.attempt}; the pipeline's backoffLimit of {limit} is used up)"
         return _given_up(stage, why, tried, failures=failures)
-    policy = world.policy
+    policy = context.policy
     delay = min(policy.backoff_seconds * 2.0 ** (failures - 1), policy.max_backoff_seconds)
     kept = step if got_further else status.failed_at_step
-    at = world.now + delay
+    at = context.now + delay
     return ScheduleRetry(stage, at, why.code.name, why.message, failures, kept, counted=True)
 
 

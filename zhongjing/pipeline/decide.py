@@ -17,10 +17,10 @@ from zhongjing.config.stages import Stage
 from zhongjing.pipeline.actions import Action, Adopt, fold
 from zhongjing.pipeline.advance import advance, conclude
 from zhongjing.pipeline.attend import attend
+from zhongjing.pipeline.context import DecisionContext, spec_hash, submission_id
 from zhongjing.pipeline.observe import Observed, Policy
 from zhongjing.pipeline.plan import make_plan
 from zhongjing.pipeline.state import DesiredState, PipelineStatus
-from zhongjing.pipeline.world import World, spec_hash, submission_id
 
 __all__ = ["decide", "spec_hash", "submission_id"]
 
@@ -52,10 +52,10 @@ def decide(
     if status.observed_generation != desired.generation:
         do([Adopt(desired.generation)])
     plan = make_plan(desired, status.sources)
-    world = World(desired, plan, observed, policy or Policy(), status.started_at, status.failures)
+    context = DecisionContext(desired, plan, observed, policy or Policy(), status.started_at, status.failures)
     for stage in Stage:
         if status.stage(stage).state.is_active:
-            do([world.whole(action) for action in attend(world, stage, status.stage(stage))])
-    do(advance(world, status))
-    do([world.whole(conclude(world, status))])
+            do([context.whole(action) for action in attend(context, stage, status.stage(stage))])
+    do(advance(context, status))
+    do([context.whole(conclude(context, status))])
     return actions

@@ -76,15 +76,15 @@ class Observed:
     """Everything seen in one pass.
 
     Jobs are looked at before progress, and progress before manifests: a job writes its manifest before it
-    ends, so a manifest that is missing after the job's end was never written. ``turn`` says why no stage may
-    start now: another pipeline has the cluster. ``unfit`` has the stages that would not fit into memory.
+    ends, so a manifest that is missing after the job's end was never written. ``blocked_by`` says why no
+    stage may start now: another pipeline has the cluster. ``unfit`` has the stages that would not fit into memory.
     While the backend is ``away`` the state of a job is UNREACHABLE.
     """
 
     now: float
     results: Mapping[tuple[Stage, str], ResultView] = field(default_factory=dict)
     attempts: Mapping[Stage, AttemptView] = field(default_factory=dict)
-    turn: str | None = None
+    blocked_by: str | None = None
     unfit: Mapping[Stage, Unfit] = field(default_factory=dict)
     away: Away | None = None
 

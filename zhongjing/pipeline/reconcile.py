@@ -43,6 +43,7 @@ from zhongjing.pipeline.backend import (
     JobRequest,
     JobState,
 )
+from zhongjing.pipeline.context import whole
 from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.faults import UNREADABLE, is_documents, sentence, unready_reason
 from zhongjing.pipeline.fit import Gate, Unfit
@@ -64,7 +65,6 @@ from zhongjing.pipeline.state import (
     stamp,
 )
 from zhongjing.pipeline.stored import find_record
-from zhongjing.pipeline.world import whole
 from zhongjing.storage.artifacts import request_stop
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
@@ -128,16 +128,16 @@ class Reconciler:
         """Whether nothing goes on before something outside changes, as of the last pass."""
         return self.status is not None and self.status.stands_still
 
-    def once(self, now: float, turn: str | None = None) -> float | None:
+    def once(self, now: float, blocked_by: str | None = None) -> float | None:
         """One pass.
 
         Args:
             now: seconds since the epoch.
-            turn: why no stage of this pipeline may start now (others have the cluster); None: one may.
+            blocked_by: why no stage of this pipeline may start now (others have the cluster); None: one may.
 
         Returns:
             Seconds until the next pass is due, or None if nothing will change until something else is wanted,
-            or the turn is another.
+            or ``blocked_by`` changes.
 
         Raises:
             StorageUnavailableError: the store did not answer; the pass may be repeated at any time.
@@ -159,7 +159,7 @@ class Reconciler:
         self._away = None
         trouble: ZhongjingError | None = None
         try:
-            status, actions = self._think(desired, before, now, turn)
+            status, actions = self._think(desired, before, now, blocked_by)
         except (ConflictError, StorageUnavailableError):
             raise
         except ZhongjingError as error:
@@ -193,14 +193,14 @@ class Reconciler:
         if unready is not None:
             raise unready
         keep_logs(self.store, self.layout, self.backend, before, after)
-        return self._next(after, now, turn)
+        return self._next(after, now, blocked_by)
 
     def _think(
-        self, desired: DesiredState, status: PipelineStatus, now: float, turn: str | None
+        self, desired: DesiredState, status: PipelineStatus, now: float, blocked_by: str | None
     ) -> tuple[PipelineStatus, list[Action]]:
         try:
             status = self._take_late(desired, status, now)
-            observed = self._observe(desired, status, now, turn)
+            observed = self._observe(desired, status, now, blocked_by)
             return status, decide(desired, status, observed, self.policy)
         except ZhongjingError as error:
             if not is_documents(error):
@@ -226,7 +226,7 @@ class Reconciler:
         return status.model_copy(update={"sources": [*kept, *found]}) if found else status
 
     def _observe(
-        self, desired: DesiredState, status: PipelineStatus, now: float, turn: str | None
+        self, desired: DesiredState, status: PipelineStatus, now: float, blocked_by: str | None
     ) -> Observed:
         """Looks at jobs, then progress, then manifests. The order matters (:class:`Observed`)."""
         attempts: dict[Stage, AttemptView] = {}
@@ -245,11 +245,11 @@ class Reconciler:
             result = self._result(stage, key) if key is not None else None
             if result is not None and key is not None:
                 results[stage, key] = result
-        waits = turn is not None or desired.suspend
+        waits = blocked_by is not None or desired.suspend
         unfit = {} if waits else self._plan_room(desired, status, plan, results)
         error = self._away
         away = Away(unready_reason(error), sentence(error), error.remedy) if error is not None else None
-        return Observed(now, results, attempts, turn, unfit, away)
+        return Observed(now, results, attempts, blocked_by, unfit, away)
 
     def _describe(self, submission_id: str) -> JobDescription:
         """State of a job. A backend that did not answer is not asked again in the same pass."""
@@ -448,17 +448,17 @@ class Reconciler:
                 continue  # the next pass looks again
             self._published[stage] = entry.key
 
-    def _next(self, status: PipelineStatus, now: float, turn: str | None) -> float | None:
+    def _next(self, status: PipelineStatus, now: float, blocked_by: str | None) -> float | None:
         condition = status.condition()
         if condition is None:
             return self.cadence.active
         if condition.type is not ConditionType.PROGRESSING:
             return None
-        if condition.reason == QUEUED and turn is not None:
-            return None  # its turn is told, not looked for
+        if condition.reason == QUEUED and blocked_by is not None:
+            return None  # the controller calls again when that changes
         if status.stands_still:
             return self.cadence.waiting
-        # A time that is over is waited for no more: the turn of others is, or the end of the last attempt.
+        # A retry time in the past no longer counts: the stage waits for others or for its last attempt.
         retries = [seconds(each.next_retry_at) - now for each in status.stages.values() if each.next_retry_at]
         return max(min([self.cadence.active, *(after for after in retries if after > 0)]), 0.05)
 

@@ -59,7 +59,7 @@ class DesiredState(Record):
 class StageState(StrEnum):
     """Where a stage stands."""
 
-    PENDING = "Pending"  # its turn comes
+    PENDING = "Pending"  # not started yet
     SKIPPED = "Skipped"  # was done before this generation
     QUEUED = "Queued"  # submitted, not started
     RUNNING = "Running"

@@ -1,4 +1,4 @@
-"""The sequencer against a world in which everything breaks: it must still end, with every stage done once."""
+"""The sequencer against a context in which everything breaks: it must still end, with every stage done once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class KilledError(BaseException):
     """The reconciler's process is gone."""
 
 
-class World:
+class DecisionContext:
     """A pipeline, its store, its cluster, and the dice that break them."""
 
     def __init__(self, seed: int) -> None:
@@ -103,14 +103,14 @@ class World:
 )
 def test_it_ends_complete_and_never_runs_twice(seed: int) -> None:
     # Cluster itself asserts: no two processes of a stage at once, and no start of a stage that is done.
-    world = World(seed)
+    context = DecisionContext(seed)
     for second in range(2000):
-        world.trouble = second < 250
-        world.second()
-        status = world.reconciler.status
+        context.trouble = second < 250
+        context.second()
+        status = context.reconciler.status
         if status is not None and status.holds(ConditionType.COMPLETE):
             break
-    status = world.status()
+    status = context.status()
     assert status.holds(ConditionType.COMPLETE), status.conditions
     assert {stage for stage, entry in status.stages.items() if entry.state.is_done} == {
         Stage.PRETRAIN,
@@ -120,53 +120,53 @@ def test_it_ends_complete_and_never_runs_twice(seed: int) -> None:
     }
     for stage, entry in status.stages.items():
         assert entry.key is not None
-        assert LAYOUT.stage(stage, entry.key).manifest in world.store.objects
-        current = world.store.get_json(LAYOUT.current(stage))
+        assert LAYOUT.stage(stage, entry.key).manifest in context.store.objects
+        current = context.store.get_json(LAYOUT.current(stage))
         assert current == {"key": entry.key, "manifestUri": entry.manifest_uri}
     # Attempts of a stage count up, whatever happened in between.
     for stage in Stage:
-        attempts = [attempt for started, _, attempt in world.cluster.starts if started is stage]
+        attempts = [attempt for started, _, attempt in context.cluster.starts if started is stage]
         assert attempts == sorted(attempts)
     # At most one stage is active at any time anybody looked.
-    assert all(sum(entry.state.is_active for entry in seen.stages.values()) <= 1 for seen in world.seen)
+    assert all(sum(entry.state.is_active for entry in seen.stages.values()) <= 1 for seen in context.seen)
 
 
 def test_the_dice_do_break_things() -> None:
     # Otherwise the test above would prove little.
     attempts = kills = 0
     for seed in range(3):
-        world = World(seed)
+        context = DecisionContext(seed)
         for _ in range(120):
-            before = world.reconciler
-            world.second()
-            kills += world.reconciler is not before
-        attempts += len(world.cluster.starts)
+            before = context.reconciler
+            context.second()
+            kills += context.reconciler is not before
+        attempts += len(context.cluster.starts)
     assert kills > 15
     assert attempts > 3 * 4 + 5  # what would do if nothing broke, and more
 
 
 def test_without_trouble_every_stage_runs_once_in_order() -> None:
-    world = World(0)
-    world.trouble = False
+    context = DecisionContext(0)
+    context.trouble = False
     for _ in range(120):
-        world.second()
-    assert [start[0] for start in world.cluster.starts] == [Stage.PRETRAIN, Stage.SFT, Stage.RM, Stage.PPO]
-    assert all(attempt == 1 for _, _, attempt in world.cluster.starts)
-    assert all(entry.state is StageState.SUCCEEDED for entry in world.status().stages.values())
-    written = dict(world.store.objects)
-    world.second()
-    world.reconciler.once(world.cluster.now)
-    assert world.store.objects == written, "a pass with nothing to do writes nothing"
+        context.second()
+    assert [start[0] for start in context.cluster.starts] == [Stage.PRETRAIN, Stage.SFT, Stage.RM, Stage.PPO]
+    assert all(attempt == 1 for _, _, attempt in context.cluster.starts)
+    assert all(entry.state is StageState.SUCCEEDED for entry in context.status().stages.values())
+    written = dict(context.store.objects)
+    context.second()
+    context.reconciler.once(context.cluster.now)
+    assert context.store.objects == written, "a pass with nothing to do writes nothing"
 
 
 def test_two_reconcilers_at_once_submit_once() -> None:
-    world = World(0)
-    world.trouble = False
-    other = world.new_reconciler()
+    context = DecisionContext(0)
+    context.trouble = False
+    other = context.new_reconciler()
     for _ in range(120):
-        world.second()
+        context.second()
         try:
-            other.once(world.cluster.now)
+            other.once(context.cluster.now)
         except ConflictError:
             continue
-    assert [start[0] for start in world.cluster.starts] == [Stage.PRETRAIN, Stage.SFT, Stage.RM, Stage.PPO]
+    assert [start[0] for start in context.cluster.starts] == [Stage.PRETRAIN, Stage.SFT, Stage.RM, Stage.PPO]

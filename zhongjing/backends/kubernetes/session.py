@@ -43,10 +43,10 @@ from zhongjing.errors import (
     TransientError,
     ZhongjingError,
 )
+from zhongjing.pipeline.context import submission_id
 from zhongjing.pipeline.plan import make_plan
 from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, stamp
 from zhongjing.pipeline.stored import done_stages, find_record, manifest_in_use
-from zhongjing.pipeline.world import submission_id
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource, StageManifest
 from zhongjing.storage.objects import ObjectStore

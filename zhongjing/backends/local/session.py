@@ -37,6 +37,7 @@ from zhongjing.errors import (
     TransientError,
 )
 from zhongjing.pipeline.backend import JobState
+from zhongjing.pipeline.context import submission_id
 from zhongjing.pipeline.prepare import changed_under_way, in_progress
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
 from zhongjing.pipeline.stored import (
@@ -46,7 +47,6 @@ from zhongjing.pipeline.stored import (
     read_status,
     write,
 )
-from zhongjing.pipeline.world import submission_id
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.objects import ObjectStore, open_store

@@ -49,16 +49,16 @@ def preparing(pipeline: Pipeline) -> str | None:
     return None
 
 
-def is_queued(pipeline: Pipeline, turn: str | None = None) -> bool:
+def is_queued(pipeline: Pipeline, blocked_by: str | None = None) -> bool:
     """Whether the object says already that others have the cluster, and nothing else is wanted of it.
 
     Args:
         pipeline: the object.
-        turn: whether it names this very reason, too; None: any.
+        blocked_by: whether it names this very reason, too; None: any.
     """
     condition = pipeline.condition() or {}
     observed = int(pipeline.status.get("observedGeneration") or 0)
-    queued = condition.get("reason") == QUEUED and turn in (None, condition.get("message"))
+    queued = condition.get("reason") == QUEUED and blocked_by in (None, condition.get("message"))
     return queued and observed == pipeline.generation and not pipeline.is_deleting
 
 
@@ -69,7 +69,7 @@ def is_refused(pipeline: Pipeline) -> bool:
     return (pipeline.condition() or {}).get("reason") in _DOCUMENTS
 
 
-def in_turn(pipelines: Iterable[Pipeline]) -> list[Pipeline]:
+def queue_order(pipelines: Iterable[Pipeline]) -> list[Pipeline]:
     """Those that have the cluster, then the others: highest priority first, then oldest, then by name."""
     return sorted(
         pipelines, key=lambda each: (not holds_cluster(each), -each.priority, each.created, each.name)

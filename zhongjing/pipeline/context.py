@@ -14,7 +14,7 @@ from zhongjing.pipeline.state import DesiredState, StageStatus, seconds
 
 
 @dataclass(frozen=True)
-class World:
+class DecisionContext:
     """What is wanted, what would run, and what was seen."""
 
     desired: DesiredState

@@ -12,12 +12,12 @@ from zhongjing.backends.kubernetes.events import transitions
 from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline
 from zhongjing.config.stages import Resources, Stage
 from zhongjing.controller.finalizers import is_expired, lacks_finalizer
-from zhongjing.controller.turns import (
+from zhongjing.controller.queue import (
     holds_cluster,
-    in_turn,
     is_ours,
     orphans,
     preparing,
+    queue_order,
     verification,
 )
 from zhongjing.pipeline.actions import Conclude, fold
@@ -72,7 +72,7 @@ def test_who_has_the_cluster_comes_first_then_priority_then_age_then_name() -> N
     ]
     for seed in range(10):
         shuffled = random.Random(seed).sample(expected, len(expected))
-        assert [each.name for each in in_turn(shuffled)] == [each.name for each in expected]
+        assert [each.name for each in queue_order(shuffled)] == [each.name for each in expected]
 
 
 @pytest.mark.parametrize(
