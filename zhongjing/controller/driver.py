@@ -22,7 +22,7 @@ from zhongjing.errors import (
     TransientError,
     ZhongjingError,
 )
-from zhongjing.pipeline.actions import SUSPENDED, Action, Adopt, Conclude, Mark, fold
+from zhongjing.pipeline.actions import SUSPENDED, Action, Adopt, Conclude, Mark, apply
 from zhongjing.pipeline.faults import is_documents, sentence, unready_reason
 from zhongjing.pipeline.fit import Gate
 from zhongjing.pipeline.observe import Policy
@@ -294,7 +294,7 @@ class Driver:
             self._repeats.say(f"{self.pipeline.name}: its status", f"could not be written: {error}")
 
     def _say(self, status: PipelineStatus, actions: list[Action], now: float) -> None:
-        after = fold(status, actions, now)
+        after = apply(status, actions, now)
         if after != status:
             after = after.model_copy(update={"updated_at": stamp(now)})
         self.records.write_status(after, self.pipeline.version)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from zhongjing.codes.data import MISSING_INPUT
 from zhongjing.codes.training import DEADLINE_EXCEEDED
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.actions import SUSPENDED, Action, Conclude, Kill, Mark, RequestStop, Submit, fold
+from zhongjing.pipeline.actions import SUSPENDED, Action, Conclude, Kill, Mark, RequestStop, Submit, apply
 from zhongjing.pipeline.context import DecisionContext
 from zhongjing.pipeline.observe import ResultView
 from zhongjing.pipeline.plan import StagePlan, missing_input
@@ -56,7 +56,7 @@ def advance(context: DecisionContext, status: PipelineStatus) -> list[Action]:
         # A stage that will be tried again keeps the cluster.
         start = start and not started and not _is_retrying(entry, node, done)
         actions += new
-        status = fold(status, new, context.now)
+        status = apply(status, new, context.now)
     return actions
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.actions import Action, Adopt, fold
+from zhongjing.pipeline.actions import Action, Adopt, apply
 from zhongjing.pipeline.advance import advance, conclude
 from zhongjing.pipeline.attend import attend
 from zhongjing.pipeline.context import DecisionContext, spec_hash, submission_id
@@ -30,7 +30,7 @@ def decide(
 ) -> list[Action]:
     """The actions of one pass, in order.
 
-    Folding them into ``status`` changes nothing when there is nothing new to do or to say.
+    Applying them to ``status`` changes nothing when there is nothing new to do or to say.
 
     Args:
         desired: what is wanted.
@@ -47,7 +47,7 @@ def decide(
     def do(new: Sequence[Action]) -> None:
         nonlocal status
         actions.extend(new)
-        status = fold(status, new, observed.now)
+        status = apply(status, new, observed.now)
 
     if status.observed_generation != desired.generation:
         do([Adopt(desired.generation)])

@@ -32,7 +32,7 @@ from zhongjing.pipeline.actions import (
     Mark,
     RequestStop,
     Submit,
-    fold,
+    apply,
 )
 from zhongjing.pipeline.attempt_logs import keep_logs, keep_stacks
 from zhongjing.pipeline.backend import (
@@ -166,7 +166,7 @@ class Reconciler:
             # What keeps a pipeline must be seen by whoever asks for the status, not only in a log.
             actions = [whole(action, self.policy, desired) for action in _held_up(error, desired, before)]
             status, trouble = before, error
-        after = fold(status, actions, now)
+        after = apply(status, actions, now)
         # Before the status: who reads there that a stage is done finds its result in use.
         self._publish(after)
         # Before the status, which fences: who is late finds another request than this one.
@@ -184,7 +184,7 @@ class Reconciler:
             raise trouble
         news, unready = self._perform(desired, after, actions, now)
         # As decisions have them: else each pass would write the two forms of one remedy.
-        told = fold(after, [whole(action, self.policy, desired) for action in news], now)
+        told = apply(after, [whole(action, self.policy, desired) for action in news], now)
         if told != after:
             self.records.write_status(told, etag)
             self.status = after = told

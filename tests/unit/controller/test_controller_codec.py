@@ -22,7 +22,7 @@ from zhongjing.backends.kubernetes.codec import (
 )
 from zhongjing.config.crd_status import stage_status, status_schema
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.actions import Conclude, fold
+from zhongjing.pipeline.actions import Conclude, apply
 from zhongjing.pipeline.state import (
     Condition,
     ConditionType,
@@ -101,7 +101,7 @@ def any_status(random_: random.Random) -> PipelineStatus:
         concluded = Conclude(
             random_.choice(list(ConditionType)), "Reason", words(random_), maybe(random_, words(random_))
         )
-        status = fold(status, [concluded], random_.uniform(1e9, 2e9))
+        status = apply(status, [concluded], random_.uniform(1e9, 2e9))
     return status
 
 
@@ -269,7 +269,7 @@ def test_live_progress_is_kept_beside_the_stage() -> None:
 
 
 def test_messages_are_bounded() -> None:
-    status = fold(PipelineStatus(uid="1"), [Conclude(ConditionType.FAILED, "X", "m" * 99999)], 0.0)
+    status = apply(PipelineStatus(uid="1"), [Conclude(ConditionType.FAILED, "X", "m" * 99999)], 0.0)
     message = encode(status, Extras("zj"))["conditions"][-1]["message"]
     assert len(message) == MESSAGE_CHARACTERS
     assert message.endswith("...")

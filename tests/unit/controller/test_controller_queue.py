@@ -20,7 +20,7 @@ from zhongjing.controller.queue import (
     queue_order,
     verification,
 )
-from zhongjing.pipeline.actions import Conclude, fold
+from zhongjing.pipeline.actions import Conclude, apply
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.state import (
     ConditionType,
@@ -209,7 +209,7 @@ def test_time_to_live_is_for_complete_pipelines() -> None:
 
 def concluded(type_: ConditionType, reason: str, **stages: StageStatus) -> PipelineStatus:
     status = PipelineStatus(uid="1", stages={Stage(name): each for name, each in stages.items()})
-    return fold(status, [Conclude(type_, reason, "message", "do this")], 0.0)
+    return apply(status, [Conclude(type_, reason, "message", "do this")], 0.0)
 
 
 def told(before: PipelineStatus, after: PipelineStatus) -> list[tuple[str, str]]:

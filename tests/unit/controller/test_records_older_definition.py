@@ -12,7 +12,7 @@ from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
 from zhongjing.backends.kubernetes.resources import PIPELINES, Request
 from zhongjing.controller.records import KubernetesRecords
-from zhongjing.pipeline.actions import Conclude, fold
+from zhongjing.pipeline.actions import Conclude, apply
 from zhongjing.pipeline.state import ConditionType
 from zhongjing.storage.layout import Layout
 
@@ -50,7 +50,7 @@ def test_a_status_is_written_by_a_controller_that_is_newer_than_the_definition(
     )
     action = Conclude(ConditionType.PROGRESSING, "Queued", "waits", None)
     with caplog.at_level(logging.WARNING):
-        after = fold(records.read(), [action], 1.8e9)
+        after = apply(records.read(), [action], 1.8e9)
         records.write_status(after, records.pipeline.version)
         (written,) = api.asked
         assert written.query["fieldValidation"] == "Warn"

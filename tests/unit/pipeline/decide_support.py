@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.unit.pipeline.support import NOW, UID, user_document
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.actions import Action, Conclude, Mark, fold
+from zhongjing.pipeline.actions import Action, Conclude, Mark, apply
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
@@ -70,12 +70,12 @@ def look(
     view = AttemptView(job, progress, quiet, stuck)
     observed = Observed(now, results or {}, {stage: view})
     actions = decide(desired, status, observed, POLICY)
-    return fold(status, actions, now), actions
+    return apply(status, actions, now), actions
 
 
 def submitted(desired: DesiredState, now: float = NOW) -> PipelineStatus:
     status = PipelineStatus(uid=UID)
-    return fold(status, decide(desired, status, Observed(now), POLICY), now)
+    return apply(status, decide(desired, status, Observed(now), POLICY), now)
 
 
 def running(desired: DesiredState) -> PipelineStatus:

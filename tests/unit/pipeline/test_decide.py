@@ -12,7 +12,7 @@ from tests.unit.pipeline.support import NOW, UID, desired_state, user_document
 from zhongjing.codes.training import JOB_FAILED
 from zhongjing.codes.unexpected import UNEXPECTED
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.actions import RequestStop, ScheduleRetry, Submit, fold
+from zhongjing.pipeline.actions import RequestStop, ScheduleRetry, Submit, apply
 from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.decide import decide, spec_hash, submission_id
 from zhongjing.pipeline.observe import Observed
@@ -27,7 +27,7 @@ def test_the_first_stage_is_submitted_by_its_name() -> None:
     assert submit.stage is Stage.PRETRAIN
     assert submit.submission_id == "demo-0123abcd-pretrain-a1" == submission_id(desired, Stage.PRETRAIN, 1)
     assert submit.key == key_of(desired, Stage.PRETRAIN)
-    status = fold(PipelineStatus(uid=UID), actions, NOW)
+    status = apply(PipelineStatus(uid=UID), actions, NOW)
     assert status.observed_generation == 1
     assert status.stage(Stage.PRETRAIN).state is StageState.QUEUED
     assert status.stage(Stage.SFT).state is StageState.PENDING
@@ -48,7 +48,7 @@ def test_what_is_done_is_skipped_and_said_so() -> None:
     actions = decide(desired, status, Observed(NOW, results))
     [submit] = [action for action in actions if isinstance(action, Submit)]
     assert submit.stage is Stage.RM, "one at a time"
-    after = fold(status, actions, NOW)
+    after = apply(status, actions, NOW)
     assert after.stage(Stage.SFT).state is StageState.SKIPPED
     assert after.stage(Stage.SFT).manifest_uri == f"s3://m/{key_of(desired, Stage.SFT)}"
     assert after.stage(Stage.PPO).state is StageState.PENDING

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.unit.pipeline.decide_support import POLICY, SFT, kinds, look, result, running, submitted
 from tests.unit.pipeline.support import NOW, UID, desired_state, frozen, user_document
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.actions import Kill, RequestStop, Submit, fold
+from zhongjing.pipeline.actions import Kill, RequestStop, Submit, apply
 from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.observe import Observed
@@ -102,7 +102,7 @@ def test_dependants_of_a_failure_are_blocked() -> None:
 def test_a_single_stage_does_not_run_what_it_needs() -> None:
     desired = desired_state(wanted=[Stage.RM])
     actions = decide(desired, PipelineStatus(uid=UID), Observed(NOW))
-    status = fold(PipelineStatus(uid=UID), actions, NOW)
+    status = apply(PipelineStatus(uid=UID), actions, NOW)
     assert "Submit" not in kinds(actions)
     condition = status.condition()
     assert condition is not None
@@ -120,7 +120,7 @@ def test_a_source_that_is_waited_for_stops_only_what_needs_it() -> None:
     actions = decide(desired, status, Observed(NOW, done))
     [submit] = [action for action in actions if isinstance(action, Submit)]
     assert submit.stage is Stage.SFT
-    status = fold(status, actions, NOW)
+    status = apply(status, actions, NOW)
     assert status.stage(Stage.RM).state is StageState.WAITING_FOR_INPUT
     assert status.stage(Stage.PPO).state is StageState.BLOCKED
 
@@ -137,7 +137,7 @@ def test_a_source_that_is_waited_for_stops_only_what_needs_it() -> None:
     actions = decide(desired, status, Observed(NOW + 9, done))
     [submit] = [action for action in actions if isinstance(action, Submit)]
     assert submit.stage is Stage.RM
-    assert fold(status, actions, NOW + 9).stage(Stage.SFT).state is StageState.SUCCEEDED
+    assert apply(status, actions, NOW + 9).stage(Stage.SFT).state is StageState.SUCCEEDED
 
 
 def test_a_forced_rerun_runs_again() -> None:

@@ -20,7 +20,7 @@ from tests.unit.pipeline.support import (
 from zhongjing.codes.pods import NO_ROOM
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.actions import fold
+from zhongjing.pipeline.actions import apply
 from zhongjing.pipeline.backend import ImpossibleJobError
 from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.fit import Unfit, Verdict
@@ -38,7 +38,7 @@ def test_nothing_starts_while_a_stage_cannot_fit() -> None:
     before = PipelineStatus(uid=UID)
     actions = decide(desired, before, Observed(NOW, unfit=PPO))
     assert kinds(actions) == ["Adopt"]
-    status = fold(before, actions, NOW)
+    status = apply(before, actions, NOW)
     entry = status.stage(Stage.PPO)
     assert (entry.state, entry.reason) == (StageState.BLOCKED, "DoesNotFit")
     assert status.stage(Stage.PRETRAIN).state is StageState.PENDING
@@ -54,10 +54,10 @@ def test_nothing_starts_while_a_stage_cannot_fit() -> None:
 def test_it_starts_as_soon_as_it_fits() -> None:
     desired = desired_state()
     before = PipelineStatus(uid=UID)
-    blocked = fold(before, decide(desired, before, Observed(NOW, unfit=PPO)), NOW)
+    blocked = apply(before, decide(desired, before, Observed(NOW, unfit=PPO)), NOW)
     actions = decide(desired, blocked, Observed(NOW + 5))
     assert kinds(actions) == ["Submit"]
-    status = fold(blocked, actions, NOW + 5)
+    status = apply(blocked, actions, NOW + 5)
     assert status.stage(Stage.PPO).state is StageState.PENDING
     assert not status.settled(desired)
 
@@ -68,7 +68,7 @@ def test_what_runs_goes_on() -> None:
     assert status.stage(Stage.SFT).state is StageState.RUNNING
     done = result(desired, Stage.SFT)
     actions = decide(desired, status, Observed(NOW + 9, done, attempts(status), unfit=PPO))
-    assert fold(status, actions, NOW + 9).stage(Stage.SFT).state.is_active
+    assert apply(status, actions, NOW + 9).stage(Stage.SFT).state.is_active
 
 
 def attempts(status: PipelineStatus) -> Any:
