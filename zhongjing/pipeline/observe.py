@@ -75,9 +75,9 @@ class Away:
 class Observed:
     """Everything seen in one pass.
 
-    Jobs are looked at before progress, and progress before manifests: a job writes its manifest before it
-    ends, so a manifest that is missing after the job's end was never written. ``blocked_by`` says why no
-    stage may start now: another pipeline has the cluster. ``unfit`` has the stages that would not fit into memory.
+    Jobs are read before progress, and progress before manifests: a job writes its manifest before it ends,
+    so a manifest that is missing after the job's end was never written. ``blocked_by`` says why no stage may
+    start now: another pipeline has the cluster. ``unfit`` has the stages that would not fit into memory.
     While the backend is ``away`` the state of a job is UNREACHABLE.
     """
 

@@ -1,4 +1,4 @@
-"""The sequencer against a context in which everything breaks: it must still end, with every stage done once."""
+"""The sequencer against a world in which everything breaks: it must still end, with every stage done once."""
 
 from __future__ import annotations
 
