@@ -29,7 +29,7 @@ from zhongjing.backends.kubernetes.resources import NAMESPACES, PIPELINES
 from zhongjing.backends.local.workdir import use_environment
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease
-from zhongjing.controller.guard import RayCluster
+from zhongjing.controller.fencing import RayCluster
 from zhongjing.controller.loop import Controller
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.store import ReleaseStore

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
 from zhongjing.codes.unexpected import UNEXPECTED
 from zhongjing.config.stages import Stage
-from zhongjing.controller.guard import GuardedBackend
+from zhongjing.controller.fencing import FencedBackend
 from zhongjing.controller.outage import SILENCE_SECONDS, Outage
 from zhongjing.controller.queue import is_queued
 from zhongjing.controller.records import KubernetesRecords, OnChange
@@ -69,7 +69,7 @@ class Services:
     store: ObjectStore
     outage: Outage
     specs: Specs
-    backend: GuardedBackend
+    backend: FencedBackend
     gate: Gate
     release: str
     policy: Policy

@@ -19,9 +19,9 @@ from zhongjing.backends.kubernetes.resources import CONFIG_MAPS
 from zhongjing.backends.kubernetes.workloads import INSTANCE
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.controller.driver import Driver, Services
+from zhongjing.controller.fencing import FencedBackend, RayCluster
 from zhongjing.controller.finalizers import is_expired, lacks_finalizer, remove_artifacts
 from zhongjing.controller.gate import ReleaseGate
-from zhongjing.controller.guard import GuardedBackend, RayCluster
 from zhongjing.controller.inventory import Inventory
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.orphans import Orphans
@@ -94,7 +94,7 @@ class Controller:
             store=store.objects,
             outage=self._outage,
             specs=Specs(store.objects, store.storage),
-            backend=GuardedBackend(ray.jobs, release.release, may_act),
+            backend=FencedBackend(ray.jobs, release.release, may_act),
             gate=ReleaseGate(
                 release.ray.groups if ray.capacity is not None else None,
                 WorkerMemory(pipelines.api, release),

@@ -15,7 +15,7 @@ from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.stages import Stage
 from zhongjing.controller.driver import Services
-from zhongjing.controller.guard import ClusterJobs
+from zhongjing.controller.fencing import ClusterJobs
 from zhongjing.controller.queue import orphans, verification
 from zhongjing.errors import BackendError, BackendUnavailableError, ZhongjingError
 from zhongjing.pipeline.backend import JobDescription, JobState
@@ -59,8 +59,8 @@ class Orphans:
             now: seconds since the epoch.
             force: there may be new ones: an object has gone, or much time has passed.
         """
-        guard = self._services.backend
-        if not force and self._looked and guard.unseen is None and self.holder is None:
+        fence = self._services.backend
+        if not force and self._looked and fence.unseen is None and self.holder is None:
             return
         self._looked = True
         try:
@@ -68,12 +68,12 @@ class Orphans:
         except BackendError as error:
             self._repeats.say("the jobs of Ray cannot be listed", error.message)
             # Whatever it is: until Ray says what runs, nothing else may begin there.
-            guard.unseen = BackendUnavailableError(
+            fence.unseen = BackendUnavailableError(
                 error.message, code=error.code, where=error.where, remedy=error.remedy
             )
             return
-        if guard.unseen is not None:
-            guard.unseen = None
+        if fence.unseen is not None:
+            fence.unseen = None
             self._repeats.forget("the jobs of Ray cannot be listed")
         self.verification = verification(jobs, self._release.release, self._release.namespace)
         alive = orphans(jobs, pipelines, self._release.release, self._release.namespace)

@@ -23,7 +23,7 @@ from zhongjing.backends.kubernetes.secrets import prepare_secrets
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.commands import Commands
 from zhongjing.config.release import ReleaseConfig, load_release
-from zhongjing.controller.guard import RayCluster
+from zhongjing.controller.fencing import RayCluster
 from zhongjing.controller.loop import CADENCE, RESYNC_SECONDS, Controller
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.server import HealthServer

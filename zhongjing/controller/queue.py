@@ -8,7 +8,7 @@ from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.codes import cluster, document
 from zhongjing.config.stages import Resources
-from zhongjing.controller.guard import RELEASE
+from zhongjing.controller.fencing import RELEASE
 from zhongjing.controller.verify import CPUS, GPUS, VERIFIES
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.state import QUEUED, RETRYING, ConditionType, StageState

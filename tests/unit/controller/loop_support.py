@@ -10,7 +10,7 @@ from tests.unit.pipeline.support import MemoryStore
 from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.config.release import StorageRelease
 from zhongjing.config.sources import Storage
-from zhongjing.controller.guard import RayCluster
+from zhongjing.controller.fencing import RayCluster
 from zhongjing.controller.loop import Controller
 from zhongjing.controller.metrics import Metrics
 from zhongjing.pipeline.backend import JobDescription, JobRequest, JobState

@@ -123,7 +123,7 @@ def test_a_workload_that_was_deleted_breaks_no_pass(monkeypatch: pytest.MonkeyPa
     def look_after(ray: object, **what: Any) -> None:
         raise answer(404, "zj-ray-gpu")
 
-    monkeypatch.setattr("zhongjing.controller.guard.RayCluster.look_after", look_after)
+    monkeypatch.setattr("zhongjing.controller.fencing.RayCluster.look_after", look_after)
     world.run(NOW)
     assert world.objects.condition("here")[:2] == ("Progressing", "Running")
 

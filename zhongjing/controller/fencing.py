@@ -84,7 +84,7 @@ class RayCluster:
             _repeats.say(verification.stage, f"finds no room: {error.message}")
 
 
-class GuardedBackend:
+class FencedBackend:
     """A backend that refuses to act when it must not.
 
     Args:
