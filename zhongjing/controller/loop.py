@@ -18,7 +18,6 @@ from zhongjing.backends.kubernetes.releases import CONFIG_LABELS
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS
 from zhongjing.backends.kubernetes.workloads import INSTANCE
 from zhongjing.config.release import ReleaseConfig
-from zhongjing.controller.driver import Driver, Services
 from zhongjing.controller.fencing import FencedBackend, RayCluster
 from zhongjing.controller.finalizers import is_expired, lacks_finalizer, remove_artifacts
 from zhongjing.controller.gate import ReleaseGate
@@ -26,6 +25,7 @@ from zhongjing.controller.inventory import Inventory
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.orphans import Orphans
 from zhongjing.controller.outage import Outage
+from zhongjing.controller.pipeline_reconciler import PipelineReconciler, Services
 from zhongjing.controller.queue import holds_cluster, is_ours, is_queued, is_refused, preparing, queue_order
 from zhongjing.controller.spec import Specs
 from zhongjing.controller.store import ReleaseStore
@@ -110,7 +110,7 @@ class Controller:
         self._store = store
         self._ray = ray
         self._orphans = Orphans(ray.jobs, self._services, release)
-        self._drivers: dict[str, Driver] = {}
+        self._reconcilers: dict[str, PipelineReconciler] = {}
         self._repeats = Repeats(logger)
         self.beat = time.monotonic()
 
@@ -175,7 +175,7 @@ class Controller:
                 continue
             if holder is None and holds_cluster(after):
                 holder = after.name
-            due = self._drivers[after.uid].due if after.uid in self._drivers else None
+            due = self._reconcilers[after.uid].due if after.uid in self._reconcilers else None
             if due is not None:
                 times.append(due - time.time())
             if after.is_deleting and after.has_finalizer and not after.is_active:
@@ -210,7 +210,7 @@ class Controller:
 
     def _looks_again(self, pipeline: Pipeline) -> bool:
         """Whether a refused document is looked at once more: this controller may be another version."""
-        return pipeline.uid not in self._drivers and is_refused(pipeline)
+        return pipeline.uid not in self._reconcilers and is_refused(pipeline)
 
     def _attend(self, pipeline: Pipeline, holder: str | None, now: float) -> Pipeline | None:
         """Does what one pipeline needs; the object afterwards, None when it is gone."""
@@ -219,13 +219,13 @@ class Controller:
             # Of an object that is being deleted only what still runs is of interest.
             ends = after is not None and after.is_deleting and not after.is_active
             if after is not None and not ends and (self._looks_again(after) or not after.is_settled):
-                after = self._drive(after, holder, now)
+                after = self._reconcile(after, holder, now)
         except (ConflictError, ObjectConflictError) as error:
             logger.info("%s: %s; looking again", pipeline.name, error.message)
             self.inventory.expire()
             # What was written before the conflict counts.
-            driver = self._drivers.get(pipeline.uid)
-            return driver.pipeline if driver is not None else pipeline
+            reconciler = self._reconcilers.get(pipeline.uid)
+            return reconciler.pipeline if reconciler is not None else pipeline
         except BackendError as error:
             # The API does not answer, or refuses just this object: the others have their turns.
             self._repeats.say(pipeline.name, error.message)
@@ -264,26 +264,26 @@ class Controller:
             return self._pipelines.set_finalizer(pipeline, False)
         return pipeline
 
-    def _drive(self, pipeline: Pipeline, holder: str | None, now: float) -> Pipeline:
+    def _reconcile(self, pipeline: Pipeline, holder: str | None, now: float) -> Pipeline:
         blocked_by = f"waits for {holder}" if holder is not None else None
-        driver = self._drivers.get(pipeline.uid)
-        if driver is None:
+        reconciler = self._reconcilers.get(pipeline.uid)
+        if reconciler is None:
             if blocked_by is not None and is_queued(pipeline, blocked_by):
                 return pipeline  # nothing is new since the last controller said so
-            driver = self._drivers[pipeline.uid] = Driver(self._services, pipeline)
-        if driver.is_due(pipeline, blocked_by, now):
-            driver.drive(pipeline, blocked_by, now)
-            if driver.error is not None:
-                self._metrics.fail(f"{pipeline.name}: {driver.error.message}")
-        return driver.pipeline
+            reconciler = self._reconcilers[pipeline.uid] = PipelineReconciler(self._services, pipeline)
+        if reconciler.is_due(pipeline, blocked_by, now):
+            reconciler.reconcile(pipeline, blocked_by, now)
+            if reconciler.error is not None:
+                self._metrics.fail(f"{pipeline.name}: {reconciler.error.message}")
+        return reconciler.pipeline
 
     def _forget(self, everything: Sequence[Pipeline]) -> bool:
         """Lets go of pipelines that are gone; whether there were any."""
         there = {each.uid for each in everything}
-        gone = [uid for uid in self._drivers if uid not in there]
+        gone = [uid for uid in self._reconcilers if uid not in there]
         for uid in gone:
-            logger.info("%s is gone", self._drivers[uid].pipeline.name)
-            del self._drivers[uid]
+            logger.info("%s is gone", self._reconcilers[uid].pipeline.name)
+            del self._reconcilers[uid]
             self._services.specs.forget(uid)
         return bool(gone)
 

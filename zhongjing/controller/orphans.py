@@ -14,8 +14,8 @@ from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.stages import Stage
-from zhongjing.controller.driver import Services
 from zhongjing.controller.fencing import ClusterJobs
+from zhongjing.controller.pipeline_reconciler import Services
 from zhongjing.controller.queue import orphans, verification
 from zhongjing.errors import BackendError, BackendUnavailableError, ZhongjingError
 from zhongjing.pipeline.backend import JobDescription, JobState

@@ -1,6 +1,6 @@
 """What a decision consists of, and how it changes the status. Pure.
 
-The reconciler folds the actions into the status, stores it (If-Match), and only then performs the ones that
+The reconciler applies the actions to the status, stores it (If-Match), and only then performs the ones that
 reach outside: :class:`Submit`, :class:`MakeRoom`, :class:`RequestStop` and :class:`Kill`. All of them may be
 performed again.
 """
@@ -110,14 +110,14 @@ SUSPENDED = Conclude(ConditionType.SUSPENDED, "Suspended", "suspended; resume go
 Action = Adopt | Submit | MakeRoom | RequestStop | Kill | Mark | ScheduleRetry | Conclude
 
 
-def fold(status: PipelineStatus, actions: Iterable[Action], now: float) -> PipelineStatus:
+def apply(status: PipelineStatus, actions: Iterable[Action], now: float) -> PipelineStatus:
     """The status after ``actions``. Equal to ``status`` when they say nothing new."""
     for action in actions:
-        status = _fold(status, action, now)
+        status = _apply(status, action, now)
     return status
 
 
-def _fold(status: PipelineStatus, action: Action, now: float) -> PipelineStatus:
+def _apply(status: PipelineStatus, action: Action, now: float) -> PipelineStatus:
     if isinstance(action, Adopt):
         kept = {stage: _forgive(entry) for stage, entry in status.stages.items()}
         return status.model_copy(

@@ -78,7 +78,7 @@ class Services:
     on_change: OnChange
 
 
-class Driver:
+class PipelineReconciler:
     """One pipeline of this release.
 
     Args:
@@ -128,7 +128,7 @@ class Driver:
         changed = pipeline.version != self._left_at or blocked_by != self._blocked_by
         return changed or (self.due is not None and now >= self.due)
 
-    def drive(self, pipeline: Pipeline, blocked_by: str | None, now: float) -> None:
+    def reconcile(self, pipeline: Pipeline, blocked_by: str | None, now: float) -> None:
         """One pass. Nothing that goes wrong with one pipeline is raised.
 
         While the store is away, all there is to do is to say so.
