@@ -103,7 +103,7 @@ class Ray:
         def accepted() -> bool:
             try:
                 self.backend.submit(job)
-                self.backend.make_room(job)
+                self.backend.request_workers(job)
             except BackendUnavailableError as error:
                 if not said or said[-1].message != error.message:
                     said.append(error)

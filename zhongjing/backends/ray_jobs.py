@@ -120,7 +120,7 @@ class RayJobsBackend:
             )
         raise self._error(status, body, f"submitting {job.submission_id}")
 
-    def make_room(self, job: JobRequest) -> None:
+    def request_workers(self, job: JobRequest) -> None:
         """Nothing to ask for: the nodes of this Ray are not looked after."""
 
     def describe(self, submission_id: str) -> JobDescription:

@@ -113,7 +113,7 @@ class FencedBackend:
         metadata = {**job.metadata, RELEASE: self._release}
         self._backend.submit(job.model_copy(update={"metadata": metadata}))
 
-    def make_room(self, job: JobRequest) -> None:
+    def request_workers(self, job: JobRequest) -> None:
         """Asks for the workers of a job.
 
         Raises:
@@ -121,7 +121,7 @@ class FencedBackend:
             BackendError: they are not there yet.
         """
         self._check()
-        self._backend.make_room(job)
+        self._backend.request_workers(job)
 
     def describe(self, submission_id: str) -> JobDescription:
         """State of a job."""

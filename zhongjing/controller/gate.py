@@ -38,7 +38,7 @@ class ReleaseGate:
         self._read = reader(store)
         self._said: set[str] = set()
 
-    def room(self, document: TrainingPipeline, stages: Iterable[Stage]) -> list[Unfit]:
+    def capacity(self, document: TrainingPipeline, stages: Iterable[Stage]) -> list[Unfit]:
         """The stages whose workers the release can never hold."""
         unfit = []
         for stage in stages:
@@ -51,7 +51,7 @@ class ReleaseGate:
                 unfit.append(Unfit(stage, sentence(error), error.remedy, error.code))
         return unfit
 
-    def look(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Verdict:
+    def memory(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Verdict:
         """Plans stages. What is not known is logged, once for each pipeline, and refuses nothing."""
         verdict = judge(document, stages, self._memory.terms, self._read)
         for doubt in verdict.unknown:

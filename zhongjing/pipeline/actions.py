@@ -1,8 +1,8 @@
 """What a decision consists of, and how it changes the status. Pure.
 
 The reconciler applies the actions to the status, stores it (If-Match), and only then performs the ones that
-reach outside: :class:`Submit`, :class:`MakeRoom`, :class:`RequestStop` and :class:`Kill`. All of them may be
-performed again.
+reach outside: :class:`Submit`, :class:`RequestWorkers`, :class:`RequestStop` and :class:`Kill`. Each of them
+may be performed again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Submit:
 
 
 @dataclass(frozen=True)
-class MakeRoom:
+class RequestWorkers:
     """Asks for the workers of an attempt that is prepared. Told in every pass until they are at work."""
 
     stage: Stage
@@ -107,7 +107,7 @@ class Conclude:
 
 SUSPENDED = Conclude(ConditionType.SUSPENDED, "Suspended", "suspended; resume goes on from the checkpoints")
 
-Action = Adopt | Submit | MakeRoom | RequestStop | Kill | Mark | ScheduleRetry | Conclude
+Action = Adopt | Submit | RequestWorkers | RequestStop | Kill | Mark | ScheduleRetry | Conclude
 
 
 def apply(status: PipelineStatus, actions: Iterable[Action], now: float) -> PipelineStatus:
@@ -130,7 +130,7 @@ def _apply(status: PipelineStatus, action: Action, now: float) -> PipelineStatus
         )
     if isinstance(action, Conclude):
         return _conclude(status, action, now)
-    if isinstance(action, Kill | MakeRoom):
+    if isinstance(action, Kill | RequestWorkers):
         return status
     before = status.stage(action.stage)
     after = before.model_copy(update=_changes(before, action, now))

@@ -9,7 +9,7 @@ from zhongjing.codes.ray import FOREIGN_JOB
 from zhongjing.codes.training import DEADLINE_EXCEEDED, HUNG, JOB_FAILED
 from zhongjing.codes.unexpected import UNEXPECTED
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.actions import Action, Kill, MakeRoom, Mark, RequestStop, ScheduleRetry
+from zhongjing.pipeline.actions import Action, Kill, Mark, RequestStop, RequestWorkers, ScheduleRetry
 from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.context import DecisionContext
 from zhongjing.pipeline.escapes import without_escapes
@@ -40,8 +40,8 @@ def attend(context: DecisionContext, stage: Stage, status: StageStatus) -> list[
     if job.state.is_terminal:
         return [_ended(context, stage, status, view, job.message)]
     stopping = _stopping(context, stage, status, view)
-    room = [MakeRoom(stage)] if view.is_prepared and not stopping else []
-    return [*_alive(context, stage, status, view), *stopping, *room]
+    request = [RequestWorkers(stage)] if view.is_prepared and not stopping else []
+    return [*_alive(context, stage, status, view), *stopping, *request]
 
 
 def _succeeded(stage: Stage, result: ResultView) -> Mark:

@@ -76,7 +76,7 @@ class Backend(Protocol):
         """
         ...
 
-    def make_room(self, job: JobRequest) -> None:
+    def request_workers(self, job: JobRequest) -> None:
         """Asks for the workers of a job that runs and is prepared; the same again while it waits.
 
         Raises:

@@ -79,11 +79,11 @@ def reader(store: ObjectStore | None) -> Read:
 class Gate(Protocol):
     """Says of the place where stages run what cannot fit there."""
 
-    def room(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Sequence[Unfit]:
+    def capacity(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Sequence[Unfit]:
         """The stages whose workers the place can never hold, by their number and what each asks for."""
         ...
 
-    def look(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Verdict:
+    def memory(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Verdict:
         """Plans the memory of stages. Raises nothing that a place may be in trouble with: that is unknown."""
         ...
 

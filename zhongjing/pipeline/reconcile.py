@@ -28,9 +28,9 @@ from zhongjing.pipeline.actions import (
     Adopt,
     Conclude,
     Kill,
-    MakeRoom,
     Mark,
     RequestStop,
+    RequestWorkers,
     Submit,
     apply,
 )
@@ -48,11 +48,11 @@ from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.faults import UNREADABLE, is_documents, sentence, unready_reason
 from zhongjing.pipeline.fit import Gate, Unfit
 from zhongjing.pipeline.freeze import freeze_source
-from zhongjing.pipeline.marks import Marks
 from zhongjing.pipeline.observe import AttemptView, Away, Observed, Policy, ResultView
 from zhongjing.pipeline.plan import Plan, make_plan, make_request
 from zhongjing.pipeline.records import Records, StoredRecords
 from zhongjing.pipeline.repeats import Repeats
+from zhongjing.pipeline.staleness import Staleness
 from zhongjing.pipeline.state import (
     QUEUED,
     UNREADY,
@@ -115,7 +115,7 @@ class Reconciler:
         self._gate = gate
         self.status: PipelineStatus | None = None
         self.document: TrainingPipeline | None = None
-        self._marks = Marks()
+        self._staleness = Staleness()
         self._results: dict[tuple[Stage, str], ResultView] = {}
         self._published: dict[Stage, str] = {}
         self._repeats = Repeats(logger)
@@ -235,7 +235,7 @@ class Reconciler:
                 continue
             job = self._describe(entry.submission_id)
             progress = self._progress(stage, entry.key, entry.attempt)
-            quiet, stuck = self._marks.look(entry.submission_id, progress, now)
+            quiet, stuck = self._staleness.look(entry.submission_id, progress, now)
             attempts[stage] = AttemptView(job, progress, quiet, stuck)
         plan = make_plan(desired, status.sources)
         keys = {(stage, node.key) for stage, node in plan.items()}
@@ -246,7 +246,7 @@ class Reconciler:
             if result is not None and key is not None:
                 results[stage, key] = result
         waits = blocked_by is not None or desired.suspend
-        unfit = {} if waits else self._plan_room(desired, status, plan, results)
+        unfit = {} if waits else self._find_unfit(desired, status, plan, results)
         error = self._away
         away = Away(unready_reason(error), sentence(error), error.remedy) if error is not None else None
         return Observed(now, results, attempts, blocked_by, unfit, away)
@@ -275,7 +275,7 @@ class Reconciler:
             return Progress(stage=stage, key=key, attempt=attempt, activity=Activity.STARTING)
         return progress if progress is not None and progress.attempt == attempt else None
 
-    def _plan_room(
+    def _find_unfit(
         self,
         desired: DesiredState,
         status: PipelineStatus,
@@ -287,13 +287,13 @@ class Reconciler:
             return {}
         document = desired.document
         todo = [node for node in plan.values() if node.wanted and (node.stage, node.key or "") not in results]
-        unfit = {each.stage: each for each in self._gate.room(document, [node.stage for node in todo])}
+        unfit = {each.stage: each for each in self._gate.capacity(document, [node.stage for node in todo])}
         new = []
         for node in todo:
             entry = status.stage(node.stage)
             if not document.spec.force and not (entry.attempt and entry.key == node.key):
                 new.append(node.stage)
-        planned = self._gate.look(document, new).unfit if new else ()
+        planned = self._gate.memory(document, new).unfit if new else ()
         return {each.stage: each for each in planned} | unfit
 
     def _result(self, stage: Stage, key: str) -> ResultView | None:
@@ -321,7 +321,7 @@ class Reconciler:
         for action in actions:
             if isinstance(action, Submit):
                 # What waits for its submission does not hang.
-                self._marks.forget(action.submission_id)
+                self._staleness.forget(action.submission_id)
                 try:
                     self._submit(desired, status, action)
                 except ForeignJobError as error:
@@ -349,8 +349,8 @@ class Reconciler:
                         Mark(action.stage, StageState.FAILED, why, message, error.remedy),
                         Conclude(ConditionType.FAILED, why, f"{action.stage}: {message}", error.remedy),
                     ]
-            elif isinstance(action, MakeRoom):
-                new, unready = self._make_room(desired, status, action.stage, now)
+            elif isinstance(action, RequestWorkers):
+                new, unready = self._request_workers(desired, status, action.stage, now)
                 news += new
             elif isinstance(action, RequestStop):
                 uri = self.layout.stage(action.stage, action.key).stop(action.attempt)
@@ -367,15 +367,15 @@ class Reconciler:
                     self._repeats.say(action.submission_id, "ended", logging.INFO)
         return news, unready
 
-    def _make_room(
+    def _request_workers(
         self, desired: DesiredState, status: PipelineStatus, stage: Stage, now: float
     ) -> tuple[list[Action], BackendUnavailableError | None]:
         """Asks for workers; what the stage is to be marked with, and why they are not there."""
         entry = status.stage(stage)
         try:
-            self.backend.make_room(self._job(desired, stage, entry))
+            self.backend.request_workers(self._job(desired, stage, entry))
         except BackendError as error:
-            self._marks.excuse(entry.submission_id, now)  # what waits for workers does not hang
+            self._staleness.excuse(entry.submission_id, now)  # what waits for workers does not hang
             unready = BackendUnavailableError(
                 error.message, code=error.code, where=error.where, remedy=error.remedy
             )

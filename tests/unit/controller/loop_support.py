@@ -86,7 +86,7 @@ class Jobs:
             submission_id=job.submission_id, state=JobState.RUNNING, metadata=job.metadata
         )
 
-    def make_room(self, job: JobRequest) -> None:
+    def request_workers(self, job: JobRequest) -> None:
         """Workers are there."""
 
     def stacks(self, submission_id: str) -> str:

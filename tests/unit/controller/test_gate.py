@@ -36,12 +36,12 @@ def test_the_base_is_read_from_the_store_where_it_answers(caplog: pytest.LogCapt
     memory = SimpleNamespace(terms=lambda settings: Terms(gpus=gpus_of(1, 24 * GIB)))
     gate = ReleaseGate([], cast(Any, memory), cast(Any, SimpleNamespace(get=get)))
     with caplog.at_level(logging.INFO):
-        assert [gate.look(document, [Stage.SFT]).unfit for _ in range(3)] == [()] * 3
+        assert [gate.memory(document, [Stage.SFT]).unfit for _ in range(3)] == [()] * 3
     assert caplog.messages == [
         "demo: whether sft fits is not known: the sizes of the base are not known here"
     ]
     answers = True
-    assert [each.stage for each in gate.look(document, [Stage.SFT]).unfit] == [Stage.SFT]
+    assert [each.stage for each in gate.memory(document, [Stage.SFT]).unfit] == [Stage.SFT]
 
 
 def test_no_room_is_looked_at_again_when_the_release_changes() -> None:
@@ -53,9 +53,9 @@ def test_no_room_is_looked_at_again_when_the_release_changes() -> None:
     assert settings is not None
     cpu = cpu.model_copy(update={"cpus": settings.resources.cpus, "gpus": settings.resources.gpus})
     stages = [Stage.SFT, Stage.RM]
-    [small] = ReleaseGate([cpu], cast(Any, None), cast(Any, None)).room(document, stages)
+    [small] = ReleaseGate([cpu], cast(Any, None), cast(Any, None)).capacity(document, stages)
     assert (small.stage, small.code) == (Stage.SFT, NO_ROOM)
     assert "spec.stages.sft.workers: 3 workers" in small.message
     assert "raise workers.groups.cpu.maxReplicas of the chart's values to 3" in small.remedy
     larger = cpu.model_copy(update={"max_replicas": 3})
-    assert ReleaseGate([larger], cast(Any, None), cast(Any, None)).room(document, stages) == []
+    assert ReleaseGate([larger], cast(Any, None), cast(Any, None)).capacity(document, stages) == []

@@ -259,8 +259,8 @@ class Cluster:
             raise ForeignJobError("another job has this id", code=FOREIGN_JOB)
         self.fault("after submit")
 
-    def make_room(self, job: JobRequest) -> None:
-        self.fault("before make_room")
+    def request_workers(self, job: JobRequest) -> None:
+        self.fault("before request_workers")
 
     def stacks(self, submission_id: str) -> str:
         return f"stacks of {submission_id}"

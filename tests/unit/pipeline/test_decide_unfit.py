@@ -90,10 +90,10 @@ class Place:
         self.asked: list[list[Stage]] = []
         self.lacks: tuple[Unfit, ...] = ()
 
-    def room(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Sequence[Unfit]:
+    def capacity(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Sequence[Unfit]:
         return [each for each in self.lacks if each.stage in set(stages)]
 
-    def look(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Verdict:
+    def memory(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Verdict:
         self.asked.append(list(stages))
         return Verdict(tuple(each for each in self.unfit if each.stage in self.asked[-1]))
 

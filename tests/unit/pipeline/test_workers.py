@@ -38,7 +38,7 @@ class Slow(Cluster):
         self.lacking: Exception | None = BackendUnavailableError("0 of 2 are ready", code=WORKERS_STARTING)
         self.begins = True
 
-    def make_room(self, job: JobRequest) -> None:
+    def request_workers(self, job: JobRequest) -> None:
         self.asked.append(job)
         if self.lacking is not None:
             raise self.lacking

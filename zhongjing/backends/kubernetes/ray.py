@@ -163,7 +163,7 @@ class ClusterBackend:
                 raise self._not_ready(room)
         self._ask(lambda ray: ray.submit(job))
 
-    def make_room(self, job: JobRequest) -> None:
+    def request_workers(self, job: JobRequest) -> None:
         """Asks for the worker pods of a job that is prepared.
 
         Raises:

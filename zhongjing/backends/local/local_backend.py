@@ -61,7 +61,7 @@ class LocalBackend:
         self.warm()
         self._jobs().submit(job)
 
-    def make_room(self, job: JobRequest) -> None:
+    def request_workers(self, job: JobRequest) -> None:
         """Nothing to ask for: workers are processes of the head."""
 
     def describe(self, submission_id: str) -> JobDescription:

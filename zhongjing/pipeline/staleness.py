@@ -8,7 +8,7 @@ from zhongjing.storage.progress import Progress
 
 
 @dataclass
-class _Mark:
+class _Seen:
     """When the progress of an attempt last changed."""
 
     text: str
@@ -17,11 +17,11 @@ class _Mark:
     step_since: float
 
 
-class Marks:
+class Staleness:
     """What was last seen of attempts, by their submission ids."""
 
     def __init__(self) -> None:
-        self._known: dict[str, _Mark] = {}
+        self._known: dict[str, _Seen] = {}
 
     def look(self, submission_id: str, progress: Progress | None, now: float) -> tuple[float, float]:
         """Notes what an attempt's progress says now.
@@ -37,7 +37,7 @@ class Marks:
             step = f"{progress.activity} {progress.message} {done}"
         mark = self._known.get(submission_id)
         if mark is None:
-            mark = self._known[submission_id] = _Mark(text, now, step, now)
+            mark = self._known[submission_id] = _Seen(text, now, step, now)
         if mark.text != text:
             mark.text, mark.since = text, now
         if mark.step != step:
