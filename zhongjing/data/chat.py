@@ -27,36 +27,10 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from zhongjing.codes import model as model_codes
-from zhongjing.data.records import Role, Turn
+from zhongjing.data.records import Turn
 from zhongjing.data.samples import Segment
-from zhongjing.data.templates import (
-    CHATML_TEMPLATE,
-    DOCUMENT_ENDS,
-    PLAIN_TEMPLATE,
-    ChatFormat,
-    chat_format,
-    default_template,
-    ensure_chat_template,
-    stands_in,
-)
+from zhongjing.data.templates import DOCUMENT_ENDS, ChatFormat, chat_format, stands_in
 from zhongjing.errors import ConfigError
-
-__all__ = [
-    "CHATML_TEMPLATE",
-    "PLAIN_TEMPLATE",
-    "Unfit",
-    "default_template",
-    "encode_dialogue",
-    "encode_dialogues",
-    "encode_prompt",
-    "encode_ranked",
-    "encode_ranking",
-    "encode_text",
-    "encode_texts",
-    "ensure_chat_template",
-    "rewrites_answers",
-    "rewrites_history",
-]
 
 Turns = tuple[Turn, ...]
 IdArray = npt.NDArray[np.int32]
@@ -70,27 +44,10 @@ class Unfit(Enum):
     MASKED = "a turn is marked not to be trained on; pretraining would learn it as any text"
 
 
-def rewrites_history(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template writes earlier turns otherwise than it wrote them when they were last."""
-    roles: tuple[Role, ...] = ("user", "assistant", "user", "assistant")
-    return chat_format(tokenizer).outline(roles) is None
-
-
 def rewrites_answers(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> bool:
     """Whether an answer of a dialogue would not be learned as it stands; nothing is tokenised."""
     form = chat_format(tokenizer)
     return _render_dialogue(form, tuple(turns)) is None and _rewrites(form, tuple(turns))
-
-
-def encode_dialogue(
-    tokenizer: PreTrainedTokenizerBase,
-    turns: Sequence[Turn],
-    max_length: int,
-    system_prompt: str | None = None,
-) -> tuple[tuple[Segment, ...], bool] | None:
-    """One dialogue; see :func:`encode_dialogues`. None where it is unfit."""
-    found = encode_dialogues(tokenizer, [turns], max_length, system_prompt)[0]
-    return None if isinstance(found, Unfit) else found
 
 
 def encode_dialogues(
@@ -155,14 +112,6 @@ def encode_prompt(
     return None if fitted is None else (fitted[0].segment(), fitted[1])
 
 
-def encode_ranked(
-    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Turn], answer: str, max_length: int
-) -> tuple[Segment, bool] | None:
-    """A prompt with one answer, as :func:`encode_ranking` gives it for several."""
-    encoded = encode_ranking(tokenizer, prompt, [answer], max_length)
-    return None if isinstance(encoded, Unfit) else (encoded[0][0], encoded[1])
-
-
 def encode_ranking(
     tokenizer: PreTrainedTokenizerBase,
     prompt: Sequence[Turn],
@@ -206,11 +155,6 @@ def encode_ranking(
         if shorter is None:
             return Unfit.TOO_LONG
         turns, cut = shorter, True
-
-
-def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> IdArray:
-    """Token ids of one document, int32 [length]; see :func:`encode_texts`."""
-    return encode_texts(tokenizer, [text])[0]
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[IdArray]:

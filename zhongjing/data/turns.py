@@ -1,9 +1,9 @@
 """Lists of turns, in every form that they are published in.
 
 Sources of the rules: a turn has ``role``/``content`` (OpenAI) or ``from``/``value`` (ShareGPT); ms-swift and
-Firefly have an exchange an element (``human``/``assistant``). ``weight`` 0 (OpenAI's fine-tuning guide) and
-``loss: false`` (ms-swift 3.8) keep an answer out of the loss. Thoughts in a key of their own stand before the
-answer between ``<think>`` marks, as Qwen3's and DeepSeek's templates write them.
+Firefly have an exchange an element (``human``/``assistant``). ``weight`` 0 (OpenAI's fine-tuning guide),
+``loss: false`` (ms-swift 3.8) and ``train: false`` (axolotl) keep an answer out of the loss. Thoughts in a
+key of their own stand before the answer between ``<think>`` tags, as Qwen3's and DeepSeek's templates write.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ROLE_KEYS = ("role", "from")
 _CONTENT_KEYS = ("content", "value", "text")
 _ASKED_KEYS = ("user", "human")
 _ANSWERED_KEYS = ("assistant", "gpt", "bot")
-_LEARN_KEYS = ("weight", "loss", "loss_scale")
+_LEARN_KEYS = ("weight", "loss", "loss_scale", "train")
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 _CALL_KEYS = ("tool_calls", "function_call", "tool_call_id")
 _LONGEST_LITERAL = 1 << 20
@@ -178,7 +178,9 @@ def _exchange(item: Mapping[str, object], *, is_last: bool) -> list[Turn]:
 
 def _learned(item: Mapping[str, object]) -> bool:
     """Whether a turn is to be learned, by whichever key says so."""
-    said: set[bool] = set()
+    if not is_missing(item.get("train_detail")):  # axolotl's labels of parts of an answer
+        raise RejectedError("a turn is to be learned in part (train_detail); only whole turns are")
+    said: dict[str, bool] = {}
     for key in _LEARN_KEYS:
         value = item.get(key)
         if value is None:
@@ -187,10 +189,10 @@ def _learned(item: Mapping[str, object]) -> bool:
             if (number := number_of(value, f"{key} of a turn")) not in (0, 1):
                 raise RejectedError(f"{key} of a turn is neither 0 nor 1")
             value = number == 1
-        said.add(value)
-    if len(said) > 1:
-        raise RejectedError(f"{' and '.join(_LEARN_KEYS[:2])} of a turn contradict each other")
-    return said != {False}
+        said[key] = value
+    if len(set(said.values())) > 1:
+        raise RejectedError(f"{' and '.join(said)} of a turn contradict each other")
+    return False not in said.values()
 
 
 def _joined_parts(parts: Sequence[object]) -> object:

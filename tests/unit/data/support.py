@@ -13,11 +13,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from zhongjing.codes.storage import CONFLICT, DAMAGED_OBJECT, OBJECT_NOT_FOUND
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.data.samples import Sample
+from zhongjing.data.chat import Unfit, encode_dialogues
+from zhongjing.data.records import Turn
+from zhongjing.data.samples import Sample, Segment
+from zhongjing.data.templates import chat_format
 from zhongjing.errors import ConflictError, NotFoundError, StorageError
 from zhongjing.storage.manifest import FrozenObject, FrozenSource
 
@@ -141,6 +144,19 @@ def make_tokenizer(template: str | None, *, chatml: bool, bos: bool = False) -> 
     if template is not None:
         fast.chat_template = template
     return fast
+
+
+def encode_dialogue(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], longest: int, system: str | None = None
+) -> tuple[tuple[Segment, ...], bool] | None:
+    """One dialogue as encode_dialogues() gives it; None where it is unfit."""
+    (found,) = encode_dialogues(tokenizer, [turns], longest, system)
+    return None if isinstance(found, Unfit) else found
+
+
+def rewrites_history(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template writes earlier turns otherwise than it wrote them when they were last."""
+    return chat_format(tokenizer).outline(("user", "assistant", "user", "assistant")) is None
 
 
 def freeze(store: MemoryStore, name: str, *uris: str) -> FrozenSource:

@@ -7,21 +7,17 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from tests.unit.data.support import CORPUS, QWEN3_LIKE_TEMPLATE, make_tokenizer
-from zhongjing.data.chat import (
-    Unfit,
+from tests.unit.data.support import (
+    CORPUS,
+    QWEN3_LIKE_TEMPLATE,
     encode_dialogue,
-    encode_dialogues,
-    encode_prompt,
-    encode_ranked,
-    encode_ranking,
-    encode_text,
-    ensure_chat_template,
+    make_tokenizer,
     rewrites_history,
 )
+from zhongjing.data.chat import Unfit, encode_dialogues, encode_prompt, encode_ranking, encode_texts
 from zhongjing.data.records import Turn
 from zhongjing.data.samples import Segment
-from zhongjing.data.templates import CHATML_TEMPLATE, PLAIN_TEMPLATE, special_tokens
+from zhongjing.data.templates import CHATML_TEMPLATE, PLAIN_TEMPLATE, ensure_chat_template, special_tokens
 from zhongjing.errors import ConfigError
 
 LONG = 100_000
@@ -261,9 +257,6 @@ def test_ranked_answers_share_their_prompt_and_end_with_the_turn(tokenizer: PreT
     assert cut[1]
     shorter = template_ids(tokenizer, (TALK[0], TALK[3]), generation=True)
     assert all(segment.ids[: len(shorter)].tolist() == shorter for segment in cut[0])
-    single = encode_ranked(tokenizer, TALK[:4], answers[0], LONG)
-    assert single is not None
-    assert single[0].ids.tolist() == encoded[0][0].ids.tolist()
     assert encode_ranking(tokenizer, TALK[:4], ["短", "长" * 400], 100) is Unfit.TOO_LONG
 
 
@@ -271,11 +264,11 @@ def test_documents_have_the_marks_that_the_tokenizer_has(
     chatml: PreTrainedTokenizerFast, plain: PreTrainedTokenizerFast
 ) -> None:
     text = "见 </s> 与 <|im_end|> 两处。"
-    inner = encode_text(chatml, text)
+    inner = encode_texts(chatml, [text])[0]
     assert inner[-1] == chatml.convert_tokens_to_ids("<|endoftext|>")
     assert chatml.eos_token_id not in inner.tolist()
     assert chatml.decode(inner[:-1]) == text
-    marked = encode_text(plain, text).tolist()
+    marked = encode_texts(plain, [text])[0].tolist()
     assert (marked[0], marked[-1]) == (plain.bos_token_id, plain.eos_token_id)
     assert plain.eos_token_id not in marked[:-1]
     # Looking for marks is switched on again for dialogues.

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from tests.unit.data.support import encode_dialogue
 from zhongjing.config.sources import Kind, Source
-from zhongjing.data.chat import encode_dialogue
 from zhongjing.data.formats import Detected
 from zhongjing.data.inspect import inspect_sources
 from zhongjing.data.readers import ReadStats, Rejected, read_object

@@ -7,6 +7,7 @@ Sources: LLaMA-Factory ``data/README.md``; MedicalGPT ``docs/datasets.md``; TRL
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from contextlib import suppress
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from zhongjing.config.sources import Columns, Kind, RoleMarks, Source
+from zhongjing.data.cachekey import CACHE_VERSION
 from zhongjing.data.inspect import inspect_sources
 from zhongjing.data.layouts import parse
 from zhongjing.data.readers import Rejected, read_object
@@ -190,6 +192,10 @@ SWIFT = [
          {"messages": [U, said("assistant", "错", loss=False), said("user", "再想"),
                        said("assistant", "答", loss=True)]},
          [ASKED, ("assistant", "错"), ("user", "再想"), ANSWERED]),
+    Case("loss-by-axolotl", D,
+         {"conversations": [spoken("human", "问") | {"train": True}, GPT | {"train": False},
+                            spoken("human", "再想"), GPT | {"train": True}]},
+         [ASKED, ANSWERED, ("user", "再想"), ANSWERED]),
     Case("rejected-response", R,
          {"messages": [SYS, U, GOOD], "rejected_response": "坏"},
          ([SYSTEM, ASKED], ("好", "坏"), (0, 1))),
@@ -228,7 +234,7 @@ TOLD = [
     for peer, cases in PEERS.items()
     for case in cases
     if not case.refused
-    and case.name not in ("hh", "loss")
+    and case.name not in ("hh", "loss", "loss-by-axolotl")
     and case.kind is not P
     and not (case.kind is T and "messages" in case.record)
 ]
@@ -274,11 +280,22 @@ def test_the_kind_of_a_documented_layout_is_told_from_its_records(case: Case, tm
     assert report.kind is case.kind
 
 
-def test_loss_and_weight_are_kept_with_the_turns(tmp_path: Path) -> None:
-    case = next(case for case in SWIFT if case.name == "loss")
+@pytest.mark.parametrize("name", ["loss", "loss-by-axolotl"])
+def test_loss_and_weight_are_kept_with_the_turns(tmp_path: Path, name: str) -> None:
+    case = next(case for case in SWIFT if case.name == name)
     found = read(tmp_path / "x.jsonl", case)
     assert isinstance(found, Dialogue)
     assert [turn.learn for turn in found.turns if turn.role == "assistant"] == [False, True]
+
+
+def test_other_readings_need_another_cache(tmp_path: Path) -> None:
+    """A layout read otherwise on purpose raises CACHE_VERSION; a new case changes the digest alone."""
+    readings = hashlib.sha256()
+    for case in (each for cases in PEERS.values() for each in cases):
+        found = read(tmp_path / "x.jsonl", case)
+        learned = [turn.learn for turn in found.turns] if isinstance(found, Dialogue) else []
+        readings.update(repr(("" if isinstance(found, Rejected) else plain(found), learned)).encode())
+    assert (CACHE_VERSION, readings.hexdigest()[:12]) == (3, "1f085b6d9510")
 
 
 def test_role_marks_inside_text_are_detected_and_offered_to_be_split(tmp_path: Path) -> None:

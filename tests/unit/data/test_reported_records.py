@@ -122,7 +122,8 @@ def test_the_answer_none_in_chinese_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "no", "yes"), [("weight", 0, 1), ("weight", 0.0, None), ("loss", False, True)]
+    ("key", "no", "yes"),
+    [("weight", 0, 1), ("weight", 0.0, None), ("loss", False, True), ("train", False, True)],
 )
 def test_turns_marked_not_to_train_are_no_targets(key: str, no: Any, yes: Any) -> None:
     record = {
@@ -147,6 +148,8 @@ def test_turns_marked_not_to_train_are_no_targets(key: str, no: Any, yes: Any) -
         ({"weight": 0.5}, "weight of a turn is neither 0 nor 1"),
         ({"weight": "x"}, "weight of a turn is not a number"),
         ({"weight": 1, "loss": False}, "weight and loss of a turn contradict each other"),
+        ({"loss": True, "train": False}, "loss and train of a turn contradict each other"),
+        ({"train_detail": [{"begin_offset": 0, "train": False}]}, "a turn is to be learned in part"),
         ({"tool_calls": [{"name": "查询药品"}]}, "a turn calls a tool (tool_calls)"),
     ],
 )

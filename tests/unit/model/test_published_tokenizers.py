@@ -11,17 +11,10 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from tests.published_tokenizers import CHATML, PUBLISHED, write_tokenizer
+from tests.unit.data.support import encode_dialogue, rewrites_history
 from zhongjing.codes import model as codes
 from zhongjing.config.stages import Stage
-from zhongjing.data.chat import (
-    Unfit,
-    encode_dialogue,
-    encode_dialogues,
-    encode_prompt,
-    encode_ranking,
-    encode_text,
-    rewrites_history,
-)
+from zhongjing.data.chat import Unfit, encode_dialogues, encode_prompt, encode_ranking, encode_texts
 from zhongjing.data.encoding import RecordEncoder
 from zhongjing.data.records import Turn
 from zhongjing.data.templates import ensure_chat_template, own_template, turn_end_id
@@ -141,13 +134,13 @@ def test_a_stored_tokenizer_gives_the_same_tokens(name: str, folder: Folder, tmp
     assert end_ids(stored) == end_ids(tokenizer)
     assert inferred(stored, TALK, prompt=False) == inferred(tokenizer, TALK, prompt=False)
     text = "  头痛 38.5℃ 😀\n\n e\u0301 It's"
-    assert encode_text(stored, text).tolist() == encode_text(tokenizer, text).tolist()
+    assert encode_texts(stored, [text])[0].tolist() == encode_texts(tokenizer, [text])[0].tolist()
 
 
 def test_documents_do_not_end_as_turns_do_where_there_is_a_token_for_it(folder: Folder) -> None:
     for name, end in (("llama-3.1-chat", "<|end_of_text|>"), ("qwen2.5-chat", "<|endoftext|>")):
         tokenizer = load_tokenizer(folder(name))
-        assert encode_text(tokenizer, "头痛")[-1] == tokenizer.get_vocab()[end]
+        assert encode_texts(tokenizer, ["头痛"])[0][-1] == tokenizer.get_vocab()[end]
 
 
 def test_thoughts_that_a_template_cuts_are_found(folder: Folder) -> None:

@@ -35,7 +35,11 @@ _HELD_OUT_ITEMS = 120
 
 @dataclass(frozen=True, slots=True)
 class ExampleData:
-    """All corpora of one seed and scale."""
+    """All corpora of one seed and scale.
+
+    Records have the disease, department and medicine that they are about, for scores. The files leave out
+    what no stage reads of it.
+    """
 
     seen: tuple[Fact, ...]
     held_out: tuple[Fact, ...]
@@ -120,7 +124,10 @@ def write(folder: Path, seed: int = 0, scale: float = 1.0) -> dict[str, Path]:
     }
     for name, listed in records.items():
         paths[name] = folder / f"{name}.jsonl"
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in listed)
+        # Only dialogues are evaluated by department.
+        unread = {"disease", "medicine"} | (set() if name.startswith("dialogues") else {"department"})
+        written = [{key: value for key, value in each.items() if key not in unread} for each in listed]
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in written)
         paths[name].write_text(lines, encoding="utf-8")
     return paths
 
@@ -222,12 +229,7 @@ def compose(rng: random.Random, fact: Fact, told: Fact, named: bool, quality: Qu
 
 
 def _labels(fact: Fact) -> JsonRecord:
-    return {
-        "disease": fact.disease,
-        "department": fact.department,
-        "medicine": fact.medicine,
-        "source": "synthetic",
-    }
+    return {"disease": fact.disease, "department": fact.department, "medicine": fact.medicine}
 
 
 def _dialogues(rng: random.Random, facts: Sequence[Fact], single: int, multi: int) -> list[JsonRecord]:

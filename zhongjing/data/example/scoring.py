@@ -14,8 +14,8 @@ def exact_fact_score(prompt_record: Mapping[str, object], answer_text: str) -> f
     """How right an answer is, by exact names.
 
     Args:
-        prompt_record: a record of prompts.jsonl (or rankings, or a single-turn dialogue): its ``medicine``
-            and ``department`` are what is right.
+        prompt_record: a generated prompt, ranking or single-turn dialogue: its ``medicine`` and
+            ``department`` are what is right.
         answer_text: the answer.
 
     Returns:
