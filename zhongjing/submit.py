@@ -18,7 +18,7 @@ try:
 
     from zhongjing.cli.app import add_submit
     from zhongjing.cli.console import bear_every_character
-    from zhongjing.cli.guard import run
+    from zhongjing.cli.errors import run
     from zhongjing.cli.options import SETTINGS
 except ModuleNotFoundError as error:
     leave(error)

@@ -324,7 +324,7 @@ def test_a_token_that_ray_refuses_and_one_that_is_shown(
     def interrupt(_seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zhongjing.cli.dashboard.time.sleep", interrupt)
+    monkeypatch.setattr("zhongjing.cli.commands.dashboard.time.sleep", interrupt)
     shown = CliRunner().invoke(app, ["dashboard", "-n", api.namespace, "--show-token"])
     assert shown.exit_code == 0, shown.output
     assert "log in with the token: another" in shown.stdout

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zhongjing.cli.console import Console
-from zhongjing.cli.guard import FAILED, OK, guarded
+from zhongjing.cli.errors import FAILED, OK, guarded
 from zhongjing.cli.options import DEFAULT_WORKDIR, Format, Local, OutputFormat, Workdir
-from zhongjing.cli.places import LocalPlace
+from zhongjing.cli.target import LocalTarget
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.config.commands import Commands
 from zhongjing.errors import ConfigError, DataError
@@ -100,7 +100,7 @@ def doctor(
             origin=str(file or ""),
             deep=deep,
         )
-        commands = Commands(LocalPlace(workdir or DEFAULT_WORKDIR).flags if local or workdir else None)
+        commands = Commands(LocalTarget(workdir or DEFAULT_WORKDIR).flags if local or workdir else None)
         for found in run_checks(_chosen(checks(situation), only or []), situation):
             finding = replace(found, remedy=found.remedy and commands.complete(found.remedy))
             findings.append(finding)

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zhongjing.cli.config import as_yaml
+from zhongjing.cli.commands.config import as_yaml
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.text import count, table
+from zhongjing.cli.errors import OK
 from zhongjing.cli.example import is_example, parse, with_examples
-from zhongjing.cli.guard import OK
 from zhongjing.cli.options import DEFAULT_RECIPE, StageName, StageTarget
-from zhongjing.cli.places import LocalPlace, Place
-from zhongjing.cli.run import attend
-from zhongjing.cli.sessions import find, open_or_create, open_runs
+from zhongjing.cli.target import LocalTarget, Target, find
+from zhongjing.cli.watch import attend
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.codes.storage import BUCKET_NOT_FOUND
 from zhongjing.config.pipeline import TrainingPipeline
@@ -81,7 +80,7 @@ class Order:
         return [Stage(stage.value) for stage in self.rerun]
 
 
-def launch(order: Order, place: LocalPlace, console: Console, *, wait: bool, wait_for_input: bool) -> int:
+def launch(order: Order, target: LocalTarget, console: Console, *, wait: bool, wait_for_input: bool) -> int:
     """Brings about what was asked for on this machine; returns the exit code.
 
     What can be found wrong without a running service is found first.
@@ -90,7 +89,7 @@ def launch(order: Order, place: LocalPlace, console: Console, *, wait: bool, wai
         ConfigError, DataError: bad input.
         BackendError, StorageError: the place cannot be reached.
     """
-    workdir = place.workdir
+    workdir = target.workdir
     user = order.user()
     document = resolve(user)
     check(document, order)
@@ -101,14 +100,14 @@ def launch(order: Order, place: LocalPlace, console: Console, *, wait: bool, wai
 
     terms_of = terms_here()
     known = is_known(document, workdir)
-    notes = [] if known else check_first_run(document, order, place)
+    notes = [] if known else check_first_run(document, order, target)
     check_room(workdir)
     if not known:
         targets = graph.targets(document, order.stages(document))
         check_machine(document, targets)
         check_memory(document, targets, terms_of, reader(None))
     console.say(f"{document.name}: runs in {workdir}")
-    with open_or_create(place) as session:
+    with target.open(create=True) as session:
         refuse_another_document(session, order, document.name)
         notes += check_again(session, document, order) if known else []
         for note in notes:
@@ -116,7 +115,7 @@ def launch(order: Order, place: LocalPlace, console: Console, *, wait: bool, wai
         user = with_examples(user, workdir / "example")
         doubts: list[str] = []
         for attempt in range(1, _ATTEMPTS + 1):
-            prepared = prepared_for(session, user, document, order, place, on_upload=announcer(console))
+            prepared = prepared_for(session, user, document, order, target, on_upload=announcer(console))
             runs = [each.stage for each in prepared.forecasts if each.action == "run"]
             check_machine(document, runs)
             if prepared.desired is not prepared.previous:
@@ -139,14 +138,14 @@ def launch(order: Order, place: LocalPlace, console: Console, *, wait: bool, wai
         return attend(session, desired, console, wait=wait, wait_for_input=wait_for_input)
 
 
-def written_of(name: str, place: Place) -> UserDocument:
+def written_of(name: str, target: Target) -> UserDocument:
     """What a pipeline that is there was applied with, its local sources by their absolute paths.
 
     Raises:
         ConfigError: there is no such pipeline.
         BackendError: the place cannot be reached.
     """
-    with open_runs(place) as session:
+    with target.open() as session:
         desired = find(session, name)
     places = {source.name: source.uri for source in desired.document.spec.sources}
     spec = dict(desired.user.get("spec") or {})
@@ -182,12 +181,12 @@ def is_applied(session: Session, desired: DesiredState) -> bool:
     return there is not None and (there.uid, there.generation) == (desired.uid, desired.generation)
 
 
-def dry_run_of(order: Order, place: LocalPlace, console: Console, *, as_yaml_text: bool) -> int:
+def dry_run_of(order: Order, target: LocalTarget, console: Console, *, as_yaml_text: bool) -> int:
     """Prints the complete document and what would run; starts no job.
 
     Where nothing was ever run, everything would, and no service is started to find that out.
     """
-    workdir = place.workdir
+    workdir = target.workdir
     user = order.user()
     document = resolve(user)
     check(document, order)
@@ -196,15 +195,15 @@ def dry_run_of(order: Order, place: LocalPlace, console: Console, *, as_yaml_tex
     from zhongjing.pipeline.fit import reader
 
     known = is_known(document, workdir)
-    notes = [] if known else check_first_run(document, order, place)
+    notes = [] if known else check_first_run(document, order, target)
     if workdir.is_dir():
-        with open_runs(place) as session:
+        with target.open() as session:
             refuse_another_document(session, order, document.name)
             notes += check_again(session, document, order) if known else []
-            document, forecasts, more = _preview(session, order, user, document, place)
+            document, forecasts, more = _preview(session, order, user, document, target)
             notes += more
     else:
-        forecasts = first_forecasts(document, order, place)
+        forecasts = first_forecasts(document, order, target)
     runs = [each.stage for each in forecasts if each.action == "run"]
     try:
         check_machine(document, runs)
@@ -235,7 +234,7 @@ def is_known(document: TrainingPipeline, workdir: Path) -> bool:
     return document.name in Workdir(workdir).pipelines()
 
 
-def check_first_run(document: TrainingPipeline, order: Order, place: LocalPlace) -> list[str]:
+def check_first_run(document: TrainingPipeline, order: Order, target: LocalTarget) -> list[str]:
     """Checks what a pipeline that was never run here needs, without a running service; returns notes.
 
     Raises:
@@ -245,9 +244,9 @@ def check_first_run(document: TrainingPipeline, order: Order, place: LocalPlace)
     from zhongjing.cli.preflight.models import check_models
     from zhongjing.cli.preflight.sources import check_sources
 
-    stages = [forecast.stage for forecast in first_forecasts(document, order, place)]
+    stages = [forecast.stage for forecast in first_forecasts(document, order, target)]
     notes = check_models(document, stages)
-    return notes + check_sources(document, stages, empty_store=not place.workdir.is_dir())
+    return notes + check_sources(document, stages, empty_store=not target.workdir.is_dir())
 
 
 def check_again(session: Session, document: TrainingPipeline, order: Order) -> list[str]:
@@ -280,7 +279,7 @@ def _frozen(session: Session, document: TrainingPipeline) -> set[str]:
     }
 
 
-def first_forecasts(document: TrainingPipeline, order: Order, place: Place) -> list[Forecast]:
+def first_forecasts(document: TrainingPipeline, order: Order, target: Target) -> list[Forecast]:
     """What would become of each stage in a place where nothing was ever run.
 
     Raises:
@@ -323,7 +322,7 @@ def prepared_for(
     user: UserDocument,
     document: TrainingPipeline,
     order: Order,
-    place: Place,
+    target: Target,
     *,
     upload: bool = True,
     on_upload: OnUpload | None = None,
@@ -343,17 +342,17 @@ def prepared_for(
         from zhongjing.cli.preflight.sources import outside
 
         # The store of a local run has one bucket: who names another one means another store.
-        for source in document.spec.sources if isinstance(place, LocalPlace) else ():
+        for source in document.spec.sources if isinstance(target, LocalTarget) else ():
             if error.code is BUCKET_NOT_FOUND and error.where == source.uri:
                 raise outside(source) from error
         raise
 
 
 def _preview(
-    session: Session, order: Order, user: UserDocument, document: TrainingPipeline, place: LocalPlace
+    session: Session, order: Order, user: UserDocument, document: TrainingPipeline, target: LocalTarget
 ) -> tuple[TrainingPipeline, list[Forecast], list[str]]:
-    user = with_examples(user, place.workdir / "example")
-    prepared = prepared_for(session, user, document, order, place, upload=False)
+    user = with_examples(user, target.workdir / "example")
+    prepared = prepared_for(session, user, document, order, target, upload=False)
     # Shown as it was written: a document with the paths of this workdir would be of no use elsewhere.
     uris = {source.name: source.uri for source in document.spec.sources if is_example(source.uri)}
     shown = prepared.desired.document

@@ -7,9 +7,8 @@ from typing import Any
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.text import table
-from zhongjing.cli.guard import OK
-from zhongjing.cli.places import Place
-from zhongjing.cli.sessions import find, open_runs
+from zhongjing.cli.errors import OK
+from zhongjing.cli.target import Target, find
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.session import Session
 from zhongjing.pipeline.stored import find_record
@@ -21,14 +20,14 @@ LAST = 20
 _MANIFEST = re.compile(rf"/({'|'.join(Stage)})/[0-9a-z]+/manifest\.json$")
 
 
-def history(place: Place, name: str | None, console: Console) -> int:
+def history(target: Target, name: str | None, console: Console) -> int:
     """Lists plan, peak and error of the last results, of one pipeline or of all.
 
     Raises:
-        BackendError, StorageError: the place or its store cannot be reached.
+        BackendError, StorageError: the target or its store cannot be reached.
         ConfigError: there is no such pipeline.
     """
-    with open_runs(place) as session:
+    with target.open() as session:
         names = [find(session, name).pipeline] if name is not None else session.pipelines()
         found = [each for pipeline in names for each in _manifests(session, pipeline)]
     found = sorted(found, key=lambda each: each.finished_at)[-LAST:]

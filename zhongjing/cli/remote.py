@@ -17,7 +17,7 @@ import yaml
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.text import count
-from zhongjing.cli.guard import OK
+from zhongjing.cli.errors import OK
 from zhongjing.cli.launch import (
     Order,
     announcer,
@@ -29,10 +29,9 @@ from zhongjing.cli.launch import (
     prepared_for,
     refuse_another_document,
 )
-from zhongjing.cli.places import ClusterPlace
-from zhongjing.cli.run import attend
-from zhongjing.cli.sessions import open_cluster
+from zhongjing.cli.target import ClusterTarget
 from zhongjing.cli.uploads import PlannedStore, Uploads, plan_uploads, upload
+from zhongjing.cli.watch import attend
 from zhongjing.codes.cluster import FORBIDDEN
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.config.commands import Commands
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 5
 
 
-def launch(order: Order, place: ClusterPlace, console: Console, *, wait: bool, wait_for_input: bool) -> int:
+def launch(order: Order, target: ClusterTarget, console: Console, *, wait: bool, wait_for_input: bool) -> int:
     """Brings about what was asked for; returns the exit code.
 
     Raises:
@@ -63,7 +62,7 @@ def launch(order: Order, place: ClusterPlace, console: Console, *, wait: bool, w
     document = resolve(user)
     notes = check_here(document, order)
     with ExitStack() as stack:
-        session = stack.enter_context(open_cluster(place))
+        session = stack.enter_context(target.open())
         refuse_another_document(session, order, document.name)
         console.say(f"{document.name}: runs in {where(session)}")
         uploads = plan_uploads(user, document, session.layout(document.name), stack)
@@ -72,7 +71,7 @@ def launch(order: Order, place: ClusterPlace, console: Console, *, wait: bool, w
         if uploads.files:
             _send(session, uploads, console)
         for attempt in range(1, _ATTEMPTS + 1):
-            prepared = _prepared(session, uploads, document, order, place)
+            prepared = _prepared(session, uploads, document, order, target)
             doubts = _check_memory(session, document, prepared)
             try:
                 desired = session.apply(prepared.desired)
@@ -92,7 +91,7 @@ def launch(order: Order, place: ClusterPlace, console: Console, *, wait: bool, w
         return attend(session, desired, console, wait=wait, wait_for_input=wait_for_input)
 
 
-def dry_run_of(order: Order, place: ClusterPlace, console: Console, *, as_yaml_text: bool) -> int:
+def dry_run_of(order: Order, target: ClusterTarget, console: Console, *, as_yaml_text: bool) -> int:
     """Prints what ``kubectl apply`` would take, and what would run. Nothing is uploaded or written.
 
     The API server is asked whether it would take it.
@@ -101,12 +100,12 @@ def dry_run_of(order: Order, place: ClusterPlace, console: Console, *, as_yaml_t
     document = resolve(user)
     notes = check_here(document, order)
     with ExitStack() as stack:
-        session = stack.enter_context(open_cluster(place))
+        session = stack.enter_context(target.open())
         refuse_another_document(session, order, document.name)
         uploads = plan_uploads(user, document, session.layout(document.name), stack)
         with contextlib.suppress(BackendError):  # told with the plan, which cannot be made then
             session.use(PlannedStore(session.store, uploads.files))
-        prepared = _prepared(session, uploads, document, order, place)
+        prepared = _prepared(session, uploads, document, order, target)
         session.check(prepared.desired)
         wanted = session.render(prepared.desired)
         try:
@@ -153,7 +152,7 @@ def _prepared(
     uploads: Uploads,
     document: TrainingPipeline,
     order: Order,
-    place: ClusterPlace,
+    target: ClusterTarget,
 ) -> Prepared:
     user = uploads.user
     if order.refresh_data:
@@ -165,7 +164,7 @@ def _prepared(
         if error.code is not FORBIDDEN:
             raise
         return _unseen(session, user, document, order, error)
-    return prepared_for(session, user, document, order, place)
+    return prepared_for(session, user, document, order, target)
 
 
 def _check_memory(session: KubernetesSession, document: TrainingPipeline, prepared: Prepared) -> list[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zhongjing.cli.console import Console
-from zhongjing.cli.guard import guarded
+from zhongjing.cli.errors import guarded
 from zhongjing.cli.options import (
     Format,
     KubeContext,
@@ -26,8 +26,7 @@ from zhongjing.cli.options import (
     Release,
 )
 from zhongjing.cli.options import Workdir as WorkdirOption
-from zhongjing.cli.places import ClusterPlace, choose
-from zhongjing.cli.sessions import OPENER, find, open_cluster
+from zhongjing.cli.target import OPENER, ClusterTarget, choose, find
 from zhongjing.codes.command import INVALID_OPTION, TARGET_IN_USE, UNKNOWN_PIPELINE
 from zhongjing.codes.ray import NOTHING_RUNS
 from zhongjing.errors import BackendError, ConfigError, ZhongjingError
@@ -120,7 +119,7 @@ def _report(
     console = Console(json_mode=output == Format.JSON)
     now = time.time()
     with _spool(target.parent if target is not None else Path.cwd()) as folder:
-        if isinstance(place, ClusterPlace):
+        if isinstance(place, ClusterTarget):
             bundle, subject = _of_cluster(folder, place, name, console)
         else:
             bundle = _open_bundle(folder, place.workdir)
@@ -219,7 +218,7 @@ def _open_bundle(folder: Path, workdir: Path) -> Bundle:
 
 
 def _of_cluster(
-    folder: Path, place: ClusterPlace, name: str | None, console: Console
+    folder: Path, place: ClusterTarget, name: str | None, console: Console
 ) -> tuple[Bundle, str | None]:
     """What can be packed of a run on a cluster; returns the pipeline that it tells of, if there is one.
 
@@ -235,7 +234,7 @@ def _of_cluster(
     from zhongjing.cli.reporting.secrets import find_secrets
 
     environment = dict(os.environ)  # opening the store changes it
-    with open_cluster(place) as session:
+    with place.open() as session:
         secrets = find_secrets(None, [environment, lent_secrets(session)])
         bundle = Bundle(folder, Redactor(secrets, _identity()))
         console.say("packing versions and settings")

@@ -24,8 +24,7 @@ from zhongjing.backends.local.processes import (
 )
 from zhongjing.backends.local.ray_head import RayHead, RayRecord
 from zhongjing.backends.local.workdir import SupervisorRecord, Workdir, use_environment
-from zhongjing.cli.places import LocalPlace
-from zhongjing.cli.sessions import OPENER, open_or_create
+from zhongjing.cli.target import OPENER, LocalTarget
 from zhongjing.errors import BackendError
 from zhongjing.pipeline.backend import JobState
 
@@ -158,7 +157,7 @@ def test_a_workdir_is_0700_from_the_start_and_what_a_run_writes_is_its_owners(
 
     token = OPENER.set(opened)
     try:
-        open_or_create(LocalPlace(tmp_path / "new"))
+        LocalTarget(tmp_path / "new").open(create=True)
         given = Workdir(tmp_path / "given")
         given.path.mkdir()
         given.prepare()

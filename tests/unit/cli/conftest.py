@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from tests.unit.cli.fakes import MemorySession
 from zhongjing.cli.app import app
-from zhongjing.cli.sessions import OPENER
+from zhongjing.cli.target import OPENER
 
 
 class CommandLine:
@@ -51,7 +51,7 @@ def command(session: MemorySession, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setattr("zhongjing.cli.follow.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("zhongjing.cli.watch.POLL_SECONDS", 0.0)
     return CommandLine(session)
 
 

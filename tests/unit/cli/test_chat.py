@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli.conftest import CommandLine
-from zhongjing.cli.chat import Conversation, kind_of
+from zhongjing.cli.commands.chat import Conversation, kind_of
 from zhongjing.cli.console import Console
 from zhongjing.codes.data import UNUSABLE_RECORD
 from zhongjing.data.records import Turn
@@ -61,7 +61,7 @@ def test_a_file_of_questions_is_no_dialogue_and_warnings_for_programmers_are_kep
         warnings.warn("this too", FutureWarning, stacklevel=1)
         return reply
 
-    monkeypatch.setattr("zhongjing.cli.chat.load_reply", load)
+    monkeypatch.setattr("zhongjing.cli.commands.chat.load_reply", load)
     (tmp_path / "config.json").write_text("{}")
     answered = command("chat", str(tmp_path), "--system", "be kind", stdin="a?\n\nb?\n")
     assert answered.exit_code == 0, answered.stderr

@@ -11,8 +11,8 @@ import pytest
 
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.fakes import MemorySession, desired_state, pipeline_status, stage_status
-from zhongjing.cli.follow import follow
-from zhongjing.cli.sessions import CLUSTER_OPENER
+from zhongjing.cli.target import CLUSTER_OPENER
+from zhongjing.cli.watch import follow
 from zhongjing.codes.cluster import API_UNREACHABLE, FORBIDDEN
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError, BackendUnavailableError

@@ -16,7 +16,7 @@ import zhongjing
 from tests.unit.cli.commands_support import parse
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.fakes import MemorySession
-from zhongjing.cli import places
+from zhongjing.cli import target
 from zhongjing.cli.app import app
 from zhongjing.codes import GROUPS
 from zhongjing.config.commands import Commands
@@ -194,7 +194,7 @@ def test_what_a_command_finds_out_itself_is_left_out() -> None:
     ],
 )
 def test_a_remedy_names_the_document_that_the_command_was_given(options: dict[str, Any], made: str) -> None:
-    told = places.commands_of(options).complete("`zhongjing submit --pipeline demo --stage rm`")
+    told = target.commands_of(options).complete("`zhongjing submit --pipeline demo --stage rm`")
     assert told == f"zhongjing submit {made}"
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.fakes import document, user_document
-from zhongjing.cli.config import equivalents
+from zhongjing.cli.commands.config import equivalents
 
 
 def test_show_fills_in_every_default(command: CommandLine, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 import typer
 
 from zhongjing.cli.app import app as zhongjing
-from zhongjing.cli.guard import asks_for_json, guarded, run
+from zhongjing.cli.errors import asks_for_json, guarded, run
 from zhongjing.cli.options import DEFAULT_WORKDIR
-from zhongjing.cli.places import ClusterPlace, LocalPlace, choose, find_kubeconfig
+from zhongjing.cli.target import ClusterTarget, LocalTarget, choose, find_kubeconfig
 from zhongjing.codes.data import NO_GOOD_RECORD
 from zhongjing.codes.document import INVALID_VALUE
 from zhongjing.codes.ray import RAY_FAILED
@@ -242,12 +242,12 @@ def test_a_kubeconfig_means_its_cluster(no_cluster: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("KUBECONFIG", str(file))
     monkeypatch.chdir(no_cluster)
     (no_cluster / DEFAULT_WORKDIR).mkdir()
-    assert choose(local=False, workdir=None, strict=True) == ClusterPlace()
-    assert choose(local=False, workdir=None) == ClusterPlace()
+    assert choose(local=False, workdir=None, strict=True) == ClusterTarget()
+    assert choose(local=False, workdir=None) == ClusterTarget()
     named = choose(local=False, workdir=None, namespace="train", context="test", release="big")
-    assert named == ClusterPlace("train", "test", "big")
+    assert named == ClusterTarget("train", "test", "big")
     assert named.flags == "-n train --context test --release big"
-    assert choose(local=True, workdir=None, strict=True) == LocalPlace(DEFAULT_WORKDIR)
+    assert choose(local=True, workdir=None, strict=True) == LocalTarget(DEFAULT_WORKDIR)
 
 
 def test_without_a_kubeconfig_a_look_takes_the_workdir_that_is_there(
@@ -257,7 +257,7 @@ def test_without_a_kubeconfig_a_look_takes_the_workdir_that_is_there(
     with pytest.raises(BackendError, match="no usable kubeconfig"):
         choose(local=False, workdir=None)
     (no_cluster / DEFAULT_WORKDIR).mkdir()
-    assert choose(local=False, workdir=None) == LocalPlace(DEFAULT_WORKDIR)
+    assert choose(local=False, workdir=None) == LocalTarget(DEFAULT_WORKDIR)
     with pytest.raises(BackendError, match="no usable kubeconfig"):
         choose(local=False, workdir=None, namespace="train")
 
@@ -267,9 +267,9 @@ def test_only_local_means_this_machine_to_submit(no_cluster: Path) -> None:
         choose(local=False, workdir=None, strict=True)
     with pytest.raises(ConfigError, match="--workdir is the folder of a local run"):
         choose(local=False, workdir=no_cluster, strict=True)
-    assert choose(local=False, workdir=no_cluster) == LocalPlace(no_cluster)
+    assert choose(local=False, workdir=no_cluster) == LocalTarget(no_cluster)
     there = choose(local=True, workdir=no_cluster, strict=True)
-    assert there == LocalPlace(no_cluster)
+    assert there == LocalTarget(no_cluster)
     assert there.flags == f"--local --workdir {no_cluster}"
 
 

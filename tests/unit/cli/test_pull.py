@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.fakes import MemorySession, desired_state, manifest
-from zhongjing.cli.pull import loading_lines, new_folder
+from zhongjing.cli.commands.pull import loading_lines, new_folder
 from zhongjing.config.stages import Stage
 from zhongjing.data.records import Turn
 from zhongjing.errors import ConfigError
@@ -71,7 +71,7 @@ def test_a_pulled_model_knows_its_system_turn(
 
         return reply
 
-    monkeypatch.setattr("zhongjing.cli.chat.load_reply", load)
+    monkeypatch.setattr("zhongjing.cli.commands.chat.load_reply", load)
     for words in ((), ("--system", "be brief"), ("--system", "")):
         assert command("chat", "model", "-q", "头痛", *words).exit_code == 0
     asked = ("user", "头痛")

@@ -270,7 +270,7 @@ def test_a_second_ctrl_c_ends_the_run_at_once(
 def test_a_run_that_does_not_end_at_once_is_not_waited_for(
     command: CommandLine, session: MemorySession, my_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zhongjing.cli.run.KILL_SECONDS", 0.3)
+    monkeypatch.setattr("zhongjing.cli.watch.KILL_SECONDS", 0.3)
     session.frames = [KeyboardInterrupt()]
     session.after_suspend = [KeyboardInterrupt()]
     session.after_kill = [(RUNS, {})]
@@ -324,7 +324,7 @@ def test_another_document_that_runs_is_bad_input(
 def test_a_place_that_stays_away_is_3(
     command: CommandLine, session: MemorySession, my_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zhongjing.cli.follow.PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr("zhongjing.cli.watch.PATIENCE_SECONDS", -1.0)
     session.frames = [BackendUnavailableError("no answer", code=RAY_UNREACHABLE, where="the supervisor")]
     result = submit(command)
     assert result.exit_code == 3

@@ -285,7 +285,7 @@ def test_a_stage_is_planned_on_what_it_starts_from() -> None:
 PROBE = """
 import sys
 from zhongjing.cli.app import app
-from zhongjing.cli.guard import run
+from zhongjing.cli.errors import run
 code = run(app, sys.argv[1:], "zhongjing")
 loaded = {"torch", "transformers", "ray"} & set(sys.modules)
 assert not loaded, loaded

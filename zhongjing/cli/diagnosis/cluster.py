@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from zhongjing.cli.diagnosis.finding import Finding, fine
 from zhongjing.cli.diagnosis.situation import Situation
-from zhongjing.cli.places import find_kubeconfig
+from zhongjing.cli.target import find_kubeconfig
 
 
 def check(situation: Situation) -> Iterable[Finding]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zhongjing.cli.console import Console
-from zhongjing.cli.guard import BAD_INPUT, OK, guarded
+from zhongjing.cli.errors import BAD_INPUT, OK, guarded
 from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, StageName, Workdir
 from zhongjing.codes.command import INVALID_OPTION, TARGET_IN_USE
 from zhongjing.config.stages import Stage
@@ -363,10 +363,9 @@ def _store_for(
     if not any(place.startswith("s3://") for place in places):
         return None
     if local or workdir is not None:
-        from zhongjing.cli.places import choose
-        from zhongjing.cli.sessions import open_runs
+        from zhongjing.cli.target import choose
 
-        return stack.enter_context(open_runs(choose(local=local, workdir=workdir))).store
+        return stack.enter_context(choose(local=local, workdir=workdir).open()).store
     import os
 
     from zhongjing.config.sources import Storage

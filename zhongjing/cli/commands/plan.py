@@ -11,7 +11,7 @@ import typer
 
 from zhongjing.cli.completion import fields
 from zhongjing.cli.console import Console
-from zhongjing.cli.guard import FAILED, OK, guarded
+from zhongjing.cli.errors import FAILED, OK, guarded
 from zhongjing.cli.options import (
     Format,
     KubeContext,
@@ -103,11 +103,11 @@ def plan(
 ) -> int:
     """Say what each stage takes of memory, disk, store and time, and whether it fits."""
     if history:
-        from zhongjing.cli.places import choose
         from zhongjing.cli.plan_history import history as list_history
+        from zhongjing.cli.target import choose
 
-        place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
-        return list_history(place, name, Console(json_mode=output is Format.JSON))
+        target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+        return list_history(target, name, Console(json_mode=output is Format.JSON))
     if name is not None:
         raise ConfigError(
             f"{name} is a pipeline, and a plan is made of a document",
@@ -118,7 +118,7 @@ def plan(
         raise ConfigError(
             "--file and --recipe are two documents", code=INVALID_OPTION, remedy="give one of them"
         )
-    from zhongjing.cli.config import load
+    from zhongjing.cli.commands.config import load
     from zhongjing.config.resolve import resolve
     from zhongjing.pipeline.tokens import tokens_of_sources
     from zhongjing.planning.hardware import parse_gpus

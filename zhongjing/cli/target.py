@@ -1,41 +1,83 @@
-"""Which place a command speaks to: a workdir of this machine, or a release on a cluster."""
+"""Where a command works: a work directory of this machine, or a release on a cluster.
+
+Both open the session that runs are seen and steered through, and both make the command lines that messages
+name.
+"""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zhongjing.cli.options import DEFAULT_RECIPE, DEFAULT_WORKDIR
-from zhongjing.codes.command import INVALID_OPTION
-from zhongjing.codes.ray import NO_CLUSTER
+from zhongjing.codes.command import INVALID_OPTION, UNKNOWN_PIPELINE
+from zhongjing.codes.document import UNKNOWN_STAGE
+from zhongjing.codes.local import UNUSABLE_WORKDIR
+from zhongjing.codes.ray import NO_CLUSTER, NOTHING_RUNS
 from zhongjing.config.commands import Commands
 from zhongjing.errors import BackendError, ConfigError, ZhongjingError
+
+if TYPE_CHECKING:
+    from zhongjing.backends.kubernetes.session import KubernetesSession
+    from zhongjing.config.stages import Stage
+    from zhongjing.pipeline.session import Session
+    from zhongjing.pipeline.state import DesiredState
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
 @dataclass(frozen=True)
-class LocalPlace:
+class LocalTarget:
     """This machine. What runs there is kept in ``workdir``."""
 
     workdir: Path
 
     @property
     def flags(self) -> str:
-        """The options that name the place."""
+        """The options that name the target."""
         words = ["--local"]
         if self.workdir != DEFAULT_WORKDIR:
             words += ["--workdir", str(self.workdir)]
         return shlex.join(words)
 
+    def open(self, *, create: bool = False) -> Session:
+        """The session of the work directory.
+
+        Args:
+            create: make the directory where there is none.
+
+        Raises:
+            ConfigError: the directory cannot be made.
+            BackendError: there is none, or its services do not start.
+        """
+        if create:
+            try:
+                # It holds corpora and keys from the start.
+                self.workdir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            except OSError as error:
+                raise ConfigError(
+                    f"cannot be made: {error.strerror or error}",
+                    code=UNUSABLE_WORKDIR,
+                    where=f"--workdir {self.workdir}",
+                ) from error
+        elif not self.workdir.is_dir():
+            raise BackendError(
+                "nothing was run here yet",
+                code=NOTHING_RUNS,
+                where=str(self.workdir),
+                remedy="start a run with: `zhongjing submit --local`, or give its folder with --workdir",
+            )
+        return OPENER.get()(self.workdir, True)
+
 
 @dataclass(frozen=True)
-class ClusterPlace:
+class ClusterTarget:
     """A release on a cluster; None: the context's namespace, the current context, the only release."""
 
     namespace: str | None = None
@@ -44,12 +86,45 @@ class ClusterPlace:
 
     @property
     def flags(self) -> str:
-        """The options that name the place, as they were given."""
+        """The options that name the target, as they were given."""
         given = {"-n": self.namespace, "--context": self.context, "--release": self.release}
         return shlex.join(word for name, value in given.items() if value for word in (name, value))
 
+    def open(self) -> KubernetesSession:
+        """The session of the release.
 
-Place = LocalPlace | ClusterPlace
+        Raises:
+            BackendError: the cluster cannot be reached, or has no release there.
+        """
+        return CLUSTER_OPENER.get()(self)
+
+
+Target = LocalTarget | ClusterTarget
+
+Opener = Callable[[Path, bool], "Session"]
+"""Opens the session of a workdir; the flag says whether its services may be started."""
+
+ClusterOpener = Callable[[ClusterTarget], "KubernetesSession"]
+"""Opens the session of a release."""
+
+
+def _open_local(workdir: Path, start: bool) -> Session:
+    from zhongjing.backends.local.session import LocalSession
+
+    return LocalSession.open(workdir, start=start, flags=LocalTarget(workdir).flags)
+
+
+def _open_cluster(place: ClusterTarget) -> KubernetesSession:
+    from zhongjing.backends.kubernetes.session import KubernetesSession
+
+    return KubernetesSession.open(namespace=place.namespace, context=place.context, release=place.release)
+
+
+OPENER: ContextVar[Opener] = ContextVar("OPENER", default=_open_local)
+"""What opens local sessions. Tests put a session in memory here."""
+
+CLUSTER_OPENER: ContextVar[ClusterOpener] = ContextVar("CLUSTER_OPENER", default=_open_cluster)
+"""What opens sessions on clusters. Tests put a session in memory here."""
 
 
 def choose(
@@ -60,7 +135,7 @@ def choose(
     context: str | None = None,
     release: str | None = None,
     strict: bool = False,
-) -> Place:
+) -> Target:
     """The place that the options name.
 
     ``--local`` and ``--workdir`` mean this machine, and so does a machine without a kubeconfig for commands
@@ -90,11 +165,11 @@ def choose(
     if strict and workdir is not None and not local:
         raise ConfigError("--workdir is the folder of a local run", code=INVALID_OPTION, remedy="add --local")
     if mine is not None:
-        return LocalPlace(workdir or DEFAULT_WORKDIR)
+        return LocalTarget(workdir or DEFAULT_WORKDIR)
     if find_kubeconfig(context) is not None:
-        return ClusterPlace(namespace, context, release)
+        return ClusterTarget(namespace, context, release)
     if not strict and not given and DEFAULT_WORKDIR.is_dir():
-        return LocalPlace(DEFAULT_WORKDIR)
+        return LocalTarget(DEFAULT_WORKDIR)
     raise BackendError(
         "there is no cluster: no usable kubeconfig was found",
         code=NO_CLUSTER,
@@ -175,3 +250,58 @@ def _contexts(file: Path) -> tuple[list[str], str | None]:
     named = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     current = data.get("current-context")
     return [str(entry["name"]) for entry in named if "name" in entry], str(current) if current else None
+
+
+def find(session: Session, name: str | None) -> DesiredState:
+    """A pipeline by name, or the only one there is.
+
+    Raises:
+        ConfigError: there is none of that name, or several and no name.
+    """
+    names = session.pipelines()
+    if name is None:
+        if len(names) == 1:
+            name = names[0]
+        elif not names:
+            raise ConfigError(
+                "there are no pipelines here yet",
+                code=UNKNOWN_PIPELINE,
+                remedy="start one with: `zhongjing submit`",
+            )
+        else:
+            raise ConfigError(
+                "there are several pipelines here",
+                code=UNKNOWN_PIPELINE,
+                remedy=f"name one of: {', '.join(sorted(names))}",
+            )
+    desired = session.desired(name) if name in names else None
+    if desired is None:
+        known = ", ".join(sorted(names)) or "none"
+        raise ConfigError(
+            f"there is no pipeline {name!r}", code=UNKNOWN_PIPELINE, remedy=f"there is: {known}"
+        )
+    return desired
+
+
+def split_result(result: str) -> tuple[str, Stage]:
+    """Splits ``tiny/ppo`` into the pipeline's name and the stage.
+
+    Raises:
+        ConfigError: it is not of that form, or the stage is unknown.
+    """
+    from zhongjing.config.stages import Stage
+
+    name, slash, stage = result.partition("/")
+    if not slash or not name or not stage:
+        raise ConfigError(
+            "a result is named PIPELINE/STAGE", code=INVALID_OPTION, where=result, remedy="e.g. tiny/ppo"
+        )
+    if stage not in {known.value for known in Stage}:
+        stages = ", ".join(known.value for known in Stage)
+        raise ConfigError(
+            f"there is no stage {stage!r}",
+            code=UNKNOWN_STAGE,
+            where=result,
+            remedy=f"the stages are: {stages}",
+        )
+    return name, Stage(stage)

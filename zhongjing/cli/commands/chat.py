@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zhongjing.cli.commands.pull import ORIGIN_FILE
 from zhongjing.cli.console import Console
-from zhongjing.cli.guard import INTERRUPTED, OK, guarded
-from zhongjing.cli.problem import problem_of
-from zhongjing.cli.pull import ORIGIN_FILE
+from zhongjing.cli.errors import INTERRUPTED, OK, guarded, problem_of
 from zhongjing.codes.local import NO_GPU
 from zhongjing.codes.model import MODEL_NOT_FOUND, UNUSABLE_MODEL
 from zhongjing.errors import ConfigError, DataError

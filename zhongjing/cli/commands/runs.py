@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zhongjing.cli.console import Console
-from zhongjing.cli.guard import INTERRUPTED, OK, guarded
+from zhongjing.cli.errors import INTERRUPTED, OK, guarded
 from zhongjing.cli.options import (
     Format,
     KubeContext,
@@ -20,8 +20,7 @@ from zhongjing.cli.options import (
     StageOption,
     Workdir,
 )
-from zhongjing.cli.places import choose
-from zhongjing.cli.sessions import find, open_runs
+from zhongjing.cli.target import choose, find
 from zhongjing.codes.command import NO_LOG
 from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.config.commands import Commands
@@ -73,11 +72,11 @@ def status(
     release: Release = None,
 ) -> int:
     """Show what runs: stages, progress, held-out metrics, time left."""
-    from zhongjing.cli.follow import look
+    from zhongjing.cli.watch import look
 
     console = Console(json_mode=output == Format.JSON)
-    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
-    with open_runs(place) as session:
+    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    with target.open() as session:
         if watch:
             return _watch(session, find(session, name), console)
         if name is not None or len(session.pipelines()) == 1:
@@ -102,7 +101,7 @@ def status(
 
 
 def _views(session: Session) -> list[RunView]:
-    from zhongjing.cli.follow import look
+    from zhongjing.cli.watch import look
     from zhongjing.pipeline.session import Snapshots
 
     with session.snapshot() if isinstance(session, Snapshots) else nullcontext():
@@ -110,7 +109,7 @@ def _views(session: Session) -> list[RunView]:
 
 
 def _watch(session: Session, desired: DesiredState, console: Console) -> int:
-    from zhongjing.cli.follow import display_for, follow
+    from zhongjing.cli.watch import display_for, follow
 
     display = display_for(console)
     try:
@@ -129,7 +128,7 @@ def _watch(session: Session, desired: DesiredState, console: Console) -> int:
 
 def _say(session: Session, console: Console, shown: RunView) -> None:
     from zhongjing.cli.display.summary import status_lines
-    from zhongjing.cli.follow import ending, results_of
+    from zhongjing.cli.watch import ending, results_of
 
     for line in status_lines(shown, results_of(session, shown, console)):
         console.say(line)
@@ -140,7 +139,7 @@ def _say(session: Session, console: Console, shown: RunView) -> None:
 
 def _result(session: Session, console: Console, shown: RunView) -> dict[str, Any]:
     from zhongjing.cli.display.summary import result
-    from zhongjing.cli.follow import results_of
+    from zhongjing.cli.watch import results_of
 
     return result(shown, results_of(session, shown, console))
 
@@ -161,9 +160,9 @@ def logs(
     """Print the log of a stage's job."""
     from zhongjing.config.stages import Stage
 
-    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console()
-    with open_runs(place) as session:
+    with target.open() as session:
         desired = find(session, name)
         chosen = Stage(stage.value) if stage is not None else _latest_stage(session, desired)
         if desired.document.spec.stages.get(chosen) is None:
@@ -211,12 +210,12 @@ def stop(
     release: Release = None,
 ) -> int:
     """Stop a run with a checkpoint (`resume` goes on from it)."""
-    from zhongjing.cli.follow import display_for, follow, look
+    from zhongjing.cli.watch import display_for, follow, look
     from zhongjing.pipeline.state import ConditionType
 
-    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console()
-    with open_runs(place) as session:
+    with target.open() as session:
         desired = find(session, name)
         before = look(session, desired)
         if before.status is not None and before.settled and before.status.holds(ConditionType.COMPLETE):
@@ -247,10 +246,10 @@ def resume(
     release: Release = None,
 ) -> int:
     """Let a stopped or failed run go on from its last checkpoint."""
-    from zhongjing.cli.run import attend
+    from zhongjing.cli.watch import attend
 
-    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console(json_mode=output == Format.JSON)
-    with open_runs(place) as session:
+    with target.open() as session:
         desired = session.resume(find(session, name).pipeline)
         return attend(session, desired, console, wait=wait)

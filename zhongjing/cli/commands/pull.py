@@ -17,11 +17,10 @@ import typer
 
 from zhongjing.cli.completion import results
 from zhongjing.cli.console import Console
-from zhongjing.cli.guard import guarded
+from zhongjing.cli.errors import guarded
 from zhongjing.cli.model_card import CARD_FILE, model_card
 from zhongjing.cli.options import Format, KubeContext, Local, Namespace, OutputFormat, Release, Workdir
-from zhongjing.cli.places import choose
-from zhongjing.cli.sessions import find, open_runs, split_target
+from zhongjing.cli.target import choose, find, split_result
 from zhongjing.codes.command import NOT_RUN_YET, TARGET_IN_USE
 from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.codes.storage import DAMAGED_OBJECT
@@ -62,7 +61,7 @@ Examples:
   zhongjing curves tiny/ppo ./curves --local
 """
 
-Target = Annotated[
+Result = Annotated[
     str,
     typer.Argument(metavar="PIPELINE/STAGE", help="Whose result, e.g. tiny/ppo.", autocompletion=results),
 ]
@@ -73,7 +72,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a folder that is n
 @guarded
 def pull(
     *,
-    target: Target,
+    result: Result,
     folder: Folder,
     merged: Annotated[
         bool, typer.Option("--merged", help="One standalone model: the adapter added to its base.")
@@ -90,10 +89,10 @@ def pull(
     release: Release = None,
 ) -> None:
     """Fetch a model into a folder that transformers and PEFT load."""
-    name, stage = split_target(target)
-    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    name, stage = split_result(result)
+    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console(json_mode=output == Format.JSON)
-    with open_runs(place) as session, new_folder(folder, force=force) as partial:
+    with target.open() as session, new_folder(folder, force=force) as partial:
         manifest = manifest_of(session, name, stage)
         standalone = _fetch_model(session.store, manifest.model, partial, folder, merged=merged)
         if with_curves:
@@ -107,7 +106,7 @@ def pull(
             model_card(manifest, adapter=not standalone, load=lines), encoding="utf-8"
         )
         manifest_uri = session.layout(name).stage(stage, manifest.key).manifest
-    console.say(f"{target} is in {folder}; load it with:")
+    console.say(f"{result} is in {folder}; load it with:")
     for line in lines:
         console.say(f"  {line}")
     if console.json_mode:
@@ -125,7 +124,7 @@ def pull(
 @guarded
 def curves(
     *,
-    target: Target,
+    result: Result,
     folder: Folder,
     force: Force = False,
     local: Local = False,
@@ -135,9 +134,9 @@ def curves(
     release: Release = None,
 ) -> None:
     """Fetch the curves (loss, reward, KL) of a stage as PNG files."""
-    name, stage = split_target(target)
-    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
-    with open_runs(place) as session, new_folder(folder, force=force) as partial:
+    name, stage = split_result(result)
+    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    with target.open() as session, new_folder(folder, force=force) as partial:
         _fetch_curves(session, manifest_of(session, name, stage), partial)
     for file in sorted(folder.iterdir()):
         Console().say(str(file))

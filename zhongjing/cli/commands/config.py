@@ -11,7 +11,7 @@ import typer
 
 from zhongjing.cli.completion import fields
 from zhongjing.cli.console import Console
-from zhongjing.cli.guard import guarded
+from zhongjing.cli.errors import guarded
 from zhongjing.cli.options import SETTINGS
 from zhongjing.codes.command import INVALID_OPTION, UNKNOWN_RECIPE
 from zhongjing.errors import ConfigError

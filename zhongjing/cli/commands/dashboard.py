@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zhongjing.cli.console import Console
-from zhongjing.cli.guard import OK, guarded
+from zhongjing.cli.errors import OK, guarded
 from zhongjing.cli.options import KubeContext, Local, Namespace, Release, Workdir
-from zhongjing.cli.places import ClusterPlace, choose
-from zhongjing.cli.sessions import open_cluster, open_runs
+from zhongjing.cli.target import ClusterTarget, choose
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.codes.ray import NOTHING_RUNS
 from zhongjing.errors import BackendError, ConfigError
@@ -53,15 +52,15 @@ def dashboard(
     release: Release = None,
 ) -> int:
     """Open Ray's dashboard: forward it to this machine, and say how to log in."""
-    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console()
-    if not isinstance(place, ClusterPlace):
-        with open_runs(place) as session:
+    if not isinstance(target, ClusterTarget):
+        with target.open() as session:
             if session.dashboard_url is None:
                 raise BackendError(
                     "no Ray runs in this workdir",
                     code=NOTHING_RUNS,
-                    where=str(place.workdir),
+                    where=str(target.workdir),
                     remedy="its dashboard is there while a run is",
                 )
             console.say(f"Ray dashboard: {session.dashboard_url}")
@@ -70,7 +69,7 @@ def dashboard(
         return OK
     from zhongjing.backends.kubernetes.outside import ray_token
 
-    with open_cluster(place) as cluster:
+    with target.open() as cluster:
         ray = cluster.release.ray
         token = ray_token(cluster.api, cluster.release) if show_token else None
         with closing(_forward(cluster, port)) as forward:

@@ -19,7 +19,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,7 @@ import typer
 from zhongjing.cli import errorlog
 from zhongjing.cli.console import Console, write_line
 from zhongjing.cli.options import DEFAULT_WORKDIR
-from zhongjing.cli.places import commands_of
-from zhongjing.cli.problem import Problem, problem_of
+from zhongjing.cli.target import commands_of
 from zhongjing.codes import unexpected
 from zhongjing.codes.code import BAD_INPUT, FAILED, INTERRUPTED, UNREACHABLE
 from zhongjing.codes.command import INVALID_OPTION, MISSING_PACKAGE
@@ -38,6 +37,52 @@ from zhongjing.errors import ConfigError, ZhongjingError
 __all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OK", "UNREACHABLE", "guarded", "run"]
 
 OK = 0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is told of an error.
+
+    Args:
+        error: name of its class, for programs.
+        code: name of its code, for people and programs (docs/troubleshooting.md has a section for each).
+        message: what went wrong; may have several lines.
+        where: the place.
+        remedy: what to do about it.
+        traceback: path or URI of a file with the traceback.
+    """
+
+    error: str
+    code: str
+    message: str
+    where: str | None = None
+    remedy: str | None = None
+    traceback: str | None = None
+
+    def lines(self) -> list[str]:
+        """What people read."""
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        shown = [f"error[{self.code}]: {text}"]
+        if self.remedy:
+            shown.append(f"  remedy: {self.remedy}")
+        if self.traceback:
+            shown.append(f"  traceback: {self.traceback}")
+        return shown
+
+    def as_dict(self) -> dict[str, str | None]:
+        """What programs read; the traceback's key depends on who tells of the error."""
+        return {
+            "error": self.error,
+            "code": self.code,
+            "message": self.message,
+            "where": self.where,
+            "remedy": self.remedy,
+        }
+
+
+def problem_of(error: ZhongjingError, traceback: str | None = None) -> Problem:
+    """What is told of an expected error."""
+    return Problem(type(error).__name__, error.code.name, error.message, error.where, error.remedy, traceback)
 
 
 def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
@@ -92,7 +137,7 @@ def report(error: Exception, console: Console, options: Mapping[str, Any]) -> in
 def _complete(problem: Problem, options: Mapping[str, Any]) -> Problem:
     """The problem with the commands that it names made whole."""
     commands = commands_of(options)
-    name, _, stage = (options.get("target") or "").partition("/")
+    name, _, stage = (options.get("result") or "").partition("/")
     name = options.get("pipeline") or options.get("name") or name or None
     remedy = problem.remedy and commands.complete(problem.remedy, name, stage or None)
     return replace(problem, message=commands.complete(problem.message, name, stage or None), remedy=remedy)

@@ -12,7 +12,7 @@ import typer
 
 from zhongjing.cli.completion import fields, pipelines
 from zhongjing.cli.console import Console
-from zhongjing.cli.guard import guarded
+from zhongjing.cli.errors import guarded
 from zhongjing.cli.options import (
     DEFAULT_RECIPE,
     DocumentFormat,
@@ -24,7 +24,7 @@ from zhongjing.cli.options import (
     StageTarget,
     Workdir,
 )
-from zhongjing.cli.places import ClusterPlace, choose
+from zhongjing.cli.target import ClusterTarget, choose
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.errors import ConfigError
 
@@ -136,7 +136,7 @@ def submit(
             code=INVALID_OPTION,
             remedy="give one of them",
         )
-    place = choose(
+    target = choose(
         local=local, workdir=workdir, namespace=namespace, context=context, release=release, strict=True
     )
     from zhongjing.cli.launch import Order, written_of
@@ -144,7 +144,7 @@ def submit(
     order = Order(
         document=str(file) if file is not None else None,
         recipe=recipe,
-        pipeline=written_of(pipeline, place) if pipeline is not None else None,
+        pipeline=written_of(pipeline, target) if pipeline is not None else None,
         overrides=tuple(overrides or ()),
         stage=stage,
         rerun=tuple(rerun or ()),
@@ -153,14 +153,14 @@ def submit(
     )
     console = Console(json_mode=output is DocumentFormat.JSON)
     as_text = output is not DocumentFormat.JSON
-    if isinstance(place, ClusterPlace):
+    if isinstance(target, ClusterTarget):
         from zhongjing.cli import remote
 
         if dry_run:
-            return remote.dry_run_of(order, place, console, as_yaml_text=as_text)
-        return remote.launch(order, place, console, wait=not no_wait, wait_for_input=wait_for_input)
+            return remote.dry_run_of(order, target, console, as_yaml_text=as_text)
+        return remote.launch(order, target, console, wait=not no_wait, wait_for_input=wait_for_input)
     from zhongjing.cli.launch import dry_run_of, launch
 
     if dry_run:
-        return dry_run_of(order, place, console, as_yaml_text=as_text)
-    return launch(order, place, console, wait=not no_wait, wait_for_input=wait_for_input)
+        return dry_run_of(order, target, console, as_yaml_text=as_text)
+    return launch(order, target, console, wait=not no_wait, wait_for_input=wait_for_input)

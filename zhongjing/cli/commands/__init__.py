@@ -1,0 +1,1 @@
+"""One module a command of ``zhongjing``: its options, and what it does."""
