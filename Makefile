@@ -6,6 +6,8 @@ UV_VERSION := 0.13.9
 EXTRAS := train,controller,dev
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+# Processes that share the tests, a file to each: 0 is none but pytest's own.
+WORKERS ?= 2
 SEED ?= 0
 KILLS ?= 20
 # The image that trains; the controller's has the same name and "-controller" after it.
@@ -13,11 +15,12 @@ IMAGE ?= zhongjing:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BASE_IMAGE ?= debian:bookworm-slim
 # More for the builder, for instance BUILD_ARGS="--build-arg UV_DEFAULT_INDEX=URL --build-arg PIP_INDEX_URL=URL".
 BUILD_ARGS ?=
+SHARED := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 CLUSTER := $(BIN)/python -m pytest tests/cluster --durations 15
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup demo docs test test-deaths test-all test-faults test-cluster test-cluster-full test-cluster-prepare \
+.PHONY: help setup demo docs test test-slow test-deaths test-all test-gpu test-faults test-cluster test-cluster-full test-cluster-prepare \
 	image push lint types layers check format generated constraints clean
 
 help:  ## this list
@@ -40,13 +43,18 @@ docs: setup  ## the documentation as pages, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 test: setup  ## the default tests: unit, integration and what the chart renders (needs Helm, or Go to build it)
-	$(BIN)/python -m pytest -m "not slow and not deaths and not gpu and not cluster" $(PYTEST_ARGS)
+	$(SHARED) -m "not slow and not deaths and not gpu and not cluster" $(PYTEST_ARGS)
+
+test-slow: setup  ## what takes long and rarely breaks: full disks, new keys, power cuts, published bases, the tutorial
+	$(SHARED) -m "slow and not deaths and not gpu and not cluster" $(PYTEST_ARGS)
 
 test-deaths: setup  ## sudden deaths of every part, the last against a run of the real stages that had none (8 minutes)
-	$(BIN)/python -m pytest -m deaths $(PYTEST_ARGS)
+	$(SHARED) -m deaths $(PYTEST_ARGS)
 
-test-all: setup  ## also the slow tests, and the GPU's where there is one
-	$(BIN)/python -m pytest -m "not cluster" $(PYTEST_ARGS)
+test-all: test test-slow test-deaths  ## all that needs neither a cluster nor a GPU
+
+test-gpu: setup  ## what needs a GPU
+	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
 
 test-faults: setup  ## kill a pipeline 20 times at moments drawn from SEED, and compare (25 minutes)
 	$(BIN)/python -m tests.faults.run --seed $(SEED) --kills $(KILLS)

@@ -16,6 +16,9 @@ from zhongjing.storage.objects import ObjectStore, open_store
 
 _numbers = itertools.count()
 
+# Before torch is imported: a tiny model is no faster on many threads, and xdist's workers share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:

@@ -254,6 +254,7 @@ def test_a_killed_supervisor_is_replaced_and_the_job_goes_on(workdir: Path, data
         assert not job.is_running()
 
 
+@pytest.mark.slow
 def test_ray_and_s3_are_started_again_when_they_die(workdir: Path, data: Path) -> None:
     user = document(data, "unlucky", stages=(Stage.SFT,), steps="20", step_seconds="0.2")
     with open_session(workdir) as session:

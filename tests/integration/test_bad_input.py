@@ -52,10 +52,9 @@ def test_refused_before_anything_starts(shell: Shell, case: Case) -> None:
     write_files(shell, case)
     before = listing(shell.folder)
     forms: list[tuple[str, ...]] = [(), ("-o", "json")] if case.json else [()]
-    running = [
-        shell.start(case.module, *case.arguments, *form, environment=case.environment) for form in forms
+    done = [
+        shell.in_process(case.module, *case.arguments, *form, environment=case.environment) for form in forms
     ]
-    done = [finish(process) for process in running]
     assert done[0].stdout == case.said
     check_people(case, done[0])
     for each in done[1:]:
@@ -83,11 +82,10 @@ def test_a_store_that_cannot_be_read(
     names = {"bucket": bucket_uri, "nobody": nobody()}
     environment = {name: value.format(**names) for name, value in case.environment.items()}
     arguments = [word.format(**names) for word in case.arguments]
-    running = [
-        shell.start("zhongjing", *arguments, *form, environment={**s3_environment, **environment})
+    done = [
+        shell.in_process("zhongjing", *arguments, *form, environment={**s3_environment, **environment})
         for form in ((), ("-o", "json"))
     ]
-    done = [finish(process) for process in running]
     filled = Case(case.name, case.code, case.exit_code, [word.format(**names) for word in case.words])
     check_people(filled, done[0])
     check_programs(filled, done[1])
@@ -239,6 +237,7 @@ EXPLODES = Case(
 )
 
 
+@pytest.mark.slow
 def test_a_workdir_in_use_and_a_learning_rate_that_explodes(place: Place, exploded: dict[str, Any]) -> None:
     kept = place.checkpoints("wild", "pretrain")
     assert f"last good checkpoint: step {max(kept)}" in exploded["message"]
@@ -246,6 +245,7 @@ def test_a_workdir_in_use_and_a_learning_rate_that_explodes(place: Place, explod
     assert not [key for key in place.keys("wild/pretrain/") if key.endswith("pretrain/manifest.json")]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_not_used(place: Place, exploded: dict[str, Any]) -> None:
     kept = place.checkpoints("wild", "pretrain")
     last, before = sorted(kept, reverse=True)[:2]
@@ -311,6 +311,7 @@ def fill(folder: Path) -> Path:
 SMALL_RUN = ("-f", "small.yaml", "--stage", "pretrain")
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up(place: Place, small_disk: Path) -> None:
     running = place.command("submit", "-o", "json", *SMALL_RUN)
     deadline = time.monotonic() + 120
@@ -355,6 +356,7 @@ def manifest(place: Place, result: str) -> Iterator[str]:
     place.put(result, content)
 
 
+@pytest.mark.slow
 def test_a_manifest_that_is_cut(place: Place, manifest: str) -> None:
     place.put(manifest, place.get(manifest)[:200])
     case = Case("a cut manifest", "DamagedObject", 3, ["not valid JSON", manifest, "--rerun pretrain"])
@@ -362,6 +364,7 @@ def test_a_manifest_that_is_cut(place: Place, manifest: str) -> None:
     assert place.keys("small/sft/") == []
 
 
+@pytest.mark.slow
 def test_a_manifest_of_a_newer_version(place: Place, manifest: str) -> None:
     newer = {**json.loads(place.get(manifest)), "version": 2, "colour": "blue"}
     place.put(manifest, json.dumps(newer).encode())
@@ -370,6 +373,7 @@ def test_a_manifest_of_a_newer_version(place: Place, manifest: str) -> None:
     assert place.keys("small/sft/") == []
 
 
+@pytest.mark.slow
 def test_a_damaged_model(place: Place, result: str) -> None:
     place.flip(result.replace("manifest.json", "model/model.safetensors"))
     case = Case("a damaged model", "DamagedObject", 3, ["model.safetensors", "--rerun pretrain"])
@@ -380,6 +384,7 @@ def test_a_damaged_model(place: Place, result: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_base(place: Place, result: str) -> None:
     made = next(key for key in place.keys("cache/bases/") if key.endswith("/config.json"))
     base = f"s3://zhongjing/{made.removesuffix('/config.json')}"

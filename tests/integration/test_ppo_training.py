@@ -138,6 +138,7 @@ def test_resume_between_rollouts_gives_identical_metrics(models: Path, tmp_path:
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+@pytest.mark.slow
 def test_bf16_measures_what_it_updates(models: Path, tmp_path: Path) -> None:
     """In 16 bits another padding or another order of operations would show as a ratio far from 1."""
     outcome = run(
@@ -182,6 +183,7 @@ def test_a_step_without_weight_changes_nothing(models: Path) -> None:
         engine.destroy()
 
 
+@pytest.mark.slow
 def test_the_reward_rises(models: Path, tmp_path: Path) -> None:
     settings = {
         "epochs": 24,

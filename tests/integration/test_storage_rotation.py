@@ -28,7 +28,7 @@ from zhongjing.storage.client import PART_BYTES
 from zhongjing.storage.embedded import EmbeddedS3
 from zhongjing.storage.objects import ObjectStore, open_store
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 BUCKET = "s3://rotation"
 

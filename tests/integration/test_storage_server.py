@@ -112,6 +112,7 @@ def test_kill_in_the_middle_of_reading_and_writing(server: EmbeddedS3, tmp_path:
         assert store.get(uri) == data, "what was acknowledged survived kill -9"
 
 
+@pytest.mark.slow
 def test_server_gone_longer_than_the_deadline(server: EmbeddedS3, tmp_path: Path) -> None:
     store = open_with(1)
     store.put(f"{BUCKET}/a", b"1")
@@ -135,6 +136,7 @@ def test_server_gone_longer_than_the_deadline(server: EmbeddedS3, tmp_path: Path
     assert store.get(f"{BUCKET}/a") == b"1", "the same store goes on"
 
 
+@pytest.mark.slow
 def test_server_that_hangs_is_an_outage(server: EmbeddedS3) -> None:
     store = open_with(5)
     store.put(f"{BUCKET}/a", b"1")
@@ -302,6 +304,7 @@ def test_stale_multipart_uploads_are_aborted(bucket_uri: str) -> None:
     assert [upload["Key"] for upload in admin.multipart_uploads(bucket_uri)] == ["other/c"]
 
 
+@pytest.mark.slow
 def test_a_power_cut_that_leaves_a_cut_index_hides_no_object(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +326,7 @@ def test_a_power_cut_that_leaves_a_cut_index_hides_no_object(
         assert store.get(f"{BUCKET}/new") == b"1"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_a_power_cut_took_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

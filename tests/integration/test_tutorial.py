@@ -75,6 +75,7 @@ def test_the_lines_that_the_page_shows_are_read(folder: Path) -> None:
     assert "answers by rank, the smallest best: 1" in told
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_new_user_comes_from_two_files_to_a_chat(folder: Path) -> None:
     documents = dict(blocks("yaml"))
