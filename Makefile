@@ -45,13 +45,13 @@ docs: setup  ## the documentation as pages, in build/site
 test: setup  ## the default tests: unit, integration and what the chart renders (needs Helm, or Go to build it)
 	$(SHARED) -m "not slow and not deaths and not gpu and not cluster" $(PYTEST_ARGS)
 
-test-slow: setup  ## what takes long and rarely breaks: full disks, new keys, power cuts, published bases, the tutorial
-	$(SHARED) -m "slow and not deaths and not gpu and not cluster" $(PYTEST_ARGS)
+test-slow: setup  ## what takes long and rarely breaks: sudden deaths, full disks, new keys, published bases, the tutorial
+	$(SHARED) -m "(slow or deaths) and not gpu and not cluster" $(PYTEST_ARGS)
 
-test-deaths: setup  ## sudden deaths of every part, the last against a run of the real stages that had none (8 minutes)
+test-deaths: setup  ## of these, the sudden deaths of every part, compared with a run of the real stages that had none
 	$(SHARED) -m deaths $(PYTEST_ARGS)
 
-test-all: test test-slow test-deaths  ## all that needs neither a cluster nor a GPU
+test-all: test test-slow  ## all that needs neither a cluster nor a GPU
 
 test-gpu: setup  ## what needs a GPU
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)

@@ -19,6 +19,13 @@ _numbers = itertools.count()
 # Before torch is imported: a tiny model is no faster on many threads, and xdist's workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+_LONGEST = ("test_sudden_death.py", "test_pipeline.py", "test_published_base.py", "test_tutorial.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: no worker ends with one of them while the others have nothing to do."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:

@@ -65,10 +65,10 @@ def large() -> str:
     )
 
 
-def small() -> str:
-    """For the default tests."""
+def small(name: str = SMALL) -> str:
+    """For runs that nothing happens to, on this machine and on a cluster."""
     return _DOCUMENT.format(
-        name=SMALL,
+        name=name,
         hidden=64,
         intermediate=176,
         vocabulary=1024,
