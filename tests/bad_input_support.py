@@ -148,7 +148,7 @@ class Shell:
             patch.setattr(sys, "stderr", streams[1])
             with pytest.raises(SystemExit) as left:
                 importlib.import_module(_ENTRIES[module]).main()
-        stdout, stderr = (stream.buffer.getvalue().decode() for stream in streams)  # type: ignore[attr-defined]
+        stdout, stderr = (stream.buffer.getvalue().decode() for stream in streams)
         code = left.value.code
         assert isinstance(code, int)
         return subprocess.CompletedProcess(arguments, code, stdout, stderr)
