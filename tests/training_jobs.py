@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -14,8 +15,10 @@ from torch import distributed, nn
 
 from tests.local_context import LocalContext
 from tests.memory_support import mapped_file
+from tests.ppo_support import make_settings, random_prompts
 from tests.training_support import dialogues, rankings
 from zhongjing.config.stages import PretrainSettings, RmSettings, SftSettings
+from zhongjing.data.samples import PackedRow
 from zhongjing.errors import DataError
 from zhongjing.storage.checkpoints import Ranges
 from zhongjing.storage.heartbeat import HEARTBEAT, beat
@@ -25,6 +28,7 @@ from zhongjing.train.distributed import check_same_start, ensure_process_group
 from zhongjing.train.engine import Engine
 from zhongjing.train.loop import run_loop
 from zhongjing.train.meeting import MeetingError, first, meet
+from zhongjing.train.ppo.build import build_ppo
 from zhongjing.train.pretrain import PretrainProgram
 from zhongjing.train.program import MicroLoss, StageProgram, StepPlan
 from zhongjing.train.rm import RmProgram
@@ -411,10 +415,73 @@ def beginnings(folder: Path, *, base: str) -> dict[str, Any]:
     return {"mapped": mapped, "said": said}
 
 
+def even_share(row: PackedRow) -> torch.Tensor:
+    """Even tokens less odd ones in each segment, the closing one left out, over the longest response."""
+    signs = 1.0 - 2.0 * (row.input_ids[0] % 2)
+    return torch.stack([part[:-1].sum() for part in signs.split(list(row.lengths))]) / 8.0
+
+
+def ppo(
+    folder: Path,
+    *,
+    models: str,
+    settings: dict[str, Any],
+    stop_at: int | None = None,
+    toy: bool = False,
+    device: torch.device = CPU,
+) -> dict[str, Any]:
+    """A PPO stage on the folders of :func:`tests.ppo_support.make_folders`, or until ``stop_at``.
+
+    With ``toy`` the best policy is known: the reward is the share of the response's tokens that are even.
+    """
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    ensure_process_group(device)
+    base = Path(models, "base")
+    context = LocalContext(folder, rank=rank, world_size=world_size, device=device, stop_at=stop_at)
+    chosen = make_settings(**settings)
+    program = build_ppo(
+        chosen,
+        base,
+        adapter_folder=Path(models, "sft"),
+        reward_folder=Path(models, "rm"),
+        base_reference=str(base),
+        tokenizer_folder=base,
+        train=random_prompts(64),
+        validation=random_prompts(16, seed=1),
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        seed=5,
+        reward_mean=0.0,
+        reward_std=0.5,
+    )
+    if toy:
+        program.module.measure_reward = even_share  # type: ignore[method-assign]
+        # A random head is so small that no hidden state prefers any token: there would be nothing to learn.
+        program.module.model.lm_head.weight.data *= 15.0
+    before = {name: p.detach().clone() for name, p in program.module.named_parameters()}
+    result = run_loop(program, chosen, context, seed=5)
+    if rank == 0 and not result.suspended:
+        program.finish(folder / "model")
+    return {
+        "steps": result.steps,
+        "suspended": result.suspended,
+        "before": result.metrics_before,
+        "metrics": result.metrics,
+        "moved": [
+            name for name, p in program.module.named_parameters() if not torch.equal(p.detach(), before[name])
+        ],
+        "points": [
+            json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ],
+    }
+
+
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
     "engine_steps": engine_steps,
     "meeting": meeting,
     "train": train,
+    "ppo": ppo,
     "beginnings": beginnings,
     "gradients": gradients,
     "trl_gradients": trl_gradients,

@@ -13,6 +13,16 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import json, sys, torch
+from pathlib import Path
+from tests.ppo_support import make_folders
+from tests.training_jobs import ppo
+models, out, settings = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+make_folders(models, "llama")
+outcome = ppo(out, models=str(models), settings=settings, toy=True, device=torch.device("cuda"))
+(out / "outcome.json").write_text(json.dumps(outcome))
+"""
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,19 +32,12 @@ pytestmark = [
 
 def run(folder: Path, **settings: Any) -> dict[str, Any]:
     """A short run of the toy task in a process of its own; returns what it reports."""
-    command = [
-        sys.executable,
-        str(ROOT / "tests" / "integration" / "ppo_worker.py"),
-        *("--models", str(folder / "models"), "--out", str(folder / "out"), "--device", "cuda", "--toy"),
-        *("--settings", json.dumps(settings)),
-    ]
-    (folder / "out").mkdir(parents=True)
+    out = folder / "out"
+    command = [sys.executable, "-c", PROGRAM, str(folder / "models"), str(out), json.dumps(settings)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    outcome: dict[str, Any] = json.loads((folder / "out" / "outcome.json").read_text())
-    lines = (folder / "out" / "metrics.jsonl").read_text().splitlines()
-    outcome["points"] = [json.loads(line) for line in lines]
+    outcome: dict[str, Any] = json.loads((out / "outcome.json").read_text())
     return outcome
 
 

@@ -1,12 +1,7 @@
-"""PPO in the real loop on DeepSpeed ZeRO-2, in processes of their own, on one and two ranks."""
+"""PPO in the real loop on DeepSpeed ZeRO-2, on one and two ranks."""
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +10,17 @@ import torch
 from safetensors.torch import load_file
 
 from tests.ppo_support import make_folders, make_settings, random_prompts
+from tests.training_jobs import ppo
+from tests.training_support import run_ranks
 from zhongjing.train.engine import Engine
 from zhongjing.train.ppo.build import build_ppo
-
-ROOT = Path(__file__).parents[2]
-WORKER = ROOT / "tests" / "integration" / "ppo_worker.py"
 
 pytestmark = pytest.mark.integration
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def run(models: Path, out: Path, world_size: int = 1, **options: Any) -> dict[str, Any]:
-    """Runs the worker on every rank and returns what rank 0 reports, with its metric points."""
-    command = [sys.executable, str(WORKER), "--models", str(models), "--out", str(out)]
-    for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            command.append(flag)
-        else:
-            command += [flag, json.dumps(value)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    processes = []
-    for rank in range(world_size):
-        arguments = [*command, "--rank", str(rank), "--world-size", str(world_size)]
-        with (out / f"rank-{rank}.log").open("w") as log:
-            processes.append(
-                subprocess.Popen(
-                    arguments, env={**environment, "RANK": str(rank)}, stdout=log, stderr=subprocess.STDOUT
-                )
-            )
-    try:
-        codes = [process.wait(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    logs = "\n".join((out / f"rank-{rank}.log").read_text()[-3000:] for rank in range(world_size))
-    assert codes == [0] * world_size, logs
-    outcome: dict[str, Any] = json.loads((out / "outcome.json").read_text())
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    outcome["points"] = [json.loads(line) for line in lines]
-    return outcome
+def run(models: Path, out: Path, **options: Any) -> dict[str, Any]:
+    """A run of one rank, in this process."""
+    return ppo(out, models=str(models), **options)
 
 
 def rollouts(outcome: dict[str, Any]) -> list[dict[str, float]]:
@@ -98,7 +51,7 @@ SHORT = {"epochs": 0.5, "globalBatchSize": 8, "ppoEpochs": 2, "minibatches": 2, 
 
 def test_one_and_two_ranks_agree_and_the_base_stays_frozen(models: Path, tmp_path: Path) -> None:
     one = run(models, tmp_path / "one", settings=SHORT)
-    two = run(models, tmp_path / "two", world_size=2, settings=SHORT)
+    two, _ = run_ranks("ppo", tmp_path / "two", 2, models=str(models), settings=SHORT)
     assert one["steps"] == two["steps"] == 16
     for outcome in (one, two):
         assert outcome["moved"]
