@@ -286,7 +286,7 @@ def test_refresh_data_lists_the_sources_anew(here: Place, terminal: Terminal) ->
 def test_what_a_running_stage_reads_cannot_be_changed_under_it(here: Place, terminal: Terminal) -> None:
     file = terminal.file("fixed", labels=SLOW)
     assert terminal("submit", "-f", file, "--no-wait").exit_code == 0
-    here.wait("fixed", lambda each: each.status["stages"]["rm"]["state"] == "Running")
+    here.wait("fixed", lambda each: each.status.get("stages", {}).get("rm", {}).get("state") == "Running")
     refused = terminal("submit", "-f", file, "--set", "spec.stages.rm.learningRate=3e-3")
     assert refused.exit_code == 2
     told, remedy = refused.stderr.splitlines()[:2]
