@@ -1,4 +1,4 @@
-"""What several integration tests look at: one small pipeline, taken through all four stages once."""
+"""What integration tests share, above all one small pipeline that is taken through its four stages once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from tests.faults import document
 from tests.faults.harness import undisturbed_results
 from tests.faults.observe import Result
 from tests.faults.place import Place
+from tests.local_support import JOBS
 from zhongjing.config.stages import Stage
+from zhongjing.storage.layout import Layout, StageLayout
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,20 @@ def kept_environment() -> Iterator[None]:
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
+
+
+@pytest.fixture
+def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Supervisors that the test starts find the stand-ins for the stages' jobs."""
+    with kept_environment():
+        monkeypatch.setenv("PYTHONPATH", JOBS)
+        yield
+
+
+@pytest.fixture
+def layout(bucket_uri: str) -> StageLayout:
+    """Where the objects of a stage are, in the test's bucket."""
+    return Layout(bucket_uri, "local", "tiny").stage(Stage.SFT, "abc123")
 
 
 @pytest.fixture(scope="session")

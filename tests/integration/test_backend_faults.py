@@ -18,7 +18,6 @@ import psutil
 import pytest
 
 from tests.local_support import (
-    JOBS,
     ZHONGJING,
     document,
     end_supervisor,
@@ -42,17 +41,12 @@ from zhongjing.errors import BackendError, TransientError
 from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
 from zhongjing.storage.embedded import GRPC_OFFSET, PARTS
 
-pytestmark = [pytest.mark.integration, pytest.mark.deaths, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = dict(os.environ)  # sessions set the store's address and keys for their process
-    monkeypatch.setenv("PYTHONPATH", JOBS)
-    yield
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
-    os.environ.update(before)
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.deaths,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("fake_jobs"),
+]
 
 
 @pytest.fixture(scope="module")

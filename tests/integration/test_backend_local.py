@@ -16,7 +16,6 @@ import pytest
 
 from tests.local_support import (
     ALL,
-    JOBS,
     document,
     end_supervisor,
     follow,
@@ -37,17 +36,7 @@ from zhongjing.pipeline.backend import ForeignJobError, JobRequest, JobState
 from zhongjing.pipeline.prepare import prepare
 from zhongjing.pipeline.state import ConditionType, StageState
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = dict(os.environ)  # sessions set the store's address and keys for their process
-    monkeypatch.setenv("PYTHONPATH", JOBS)
-    yield
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
-    os.environ.update(before)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300), pytest.mark.usefixtures("fake_jobs")]
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +225,7 @@ def test_a_job_that_dies_is_tried_again_and_a_hopeless_one_is_not(workdir: Path,
 # These end services on purpose.
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_is_replaced_and_the_job_goes_on(workdir: Path, data: Path) -> None:
     user = document(data, "orphaned", stages=(Stage.SFT,), steps="30", step_seconds="0.2")
     with open_session(workdir) as session:
@@ -275,6 +265,7 @@ def test_ray_and_s3_are_started_again_when_they_die(workdir: Path, data: Path) -
         assert again.process != ray.process
 
 
+@pytest.mark.slow
 def test_two_supervisors_race_and_one_stays(own_workdir: Path) -> None:
     command = [sys.executable, "-m", "zhongjing.backends.local.supervisor", "--workdir", str(own_workdir)]
     command += ["--idle-seconds", "60"]

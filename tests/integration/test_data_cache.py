@@ -108,6 +108,7 @@ def test_build_race_read_resume_and_damage(
         open_split(store, uri, "train").fetch([0])
 
 
+@pytest.mark.slow
 def test_ray_tasks_give_the_same_bytes_and_an_interrupted_build_goes_on(
     store: ObjectStore, bucket_uri: str, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,21 +21,15 @@ import pytest
 
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.config.sources import Storage
-from zhongjing.config.stages import Stage
 from zhongjing.errors import NotFoundError, StorageError, StorageUnavailableError
 from zhongjing.storage import checkpoint_upload as upload_module
 from zhongjing.storage import checkpoints as checkpoints_module
 from zhongjing.storage.checkpoint_upload import NICENESS
 from zhongjing.storage.checkpoints import CheckpointStore, Ranges, is_ranged
-from zhongjing.storage.layout import Layout, StageLayout
+from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.objects import ObjectInfo, ObjectStore, open_store
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def layout(bucket_uri: str) -> StageLayout:
-    return Layout(bucket_uri, "local", "tiny").stage(Stage.SFT, "abc123")
 
 
 def writing(text: str, size: int = 1000) -> Callable[[Path], None]:

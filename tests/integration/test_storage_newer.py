@@ -8,18 +8,12 @@ from pathlib import Path
 import pytest
 
 from zhongjing.codes import storage as codes
-from zhongjing.config.stages import Stage
 from zhongjing.errors import StorageError
 from zhongjing.storage.checkpoints import MANIFEST, CheckpointStore
-from zhongjing.storage.layout import Layout, StageLayout
+from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.objects import ObjectStore
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def layout(bucket_uri: str) -> StageLayout:
-    return Layout(bucket_uri, "local", "tiny").stage(Stage.SFT, "abc123")
 
 
 def write(folder: Path) -> None:

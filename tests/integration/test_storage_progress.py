@@ -13,17 +13,12 @@ from zhongjing.errors import StorageError
 from zhongjing.storage import progress_writer
 from zhongjing.storage.client import Clients
 from zhongjing.storage.heartbeat import Heartbeat
-from zhongjing.storage.layout import Layout, StageLayout
+from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity, MetricPoint, Progress
 from zhongjing.storage.progress_writer import MetricsWriter, ProgressWriter, read_metrics, read_progress
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def layout(bucket_uri: str) -> StageLayout:
-    return Layout(bucket_uri, "local", "tiny").stage(Stage.PRETRAIN, "abc123")
 
 
 def progress(step: int, activity: Activity = Activity.TRAINING) -> Progress:
