@@ -27,7 +27,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from zhongjing.backends.log_text import log_lines
@@ -119,6 +119,28 @@ class RayJobsBackend:
                 where=self.address,
             )
         raise self._error(status, body, f"submitting {job.submission_id}")
+
+    def start(self, submission_id: str, arguments: Sequence[str], metadata: Mapping[str, str]) -> None:
+        """Submits a program that is no stage, or finds it submitted; ``arguments`` are the interpreter's.
+
+        Raises:
+            BackendUnavailableError: no answer, or the head is still starting.
+            BackendError: Ray refuses the job.
+        """
+        body = {
+            "entrypoint": shlex.join([*self._program, *arguments]),
+            "submission_id": submission_id,
+            "metadata": dict(metadata),
+            "entrypoint_num_cpus": 0,
+        }
+        status, answer = self._call("POST", "/api/jobs/", body)
+        if status != 200 and "already exists" not in answer:
+            raise self._error(status, answer, f"submitting {submission_id}")
+
+    def delete(self, submission_id: str) -> None:
+        """Ends a job, and removes it from Ray's list where it is over."""
+        self.stop(submission_id)
+        self._call("DELETE", f"/api/jobs/{urllib.parse.quote(submission_id)}")
 
     def request_workers(self, job: JobRequest) -> None:
         """Nothing to ask for: the nodes of this Ray are not looked after."""
