@@ -13,6 +13,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.pipeline.backend import ImpossibleJobError
 from zhongjing.pipeline.faults import sentence
 from zhongjing.pipeline.fit import Unfit, Verdict, judge, reader
+from zhongjing.pipeline.repeats import Repeats
 from zhongjing.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class ReleaseGate:
         self._groups = groups
         self._memory = memory
         self._read = reader(store)
-        self._said: set[str] = set()
+        self._repeats = Repeats(logger)
 
     def capacity(self, document: TrainingPipeline, stages: Iterable[Stage]) -> list[Unfit]:
         """The stages whose workers the release can never hold."""
@@ -52,11 +53,9 @@ class ReleaseGate:
         return unfit
 
     def memory(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Verdict:
-        """Plans stages. What is not known is logged, once for each pipeline, and refuses nothing."""
+        """Plans stages. What is not known is logged, and refuses nothing."""
         verdict = judge(document, stages, self._memory.terms, self._read)
         for doubt in verdict.unknown:
-            line = f"{document.name}: {doubt}"
-            if line not in self._said:
-                self._said.add(line)
-                logger.info("%s", line)
+            if self._repeats.is_news((document.name, doubt)):
+                logger.info("%s: %s", document.name, doubt)
         return verdict

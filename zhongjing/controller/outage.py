@@ -20,7 +20,7 @@ from zhongjing.errors import (
     ZhongjingError,
 )
 from zhongjing.pipeline.faults import UNREADABLE, sentence
-from zhongjing.pipeline.repeats import AGAIN_SECONDS
+from zhongjing.pipeline.repeats import Repeats
 from zhongjing.storage.failures import ROTATION_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 SILENCE_SECONDS = 10.0  # a store that is away for less is told nobody: its pod was replaced, say
 _FIRST_PAUSE = 1.0  # between two looks at a store that is away; doubles
 _LONGEST_PAUSE = 15.0
+_STORE = "the object store"
 
 
 class Outage:
@@ -41,8 +42,9 @@ class Outage:
         self._ask = ask
         self._asked = False
         self._error: ZhongjingError | None = None
-        self._since = self._again = self._said = 0.0
+        self._since = self._again = 0.0
         self._pause = _FIRST_PAUSE
+        self._repeats = Repeats(logger)
 
     @property
     def error(self) -> ZhongjingError | None:
@@ -94,18 +96,15 @@ class Outage:
         except ZhongjingError as error:
             self._note(error, now)
             return
-        if self._error is not None:
+        if self._repeats.forget(_STORE):
             logger.warning("the object store is back after %.0f s", now - self._since)
         self._error = None
         self._pause = _FIRST_PAUSE
 
     def _note(self, error: ZhongjingError, now: float) -> None:
-        before = self._error
-        if before is None:
+        if self._error is None:
             self._since = now
-        if before is None or before.code is not error.code or now - self._said >= AGAIN_SECONDS:
-            logger.warning("the object store cannot be used: %s", sentence(error))
-            self._said = now
+        self._repeats.say(_STORE, f"cannot be used: {sentence(error)}", key=error.code.name)
         self._error = error
         self._again = now + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)

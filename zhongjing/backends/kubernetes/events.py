@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -15,6 +14,7 @@ from zhongjing.backends.kubernetes.resources import EVENTS
 from zhongjing.config.pipeline import API_GROUP, API_VERSION, KIND
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ZhongjingError
+from zhongjing.pipeline.repeats import Repeats
 from zhongjing.pipeline.state import (
     CLUSTER_NOT_READY,
     REFUSALS,
@@ -30,9 +30,7 @@ logger = logging.getLogger(__name__)
 
 CONTROLLER = f"{API_GROUP}/controller"
 
-_AGAIN_SECONDS = 600.0  # the same event is not told again before
 _NOTE_BYTES = 1000  # the API takes 1 kB
-_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
@@ -87,17 +85,12 @@ class Recorder:
     def __init__(self, api: KubeApi, instance: str) -> None:
         self._api = api
         self._instance = instance[:128]
-        self._told: dict[tuple[str, str, str], float] = {}
+        self._repeats = Repeats(logger)
 
     def tell(self, pipeline: Pipeline, note: Note) -> None:
         """Writes one event, unless the same was told lately."""
-        mark = (pipeline.uid, note.reason, note.text)
-        now = time.monotonic()
-        if now - self._told.get(mark, -_AGAIN_SECONDS) < _AGAIN_SECONDS:
+        if not self._repeats.is_news((pipeline.uid, note.reason, note.text)):
             return
-        if len(self._told) >= _REMEMBERED:
-            self._told = {key: at for key, at in self._told.items() if now - at < _AGAIN_SECONDS}
-        self._told[mark] = now
         try:
             self._api.create(EVENTS, self._event(pipeline, note))
         except ZhongjingError as error:
