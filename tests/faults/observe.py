@@ -10,8 +10,9 @@ from zhongjing.backends.local.workdir import LOCAL_NAMESPACE, LOCAL_ROOT, use_en
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ZhongjingError
+from zhongjing.pipeline.records import find_record, read_status
 from zhongjing.pipeline.state import PipelineStatus, StageStatus
-from zhongjing.pipeline.stored import find_record, read_manifest, read_status
+from zhongjing.storage.artifacts import read_manifest
 from zhongjing.storage.checkpoints import list_steps
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageManifest
@@ -121,7 +122,7 @@ class Observer:
         assert status is not None
         entry = status.stage(stage)
         assert entry.key is not None
-        manifest = read_manifest(self.store, self.layout, stage, entry.key)
+        manifest = read_manifest(self.store, self.layout.stage(stage, entry.key))
         assert manifest is not None, f"{stage} is not done"
         return Result(manifest, tuple(read_metrics(self.store, self._stage(stage, entry))))
 

@@ -16,8 +16,8 @@ from zhongjing.config.stages import Stage
 from zhongjing.controller.spec import Specs
 from zhongjing.errors import ConflictError, ZhongjingError
 from zhongjing.pipeline.plan import make_plan
+from zhongjing.pipeline.records import read_desired, write
 from zhongjing.pipeline.state import DesiredState
-from zhongjing.pipeline.stored import read_desired, write
 from zhongjing.storage.objects import ObjectStore
 
 pytestmark = pytest.mark.integration

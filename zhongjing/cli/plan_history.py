@@ -10,8 +10,8 @@ from zhongjing.cli.display.text import table
 from zhongjing.cli.errors import OK
 from zhongjing.cli.target import Target, find
 from zhongjing.config.stages import Stage
+from zhongjing.pipeline.records import find_record
 from zhongjing.pipeline.session import Session
-from zhongjing.pipeline.stored import find_record
 from zhongjing.storage.manifest import StageManifest
 
 LAST = 20

@@ -136,10 +136,6 @@ class FencedBackend:
         """Lines of the driver's log."""
         return self._backend.tail_logs(submission_id)
 
-    def render(self, job: JobRequest) -> dict[str, object]:
-        """What would be submitted."""
-        return self._backend.render(job)
-
     def stacks(self, submission_id: str) -> str:
         """Where each process of the job is."""
         return self._backend.stacks(submission_id)

@@ -27,6 +27,7 @@ from zhongjing.pipeline.faults import is_documents, sentence, unready_reason
 from zhongjing.pipeline.fit import Gate
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence, Reconciler
+from zhongjing.pipeline.records import read_progress
 from zhongjing.pipeline.repeats import Repeats
 from zhongjing.pipeline.state import (
     CLUSTER_STARTING,
@@ -37,7 +38,6 @@ from zhongjing.pipeline.state import (
     StageState,
     stamp,
 )
-from zhongjing.pipeline.stored import read_progress
 from zhongjing.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)

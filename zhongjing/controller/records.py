@@ -19,8 +19,8 @@ from zhongjing.codes.cluster import UNREADABLE_STATUS
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConflictError, StorageError
+from zhongjing.pipeline.records import Versioned
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, StageStatus
-from zhongjing.pipeline.stored import Versioned
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource
 from zhongjing.storage.objects import ObjectStore

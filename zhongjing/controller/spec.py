@@ -22,8 +22,8 @@ from zhongjing.errors import ConfigError
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.freeze import freeze, local_references
 from zhongjing.pipeline.plan import known_sources
+from zhongjing.pipeline.records import Versioned, read_desired, write
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
-from zhongjing.pipeline.stored import Versioned, read_desired, write
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.objects import ObjectStore
 

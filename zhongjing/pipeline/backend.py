@@ -99,7 +99,3 @@ class Backend(Protocol):
     def tail_logs(self, submission_id: str) -> Iterator[str]:
         """Lines of the driver's log, following until the job ends."""
         ...
-
-    def render(self, job: JobRequest) -> dict[str, object]:
-        """What ``submit`` would send, for a dry run."""
-        ...

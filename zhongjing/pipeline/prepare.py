@@ -18,6 +18,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.freeze import OnUpload, absolute, freeze
 from zhongjing.pipeline.plan import Plan, known_sources, make_plan, missing_input
+from zhongjing.pipeline.records import done_stages
 from zhongjing.pipeline.session import Session, Warmable
 from zhongjing.pipeline.state import (
     ConditionType,
@@ -26,7 +27,6 @@ from zhongjing.pipeline.state import (
     StageState,
     stamp,
 )
-from zhongjing.pipeline.stored import done_stages
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ from zhongjing.pipeline.fit import Gate, Unfit
 from zhongjing.pipeline.freeze import freeze_source
 from zhongjing.pipeline.observe import AttemptView, Away, Observed, Policy, ResultView
 from zhongjing.pipeline.plan import Plan, make_plan, make_request
-from zhongjing.pipeline.records import Records, StoredRecords
+from zhongjing.pipeline.records import Records, StoredRecords, find_record
 from zhongjing.pipeline.repeats import Repeats
 from zhongjing.pipeline.staleness import Staleness
 from zhongjing.pipeline.state import (
@@ -64,10 +64,8 @@ from zhongjing.pipeline.state import (
     seconds,
     stamp,
 )
-from zhongjing.pipeline.stored import find_record
-from zhongjing.storage.artifacts import request_stop
+from zhongjing.storage.artifacts import read_manifest, request_stop
 from zhongjing.storage.layout import Layout
-from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.objects import ObjectInfo, ObjectStore
 from zhongjing.storage.progress import Activity, Progress
 
@@ -297,15 +295,15 @@ class Reconciler:
         return {each.stage: each for each in planned} | unfit
 
     def _result(self, stage: Stage, key: str) -> ResultView | None:
-        uri = self.layout.stage(stage, key).manifest
+        place = self.layout.stage(stage, key)
         known = self._results.get((stage, key))
         if known is not None:
-            # A manifest never changes, but somebody may have removed it.
-            return known if self.store.exists(uri) else None
-        manifest = find_record(self.store, uri, StageManifest)
+            # A manifest never changes, but a user may have deleted it.
+            return known if self.store.exists(place.manifest) else None
+        manifest = read_manifest(self.store, place)
         if manifest is None:
             return None
-        result = ResultView(uri, manifest.model.uri, manifest.attempt, manifest.submission_id)
+        result = ResultView(place.manifest, manifest.model.uri, manifest.attempt, manifest.submission_id)
         self._results[stage, key] = result
         return result
 

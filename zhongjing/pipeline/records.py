@@ -1,35 +1,85 @@
-"""Where a reconciler finds what is wanted of a pipeline and keeps what is so.
+"""The two documents of a pipeline, desired state and status, and the records of its stages in the store.
 
-On one machine both are objects of the store; on Kubernetes a TrainingPipeline is the first, and its status
-the second. Nothing else differs.
+On one machine both documents are objects of the store; on Kubernetes a TrainingPipeline is the first, and its
+status the second. A write names the version that was read (If-Match), so no writer overwrites another's.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
+from zhongjing.config.stages import Stage
+from zhongjing.errors import NotFoundError
 from zhongjing.pipeline.state import DesiredState, PipelineStatus
-from zhongjing.pipeline.stored import Versioned, read_desired, read_status, write
+from zhongjing.storage.artifacts import read_manifest
 from zhongjing.storage.layout import Layout
+from zhongjing.storage.manifest import Record, StageManifest
 from zhongjing.storage.objects import ObjectStore
+from zhongjing.storage.progress import Progress
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Versioned(Generic[R]):
+    """A document with the ETag that a later write must name."""
+
+    value: R
+    etag: str
+
+
+def read(store: ObjectStore, uri: str, kind: type[R]) -> Versioned[R] | None:
+    """A document, or None if there is none.
+
+    The ETag is asked for first: should the object change in between, a write with it is refused.
+    """
+    info = store.head(uri)
+    if info is None:
+        return None
+    try:
+        return Versioned(store.get_record(uri, kind), info.etag)
+    except NotFoundError:
+        return None
+
+
+def write(store: ObjectStore, uri: str, value: R, etag: str | None) -> Versioned[R]:
+    """Writes a document over the version ``etag``, or as the first (None).
+
+    Raises:
+        ConflictError: another writer was first.
+    """
+    if etag is None:
+        return Versioned(value, store.put_record(uri, value, if_none_match=True))
+    return Versioned(value, store.put_record(uri, value, if_match=etag))
+
+
+def read_desired(store: ObjectStore, layout: Layout) -> Versioned[DesiredState] | None:
+    """The desired state of a pipeline (``pipeline.json``)."""
+    return read(store, layout.desired, DesiredState)
+
+
+def read_status(store: ObjectStore, layout: Layout) -> Versioned[PipelineStatus] | None:
+    """The status of a pipeline (``status.json``)."""
+    return read(store, layout.status, PipelineStatus)
 
 
 class Records(Protocol):
     """The two documents of one pipeline. Methods raise TransientError when their place does not answer."""
 
     def desired(self) -> DesiredState | None:
-        """What is wanted, or None if the pipeline is gone."""
+        """The desired state; None if the pipeline is gone."""
         ...
 
     def status(self) -> Versioned[PipelineStatus] | None:
-        """What is so, with its version; None if nobody has looked at the pipeline yet."""
+        """The status and its version; None before the first pass."""
         ...
 
     def write_status(self, status: PipelineStatus, version: str | None) -> str:
-        """Writes what is so over ``version`` (None: the first) and returns the new version.
+        """Writes the status over ``version`` (None: the first) and returns the new version.
 
         Raises:
-            ConflictError: somebody else wrote in between; nothing was written.
+            ConflictError: another writer was first; nothing was written.
         """
         ...
 
@@ -58,3 +108,37 @@ class StoredRecords:
     def write_status(self, status: PipelineStatus, version: str | None) -> str:
         """Writes ``status.json``. Raises ConflictError."""
         return write(self._store, self._layout.status, status, version).etag
+
+
+def find_record(store: ObjectStore, uri: str, kind: type[R]) -> R | None:
+    """A record, or None if there is none."""
+    try:
+        return store.get_record(uri, kind)
+    except NotFoundError:
+        return None
+
+
+def read_progress(store: ObjectStore, layout: Layout, stage: Stage, key: str) -> Progress | None:
+    """Live progress of a run of a stage, of whichever attempt wrote last."""
+    return find_record(store, layout.stage(stage, key).progress, Progress)
+
+
+def manifest_in_use(store: ObjectStore, layout: Layout, stage: Stage) -> StageManifest | None:
+    """The manifest of the result of a stage that ``current.json`` names, or None if there is none."""
+    try:
+        current = store.get_json(layout.current(stage))
+    except NotFoundError:
+        return None
+    return read_manifest(store, layout.stage(stage, str(current["key"])))
+
+
+def done_stages(store: ObjectStore, layout: Layout, keys: dict[Stage, str | None]) -> dict[Stage, bool]:
+    """Whether the result of each key exists.
+
+    Raises:
+        StorageError: a manifest is damaged, or of a newer release: no job is needed to find that out.
+    """
+    return {
+        stage: key is not None and read_manifest(store, layout.stage(stage, key)) is not None
+        for stage, key in keys.items()
+    }

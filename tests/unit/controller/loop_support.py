@@ -112,9 +112,6 @@ class Jobs:
     def tail_logs(self, submission_id: str) -> Iterator[str]:
         yield f"log of {submission_id}"
 
-    def render(self, job: JobRequest) -> dict[str, object]:
-        return {}
-
 
 class CountedStore(MemoryStore):
     """Counts requests."""

@@ -281,9 +281,6 @@ class Cluster:
     def tail_logs(self, submission_id: str) -> Iterator[str]:
         yield f"log of {submission_id}"
 
-    def render(self, job: JobRequest) -> dict[str, object]:
-        return {}
-
     # The world
 
     def tick(self) -> None:

@@ -27,8 +27,8 @@ from zhongjing.pipeline.fit import Unfit, Verdict
 from zhongjing.pipeline.observe import Observed
 from zhongjing.pipeline.prepare import in_progress
 from zhongjing.pipeline.reconcile import Cadence, Reconciler
+from zhongjing.pipeline.records import read_status, write
 from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
-from zhongjing.pipeline.stored import read_status, write
 
 PPO = {Stage.PPO: Unfit(Stage.PPO, "ppo cannot fit: 90 of 78 GiB", "set spec.stages.ppo.microBatchSize=1")}
 

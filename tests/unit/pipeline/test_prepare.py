@@ -13,8 +13,8 @@ from zhongjing.config.stages import Stage
 from zhongjing.errors import MissingInputError
 from zhongjing.pipeline.prepare import Prepared, changed_under_way, prepare
 from zhongjing.pipeline.reconcile import Reconciler
+from zhongjing.pipeline.records import read_desired, read_status, write
 from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, StageState
-from zhongjing.pipeline.stored import read_desired, read_status, write
 from zhongjing.storage.layout import Layout
 
 

@@ -28,8 +28,8 @@ from zhongjing.errors import (
 from zhongjing.pipeline.backend import JobRequest
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence, Reconciler
+from zhongjing.pipeline.records import read_status, write
 from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
-from zhongjing.pipeline.stored import read_status, write
 from zhongjing.storage.manifest import StageRequest
 
 POLICY = Policy(quiet_seconds=3, backoff_seconds=2, hung_stop_seconds=4, stop_seconds=10)

@@ -14,8 +14,8 @@ from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendUnavailableError, ConflictError, StorageUnavailableError, TransientError
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Reconciler
+from zhongjing.pipeline.records import read_desired, read_status, write
 from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
-from zhongjing.pipeline.stored import read_desired, read_status, write
 from zhongjing.storage.progress import Failure
 
 RETRIES: dict[str, Any] = {stage: {"retries": 100} for stage in ("pretrain", "sft", "rm", "ppo")}

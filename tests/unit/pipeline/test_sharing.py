@@ -14,6 +14,7 @@ from zhongjing.errors import BackendUnavailableError, ConflictError
 from zhongjing.pipeline.backend import JobRequest
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Reconciler
+from zhongjing.pipeline.records import Versioned
 from zhongjing.pipeline.state import (
     CLUSTER_NOT_READY,
     QUEUED,
@@ -23,7 +24,6 @@ from zhongjing.pipeline.state import (
     PipelineStatus,
     StageState,
 )
-from zhongjing.pipeline.stored import Versioned
 
 POLICY = Policy(quiet_seconds=3, backoff_seconds=2, hung_stop_seconds=4, stop_seconds=10)
 

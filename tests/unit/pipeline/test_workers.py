@@ -14,6 +14,7 @@ from zhongjing.errors import BackendUnavailableError
 from zhongjing.pipeline.backend import ImpossibleJobError, JobRequest
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Reconciler
+from zhongjing.pipeline.records import read_status, write
 from zhongjing.pipeline.state import (
     CLUSTER_STARTING,
     Condition,
@@ -22,7 +23,6 @@ from zhongjing.pipeline.state import (
     StageStatus,
     seconds,
 )
-from zhongjing.pipeline.stored import read_status, write
 from zhongjing.storage.progress import Activity
 
 POLICY = Policy(quiet_seconds=3, backoff_seconds=2, hung_stop_seconds=4, stop_seconds=10)

@@ -227,10 +227,6 @@ class ClusterBackend:
         self._ask(lambda ray: ray.describe(submission_id))  # takes up a token that has changed
         yield from self._jobs().tail_logs(submission_id)
 
-    def render(self, job: JobRequest) -> dict[str, object]:
-        """What ``submit`` would send."""
-        return RayJobsBackend(self._address, None, package=self._package).render(job)
-
     def jobs(self) -> list[JobDescription]:
         """All jobs that Ray knows, ended ones too; none without a head."""
         try:

@@ -45,8 +45,8 @@ from zhongjing.errors import (
 )
 from zhongjing.pipeline.context import submission_id
 from zhongjing.pipeline.plan import make_plan
+from zhongjing.pipeline.records import done_stages, find_record, manifest_in_use
 from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, stamp
-from zhongjing.pipeline.stored import done_stages, find_record, manifest_in_use
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource, StageManifest
 from zhongjing.storage.objects import ObjectStore

@@ -103,10 +103,6 @@ class LocalBackend:
             raise BackendError("no Ray runs here, and the log went with it", code=NO_LOG, where=submission_id)
         return self._jobs().tail_logs(submission_id)
 
-    def render(self, job: JobRequest) -> dict[str, object]:
-        """What ``submit`` would send."""
-        return RayJobsBackend("http://127.0.0.1", None, package=self._package).render(job)
-
     def warm(self) -> None:
         """Starts Ray unless one runs that is large enough."""
         with self._lock:

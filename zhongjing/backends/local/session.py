@@ -39,14 +39,14 @@ from zhongjing.errors import (
 from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.context import submission_id
 from zhongjing.pipeline.prepare import changed_under_way, in_progress
-from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
-from zhongjing.pipeline.stored import (
+from zhongjing.pipeline.records import (
     manifest_in_use,
     read_desired,
     read_progress,
     read_status,
     write,
 )
+from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.objects import ObjectStore, open_store
