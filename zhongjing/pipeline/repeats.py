@@ -15,12 +15,12 @@ class Repeats:
 
     Args:
         logger: takes the lines.
-        clock: seconds of any origin.
+        clock: seconds of any origin; the monotonic clock unless given.
     """
 
-    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float] | None = None) -> None:
         self._logger = logger
-        self._clock = clock
+        self._clock = clock or time.monotonic
         self._said: dict[Hashable, tuple[Hashable, float]] = {}
 
     def say(self, subject: str, text: str, level: int = logging.WARNING, key: Hashable = None) -> bool:
