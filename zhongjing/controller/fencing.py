@@ -33,7 +33,6 @@ class ClusterJobs(Backend, Protocol):
 
     def jobs(self) -> list[JobDescription]:
         """All jobs that Ray knows, ended ones too."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -132,17 +132,10 @@ class Controller:
         try:
             wait = self._pass(time.time())
             self._repeats.forget(_ROUND)
-        except ZhongjingError as error:
-            self._repeats.say(_ROUND, str(error))
-            self._metrics.fail(error.message)
-            self.inventory.expire()
-            wait = _UNREACHABLE_SECONDS
         except Exception as error:
-            if self._repeats.say(_ROUND, f"{type(error).__name__}: {error}", logging.ERROR):
-                logger.exception("a pass failed")
-            self._metrics.fail(str(error))
+            self._report(_ROUND, error)
             self.inventory.expire()
-            wait = _DEFECT_SECONDS
+            wait = _UNREACHABLE_SECONDS if isinstance(error, ZhongjingError) else _DEFECT_SECONDS
         self._metrics.passed(time.monotonic() - began)
         return wait
 
@@ -193,9 +186,7 @@ class Controller:
                     verification=self._orphans.verification,
                 )
             except BackendError as error:
-                # One workload that was just deleted, say: the pipelines have had their turns.
-                self._repeats.say("Ray's pods", sentence(error))
-                self._metrics.fail(error.message)
+                self._report("Ray's pods", error)  # one workload that was just deleted, say
         return max(_SHORTEST, min([*times, self._resync]))
 
     def _has_work(self, pipeline: Pipeline, now: float) -> bool:
@@ -226,23 +217,24 @@ class Controller:
             # What was written before the conflict counts.
             reconciler = self._reconcilers.get(pipeline.uid)
             return reconciler.pipeline if reconciler is not None else pipeline
-        except BackendError as error:
-            # The API does not answer, or refuses just this object: the others have their turns.
-            self._repeats.say(pipeline.name, error.message)
-            self._metrics.fail(f"{pipeline.name}: {error.message}")
-            return pipeline
         except Exception as error:
-            # A defect, or a status that a newer release wrote: it must not end the turns of the others.
-            text = f"{type(error).__name__}: {error}"
-            if self._repeats.say(pipeline.name, text, logging.ERROR):
-                logger.exception("%s: a pass failed", pipeline.name)
-            self._metrics.fail(f"{pipeline.name}: {text}")
+            # The API refuses just this object, a newer release wrote its status, or there is a defect: the
+            # others go on.
+            self._report(pipeline.name, error)
             return pipeline
         if after is None:
             self.inventory.remove(pipeline)
         else:
             self.inventory.put(after)
         return after
+
+    def _report(self, subject: str, error: Exception) -> None:
+        """Logs and counts what broke off a pass, or the part of it that was about one subject."""
+        known = isinstance(error, ZhongjingError)
+        text = sentence(error) if isinstance(error, ZhongjingError) else f"{type(error).__name__}: {error}"
+        if self._repeats.say(subject, text, logging.WARNING if known else logging.ERROR) and not known:
+            logger.error("%s: the trace of the defect", subject, exc_info=error)
+        self._metrics.fail()
 
     def _upkeep(self, pipeline: Pipeline, now: float) -> Pipeline | None:
         """Finalizer, time to live, and the last steps of a deletion."""
@@ -274,7 +266,7 @@ class Controller:
         if reconciler.is_due(pipeline, blocked_by, now):
             reconciler.reconcile(pipeline, blocked_by, now)
             if reconciler.error is not None:
-                self._metrics.fail(f"{pipeline.name}: {reconciler.error.message}")
+                self._metrics.fail()
         return reconciler.pipeline
 
     def _forget(self, everything: Sequence[Pipeline]) -> bool:

@@ -78,7 +78,6 @@ class Metrics:
         self._leader = Gauge(f"{prefix}_leader", "1 while this process leads.", registry=self.registry)
         self._requests = _ReadCounter(f"{prefix}_api_requests", "Requests to the Kubernetes API.")
         self.registry.register(self._requests)
-        self.last_error = ""
 
     def observe(self, is_leader: Callable[[], bool], requests: Callable[[], int]) -> None:
         """Sets where the values come from that are read when somebody asks."""
@@ -89,10 +88,9 @@ class Metrics:
         """Counts a pass."""
         self._passes.observe(seconds)
 
-    def fail(self, message: str) -> None:
+    def fail(self) -> None:
         """Counts a pass that was broken off."""
         self._failures.inc()
-        self.last_error = message
 
     def count(self, pipelines: Iterable[Pipeline], busy: bool, pods: Mapping[str, int]) -> None:
         """Takes stock of the pipelines of this release, and of its worker pods by group."""

@@ -27,7 +27,6 @@ from zhongjing.pipeline.faults import is_documents, sentence, unready_reason
 from zhongjing.pipeline.fit import Gate
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence, Reconciler
-from zhongjing.pipeline.records import read_progress
 from zhongjing.pipeline.repeats import Repeats
 from zhongjing.pipeline.state import (
     CLUSTER_STARTING,
@@ -111,7 +110,6 @@ class PipelineReconciler:
         self._left_at = ""  # version of the object after the last pass
         self._blocked_by: str | None = None
         self._told = 0.0
-        self._untold = False  # live progress is noted that no status says yet
         self._counted = False
         self._failing_since: float | None = None
         self._repeats = Repeats(logger)
@@ -176,34 +174,18 @@ class PipelineReconciler:
             return self._refuse(pipeline, status, error, now)
         if pipeline.is_deleting:
             desired = desired.model_copy(update={"suspend": True})
-        return self._go(desired, status, blocked_by, now)
+        return self._go(desired, blocked_by, now)
 
-    def _go(
-        self, desired: DesiredState, status: PipelineStatus, blocked_by: str | None, now: float
-    ) -> float | None:
+    def _go(self, desired: DesiredState, blocked_by: str | None, now: float) -> float | None:
         """A pass of the sequencer, with live progress."""
-        services = self._services
         self.records.want(desired)
-        self._untold = self._look(status) or self._untold
         version = self.pipeline.version
         wait = self._reconciler.once(now, blocked_by)
-        if self.pipeline.version != version:
-            self._told, self._untold = now, False
-        elif self._untold and now - self._told >= TELL_PASSES * services.cadence.active:
+        if self.records.has_news and now - self._told >= TELL_PASSES * self._services.cadence.active:
             self.records.tell()
-            self._told, self._untold = now, False
+        if self.pipeline.version != version:
+            self._told = now
         return wait
-
-    def _look(self, status: PipelineStatus) -> bool:
-        """Notes live progress of the active stages; whether there is anything new."""
-        news = False
-        for stage, entry in status.stages.items():
-            if not entry.state.is_active or entry.key is None:
-                continue
-            progress = read_progress(self._services.store, self._layout, stage, entry.key)
-            if progress is not None and progress.attempt == entry.attempt:
-                news = self.records.see(stage, progress) or news
-        return news
 
     def _count_attempts(self, pipeline: Pipeline) -> None:
         """An object of a name that was used before: its attempts go on counting."""
@@ -224,7 +206,7 @@ class PipelineReconciler:
             suspend = pipeline.suspend or pipeline.is_deleting
             desired = previous.value.model_copy(update={"suspend": suspend})
             blocked_by = f"the document as it is now cannot be run: {reason}"
-            wait = self._go(desired, status, blocked_by, now)
+            wait = self._go(desired, blocked_by, now)
             # When what runs has ended, the document as it is now is all that is left to speak of.
             return self._services.cadence.active if wait is None else wait
         self._repeats.say(pipeline.name, reason)

@@ -148,12 +148,12 @@ class ControllerProcess:
                 findings = prepare_secrets(self._api, self._release)
             except ZhongjingError as error:
                 repeats.say("the Secrets cannot be looked at", str(error))
-                self._metrics.fail(error.message)
+                self._metrics.fail()
                 self._ending.wait(_PREPARE_SECONDS)
                 continue
             for finding in findings:
                 logger.error("%s", finding)
-                self._metrics.fail(str(finding))
+                self._metrics.fail()
             return
 
     def _lead(self) -> None:

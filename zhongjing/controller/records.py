@@ -69,6 +69,8 @@ class KubernetesRecords:
         self._seed: Mapping[Stage, int] = {}
         self._sent: tuple[str, Object] = ("", {})
         self._unknown: frozenset[str] = frozenset()
+        self.has_news = False
+        """Whether live progress was noted that no status says yet."""
         self.pipeline = pipeline
         self.use(pipeline)
 
@@ -84,15 +86,13 @@ class KubernetesRecords:
         self._desired = desired
         self._refused = desired is None
 
-    def see(self, stage: Stage, progress: Progress) -> bool:
-        """Takes note of live progress for the next write; whether it says anything new."""
+    def see(self, stage: Stage, progress: Progress) -> None:
+        """Takes note of live progress for the next write; :meth:`tell` makes one."""
         live = live_progress(progress)
         before = self._live.get(stage, {})
         self._live[stage] = live
-        return any(
-            live.get(name) != before.get(name)
-            for name in ("activity", "step", "totalSteps", "metrics", "message", "sources", "warnings")
-        )
+        said = ("activity", "step", "totalSteps", "metrics", "message", "sources", "warnings")
+        self.has_news = self.has_news or any(live.get(name) != before.get(name) for name in said)
 
     def count_from(self, attempts: Mapping[Stage, int]) -> None:
         """Sets the attempts that new ones are counted from, where the status knows of none."""
@@ -154,6 +154,7 @@ class KubernetesRecords:
             ConflictError: somebody else wrote in between, or the object is gone.
         """
         self._write(self.encoded(self.read()))
+        self.has_news = False
 
     def encoded(self, status: PipelineStatus) -> Object:
         """The object's status for ``status``."""
@@ -180,6 +181,7 @@ class KubernetesRecords:
             raise ConflictError("another controller leads now", code=CONFLICT, where=self.pipeline.name)
         self.pipeline = self._pipelines.write_status(self.pipeline, value)
         self._sent = (self.pipeline.version, value)
+        self.has_news = False
         self._tell_of_unknown(value)
         return True
 

@@ -74,7 +74,6 @@ class Backend(Protocol):
             ImpossibleJobError: the job can never run here.
             BackendUnavailableError: not now; the message says what is missing.
         """
-        ...
 
     def request_workers(self, job: JobRequest) -> None:
         """Asks for the workers of a job that runs and is prepared; the same again while it waits.
@@ -82,20 +81,15 @@ class Backend(Protocol):
         Raises:
             BackendError: they are not there yet; says what is missing.
         """
-        ...
 
     def describe(self, submission_id: str) -> JobDescription:
         """State of a job; UNKNOWN if the backend has never heard of it."""
-        ...
 
     def stop(self, submission_id: str) -> None:
         """Ends a job at once. A stop with a checkpoint goes through the stop object instead."""
-        ...
 
     def stacks(self, submission_id: str) -> str:
         """Where each process of a job is that makes no step, or why that cannot be seen. Never raises."""
-        ...
 
     def tail_logs(self, submission_id: str) -> Iterator[str]:
         """Lines of the driver's log, following until the job ends."""
-        ...

@@ -81,11 +81,9 @@ class Gate(Protocol):
 
     def capacity(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Sequence[Unfit]:
         """The stages whose workers the place can never hold, by their number and what each asks for."""
-        ...
 
     def memory(self, document: TrainingPipeline, stages: Iterable[Stage]) -> Verdict:
         """Plans the memory of stages. Raises nothing that a place may be in trouble with: that is unknown."""
-        ...
 
 
 def judge(document: TrainingPipeline, stages: Iterable[Stage], terms_of: TermsOf, read: Read) -> Verdict:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from zhongjing.codes.data import INVALID_URI, SOURCE_NOT_FOUND, UNREADABLE_SOURCE
 from zhongjing.codes.model import MODEL_NOT_FOUND
@@ -31,6 +32,9 @@ OnUpload = Callable[[str, int, int], None]
 _CONFIGS = ("config.json", "adapter_config.json")  # one of them makes a folder a model
 _PARALLEL = 4
 
+A = TypeVar("A")
+B = TypeVar("B")
+
 
 @dataclass(frozen=True)
 class FrozenInputs:
@@ -40,6 +44,57 @@ class FrozenInputs:
     waiting: list[str]
     references: list[FrozenReference]
     notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Uploads:
+    """Puts local files into the store; ``upload`` False: only hashes them."""
+
+    store: ObjectStore
+    layout: Layout
+    upload: bool = True
+    on_upload: OnUpload | None = None
+
+    def files(self, paths: Sequence[Path]) -> list[FrozenObject]:
+        """The files of a source, addressed by their content."""
+        return self._parallel(self._file, paths)
+
+    def folder(self, reference: str, where: str) -> FrozenReference:
+        """The folder of a model, addressed by the contents of its files."""
+        folder = Path(expand(reference))
+        files, key = model_files(folder, where)
+        uri = self.layout.base(key)
+        self._parallel(lambda file: self._put(folder / file.name, f"{uri}/{file.name}", file.size), files)
+        return FrozenReference(reference=reference, uri=uri, digest=key)
+
+    def _file(self, path: Path) -> FrozenObject:
+        try:
+            size, sha256 = path.stat().st_size, sha256_of(path)
+        except OSError as error:
+            raise DataError(
+                f"the file cannot be read: {error.strerror}", code=UNREADABLE_SOURCE, where=str(path)
+            ) from error
+        uri = self.layout.upload(sha256, path.name)
+        self._put(path, uri, size)
+        return FrozenObject(uri=uri, size=size, digest=sha256)
+
+    def _put(self, path: Path, uri: str, size: int) -> None:
+        if not self.upload:
+            return
+        there = self.store.head(uri)
+        if there is None or there.size != size:
+            if self.on_upload:
+                self.on_upload(path.name, 0, size)
+            self.store.put_file(uri, path)
+        if self.on_upload:
+            self.on_upload(path.name, size, size)
+
+    @staticmethod
+    def _parallel(act: Callable[[A], B], items: Sequence[A]) -> list[B]:
+        if len(items) <= 1:
+            return [act(item) for item in items]
+        with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="upload") as pool:
+            return list(pool.map(act, items))
 
 
 def freeze(
@@ -67,6 +122,7 @@ def freeze(
         ConfigError: a URI of a scheme that sources cannot have.
     """
     known = known or {}
+    uploads = _Uploads(store, layout, upload, on_upload)
     sources: list[FrozenSource] = []
     waiting: list[str] = []
     notes: list[str] = []
@@ -78,7 +134,7 @@ def freeze(
             if note:
                 notes.append(note)
             continue
-        frozen = freeze_source(store, layout, source, upload=upload, on_upload=on_upload)
+        frozen = _freeze_source(uploads, source)
         if frozen is not None:
             sources.append(frozen)
         elif source.wait:
@@ -86,30 +142,24 @@ def freeze(
         else:
             raise _missing(source)
     _check_stored(store, document)
-    references = [
-        _freeze_folder(store, layout, reference, where, upload=upload, on_upload=on_upload)
-        for reference, where in local_references(document)
-    ]
+    references = [uploads.folder(reference, where) for reference, where in local_references(document)]
     return FrozenInputs(sources, waiting, references, notes)
 
 
-def freeze_source(
-    store: ObjectStore,
-    layout: Layout,
-    source: Source,
-    *,
-    upload: bool = True,
-    on_upload: OnUpload | None = None,
-) -> FrozenSource | None:
+def freeze_source(store: ObjectStore, layout: Layout, source: Source) -> FrozenSource | None:
     """One source as it is now, or None if nothing is there."""
+    return _freeze_source(_Uploads(store, layout), source)
+
+
+def _freeze_source(uploads: _Uploads, source: Source) -> FrozenSource | None:
     scheme = _scheme(source.uri)
     if scheme == "s3":
-        objects = _list_objects(store, source.uri)
+        objects = _list_objects(uploads.store, source.uri)
     elif scheme == "hf":
         # A dataset of the hub is fixed by its revision; the job records which one it got.
         objects = [FrozenObject(uri=source.uri, size=0, digest=digest({"hub": source.uri}))]
     elif scheme is None:
-        objects = _freeze_files(store, layout, local_files(source.uri), upload=upload, on_upload=on_upload)
+        objects = uploads.files(local_files(source.uri))
     else:
         raise unknown_scheme(source)
     if not objects:
@@ -155,59 +205,6 @@ def _list_objects(store: ObjectStore, uri: str) -> list[FrozenObject]:
         FrozenObject(uri=info.uri, size=info.size, digest=f"{info.etag.strip(chr(34))}-{info.size}")
         for info in stored_listing(store, uri)[0]
     ]
-
-
-def _freeze_files(
-    store: ObjectStore, layout: Layout, files: Sequence[Path], *, upload: bool, on_upload: OnUpload | None
-) -> list[FrozenObject]:
-    def freeze_file(path: Path) -> FrozenObject:
-        try:
-            size, sha256 = path.stat().st_size, sha256_of(path)
-        except OSError as error:
-            raise DataError(
-                f"the file cannot be read: {error.strerror}", code=UNREADABLE_SOURCE, where=str(path)
-            ) from error
-        uri = layout.upload(sha256, path.name)
-        if upload:
-            _upload(store, path, uri, size, on_upload)
-        return FrozenObject(uri=uri, size=size, digest=sha256)
-
-    if len(files) <= 1:
-        return [freeze_file(path) for path in files]
-    with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="upload") as pool:
-        return list(pool.map(freeze_file, files))
-
-
-def _upload(store: ObjectStore, path: Path, uri: str, size: int, on_upload: OnUpload | None) -> None:
-    there = store.head(uri)
-    if there is None or there.size != size:
-        if on_upload:
-            on_upload(path.name, 0, size)
-        store.put_file(uri, path)
-    if on_upload:
-        on_upload(path.name, size, size)
-
-
-def _freeze_folder(
-    store: ObjectStore,
-    layout: Layout,
-    reference: str,
-    where: str,
-    *,
-    upload: bool,
-    on_upload: OnUpload | None,
-) -> FrozenReference:
-    folder = Path(expand(reference))
-    files, key = model_files(folder, where)
-    uri = layout.base(key)
-
-    def upload_one(file: ModelFile) -> None:
-        _upload(store, folder / file.name, f"{uri}/{file.name}", file.size, on_upload)
-
-    if upload:
-        with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="upload") as pool:
-            list(pool.map(upload_one, files))
-    return FrozenReference(reference=reference, uri=uri, digest=key)
 
 
 def model_files(folder: Path, where: str) -> tuple[list[ModelFile], str]:

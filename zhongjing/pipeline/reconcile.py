@@ -232,7 +232,7 @@ class Reconciler:
             if entry.submission_id is None or entry.key is None or entry.state.is_done:
                 continue
             job = self._describe(entry.submission_id)
-            progress = self._progress(stage, entry.key, entry.attempt)
+            progress = self._progress(stage, entry.key, entry)
             quiet, stuck = self._staleness.look(entry.submission_id, progress, now)
             attempts[stage] = AttemptView(job, progress, quiet, stuck)
         plan = make_plan(desired, status.sources)
@@ -258,7 +258,7 @@ class Reconciler:
                 self._away = error
         return JobDescription(submission_id=submission_id, state=JobState.UNREACHABLE)
 
-    def _progress(self, stage: Stage, key: str, attempt: int) -> Progress | None:
+    def _progress(self, stage: Stage, key: str, entry: StageStatus) -> Progress | None:
         """What the attempt itself says, if it has said anything yet.
 
         A record that cannot be read says that it began, and nothing more. A job that lives writes the next
@@ -270,8 +270,12 @@ class Reconciler:
             if error.code not in UNREADABLE:
                 raise
             self._repeats.say(f"progress of {stage}", f"{sentence(error)}; going on without it")
-            return Progress(stage=stage, key=key, attempt=attempt, activity=Activity.STARTING)
-        return progress if progress is not None and progress.attempt == attempt else None
+            return Progress(stage=stage, key=key, attempt=entry.attempt, activity=Activity.STARTING)
+        if progress is None or progress.attempt != entry.attempt:
+            return None
+        if entry.state.is_active:
+            self.records.see(stage, progress)
+        return progress
 
     def _find_unfit(
         self,
@@ -325,28 +329,18 @@ class Reconciler:
                 except ForeignJobError as error:
                     logger.warning("%s", error)  # the next pass sees it and takes another id
                 except BackendUnavailableError as error:
-                    unready = error
-                    message, why = sentence(error), unready_reason(error)
-                    news = [
-                        Mark(action.stage, StageState.QUEUED, why, message, error.remedy),
-                        _not_ready(error),
-                    ]
+                    unready, why = error, unready_reason(error)
+                    news = _refused(action.stage, StageState.QUEUED, ConditionType.PROGRESSING, why, error)
                 except TransientError:
                     raise
                 except ImpossibleJobError as error:
                     # Another release may hold it: the gate looks again.
-                    message, why = sentence(error), error.code.name
-                    news = [
-                        Mark(action.stage, StageState.BLOCKED, why, message, error.remedy),
-                        Conclude(ConditionType.PROGRESSING, why, message, error.remedy),
-                    ]
+                    why = error.code.name
+                    news = _refused(action.stage, StageState.BLOCKED, ConditionType.PROGRESSING, why, error)
                 except BackendError as error:
                     logger.error("%s", error)
-                    message, why = sentence(error), SUBMISSION_REFUSED.name
-                    news = [
-                        Mark(action.stage, StageState.FAILED, why, message, error.remedy),
-                        Conclude(ConditionType.FAILED, why, f"{action.stage}: {message}", error.remedy),
-                    ]
+                    why = SUBMISSION_REFUSED.name
+                    news = _refused(action.stage, StageState.FAILED, ConditionType.FAILED, why, error)
             elif isinstance(action, RequestWorkers):
                 new, unready = self._request_workers(desired, status, action.stage, now)
                 news += new
@@ -473,3 +467,12 @@ def _held_up(error: ZhongjingError, desired: DesiredState, status: PipelineStatu
 
 def _not_ready(error: BackendError) -> Conclude:
     return Conclude(ConditionType.PROGRESSING, unready_reason(error), sentence(error), error.remedy)
+
+
+def _refused(
+    stage: Stage, state: StageState, type_: ConditionType, reason: str, error: BackendError
+) -> list[Action]:
+    """What a submission that could not be made means for its stage and for the pipeline."""
+    message = sentence(error)
+    whole = f"{stage}: {message}" if type_ is ConditionType.FAILED else message
+    return [Mark(stage, state, reason, message, error.remedy), Conclude(type_, reason, whole, error.remedy)]

@@ -69,11 +69,12 @@ class Records(Protocol):
 
     def desired(self) -> DesiredState | None:
         """The desired state; None if the pipeline is gone."""
-        ...
 
     def status(self) -> Versioned[PipelineStatus] | None:
         """The status and its version; None before the first pass."""
-        ...
+
+    def see(self, stage: Stage, progress: Progress) -> None:
+        """Takes note of the live progress of an active attempt, once a pass."""
 
     def write_status(self, status: PipelineStatus, version: str | None) -> str:
         """Writes the status over ``version`` (None: the first) and returns the new version.
@@ -81,7 +82,6 @@ class Records(Protocol):
         Raises:
             ConflictError: another writer was first; nothing was written.
         """
-        ...
 
 
 class StoredRecords:
@@ -104,6 +104,9 @@ class StoredRecords:
     def status(self) -> Versioned[PipelineStatus] | None:
         """``status.json``; its version is the ETag."""
         return read_status(self._store, self._layout)
+
+    def see(self, stage: Stage, progress: Progress) -> None:
+        """Nothing to note: clients read progress from the store."""
 
     def write_status(self, status: PipelineStatus, version: str | None) -> str:
         """Writes ``status.json``. Raises ConflictError."""

@@ -26,61 +26,48 @@ class Session(Protocol):
     @property
     def store(self) -> ObjectStore:
         """Artifacts, manifests, progress."""
-        ...
 
     @property
     def storage(self) -> Storage:
         """The storage section that documents run here must have."""
-        ...
 
     @property
     def namespace(self) -> str:
         """``local``, or the Kubernetes namespace."""
-        ...
 
     @property
     def flags(self) -> str:
         """The options by which a command line reaches this place: ``--local``, ``-n train``, or nothing."""
-        ...
 
     @property
     def stops_on_interrupt(self) -> bool:
         """Whether Ctrl-C of the command that follows a run stops the run, too."""
-        ...
 
     @property
     def dashboard_url(self) -> str | None:
         """Address of the Ray dashboard; None while no Ray runs, or where it takes a port-forward."""
-        ...
 
     @property
     def dashboard_login(self) -> str | None:
         """One sentence that says how to log in to the dashboard; never the secret itself."""
-        ...
 
     def layout(self, pipeline: str) -> Layout:
         """Where the pipeline's objects are."""
-        ...
 
     def pipelines(self) -> list[str]:
         """Names of all pipelines that were ever applied here, sorted."""
-        ...
 
     def desired(self, pipeline: str) -> DesiredState | None:
         """What is wanted, or None if there is no such pipeline."""
-        ...
 
     def status(self, pipeline: str) -> PipelineStatus | None:
         """What is so, or None if nobody has looked at the pipeline yet."""
-        ...
 
     def progress(self, pipeline: str, stage: Stage) -> Progress | None:
         """Live progress of the stage's current attempt."""
-        ...
 
     def manifest(self, pipeline: str, stage: Stage) -> StageManifest | None:
         """The result in use of a stage, or None if there is none."""
-        ...
 
     def apply(self, desired: DesiredState) -> DesiredState:
         """Writes what is wanted and wakes the reconciler; returns what was stored.
@@ -89,36 +76,29 @@ class Session(Protocol):
             ConfigError: another document runs here (exit 2).
             ConflictError: somebody else changed the pipeline in between; prepare it again.
         """
-        ...
 
     def suspend(self, pipeline: str) -> DesiredState:
         """Wants the pipeline stopped with a checkpoint; returns at once."""
-        ...
 
     def kill(self, pipeline: str) -> DesiredState:
         """Suspends the pipeline and ends its running attempt now; steps since the last checkpoint are lost.
 
         Returns within seconds. Where what runs the job does not answer, the reconciler goes on stopping it.
         """
-        ...
 
     def resume(self, pipeline: str) -> DesiredState:
         """Wants a suspended or failed pipeline to go on."""
-        ...
 
     def logs(
         self, pipeline: str, stage: Stage, *, follow: bool = False, attempt: int | None = None
     ) -> Iterator[str]:
         """Lines of the driver's log of an attempt (the latest), live or from the store."""
-        ...
 
     def heartbeat(self) -> AbstractContextManager[None]:
         """While entered, the reconciler knows that somebody watches and does not end itself."""
-        ...
 
     def close(self) -> None:
         """Ends the session; pipelines go on."""
-        ...
 
     def __enter__(self) -> Self: ...
 
@@ -136,7 +116,6 @@ class Warmable(Protocol):
 
     def warm(self) -> None:
         """Says that a run is about to be applied."""
-        ...
 
 
 @runtime_checkable
@@ -149,7 +128,6 @@ class Explains(Protocol):
         Raises:
             BackendError: the place cannot be asked.
         """
-        ...
 
 
 @runtime_checkable
@@ -158,4 +136,3 @@ class Snapshots(Protocol):
 
     def snapshot(self) -> AbstractContextManager[None]:
         """While entered, pipelines are seen as they were at its beginning."""
-        ...

@@ -24,6 +24,7 @@ from zhongjing.pipeline.state import (
     PipelineStatus,
     StageState,
 )
+from zhongjing.storage.progress import Progress
 
 POLICY = Policy(quiet_seconds=3, backoff_seconds=2, hung_stop_seconds=4, stop_seconds=10)
 
@@ -42,6 +43,9 @@ class MemoryRecords:
 
     def status(self) -> Versioned[PipelineStatus] | None:
         return None if self.current is None else Versioned(self.current, str(self.version))
+
+    def see(self, stage: Stage, progress: Progress) -> None:
+        """A store has it."""
 
     def write_status(self, status: PipelineStatus, version: str | None) -> str:
         there = None if self.current is None else str(self.version)
