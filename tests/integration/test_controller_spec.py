@@ -143,11 +143,11 @@ def test_artifacts_follow_the_store_of_the_release(
     assert [node.key for node in plans[0].values()] == [node.key for node in plans[1].values()]
 
 
-def test_two_controllers_make_one_wish(specs: Specs, store: ObjectStore, bucket_uri: str) -> None:
+def test_two_controllers_make_one_desired_state(specs: Specs, store: ObjectStore, bucket_uri: str) -> None:
     first = pipeline(document(bucket_uri))
 
     class Beaten(Specs):
-        """Somebody else's wish arrives while this one is made."""
+        """Another controller's desired state arrives while this one is made."""
 
         def _make(self, *arguments: Any) -> DesiredState:
             made = super()._make(*arguments)

@@ -1,4 +1,4 @@
-"""The backend as pipelines see it: nothing is submitted by who does not lead, nor beside a forgotten job."""
+"""Fencing: only the leader submits, and only when no forgotten job may still run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RayCluster:
 
     @property
     def worker_pods(self) -> Mapping[str, int]:
-        """How many worker pods are asked for, by group; none where nobody scales them."""
+        """How many worker pods are asked for, by group; none where nothing scales them."""
         return self.capacity.asked if self.capacity is not None else {}
 
     def look_after(

@@ -1,4 +1,4 @@
-"""The loop: looks at all pipelines of the namespace, and gives each its turn.
+"""The loop: passes over all pipelines of the namespace, one after the other.
 
 One thread, level-triggered: what is to be done follows from what is there now, so a pass may be missed,
 repeated or broken off. Pipelines that are settled cost nothing.
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 RESYNC_SECONDS = 20.0
 CADENCE = Cadence(active=2.0, waiting=20.0)
-PASS_SECONDS = 5.0  # a pass that takes longer is broken off: who has the cluster is looked at again first
+PASS_SECONDS = 5.0  # a longer pass is broken off, and the next begins with the pipeline that has the cluster
 _SHORTEST = 0.05
 _UNREACHABLE_SECONDS = 3.0
 _DEFECT_SECONDS = 20.0
@@ -149,7 +149,7 @@ class Controller:
         holder = self._orphans.holder
         times = [self._services.cadence.active] if holder is not None else []
         todo = queue_order(each for each in ours if self._has_work(each, now))
-        # A new release's bucket is made before anything asks for it, and an outage ends while nobody works.
+        # A new release's bucket is made before it is used, and an outage can end while no pipeline works.
         if todo or self._outage.holds or not self._store.is_ready:
             self._store.follow_keys()
             self._outage.look(now)
@@ -157,7 +157,7 @@ class Controller:
             times.append(self._outage.wait(now))
         ends = time.monotonic() + PASS_SECONDS
         for pipeline in todo:
-            # While the store is away all there is to do is to say so, which takes no time.
+            # While the store is away a pipeline only gets a condition, which takes no time.
             late = time.monotonic() > ends and not self._outage.holds
             if late or not self._may_act():
                 times.append(_SHORTEST)

@@ -17,7 +17,7 @@ _PASS_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
 class _ReadCounter(Collector):
-    """A counter whose value somebody else keeps: it is read when it is asked for."""
+    """A counter whose value is kept elsewhere and read when it is scraped."""
 
     def __init__(self, name: str, text: str) -> None:
         self._name, self._text = name, text
@@ -80,7 +80,7 @@ class Metrics:
         self.registry.register(self._requests)
 
     def observe(self, is_leader: Callable[[], bool], requests: Callable[[], int]) -> None:
-        """Sets where the values come from that are read when somebody asks."""
+        """Sets where the values come from that are read when they are scraped."""
         self._leader.set_function(lambda: float(is_leader()))
         self._requests.read = requests
 

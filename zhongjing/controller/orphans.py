@@ -1,4 +1,4 @@
-"""Jobs whose pipeline is gone: nobody deletes a pipeline to let its job go on for days.
+"""Jobs whose pipeline is gone. Deleting a pipeline ends its job.
 
 An object without a finalizer is gone at once, with its status. What is left of it is in the job's metadata:
 which stage, key and attempt it is. So it is asked to stop with a checkpoint, and ended when it does not.
@@ -79,7 +79,7 @@ class Orphans:
         alive = orphans(jobs, pipelines, self._release.release, self._release.namespace)
         self._asked = {job.submission_id: self._asked.get(job.submission_id, now) for job in alive}
         self._ended = {name: at for name, at in self._ended.items() if name in self._asked}
-        self.holder = f"{alive[0].submission_id}, which no pipeline of this release wants" if alive else None
+        self.holder = f"{alive[0].submission_id}, a job whose pipeline was deleted" if alive else None
         for job in alive:
             try:
                 self._end(job, now)
@@ -93,11 +93,11 @@ class Orphans:
         late = now - self._asked[job.submission_id] >= patience
         if job.state is JobState.PENDING or late or uri is None:
             if now - self._ended.get(job.submission_id, 0.0) >= _AGAIN_SECONDS:
-                self._repeats.say(job.submission_id, "is ended: no pipeline wants it", logging.INFO)
+                self._repeats.say(job.submission_id, "is stopped: its pipeline was deleted", logging.INFO)
                 self._ended[job.submission_id] = now
                 services.backend.stop(job.submission_id)
         elif not services.outage.holds and not services.store.exists(uri):
-            logger.info("asking %s to stop: no pipeline wants it", job.submission_id)
+            logger.info("asking %s to stop: its pipeline was deleted", job.submission_id)
             message = "the pipeline was deleted, or went to another release"
             request_stop(services.store, uri, StopReason.SUPERSEDED, message)
 

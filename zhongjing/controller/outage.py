@@ -25,7 +25,7 @@ from zhongjing.storage.failures import ROTATION_SECONDS
 
 logger = logging.getLogger(__name__)
 
-SILENCE_SECONDS = 10.0  # a store that is away for less is told nobody: its pod was replaced, say
+SILENCE_SECONDS = 10.0  # a shorter outage is not reported: its pod was replaced, say
 _FIRST_PAUSE = 1.0  # between two looks at a store that is away; doubles
 _LONGEST_PAUSE = 15.0
 _STORE = "the object store"

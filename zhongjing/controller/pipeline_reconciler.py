@@ -1,4 +1,4 @@
-"""Drives one pipeline: its object, what it wants, and the sequencer that brings it about."""
+"""Reconciles one TrainingPipeline: its object, its desired state, its passes."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class PipelineReconciler:
     def reconcile(self, pipeline: Pipeline, blocked_by: str | None, now: float) -> None:
         """One pass. Nothing that goes wrong with one pipeline is raised.
 
-        While the store is away, all there is to do is to say so.
+        While the store is away, only the condition is written.
 
         Args:
             pipeline: the object as it is now.
@@ -177,7 +177,7 @@ class PipelineReconciler:
         return self._go(desired, blocked_by, now)
 
     def _go(self, desired: DesiredState, blocked_by: str | None, now: float) -> float | None:
-        """A pass of the sequencer, with live progress."""
+        """A pass of the reconciler, with live progress."""
         self.records.want(desired)
         version = self.pipeline.version
         wait = self._reconciler.once(now, blocked_by)
@@ -258,7 +258,7 @@ class PipelineReconciler:
             self._repeats.say(name, sentence(error), logging.INFO if starts else logging.WARNING)
         self.error = error
         if isinstance(error, BackendUnavailableError):
-            return _TROUBLE_SECONDS  # the sequencer has said so
+            return _TROUBLE_SECONDS  # the condition says so already
         since = self._failing_since = self._failing_since or now
         if isinstance(error, StorageUnavailableError) and now - since < SILENCE_SECONDS:
             return _TROUBLE_SECONDS  # a single request failed: the store as a whole answers
@@ -283,7 +283,7 @@ class PipelineReconciler:
 
 
 def _suspended(pipeline: Pipeline) -> list[Action]:
-    """Settles a pipeline of which nothing runs as suspended, as the sequencer would."""
+    """Settles a pipeline of which nothing runs as suspended, as a pass would."""
     idle = (StageState.PENDING.value, StageState.WAITING_FOR_INPUT.value)
     stages = [
         Stage(name)

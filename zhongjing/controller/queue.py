@@ -1,4 +1,4 @@
-"""Who may use the cluster: one stage at a time, the rest queue by priority and age. Pure."""
+"""The queue for the cluster: one stage runs at a time, the rest wait by priority and age. Pure."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def preparing(pipeline: Pipeline) -> str | None:
 
 
 def is_queued(pipeline: Pipeline, blocked_by: str | None = None) -> bool:
-    """Whether the object says already that others have the cluster, and nothing else is wanted of it.
+    """Whether the object already says that it waits for the cluster, and its spec has not changed.
 
     Args:
         pipeline: the object.

@@ -1,4 +1,4 @@
-"""The two documents of a pipeline on Kubernetes: a TrainingPipeline is the one, its status the other."""
+"""The two documents of a pipeline on Kubernetes: the TrainingPipeline and its status."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OnChange = Callable[[Pipeline, PipelineStatus, PipelineStatus], None]
 
 
 class KubernetesRecords:
-    """What the sequencer reads and writes of one pipeline; the resource version is the fence.
+    """The desired state and the status of one pipeline; the resource version is the fence.
 
     Args:
         pipelines: the API.
@@ -101,11 +101,11 @@ class KubernetesRecords:
     # Records
 
     def desired(self) -> DesiredState | None:
-        """What is wanted."""
+        """The desired state."""
         return self._desired
 
     def status(self) -> Versioned[PipelineStatus] | None:
-        """What is so, and the resource version of the object.
+        """The status, and the resource version of the object.
 
         Raises:
             StorageError: the listing of a late source cannot be read.
@@ -113,10 +113,10 @@ class KubernetesRecords:
         return Versioned(self.read(), self.pipeline.version)
 
     def read(self) -> PipelineStatus:
-        """What is so, without its version.
+        """The status without its version.
 
         Raises:
-            StorageError: it cannot be read: somebody edited it, or the listing of a late source is gone.
+            StorageError: it was edited by hand, or the listing of a late source is gone.
         """
         try:
             status = decode(self.pipeline.status, self.pipeline.short_uid, self._listing)
@@ -132,10 +132,10 @@ class KubernetesRecords:
         return status.model_copy(update={"stages": seeded})
 
     def write_status(self, status: PipelineStatus, version: str | None) -> str:
-        """Writes what is so.
+        """Writes the status.
 
         Raises:
-            ConflictError: somebody else wrote in between, or the object is gone.
+            ConflictError: another writer was first, or the object is gone.
         """
         assert version == self.pipeline.version, "a status is written over the version that was read"
         before = self.read()
@@ -151,7 +151,7 @@ class KubernetesRecords:
         """Writes live progress that was noted since the last write.
 
         Raises:
-            ConflictError: somebody else wrote in between, or the object is gone.
+            ConflictError: another writer was first, or the object is gone.
         """
         self._write(self.encoded(self.read()))
         self.has_news = False

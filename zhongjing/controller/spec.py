@@ -1,4 +1,4 @@
-"""From a TrainingPipeline object to what is wanted: resolved, checked, its sources frozen, once a generation.
+"""From a TrainingPipeline object to the desired state: resolved, checked, sources frozen, once a generation.
 
 The result is kept as ``pipeline.json`` in the store, so that etcd never holds a listing, a restart of the
 controller lists nothing again, and a release with other defaults re-runs nothing.
@@ -39,7 +39,7 @@ _REQUEST = re.compile(rf"/({'|'.join(Stage)})/[0-9a-z]+/requests/a(\d+)\.json$")
 
 
 class Specs:
-    """Makes and remembers what is wanted of each pipeline.
+    """Makes and remembers the desired state of each pipeline.
 
     Args:
         store: where ``pipeline.json`` and the sources are.
@@ -60,7 +60,7 @@ class Specs:
         self._known.pop(uid, None)
 
     def desired(self, pipeline: Pipeline, status: PipelineStatus | None, now: float) -> DesiredState:
-        """What the object's generation wants.
+        """The desired state of the object's generation.
 
         Args:
             pipeline: the object.
@@ -86,12 +86,12 @@ class Specs:
         else:
             desired = self._make(pipeline, layout, previous, status, now)
             write(self._store, layout.desired, desired, stored.etag if stored is not None else None)
-            logger.info("%s: generation %d is wanted", pipeline.name, pipeline.generation)
+            logger.info("%s: generation %d accepted", pipeline.name, pipeline.generation)
         self._known[pipeline.uid] = (pipeline.generation, desired)
         return desired
 
     def previous(self, pipeline: Pipeline) -> Versioned[DesiredState] | None:
-        """What the store says was wanted last of this very object, of whichever generation."""
+        """The last desired state of this very object in the store, of any generation."""
         stored = read_desired(self._store, self.layout(pipeline))
         if stored is None or stored.value.uid != pipeline.short_uid:
             return None

@@ -32,7 +32,7 @@ class Adopt:
 
 @dataclass(frozen=True)
 class Submit:
-    """Submits an attempt. Its id stands in the status before the backend hears of it."""
+    """Submits an attempt. Its id is in the status before the backend hears of it."""
 
     stage: Stage
     key: str
@@ -72,7 +72,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Mark:
-    """Records where a stage stands."""
+    """Records the state of a stage."""
 
     stage: Stage
     state: StageState

@@ -32,7 +32,7 @@ _HOPELESS = (StageState.FAILED, StageState.WAITING_FOR_INPUT, StageState.BLOCKED
 
 
 def advance(context: DecisionContext, status: PipelineStatus) -> list[Action]:
-    """Says where every idle stage stands, and starts the next one if none runs.
+    """Updates the state of every idle stage, and starts the next one if none runs.
 
     A failed stage ends the pipeline: what could still run would only hide the failure for hours. For the same
     reason nothing starts while a later stage cannot fit.
@@ -154,7 +154,7 @@ def _idle(
     start: bool,
     blocked_by: str | None,
 ) -> list[Action]:
-    """The word on one stage of which no attempt is active."""
+    """What to do about one stage of which no attempt is active."""
     stage = node.stage
     result = context.result(stage, node.key)
     if result is not None:
@@ -261,7 +261,7 @@ def _start_message(node: StagePlan, entry: StageStatus) -> str:
     if entry.key is None or entry.attempt == 0:
         return "first run"
     if entry.key != node.key:
-        return "another result is wanted than the last one"
+        return "the document asks for another result than the last one"
     if entry.next_retry_at is None or entry.reason == "Resuming":
         return "goes on where it stopped"
     return f"tries again: {entry.message}"

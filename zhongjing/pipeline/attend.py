@@ -74,7 +74,7 @@ def _stop_wanted(
     if context.desired.suspend:
         return StopReason.SUSPENDED, "asked to stop with a checkpoint"
     if not context.wants(stage, status.key):
-        return StopReason.SUPERSEDED, "another result is wanted now; asked to stop"
+        return StopReason.SUPERSEDED, "the document changed; asked to stop"
     if view.job.state is not JobState.RUNNING:
         return None
     settings = context.settings(stage)
@@ -146,7 +146,7 @@ def _unknown(context: DecisionContext, stage: Stage, status: StageStatus, view: 
     """The backend does not know the job: it was never submitted, or the backend lost its memory."""
     assert status.key is not None
     if not status.confirmed and view.progress is None:
-        # Without a word of the attempt itself, nothing says that it ever began.
+        # Without any progress of the attempt, nothing says that it ever began.
         if context.wants(stage, status.key) and not context.desired.suspend:
             # The reconciler died between the status and the submission. The same id again is harmless.
             return [context.submit(context.plan[stage], status, status.attempt, status.message)]
@@ -156,14 +156,14 @@ def _unknown(context: DecisionContext, stage: Stage, status: StageStatus, view: 
     if not view.job.lost:
         if status.unknown_since is None:
             update = {"unknown_since": stamp(context.now)}
-            message = "the backend does not know the job"
+            message = "Ray does not know the job"
             return [Mark(stage, status.state, "Unknown", message, update=update)]
         if context.now - seconds(status.unknown_since) < context.policy.unknown_seconds:
             return []
     if not context.is_over(view):
         # Should it live on where the backend cannot see it, it must end.
-        return [RequestStop(stage, status.key, status.attempt, StopReason.LOST, "the backend lost the job")]
-    return [_ended(context, stage, status, view, "the backend lost the job with its head")]
+        return [RequestStop(stage, status.key, status.attempt, StopReason.LOST, "Ray lost the job")]
+    return [_ended(context, stage, status, view, "the job was lost with the Ray head")]
 
 
 def _ended(
@@ -171,7 +171,7 @@ def _ended(
 ) -> Action:
     """The attempt is over without a manifest: suspended, failed for good, or to be tried again."""
     if not context.wants(stage, status.key):
-        return Mark(stage, StageState.PENDING, "Superseded", "another result is wanted now")
+        return Mark(stage, StageState.PENDING, "Superseded", "the document changed")
     progress = view.progress
     failure = progress.failure if progress is not None and progress.activity is Activity.FAILED else None
     if failure is not None and not failure.retriable:
@@ -256,4 +256,4 @@ def _job_message(state: JobState, message: str) -> str:
         return "the job ended without a result"
     if state is JobState.STOPPED:
         return message or "the job was stopped"
-    return message or "the job failed and left no word why"
+    return message or "the job failed without a message"

@@ -1,4 +1,4 @@
-"""What the sequencer needs from whatever runs jobs: local Ray or a cluster's, both by the Ray Jobs API."""
+"""What the reconciler needs from a backend: local Ray or a cluster's, both by the Ray Jobs API."""
 
 from __future__ import annotations
 

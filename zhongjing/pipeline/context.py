@@ -15,7 +15,7 @@ from zhongjing.pipeline.state import DesiredState, StageStatus, seconds
 
 @dataclass(frozen=True)
 class DecisionContext:
-    """What is wanted, what would run, and what was seen."""
+    """Desired state, plan and observed state."""
 
     desired: DesiredState
     plan: Plan
@@ -64,7 +64,7 @@ class DecisionContext:
         return node is not None and node.wanted and node.key == key
 
     def is_foreign(self, entry: StageStatus, view: AttemptView) -> bool:
-        """Whether the job of the attempt's id is somebody else's: never to be waited for, nor ended."""
+        """Whether the job of the attempt's id is a foreign one: never to be waited for, nor ended."""
         return view.job.metadata.get("specHash", entry.spec_hash) != entry.spec_hash
 
     def is_over(self, view: AttemptView) -> bool:

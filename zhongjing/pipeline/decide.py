@@ -1,7 +1,7 @@
-"""What to do next. A pure function of what is wanted, what is so, and what was just seen.
+"""What to do next. A pure function of the desired state, the status, and what was just observed.
 
-One stage runs at a time. A stage is done when the manifest of its key exists, whoever wrote it. The rules
-that keep two attempts of a stage from ever running at once:
+One stage runs at a time. A stage is done when the manifest of its key exists, no matter which attempt wrote
+it. The rules that keep two attempts of a stage from ever running at once:
 
 - an attempt's id is written to the status before it is submitted, and submitting an id twice is harmless;
 - a job is given up only when the backend says that it ended, or has not known it for a while;
@@ -33,7 +33,7 @@ def decide(
     Applying them to ``status`` changes nothing when there is nothing new to do or to say.
 
     Args:
-        desired: what is wanted.
+        desired: the desired state.
         status: what is recorded.
         observed: what was just seen; it covers the attempt of every stage whose status names one, unless
             the stage is done.

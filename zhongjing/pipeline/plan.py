@@ -1,4 +1,4 @@
-"""From what is wanted to what would run: each stage with its key, its inputs and what it waits for. Pure."""
+"""From the desired state to a plan: each stage with its key, its inputs and what it waits for. Pure."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def make_plan(desired: DesiredState, late: Sequence[FrozenSource] = ()) -> Plan:
     """The stages that ``desired`` needs, in an order in which they can run.
 
     Args:
-        desired: what is wanted.
+        desired: the desired state.
         late: sources that arrived after they were waited for (from the status).
 
     Raises:

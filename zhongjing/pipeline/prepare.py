@@ -1,4 +1,4 @@
-"""From a document to a wanted state: resolved, frozen, checked, compared with what was wanted before.
+"""From a document to a desired state: resolved, frozen, checked, compared with the last one.
 
 ``submit`` calls :func:`prepare`, shows the preview, and applies ``prepared.desired``.
 """
@@ -42,7 +42,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A wanted state that can be applied, with what there is to say about it."""
+    """A desired state that can be applied, its forecast and notes."""
 
     desired: DesiredState
     previous: DesiredState | None
@@ -63,7 +63,7 @@ def prepare(
     folder: Path | None = None,
     on_upload: OnUpload | None = None,
 ) -> Prepared:
-    """Makes a wanted state of a document. Writes nothing but uploads.
+    """Makes a desired state of a document. Writes nothing but uploads.
 
     Args:
         session: where it shall run.
@@ -201,7 +201,7 @@ def _has(document: TrainingPipeline, stage: Stage) -> bool:
 
 
 def _wish(desired: DesiredState) -> tuple[Any, ...]:
-    """What makes two wanted states different; a source that came late is no new wish."""
+    """What makes two desired states different; a source that came late does not."""
     frozen = {source.name: source.digest for source in desired.sources}
     for name in desired.waiting:
         frozen[name] = ""

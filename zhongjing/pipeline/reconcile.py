@@ -1,7 +1,7 @@
 """One pass over one pipeline: read, observe, decide, write the status, act.
 
-The status is written (If-Match) before anything is done outside. Whoever loses that write does nothing, so
-two reconcilers cannot both act on one state; whoever dies after it is made good by the next pass, because
+The status is written (If-Match) before anything is done outside. A reconciler that loses that write does
+nothing, so two of them cannot both act on one state. One that dies after it is made good by the next pass:
 every act may be repeated.
 """
 
@@ -134,16 +134,16 @@ class Reconciler:
             blocked_by: why no stage of this pipeline may start now (others have the cluster); None: one may.
 
         Returns:
-            Seconds until the next pass is due, or None if nothing will change until something else is wanted,
+            Seconds until the next pass is due, or None if nothing will change before the desired state does
             or ``blocked_by`` changes.
 
         Raises:
             StorageUnavailableError: the store did not answer; the pass may be repeated at any time.
             BackendUnavailableError: the backend did not, which is in the status, and all that can be done
                 without it was done.
-            ConflictError: somebody else wrote the status or the request in between: nothing was submitted.
+            ConflictError: another writer was first with the status or the request: nothing was submitted.
             ZhongjingError: something else that is not the document's fault keeps the pipeline from going on.
-                It stands in the status, and the pass may be repeated.
+                It is in the status, and the pass may be repeated.
         """
         desired = self.records.desired()
         if desired is None:
@@ -161,7 +161,7 @@ class Reconciler:
         except (ConflictError, StorageUnavailableError):
             raise
         except ZhongjingError as error:
-            # What keeps a pipeline must be seen by whoever asks for the status, not only in a log.
+            # What keeps a pipeline must show in its status, not only in a log.
             actions = [whole(action, self.policy, desired) for action in _held_up(error, desired, before)]
             status, trouble = before, error
         after = apply(status, actions, now)
@@ -401,9 +401,9 @@ class Reconciler:
         return self.layout.stage(stage, key).request(attempt)
 
     def _job(self, desired: DesiredState, stage: Stage, entry: StageStatus) -> JobRequest:
-        """The job of the attempt that stands in the status."""
+        """The job of the attempt in the status."""
         settings = desired.document.spec.stages.get(stage)
-        assert settings is not None, "a stage that is wanted is in the document"
+        assert settings is not None, "a planned stage is in the document"
         assert entry.submission_id is not None
         assert entry.key is not None
         metadata = {

@@ -1,6 +1,6 @@
 """What commands need from a place that pipelines run in: this machine, or a Kubernetes namespace.
 
-A session writes what is wanted and reads what is so. It never runs a stage itself, so a command may be
+A session writes the desired state and reads the status. It never runs a stage itself, so a command may be
 killed at any time without harm.
 """
 
@@ -58,10 +58,10 @@ class Session(Protocol):
         """Names of all pipelines that were ever applied here, sorted."""
 
     def desired(self, pipeline: str) -> DesiredState | None:
-        """What is wanted, or None if there is no such pipeline."""
+        """The desired state, or None if there is no such pipeline."""
 
     def status(self, pipeline: str) -> PipelineStatus | None:
-        """What is so, or None if nobody has looked at the pipeline yet."""
+        """The status, or None before the first pass."""
 
     def progress(self, pipeline: str, stage: Stage) -> Progress | None:
         """Live progress of the stage's current attempt."""
@@ -70,11 +70,11 @@ class Session(Protocol):
         """The result in use of a stage, or None if there is none."""
 
     def apply(self, desired: DesiredState) -> DesiredState:
-        """Writes what is wanted and wakes the reconciler; returns what was stored.
+        """Writes the desired state and wakes the reconciler; returns what was stored.
 
         Raises:
             ConfigError: another document runs here (exit 2).
-            ConflictError: somebody else changed the pipeline in between; prepare it again.
+            ConflictError: another writer changed the pipeline; prepare it again.
         """
 
     def suspend(self, pipeline: str) -> DesiredState:
@@ -95,7 +95,7 @@ class Session(Protocol):
         """Lines of the driver's log of an attempt (the latest), live or from the store."""
 
     def heartbeat(self) -> AbstractContextManager[None]:
-        """While entered, the reconciler knows that somebody watches and does not end itself."""
+        """While entered, the reconciler knows that a client watches and does not end itself."""
 
     def close(self) -> None:
         """Ends the session; pipelines go on."""

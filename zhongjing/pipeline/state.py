@@ -1,4 +1,4 @@
-"""What is wanted (``pipeline.json``) and what is so (``status.json``): the two documents of a pipeline.
+"""Desired state (``pipeline.json``) and status (``status.json``): the two documents of a pipeline.
 
 The object store plays the API server. A client writes :class:`DesiredState` and never touches the status; a
 reconciler (the local supervisor, or the Kubernetes controller) reads it, acts, and writes
@@ -29,13 +29,13 @@ class FrozenReference(Record):
 
 
 class DesiredState(Record):
-    """What is wanted of one pipeline. Written by clients, with If-Match."""
+    """The desired state of one pipeline. Written by clients, with If-Match."""
 
     version: Literal[1] = 1
     namespace: str
     pipeline: str
     uid: str = Field(pattern=r"^[0-9a-f]{8}$", description="made once; part of every submission id")
-    generation: int = Field(ge=1, description="raised whenever something else is wanted")
+    generation: int = Field(ge=1, description="raised with every change")
     user: dict[str, Any] = Field(description="the document as written, overrides applied, no defaults")
     origin: str = Field(default="", description="where it was written: a file, or a recipe (`recipe tiny`)")
     document: TrainingPipeline = Field(description="resolved: every default filled in, frozen")
@@ -57,7 +57,7 @@ class DesiredState(Record):
 
 
 class StageState(StrEnum):
-    """Where a stage stands."""
+    """The state of a stage."""
 
     PENDING = "Pending"  # not started yet
     SKIPPED = "Skipped"  # was done before this generation
@@ -84,14 +84,14 @@ class StopReason(StrEnum):
     """Why a running attempt was asked to stop."""
 
     SUSPENDED = "Suspended"  # the user suspended the pipeline
-    SUPERSEDED = "Superseded"  # another result is wanted now
+    SUPERSEDED = "Superseded"  # the document asks for another result
     HUNG = training.HUNG.name  # neither a step nor other work within progressDeadlineSeconds
     DEADLINE = training.DEADLINE_EXCEEDED.name  # activeDeadlineSeconds are over
     LOST = "Lost"  # the backend lost the job; should it live on, it must not
 
 
 class StageStatus(Record):
-    """What is so about one stage. ``attempt`` never falls: it names jobs, across keys and generations."""
+    """The status of one stage. ``attempt`` never falls: it names jobs, across keys and generations."""
 
     state: StageState = StageState.PENDING
     key: str | None = None
@@ -160,7 +160,7 @@ class Condition(Record):
 
 
 class PipelineStatus(Record):
-    """What is so. Written by the one reconciler, with If-Match."""
+    """The status of a pipeline. Written by the one reconciler, with If-Match."""
 
     version: Literal[1] = 1
     uid: str
@@ -188,7 +188,7 @@ class PipelineStatus(Record):
         return condition is not None and condition.type is type_
 
     def settled(self, desired: DesiredState) -> bool:
-        """Whether nothing will change until something else is wanted (or what is waited for arrives).
+        """Whether nothing will change before the desired state does, or what is waited for arrives.
 
         A client that follows a pipeline stops following here.
         """

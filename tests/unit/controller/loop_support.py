@@ -76,7 +76,7 @@ class Objects:
 
 
 class Jobs:
-    """A Ray whose jobs run until somebody says that they ended."""
+    """A Ray whose jobs run until a test ends them."""
 
     def __init__(self) -> None:
         self.known: dict[str, JobDescription] = {}

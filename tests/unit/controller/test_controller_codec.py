@@ -113,7 +113,7 @@ def test_what_is_encoded_is_decoded(seed: int) -> None:
     assert decode(value, "12345678", listings.__getitem__) == status
 
 
-def test_an_object_that_nobody_looked_at_has_an_empty_status() -> None:
+def test_a_new_object_has_an_empty_status() -> None:
     assert decode({}, "12345678", pytest.fail) == PipelineStatus(uid="12345678")
 
 

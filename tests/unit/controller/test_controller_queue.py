@@ -1,4 +1,4 @@
-"""Who has the cluster, whose pipeline it is, which jobs belong to nobody, what events say."""
+"""Who has the cluster, whose pipeline it is, which jobs are orphans, what events say."""
 
 from __future__ import annotations
 

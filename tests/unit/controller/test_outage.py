@@ -104,7 +104,7 @@ def test_nothing_in_the_controller_sleeps() -> None:
         assert not [call for call in calls if ast.unparse(call.func).endswith("sleep")], path
 
 
-def test_refused_keys_hold_up_nobody_and_fail_nobody() -> None:
+def test_refused_keys_hold_up_and_fail_no_pipeline() -> None:
     """Two minutes of refused keys, in no time: who waits for input, is queued, runs or is new goes on."""
     world = World()
     world.objects.apply("runs", priority=9)
@@ -133,7 +133,7 @@ def test_refused_keys_hold_up_nobody_and_fail_nobody() -> None:
     assert world.objects.items["queued"].is_settled
     assert world.objects.condition("waits")[:2] == ("Progressing", "AccessDenied")
 
-    # Past the deadline it is told, and still fails nobody.
+    # Past the deadline it is told, and still fails no pipeline.
     for second in range(122, 400, 5):
         world.run(NOW + second)
     assert world.objects.condition("runs")[:2] == ("Progressing", "AccessDenied")
@@ -202,8 +202,8 @@ def test_queued_pipelines_cost_nothing() -> None:
     assert asked == {"p00", "p01"}
 
 
-def test_an_outage_that_keeps_nobody_any_more_is_looked_after_and_has_no_pass_follow_another() -> None:
-    """Whoever was kept by it is suspended or gone."""
+def test_an_outage_that_holds_up_no_pipeline_causes_no_busy_loop() -> None:
+    """The pipelines that it held up are suspended or gone."""
     world = World()
     world.run(NOW)
 

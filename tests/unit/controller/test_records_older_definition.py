@@ -59,7 +59,7 @@ def test_a_status_is_written_by_a_controller_that_is_newer_than_the_definition(
         records.write_status(after, records.pipeline.version)
         records.tell()
         assert len(api.asked) == 1
-        # Only a version that somebody else wrote is compared as it is.
+        # Only a version of another writer is compared as it is.
         records.use(Pipeline(records.pipeline.raw | {"metadata": METADATA | {"resourceVersion": "9"}}))
         records.write_status(after, "9")
     assert len(api.asked) == 2

@@ -46,7 +46,7 @@ def test_helm_test_names_the_image_that_is_missing(monkeypatch: pytest.MonkeyPat
     assert f"           remedy: {IMAGE_PULL_FAILED.remedy}" in lines
 
 
-def test_helm_test_asks_nobody_why_where_all_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_helm_test_looks_for_no_cause_where_all_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
 
     def asked() -> list[Finding]:

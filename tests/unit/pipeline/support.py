@@ -1,4 +1,4 @@
-"""Documents, wanted states, a store in memory and a cluster in simulated time, for the sequencer's tests."""
+"""Documents, desired states, a store in memory and a cluster in simulated time for tests."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ class MemoryStore:
 
 
 class Job:
-    """A simulated job: ``state`` is what the backend says, ``alive`` what is so."""
+    """A simulated job: ``state`` is what the backend says, ``alive`` the truth."""
 
     def __init__(self, job: JobRequest, request: StageRequest) -> None:
         self.job = job

@@ -148,7 +148,7 @@ def test_ray_s_head_is_down_and_an_edit_of_a_queued_stage_counts() -> None:
     assert [start[1] for start in bench.cluster.starts] == [edited.key]
 
 
-def test_a_stage_that_is_done_is_done_though_nobody_answers() -> None:
+def test_a_finished_stage_succeeds_though_the_backend_is_away() -> None:
     bench = Bench()
     bench.cluster.lacking = None
     for _ in range(40):

@@ -167,7 +167,7 @@ def test_failures_are_retried_with_growing_pauses_and_then_final() -> None:
     status, _ = look(desired, status, JobState.FAILED, now=now)
     entry = status.stage(Stage.SFT)
     assert (entry.state, entry.attempt) == (StageState.FAILED, 3)
-    assert entry.message == "the job failed and left no word why (attempt 3, after 2 retries)"
+    assert entry.message == "the job failed without a message (attempt 3, after 2 retries)"
     assert (entry.reason, entry.remedy) == ("JobFailed", _whole(JOB_FAILED.remedy))
     assert status.holds(ConditionType.FAILED)
     assert status.settled(desired)
@@ -178,7 +178,7 @@ def _whole(remedy: str) -> str:
     return remedy.replace("NAME", "demo").replace("STAGE", "sft")
 
 
-def test_a_stage_that_will_be_tried_again_keeps_its_turn() -> None:
+def test_a_stage_that_will_be_tried_again_keeps_the_cluster() -> None:
     desired = desired_state(user_document(stages=("sft", "rm")))
     status, actions = look(desired, running(desired), JobState.FAILED)
     assert kinds(actions) == ["ScheduleRetry"]

@@ -1,4 +1,4 @@
-"""One decision at a time when something else is wanted, or a stage needs what is not there."""
+"""One decision at a time when the document changed, or a stage needs what is not there."""
 
 from __future__ import annotations
 

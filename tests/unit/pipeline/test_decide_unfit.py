@@ -83,7 +83,7 @@ def attempts(status: PipelineStatus) -> Any:
 
 
 class Place:
-    """A place whose memory somebody changes."""
+    """A place whose memory changes."""
 
     def __init__(self) -> None:
         self.unfit: tuple[Unfit, ...] = (Unfit(Stage.SFT, "sft cannot fit", "set it smaller"),)

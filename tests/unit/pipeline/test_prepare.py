@@ -1,4 +1,4 @@
-"""From a document to a wanted state: attach, go on, refuse, explain."""
+"""From a document to a desired state: attach, go on, refuse, explain."""
 
 from __future__ import annotations
 

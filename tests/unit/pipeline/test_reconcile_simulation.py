@@ -1,4 +1,4 @@
-"""The sequencer against a world in which everything breaks: it must still end, with every stage done once."""
+"""The reconciler where everything breaks: it must still end, with every stage done once."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_it_ends_complete_and_never_runs_twice(seed: int) -> None:
     for stage in Stage:
         attempts = [attempt for started, _, attempt in context.cluster.starts if started is stage]
         assert attempts == sorted(attempts)
-    # At most one stage is active at any time anybody looked.
+    # At most one stage is active in any status.
     assert all(sum(entry.state.is_active for entry in seen.stages.values()) <= 1 for seen in context.seen)
 
 

@@ -50,7 +50,7 @@ class MemoryRecords:
     def write_status(self, status: PipelineStatus, version: str | None) -> str:
         there = None if self.current is None else str(self.version)
         if version != there:
-            raise ConflictError("somebody else wrote", code=CONFLICT)
+            raise ConflictError("another writer was first", code=CONFLICT)
         self.current, self.version, self.writes = status, self.version + 1, self.writes + 1
         return str(self.version)
 
@@ -69,9 +69,9 @@ class Bench:
             cast(Any, self.memory), LAYOUT, self.cluster, records=self.records, policy=POLICY
         )
 
-    def once(self, turn: str | None = None) -> PipelineStatus:
+    def once(self, blocked_by: str | None = None) -> PipelineStatus:
         self.cluster.tick()
-        self.reconciler.once(self.cluster.now, turn)
+        self.reconciler.once(self.cluster.now, blocked_by)
         assert self.records.current is not None
         return self.records.current
 
@@ -109,7 +109,7 @@ def test_a_lost_write_does_nothing_outside() -> None:
     assert not bench.cluster.jobs
 
 
-def test_a_pipeline_waits_for_its_turn_and_says_for_whom() -> None:
+def test_a_queued_pipeline_says_what_it_waits_for() -> None:
     bench = Bench()
     status = bench.once("waits for other, which runs rm")
     assert not bench.cluster.jobs
@@ -124,7 +124,7 @@ def test_a_pipeline_waits_for_its_turn_and_says_for_whom() -> None:
     assert bench.run(20).holds(ConditionType.COMPLETE)
 
 
-def test_a_running_stage_is_not_stopped_by_a_turn() -> None:
+def test_a_running_stage_is_not_stopped_by_the_queue() -> None:
     bench = Bench()
     bench.run(4)
     for _ in range(20):
