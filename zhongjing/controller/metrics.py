@@ -33,50 +33,35 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        prefix = "zhongjing_controller"
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"zhongjing_{name}", text, labels, registry=self.registry)
+
         self._passes = Histogram(
-            f"{prefix}_pass_seconds",
+            "zhongjing_controller_pass_seconds",
             "Passes over all pipelines.",
             registry=self.registry,
             buckets=_PASS_BUCKETS,
         )
         self._failures = Counter(
-            f"{prefix}_failures",
+            "zhongjing_controller_failures",
             "Passes that the Kubernetes API or a defect broke off.",
             registry=self.registry,
         )
-        self._pipelines = Gauge(
-            f"{prefix}_pipelines", "Pipelines of this release by state.", ["state"], registry=self.registry
-        )
-        self._queue = Gauge(
-            f"{prefix}_queue_length", "Pipelines that wait for the cluster.", registry=self.registry
-        )
-        self._busy = Gauge(
-            f"{prefix}_cluster_busy", "1 while a pipeline has the cluster.", registry=self.registry
-        )
-        self._pods = Gauge(
-            f"{prefix}_worker_pods", "Worker pods that are asked for.", ["group"], registry=self.registry
-        )
-        self._progress = Gauge(
-            "zhongjing_stage_progress_percent",
-            "Progress of the active stage.",
-            ["pipeline", "stage"],
-            registry=self.registry,
-        )
-        self._updated = Gauge(
-            "zhongjing_stage_updated_timestamp_seconds",
+        self._pipelines = gauge("controller_pipelines", "Pipelines of this release by state.", "state")
+        self._queue = gauge("controller_queue_length", "Pipelines that wait for the cluster.")
+        self._busy = gauge("controller_cluster_busy", "1 while a pipeline has the cluster.")
+        self._pods = gauge("controller_worker_pods", "Worker pods that are asked for.", "group")
+        stage = ("pipeline", "stage")
+        self._progress = gauge("stage_progress_percent", "Progress of the active stage.", *stage)
+        self._updated = gauge(
+            "stage_updated_timestamp_seconds",
             "Unix time at which the running attempt last did something: steps, or heartbeats of long work.",
-            ["pipeline", "stage"],
-            registry=self.registry,
+            *stage,
         )
-        self._attempts = Gauge(
-            "zhongjing_stage_attempts",
-            "Attempts of the stages of unfinished pipelines.",
-            ["pipeline", "stage"],
-            registry=self.registry,
-        )
-        self._leader = Gauge(f"{prefix}_leader", "1 while this process leads.", registry=self.registry)
-        self._requests = _ReadCounter(f"{prefix}_api_requests", "Requests to the Kubernetes API.")
+        self._attempts = gauge("stage_attempts", "Attempts of the stages of unfinished pipelines.", *stage)
+        self._leader = gauge("controller_leader", "1 while this process leads.")
+        self._requests = _ReadCounter("zhongjing_controller_api_requests", "Requests to the Kubernetes API.")
         self.registry.register(self._requests)
 
     def observe(self, is_leader: Callable[[], bool], requests: Callable[[], int]) -> None:

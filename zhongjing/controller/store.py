@@ -91,15 +91,12 @@ class ReleaseStore:
         )
 
     def follow_keys(self) -> None:
-        """Takes keys from the Secret until the mounted file is there, then from the file."""
-        if self._lent is not None or not self._ready:
-            self._find_keys()
-
-    def _find_keys(self) -> None:
-        """Takes keys from the Secret while the mounted file is not there.
+        """Takes keys from the Secret until the mounted file is there, then from the file.
 
         The controller makes the Secret that its own pod mounts. A kubelet brings it in a minute or two.
         """
+        if self._ready and self._lent is None:
+            return
         secret = self._release.storage.secret
         if self._mounted is None or secret is None:
             return

@@ -1,8 +1,12 @@
-"""What the store keeps of an attempt that ends: the driver's log, and where it hung."""
+"""What the store keeps of an attempt that ends: the driver's log, and where it hung.
+
+Both are read between passes, in the one thread that serves all pipelines, so both are bounded in time.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 
 from zhongjing.config.stages import Stage
@@ -15,7 +19,8 @@ from zhongjing.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
 
-LOG_BYTES = 8 * 2**20  # of a driver's log that is kept; its end, where the reason stands
+LOG_BYTES = 8 * 2**20  # of a driver's log that is kept: its end, which has the reason
+LOG_SECONDS = 20.0  # for the logs of a pass
 
 
 def driver_log(layout: Layout, stage: Stage, key: str, attempt: int) -> str:
@@ -28,8 +33,10 @@ def keep_logs(
 ) -> None:
     """Copies the driver's log of each attempt that just ended: a backend forgets, the store does not.
 
-    A job stores its log itself when it ends in order; one that was killed does not.
+    A job stores its log itself when it ends in order; one that was killed does not. A log that takes longer
+    than LOG_SECONDS is kept as far as it was read.
     """
+    deadline = time.monotonic() + LOG_SECONDS
     for stage, entry in before.stages.items():
         ended = entry.state.is_active and not after.stage(stage).state.is_active
         if not ended or entry.submission_id is None or entry.key is None:
@@ -37,7 +44,7 @@ def keep_logs(
         try:
             if backend.describe(entry.submission_id).state.is_terminal:
                 uri = driver_log(layout, stage, entry.key, entry.attempt)
-                store.put(uri, _tail(backend, entry.submission_id))
+                store.put(uri, _tail(backend, entry.submission_id, deadline))
         except (BackendError, StorageError) as error:
             logger.warning("the log of %s could not be kept: %s", entry.submission_id, error)
 
@@ -56,7 +63,7 @@ def keep_stacks(
         logger.warning("the stacks of %s could not be kept: %s", job, error)
 
 
-def _tail(backend: Backend, submission_id: str) -> bytes:
+def _tail(backend: Backend, submission_id: str, deadline: float) -> bytes:
     lines: deque[bytes] = deque()
     size = 0
     for line in backend.tail_logs(submission_id):
@@ -64,4 +71,7 @@ def _tail(backend: Backend, submission_id: str) -> bytes:
         size += len(lines[-1])
         while size > LOG_BYTES and len(lines) > 1:
             size -= len(lines.popleft())
+        if time.monotonic() > deadline:
+            lines.append(b"[cut here: reading the rest took too long]\n")
+            break
     return b"".join(lines)[-LOG_BYTES:]

@@ -89,7 +89,10 @@ class Backend(Protocol):
         """Ends a job at once. A stop with a checkpoint goes through the stop object instead."""
 
     def stacks(self, submission_id: str) -> str:
-        """Where each process of a job is that makes no step, or why that cannot be seen. Never raises."""
+        """Where each process of a job is that makes no step, or why that is unknown.
+
+        Never raises, and takes at most a minute or so: the caller has other pipelines to serve.
+        """
 
     def tail_logs(self, submission_id: str) -> Iterator[str]:
         """Lines of the driver's log, following until the job ends."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -25,6 +26,7 @@ from zhongjing.errors import (
     StorageError,
     StorageUnavailableError,
 )
+from zhongjing.pipeline.attempt_logs import LOG_SECONDS
 from zhongjing.pipeline.backend import JobRequest
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence, Reconciler
@@ -159,6 +161,26 @@ def test_the_log_of_an_attempt_is_kept() -> None:
     assert key is not None
     kept = bench.memory.objects[f"{LAYOUT.stage(Stage.SFT, key).logs}/driver-a1.log"]
     assert kept == b"log of demo-0123abcd-sft-a1\n"
+
+
+def test_a_log_that_takes_too_long_to_read_is_kept_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    clock = [0.0]
+
+    def endless(submission_id: str) -> Iterator[str]:
+        while True:
+            clock[0] += LOG_SECONDS / 2
+            yield "line"
+
+    monkeypatch.setattr("zhongjing.pipeline.attempt_logs.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(bench.cluster, "tail_logs", endless)
+    bench.run(3)
+    bench.cluster.crash(bench.cluster.running()[0])
+    bench.run(1)
+    key = bench.status().stage(Stage.SFT).key
+    kept = bench.memory.objects[f"{LAYOUT.stage(Stage.SFT, str(key)).logs}/driver-a1.log"]
+    assert kept.startswith(b"line\nline\n")
+    assert b"cut here" in kept.splitlines()[-1]
 
 
 def test_an_outage_is_told_and_passes() -> None:
