@@ -25,8 +25,9 @@ from zhongjing.controller.inventory import Inventory
 from zhongjing.controller.metrics import Metrics
 from zhongjing.controller.orphans import Orphans
 from zhongjing.controller.outage import Outage
-from zhongjing.controller.pipeline_reconciler import PipelineReconciler, Services
+from zhongjing.controller.pipeline_reconciler import PipelineReconciler
 from zhongjing.controller.queue import holds_cluster, is_ours, is_queued, is_refused, preparing, queue_order
+from zhongjing.controller.services import Services
 from zhongjing.controller.spec import Specs
 from zhongjing.controller.store import ReleaseStore
 from zhongjing.errors import (

@@ -15,8 +15,8 @@ from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.stages import Stage
 from zhongjing.controller.fencing import ClusterJobs
-from zhongjing.controller.pipeline_reconciler import Services
 from zhongjing.controller.queue import orphans, verification
+from zhongjing.controller.services import Services
 from zhongjing.errors import BackendError, BackendUnavailableError, ZhongjingError
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.repeats import Repeats

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
+from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.codes.unexpected import UNEXPECTED
 from zhongjing.config.stages import Stage
-from zhongjing.controller.fencing import FencedBackend
-from zhongjing.controller.outage import SILENCE_SECONDS, Outage
+from zhongjing.controller.outage import SILENCE_SECONDS
 from zhongjing.controller.queue import is_queued
-from zhongjing.controller.records import KubernetesRecords, OnChange
-from zhongjing.controller.spec import Specs
+from zhongjing.controller.records import KubernetesRecords
+from zhongjing.controller.services import Services
 from zhongjing.errors import (
     BackendError,
     BackendUnavailableError,
@@ -24,9 +21,7 @@ from zhongjing.errors import (
 )
 from zhongjing.pipeline.actions import SUSPENDED, Action, Adopt, Conclude, Mark, apply
 from zhongjing.pipeline.faults import is_documents, sentence, unready_reason
-from zhongjing.pipeline.fit import Gate
-from zhongjing.pipeline.observe import Policy
-from zhongjing.pipeline.reconcile import Cadence, Reconciler
+from zhongjing.pipeline.reconcile import Reconciler
 from zhongjing.pipeline.repeats import Repeats
 from zhongjing.pipeline.state import (
     CLUSTER_STARTING,
@@ -37,44 +32,12 @@ from zhongjing.pipeline.state import (
     StageState,
     stamp,
 )
-from zhongjing.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
 
 TELL_PASSES = 2  # live progress is written in every second pass at most
 _TROUBLE_SECONDS = 3.0  # until a pass that could not be made is made again
 _DEFECT_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class Services:
-    """What all pipelines of a controller share.
-
-    Attributes:
-        pipelines: the API.
-        store: documents and artifacts.
-        outage: whether the store can be used.
-        specs: what objects want.
-        backend: where jobs run.
-        gate: says which stages cannot fit there.
-        release: name of this release.
-        policy: times of decisions.
-        cadence: times between passes.
-        may_act: whether this process still leads.
-        on_change: is told of every status that was written.
-    """
-
-    pipelines: Pipelines
-    store: ObjectStore
-    outage: Outage
-    specs: Specs
-    backend: FencedBackend
-    gate: Gate
-    release: str
-    policy: Policy
-    cadence: Cadence
-    may_act: Callable[[], bool]
-    on_change: OnChange
 
 
 class PipelineReconciler:
@@ -88,16 +51,7 @@ class PipelineReconciler:
     def __init__(self, services: Services, pipeline: Pipeline) -> None:
         self._services = services
         layout = services.specs.layout(pipeline)
-        self.records = KubernetesRecords(
-            services.pipelines,
-            services.store,
-            layout,
-            pipeline,
-            release=services.release,
-            may_act=services.may_act,
-            on_change=services.on_change,
-        )
-        self._layout = layout
+        self.records = KubernetesRecords(services, layout, pipeline)
         self._reconciler = Reconciler(
             services.store,
             layout,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from zhongjing.backends.kubernetes.codec import (
     Extras,
@@ -13,55 +13,34 @@ from zhongjing.backends.kubernetes.codec import (
     listing_uri,
     live_progress,
 )
-from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
+from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.backends.kubernetes.resources import Object
 from zhongjing.codes.cluster import UNREADABLE_STATUS
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.config.stages import Stage
+from zhongjing.controller.services import Services
 from zhongjing.errors import ConflictError, StorageError
 from zhongjing.pipeline.records import Versioned
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, StageStatus
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource
-from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Progress
 
 logger = logging.getLogger(__name__)
-
-OnChange = Callable[[Pipeline, PipelineStatus, PipelineStatus], None]
-"""Called with the object, its status before and its status after, when a new one was written."""
 
 
 class KubernetesRecords:
     """The desired state and the status of one pipeline; the resource version is the fence.
 
     Args:
-        pipelines: the API.
-        store: listings of late sources go there.
+        services: shared by all pipelines.
         layout: of the pipeline.
         pipeline: the object.
-        release: of this controller.
-        may_act: whether this process still leads; asked before every write.
-        on_change: is told of every status that was written.
     """
 
-    def __init__(
-        self,
-        pipelines: Pipelines,
-        store: ObjectStore,
-        layout: Layout,
-        pipeline: Pipeline,
-        *,
-        release: str,
-        may_act: Callable[[], bool],
-        on_change: OnChange,
-    ) -> None:
-        self._pipelines = pipelines
-        self._store = store
+    def __init__(self, services: Services, layout: Layout, pipeline: Pipeline) -> None:
+        self._services = services
         self._layout = layout
-        self._release = release
-        self._may_act = may_act
-        self._on_change = on_change
         self._late: dict[str, FrozenSource] = {}
         self._live: dict[Stage, Object] = {}
         self._desired: DesiredState | None = None
@@ -144,7 +123,7 @@ class KubernetesRecords:
         self._forget_progress(before, status)
         value = self.encoded(status)
         if self._write(value):
-            self._on_change(self.pipeline, before, status)
+            self._services.on_change(self.pipeline, before, status)
         return self.pipeline.version
 
     def tell(self) -> None:
@@ -165,7 +144,7 @@ class KubernetesRecords:
         if desired is not None:
             resolved = desired.document.spec.model_dump(mode="json", exclude_none=True)
             targets = tuple(desired.targets)
-        return encode(status, Extras(self._release, targets, resolved, self._live, self._layout))
+        return encode(status, Extras(self._services.release, targets, resolved, self._live, self._layout))
 
     def _write(self, value: Object) -> bool:
         """Writes a status that says something new; whether it did.
@@ -177,9 +156,9 @@ class KubernetesRecords:
         known = [self.pipeline.status, *([sent] if version == self.pipeline.version else [])]
         if _said(value) in [_said(each) for each in known]:
             return False
-        if not self._may_act():
+        if not self._services.may_act():
             raise ConflictError("another controller leads now", code=CONFLICT, where=self.pipeline.name)
-        self.pipeline = self._pipelines.write_status(self.pipeline, value)
+        self.pipeline = self._services.pipelines.write_status(self.pipeline, value)
         self._sent = (self.pipeline.version, value)
         self.has_news = False
         self._tell_of_unknown(value)
@@ -204,13 +183,13 @@ class KubernetesRecords:
 
     def _listing(self, uri: str) -> FrozenSource:
         if uri not in self._late:
-            self._late[uri] = self._store.get_record(uri, FrozenSource)
+            self._late[uri] = self._services.store.get_record(uri, FrozenSource)
         return self._late[uri]
 
     def _keep_listing(self, source: FrozenSource) -> None:
         uri = listing_uri(self._layout, source)
         if uri not in self._late:
-            self._store.put_record(uri, source)
+            self._services.store.put_record(uri, source)
             self._late[uri] = source
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from copy import deepcopy
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -39,15 +40,11 @@ def test_a_status_is_written_by_a_controller_that_is_newer_than_the_definition(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     api = OlderApi()
-    records = KubernetesRecords(
-        Pipelines(api),
-        cast(Any, None),
-        Layout("s3://b", "ns", "p"),
-        Pipeline({"metadata": METADATA, "spec": {}}),
-        release="zj",
-        may_act=lambda: True,
-        on_change=lambda pipeline, before, after: None,
+    services = SimpleNamespace(
+        pipelines=Pipelines(api), release="zj", may_act=lambda: True, on_change=lambda *changed: None
     )
+    pipeline = Pipeline({"metadata": METADATA, "spec": {}})
+    records = KubernetesRecords(cast(Any, services), Layout("s3://b", "ns", "p"), pipeline)
     action = Conclude(ConditionType.PROGRESSING, "Queued", "waits", None)
     with caplog.at_level(logging.WARNING):
         after = apply(records.read(), [action], 1.8e9)
