@@ -197,7 +197,7 @@ class Verification:
         seconds = time.monotonic() - began
         log = self._log(name)
         if job.state is JobState.SUCCEEDED:
-            self._jobs.delete(name)
+            self._remove(name)
             last = log[-1] if log else ""
             return f"{last.split('zhongjing.verify ')[-1]}, {seconds:.0f} s"
         for line in log[-LOG_LINES:]:
@@ -206,7 +206,7 @@ class Verification:
             message = f"{job.state.lower()}: {job.message or job.state}"
             remedy = "the end of its log is above"
         else:
-            self._jobs.delete(name)
+            self._remove(name)
             message = f"was {job.state.lower()} for {seconds:.0f} s"
             remedy = (
                 f"see that worker pods are up and free ({cpus:g} CPUs and {gpus:g} GPUs were seen), "
@@ -228,6 +228,15 @@ class Verification:
             if job.state is JobState.UNKNOWN:
                 break
         return job
+
+    def _remove(self, name: str) -> None:
+        """Ends the job and deletes it, once Ray's monitor, which polls each second, has seen its end.
+
+        The monitor would else record the deleted job anew, as one that failed.
+        """
+        self._jobs.stop(name)
+        time.sleep(3 * POLL_SECONDS)
+        self._jobs.delete(name)
 
     def _log(self, name: str) -> list[str]:
         try:
