@@ -80,7 +80,7 @@ class RayCluster:
         try:
             self.capacity.room_for(verification)
         except ImpossibleJobError as error:
-            _repeats.say(verification.stage, f"finds no room: {error.message}")
+            _repeats.say(verification.stage, f"cannot be scheduled: {error.message}")
 
 
 class FencedBackend:

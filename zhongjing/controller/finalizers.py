@@ -43,5 +43,5 @@ def remove_artifacts(services: Services, pipeline: Pipeline) -> int:
     if pipeline.name in RESERVED:
         return 0
     deleted = services.store.delete_folder(services.specs.layout(pipeline).home)
-    logger.info("%s: deleted its artifacts, %d objects", pipeline.name, deleted)
+    logger.info("%s: deleted its artifacts (%d objects)", pipeline.name, deleted)
     return deleted

@@ -115,7 +115,7 @@ class Inventory:
             except ZhongjingError as error:
                 logger.debug("the watch broke off: %s", error)
             except Exception:
-                logger.exception("the watch broke off")
+                logger.exception("unexpected error in the watch of TrainingPipelines")
             self.expire()
             self._ending.wait(_PAUSE_SECONDS)
 

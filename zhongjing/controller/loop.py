@@ -213,7 +213,7 @@ class Controller:
             if after is not None and not ends and (self._looks_again(after) or not after.is_settled):
                 after = self._reconcile(after, holder, now)
         except (ConflictError, ObjectConflictError) as error:
-            logger.info("%s: %s; looking again", pipeline.name, error.message)
+            logger.info("%s: %s; reading it again", pipeline.name, error.message)
             self.inventory.expire()
             # What was written before the conflict counts.
             reconciler = self._reconcilers.get(pipeline.uid)
@@ -234,7 +234,7 @@ class Controller:
         known = isinstance(error, ZhongjingError)
         text = sentence(error) if isinstance(error, ZhongjingError) else f"{type(error).__name__}: {error}"
         if self._repeats.say(subject, text, logging.WARNING if known else logging.ERROR) and not known:
-            logger.error("%s: the trace of the defect", subject, exc_info=error)
+            logger.error("%s: unexpected error", subject, exc_info=error)
         self._metrics.fail()
 
     def _upkeep(self, pipeline: Pipeline, now: float) -> Pipeline | None:
@@ -242,7 +242,7 @@ class Controller:
         if lacks_finalizer(pipeline):
             return self._pipelines.set_finalizer(pipeline, pipeline.deletes_artifacts)
         if is_expired(pipeline, now):
-            logger.info("%s: its time to live is over", pipeline.name)
+            logger.info("%s: ttlSecondsAfterFinished is over, deleting it", pipeline.name)
             self._pipelines.delete(pipeline)
             self.inventory.expire()
         elif pipeline.is_deleting and pipeline.has_finalizer and not pipeline.is_active:
@@ -275,7 +275,7 @@ class Controller:
         there = {each.uid for each in everything}
         gone = [uid for uid in self._reconcilers if uid not in there]
         for uid in gone:
-            logger.info("%s is gone", self._reconcilers[uid].pipeline.name)
+            logger.info("%s: deleted", self._reconcilers[uid].pipeline.name)
             del self._reconcilers[uid]
             self._services.specs.forget(uid)
         return bool(gone)

@@ -66,7 +66,7 @@ class Orphans:
         try:
             jobs = self._backend.jobs()
         except BackendError as error:
-            self._repeats.say("the jobs of Ray cannot be listed", error.message)
+            self._repeats.say("Ray's jobs cannot be listed", error.message)
             # Whatever it is: until Ray says what runs, nothing else may begin there.
             fence.unseen = BackendUnavailableError(
                 error.message, code=error.code, where=error.where, remedy=error.remedy
@@ -74,7 +74,7 @@ class Orphans:
             return
         if fence.unseen is not None:
             fence.unseen = None
-            self._repeats.forget("the jobs of Ray cannot be listed")
+            self._repeats.forget("Ray's jobs cannot be listed")
         self.verification = verification(jobs, self._release.release, self._release.namespace)
         alive = orphans(jobs, pipelines, self._release.release, self._release.namespace)
         self._asked = {job.submission_id: self._asked.get(job.submission_id, now) for job in alive}
@@ -97,8 +97,8 @@ class Orphans:
                 self._ended[job.submission_id] = now
                 services.backend.stop(job.submission_id)
         elif not services.outage.holds and not services.store.exists(uri):
-            logger.info("asking %s to stop: its pipeline was deleted", job.submission_id)
-            message = "the pipeline was deleted, or went to another release"
+            logger.info("asked %s to stop: its pipeline was deleted", job.submission_id)
+            message = "the pipeline was deleted, or moved to another release"
             request_stop(services.store, uri, StopReason.SUPERSEDED, message)
 
     def _stop_object(self, job: JobDescription) -> str | None:

@@ -106,7 +106,7 @@ class PipelineReconciler:
             else:
                 wait = self._pass(pipeline, blocked_by, now)
                 if self.error is not None and self._repeats.forget(pipeline.name):
-                    logger.info("%s: goes on", pipeline.name)
+                    logger.info("%s: recovered", pipeline.name)
                 self.error = self._failing_since = None
         except ConflictError:
             self._left_at = ""
@@ -159,7 +159,7 @@ class PipelineReconciler:
             self._repeats.say(pipeline.name, f"generation {pipeline.generation}: {reason}")
             suspend = pipeline.suspend or pipeline.is_deleting
             desired = previous.value.model_copy(update={"suspend": suspend})
-            blocked_by = f"the document as it is now cannot be run: {reason}"
+            blocked_by = f"the edited document cannot be run: {reason}"
             wait = self._go(desired, blocked_by, now)
             # When what runs has ended, the document as it is now is all that is left to speak of.
             return self._services.cadence.active if wait is None else wait
@@ -205,7 +205,7 @@ class PipelineReconciler:
             # A defect with one pipeline must not end the others.
             unexpected = ZhongjingError(f"{type(error).__name__}: {error}", code=UNEXPECTED)
             if self._repeats.say(name, unexpected.message, logging.ERROR):
-                logger.error("%s: a pass failed", name, exc_info=error)
+                logger.error("%s: unexpected error", name, exc_info=error)
             error = unexpected
         else:
             starts = isinstance(error, BackendError) and unready_reason(error) == CLUSTER_STARTING

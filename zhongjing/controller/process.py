@@ -131,10 +131,10 @@ class ControllerProcess:
         finally:
             self._election.close()
             self._server.close()
-            logger.info("ended")
+            logger.info("stopped")
 
     def terminate(self) -> None:
-        """Ends after the pass that is under way. For any thread."""
+        """Ends after the current pass. For any thread."""
         self._ending.set()
         loop = self._loop
         if loop is not None:
@@ -147,7 +147,7 @@ class ControllerProcess:
             try:
                 findings = prepare_secrets(self._api, self._release)
             except ZhongjingError as error:
-                repeats.say("the Secrets cannot be looked at", str(error))
+                repeats.say("the release's Secrets cannot be read", str(error))
                 self._metrics.fail()
                 self._ending.wait(_PREPARE_SECONDS)
                 continue

@@ -269,7 +269,7 @@ class Reconciler:
         except StorageError as error:
             if error.code not in UNREADABLE:
                 raise
-            self._repeats.say(f"progress of {stage}", f"{sentence(error)}; going on without it")
+            self._repeats.say(f"progress of {stage}", f"{sentence(error)}; continuing without it")
             return Progress(stage=stage, key=key, attempt=entry.attempt, activity=Activity.STARTING)
         if progress is None or progress.attempt != entry.attempt:
             return None
@@ -347,7 +347,7 @@ class Reconciler:
             elif isinstance(action, RequestStop):
                 uri = self.layout.stage(action.stage, action.key).stop(action.attempt)
                 if not self.store.exists(uri):
-                    logger.info("asking %s a%d to stop: %s", action.stage, action.attempt, action.message)
+                    logger.info("asked %s a%d to stop: %s", action.stage, action.attempt, action.message)
                     keep_stacks(self.store, self.layout, self.backend, status, action)
                     request_stop(self.store, uri, action.reason, action.message)
             elif isinstance(action, Kill):
@@ -356,7 +356,7 @@ class Reconciler:
                 except BackendUnavailableError as error:
                     unready = error  # the next pass ends it
                 else:
-                    self._repeats.say(action.submission_id, "ended", logging.INFO)
+                    self._repeats.say(action.submission_id, "stopped", logging.INFO)
         return news, unready
 
     def _request_workers(

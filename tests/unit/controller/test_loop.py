@@ -177,10 +177,10 @@ def test_what_goes_on_being_so_is_logged_once_and_then_once_in_ten_minutes(
         ray.error = None
         for number in range(3700, 3800, 20):
             world.run(NOW + number)
-    [submitted, goes_on] = caplog.messages
+    [submitted, recovered] = caplog.messages
     assert submitted.startswith("submitted held-")
     assert submitted.endswith("-pretrain-a1")
-    assert goes_on == "held: goes on"
+    assert recovered == "held: recovered"
 
 
 def test_a_document_that_an_older_controller_refused_is_looked_at_again() -> None:
