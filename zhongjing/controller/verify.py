@@ -40,6 +40,8 @@ LOG_LINES = 40
 # Keys of the job's metadata: the release that it checks, and what its worker needs.
 VERIFIES, CPUS, GPUS = "verifies", "cpus", "gpus"
 
+_MARK = "zhongjing.verify "  # before the line that the job ends with
+
 T = TypeVar("T")
 
 
@@ -198,8 +200,8 @@ class Verification:
         log = self._log(name)
         if job.state is JobState.SUCCEEDED:
             self._remove(name)
-            last = log[-1] if log else ""
-            return f"{last.split('zhongjing.verify ')[-1]}, {seconds:.0f} s"
+            said = [line for line in log if _MARK in line] or log or [""]
+            return f"{said[-1].split(_MARK)[-1]}, {seconds:.0f} s"
         for line in log[-LOG_LINES:]:
             self._tell(f"           | {line}")
         if job.state.is_terminal:
