@@ -38,8 +38,8 @@ from zhongjing.config.stages import Lora, Stage
 from zhongjing.data.batches import collate, deal
 from zhongjing.data.encoding import Encoded, RecordEncoder
 from zhongjing.data.packing import Pieces
-from zhongjing.data.readers import Rejected, read_object
-from zhongjing.data.records import Record
+from zhongjing.data.readers import read_object
+from zhongjing.data.records import Record, Rejected
 from zhongjing.data.samples import Sample
 from zhongjing.data.templates import CHATML_TEMPLATE
 from zhongjing.model.adapters import add_lora

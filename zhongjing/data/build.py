@@ -45,8 +45,7 @@ from zhongjing.data.fidelity import check_answers
 from zhongjing.data.order import groups_by_category
 from zhongjing.data.outputs import CacheOutputs
 from zhongjing.data.parts import Encode, PartMaker, Purpose, encode_here, remove_parts
-from zhongjing.data.readers import Rejected, record_texts
-from zhongjing.data.records import Dialogue, Record
+from zhongjing.data.records import Dialogue, Record, Rejected, record_texts
 from zhongjing.data.rejections import Rejections, check_source
 from zhongjing.data.tokens import CacheManifest, TokenCacheRef, read_manifest, reference
 from zhongjing.errors import ConflictError, DataError, MissingInputError, NotFoundError

@@ -19,8 +19,8 @@ from zhongjing.config.sources import Source
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.data.cachekey import section_characters_of
 from zhongjing.data.encoding import RecordEncoder, adapt
-from zhongjing.data.readers import ReadStats, Rejected, read_object, record_texts
-from zhongjing.data.records import Record
+from zhongjing.data.readers import ReadStats, read_object
+from zhongjing.data.records import Record, Rejected, record_texts
 from zhongjing.data.split import Split, assign, content_of, unit_of
 from zhongjing.storage.manifest import FrozenSource, Unused
 

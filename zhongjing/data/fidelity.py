@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from zhongjing.codes import data as codes
 from zhongjing.config.sources import Source
 from zhongjing.data.encoding import RecordEncoder
-from zhongjing.data.readers import Rejected
-from zhongjing.data.records import Position, Record
+from zhongjing.data.records import Position, Record, Rejected
 from zhongjing.data.rejections import place
 from zhongjing.errors import DataError
 

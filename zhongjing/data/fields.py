@@ -2,15 +2,18 @@
 
 Readers of layouts take a value by ``fields[name]`` or ``fields.get(name)``: that says that it goes into the
 record. ``name in fields`` and ``fields.peek(name)`` only look. What nobody took is told by :func:`unused_in`.
+Reasons of rejection never hold a record's text: they may end up in logs.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from zhongjing.data.records import RejectedError, has_undecodable
 from zhongjing.storage.manifest import Unused
 
 _NAMES = 64  # told by name; records keyed by numbers of their own have no end of names
@@ -18,6 +21,8 @@ _LONGEST_NAME = 60  # characters; a longer one is a text that took a name's plac
 OTHER_KEYS = "other keys"
 _MISSING = {"", "nan", "none", "null", "n/a", "无"}
 _LONGEST_MISSING = max(map(len, _MISSING))
+_MACHINE_WORDS = {"nan", "none", "null"}  # what programs write where there was no answer; 无 is one
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,29}")
 
 
 class Fields(Mapping[str, object]):
@@ -102,6 +107,69 @@ def is_missing(value: object) -> bool:
     if isinstance(value, list):
         return not value or (len(value) == 1 and is_missing(value[0]))
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def text_of(value: object, what: str) -> str:
+    """A text or a list of one text, stripped.
+
+    Raises:
+        RejectedError: it is none, or an empty one; ``what`` names it.
+    """
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise RejectedError(f"{what} is a list of {len(value)} elements, one is expected")
+        value = value[0]
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise RejectedError(f"{what} is missing")
+    if not isinstance(value, str):
+        raise RejectedError(f"{what} is not a text")
+    stripped = value.strip().lstrip("\ufeff")
+    if not stripped:
+        raise RejectedError(f"{what} is empty")
+    if has_undecodable(stripped):
+        raise RejectedError(f"{what} holds half of a surrogate pair")
+    return stripped
+
+
+def answer_of(value: object, what: str = "the answer") -> str:
+    """As :func:`text_of`; what a program writes for nothing (``nan``) is no answer.
+
+    Raises:
+        RejectedError: it is missing.
+    """
+    text = text_of(value, what)
+    if text.lower() in _MACHINE_WORDS:
+        raise RejectedError(f"{what} is missing")
+    return text
+
+
+def label_of(value: object) -> str | None:
+    """A short text such as a department, or None."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value.strip() if isinstance(value, str) and not is_missing(value) else None
+
+
+def number_of(value: object, what: str) -> float:
+    """A finite number, also one that is written as a text.
+
+    Raises:
+        RejectedError: it is none; ``what`` names it.
+    """
+    try:
+        number = (
+            float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+        )
+    except ValueError:
+        number = None
+    if number is None or not math.isfinite(number):
+        raise RejectedError(f"{what} is not a number")
+    return number
+
+
+def is_name(key: str) -> bool:
+    """Whether a key may be told: the header of a table without one is text."""
+    return _NAME.fullmatch(key) is not None
 
 
 class UnusedKeys:

@@ -18,8 +18,7 @@ from typing import Literal
 
 from zhongjing.codes import data as data_codes
 from zhongjing.codes import document as document_codes
-from zhongjing.data.brackets import value_end
-from zhongjing.data.raw import is_turn
+from zhongjing.data.json_values import is_turn, value_end
 from zhongjing.errors import DataError
 
 Format = Literal["json", "jsonl", "csv", "text", "parquet"]
@@ -181,15 +180,6 @@ def _common_share(head: bytes, codec: str) -> float:
         else:
             common += 0xA140 <= pair[0] << 8 | pair[-1] <= 0xC67E
     return common / max(1, len(text))
-
-
-def has_undecodable(text: str) -> bool:
-    """Whether ``text`` has lone surrogates: bytes that did not decode, or a broken JSON escape."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _decoder(encoding: str) -> codecs.IncrementalDecoder:

@@ -17,14 +17,8 @@ from pydantic import Field
 
 from zhongjing.codes import data as data_codes
 from zhongjing.config.sources import Kind, Source
-from zhongjing.data.readers import (
-    HF_SCHEME,
-    ReadStats,
-    Rejected,
-    read_object,
-    record_texts,
-)
-from zhongjing.data.records import Dialogue, Ranking, Record, TextRecord
+from zhongjing.data.readers import HF_SCHEME, ReadStats, read_object
+from zhongjing.data.records import Dialogue, Ranking, Record, Rejected, TextRecord, record_texts
 from zhongjing.data.split import content_of, unit_of
 from zhongjing.errors import DataError, MissingInputError
 from zhongjing.storage.listing import expand as expand_path

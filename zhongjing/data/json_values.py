@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 from zhongjing.codes import data as data_codes
-from zhongjing.data.brackets import value_end
-from zhongjing.data.formats import has_undecodable
-from zhongjing.data.raw import BadRow, Row, is_turn
+from zhongjing.data.records import BadRow, Row, has_undecodable
 from zhongjing.errors import DataError
 
 _WINDOW = 1 << 20  # characters read at a time
@@ -25,10 +23,46 @@ _RECORD_LIMIT = 1 << 26  # characters; what is longer is no record but a bracket
 _BLANK = re.compile(r"[ \t\r\n\ufeff]*")
 _BETWEEN = re.compile(r"[ \t\r\n\ufeff,]*")
 _STRAY = re.compile(r"[^,\[\]{}\"\r\n]+")
+_STRUCTURE = re.compile(r'["\[\]{}]')
+_STRING_END = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_DECODER = json.JSONDecoder()
 
 
 class _RepeatedKeyError(ValueError):
     """An object has a key twice: of two values one would be lost."""
+
+
+def value_end(data: str, start: int) -> int | None:
+    """End of the object, array or string at ``start``. First by the C decoder, else by its brackets."""
+    try:
+        return _DECODER.raw_decode(data, start)[1]
+    except (ValueError, RecursionError):
+        pass
+    depth, position = 0, start
+    while True:
+        match = _STRUCTURE.search(data, position)
+        if match is None:
+            return None
+        position = match.end()
+        mark = match.group()
+        if mark == '"':
+            string = _STRING_END.match(data, position)
+            if string is None:
+                return None
+            position = string.end()
+        else:
+            depth += 1 if mark in "[{" else -1
+        if depth <= 0:
+            return position
+
+
+def is_turn(value: object) -> bool:
+    """Whether a value is a turn of a dialogue, and not a record."""
+    return (
+        isinstance(value, Mapping)
+        and ("role" in value or "from" in value)
+        and ("content" in value or "value" in value)
+    )
 
 
 def parse_json(raw: str, index: int, line: int | None) -> Row | BadRow:

@@ -1,99 +1,45 @@
 """The key layouts that corpora are published in, each read into one neutral form.
 
 A layout is recognised for each record, not for each file: CMtMedQA's published sample has two in one file.
-The layouts that LLaMA-Factory, MedicalGPT, TRL, OpenRLHF and ms-swift document are read, or refused by name
-where no stage trains on them (tools, images, unpaired and stepwise preferences).
+:mod:`zhongjing.data.published_keys` lists the keys; what no stage trains on (tools, images, unpaired and
+stepwise preferences) is refused by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from zhongjing.codes import data as codes
 from zhongjing.config.sources import Columns, Kind, RoleMarks
-from zhongjing.data.fields import Fields, is_missing, unused_in, wrapped
-from zhongjing.data.preferences import (
-    RANKS,
-    SCORES,
-    Graded,
-    check_pair_scores,
-    deciding,
-    order_in,
-    ordered,
-    pair_of,
-    said,
+from zhongjing.data import published_keys as keys
+from zhongjing.data.fields import (
+    Fields,
+    answer_of,
+    is_missing,
+    is_name,
+    label_of,
+    text_of,
+    unused_in,
+    wrapped,
 )
-from zhongjing.data.questions import (
-    TURN_LISTS,
-    Prompted,
-    one_name,
-    prompt_of,
-    two_ways,
-    with_system,
-)
-from zhongjing.data.records import Turn
-from zhongjing.data.role_marks import marked_turns, spoken_by_mark
-from zhongjing.data.texts import RejectedError, answer_of, is_name, label_of, text_of
+from zhongjing.data.preferences import check_pair_scores, deciding, order_in, ordered, pair_of, said
+from zhongjing.data.questions import one_name, prompt_of, two_ways, with_system
+from zhongjing.data.records import Parsed, RejectedError, Turn, Turns
 from zhongjing.data.turns import (
-    THOUGHT_KEYS,
     history_of,
     is_turn,
     is_turn_list,
     listed,
+    marked_turns,
+    spoken_by_mark,
     turn_list,
     turns_in,
     with_thought,
 )
 
-Turns = tuple[Turn, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """A record in neutral form: a text, or turns, with ranked answers beside them where there are any.
-
-    ``layout`` tells how it was read, in a few words. ``turns`` are as published: they may end with a user's;
-    ``system`` of a system turn is the first turn. ``unused``: characters of what the record held beside that,
-    by key.
-    """
-
-    layout: str
-    text: str | None = None
-    turns: Turns = ()
-    answers: tuple[str, ...] = ()
-    ranks: tuple[int, ...] = ()
-    department: str | None = None
-    unused: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def kind(self) -> Kind:
-        """What the record looks like, whatever its source says."""
-        if self.text is not None:
-            return Kind.TEXT
-        if self.answers:
-            return Kind.RANKING
-        answered = any(turn.role == "assistant" for turn in self.turns)
-        return Kind.DIALOGUE if answered else Kind.PROMPTS
-
-
-_ANSWERS = ("output", "response", "answer", "completion", "target", "答", "回答", "答案", "answers")
-_RANKED = ("answers", "responses", "completions")
-_PAIRS = (
-    ("chosen", "rejected"),
-    ("response_chosen", "response_rejected"),
-    ("chosen_response", "rejected_response"),
-    ("response_j", "response_k"),  # StackExchange, paired: j is the better one
-)
-_TEXTS = ("text", "content", "正文")
-_DEPARTMENTS = ("department", "cate1", "cate2", "科室", "related_diseases_department")
-_MEDIA = ("images", "image", "videos", "audios", "objects")
-_TOOLS = ("tools", "functions")
-_VERDICTS = ("kto_tag", "label")
-_REFUSABLE = {*_MEDIA, *_TOOLS, *_VERDICTS, "completions", "positive_messages", "negative_messages"}
 _NO_COLUMNS = Columns()
-_CAPITALS = ("Question", "Complex_CoT", "Response", "Answer", "Options", "Input", "Output", "Instruction")
 
 
 def parse(value: object, columns: Columns | None, kind: Kind, role_marks: RoleMarks | None = None) -> Parsed:
@@ -116,51 +62,46 @@ def parse(value: object, columns: Columns | None, kind: Kind, role_marks: RoleMa
         return Parsed("lines", text=text_of(value, "the line"))
     record = wrapped(value)
     if isinstance(record, list):
-        parsed: Parsed | None = Parsed("messages", turns=turn_list(record), unused=unused_in(record))
-    elif isinstance(record, Fields):
-        if columns is None or columns == _NO_COLUMNS:
-            parsed = _by_names(_lowered(record), kind)
-        else:
-            departments = (columns.department,) if columns.department else _DEPARTMENTS
-            parsed = _finished(_by_columns(record, columns), record, kind, departments)
-    else:
+        parsed = Parsed("messages", turns=turn_list(record), unused=unused_in(record))
+    elif not isinstance(record, Fields):
         raise RejectedError("the record is neither a mapping nor a list of turns", codes.UNKNOWN_LAYOUT)
-    if parsed is None:
-        assert isinstance(record, Fields)
-        raise RejectedError(f"no known layout among its keys{_key_names(record)}", codes.UNKNOWN_LAYOUT)
+    elif columns is None or columns == _NO_COLUMNS:
+        parsed = _by_names(record, kind)
+    else:
+        departments = (columns.department,) if columns.department else keys.DEPARTMENTS
+        parsed = _finished(_by_columns(record, columns), record, kind, departments)
     return parsed if kind is Kind.TEXT else _unmarked(parsed, role_marks)
 
 
-def _by_names(record: Fields, kind: Kind) -> Parsed | None:
-    names = record.names
-    if kind is not Kind.TEXT and not names.isdisjoint(_REFUSABLE):
+def _by_names(published: Fields, kind: Kind) -> Parsed:
+    record = _lowered(published)
+    if kind is not Kind.TEXT and not record.names.isdisjoint(keys.REFUSABLE):
         _refuse_by_name(record, kind)
-    for reader in _readers_for(kind, names):
+    for reader in _readers_for(kind, record.names):
         parsed = reader(record, kind)
         if parsed is not None:
-            return _finished(parsed, record, kind, _DEPARTMENTS)
+            return _finished(parsed, record, kind, keys.DEPARTMENTS)
         record.forget()
-    return None
+    raise RejectedError(f"no known layout among its keys{_key_names(published)}", codes.UNKNOWN_LAYOUT)
 
 
 def _finished(parsed: Parsed, record: Fields, kind: Kind, departments: Sequence[str]) -> Parsed:
     # Held-out results are told by department; no other kind of record keeps it.
     department = _department(record, departments) if kind is Kind.DIALOGUE else None
-    unused = {**unused_in(record), **parsed.unused}
-    return Parsed(parsed.layout, parsed.text, parsed.turns, parsed.answers, parsed.ranks, department, unused)
+    return replace(parsed, department=department, unused={**unused_in(record), **parsed.unused})
 
 
 def _lowered(record: Fields) -> Fields:
     """The record with known names that are published with a capital in their lower case."""
-    capitals = {name: name.lower() for name in record.present(_CAPITALS) if name.lower() not in record}
+    capitals = {name: name.lower() for name in record.present(keys.CAPITALS) if name.lower() not in record}
     if not capitals:
         return record
     return Fields({capitals.get(name, name): record.peek(name) for name in record})
 
 
-def _key_names(value: Iterable[str]) -> str:
+def _key_names(record: Iterable[str]) -> str:
     """The record's keys, where they are names: the header of a table without one is text."""
-    names = sorted(str(key) for key in value)
+    names = sorted(str(key) for key in record)
     if not names or not all(map(is_name, names)):
         return ""
     return f" ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
@@ -168,20 +109,22 @@ def _key_names(value: Iterable[str]) -> str:
 
 def _refuse_by_name(record: Fields, kind: Kind) -> None:
     """Refuses what no stage trains on: read by its other keys alone it would teach something else."""
-    for names, why in ((_MEDIA, "only text is trained on"), (_TOOLS, "calls of tools are not trained")):
-        for name in record.present(names):
-            value = listed(record.peek(name))
-            if not is_missing(value) and value != {}:
-                raise RejectedError(f"the record has {name}; {why}")
+    for name in record.present((*keys.MEDIA, *keys.TOOLS)):
+        value = listed(record.peek(name))
+        if not is_missing(value) and value != {}:
+            why = "calls of tools are not trained" if name in keys.TOOLS else "only text is trained on"
+            raise RejectedError(f"the record has {name}; {why}")
     if kind is Kind.PROMPTS:
         return
     if "completions" in record and "labels" in record:
         raise RejectedError("stepwise supervision (completions with labels) is not trained on")
     if "positive_messages" in record or "negative_messages" in record:
         raise RejectedError("pairs for embedding or reranking (positive_messages) are not trained on")
-    for name in record.present(_VERDICTS):
-        verdict = _verdict(record.peek(name))
-        if verdict is None or any(pair[1] in record for pair in _PAIRS):
+    for name in record.present(keys.VERDICTS):
+        verdict = record.peek(name)
+        if isinstance(verdict, str):
+            verdict = {"true": True, "false": False}.get(verdict.strip().lower())
+        if not isinstance(verdict, bool) or any(worse in record for _, worse in keys.PAIRS):
             continue
         if kind is Kind.RANKING:
             raise RejectedError(f"an unpaired preference ({name}) has one answer, a comparison needs two")
@@ -189,17 +132,11 @@ def _refuse_by_name(record: Fields, kind: Kind) -> None:
             raise RejectedError(f"the answer is marked as a bad one ({name}: false)")
 
 
-def _verdict(value: object) -> bool | None:
-    if isinstance(value, str):
-        value = {"true": True, "false": False}.get(value.strip().lower())
-    return value if isinstance(value, bool) else None
-
-
 # Readers of one layout each: None where the record does not have it.
 
 
 def _ranked(record: Fields, kind: Kind) -> Parsed | None:
-    for name in record.present(_RANKED):
+    for name in record.present(keys.RANKED):
         answers = record.peek(name)
         if kind is Kind.RANKING:
             answers = listed(answers)
@@ -210,51 +147,52 @@ def _ranked(record: Fields, kind: Kind) -> Parsed | None:
             continue
         # Our own layout has the best first; nobody else's list has an order unless it says so.
         own = name == "answers" and "questions" not in record
-        ranks, scores = order_in(record, RANKS), order_in(record, SCORES)
+        ranks, scores = order_in(record, keys.RANKS), order_in(record, keys.SCORES)
         listing = record.take(name, listed)
         graded = ordered(listing, ranks, scores, best_first=own, beside=deciding(record))
-        return _graded(graded, prompt)
+        return replace(graded, turns=prompt.turns, unused=prompt.unused)
     return None
 
 
 def _preference(record: Fields, kind: Kind) -> Parsed | None:
-    for better, worse in _PAIRS:
+    for better, worse in keys.PAIRS:
         if better in record and worse in record:
             prompt = prompt_of(record, whole=record.peek(better))
             check_pair_scores(record)
             pair = record.take(better, turns_in), record.take(worse, turns_in)
-            return _graded(pair_of(*pair, prompt.turns), prompt)
+            return replace(pair_of(*pair, prompt.turns), unused=prompt.unused)
     return None
 
 
 def _rejected_beside(record: Fields, kind: Kind) -> Parsed | None:
     """A whole dialogue, and what was rejected in place of its last answer (ms-swift)."""
-    name = next((name for name in ("rejected_response", "rejected_messages") if name in record), None)
-    if name is None or is_missing(record.peek(name)):
+    name = record.present(keys.REJECTED_BESIDE)[0]
+    if is_missing(record.peek(name)):
         return None
     parsed = _messages(record, kind) or _question_answer(record, kind)
-    if parsed is None or parsed.turns[-1:] == () or parsed.turns[-1].role != "assistant":
+    if parsed is None or not parsed.turns or parsed.turns[-1].role != "assistant":
         return None
-    *before, chosen = parsed.turns
+    before, chosen = parsed.turns[:-1], parsed.turns[-1]
     check_pair_scores(record)
     rejected = record.take(name, turns_in)
     if is_turn_list(rejected):
         whole = turn_list(rejected)
-        ours, theirs = (
-            [turn for turn in said(turns) if turn[0] != "system"] for turns in (tuple(before), whole[:-1])
-        )
-        if len(whole) > 1 and ours != theirs:
+        if len(whole) > 1 and _without_system(before) != _without_system(whole[:-1]):
             raise RejectedError(f"the dialogue and {name} do not begin with the same prompt")
         if not whole or whole[-1].role != "assistant":
             raise RejectedError(f"{name} does not end with an answer")
         rejected = whole[-1].content
-    graded = pair_of(chosen.content, rejected, tuple(before))
+    pair = pair_of(chosen.content, rejected, before)
     layout = f"{parsed.layout} over {name}"
-    return replace(parsed, layout=layout, turns=tuple(before), answers=graded.answers, ranks=graded.ranks)
+    return replace(parsed, layout=layout, turns=before, answers=pair.answers, ranks=pair.ranks)
+
+
+def _without_system(turns: Turns) -> list[tuple[str, str]]:
+    return [turn for turn in said(turns) if turn[0] != "system"]
 
 
 def _messages(record: Fields, kind: Kind) -> Parsed | None:
-    found = [name for name in record.present(TURN_LISTS) if _holds_turns(name, record.peek(name))]
+    found = [name for name in record.present(keys.TURN_LISTS) if _holds_turns(name, record.peek(name))]
     if not found:
         return None
     name, *others = found
@@ -266,16 +204,16 @@ def _messages(record: Fields, kind: Kind) -> Parsed | None:
 
 
 def _question_answer(record: Fields, kind: Kind) -> Parsed | None:
-    name = one_name(record, _ANSWERS, "the answer", "response")
+    name = one_name(record, keys.ANSWERS, "the answer", "response")
     prompt = prompt_of(record)
     if name is None or not prompt.turns:
         return None
-    layout = f"{prompt.how}/{name}"
+    layout = f"{prompt.layout}/{name}"
     value = record.take(name, turns_in)
     if name == "output" and isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
         # LLaMA-Factory's earlier form of a pair: the better answer, then the worse.
-        graded = pair_of(value[0], value[1], prompt.turns)
-        return replace(_graded(graded, prompt), layout=f"{layout}, the first best")
+        pair = pair_of(value[0], value[1], prompt.turns)
+        return replace(pair, layout=f"{layout}, the first best", unused=prompt.unused)
     turns = _answer_turns(value)
     if not is_missing(record.peek("complex_cot")):
         if len(turns) != 1:
@@ -285,33 +223,32 @@ def _question_answer(record: Fields, kind: Kind) -> Parsed | None:
         content = f"## Thinking\n\n{thought}\n\n## Final Response\n\n{turns[0].content}"
         turns = (replace(turns[0], content=content),)
         layout += " with Complex_CoT"
-    elif len(turns) == 1 and record.present(THOUGHT_KEYS):
+    elif len(turns) == 1:
         turns = (replace(turns[0], content=with_thought(turns[0].content, record)),)
     return Parsed(layout, turns=(*prompt.turns, *turns), unused=prompt.unused)
 
 
 def _prompt_only(record: Fields, kind: Kind) -> Parsed | None:
     prompt = prompt_of(record)
-    return Parsed("prompt", turns=prompt.turns, unused=prompt.unused) if prompt.turns else None
+    return replace(prompt, layout="prompt") if prompt.turns else None
 
 
-def _plain_text(record: Fields, kind: Kind) -> Parsed | None:
-    for name in _TEXTS:
-        if name in record:
-            return Parsed(name, text=text_of(record[name], "the text"))
-    return None
+def _plain_text(record: Fields, kind: Kind) -> Parsed:
+    name = record.present(keys.TEXTS)[0]
+    return Parsed(name, text=text_of(record[name], "the text"))
 
 
 Reader = Callable[[Fields, Kind], Parsed | None]
-_READERS: tuple[Reader, ...] = (
-    _ranked,
-    _preference,
-    _rejected_beside,
-    _messages,
-    _question_answer,
-    _prompt_only,
-    _plain_text,
-)
+# Each reader with the keys of which it needs one; the first one that finds its layout counts.
+_READERS: Mapping[Reader, frozenset[str]] = {
+    _ranked: frozenset(keys.RANKED),
+    _preference: frozenset(better for better, _ in keys.PAIRS),
+    _rejected_beside: frozenset(keys.REJECTED_BESIDE),
+    _messages: frozenset(keys.TURN_LISTS),
+    _question_answer: frozenset(keys.ANSWERS),
+    _prompt_only: frozenset(),
+    _plain_text: frozenset(keys.TEXTS),
+}
 # What is read as text is its text, not the question that may stand beside it; of prompts no answer counts.
 _READERS_OF: dict[Kind, tuple[Reader, ...]] = {
     Kind.TEXT: (_plain_text, *_READERS),
@@ -319,29 +256,11 @@ _READERS_OF: dict[Kind, tuple[Reader, ...]] = {
 }
 
 
-# What one of the keys must be there for a reader to find anything.
-_NEEDED: dict[Reader, frozenset[str]] = {
-    _ranked: frozenset(_RANKED),
-    _preference: frozenset(better for better, _ in _PAIRS),
-    _rejected_beside: frozenset(("rejected_response", "rejected_messages")),
-    _messages: frozenset(TURN_LISTS),
-    _question_answer: frozenset(_ANSWERS),
-    _plain_text: frozenset(_TEXTS),
-}
-
-
 @lru_cache(maxsize=1024)
 def _readers_for(kind: Kind, names: frozenset[str]) -> tuple[Reader, ...]:
     """The readers that may find something under these keys; most records of a file have the same."""
     readers = _READERS_OF.get(kind, _READERS)
-    return tuple(
-        reader for reader in readers if reader not in _NEEDED or not names.isdisjoint(_NEEDED[reader])
-    )
-
-
-def _graded(graded: Graded, prompt: Prompted) -> Parsed:
-    turns = prompt.turns if graded.prompt is None else graded.prompt
-    return Parsed(graded.how, turns=turns, answers=graded.answers, ranks=graded.ranks, unused=prompt.unused)
+    return tuple(each for each in readers if not _READERS[each] or not names.isdisjoint(_READERS[each]))
 
 
 def _by_columns(record: Fields, columns: Columns) -> Parsed:
@@ -357,26 +276,23 @@ def _by_columns(record: Fields, columns: Columns) -> Parsed:
 
     if columns.text:
         return Parsed("columns", text=text_of(need(columns.text), "the text"))
-
-    def with_its_system(turns: Turns) -> Turns:
-        if turns and turns[0].role == "system":
-            return turns
-        system = may(columns.system)
-        return turns if is_missing(system) else (Turn("system", text_of(system, "the system turn")), *turns)
-
     turns: Turns = ()
     if columns.messages:
-        turns = with_its_system(turn_list(need(columns.messages, listed)))
+        turns = turn_list(need(columns.messages, listed))
     elif columns.prompt:
         asked = need(columns.prompt)
         if is_turn_list(asked):
-            turns = with_its_system(turn_list(asked))
+            turns = turn_list(asked)
         else:
             parts = [
                 text_of(part, "the question") for part in (asked, may(columns.input)) if not is_missing(part)
             ]
             question = "\n".join(parts) or text_of(asked, "the question")
-            turns = with_its_system((*history_of(may(columns.history)), Turn("user", question)))
+            turns = (*history_of(may(columns.history)), Turn("user", question))
+    if (columns.messages or columns.prompt) and (not turns or turns[0].role != "system"):
+        system = may(columns.system)
+        if not is_missing(system):
+            turns = (Turn("system", text_of(system, "the system turn")), *turns)
     if columns.answers:
         named = [path for path in (columns.ranks, columns.scores) if path]
         if named:  # then nothing else counts, and their order in the list least of all
@@ -384,12 +300,12 @@ def _by_columns(record: Fields, columns: Columns) -> Parsed:
             if ranks is None and scores is None:
                 need(named[0])
         else:
-            ranks, scores = order_in(record, RANKS), order_in(record, SCORES)
+            ranks, scores = order_in(record, keys.RANKS), order_in(record, keys.SCORES)
         graded = ordered(need(columns.answers, listed), ranks, scores, best_first=not named)
-        return _graded(replace(graded, how=f"columns: {graded.how}"), Prompted(turns, "columns"))
+        return replace(graded, layout=f"columns: {graded.layout}", turns=turns)
     if columns.chosen and columns.rejected:
-        graded = pair_of(need(columns.chosen, turns_in), need(columns.rejected, turns_in), turns)
-        return _graded(replace(graded, how=f"columns: {graded.how}"), Prompted(turns, "columns"))
+        pair = pair_of(need(columns.chosen, turns_in), need(columns.rejected, turns_in), turns)
+        return replace(pair, layout=f"columns: {pair.layout}")
     if columns.response:
         turns += _answer_turns(need(columns.response, turns_in))
     if not turns:
@@ -432,9 +348,7 @@ def _answer_turns(value: object) -> Turns:
     """
     if is_turn(value):
         value = [value]
-    if is_turn_list(value):
-        return turn_list(value)
-    return (Turn("assistant", answer_of(value)),)
+    return turn_list(value) if is_turn_list(value) else (Turn("assistant", answer_of(value)),)
 
 
 def _unmarked(parsed: Parsed, role_marks: RoleMarks | None) -> Parsed:

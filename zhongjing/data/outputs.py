@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zhongjing.data.encoding import Encoded
 from zhongjing.data.packing import Pieces
-from zhongjing.data.readers import Rejected
+from zhongjing.data.records import Rejected
 from zhongjing.data.shards import SplitWriter
 from zhongjing.data.split import SPLITS, Split
 from zhongjing.data.tokens import SplitInfo, TokenType

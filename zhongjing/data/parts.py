@@ -22,8 +22,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.data.chat import Unfit
 from zhongjing.data.corpus import Shard
 from zhongjing.data.encoding import Encoded, RecordEncoder
-from zhongjing.data.readers import record_texts
-from zhongjing.data.records import Record
+from zhongjing.data.records import Record, record_texts
 from zhongjing.data.samples import Segment
 from zhongjing.errors import NotFoundError
 from zhongjing.storage.heartbeat import beat

@@ -8,48 +8,16 @@ of them contradict each other, or only some answers have one, the record is refu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from zhongjing.codes import data as codes
-from zhongjing.data.fields import Fields, is_missing
-from zhongjing.data.records import Turn
-from zhongjing.data.role_marks import marked_turns
-from zhongjing.data.texts import RejectedError, answer_of, number_of
-from zhongjing.data.turns import is_turn, is_turn_list, listed, turn_list, turns_in
-
-Turns = tuple[Turn, ...]
-
-RANKS = ("ranks", "rank")
-SCORES = ("scores", "score", "ratings", "rating", "rewards", "reward")
-# A ranking may list places or the answers' numbers; which answer is the best may be told by number or letter.
-_DECIDING = ("ranking", "rankings", "best", "best_answer", "winner", "preference", "preferred")
-_RANK = ("rank",)
-_SCORE = ("score", "rating", "reward", "overall_score")
-_TEXTS = ("text", "content", "answer", "response", "completion")
-# Names of the scores of a pair, the better one's first (UltraFeedback binarized, argilla, intel-orca).
-_PAIR_SCORES = (
-    ("score_chosen", "score_rejected"),
-    ("chosen_score", "rejected_score"),
-    ("chosen_rating", "rejected_rating"),
-    ("chosen-rating", "rejected-rating"),
-)
+from zhongjing.data import published_keys as keys
+from zhongjing.data.fields import Fields, answer_of, is_missing, number_of
+from zhongjing.data.records import Parsed, RejectedError, Turns
+from zhongjing.data.turns import is_turn, is_turn_list, listed, marked_turns, turn_list, turns_in
 
 
-@dataclass(frozen=True, slots=True)
-class Graded:
-    """Answers with their ranks, 0 the best; equal ones tie. ``how`` tells what the order was taken from.
-
-    ``prompt`` is what stood before the answers in their own keys; None where they stand alone.
-    """
-
-    answers: tuple[str, ...]
-    ranks: tuple[int, ...]
-    how: str
-    prompt: Turns | None = None
-
-
-def pair_of(better: object, worse: object, prompt: Turns) -> Graded:
-    """Chosen and rejected answers: each a text, a turn, turns, or a list of texts.
+def pair_of(better: object, worse: object, prompt: Turns) -> Parsed:
+    """A ranking of chosen and rejected answers: each a text, a turn, turns, or a list of texts.
 
     Args:
         better: the chosen one.
@@ -76,7 +44,7 @@ def pair_of(better: object, worse: object, prompt: Turns) -> Graded:
     chosen, rejected = _texts(better, "chosen"), _texts(worse, "rejected")
     ranks = (0,) * len(chosen) + (1,) * len(rejected)
     several = "" if len(ranks) == 2 else ", several answers"
-    return Graded((*chosen, *rejected), ranks, f"preference{several}")
+    return Parsed(f"preference{several}", turns=prompt, answers=(*chosen, *rejected), ranks=ranks)
 
 
 def said(turns: Turns) -> list[tuple[str, str]]:
@@ -90,7 +58,7 @@ def check_pair_scores(record: Mapping[str, object]) -> None:
     Raises:
         RejectedError: the rejected answer's score is as high or higher, or a margin is negative.
     """
-    for better, worse in _PAIR_SCORES:
+    for better, worse in keys.PAIR_SCORES:
         if better in record and worse in record and record[better] is not None and record[worse] is not None:
             difference = number_of(record[better], better) - number_of(record[worse], worse)
             if difference <= 0:
@@ -114,13 +82,13 @@ def order_in(record: Fields, names: Sequence[str]) -> object:
 
 def deciding(record: Fields) -> list[str]:
     """Keys beside a list of answers that may say which is the best, in a way that is not known here."""
-    return [name for name in record.present(_DECIDING) if not is_missing(record.peek(name))]
+    return [name for name in record.present(keys.DECIDING) if not is_missing(record.peek(name))]
 
 
 def ordered(
     listed: object, ranks: object, scores: object, *, best_first: bool, beside: Sequence[str] = ()
-) -> Graded:
-    """A list of answers and what orders them.
+) -> Parsed:
+    """A ranking, without its prompt, of a list of answers and what orders them.
 
     Args:
         listed: texts, or mappings of a text with its ``rank`` or ``score``, ``rating``.
@@ -138,10 +106,10 @@ def ordered(
     for item in listed:
         content = item
         if isinstance(item, Mapping):
-            content = next((item[name] for name in _TEXTS if name in item), None)
+            content = next((item[name] for name in keys.RANKED_TEXTS if name in item), None)
         texts.append(answer_of(content, "an answer"))
-    ranked = _numbers(ranks, len(texts), "rank") or _own(listed, _RANK)
-    scored = _numbers(scores, len(texts), "score") or _own(listed, _SCORE)
+    ranked = _numbers(ranks, len(texts), "rank") or _own(listed, keys.OWN_RANKS)
+    scored = _numbers(scores, len(texts), "score") or _own(listed, keys.OWN_SCORES)
     if ranked is None and scored is None:
         if not best_first:
             raise RejectedError(
@@ -154,7 +122,7 @@ def ordered(
                 "the first is the best, name the list as columns.answers",
                 codes.AMBIGUOUS_RECORD,
             )
-        return Graded(tuple(texts), tuple(range(len(texts))), "answers, the first best")
+        return _ranking("answers, the first best", texts, range(len(texts)))
     by_rank = None if ranked is None else _places(ranked)
     by_score = None if scored is None else _places([-score for score in scored])
     if by_rank is not None and by_score is not None:
@@ -165,12 +133,16 @@ def ordered(
                 codes.AMBIGUOUS_RECORD,
             )
     if by_rank is not None:
-        return Graded(tuple(texts), by_rank, "answers by rank, the smallest best")
+        return _ranking("answers by rank, the smallest best", texts, by_rank)
     assert by_score is not None
-    return Graded(tuple(texts), by_score, "answers by score, the highest best")
+    return _ranking("answers by score, the highest best", texts, by_score)
 
 
-def _apart(chosen: Turns, rejected: Turns, prompt: Turns, how: str) -> Graded:
+def _ranking(layout: str, answers: Sequence[str], ranks: Sequence[int]) -> Parsed:
+    return Parsed(layout, answers=tuple(answers), ranks=tuple(ranks))
+
+
+def _apart(chosen: Turns, rejected: Turns, prompt: Turns, how: str) -> Parsed:
     """Two dialogues that are one but for their last turns."""
     if not chosen or not rejected or (chosen[-1].role, rejected[-1].role) != ("assistant", "assistant"):
         raise RejectedError("chosen and rejected must be assistant turns")
@@ -181,11 +153,12 @@ def _apart(chosen: Turns, rejected: Turns, prompt: Turns, how: str) -> Graded:
     if not own:
         if not prompt:
             raise RejectedError("chosen and rejected have no prompt")
-        return Graded(answers, (0, 1), how)
+        return Parsed(how, turns=prompt, answers=answers, ranks=(0, 1))
     if prompt and said(own) != said(prompt) and prompt[-1].content not in [turn.content for turn in own]:
         raise RejectedError("chosen and rejected must be one turn each after the prompt")
     # Beside whole dialogues the prompt is a question of them once more (UltraFeedback binarized).
-    return Graded(answers, (0, 1), how, own if len(own) >= len(prompt) else prompt)
+    turns = own if len(own) >= len(prompt) else prompt
+    return Parsed(how, turns=turns, answers=answers, ranks=(0, 1))
 
 
 def _texts(value: object, what: str) -> tuple[str, ...]:

@@ -8,52 +8,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from zhongjing.codes import data as codes
-from zhongjing.data.fields import Fields, is_missing
-from zhongjing.data.records import Turn
-from zhongjing.data.texts import RejectedError, text_of
+from zhongjing.data import published_keys as keys
+from zhongjing.data.fields import Fields, is_missing, text_of
+from zhongjing.data.records import Parsed, RejectedError, Turn, Turns
 from zhongjing.data.turns import history_of, is_turn_list, listed, turn_list, turns_in
 
-Turns = tuple[Turn, ...]
-
-# Parts of a question, in the order in which they are joined; of each the first name that says something.
-_INSTRUCTIONS = ("instruction", "instruct")
-_CONTEXTS = ("context", "background", "背景")
-_QUESTIONS = ("question", "query", "prompt", "ask", "问", "问题", "questions")
-_INPUTS = ("input",)
-_OPTIONS = ("options", "option", "choices", "选项")
-_SYSTEMS = ("system", "system_prompt")
-TURN_LISTS = ("messages", "conversations", "conversation", "data", "context_messages")
-_ASKED = (*TURN_LISTS, *_QUESTIONS, *_INPUTS)
+_ASKED = (*keys.TURN_LISTS, *keys.QUESTIONS, *keys.INPUTS)
 _REPEATED = 8  # characters; a shorter text may stand in another by chance
 _LETTERED = re.compile(r"[(（]?(?P<letter>[A-Za-z])(?:(?P<mark>[)）.．、:：])|\s)")
 
 
-@dataclass(frozen=True, slots=True)
-class Prompted:
-    """Turns before an answer, the keys that they were read from, and characters of those keys left out."""
+def prompt_of(record: Fields, *, whole: object = None) -> Parsed:
+    """The turns before an answer; none where nothing is asked.
 
-    turns: Turns
-    how: str
-    unused: Mapping[str, int] = field(default_factory=dict)
-
-
-def prompt_of(record: Fields, *, whole: object = None) -> Prompted:
-    """The turns before an answer. A list that equals ``whole`` holds the answer too, and is no prompt."""
+    A list that equals ``whole`` holds the answer too, and is no prompt.
+    """
     for name in record.present(_ASKED):
         if not is_turn_list(value := turns_in(record.peek(name))):
             continue
         turns = turn_list(record.take(name, turns_in))
         if whole is None or value != turns_in(whole):
-            return Prompted(with_system(turns, record), name)
+            return Parsed(name, turns=with_system(turns, record))
     question, how, unused = _question_of(record)
     if question is None:
-        return Prompted((), "")
+        return Parsed("")
     history = record.take("history", listed) if "history" in record else None
     turns = (*history_of(history), Turn("user", question))
-    return Prompted(with_system(turns, record), how, unused)
+    return Parsed(how, turns=with_system(turns, record), unused=unused)
 
 
 def _question_of(record: Fields) -> tuple[str | None, str, Mapping[str, int]]:
@@ -61,8 +44,8 @@ def _question_of(record: Fields) -> tuple[str | None, str, Mapping[str, int]]:
     parts: list[str] = []
     used: list[str] = []
     unused: dict[str, int] = {}
-    asked = one_name(record, _QUESTIONS, "the question", "prompt")
-    leading = (_named(record, _INSTRUCTIONS), asked, _named(record, _INPUTS))
+    asked = one_name(record, keys.QUESTIONS, "the question", "prompt")
+    leading = (_named(record, keys.INSTRUCTIONS), asked, _named(record, keys.INPUTS))
     if asked == "ask" and is_missing(record.peek("ask")) and not is_missing(record.peek("title")):
         parts, used = [text_of(record["title"], "the question")], ["ask"]  # the title repeats it in short
     elif all(name is None or is_missing(record.peek(name)) for name in leading):
@@ -72,7 +55,7 @@ def _question_of(record: Fields) -> tuple[str | None, str, Mapping[str, int]]:
         text_of(record[name], "the question")
         raise RejectedError("the question is missing")
     _refuse_repeated(record, leading[0], asked)
-    for name in (leading[0], _named(record, _CONTEXTS), asked, leading[2]):
+    for name in (leading[0], _named(record, keys.CONTEXTS), asked, leading[2]):
         if name is None or is_missing(record.peek(name)):
             continue
         value = record[name]
@@ -81,10 +64,10 @@ def _question_of(record: Fields) -> tuple[str | None, str, Mapping[str, int]]:
             value, others = said[:1], said[1:]
             if others:  # other words for the same question
                 unused["questions[]"] = sum(len(text) for text in others if isinstance(text, str))
-        beside = name in _CONTEXTS or (name in _INPUTS and parts)
+        beside = name in keys.CONTEXTS or (name in keys.INPUTS and parts)
         parts.append(text_of(value, name if beside else "the question"))
         used.append(name)
-    options = _named(record, _OPTIONS)
+    options = _named(record, keys.OPTIONS)
     if options is not None and not is_missing(record.peek(options)):
         parts.append(_option_lines(record[options]))
         used.append(options)
@@ -139,7 +122,7 @@ def _lettered(place: int, item: object, all_have: bool) -> tuple[str, object]:
     return ("" if has_letter else letter), item
 
 
-def with_system(turns: Turns, record: Fields, names: Sequence[str] = _SYSTEMS) -> Turns:
+def with_system(turns: Turns, record: Fields, names: Sequence[str] = keys.SYSTEMS) -> Turns:
     """The turns behind the system turn that a key of its own holds, unless they begin with one."""
     name = next((name for name in record.present(names) if not is_missing(record.peek(name))), None)
     if name is None or (turns and turns[0].role == "system"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,46 +16,33 @@ from zhongjing.codes import data as data_codes
 from zhongjing.config.sources import Columns, Kind, Source
 from zhongjing.data.compression import decompressed
 from zhongjing.data.fields import UnusedKeys
-from zhongjing.data.formats import PRIVATE_USE, SNIFF_BYTES, Detected, has_undecodable, sniff
-from zhongjing.data.layouts import Parsed, parse
-from zhongjing.data.raw import BadRow, Row
-from zhongjing.data.records import Dialogue, Position, Prompt, Ranking, Record, TextRecord, Turn
+from zhongjing.data.formats import PRIVATE_USE, SNIFF_BYTES, Detected, sniff
+from zhongjing.data.layouts import parse
+from zhongjing.data.records import (
+    BadRow,
+    Dialogue,
+    Parsed,
+    Position,
+    Prompt,
+    Ranking,
+    Record,
+    Rejected,
+    RejectedError,
+    Row,
+    TextRecord,
+    Turn,
+    Turns,
+    record_texts,
+)
 from zhongjing.data.rows import iter_rows, mapping_row, open_text
 from zhongjing.data.sections import cut_sections
 from zhongjing.data.streams import open_object
-from zhongjing.data.texts import RejectedError
 from zhongjing.errors import DataError, ZhongjingError
 
 if TYPE_CHECKING:
     from zhongjing.storage.objects import ObjectStore
 
 HF_SCHEME = "hf://datasets/"
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A record that was not read. ``text`` is its raw form, only where the source keeps text."""
-
-    position: Position
-    reason: str
-    sha256: str  # of the raw record, UTF-8; of its texts, a line each, where it was read and then rejected
-    text: str | None = None
-    code: Code = data_codes.UNUSABLE_RECORD
-
-    def as_json(self) -> str:
-        """One line of quarantine.jsonl, without a line break."""
-        line: dict[str, object] = {
-            "source": self.position.source,
-            "uri": self.position.uri,
-            "index": self.position.index,
-            "line": self.position.line,
-            "code": self.code.name,
-            "reason": self.reason,
-            "sha256": self.sha256,
-        }
-        if self.text is not None:
-            line["text"] = self.text
-        return json.dumps(line, ensure_ascii=True)
 
 
 @dataclass(slots=True)
@@ -149,9 +135,7 @@ def read_stream(
         try:
             sections = cut_sections(text, section_characters)
             rows = (
-                BadRow(index, section.line, "bytes do not decode in the object's encoding", section.text)
-                if has_undecodable(section.text)
-                else Row(index, section.line, {"text": section.text}, section.text)
+                Row.of_text(index, section.line, {"text": section.text}, section.text)
                 for index, section in enumerate(sections)
             )
             yield from reading.rows(rows, layout="sections")
@@ -159,17 +143,6 @@ def read_stream(
             text.detach()
         return
     yield from reading.rows(iter_rows(stream, detected))
-
-
-def record_texts(record: Record) -> Iterator[str]:
-    """Every text of a record, in order."""
-    if isinstance(record, TextRecord):
-        yield record.text
-        return
-    turns = record.prompt if isinstance(record, Ranking) else record.turns
-    yield from (turn.content for turn in turns)
-    if isinstance(record, Ranking):
-        yield from record.answers
 
 
 @dataclass(slots=True)
@@ -242,7 +215,7 @@ class _Reading:
         return Dialogue(turns, position, parsed.department)
 
 
-def check_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+def check_turns(turns: Sequence[Turn]) -> Turns:
     """The turns, if they are a system turn (or none), then user and assistant by turns.
 
     Raises:

@@ -23,8 +23,7 @@ from zhongjing.data.corpus import Corpus
 from zhongjing.data.encoding import Encoded, RecordEncoder
 from zhongjing.data.inspect import Lengths, lengths
 from zhongjing.data.losses import data_warnings, length_field
-from zhongjing.data.readers import Rejected
-from zhongjing.data.records import Position
+from zhongjing.data.records import Position, Rejected
 from zhongjing.data.records import Record as DataRecord
 from zhongjing.data.samples import Segment
 from zhongjing.errors import DataError

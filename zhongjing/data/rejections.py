@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from zhongjing.codes import Code
 from zhongjing.codes import data as codes
 from zhongjing.config.sources import Source
-from zhongjing.data.readers import Rejected
-from zhongjing.data.records import Position
+from zhongjing.data.records import Position, Rejected
 from zhongjing.errors import DataError
 from zhongjing.storage.manifest import SourceCounts
 

@@ -10,10 +10,9 @@ from typing import BinaryIO, TextIO
 
 from zhongjing.codes import command as command_codes
 from zhongjing.codes import data as data_codes
-from zhongjing.data.brackets import value_end
-from zhongjing.data.formats import Detected, has_undecodable
-from zhongjing.data.json_values import json_values, parse_json
-from zhongjing.data.raw import BadRow, Row
+from zhongjing.data.formats import Detected
+from zhongjing.data.json_values import json_values, parse_json, value_end
+from zhongjing.data.records import BadRow, Row
 from zhongjing.data.table import table_rows
 from zhongjing.errors import DataError
 
@@ -52,13 +51,9 @@ def open_text(stream: BinaryIO, detected: Detected) -> io.TextIOWrapper:
     )
 
 
-def _numbered(text: TextIO) -> Iterator[tuple[int, str]]:
-    return enumerate(text, start=1)
-
-
 def _json_lines(text: TextIO) -> Iterator[Row | BadRow]:
     index = 0
-    for line, raw in _numbered(text):
+    for line, raw in enumerate(text, start=1):
         content = raw.strip(" \t\r\n\ufeff")
         if not content:
             continue
@@ -71,14 +66,11 @@ def _json_lines(text: TextIO) -> Iterator[Row | BadRow]:
 
 def _lines(text: TextIO) -> Iterator[Row | BadRow]:
     index = 0
-    for line, raw in _numbered(text):
+    for line, raw in enumerate(text, start=1):
         content = raw.strip()
         if not content:
             continue
-        if has_undecodable(content):
-            yield BadRow(index, line, "bytes do not decode in the object's encoding", content)
-        else:
-            yield Row(index, line, content, content)
+        yield Row.of_text(index, line, content, content)
         index += 1
 
 

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from zhongjing.codes import data as data_codes
-from zhongjing.data.formats import has_undecodable
-from zhongjing.data.raw import BadRow, Row
+from zhongjing.data.records import BadRow, Row
 from zhongjing.errors import DataError
 
 _RUNAWAY_LINES = 5000  # a quoted field over more lines than this was never closed
@@ -53,12 +52,10 @@ def table_rows(text: TextIO, delimiter: str) -> Iterator[Row | BadRow]:
                 yield BadRow(index + offset, line + offset, reason, one)
             index += len(lines)
             continue
-        if not reason and has_undecodable(raw):
-            reason = "bytes do not decode in the object's encoding"
         if reason:
             yield BadRow(index, line, reason, raw)
         else:
-            yield Row(index, line, dict(zip(names, fields, strict=True)), raw)
+            yield Row.of_text(index, line, dict(zip(names, fields, strict=True)), raw)
         index += 1
 
 

@@ -4,6 +4,10 @@ Sources of the rules: a turn has ``role``/``content`` (OpenAI) or ``from``/``val
 Firefly have an exchange an element (``human``/``assistant``). ``weight`` 0 (OpenAI's fine-tuning guide),
 ``loss: false`` (ms-swift 3.8) and ``train: false`` (axolotl) keep an answer out of the loss. Thoughts in a
 key of their own stand before the answer between ``<think>`` tags, as Qwen3's and DeepSeek's templates write.
+
+Dialogues within one text have marks for who speaks: BELLE (``Human:`` and ``Assistant:`` in the instruction),
+Anthropic's hh-rlhf (two line breaks before them), OpenAssistant-Guanaco (``### Human:``), HuatuoGPT (问： and
+答：) and others (``<user>:``).
 """
 
 from __future__ import annotations
@@ -13,10 +17,9 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from zhongjing.data.fields import is_missing, wrapped
-from zhongjing.data.records import Role, Turn
-from zhongjing.data.role_marks import spoken_by_mark
-from zhongjing.data.texts import RejectedError, answer_of, number_of, text_of
+from zhongjing.data import published_keys as keys
+from zhongjing.data.fields import answer_of, is_missing, number_of, text_of, wrapped
+from zhongjing.data.records import RejectedError, Role, Turn, Turns
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -37,19 +40,21 @@ _ROLES: dict[str, Role] = {
     "医生": "assistant",
     "助手": "assistant",
 }
-_ROLE_KEYS = ("role", "from")
-_CONTENT_KEYS = ("content", "value", "text")
-_ASKED_KEYS = ("user", "human")
-_ANSWERED_KEYS = ("assistant", "gpt", "bot")
-_LEARN_KEYS = ("weight", "loss", "loss_scale", "train")
-THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
-_CALL_KEYS = ("tool_calls", "function_call", "tool_call_id")
 _LONGEST_LITERAL = 1 << 20
+_USERS = r"human|user|用户|患者|病人|问"
+_ASSISTANTS = r"assistant|bot|gpt|chatgpt|doctor|医生|助手|答"
+# In angle brackets or behind ## anywhere, as a word only at the beginning of a line and with its colon.
+_MARK = re.compile(
+    r"(?:(?:^|\n)[ \t]*#{0,4}|#{2,4})[ \t]*"
+    rf"(?:(?P<user>{_USERS})|(?P<assistant>{_ASSISTANTS}))[ \t]*[:：]"
+    rf"|<(?:(?P<user_tag>{_USERS})|(?P<assistant_tag>{_ASSISTANTS}))>[ \t]*[:：]?",
+    re.IGNORECASE,
+)
 
 
 def is_turn(value: object) -> bool:
     """Whether a value is one turn."""
-    return isinstance(value, Mapping) and any(key in value for key in _ROLE_KEYS)
+    return isinstance(value, Mapping) and any(key in value for key in keys.ROLES)
 
 
 def is_turn_list(value: object) -> bool:
@@ -57,7 +62,7 @@ def is_turn_list(value: object) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
-def turn_list(value: object) -> tuple[Turn, ...]:
+def turn_list(value: object) -> Turns:
     """Turns of a list of them, of exchanges, or of texts with marks (问：, 答：); also written as JSON.
 
     Raises:
@@ -76,7 +81,7 @@ def turn_list(value: object) -> tuple[Turn, ...]:
             continue
         if not isinstance(item, Mapping):
             raise RejectedError("a turn is not a mapping")
-        if any(key in item for key in _ROLE_KEYS):
+        if any(key in item for key in keys.ROLES):
             turn = turn_of(item)
             turns += [] if turn is None else [turn]
         else:
@@ -90,15 +95,15 @@ def turn_of(item: Mapping[str, object]) -> Turn | None:
     Raises:
         RejectedError: its role is unknown, it calls a tool, or it holds more than text.
     """
-    role = next((item[key] for key in _ROLE_KEYS if key in item), None)
+    role = next((item[key] for key in keys.ROLES if key in item), None)
     known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
     if known is None:
         named = f" ({role})" if isinstance(role, str) and re.fullmatch(r"[a-z_]{1,20}", role) else ""
         raise RejectedError(f"a turn has an unknown role{named}")
-    for key in _CALL_KEYS:
+    for key in keys.CALLS:
         if key in item and not is_missing(item[key]):
             raise RejectedError(f"a turn calls a tool ({key}); tools are not trained with")
-    content = next((item[key] for key in _CONTENT_KEYS if key in item), None)
+    content = next((item[key] for key in keys.CONTENTS if key in item), None)
     if known == "system" and is_missing(content):
         return None
     if isinstance(content, list):
@@ -111,7 +116,7 @@ def turn_of(item: Mapping[str, object]) -> Turn | None:
 
 def with_thought(answer: str, item: Mapping[str, object]) -> str:
     """The answer behind the thoughts that a key of their own holds, if one does."""
-    for key in THOUGHT_KEYS:
+    for key in keys.THOUGHTS:
         if key in item and not is_missing(item[key]):
             return f"<think>\n{text_of(item[key], 'a thought')}\n</think>\n\n{answer}"
     return answer
@@ -141,7 +146,7 @@ def turns_in(value: object) -> object:
     return found if are_turns else value
 
 
-def history_of(value: object) -> tuple[Turn, ...]:
+def history_of(value: object) -> Turns:
     """Earlier turns: pairs of question and answer, or turns.
 
     Raises:
@@ -165,9 +170,50 @@ def history_of(value: object) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
+def marked_turns(text: str) -> Turns | None:
+    """The turns of a text that is a dialogue with marks.
+
+    Args:
+        text: any.
+
+    Returns:
+        The turns without the marks, user first; an answer that only begins (``Assistant:`` at the end) is
+        left out. None where the text does not begin with a user's mark, where it has no assistant's, or where
+        they do not alternate: a text that merely speaks of a dialogue stays a text.
+    """
+    text = text.strip()
+    if _MARK.match(text) is None:
+        return None
+    marks = list(_MARK.finditer(text))
+    if len(marks) < 2:
+        return None
+    turns: list[Turn] = []
+    for index, mark in enumerate(marks):
+        spoken: Role = "user" if mark["user"] or mark["user_tag"] else "assistant"
+        if spoken != ("user", "assistant")[index % 2]:
+            return None
+        following = marks[index + 1].start() if index + 1 < len(marks) else len(text)
+        content = text[mark.end() : following].strip()
+        if not content and index + 1 < len(marks):
+            return None
+        if content:
+            turns.append(Turn(spoken, content))
+    return tuple(turns)
+
+
+def spoken_by_mark(text: str) -> Turn | None:
+    """A text that is one turn behind its mark (问：...), as HuatuoGPT's lists have them; else None."""
+    mark = _MARK.match(text.strip())
+    if mark is None:
+        return None
+    role: Role = "user" if mark["user"] or mark["user_tag"] else "assistant"
+    content = text.strip()[mark.end() :].strip()
+    return Turn(role, content) if content else None
+
+
 def _exchange(item: Mapping[str, object], *, is_last: bool) -> list[Turn]:
-    asked = next((key for key in _ASKED_KEYS if key in item), None)
-    answered = next((key for key in _ANSWERED_KEYS if key in item), None)
+    asked = next((key for key in keys.ASKED if key in item), None)
+    answered = next((key for key in keys.ANSWERED if key in item), None)
     if asked is None or (answered is None and not is_last):
         raise RejectedError("a turn has an unknown role")
     turns = [Turn("user", text_of(item[asked], "a turn"))]
@@ -181,7 +227,7 @@ def _learned(item: Mapping[str, object]) -> bool:
     if not is_missing(item.get("train_detail")):  # axolotl's labels of parts of an answer
         raise RejectedError("a turn is to be learned in part (train_detail); only whole turns are")
     said: dict[str, bool] = {}
-    for key in _LEARN_KEYS:
+    for key in keys.LEARN:
         value = item.get(key)
         if value is None:
             continue

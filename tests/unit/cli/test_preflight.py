@@ -21,7 +21,8 @@ from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.quantity import from_bytes, to_bytes
 from zhongjing.config.resolve import resolve
 from zhongjing.config.stages import Stage
-from zhongjing.data.readers import Rejected, read_object
+from zhongjing.data.readers import read_object
+from zhongjing.data.records import Rejected
 from zhongjing.data.rejections import Rejections, check_source
 from zhongjing.errors import ConfigError, DataError, ZhongjingError
 from zhongjing.pipeline import graph

@@ -21,8 +21,8 @@ from tests.unit.data.support import MemoryStore, json_lines
 from zhongjing.config.sources import Kind, Source
 from zhongjing.data.compression import decompressed
 from zhongjing.data.inspect import inspect_sources
-from zhongjing.data.readers import ReadStats, Rejected, read_object
-from zhongjing.data.records import Record
+from zhongjing.data.readers import ReadStats, read_object
+from zhongjing.data.records import Record, Rejected
 from zhongjing.errors import DataError
 
 TALKS = json_lines([{"prompt": f"第{i}个问题?", "response": f"第{i}个回答。"} for i in range(500)])

@@ -13,8 +13,8 @@ from tests.unit.data.cases import dumps, pairs, table
 from zhongjing.codes import data as codes
 from zhongjing.config.sources import Kind, Source
 from zhongjing.data.formats import detect_encoding, sniff
-from zhongjing.data.readers import ReadStats, Rejected, read_stream
-from zhongjing.data.records import Record
+from zhongjing.data.readers import ReadStats, read_stream
+from zhongjing.data.records import Record, Rejected
 from zhongjing.data.sections import cut_sections
 from zhongjing.errors import DataError
 

@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 import pytest
 
 from zhongjing.data.formats import Detected, detect_encoding, sniff
-from zhongjing.data.raw import BadRow, Row
+from zhongjing.data.records import BadRow, Row
 from zhongjing.data.rows import iter_rows
 from zhongjing.errors import DataError
 

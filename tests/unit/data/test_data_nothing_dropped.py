@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from zhongjing.config.sources import Kind, Source
-from zhongjing.data.readers import ReadStats, Rejected, read_stream, record_texts
-from zhongjing.data.records import Dialogue
+from zhongjing.data.readers import ReadStats, read_stream
+from zhongjing.data.records import Dialogue, Rejected, record_texts
 from zhongjing.errors import DataError
 
 CHARACTERS = "头痛发热咳嗽血压心悸药水针片天周abc，。？ \n\"\\{}[]<>:：,;\t'"

@@ -15,8 +15,8 @@ import pytest
 from zhongjing.codes import data as codes
 from zhongjing.codes.document import INVALID_VALUE
 from zhongjing.config.sources import Source
-from zhongjing.data.readers import ReadStats, Rejected, read_stream
-from zhongjing.data.records import Dialogue, Ranking, Record, TextRecord
+from zhongjing.data.readers import ReadStats, read_stream
+from zhongjing.data.records import Dialogue, Ranking, Record, Rejected, TextRecord
 from zhongjing.errors import DataError
 
 Q, GOOD, BAD = "头痛怎么办", "多休息", "不知道"

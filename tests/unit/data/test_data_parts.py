@@ -24,8 +24,8 @@ from zhongjing.data.corpus import Shard
 from zhongjing.data.encoding import Encoded, RecordEncoder, adapt
 from zhongjing.data.outputs import CacheOutputs
 from zhongjing.data.parts import PartMaker, encode_here, remove_parts
-from zhongjing.data.readers import ReadStats, Rejected, read_object
-from zhongjing.data.records import Record
+from zhongjing.data.readers import ReadStats, read_object
+from zhongjing.data.records import Record, Rejected
 from zhongjing.data.split import assign, content_of, unit_of
 from zhongjing.data.tokens import TokenCacheRef, read_manifest
 from zhongjing.storage.objects import ObjectStore

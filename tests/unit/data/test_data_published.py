@@ -14,8 +14,8 @@ from tests.unit.data.support import encode_dialogue
 from zhongjing.config.sources import Kind, Source
 from zhongjing.data.formats import Detected
 from zhongjing.data.inspect import inspect_sources
-from zhongjing.data.readers import ReadStats, Rejected, read_object
-from zhongjing.data.records import Dialogue, Ranking, Record, TextRecord
+from zhongjing.data.readers import ReadStats, read_object
+from zhongjing.data.records import Dialogue, Ranking, Record, Rejected, TextRecord
 
 
 class Expected(NamedTuple):

@@ -11,8 +11,8 @@ import pytest
 
 from tests.unit.data.support import MemoryStore, json_lines
 from zhongjing.config.sources import Kind, Source
-from zhongjing.data.readers import ReadStats, Rejected, read_object
-from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, TextRecord, Turn
+from zhongjing.data.readers import ReadStats, read_object
+from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, Rejected, TextRecord, Turn
 from zhongjing.data.streams import READ_BYTES, open_object
 from zhongjing.errors import DataError, MissingInputError
 from zhongjing.storage.objects import ObjectStore

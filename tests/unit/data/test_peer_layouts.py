@@ -20,9 +20,8 @@ from zhongjing.config.sources import Columns, Kind, RoleMarks, Source
 from zhongjing.data.cachekey import CACHE_VERSION
 from zhongjing.data.inspect import inspect_sources
 from zhongjing.data.layouts import parse
-from zhongjing.data.readers import Rejected, read_object
-from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, TextRecord
-from zhongjing.data.texts import RejectedError
+from zhongjing.data.readers import read_object
+from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, Rejected, RejectedError, TextRecord
 
 D, R, P, T = Kind.DIALOGUE, Kind.RANKING, Kind.PROMPTS, Kind.TEXT
 Turns = list[tuple[str, str]]

@@ -18,8 +18,7 @@ from zhongjing.cli.display.losses import sentence
 from zhongjing.config.sources import Columns, Kind
 from zhongjing.config.stages import Stage
 from zhongjing.data.layouts import parse
-from zhongjing.data.readers import Rejected
-from zhongjing.data.records import Dialogue, Ranking, Record
+from zhongjing.data.records import Dialogue, Ranking, Record, Rejected
 
 bench = build_support.bench  # pytest takes a module's fixtures by their names in it
 

@@ -12,7 +12,8 @@ from zhongjing.codes import data as codes
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Source
 from zhongjing.config.stages import AnySettings, Stage
-from zhongjing.data.readers import Rejected, read_object
+from zhongjing.data.readers import read_object
+from zhongjing.data.records import Rejected
 from zhongjing.data.rejections import Rejections
 from zhongjing.errors import DataError, MissingInputError
 from zhongjing.pipeline.freeze import unknown_scheme

@@ -1,0 +1,62 @@
+"""The keys that published records use, by what stands under them. A new layout often needs a name here.
+
+Sources: the data sets' own cards (CMtMedQA, Huatuo-26M, HuatuoGPT and -o1, CMB, Toyhom, UltraFeedback), and
+what LLaMA-Factory, MedicalGPT, TRL, OpenRLHF, ms-swift and axolotl document.
+"""
+
+from __future__ import annotations
+
+# Turns of a dialogue.
+TURN_LISTS = ("messages", "conversations", "conversation", "data", "context_messages")
+ROLES = ("role", "from")
+CONTENTS = ("content", "value", "text")
+ASKED = ("user", "human")  # of an exchange
+ANSWERED = ("assistant", "gpt", "bot")
+LEARN = ("weight", "loss", "loss_scale", "train")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+CALLS = ("tool_calls", "function_call", "tool_call_id")
+SYSTEMS = ("system", "system_prompt")
+
+# Parts of a question, in the order in which they are joined; of each the first name that says something.
+INSTRUCTIONS = ("instruction", "instruct")
+CONTEXTS = ("context", "background", "背景")
+QUESTIONS = ("question", "query", "prompt", "ask", "问", "问题", "questions")
+INPUTS = ("input",)
+OPTIONS = ("options", "option", "choices", "选项")
+
+ANSWERS = ("output", "response", "answer", "completion", "target", "答", "回答", "答案", "answers")
+TEXTS = ("text", "content", "正文")
+DEPARTMENTS = ("department", "cate1", "cate2", "科室", "related_diseases_department")
+
+# Answers in an order of preference.
+PAIRS = (
+    ("chosen", "rejected"),
+    ("response_chosen", "response_rejected"),
+    ("chosen_response", "rejected_response"),
+    ("response_j", "response_k"),  # StackExchange, paired: j is the better one
+)
+# Names of the scores of a pair, the better one's first (UltraFeedback binarized, argilla, intel-orca).
+PAIR_SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+)
+REJECTED_BESIDE = ("rejected_response", "rejected_messages")  # beside a whole dialogue (ms-swift)
+RANKED = ("answers", "responses", "completions")
+RANKED_TEXTS = ("text", "content", "answer", "response", "completion")  # of an answer that is a mapping
+RANKS = ("ranks", "rank")
+SCORES = ("scores", "score", "ratings", "rating", "rewards", "reward")
+OWN_RANKS = ("rank",)
+OWN_SCORES = ("score", "rating", "reward", "overall_score")
+# A ranking may list places or the answers' numbers; which answer is the best may be told by number or letter.
+DECIDING = ("ranking", "rankings", "best", "best_answer", "winner", "preference", "preferred")
+
+# What no stage trains on.
+MEDIA = ("images", "image", "videos", "audios", "objects")
+TOOLS = ("tools", "functions")
+VERDICTS = ("kto_tag", "label")
+REFUSABLE = {*MEDIA, *TOOLS, *VERDICTS, "completions", "positive_messages", "negative_messages"}
+
+CAPITALS = ("Question", "Complex_CoT", "Response", "Answer", "Options", "Input", "Output", "Instruction")
+"""Published with a capital; read as their lower case."""
