@@ -35,9 +35,9 @@ from transformers import AutoModelForCausalLM
 
 from zhongjing.config.sources import Source, TinyBase
 from zhongjing.config.stages import Lora, Stage
-from zhongjing.data.batches import collate, deal
+from zhongjing.data.batches import collate, partition
 from zhongjing.data.encoding import Encoded, RecordEncoder
-from zhongjing.data.packing import Pieces
+from zhongjing.data.packing import WindowPacker
 from zhongjing.data.readers import read_object
 from zhongjing.data.records import Record, Rejected
 from zhongjing.data.samples import Sample
@@ -116,7 +116,7 @@ def windows(data: Path, encoder: RecordEncoder, scratch: Path, length: int, coun
             if left <= 0:
                 break
     random.Random(0).shuffle(chosen)
-    pieces = Pieces(scratch / "pieces", length)
+    pieces = WindowPacker(scratch / "pieces", length)
     for encoded in encoder.encode(chosen):
         assert isinstance(encoded, Encoded)
         assert encoded.document is not None
@@ -132,7 +132,7 @@ def by_count(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 def by_tokens(samples: Sequence[Sample], budget: int) -> list[list[Sample]]:
     """Micro-batches as the stages deal them."""
-    (batches,) = deal([sample.tokens for sample in samples], 1, budget)
+    (batches,) = partition([sample.tokens for sample in samples], 1, budget)
     return [[samples[position] for position in batch] for batch in batches]
 
 

@@ -47,7 +47,7 @@ TOO_MANY_BAD_RECORDS = _code(
     "TooManyBadRecords",
     "More of a source's records are bad than maxQuarantineFraction allows.",
     cause="Part of the file is damaged, or is of another kind or layout than the rest.",
-    remedy="look at quarantine.jsonl, and mend the data or raise the source's maxQuarantineFraction",
+    remedy="look at quarantine.jsonl, and correct the data or raise the source's maxQuarantineFraction",
 )
 REWRITTEN_ANSWERS = _code(
     "RewrittenAnswers",

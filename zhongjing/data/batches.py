@@ -1,6 +1,6 @@
 """Micro-batches of one optimizer step.
 
-A step is a fixed set of samples. How it is dealt to ranks and cut into micro-batches follows from the
+A step is a fixed set of samples. How it is divided among ranks and cut into micro-batches follows from the
 samples' sizes alone, so every rank works out the same plan and reads only its own samples. Every rank gets
 the same number of micro-batches: ZeRO-2 communicates in every backward, and unequal counts hang or abort.
 
@@ -18,8 +18,8 @@ import torch
 from zhongjing.data.samples import MicroBatch, PackedRow, Sample, SampleSet
 
 
-def deal(sizes: Sequence[int], world_size: int, budget: int) -> list[list[list[int]]]:
-    """Deals the samples of one step to ranks and micro-batches.
+def partition(sizes: Sequence[int], world_size: int, budget: int) -> list[list[list[int]]]:
+    """Divides the samples of one step among ranks and micro-batches.
 
     Ranks are evened out to a few percent. On each, micro-batches are filled by first fit, the longest samples
     first, and the fullest micro-batch comes first: what does not fit into memory shows in the first forward
@@ -31,7 +31,7 @@ def deal(sizes: Sequence[int], world_size: int, budget: int) -> list[list[list[i
         budget: most tokens of a micro-batch. A sample above it gets a micro-batch of its own.
 
     Returns:
-        For each rank its micro-batches, each a list of positions in ``sizes``; an empty list is a filler.
+        For each rank its micro-batches, each a list of positions in ``sizes``; an empty one is a dummy batch.
         All ranks have the same number; each position occurs exactly once.
     """
     if world_size < 1 or budget < 1:
@@ -39,16 +39,16 @@ def deal(sizes: Sequence[int], world_size: int, budget: int) -> list[list[list[i
     order = sorted(range(len(sizes)), key=lambda position: (-sizes[position], position))
     ranks = [_first_fit(share, sizes, budget) for share in _to_the_lightest(order, world_size, sizes)]
     most = max(map(len, ranks))
-    dealt = []
+    partitioned = []
     for batches in ranks:
         halved = _halved(batches, most, sizes)
         halved.sort(key=lambda batch: (-_total(batch, sizes), batch))
-        dealt.append([*halved, *[[]] * (most - len(halved))])
-    return dealt
+        partitioned.append([*halved, *[[]] * (most - len(halved))])
+    return partitioned
 
 
 def _to_the_lightest(order: Sequence[int], world_size: int, sizes: Sequence[int]) -> list[list[int]]:
-    """Deals in rounds, one sample a rank: the longest of a round to the rank that has least so far."""
+    """In rounds, one sample a rank: the longest of a round to the rank that has least so far."""
     ranks: list[list[int]] = [[] for _ in range(world_size)]
     loads = [0] * world_size
     for first in range(0, len(order), world_size):
@@ -95,7 +95,7 @@ def _total(part: Sequence[int], sizes: Sequence[int]) -> int:
 def fetch_step(
     sample_set: SampleSet, indices: Sequence[int], rank: int, world_size: int, budget: int
 ) -> list[MicroBatch]:
-    """The micro-batches of ``rank`` (see :func:`deal`): sizes come from the index, only own samples are read.
+    """The micro-batches of ``rank``, by :func:`partition`: only own samples are read, sizes are in the index.
 
     Args:
         sample_set: where the samples are.
@@ -105,11 +105,11 @@ def fetch_step(
         budget: most tokens of a micro-batch.
 
     Returns:
-        As many micro-batches as every other rank gets; fillers have no targets and no samples.
+        As many micro-batches as every other rank gets; dummy batches have no targets and no samples.
     """
     chosen = np.asarray(indices, dtype=np.int64)
     sizes: list[int] = sample_set.tokens[chosen].tolist()
-    mine = deal(sizes, world_size, budget)[rank]
+    mine = partition(sizes, world_size, budget)[rank]
     wanted = [position for batch in mine for position in batch]
     fetched = iter(sample_set.fetch([int(chosen[position]) for position in wanted]))
     return [collate([next(fetched) for _ in batch]) for batch in mine]
@@ -119,7 +119,7 @@ def collate(samples: Sequence[Sample]) -> MicroBatch:
     """Lays samples out as tensors, as :class:`zhongjing.data.samples.MicroBatch` documents.
 
     Args:
-        samples: whole samples, with all their segments; none gives a filler: a row of one segment of two
+        samples: whole samples, with all their segments; none gives a dummy: a row of one segment of two
             tokens (so that a loss shifted by one is not over an empty tensor), no targets, no samples.
 
     Returns:

@@ -41,12 +41,12 @@ from zhongjing.data.cachekey import (
 )
 from zhongjing.data.chat import Unfit
 from zhongjing.data.corpus import Corpus, Shard
-from zhongjing.data.fidelity import check_answers
+from zhongjing.data.encoding import Encoded, count
 from zhongjing.data.order import groups_by_category
 from zhongjing.data.outputs import CacheOutputs
 from zhongjing.data.parts import Encode, PartMaker, Purpose, encode_here, remove_parts
 from zhongjing.data.records import Dialogue, Record, Rejected, record_texts
-from zhongjing.data.rejections import Rejections, check_source
+from zhongjing.data.rejections import Rejections, check_answers, check_source
 from zhongjing.data.tokens import CacheManifest, TokenCacheRef, read_manifest, reference
 from zhongjing.errors import ConflictError, DataError, MissingInputError, NotFoundError
 from zhongjing.storage.layout import Layout
@@ -247,22 +247,18 @@ class _Builder:
         encoded = iter(self.maker.load(shard))
         for entry in shard.entries:
             if isinstance(entry, Rejected):
-                self._reject(entry, tally, rejections)
+                tally["quarantined"] += 1
+                self._reject(entry, rejections)
                 continue
             record, split = entry
             result = next(encoded)
-            if result is Unfit.TOO_LONG:
-                tally["too_long"] += 1
-            elif isinstance(result, Unfit):
-                self._reject(_unfit(record, shard.source, result), tally, rejections)
-            else:
-                tally["kept"] += 1
-                tally[split] += 1
-                tally["truncated"] += result.truncated
+            count(result, split, tally)
+            if isinstance(result, Encoded):
                 self.outputs.add(split, self._group(shard.source, record), result)
+            elif result is not Unfit.TOO_LONG:
+                self._reject(_unfit(record, shard.source, result), rejections)
 
-    def _reject(self, rejected: Rejected, tally: Counter[str], rejections: Rejections) -> None:
-        tally["quarantined"] += 1
+    def _reject(self, rejected: Rejected, rejections: Rejections) -> None:
         rejections.add(rejected)
         self.outputs.quarantine(rejected)
 

@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerBase
 from zhongjing.codes import model as model_codes
 from zhongjing.data.records import Turn
 from zhongjing.data.samples import Segment
-from zhongjing.data.templates import DOCUMENT_ENDS, ChatFormat, chat_format, stands_in
+from zhongjing.data.templates import DOCUMENT_ENDS, ChatFormat, chat_format, is_within
 from zhongjing.errors import ConfigError
 
 Turns = tuple[Turn, ...]
@@ -256,7 +256,7 @@ def _render_last(form: ChatFormat, turns: Turns) -> _Text:
 def _is_kept(answer: str, text: _Text) -> bool:
     """Whether what was given is in the targets."""
     ((begin, end),) = text.targets
-    return stands_in(answer, text.text[begin:end])
+    return is_within(answer, text.text[begin:end])
 
 
 def _rewrites(form: ChatFormat, turns: Turns) -> bool:
@@ -382,7 +382,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[An
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ConfigError(
-            f"{type(tokenizer).__name__} is a slow tokenizer, which cannot tell where its tokens stand",
+            f"{type(tokenizer).__name__} is a slow tokenizer, which cannot tell the positions of its tokens",
             code=model_codes.UNUSABLE_TOKENIZER,
             remedy="use the fast tokenizer of the same model (tokenizer.json)",
         )

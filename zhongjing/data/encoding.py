@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from zhongjing.data.chat import (
 )
 from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, TextRecord, Turn
 from zhongjing.data.samples import Segment
-from zhongjing.data.templates import chat_format, ensure_chat_template, special_tokens, stands_in
+from zhongjing.data.split import Split
+from zhongjing.data.templates import chat_format, ensure_chat_template, is_within, special_tokens
 from zhongjing.data.tokenizer_folder import load_tokenizer
 from zhongjing.data.tokens import TokenType
 from zhongjing.errors import ConfigError
@@ -48,6 +50,18 @@ class Encoded:
     ranks: tuple[int, ...] | None = None
     truncated: bool = False
     document: npt.NDArray[np.int32] | None = None
+
+
+def count(made: Encoded | Unfit, split: Split, tally: Counter[str]) -> None:
+    """Counts what became of a record that was read, by the names of :class:`SourceCounts`."""
+    if made is Unfit.TOO_LONG:
+        tally["too_long"] += 1
+    elif isinstance(made, Unfit):
+        tally["quarantined"] += 1
+    else:
+        tally["kept"] += 1
+        tally[split] += 1
+        tally["truncated"] += made.truncated
 
 
 class RecordEncoder:
@@ -81,7 +95,7 @@ class RecordEncoder:
         """
         if system_prompt and stage is not Stage.PRETRAIN:
             turns = (Turn("system", system_prompt), Turn("user", "?"))
-            if not stands_in(system_prompt, chat_format(self.tokenizer).render(turns, generation=True)):
+            if not is_within(system_prompt, chat_format(self.tokenizer).render(turns, generation=True)):
                 raise ConfigError(
                     "the chat template leaves the system turn out",
                     code=INVALID_TEMPLATE,

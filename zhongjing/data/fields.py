@@ -127,7 +127,7 @@ def text_of(value: object, what: str) -> str:
     if not stripped:
         raise RejectedError(f"{what} is empty")
     if has_undecodable(stripped):
-        raise RejectedError(f"{what} holds half of a surrogate pair")
+        raise RejectedError(f"{what} contains half of a surrogate pair")
     return stripped
 
 

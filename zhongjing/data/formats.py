@@ -101,7 +101,7 @@ def sniff(
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
             raise DataError(
-                f"what is to be read is compressed ({name})",
+                f"the object is compressed ({name})",
                 code=data_codes.UNREADABLE_SOURCE,
                 remedy="decompress it first; text compressed once by gzip, zstd or bzip2 is read as it is",
             )

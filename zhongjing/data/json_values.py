@@ -72,7 +72,7 @@ def parse_json(raw: str, index: int, line: int | None) -> Row | BadRow:
     try:
         return Row(index, line, json.loads(raw, object_pairs_hook=_once), raw)
     except _RepeatedKeyError:
-        return BadRow(index, line, "a key stands twice in an object", raw)
+        return BadRow(index, line, "a key occurs twice in an object", raw)
     except ValueError as error:
         # The decoder's message has no text of the record; str(error) would add positions only.
         reason = getattr(error, "msg", "not a number that can be read")
@@ -156,9 +156,9 @@ def _blank_end(data: str, start: int) -> int:
 def _outside(window: _Window) -> DataError:
     what = {"]": "a bracket that closes no array", "}": "a brace that closes no object"}
     return DataError(
-        f"line {window.line}: {what.get(window.data[window.at], 'text')} stands outside of the JSON values",
+        f"line {window.line}: {what.get(window.data[window.at], 'text')} is outside the JSON values",
         code=data_codes.UNREADABLE_SOURCE,
-        remedy="mend the file there, or, if it has a value on each line, set `format: jsonl`",
+        remedy="correct the file there or, if it has a value on each line, set `format: jsonl`",
     )
 
 
@@ -216,7 +216,7 @@ class _Window:
                 raise DataError(
                     f"record {index} (line {self.line}) has no end: the object is cut off or damaged there",
                     code=data_codes.UNREADABLE_SOURCE,
-                    remedy="mend the file, or write one record a line so that damage stays in its line",
+                    remedy="correct the file, or write one record a line so that damage stays in its line",
                 )
             self.more()
         row = parse_json(self.data[start:end], index, self.line)

@@ -24,8 +24,8 @@ from zhongjing.data.fields import (
     unused_in,
     wrapped,
 )
-from zhongjing.data.preferences import check_pair_scores, deciding, order_in, ordered, pair_of, said
-from zhongjing.data.questions import one_name, prompt_of, two_ways, with_system
+from zhongjing.data.preferences import check_pair_scores, contents_of, deciding, order_in, ordered, pair_of
+from zhongjing.data.questions import ambiguous_keys, one_name, prompt_of, with_system
 from zhongjing.data.records import Parsed, RejectedError, Turn, Turns
 from zhongjing.data.turns import (
     history_of,
@@ -188,7 +188,7 @@ def _rejected_beside(record: Fields, kind: Kind) -> Parsed | None:
 
 
 def _without_system(turns: Turns) -> list[tuple[str, str]]:
-    return [turn for turn in said(turns) if turn[0] != "system"]
+    return [turn for turn in contents_of(turns) if turn[0] != "system"]
 
 
 def _messages(record: Fields, kind: Kind) -> Parsed | None:
@@ -199,7 +199,7 @@ def _messages(record: Fields, kind: Kind) -> Parsed | None:
     turns = turn_list(record.take(name, listed))
     for other in others:
         if turn_list(record.take(other, listed)) != turns:
-            raise two_ways(name, other, "the turns", "messages")
+            raise ambiguous_keys(name, other, "the turns", "messages")
     return Parsed(name, turns=with_system(turns, record))
 
 
@@ -217,7 +217,7 @@ def _question_answer(record: Fields, kind: Kind) -> Parsed | None:
     turns = _answer_turns(value)
     if not is_missing(record.peek("complex_cot")):
         if len(turns) != 1:
-            raise RejectedError("Complex_CoT stands beside an answer of several turns")
+            raise RejectedError("Complex_CoT comes with an answer of several turns")
         # As the publishers' own training code writes them (HuatuoGPT-o1).
         thought = text_of(record["complex_cot"], "a thought")
         content = f"## Thinking\n\n{thought}\n\n## Final Response\n\n{turns[0].content}"
@@ -361,7 +361,7 @@ def _unmarked(parsed: Parsed, role_marks: RoleMarks | None) -> Parsed:
         marked = marked_turns(turn.content) if turn.role == "user" else None
         if marked is not None and role_marks is None:
             raise RejectedError(
-                "a question holds role marks (such as Human: and Assistant:): set roleMarks of the source to "
+                "a question has role marks (such as Human: and Assistant:): set roleMarks of the source to "
                 "split (they are turns) or keep (they are text)",
                 codes.AMBIGUOUS_RECORD,
             )

@@ -66,7 +66,7 @@ def _losses(stage: Stage, settings: AnySettings, source: SourceCounts) -> Iterat
     yield source.leaks, "are dropped: they equal test data; see testFraction and split: test of spec.sources"
     yield (
         source.quarantined,
-        f"cannot be used (quarantine.jsonl names them); mend them, or name the keys in "
+        f"cannot be used (quarantine.jsonl lists them); correct them, or name the keys in "
         f"spec.sources.{source.name}.columns",
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zhongjing.data.encoding import Encoded
-from zhongjing.data.packing import Pieces
+from zhongjing.data.packing import WindowPacker
 from zhongjing.data.records import Rejected
 from zhongjing.data.shards import SplitWriter
 from zhongjing.data.split import SPLITS, Split
@@ -48,7 +48,7 @@ class CacheOutputs:
         self._writers = {split: SplitWriter(store, uri, split, dtype, scratch) for split in SPLITS}
         self.block_tokens = self._writers["train"].block_tokens
         self.blocks_per_shard = self._writers["train"].blocks_per_shard
-        self._pieces: dict[tuple[Split, int], Pieces] = {}
+        self._packers: dict[tuple[Split, int], WindowPacker] = {}
         self._quarantine_path = scratch / "quarantine.jsonl"
         self._bare_path = scratch / "quarantine-bare.jsonl"
         self._quarantined = 0
@@ -59,9 +59,9 @@ class CacheOutputs:
             self._writers[split].append(encoded.segments, group, encoded.ranks)
             return
         place = (split, group)
-        if place not in self._pieces:
-            self._pieces[place] = Pieces(self._scratch / f"{split}-{group}.pieces", self._window)
-        self._pieces[place].append(encoded.document)
+        if place not in self._packers:
+            self._packers[place] = WindowPacker(self._scratch / f"{split}-{group}.tokens", self._window)
+        self._packers[place].append(encoded.document)
 
     def quarantine(self, rejected: Rejected) -> None:
         """Notes a record that could not be read."""
@@ -81,13 +81,13 @@ class CacheOutputs:
 
     def close(self) -> None:
         """Lets go of local files, also after an error."""
-        for pieces in self._pieces.values():
-            pieces.close()
+        for packer in self._packers.values():
+            packer.close()
 
     def finish(self, listen: Callable[[], None]) -> dict[Split, SplitInfo]:
         """Packs the windows, calling ``listen`` for each, and writes what is left."""
-        for (split, group), pieces in sorted(self._pieces.items()):
-            for window in pieces.windows():
+        for (split, group), packer in sorted(self._packers.items()):
+            for window in packer.windows():
                 listen()
                 self._writers[split].append(window, group)
         return {split: writer.finish() for split, writer in self._writers.items()}

@@ -15,7 +15,7 @@ _OPEN_WINDOWS = 64
 _ORDER_KEY = 0x7A6A  # of the fixed order; part of the cache format
 
 
-class Pieces:
+class WindowPacker:
     """Token sequences in a local file: a corpus need not fit into memory to be shuffled.
 
     Args:
@@ -54,10 +54,8 @@ class Pieces:
         tokens = np.memmap(self._path, dtype="<i4", mode="r")
         ends = np.cumsum(self._lengths)
         for window in pack(self._lengths, self._longest):
-            yield tuple(
-                _all_targets(np.array(tokens[ends[piece] - self._lengths[piece] : ends[piece]], np.int32))
-                for piece in window
-            )
+            spans = [slice(ends[place] - self._lengths[place], ends[place]) for place in window]
+            yield tuple(Segment.of_document(np.array(tokens[span], np.int32)) for span in spans)
 
 
 def pack(lengths: Sequence[int], capacity: int) -> Iterator[list[int]]:
@@ -86,9 +84,3 @@ def pack(lengths: Sequence[int], capacity: int) -> Iterator[list[int]]:
         windows[fitting].append(piece)
         room[fitting] -= length
     yield from windows
-
-
-def _all_targets(ids: npt.NDArray[np.int32]) -> Segment:
-    target = np.ones(len(ids), dtype=np.bool_)
-    target[0] = False
-    return Segment(ids, target)

@@ -32,13 +32,13 @@ def pair_of(better: object, worse: object, prompt: Turns) -> Parsed:
         marked = marked_turns(better), marked_turns(worse)
         if marked[0] is None or marked[1] is None:
             raise RejectedError(
-                "chosen and rejected have no prompt: it needs a field of its own, or role marks (Human: ...)"
+                "chosen and rejected have no prompt: it needs its own field, or role marks (Human: ...)"
             )
-        return _apart(marked[0], marked[1], (), "preference, dialogues with role marks")
+        return _pair_of_dialogues(marked[0], marked[1], (), "preference, dialogues with role marks")
     if is_turn(better) and is_turn(worse):
         better, worse = [better], [worse]
     if is_turn_list(better) and is_turn_list(worse):
-        return _apart(turn_list(better), turn_list(worse), prompt, "conversational preference")
+        return _pair_of_dialogues(turn_list(better), turn_list(worse), prompt, "conversational preference")
     if not prompt:
         raise RejectedError("chosen and rejected have no prompt")
     chosen, rejected = _texts(better, "chosen"), _texts(worse, "rejected")
@@ -47,7 +47,7 @@ def pair_of(better: object, worse: object, prompt: Turns) -> Parsed:
     return Parsed(f"preference{several}", turns=prompt, answers=(*chosen, *rejected), ranks=ranks)
 
 
-def said(turns: Turns) -> list[tuple[str, str]]:
+def contents_of(turns: Turns) -> list[tuple[str, str]]:
     """Who says what: two prompts that say the same are one."""
     return [(turn.role, turn.content) for turn in turns]
 
@@ -123,8 +123,8 @@ def ordered(
                 codes.AMBIGUOUS_RECORD,
             )
         return _ranking("answers, the first best", texts, range(len(texts)))
-    by_rank = None if ranked is None else _places(ranked)
-    by_score = None if scored is None else _places([-score for score in scored])
+    by_rank = None if ranked is None else _dense_ranks(ranked)
+    by_score = None if scored is None else _dense_ranks([-score for score in scored])
     if by_rank is not None and by_score is not None:
         places = list(zip(by_rank, by_score, strict=True))
         if any((a - c) * (b - d) < 0 for a, b in places for c, d in places):
@@ -142,19 +142,23 @@ def _ranking(layout: str, answers: Sequence[str], ranks: Sequence[int]) -> Parse
     return Parsed(layout, answers=tuple(answers), ranks=tuple(ranks))
 
 
-def _apart(chosen: Turns, rejected: Turns, prompt: Turns, how: str) -> Parsed:
+def _pair_of_dialogues(chosen: Turns, rejected: Turns, prompt: Turns, how: str) -> Parsed:
     """Two dialogues that are one but for their last turns."""
     if not chosen or not rejected or (chosen[-1].role, rejected[-1].role) != ("assistant", "assistant"):
         raise RejectedError("chosen and rejected must be assistant turns")
     answers = (chosen[-1].content, rejected[-1].content)
-    if said(chosen[:-1]) != said(rejected[:-1]):
+    if contents_of(chosen[:-1]) != contents_of(rejected[:-1]):
         raise RejectedError("chosen and rejected do not begin with the same prompt")
     own = chosen[:-1]
     if not own:
         if not prompt:
             raise RejectedError("chosen and rejected have no prompt")
         return Parsed(how, turns=prompt, answers=answers, ranks=(0, 1))
-    if prompt and said(own) != said(prompt) and prompt[-1].content not in [turn.content for turn in own]:
+    if (
+        prompt
+        and contents_of(own) != contents_of(prompt)
+        and prompt[-1].content not in [turn.content for turn in own]
+    ):
         raise RejectedError("chosen and rejected must be one turn each after the prompt")
     # Beside whole dialogues the prompt is a question of them once more (UltraFeedback binarized).
     turns = own if len(own) >= len(prompt) else prompt
@@ -197,7 +201,7 @@ def _numbers(values: object, count: int, what: str) -> list[float] | None:
     return [number_of(value, f"a {what}") for value in values]
 
 
-def _places(values: Sequence[float]) -> tuple[int, ...]:
+def _dense_ranks(values: Sequence[float]) -> tuple[int, ...]:
     """The smallest is 0, equal ones tie."""
     places = {value: place for place, value in enumerate(sorted(set(values)))}
     return tuple(places[value] for value in values)

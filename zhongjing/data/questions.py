@@ -81,7 +81,7 @@ def _refuse_repeated(record: Fields, instruction: str | None, asked: str | None)
     texts = [text.strip() for name in (instruction, asked) if isinstance(text := record.peek(name), str)]
     shorter, longer = sorted(texts, key=len) if len(texts) == 2 else ("", "")
     if len(shorter) >= _REPEATED and shorter in longer:
-        raise two_ways(instruction, asked, "the question", "prompt")
+        raise ambiguous_keys(instruction, asked, "the question", "prompt")
 
 
 def _option_lines(value: object) -> str:
@@ -138,12 +138,12 @@ def one_name(record: Fields, names: Sequence[str], what: str, column: str) -> st
         return next(iter(there), None)
     for other in having[1:]:
         if record.peek(other) != record.peek(having[0]):
-            raise two_ways(having[0], other, what, column)
+            raise ambiguous_keys(having[0], other, what, column)
         record[other]
     return having[0]
 
 
-def two_ways(name: str, other: str, what: str, column: str) -> RejectedError:
+def ambiguous_keys(name: str, other: str, what: str, column: str) -> RejectedError:
     """That two keys could both be what is looked for."""
     return RejectedError(
         f"{name} and {other} could both be {what}: name one as columns.{column}", codes.AMBIGUOUS_RECORD

@@ -168,7 +168,7 @@ class _Reading:
                 if self.forbidden is not None and any(
                     self.forbidden.search(text) for text in record_texts(record)
                 ):
-                    raise RejectedError("its text holds a special token of the tokenizer")
+                    raise RejectedError("its text contains a special token of the tokenizer")
             except RejectedError as error:
                 yield self._rejected(position, error.reason, row.raw, error.code)
                 continue
@@ -226,9 +226,9 @@ def check_turns(turns: Sequence[Turn]) -> Turns:
         raise RejectedError("the dialogue has no turns")
     for index, turn in enumerate(rest):
         if turn.role == "system":
-            raise RejectedError("a system turn stands after the beginning")
+            raise RejectedError("a system turn comes after the first turn")
         if turn.role != ("user", "assistant")[index % 2]:
-            raise RejectedError("roles are out of order: user and assistant must take turns, user first")
+            raise RejectedError("roles are out of order: user and assistant must alternate, user first")
     return tuple(turns)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import Field
 
 from zhongjing.config.pipeline import TrainingPipeline
@@ -20,7 +19,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.data.cachekey import has_test_data, longest_sample
 from zhongjing.data.chat import Unfit
 from zhongjing.data.corpus import Corpus
-from zhongjing.data.encoding import Encoded, RecordEncoder
+from zhongjing.data.encoding import Encoded, RecordEncoder, count
 from zhongjing.data.inspect import Lengths, lengths
 from zhongjing.data.losses import data_warnings, length_field
 from zhongjing.data.records import Position, Rejected
@@ -123,7 +122,7 @@ class Rehearsal:
                     for (_, split), (made, size) in zip(
                         batch, self._measured([record for record, _ in batch]), strict=True
                     ):
-                        _count(made, split, tally)
+                        count(made, split, tally)
                         sizes[name] += [] if size is None else [size]
         except DataError as damage:
             errors[name] = damage.message
@@ -149,7 +148,8 @@ class Rehearsal:
                 (made,) = self.encoder.encode([record])
                 if isinstance(made, Unfit):
                     continue
-                segments = made.segments or (_whole(made),)
+                whole = () if made.document is None else (Segment.of_document(made.document),)
+                segments = made.segments or whole
                 yield Example(shard.source.name, record.position, segments, made.ranks, made.truncated)
 
     def _reading(self) -> list[tuple[Source, FrozenSource]]:
@@ -173,23 +173,3 @@ class Rehearsal:
 
     def _set_limit(self, tokens: int) -> None:
         self.encoder.configure(self.stage, tokens, self._system)
-
-
-def _count(made: Encoded | Unfit, split: str, tally: Counter[str]) -> None:
-    """As the job counts (:mod:`zhongjing.data.build`)."""
-    if made is Unfit.TOO_LONG:
-        tally["too_long"] += 1
-    elif isinstance(made, Unfit):
-        tally["quarantined"] += 1
-    else:
-        tally["kept"] += 1
-        tally[split] += 1
-        tally["truncated"] += made.truncated
-
-
-def _whole(made: Encoded) -> Segment:
-    """A document of pretraining: every token but the first is a target."""
-    assert made.document is not None
-    target = np.ones(len(made.document), np.bool_)
-    target[:1] = False
-    return Segment(made.document, target)

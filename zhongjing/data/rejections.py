@@ -1,15 +1,20 @@
-"""Why records were not read, and when there are too many of them: reasons with a place each, never text."""
+"""When a source has too many records that cannot be used, and why: reasons with a place each, never text."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from zhongjing.codes import Code
 from zhongjing.codes import data as codes
 from zhongjing.config.sources import Source
-from zhongjing.data.records import Position, Rejected
+from zhongjing.data.records import Position, Record, Rejected
 from zhongjing.errors import DataError
 from zhongjing.storage.manifest import SourceCounts
+
+if TYPE_CHECKING:
+    from zhongjing.data.encoding import RecordEncoder
 
 _SHOWN = 3  # reasons in a message; quarantine.jsonl has them all
 # If every record of a source was rejected for one of these, it says more than NoGoodRecord.
@@ -89,6 +94,38 @@ def check_source(source: Source, counts: SourceCounts, rejections: Rejections, q
             f"cannot be used, {source.max_quarantine_fraction:.1%} are allowed{why}",
             code=codes.TOO_MANY_BAD_RECORDS,
             where=source.uri,
-            remedy=f"see {quarantine_uri}; mend the source, name its keys under `columns`, or raise "
+            remedy=f"see {quarantine_uri}; correct the source, name its keys under `columns`, or raise "
             "maxQuarantineFraction",
+        )
+
+
+def check_answers(source: Source, records: Iterable[Record | Rejected], encoder: RecordEncoder) -> None:
+    """Checks a source against a template that cuts thoughts, as DeepSeek-R1's and its distillates' do.
+
+    Their template writes of an answer only what stands behind ``</think>``, also where it is the one to be
+    learned. Other templates cost nothing here; what else they rewrite is counted when it is tokenised.
+
+    Args:
+        source: the source.
+        records: all its records.
+        encoder: configured for the stage.
+
+    Raises:
+        DataError: more records lose part of an answer than the source's maxQuarantineFraction allows.
+    """
+    if not encoder.cuts_thoughts:
+        return
+    read = rewritten = 0
+    first: Position | None = None
+    for record in records:
+        read += 1
+        if not isinstance(record, Rejected) and encoder.rewrites(record):
+            rewritten += 1
+            first = first or record.position
+    if first is not None and rewritten / read > source.max_quarantine_fraction:
+        raise DataError(
+            f"the chat template cuts answers in {rewritten} of {read} records ({rewritten / read:.1%}) of "
+            f"source {source.name}, {source.max_quarantine_fraction:.1%} are allowed (first: {place(first)})",
+            code=codes.REWRITTEN_ANSWERS,
+            where=source.uri,
         )

@@ -88,7 +88,7 @@ def _parquet(stream: BinaryIO) -> Iterator[Row | BadRow]:
             raise DataError(
                 "two columns of the parquet file have the same name: one of them would be lost",
                 code=data_codes.UNREADABLE_SOURCE,
-                remedy="give every column a name of its own",
+                remedy="give every column its own name",
             )
         for batch in file.iter_batches(batch_size=1024):
             for value in batch.to_pylist():

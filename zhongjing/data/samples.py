@@ -1,15 +1,15 @@
 """Tokenised samples and the micro-batches made of them: what passes from data to training.
 
 A *segment* is one causal sequence that sees nothing but itself. A *sample* is what the batch size counts:
-one dialogue (1 segment), one pretraining window (one or several section pieces), one ranked prompt
+one dialogue (1 segment), one pretraining window (one or several spans of documents), one ranked prompt
 (K segments, one an answer), one PPO prompt (1 segment without targets).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,13 @@ class Segment:
 
     ids: npt.NDArray[np.int32]
     target: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of_document(cls, ids: npt.NDArray[np.int32]) -> Segment:
+        """A text of pretraining: every token but the first is a target."""
+        target = np.ones(len(ids), dtype=np.bool_)
+        target[:1] = False
+        return cls(ids, target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +132,11 @@ class PackedRow:
 
     def to(self, device: torch.device) -> PackedRow:
         """The same row on ``device``."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            position_ids=self.position_ids.to(device, non_blocking=True),
-            edges=self.edges.to(device, non_blocking=True),
-        )
+        return _changed(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> PackedRow:
         """The same row in page-locked memory, from where a GPU copies while it computes."""
-        return replace(
-            self,
-            input_ids=self.input_ids.pin_memory(),
-            position_ids=self.position_ids.pin_memory(),
-            edges=self.edges.pin_memory(),
-        )
+        return _changed(self, torch.Tensor.pin_memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,31 +147,34 @@ class MicroBatch:
     targets: torch.Tensor  # bool [1, T]
     segment_samples: torch.Tensor  # int64 [S]: position of the segment's sample within the micro-batch
     segment_ranks: torch.Tensor  # int64 [S]: rank within its sample, 0 the best; 0 where there are none
-    sample_indices: tuple[int, ...]  # index in the SampleSet; empty in a filler
-    tokens: int  # T; 0 in a filler
+    sample_indices: tuple[int, ...]  # index in the SampleSet; empty in a dummy
+    tokens: int  # T; 0 in a dummy
     target_tokens: int
 
     @property
-    def is_filler(self) -> bool:
+    def is_dummy(self) -> bool:
         """A micro-batch of no weight that keeps the ranks in step (ZeRO-2 communicates in every backward)."""
         return not self.sample_indices
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same micro-batch on ``device``."""
-        return replace(
-            self,
-            row=self.row.to(device),
-            targets=self.targets.to(device, non_blocking=True),
-            segment_samples=self.segment_samples.to(device, non_blocking=True),
-            segment_ranks=self.segment_ranks.to(device, non_blocking=True),
-        )
+        return _changed(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> MicroBatch:
         """The same micro-batch in page-locked memory."""
-        return replace(
-            self,
-            row=self.row.pinned(),
-            targets=self.targets.pin_memory(),
-            segment_samples=self.segment_samples.pin_memory(),
-            segment_ranks=self.segment_ranks.pin_memory(),
-        )
+        return _changed(self, torch.Tensor.pin_memory)
+
+
+Tensors = TypeVar("Tensors", PackedRow, MicroBatch)
+
+
+def _changed(value: Tensors, change: Callable[[torch.Tensor], torch.Tensor]) -> Tensors:
+    """The same with every tensor in it changed."""
+    changes: dict[str, Any] = {}
+    for field in fields(value):
+        held = getattr(value, field.name)
+        if isinstance(held, torch.Tensor):
+            changes[field.name] = change(held)
+        elif isinstance(held, PackedRow):
+            changes[field.name] = _changed(held, change)
+    return replace(value, **changes)

@@ -71,7 +71,7 @@ def _header(reader: Iterator[list[str]]) -> list[str]:
             raise DataError(
                 "the header of the table has a quote that is not closed",
                 code=data_codes.UNREADABLE_SOURCE,
-                remedy="mend the table's first line",
+                remedy="correct the table's first line",
             ) from None
     stripped = [name.strip().lstrip("\ufeff") for name in fields]
     names = [name or f"column {number}" for number, name in enumerate(stripped, start=1)]
@@ -79,7 +79,7 @@ def _header(reader: Iterator[list[str]]) -> list[str]:
         raise DataError(
             "two columns of the table have the same name: one of them would be lost",
             code=data_codes.UNREADABLE_SOURCE,
-            remedy="give every column a name of its own in the table's first line",
+            remedy="give every column its own name in the table's first line",
         )
     return names
 
@@ -93,7 +93,7 @@ def _next_row(reader: Iterator[list[str]]) -> tuple[list[str], str]:
     except csv.Error as error:
         # Only the kind of error is told: csv's own message may quote the line.
         behind = "expected after" in str(error)
-        return [], "text stands behind a closing quote" if behind else "a quote is not closed"
+        return [], "text follows a closing quote" if behind else "a quote is not closed"
 
 
 def _look_like_rows(lines: Sequence[str], delimiter: str, width: int) -> bool:
@@ -123,7 +123,7 @@ class _LineRecorder:
             raise DataError(
                 f"the quote that opens in line {self._line} is not closed within {_RUNAWAY_LINES} lines",
                 code=data_codes.UNREADABLE_SOURCE,
-                remedy="mend the quotes of that line",
+                remedy="correct the quotes of that line",
             )
         line = next(self._lines)
         self._taken.append(line)

@@ -105,7 +105,7 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase, given: str | None =
     if template != named:
         tokenizer.chat_template = template
     form = chat_format(tokenizer)
-    if not stands_in(_QUESTION, form.render((Turn("user", _QUESTION),), generation=True)):
+    if not is_within(_QUESTION, form.render((Turn("user", _QUESTION),), generation=True)):
         raise ConfigError(
             "the chat template cuts or rewrites questions",
             code=codes.INVALID_TEMPLATE,
@@ -308,7 +308,7 @@ class ChatFormat:
     def cuts_thoughts(self) -> bool:
         """Whether an answer loses its ``<think>`` part even where it is the last (DeepSeek-R1's do)."""
         whole, begin = self.answered((Turn("user", "?"), Turn("assistant", _THOUGHT + ".")))
-        return not stands_in(_THOUGHT + ".", whole[begin:])
+        return not is_within(_THOUGHT + ".", whole[begin:])
 
     def _skeleton(self, roles: tuple[Role, ...], *, generation: bool) -> tuple[str, ...] | None:
         turns = [Turn(role, f"\ue000{index}\ue001") for index, role in enumerate(roles)]
@@ -318,7 +318,7 @@ class ChatFormat:
         return tuple(parts[::2])
 
 
-def stands_in(content: str, text: str) -> bool:
+def is_within(content: str, text: str) -> bool:
     """Whether a text has a content; space does not count: templates trim, and put thoughts on lines."""
     return "".join(content.split()) in "".join(text.split())
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from zhongjing.codes import model as codes
 from zhongjing.data.own_code import check_own_code
-from zhongjing.data.pieces import PROBES, has_only_pieces, load_pieces
+from zhongjing.data.sentencepiece_model import PROBES, is_sentencepiece, load_sentencepiece
 from zhongjing.errors import DataError
 
 TOKENIZER_FILES = (
@@ -43,7 +43,7 @@ def read_tokenizer(folder: Path) -> tuple[PreTrainedTokenizerBase, bool]:
     servers. transformers 5 builds the pipeline of some classes anew and leaves the file's out: its
     ``LlamaTokenizer`` takes Metaspace where the files of Llama-1, Llama-2 and Vicuna have a normalizer that
     writes a space before every part (huggyllama/llama-7b, ``tokenizer.json``). Without such a file:
-    :mod:`zhongjing.data.pieces`.
+    :mod:`zhongjing.data.sentencepiece_model`.
 
     Raises:
         DataError: the folder has no tokenizer that transformers can load, or one that needs code of its own.
@@ -52,8 +52,8 @@ def read_tokenizer(folder: Path) -> tuple[PreTrainedTokenizerBase, bool]:
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise DataError("the folder has no tokenizer", code=codes.UNUSABLE_TOKENIZER, where=str(folder))
     try:
-        if has_only_pieces(folder):
-            return load_pieces(folder), True
+        if is_sentencepiece(folder):
+            return load_sentencepiece(folder), True
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             str(folder), trust_remote_code=False
         )

@@ -127,6 +127,12 @@ class TokenSplit:
         manifest: its manifest.
         split: which split.
         memory: bytes of blocks that may be kept.
+
+    Attributes:
+        tokens: of each sample, int64 [samples].
+        targets: likewise.
+        groups: mixture group of each sample, int32 [samples].
+        group_names: names that ``groups`` indexes.
     """
 
     def __init__(
@@ -149,37 +155,17 @@ class TokenSplit:
         self._segment_offsets: npt.NDArray[np.int64] = index["segment_offsets"]
         self._sample_offsets: npt.NDArray[np.int64] = index["sample_offsets"]
         self._ranks: npt.NDArray[np.int16] | None = index["ranks"] if manifest.ranked else None
-        self._targets: npt.NDArray[np.int64] = index["targets"]
-        self._groups: npt.NDArray[np.int32] = index["groups"]
+        self.targets: npt.NDArray[np.int64] = index["targets"]
+        self.groups: npt.NDArray[np.int32] = index["groups"]
         self._crcs: npt.NDArray[np.uint32] = index["crcs"]
-        self._group_names = tuple(manifest.group_names)
-        self._tokens: npt.NDArray[np.int64] = np.diff(self._segment_offsets[self._sample_offsets])
+        self.group_names = tuple(manifest.group_names)
+        self.tokens: npt.NDArray[np.int64] = np.diff(self._segment_offsets[self._sample_offsets])
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Number of samples."""
         return self._info.samples
-
-    @property
-    def tokens(self) -> npt.NDArray[np.int64]:
-        """Tokens of each sample, int64 [samples]."""
-        return self._tokens
-
-    @property
-    def targets(self) -> npt.NDArray[np.int64]:
-        """Targets of each sample, int64 [samples]."""
-        return self._targets
-
-    @property
-    def groups(self) -> npt.NDArray[np.int32]:
-        """Mixture group of each sample, int32 [samples]."""
-        return self._groups
-
-    @property
-    def group_names(self) -> tuple[str, ...]:
-        """Names that ``groups`` indexes."""
-        return self._group_names
 
     @property
     def segments(self) -> npt.NDArray[np.int64]:
@@ -321,5 +307,5 @@ def _damaged(where: str, message: str, cache: str) -> DataError:
         message,
         code=codes.DAMAGED_CACHE,
         where=where,
-        remedy=f"delete {cache} and run again: the token cache is made anew from the sources",
+        remedy=f"delete {cache} and run again: the token cache is built again from the sources",
     )

@@ -162,7 +162,7 @@ def history_of(value: object) -> Turns:
     turns: list[Turn] = []
     for pair in value:
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            raise RejectedError("history holds something other than pairs")
+            raise RejectedError("history contains something other than pairs")
         if is_missing(pair[0]) and is_missing(pair[1]):
             continue  # both are optional in LLaMA-Factory's alpaca form
         turns.append(Turn("user", text_of(pair[0], "a question of the history")))
@@ -251,6 +251,6 @@ def _joined_parts(parts: Sequence[object]) -> object:
             return part
         if not isinstance(text, str):
             named = f" ({kind})" if isinstance(kind, str) and re.fullmatch(r"[a-z_]{1,20}", kind) else ""
-            raise RejectedError(f"a turn holds more than text{named}")
+            raise RejectedError(f"a turn contains more than text{named}")
         texts.append(text)
     return "".join(texts)

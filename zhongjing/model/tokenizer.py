@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from zhongjing.codes import document as document_codes
 from zhongjing.codes import model as model_codes
-from zhongjing.data.pieces import MODEL_FILE
+from zhongjing.data.sentencepiece_model import MODEL_FILE
 from zhongjing.data.templates import DOCUMENT_ENDS, special_names, turn_end_id
 from zhongjing.data.tokenizer_folder import TOKENIZER_FILES, load_tokenizer
 from zhongjing.errors import DataError

@@ -12,7 +12,7 @@ import torch
 
 from zhongjing.codes import data as codes
 from zhongjing.config.stages import AnySettings
-from zhongjing.data.batches import collate, deal, fetch_step
+from zhongjing.data.batches import collate, fetch_step, partition
 from zhongjing.data.order import SampleOrder, mixture_of, permutation
 from zhongjing.data.samples import MicroBatch, SampleSet
 from zhongjing.errors import DataError
@@ -139,11 +139,13 @@ class HeldOut:
         return HeldOut(samples, self._settings, rank=self._rank, world_size=self._world_size)
 
     def batches(self) -> Iterator[MicroBatch]:
-        """This rank's micro-batches; no fillers, for evaluation communicates only at its end."""
+        """This rank's micro-batches; no dummy batches, for evaluation communicates only at its end."""
         block = _EVALUATION_BLOCK * self._world_size
         for start in range(0, len(self.indices), block):
             chosen = self.indices[start : start + block]
-            dealt = deal(self.samples.tokens[chosen].tolist(), self._world_size, self._settings.token_budget)
+            dealt = partition(
+                self.samples.tokens[chosen].tolist(), self._world_size, self._settings.token_budget
+            )
             for positions in dealt[self._rank]:
                 if positions:
                     beat(start / len(self.indices))

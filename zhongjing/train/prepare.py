@@ -20,7 +20,7 @@ from zhongjing.config.stages import AnySettings, PpoSettings, Stage
 from zhongjing.data.build import build_token_cache
 from zhongjing.data.corpus import corpus_texts
 from zhongjing.data.losses import data_warnings
-from zhongjing.data.pieces import CONVERSION
+from zhongjing.data.sentencepiece_model import CONVERSION
 from zhongjing.data.tasks import encode_by
 from zhongjing.data.templates import CHATML_TEMPLATE, ensure_chat_template, own_template
 from zhongjing.data.tokenizer_folder import read_tokenizer

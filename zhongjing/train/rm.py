@@ -43,7 +43,7 @@ class RankingObjective(nn.Module):
         """Loss of ``batch``; ``accuracy`` is the share of a prompt's pairs in the right order, summed."""
         rewards = self.rewards(batch)
         prompts = len(batch.sample_indices)
-        if batch.is_filler:
+        if batch.is_dummy:
             return MicroLoss(rewards.sum() * 0.0, {"accuracy": rewards.detach().sum() * 0.0})
         owners, ranks = batch.segment_samples, batch.segment_ranks
         with torch.no_grad():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.unit.data.support import ListedSamples
-from zhongjing.data.batches import collate, deal, fetch_step
+from zhongjing.data.batches import collate, fetch_step, partition
 from zhongjing.data.samples import PackedRow, Sample, Segment
 
 
@@ -43,7 +43,7 @@ def test_no_micro_batch_is_above_its_budget_whatever_the_mixture() -> None:
     for _ in range(400):
         sizes, world = mixture(rng), rng.randint(1, 8)
         budget = rng.choice([256, 4096, 16384])
-        ranks = deal(sizes, world, budget)
+        ranks = partition(sizes, world, budget)
         for batch in (batch for batches in ranks for batch in batches):
             assert len(batch) == 1 or sum(sizes[position] for position in batch) <= budget
         alone = sum(sum(sizes[p] for p in batch) > budget for batches in ranks for batch in batches)
@@ -54,23 +54,23 @@ def test_deals_lose_nothing_and_are_even() -> None:
     rng = random.Random(1)
     for _ in range(300):
         sizes, world = mixture(rng), rng.randint(1, 8)
-        ranks = deal(sizes, world, 4096)
+        ranks = partition(sizes, world, 4096)
         assert len(ranks) == world
         assert len({len(batches) for batches in ranks}) == 1
         dealt = [position for batches in ranks for batch in batches for position in batch]
         assert sorted(dealt) == list(range(len(sizes)))
-        assert deal(list(sizes), world, 4096) == ranks
+        assert partition(list(sizes), world, 4096) == ranks
         for batches in ranks:
             assert sorted(batches, key=lambda batch: -sum(sizes[p] for p in batch)) == batches
             if any(not batch for batch in batches):
-                assert all(len(batch) <= 1 for batch in batches), "halving comes before fillers"
+                assert all(len(batch) <= 1 for batch in batches), "halving comes before dummy batches"
 
 
 def test_micro_batches_are_full() -> None:
     rng = random.Random(2)
     for _ in range(50):
         sizes = [rng.randint(20, 2000) for _ in range(64)]
-        (batches,) = deal(sizes, 1, 8192)
+        (batches,) = partition(sizes, 1, 8192)
         # First fit, the longest first, needs at most 11/9 of the fewest (Johnson et al. 1974).
         assert len(batches) <= -(-sum(sizes) // 8192) * 11 / 9 + 1
 
@@ -78,7 +78,7 @@ def test_micro_batches_are_full() -> None:
 def test_ranks_carry_about_the_same_tokens() -> None:
     rng = random.Random(1)
     sizes = [int(rng.lognormvariate(5, 0.8)) + 1 for _ in range(256)]
-    ranks = deal(sizes, 4, 2048)
+    ranks = partition(sizes, 4, 2048)
     loads = [sum(sizes[p] for batch in batches for p in batch) for batches in ranks]
     assert max(loads) < 1.02 * min(loads)
     for batches in zip(*ranks, strict=True):
@@ -97,7 +97,7 @@ def test_packed_rows() -> None:
     assert batch.segment_ranks.tolist() == [0, 1, 0]
     assert (batch.sample_indices, batch.tokens, batch.target_tokens) == ((0, 5), 7, 4)
     assert not batch.targets[batch.row.position_ids == 0].any()
-    assert not batch.is_filler
+    assert not batch.is_dummy
 
 
 def test_a_row_twice_is_the_segments_twice() -> None:
@@ -120,14 +120,14 @@ def test_nothing_makes_no_row(segments: list[np.ndarray]) -> None:
         PackedRow.of(segments)
 
 
-def test_fillers_have_no_targets_and_no_samples() -> None:
+def test_dummy_batches_have_no_targets_and_no_samples() -> None:
     batch = collate([])
-    assert batch.is_filler
+    assert batch.is_dummy
     assert (batch.tokens, batch.target_tokens) == (0, 0)
     assert not batch.targets.any()
     assert batch.row.input_ids.shape == (1, 2)
     assert batch.row.ends.tolist() == [1]
-    assert batch.to(torch.device("cpu")).is_filler
+    assert batch.to(torch.device("cpu")).is_dummy
 
 
 @pytest.mark.parametrize("world", range(1, 9))
@@ -146,7 +146,7 @@ def test_a_step_is_the_same_samples_for_any_number_of_ranks(world: int) -> None:
         assert sorted(stored.fetched) == sorted(read), "own samples only"
         for batch in fetched:
             wanted = [ids for i in batch.sample_indices for s in samples[i].segments for ids in s.ids]
-            assert batch.is_filler or batch.row.input_ids[0].tolist() == wanted
+            assert batch.is_dummy or batch.row.input_ids[0].tolist() == wanted
         counts.add(len(fetched))
         seen += read
         targets += sum(batch.target_tokens for batch in fetched)
@@ -157,6 +157,6 @@ def test_a_step_is_the_same_samples_for_any_number_of_ranks(world: int) -> None:
 
 def test_nonsense_is_refused() -> None:
     with pytest.raises(ValueError, match="must be positive"):
-        deal([1], 0, 1)
+        partition([1], 0, 1)
     with pytest.raises(ValueError, match="must be positive"):
-        deal([1], 1, 0)
+        partition([1], 1, 0)

@@ -63,7 +63,7 @@ def test_counts_splits_and_contents_of_dialogues(bench: Bench, chatml: PreTraine
     lines = [json.loads(line) for line in bench.memory.get(QUARANTINE).decode().splitlines()]
     assert [line["reason"] for line in lines] == [
         "the answer is empty",
-        "its text holds a special token of the tokenizer",
+        "its text contains a special token of the tokenizer",
     ]
     assert [(line["index"], line["line"]) for line in lines] == [(409, 410), (410, 411)]
     assert "没有回答" not in bench.memory.get(QUARANTINE).decode()

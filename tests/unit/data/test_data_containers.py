@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import json
 import time
-from typing import Any
 
 import pytest
 
-from tests.unit.data.cases import dumps, pairs, table
+from tests.unit.data.reading import dumps, pairs, read, table
 from zhongjing.codes import data as codes
 from zhongjing.config.sources import Kind, Source
 from zhongjing.data.formats import detect_encoding, sniff
@@ -17,12 +16,6 @@ from zhongjing.data.readers import ReadStats, read_stream
 from zhongjing.data.records import Record, Rejected
 from zhongjing.data.sections import cut_sections
 from zhongjing.errors import DataError
-
-
-def read(data: str | bytes, kind: Kind = Kind.DIALOGUE, **fields: Any) -> list[Record | Rejected]:
-    source = Source(name="x", uri="x", kind=kind, **fields)
-    stream = io.BytesIO(data if isinstance(data, bytes) else data.encode())
-    return list(read_stream(stream, "x", source))
 
 
 def rejected(records: list[Record | Rejected]) -> list[Rejected]:
@@ -51,9 +44,9 @@ def test_case_01_what_stands_behind_an_array_is_read(text: str) -> None:
     ("text", "words"),
     [
         ('[{"a": 1}]\n]\n', "line 2: a bracket that closes no array"),
-        ('[{"a": 1}]\nEnd of file\n', "line 2: text stands outside"),
+        ('[{"a": 1}]\nEnd of file\n', "line 2: text is outside"),
         ('[{"a": 1}],\n{"a": 2}}\n', "line 2: a brace that closes no object"),
-        ('{\n"a": 1\n}\nand\n{\n"a": 2\n}', "line 4: text stands outside"),
+        ('{\n"a": 1\n}\nand\n{\n"a": 2\n}', "line 4: text is outside"),
         ('[{"a": 1}]\n[{"a": 2}', "opens in line 2 has no end"),
     ],
 )
@@ -120,7 +113,7 @@ def test_one_damaged_line_does_not_turn_json_lines_into_json() -> None:
 
 def test_a_key_that_stands_twice_in_an_object_is_not_dropped_in_silence() -> None:
     (record,) = rejected(read('{"问": "问", "答": "一", "答": "二"}\n', format="jsonl"))
-    assert record.reason == "a key stands twice in an object"
+    assert record.reason == "a key occurs twice in an object"
 
 
 LINES = table(40)

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from zhongjing.config.sources import Kind, Source
-from zhongjing.data.readers import ReadStats, read_stream
+from tests.unit.data import reading
+from zhongjing.config.sources import Kind
+from zhongjing.data.readers import ReadStats
 from zhongjing.data.records import Dialogue, Rejected, record_texts
 from zhongjing.errors import DataError
 
@@ -90,8 +91,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 def read(data: bytes, kind: Kind, **fields: Any) -> tuple[list[Any], ReadStats]:
     stats = ReadStats()
-    source = Source.model_validate({"name": "x", "uri": "x", "kind": kind, **fields})
-    return list(read_stream(io.BytesIO(data), "x", source, stats=stats)), stats
+    return reading.read(data, kind, stats, **fields), stats
 
 
 def told(path: str, unused: Iterable[str]) -> bool:

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.unit.data import reading
 from zhongjing.codes import data as codes
 from zhongjing.codes.document import INVALID_VALUE
-from zhongjing.config.sources import Source
-from zhongjing.data.readers import ReadStats, read_stream
+from zhongjing.config.sources import Kind
+from zhongjing.data.readers import ReadStats
 from zhongjing.data.records import Dialogue, Ranking, Record, Rejected, TextRecord
 from zhongjing.errors import DataError
 
@@ -26,8 +27,7 @@ def read(data: Any, kind: str = "dialogue", **source: Any) -> tuple[list[Record 
     """Records of an object, and characters that were not used, by path."""
     raw = data if isinstance(data, bytes) else json.dumps(data, ensure_ascii=False).encode()
     stats = ReadStats()
-    given = Source.model_validate({"name": "a", "uri": "a", "kind": kind, **source})
-    records = list(read_stream(io.BytesIO(raw), "a", given, stats=stats))
+    records = reading.read(raw, Kind(kind), stats, **source)
     return records, {path: unused.characters for path, unused in stats.unused.report().items()}
 
 

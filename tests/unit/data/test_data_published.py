@@ -30,7 +30,7 @@ class Expected(NamedTuple):
 
 
 MARKS = (
-    "a question holds role marks (such as Human: and Assistant:): set roleMarks of the source to split (they "
+    "a question has role marks (such as Human: and Assistant:): set roleMarks of the source to split (they "
     "are turns) or keep (they are text)"
 )
 D, R = Kind.DIALOGUE, Kind.RANKING

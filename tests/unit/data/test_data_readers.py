@@ -9,38 +9,16 @@ from typing import Any, cast
 
 import pytest
 
+from tests.unit.data.reading import one, read, reason, turns
 from tests.unit.data.support import MemoryStore, json_lines
 from zhongjing.config.sources import Kind, Source
 from zhongjing.data.readers import ReadStats, read_object
-from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, Rejected, TextRecord, Turn
+from zhongjing.data.records import Dialogue, Ranking, Rejected, TextRecord, Turn
 from zhongjing.data.streams import READ_BYTES, open_object
 from zhongjing.errors import DataError, MissingInputError
 from zhongjing.storage.objects import ObjectStore
 
 U, A, S = "user", "assistant", "system"
-
-
-def read(data: bytes, kind: Kind, stats: ReadStats | None = None, **fields: Any) -> list[Record | Rejected]:
-    store = MemoryStore()
-    store.put("s3://b/x", data)
-    source = Source(name="x", uri="s3://b/x", kind=kind, **fields)
-    return list(read_object("s3://b/x", source, store, stats=stats))  # type: ignore[arg-type]
-
-
-def one(record: Any, kind: Kind = Kind.DIALOGUE, **fields: Any) -> Record | Rejected:
-    found = read(json_lines([record]), kind, format="jsonl", **fields)
-    assert len(found) == 1
-    return found[0]
-
-
-def told(record: Record | Rejected) -> list[tuple[str, str]]:
-    assert isinstance(record, Dialogue | Prompt), record
-    return [(turn.role, turn.content) for turn in record.turns]
-
-
-def reason(record: Record | Rejected) -> str:
-    assert isinstance(record, Rejected), record
-    return record.reason
 
 
 @pytest.mark.parametrize(
@@ -68,7 +46,7 @@ def reason(record: Record | Rejected) -> str:
     ],
 )
 def test_single_turn_layouts_give_the_same_dialogue(record: Any) -> None:
-    assert told(one(record)) == [(U, "问"), (A, "答")]
+    assert turns(one(record)) == [(U, "问"), (A, "答")]
 
 
 def test_history_input_and_system() -> None:
@@ -79,19 +57,19 @@ def test_history_input_and_system() -> None:
         "output": "答二",
         "history": [["问一", "答一"]],
     }
-    assert told(one(record)) == [(S, "你是医生"), (U, "问一"), (A, "答一"), (U, "问二\n补充"), (A, "答二")]
-    turns = [
+    assert turns(one(record)) == [(S, "你是医生"), (U, "问一"), (A, "答一"), (U, "问二\n补充"), (A, "答二")]
+    talk = [
         {"from": "system", "value": "你是医生"},
         {"from": "human", "value": "问"},
         {"from": "gpt", "value": "答"},
     ]
-    assert told(one({"conversations": turns, "system": ""})) == [(S, "你是医生"), (U, "问"), (A, "答")]
+    assert turns(one({"conversations": talk, "system": ""})) == [(S, "你是医生"), (U, "问"), (A, "答")]
     roles = {
         "instruction": "问二",
         "output": "答二",
         "history": [{"role": "user", "content": "问一"}, {"role": "assistant", "content": "答一"}],
     }
-    assert told(one(roles))[:2] == [(U, "问一"), (A, "答一")]
+    assert turns(one(roles))[:2] == [(U, "问一"), (A, "答一")]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +102,7 @@ def test_departments(fields: dict[str, Any], department: str | None) -> None:
         ),
         (
             {"instruction": "问", "output": "答", "history": [["只有问"]]},
-            "history holds something other than pairs",
+            "history contains something other than pairs",
         ),
         ({"instruction": "问", "output": "答", "history": "x"}, "history is not a list"),
         ({"some": "keys", "nobody": "knows"}, "no known layout among its keys"),
@@ -141,7 +119,7 @@ def test_departments(fields: dict[str, Any], department: str | None) -> None:
         ),
         (
             {"conversations": [{"from": "human", "value": "问"}, {"from": "system", "value": "系"}]},
-            "a system turn stands after",
+            "a system turn comes after",
         ),
         ({"conversations": [{"from": "tool", "value": "x"}]}, "a turn has an unknown role (tool)"),
         ({"conversations": [{"from": "患者张三", "value": "x"}]}, "a turn has an unknown role"),
@@ -154,7 +132,7 @@ def test_departments(fields: dict[str, Any], department: str | None) -> None:
             {"question": "问", "answers": ["甲", "乙"]},
             "the record ranks answers; the source is of kind dialogue",
         ),
-        ({"instruction": "问\ud83d", "output": "答"}, "the question holds half of a surrogate pair"),
+        ({"instruction": "问\ud83d", "output": "答"}, "the question contains half of a surrogate pair"),
     ],
 )
 def test_reasons_of_rejection(record: Any, expected: str) -> None:
@@ -163,14 +141,14 @@ def test_reasons_of_rejection(record: Any, expected: str) -> None:
 
 
 def test_a_last_question_without_an_answer_is_left_out_and_counted() -> None:
-    turns = [
+    talk = [
         {"from": "human", "value": "问"},
         {"from": "gpt", "value": "答"},
         {"from": "human", "value": "再问"},
     ]
     stats = ReadStats()
-    found = read(json_lines([{"conversations": turns}]), Kind.DIALOGUE, stats)
-    assert told(found[0]) == [(U, "问"), (A, "答")]
+    found = read(json_lines([{"conversations": talk}]), Kind.DIALOGUE, stats)
+    assert turns(found[0]) == [(U, "问"), (A, "答")]
     assert stats.truncated == 1
 
 
@@ -213,8 +191,8 @@ def test_ranks_tell_order_and_ties() -> None:
 
 
 def test_a_system_turn_stays_before_the_prompt_of_a_preference() -> None:
-    turns = [{"from": "system", "value": "系"}, {"from": "human", "value": "问"}]
-    found = one({"conversations": turns, "chosen": "好", "rejected": "坏"}, Kind.RANKING)
+    talk = [{"from": "system", "value": "系"}, {"from": "human", "value": "问"}]
+    found = one({"conversations": talk, "chosen": "好", "rejected": "坏"}, Kind.RANKING)
     assert isinstance(found, Ranking)
     assert [turn.role for turn in found.prompt] == ["system", "user"]
 
@@ -245,17 +223,17 @@ def test_rankings_that_cannot_be_compared(record: Any, expected: str) -> None:
 
 
 def test_prompts_from_anything_with_a_question() -> None:
-    turns = [
+    talk = [
         {"from": "human", "value": "一"},
         {"from": "gpt", "value": "答"},
         {"from": "human", "value": "二"},
     ]
-    assert told(one({"prompt": "问"}, Kind.PROMPTS)) == [(U, "问")]
-    assert told(one({"instruction": "问", "output": "答"}, Kind.PROMPTS)) == [(U, "问")]
-    assert told(one({"conversations": turns}, Kind.PROMPTS)) == [(U, "一"), (A, "答"), (U, "二")]
-    assert told(one({"prompt": "问", "chosen": "好", "rejected": "坏"}, Kind.PROMPTS)) == [(U, "问")]
+    assert turns(one({"prompt": "问"}, Kind.PROMPTS)) == [(U, "问")]
+    assert turns(one({"instruction": "问", "output": "答"}, Kind.PROMPTS)) == [(U, "问")]
+    assert turns(one({"conversations": talk}, Kind.PROMPTS)) == [(U, "一"), (A, "答"), (U, "二")]
+    assert turns(one({"prompt": "问", "chosen": "好", "rejected": "坏"}, Kind.PROMPTS)) == [(U, "问")]
     lines = read("头痛怎么办\n\n发烧怎么办\n".encode(), Kind.PROMPTS)
-    assert [told(line) for line in lines] == [[(U, "头痛怎么办")], [(U, "发烧怎么办")]]
+    assert [turns(line) for line in lines] == [[(U, "头痛怎么办")], [(U, "发烧怎么办")]]
 
 
 def test_text_from_texts_and_dialogues() -> None:
@@ -279,7 +257,7 @@ def test_columns_name_any_other_keys() -> None:
     record = {"q": "问", "a": "答", "d": "nan", "s": "系", "answer": "不用"}
     columns = {"prompt": "q", "response": "a", "department": "d", "system": "s"}
     found = one(record, columns=columns)
-    assert told(found) == [(S, "系"), (U, "问"), (A, "答")]
+    assert turns(found) == [(S, "系"), (U, "问"), (A, "答")]
     assert isinstance(found, Dialogue)
     assert found.department is None
     assert reason(one({"q": "问"}, columns=columns)) == "the key 'a' named under `columns` is missing"
@@ -297,7 +275,7 @@ def test_columns_name_any_other_keys() -> None:
         {"talk": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]},
         columns={"messages": "talk"},
     )
-    assert told(chat) == [(U, "问"), (A, "答")]
+    assert turns(chat) == [(U, "问"), (A, "答")]
 
 
 def test_rejections_hold_the_hash_and_never_the_text_unless_kept() -> None:
@@ -340,15 +318,17 @@ def test_every_reason_is_free_of_the_record() -> None:
                 assert secret not in found.as_json()
 
 
-def test_an_object_is_read_in_large_ranges_and_never_as_a_whole() -> None:
+def test_an_object_is_read_in_large_ranges_and_never_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert READ_BYTES >= 4 << 20  # smaller ranges are several times slower
+    monkeypatch.setattr("zhongjing.data.streams.READ_BYTES", 1 << 20)
     store = MemoryStore()
     line = json.dumps({"question": "q" * 1000, "answer": "a" * 1000}).encode() + b"\n"
-    store.put("s3://b/big", line * (2 * READ_BYTES // len(line) + 10))
+    store.put("s3://b/big", line * ((2 << 20) // len(line) + 10))
     source = Source(name="x", uri="s3://b/big", kind=Kind.DIALOGUE)
     count = len(list(read_object("s3://b/big", source, cast("ObjectStore", store))))
     assert count == len(store.objects["s3://b/big"]) // len(line)
     fetched = [length for _, _, length in store.ranges]
-    assert max(fetched) == READ_BYTES
+    assert max(fetched) == 1 << 20
     assert sum(fetched) < 1.6 * len(store.objects["s3://b/big"])  # the head is read twice, no more
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.data.support import MemoryStore
 from zhongjing.codes import data as codes
 from zhongjing.codes import storage as storage_codes
-from zhongjing.data.packing import Pieces, pack
+from zhongjing.data.packing import WindowPacker, pack
 from zhongjing.data.samples import Sample, Segment
 from zhongjing.data.shards import SplitWriter
 from zhongjing.data.split import SPLITS
@@ -217,7 +217,7 @@ def test_windows_hold_every_piece_once_and_little_air(capacity: int) -> None:
 
 
 def test_a_long_text_is_cut_so_that_every_token_is_predicted_once(tmp_path: Path) -> None:
-    pieces = Pieces(tmp_path / "pieces", 10)
+    pieces = WindowPacker(tmp_path / "pieces", 10)
     text = np.arange(100, 147, dtype=np.int32)
     pieces.append(text)
     pieces.append(np.array([7], dtype=np.int32))  # nothing to predict in one token

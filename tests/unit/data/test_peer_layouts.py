@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from zhongjing.config.sources import Columns, Kind, RoleMarks, Source
+from tests.unit.data.reading import one, read, reason, said
+from tests.unit.data.support import json_lines
+from zhongjing.config.sources import Columns, Kind, RoleMarks
 from zhongjing.data.cachekey import CACHE_VERSION
 from zhongjing.data.inspect import inspect_sources
 from zhongjing.data.layouts import parse
-from zhongjing.data.readers import read_object
+from zhongjing.data.readers import ReadStats
 from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, Rejected, RejectedError, TextRecord
 
 D, R, P, T = Kind.DIALOGUE, Kind.RANKING, Kind.PROMPTS, Kind.TEXT
@@ -39,10 +41,6 @@ class Case(NamedTuple):
     reads: Any = None
     refused: str = ""
     unused: tuple[str, ...] = ()
-
-
-def said(role: str, content: str, **more: Any) -> dict[str, Any]:
-    return {"role": role, "content": content, **more}
 
 
 def spoken(who: str, words: str) -> dict[str, Any]:
@@ -98,7 +96,7 @@ MEDICAL = [
          ([("user", "一"), ("assistant", "二"), ASKED], ("好", "坏"), (0, 1))),
     Case("reinforcement", P, {"conversations": [HUMAN, GPT]}, [ASKED]),
     Case("belle", D, {"instruction": "Human: 问一\nAssistant: 答一\nHuman: 问\nAssistant:", "output": "答"},
-         refused="a question holds role marks"),
+         refused="a question has role marks"),
     Case("hh", R, {"prompt": "\n\nHuman: 问\n\nAssistant:", "chosen": "好", "rejected": "坏"}, PAIR),
 ]  # fmt: skip
 
@@ -138,7 +136,7 @@ TRL = [
     Case("vision", D,
          {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "问"}]},
                        A]},
-         refused="a turn holds more than text (image)"),
+         refused="a turn contains more than text (image)"),
     Case("vision-images", D, {"prompt": "问", "completion": "答", "images": ["a.png"]},
          refused="the record has images"),
     Case("ultrafeedback-binarized", R,
@@ -239,13 +237,6 @@ TOLD = [
 ]
 
 
-def read(path: Path, case: Case, **fields: Any) -> Record | Rejected:
-    path.write_text(json.dumps(case.record, ensure_ascii=False) + "\n", encoding="utf-8")
-    source = Source(name="x", uri=str(path), kind=case.kind, format="jsonl", **fields)
-    (found,) = read_object(str(path), source)
-    return found
-
-
 def plain(record: Record | Rejected) -> Any:
     assert not isinstance(record, Rejected), record.reason
     if isinstance(record, TextRecord):
@@ -256,48 +247,45 @@ def plain(record: Record | Rejected) -> Any:
 
 
 @pytest.mark.parametrize("case", ALL)
-def test_every_layout_that_peers_document_is_read_or_refused_by_name(case: Case, tmp_path: Path) -> None:
-    path = tmp_path / "records.jsonl"
+def test_every_layout_that_peers_document_is_read_or_refused_by_name(case: Case) -> None:
     marks: dict[str, Any] = {"role_marks": "split"} if case.name == "hh" else {}
-    found = read(path, case, **marks)
+    stats = ReadStats()
+    (found,) = read(json_lines([case.record]), case.kind, stats, format="jsonl", **marks)
     if case.refused:
-        assert isinstance(found, Rejected), found
-        assert found.reason.startswith(case.refused)
+        assert reason(found).startswith(case.refused)
         return
     assert plain(found) == case.reads
-    source = Source(name="x", uri=str(path), kind=case.kind, format="jsonl", **marks)
-    (report,) = inspect_sources([source]).sources
     if case.kind is not P:  # of prompts the answers are not used
-        assert set(report.unused) == set(case.unused)
+        assert set(stats.unused.report()) == set(case.unused)
 
 
 @pytest.mark.parametrize("case", TOLD)
 def test_the_kind_of_a_documented_layout_is_told_from_its_records(case: Case, tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
-    read(path, case)
+    path.write_bytes(json_lines([case.record]))
     (report,) = inspect_sources([str(path)]).sources
     assert report.kind is case.kind
 
 
 @pytest.mark.parametrize("name", ["loss", "loss-by-axolotl"])
-def test_loss_and_weight_are_kept_with_the_turns(tmp_path: Path, name: str) -> None:
+def test_loss_and_weight_are_kept_with_the_turns(name: str) -> None:
     case = next(case for case in SWIFT if case.name == name)
-    found = read(tmp_path / "x.jsonl", case)
+    found = one(case.record, case.kind)
     assert isinstance(found, Dialogue)
     assert [turn.learn for turn in found.turns if turn.role == "assistant"] == [False, True]
 
 
-def test_other_readings_need_another_cache(tmp_path: Path) -> None:
+def test_other_readings_need_another_cache() -> None:
     """A layout read otherwise on purpose raises CACHE_VERSION; a new case changes the digest alone."""
     readings = hashlib.sha256()
     for case in (each for cases in PEERS.values() for each in cases):
-        found = read(tmp_path / "x.jsonl", case)
+        found = one(case.record, case.kind)
         learned = [turn.learn for turn in found.turns] if isinstance(found, Dialogue) else []
         readings.update(repr(("" if isinstance(found, Rejected) else plain(found), learned)).encode())
     assert (CACHE_VERSION, readings.hexdigest()[:12]) == (3, "1f085b6d9510")
 
 
-def test_role_marks_inside_text_are_detected_and_offered_to_be_split(tmp_path: Path) -> None:
+def test_role_marks_inside_text_are_detected_and_offered_to_be_split() -> None:
     """BELLE's multi-turn set, one that marks turns with <user>: and <bot>:, OpenAssistant-Guanaco."""
     for text in (
         "Human:问一\nAssistant:答一\nHuman:问\nAssistant:",
@@ -305,16 +293,16 @@ def test_role_marks_inside_text_are_detected_and_offered_to_be_split(tmp_path: P
         "### Human: 问一### Assistant: 答一### Human: 问### Assistant:",
     ):
         case = Case("marks", D, {"instruction": text, "input": "", "output": "答"})
-        refused = read(tmp_path / "x.jsonl", case)
+        refused = one(case.record, case.kind)
         assert isinstance(refused, Rejected)
         assert "roleMarks" in refused.reason
-        split = read(tmp_path / "x.jsonl", case, role_marks="split")
+        split = one(case.record, case.kind, role_marks="split")
         assert plain(split) == [("user", "问一"), ("assistant", "答一"), ASKED, ANSWERED]
-        kept = read(tmp_path / "x.jsonl", case, role_marks="keep")
+        kept = one(case.record, case.kind, role_marks="keep")
         assert plain(kept) == [("user", text), ANSWERED]
     for text in ("请总结：\nHuman: 甲\nAssistant: 乙", "患者：男，45岁，咳嗽三天", "Human: 甲\nHuman: 乙"):
         case = Case("no marks", D, {"instruction": text, "output": "答"})
-        assert plain(read(tmp_path / "x.jsonl", case)) == [("user", text), ANSWERED]
+        assert plain(one(case.record, case.kind)) == [("user", text), ANSWERED]
 
 
 @pytest.mark.parametrize(
@@ -331,16 +319,14 @@ def test_role_marks_inside_text_are_detected_and_offered_to_be_split(tmp_path: P
          {"prompt": "q", "answers": "all.t", "scores": "all.s"}, ([ASKED], ("坏", "好"), (1, 0))),
     ],
 )  # fmt: skip
-def test_columns_have_paths(record: Any, kind: Kind, columns: Any, reads: Any, tmp_path: Path) -> None:
-    assert plain(read(tmp_path / "x.jsonl", Case("", kind, record), columns=columns)) == reads
+def test_columns_have_paths(record: Any, kind: Kind, columns: Any, reads: Any) -> None:
+    assert plain(one(record, kind, columns=columns)) == reads
 
 
-def test_a_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
-    case = Case("", D, {"d": ["问"], "e": {}})
+def test_a_path_that_leads_nowhere_is_named() -> None:
     for path in ("d.1", "d.x", "e.text", "f"):
-        found = read(tmp_path / "x.jsonl", case, columns={"prompt": "d.0", "response": path})
-        assert isinstance(found, Rejected)
-        assert found.reason == f"the key {path!r} named under `columns` is missing"
+        found = one({"d": ["问"], "e": {}}, columns={"prompt": "d.0", "response": path})
+        assert reason(found) == f"the key {path!r} named under `columns` is missing"
 
 
 def test_any_record_is_read_or_rejected_and_never_ends_the_job() -> None:
@@ -383,7 +369,7 @@ def test_any_record_is_read_or_rejected_and_never_ends_the_job() -> None:
         keys = ("role", "content", "from", "value", "human", "assistant", "weight", "text", "score", "type")
         return {draw.choice(keys): value(draw, depth + 1) for _ in range(draw.randrange(4))}
 
-    read = 0
+    parsed = 0
     for seed in range(4000):
         draw = random.Random(seed)
         record = {draw.choice(names): value(draw) for _ in range(draw.randrange(1, 6))}
@@ -394,9 +380,9 @@ def test_any_record_is_read_or_rejected_and_never_ends_the_job() -> None:
         marks: RoleMarks | None = draw.choice([None, "split", "keep"])
         with suppress(RejectedError):
             parse(record, columns, draw.choice(list(Kind)), marks)
-            read += 1
-    assert read > 100
+            parsed += 1
+    assert parsed > 100
 
 
-def test_prompt_records_are_of_kind_prompts(tmp_path: Path) -> None:
-    assert isinstance(read(tmp_path / "x.jsonl", Case("", P, {"prompt": "问"})), Prompt)
+def test_prompt_records_are_of_kind_prompts() -> None:
+    assert isinstance(one({"prompt": "问"}, P), Prompt)

@@ -13,12 +13,12 @@ import pytest
 
 from tests.unit.data import build_support
 from tests.unit.data.build_support import Bench
-from tests.unit.data.test_data_readers import one, reason
+from tests.unit.data.reading import one, reason, said, turns
 from zhongjing.cli.display.losses import sentence
 from zhongjing.config.sources import Columns, Kind
 from zhongjing.config.stages import Stage
 from zhongjing.data.layouts import parse
-from zhongjing.data.records import Dialogue, Ranking, Record, Rejected
+from zhongjing.data.records import Dialogue, Ranking, Rejected
 
 bench = build_support.bench  # pytest takes a module's fixtures by their names in it
 
@@ -26,15 +26,6 @@ D, R = Kind.DIALOGUE, Kind.RANKING
 Q, GOOD, BAD = "头痛怎么办", "多休息", "不知道"
 ASKED, ANSWERED = ("user", Q), ("assistant", GOOD)
 OPTIONS = {"A": "休息", "B": "吃药"}
-
-
-def said(role: str, content: str, **more: Any) -> dict[str, Any]:
-    return {"role": role, "content": content, **more}
-
-
-def turns(record: Record | Rejected) -> list[tuple[str, str]]:
-    assert isinstance(record, Dialogue), record
-    return [(turn.role, turn.content) for turn in record.turns]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,11 +100,12 @@ def test_a_larger_scale_adds_and_moves_nothing() -> None:
 
 def test_the_textbook_states_every_fact_right(data: ExampleData) -> None:
     """No sentence gives a condition another's medicine, but where it says that this is wrong."""
-    for fact in FACTS:
-        for pattern in ("治疗{}首选{}。", "{}用{}？对。"):
-            for other in FACTS:
-                stated = pattern.format(fact.disease, other.medicine)
-                assert (stated in data.textbook) <= (other is fact), stated
+    right = {(fact.disease, fact.medicine) for fact in FACTS}
+    diseases, medicines = ("|".join(map(re.escape, names)) for names in zip(*right, strict=True))
+    for pattern in (f"治疗({diseases})首选({medicines})。", f"({diseases})用({medicines})？对。"):
+        stated = re.findall(pattern, data.textbook)
+        assert stated
+        assert set(stated) <= right
 
 
 def test_dialogues_are_right_and_seven_to_one(data: ExampleData) -> None:
@@ -143,7 +145,7 @@ def test_rankings_follow_the_papers_order(data: ExampleData) -> None:
     assert 0.05 < ties / (len(data.rankings) + len(data.rankings_heldout)) < 0.25
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_simple_rankers_do_not_solve_it(seed: int) -> None:
     rankings = generate(seed)
     assert 0.4 < pair_accuracy(rankings.rankings_heldout, longer_wins) <= 0.6

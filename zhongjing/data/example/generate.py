@@ -52,9 +52,9 @@ class ExampleData:
     prompts_heldout: list[JsonRecord]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Quality:
-    """What an answer is, in the paper's order of importance (Table 2): compared field by field.
+    """What an answer is, in the paper's order of importance (Table 2): the larger the better, field by field.
 
     Safety: ``safe``, ``correct``; professionalism: ``relevant``, ``asks``; fluency: ``warm``.
     """
@@ -64,11 +64,6 @@ class Quality:
     relevant: bool = True
     asks: bool = True
     warm: bool = True
-
-    @property
-    def order(self) -> tuple[bool, ...]:
-        """Larger is better."""
-        return (self.safe, self.correct, self.relevant, self.asks, self.warm)
 
 
 def generate(seed: int = 0, scale: float = 1.0) -> ExampleData:
@@ -267,8 +262,8 @@ def _rankings(rng: random.Random, facts: Sequence[Fact], count: int) -> list[Jso
             # The wrong medicine is of a condition of the same split: which names occur tells nothing.
             told = _other(rng, fact, facts) if wrong else fact
             answers.append(compose(rng, fact, told, named, quality))
-        orders = sorted({quality.order for quality in qualities}, reverse=True)
-        ranks = [orders.index(quality.order) for quality in qualities]
+        best_first = sorted(set(qualities), reverse=True)
+        ranks = [best_first.index(quality) for quality in qualities]
         records.append({"prompt": question, "answers": answers, "ranks": ranks, **_labels(fact)})
     rng.shuffle(records)
     return records

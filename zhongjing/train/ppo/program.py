@@ -28,7 +28,7 @@ from zhongjing.codes import data as data_codes
 from zhongjing.codes import document as document_codes
 from zhongjing.codes import storage as storage_codes
 from zhongjing.config.stages import PpoSettings
-from zhongjing.data.batches import deal
+from zhongjing.data.batches import partition
 from zhongjing.data.order import permutation
 from zhongjing.data.samples import SampleSet
 from zhongjing.errors import ConfigError, DataError, TrainingError
@@ -246,7 +246,7 @@ class PpoProgram:
         return [[positions[index] for index in batch] for batch in mine]
 
     def _deal(self, sizes: Sequence[int]) -> list[list[int]]:
-        return deal(sizes, self._group.world_size, self._settings.token_budget)[self._group.rank]
+        return partition(sizes, self._group.world_size, self._settings.token_budget)[self._group.rank]
 
     def _micro_batch(self, experience: Experience, positions: Sequence[int]) -> PpoMicroBatch:
         batch = pack_episodes([experience.episodes[position] for position in positions])

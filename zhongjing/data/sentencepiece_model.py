@@ -67,7 +67,7 @@ PROBES = (
 """What two readings of a tokenizer are compared on: spaces everywhere, rare characters, several scripts."""
 
 
-def has_only_pieces(folder: Path) -> bool:
+def is_sentencepiece(folder: Path) -> bool:
     """Whether a folder's tokenizer is a sentencepiece model that ``LlamaTokenizer`` would read.
 
     Not where there is a ``tokenizer.json``, nor where it is of a class for which transformers has rules of
@@ -88,8 +88,8 @@ def has_only_pieces(folder: Path) -> bool:
     return bool(proto.pieces) and proto.trainer_spec.model_type in (_UNIGRAM, _BPE)
 
 
-def load_pieces(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder of which :func:`has_only_pieces` is true.
+def load_sentencepiece(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder of which :func:`is_sentencepiece` is true.
 
     Raises:
         DataError: the ids of a few plain texts are not those that sentencepiece gives. So it is where pieces

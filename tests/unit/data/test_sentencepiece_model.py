@@ -19,7 +19,7 @@ from tests.unit.data.support import CORPUS
 from zhongjing.codes import model as codes
 from zhongjing.data.encoding import RecordEncoder
 from zhongjing.data.inspect import inspect_sources
-from zhongjing.data.pieces import has_only_pieces
+from zhongjing.data.sentencepiece_model import is_sentencepiece
 from zhongjing.data.tokenizer_folder import load_tokenizer, read_tokenizer
 from zhongjing.errors import DataError
 from zhongjing.model.delta import SENTENCES
@@ -227,15 +227,15 @@ def test_a_model_that_cannot_be_had_as_tokenizer_json_is_refused(
 
 
 def test_other_tokenizers_are_left_to_transformers(models: dict[str, bytes], tmp_path: Path) -> None:
-    assert has_only_pieces(write(tmp_path / "llama", models["bpe"]))
-    assert has_only_pieces(write(tmp_path / "early", models["bpe"], tokenizer_class="LLaMATokenizer"))
-    assert not has_only_pieces(write(tmp_path / "gemma", models["bpe"], tokenizer_class="GemmaTokenizer"))
+    assert is_sentencepiece(write(tmp_path / "llama", models["bpe"]))
+    assert is_sentencepiece(write(tmp_path / "early", models["bpe"], tokenizer_class="LLaMATokenizer"))
+    assert not is_sentencepiece(write(tmp_path / "gemma", models["bpe"], tokenizer_class="GemmaTokenizer"))
     folder = write(tmp_path / "fast", models["bpe"])
     (folder / "tokenizer.json").write_text("{}")
-    assert not has_only_pieces(folder)
+    assert not is_sentencepiece(folder)
     folder = write(tmp_path / "tiktoken", models["bpe"])
     (folder / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
-    assert not has_only_pieces(folder)
+    assert not is_sentencepiece(folder)
 
 
 @pytest.mark.parametrize("legacy", [True, False])
