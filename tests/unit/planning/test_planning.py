@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
-from zhongjing.cli.guard import run
 
 from zhongjing.cli.app import app
+from zhongjing.cli.errors import run
 from zhongjing.config.resolve import recipe, resolve
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.errors import ConfigError
