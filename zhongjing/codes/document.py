@@ -21,7 +21,7 @@ NOT_A_PIPELINE = _code(
     "NotATrainingPipeline",
     "The file is YAML, but not a TrainingPipeline.",
     cause="Another Kubernetes object, another program's configuration, or only a part of a document.",
-    remedy="begin from a complete one: `zhongjing config show tiny > my.yaml`",
+    remedy="begin from one that is complete: `zhongjing config show tiny --brief`",
 )
 UNKNOWN_FIELD = _code(
     "UnknownField",

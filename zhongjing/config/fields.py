@@ -19,6 +19,11 @@ Tag = Literal["training", "operational"]
 MOST = 2**31 - 1
 """Upper bound of numbers that have no other: a CRD's integers must have one that every client can hold."""
 
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+"""Names that become names of Kubernetes objects and labels (RFC 1123)."""
+
+NAME_RULE = "takes small Latin letters, digits and hyphens, with a letter or digit first and last"
+
 
 class DocumentModel(BaseModel):
     """Base of all parts of a document: camelCase outside, unknown keys refused, immutable."""

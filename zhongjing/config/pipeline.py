@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from zhongjing.codes.document import INVALID_REFERENCE, INVALID_VALUE, UNKNOWN_STAGE, WRONG_SOURCE_KIND
-from zhongjing.config.fields import MOST, DocumentModel, RuleError, operational, training
+from zhongjing.config.fields import MOST, NAME_PATTERN, DocumentModel, RuleError, operational, training
 from zhongjing.config.sources import Base, Kind, Source, Storage
 from zhongjing.config.stages import Stage, Stages
 
@@ -27,13 +27,11 @@ KINDS_OF_STAGE: dict[Stage, tuple[Kind, ...]] = {
 class Metadata(DocumentModel):
     """Name and labels, as in any Kubernetes object."""
 
-    name: str = operational(
-        ..., "Name of the pipeline.", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40
-    )
+    name: str = operational(..., "Name of the pipeline.", pattern=NAME_PATTERN, max_length=40)
     namespace: str | None = operational(
         None,
         "Kubernetes namespace; local runs use 'local'.",
-        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        pattern=NAME_PATTERN,
         max_length=63,
     )
     labels: dict[str, str] = operational(dict, "Labels.")

@@ -55,6 +55,9 @@ class UserDocument(dict[str, Any]):
         if any(prefix in self.overridden for prefix in prefixes):
             return f"--set {dotted}"
         line = next((self.lines[prefix] for prefix in prefixes if prefix in self.lines), None)
+        below = next((each for each in self.overridden if each[: len(path)] == path), None)
+        if below is not None and path not in self.lines:
+            return f"--set {_dotted(below)}"  # made for the sake of what stands in it
         if line is not None:
             return f"{self.origin}, line {line}: {dotted}"
         return f"{self.origin}, {dotted}" if self.origin else dotted
@@ -95,6 +98,11 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
     list("-+.0123456789"),
 )
+# YAML 1.1 takes 1:30 for ninety (sexagesimal); YAML 1.2 and kubectl take it for text.
+for _first in "-+0123456789":
+    _Loader.yaml_implicit_resolvers[_first].insert(
+        0, ("tag:yaml.org,2002:str", re.compile(r"^[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?$"))
+    )
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from pydantic.alias_generators import to_camel
 
 from zhongjing.codes.document import INVALID_REFERENCE, INVALID_VALUE
-from zhongjing.config.fields import MOST, DocumentModel, RuleError, operational, training
+from zhongjing.config.fields import MOST, NAME_PATTERN, DocumentModel, RuleError, operational, training
 
 
 class Kind(StrEnum):
@@ -65,7 +65,7 @@ class Source(DocumentModel):
     name: str = training(
         ...,
         "Name by which stages refer to the source.",
-        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        pattern=NAME_PATTERN,
         max_length=63,
     )
     uri: str = training(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from zhongjing.codes import Code
 from zhongjing.codes.document import INVALID_VALUE, MISSING_FIELD, UNKNOWN_FIELD, UNKNOWN_STAGE
-from zhongjing.config.fields import RuleError
+from zhongjing.config.fields import NAME_PATTERN, NAME_RULE, RuleError
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.errors import ConfigError
 
@@ -55,7 +55,8 @@ def _describe(problem: Any, data: Mapping[str, Any]) -> _Problem:
     if kind == "extra_forbidden":
         known = _known_keys(path[:-1])
         near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        meant = _elsewhere(path) or (near[0] if near else None)
+        hint = f"did you mean {meant!r}?" if meant else f"known: {', '.join(known)}"
         if path[:-1] == ("spec", "stages"):
             return _Problem(path, f"unknown stage ({hint})", UNKNOWN_STAGE)
         return _Problem(path, f"unknown key ({hint})", UNKNOWN_FIELD)
@@ -63,11 +64,23 @@ def _describe(problem: Any, data: Mapping[str, Any]) -> _Problem:
     if isinstance(rule, RuleError):
         return _Problem((*path, *rule.path), str(rule), rule.code)
     value = problem.get("input")
+    if kind == "string_pattern_mismatch" and problem["ctx"]["pattern"] == NAME_PATTERN:
+        return _Problem(path, f"{NAME_RULE}, not {value!r}", INVALID_VALUE)
     message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "should")
     code = UNKNOWN_STAGE if path[:2] == ("spec", "targets") else INVALID_VALUE
     if kind == "value_error" or isinstance(value, dict | list):
         return _Problem(path, message, code)
     return _Problem(path, f"{message}, not {value!r}", code)
+
+
+def _elsewhere(path: Path) -> str | None:
+    """The full path of a field or stage that is written on too high a level (``sft.epochs``)."""
+    name = str(path[-1])
+    if path[:-1] in ((), ("spec",)) and name in _known_keys(("spec", "stages")):
+        return f"spec.stages.{name}"
+    if len(path) == 1 and name in _known_keys(("spec",)):
+        return f"spec.{name}"
+    return None
 
 
 def _existing(path: Sequence[str | int], data: Any) -> Path:

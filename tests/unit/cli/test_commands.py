@@ -154,7 +154,7 @@ def test_the_catalogue_names_its_commands_in_marks() -> None:
         ("-n t", "`zhongjing doctor --local`", "zhongjing doctor --local"),
         ("-n t", "`zhongjing plan -f FILE`", "zhongjing plan -f my.yaml -n t"),
         (None, "`zhongjing pull NAME/ppo ./model --local`", "zhongjing pull demo/ppo ./model --local"),
-        ("-n t", "`zhongjing config show tiny > my.yaml`", "zhongjing config show tiny > my.yaml"),
+        ("-n t", "`zhongjing config show tiny --brief`", "zhongjing config show tiny --brief"),
     ],
 )
 def test_a_command_is_made_for_the_place_at_hand(place: str | None, text: str, made: str) -> None:

@@ -147,6 +147,32 @@ def test_a_wrong_override_is_named(override: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("sft.epochs=4", "spec.stages.sft"),
+        ("spec.sft.epochs=4", "spec.stages.sft"),
+        ("seed=4", "spec.seed"),
+        ("spec.seeed=4", "seed"),
+    ],
+)
+def test_a_field_on_another_level_is_named_with_its_full_path(override: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
+        document(override)
+
+
+@pytest.mark.parametrize("field", ["metadata.name", "spec.sources.books.name"])
+def test_a_name_in_chinese_is_told_what_names_are_made_of(field: str) -> None:
+    with pytest.raises(ConfigError, match=r"takes small Latin letters, digits and hyphens.*not '医院'"):
+        document(f"{field}=医院")
+
+
+def test_a_number_with_a_colon_is_text_as_kubectl_reads_it() -> None:
+    """YAML 1.2 has no sexagesimal numbers: 1:30 is no 90."""
+    with pytest.raises(ConfigError, match="should be a valid integer"):
+        document("spec.stages.sft.maxLength=1:30")
+
+
+@pytest.mark.parametrize(
     ("old", "new", "code", "where"),
     [
         ("stages:", "stagez:", "UnknownField", "my.yaml, line 8: spec.stagez"),
@@ -198,6 +224,7 @@ def test_several_problems_are_all_listed_and_the_first_gives_the_code() -> None:
         ("spec.sources.talks.kind=text", "WrongSourceKind", "my.yaml, line 12: spec.stages.sft.data[0]"),
         ("spec.sources.talks.kind=songs", "InvalidValue", "--set spec.sources[1].kind"),
         ("spec.targets=[sft, dance]", "UnknownStage", "--set spec.targets[1]"),
+        ("sft.epochs=4", "UnknownField", "--set sft.epochs"),
         ("spec.seed", "InvalidOverride", None),
         ("spec.sources.books.uri=${ZHONGJING_NOT_SET}", "UnsetVariable", "--set spec.sources[0].uri"),
     ],
