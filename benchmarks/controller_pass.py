@@ -24,8 +24,8 @@ from typing import Any
 
 from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.events import Recorder
-from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
 from zhongjing.backends.kubernetes.resources import NAMESPACES, PIPELINES
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, Pipelines
 from zhongjing.backends.local.workdir import use_environment
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease

@@ -10,8 +10,8 @@ import signal
 import sys
 from typing import Any
 
-from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
 from zhongjing.backends.kubernetes.resources import Object
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, Pipelines
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.controller.process import main
 from zhongjing.pipeline.backend import JobRequest

@@ -23,7 +23,6 @@ import yaml
 from tests.cluster.own_namespace import own_namespace
 from tests.local_support import ALL, JOBS
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
 from zhongjing.backends.kubernetes.resources import (
     CONFIG_MAPS,
     EVENTS,
@@ -31,6 +30,7 @@ from zhongjing.backends.kubernetes.resources import (
     SECRETS,
     Object,
 )
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, Pipelines
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.backends.ray_jobs import RayJobsBackend

@@ -21,8 +21,8 @@ from tests.cluster.capacity_support import (
 )
 from tests.cluster.own_namespace import own_namespace, wait_for
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.explain import Explainer, sentence
-from zhongjing.backends.kubernetes.findings import Finding
+from zhongjing.backends.kubernetes.diagnosis import Explainer, sentence
+from zhongjing.backends.kubernetes.pod_diagnosis import Finding
 from zhongjing.backends.kubernetes.resources import PODS, SECRETS, Object, Resource
 from zhongjing.codes import Code
 from zhongjing.codes import pods as codes

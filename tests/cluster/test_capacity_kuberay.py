@@ -22,7 +22,7 @@ from tests.cluster.own_namespace import own_namespace
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.capacity import IDLE_SINCE, Capacity
 from zhongjing.backends.kubernetes.demand import Demand
-from zhongjing.backends.kubernetes.explain import Explainer
+from zhongjing.backends.kubernetes.diagnosis import Explainer
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, RAY_CLUSTERS, SECRETS, Object
 from zhongjing.backends.kubernetes.rollout import TOKEN_HASH, Rollout
 from zhongjing.backends.kubernetes.secrets import prepare_secrets
@@ -70,7 +70,7 @@ def ray_cluster(*groups: Object, **metadata: Any) -> Object:
 def api(kuberay_crd: None) -> Iterator[KubeApi]:
     with own_namespace("kuberay") as api:
         describe_workload(api, ray_cluster(ray_group("cpu", 3), ray_group("gpu", 2)))
-        Capacity(api, config(api)).rest()
+        Capacity(api, config(api)).scale_down()
         yield api
         api.delete(CONFIG_MAPS, FULLNAME)
         api.delete(RAY_CLUSTERS, FULLNAME)
@@ -92,26 +92,26 @@ def seen(api: KubeApi) -> tuple[dict[str, int | None], dict[str, str], int]:
 def test_groups_come_for_a_stage_and_go_when_idle(api: KubeApi) -> None:
     clock = [1_800_000_000.0]
     capacity = Capacity(api, config(api), clock=lambda: clock[0])
-    capacity.rest()
+    capacity.scale_down()
     groups, annotations, _ = seen(api)
     assert groups == {"cpu": 0, "gpu": 0}
     assert IDLE_SINCE not in annotations
-    room = capacity.room_for(GPUS)
+    room = capacity.ensure_workers(GPUS)
     assert not room.ready
     assert "the Ray head is not ready; 0 of 2 worker pods of group gpu are ready" in room.message
     groups, annotations, generation = seen(api)
     assert (groups["gpu"], groups["cpu"] or 0) == (2, 0)
-    capacity.room_for(GPUS)
+    capacity.ensure_workers(GPUS)
     assert seen(api)[2] == generation
-    capacity.rest()
+    capacity.scale_down()
     groups, annotations, _ = seen(api)
     assert (groups["gpu"], IDLE_SINCE in annotations) == (2, True)
     clock[0] += 601
-    capacity.rest()
+    capacity.scale_down()
     groups, annotations, generation = seen(api)
     assert groups["gpu"] == 0
     assert IDLE_SINCE not in annotations
-    capacity.rest()
+    capacity.scale_down()
     assert seen(api)[2] == generation
 
 
@@ -119,7 +119,7 @@ def test_other_annotations_and_the_rest_of_the_groups_stay(api: KubeApi) -> None
     api.patch(RAY_CLUSTERS, FULLNAME, {"metadata": {"annotations": {"team/owner": "lab"}}})
     before = api.get(RAY_CLUSTERS, FULLNAME)
     assert before is not None
-    Capacity(api, config(api)).room_for(GPUS)
+    Capacity(api, config(api)).ensure_workers(GPUS)
     after = api.get(RAY_CLUSTERS, FULLNAME)
     assert after is not None
     assert after["metadata"]["annotations"]["team/owner"] == "lab"
@@ -137,19 +137,19 @@ def test_groups_that_changed_places_in_between_are_not_mixed_up(api: KubeApi) ->
     with pytest.raises(BackendError):
         write(api, read, replicas={"gpu": 2})
     assert {number or 0 for number in seen(api)[0].values()} == {0}
-    Capacity(api, config(api)).room_for(GPUS)
+    Capacity(api, config(api)).ensure_workers(GPUS)
     assert seen(api)[0]["gpu"] == 2
 
 
 def test_an_apply_of_the_list_in_the_middle_of_a_stage_is_made_good(api: KubeApi) -> None:
     """As a chart that renders the list does it: the number of pods is not in it, and becomes 0."""
-    Capacity(api, config(api)).room_for(GPUS)
+    Capacity(api, config(api)).ensure_workers(GPUS)
     other = ray_cluster(ray_group("cpu", 3), ray_group("gpu", 2))
     with pytest.raises(ObjectConflictError, match="workerGroupSpecs"):
         api.patch(RAY_CLUSTERS, FULLNAME, other, kind="apply", field_manager="argocd")
     api.patch(RAY_CLUSTERS, FULLNAME, other, kind="apply", field_manager="argocd", force=True)
     assert seen(api)[0]["gpu"] == 0
-    Capacity(api, config(api)).look()
+    Capacity(api, config(api)).restore()
     assert seen(api)[0] == {"cpu": 0, "gpu": 2}
 
 
@@ -162,7 +162,7 @@ def test_what_rays_autoscaler_wrote_stays_when_the_chart_changes(api: KubeApi) -
     ]
     api.patch(RAY_CLUSTERS, FULLNAME, written, kind="json")
     describe_workload(api, ray_cluster(ray_group("cpu", 5), ray_group("gpu", 2)))
-    Capacity(api, config(api, scaling="ray")).look()
+    Capacity(api, config(api, scaling="ray")).restore()
     found = api.get(RAY_CLUSTERS, FULLNAME)
     assert found is not None
     cpu, gpu = found["spec"]["workerGroupSpecs"]
@@ -205,5 +205,5 @@ def test_a_cluster_that_is_missing_and_stateful_sets_that_are_left(api: KubeApi)
         codes.WORKLOAD_MISSING: f"raycluster/{FULLNAME}",
         codes.PROVISIONER_MISMATCH: f"statefulset/{FULLNAME}-ray-head",
     }
-    room = Capacity(api, config(api)).room_for(GPUS)
+    room = Capacity(api, config(api)).ensure_workers(GPUS)
     assert "there is no workload of the worker group gpu" in room.message

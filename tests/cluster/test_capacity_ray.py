@@ -24,7 +24,7 @@ from tests.cluster.kube import Cluster
 from tests.cluster.own_namespace import own_namespace, wait_for
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.forward import Forward
-from zhongjing.backends.kubernetes.ray import ClusterBackend
+from zhongjing.backends.kubernetes.ray_backend import ClusterBackend
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, PODS, SECRETS, SERVICES, Object
 from zhongjing.backends.kubernetes.secrets import prepare_secrets
 from zhongjing.backends.kubernetes.workloads import WORKER as WORKER_PODS

@@ -83,18 +83,18 @@ def test_an_upgrade_with_another_max_replicas_in_the_middle_of_a_stage_leaves_it
     with installed(values=values(provisioner, 2)) as api:
         assert api.get(resource, name) is None
         capacity = Capacity(api, config_of(api))
-        capacity.rest()
+        capacity.scale_down()
         assert asked(provisioner, api.get(resource, name) or {}) == 0
-        capacity.room_for(EIGHT)
+        capacity.ensure_workers(EIGHT)
         assert asked(provisioner, api.get(resource, name) or {}) == 2
 
         version = api.find(resource).resource_version
         upgrade(api, values=values(provisioner, 3))
-        Capacity(api, config_of(api)).look()
+        Capacity(api, config_of(api)).restore()
         helm("rollback", RELEASE, "1", "--namespace", api.namespace)
-        capacity.look()
+        capacity.restore()
         upgrade(api, values=values(provisioner, 3) | {"commonLabels": {"team": "lab"}})
-        Capacity(api, config_of(api)).look()
+        Capacity(api, config_of(api)).restore()
 
         seen = [
             change.object
@@ -128,7 +128,7 @@ def test_a_server_side_apply_of_the_unchanged_chart_meets_no_other_writer(provis
 
         apply()
         capacity = Capacity(api, config_of(api))
-        capacity.room_for(EIGHT)
+        capacity.ensure_workers(EIGHT)
 
         def made() -> list[tuple[int, int]]:
             found = read_workloads(api, config_of(api))
@@ -137,7 +137,7 @@ def test_a_server_side_apply_of_the_unchanged_chart_meets_no_other_writer(provis
         before = made()
         assert [pods for _, pods in before] == [2]
         apply()
-        capacity.look()
+        capacity.restore()
         assert made() == before
 
 

@@ -17,8 +17,7 @@ from tests.cluster.crd_support import apply_crd, with_crd
 from tests.cluster.own_namespace import own_namespace
 from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.events import Note, Recorder
-from zhongjing.backends.kubernetes.leases import Election, Timing
-from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline, Pipelines
+from zhongjing.backends.kubernetes.lease import Election, Timing
 from zhongjing.backends.kubernetes.resources import (
     CONFIG_MAPS,
     EVENTS,
@@ -30,6 +29,7 @@ from zhongjing.backends.kubernetes.resources import (
     Request,
     Resource,
 )
+from zhongjing.backends.kubernetes.trainingpipeline import FINALIZER, Pipeline, Pipelines
 from zhongjing.backends.local.processes import free_ports, wait_until
 from zhongjing.codes import cluster as codes
 from zhongjing.codes.ray import NO_CLUSTER

@@ -16,8 +16,8 @@ from tests.cluster.controller_killed import POINTS
 from tests.cluster.controller_support import Place, place, ray_and_store
 from tests.cluster.crd_support import with_crd
 from tests.local_support import ALL
-from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline
 from zhongjing.backends.kubernetes.resources import DEPLOYMENTS, LEASES, NODES, PIPELINES, PODS
+from zhongjing.backends.kubernetes.trainingpipeline import FINALIZER, Pipeline
 from zhongjing.backends.kubernetes.workloads import is_ready
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.backends.local.ray_head import RayHead

@@ -14,8 +14,8 @@ import pytest
 from tests.cluster.capacity_support import FULLNAME, install_head, install_workers
 from tests.cluster.controller_support import Place, place
 from tests.cluster.crd_support import with_crd
-from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.backends.kubernetes.resources import DEPLOYMENTS, PODS, SECRETS, Resource
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.backends.local.processes import free_ports, wait_until
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.state import ConditionType

@@ -18,10 +18,9 @@ from tests.cluster import submit_support
 from tests.cluster.kube import Cluster
 from tests.cluster.submit_support import CommandLine, error_of, install, release_of
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.changes import refusal
-from zhongjing.backends.kubernetes.pipelines import Pipelines
 from zhongjing.backends.kubernetes.resources import PIPELINES, SECRETS
 from zhongjing.backends.kubernetes.session import KubernetesSession
+from zhongjing.backends.kubernetes.trainingpipeline import Pipelines, refusal
 from zhongjing.codes import document as document_codes
 from zhongjing.config.release import StorageRelease
 from zhongjing.errors import BackendError, ConfigError

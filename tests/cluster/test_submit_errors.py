@@ -15,9 +15,9 @@ from tests.cluster import submit_support
 from tests.cluster.kube import Cluster
 from tests.cluster.submit_support import CommandLine, error_of, install, release_of
 from zhongjing.backends.kubernetes.api import KubeApi, connect
-from zhongjing.backends.kubernetes.pipelines import Pipelines
 from zhongjing.backends.kubernetes.releases import find_release
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, PIPELINES
+from zhongjing.backends.kubernetes.trainingpipeline import Pipelines
 from zhongjing.codes import cluster as codes
 from zhongjing.config.release import StorageRelease
 from zhongjing.errors import BackendError
@@ -119,7 +119,7 @@ def test_a_cluster_without_the_definition(
     """What a server says of a kind that it does not serve, said of ours by its path."""
     unknown = type(PIPELINES)("training.zhongjing.invalid", "v1alpha1", "trainingpipelines")
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("api", "pipelines", "session", "failures", "looks"):
+        for module in ("api", "trainingpipeline", "session", "failures"):
             name = f"zhongjing.backends.kubernetes.{module}.PIPELINES"
             patch.setattr(name, unknown, raising=False)
         install(api, release_of(api.namespace, storage))

@@ -30,7 +30,7 @@ from tests.local_support import (
     submit,
     wait_for_step,
 )
-from zhongjing.backends.local import pulse
+from zhongjing.backends.local import heartbeat
 from zhongjing.backends.local.local_backend import LocalBackend
 from zhongjing.backends.local.processes import end, end_marked, marked, wait_until
 from zhongjing.backends.local.ray_head import RayHead
@@ -189,7 +189,7 @@ def test_ctrl_c_while_the_services_start(tmp_path: Path, data: Path) -> None:
 
 
 def test_a_stopped_supervisor_is_replaced(workdir: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "SILENT_SECONDS", 4.0)
+    monkeypatch.setattr(heartbeat, "SILENT_SECONDS", 4.0)
     with open_session(workdir) as session:
         run_until_step(session, data, "frozen-supervisor", steps="40")
         before = live(session)

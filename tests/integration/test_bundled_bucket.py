@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from tests.releases import release_config
-from zhongjing.backends.kubernetes import outside
+from zhongjing.backends.kubernetes import services
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.config.release import ReleaseConfig, StorageRelease
 from zhongjing.errors import StorageError
@@ -37,7 +37,7 @@ def api(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Kube
     def forward(*_: object, **__: object) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(url=s3_environment["AWS_ENDPOINT_URL"])
 
-    monkeypatch.setattr(outside, "Forward", forward)
+    monkeypatch.setattr(services, "Forward", forward)
     keys = (
         "[default]\n"
         f"aws_access_key_id = {os.environ['AWS_ACCESS_KEY_ID']}\n"
@@ -50,14 +50,14 @@ def api(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Kube
 def test_a_missing_bucket_of_the_bundled_store_is_made_again_for_a_submission(api: KubeApi) -> None:
     uri = f"s3://lost-{os.getpid()}"
     for _ in range(2):
-        with outside.release_store(api, release_of(uri, bundled=True)) as store:
+        with services.release_store(api, release_of(uri, bundled=True)) as store:
             store.put(f"{uri}/x", b"1")
 
 
 def test_a_bucket_of_somebody_elses_store_is_not_made(api: KubeApi) -> None:
     uri = f"s3://foreign-{os.getpid()}"
     with (
-        outside.release_store(api, release_of(uri, bundled=False)) as store,
+        services.release_store(api, release_of(uri, bundled=False)) as store,
         pytest.raises(StorageError, match="bucket"),
     ):
         store.put(f"{uri}/x", b"1")

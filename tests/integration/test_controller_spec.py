@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zhongjing.backends.kubernetes.pipelines import REFRESH_ANNOTATION, Pipeline
+from zhongjing.backends.kubernetes.trainingpipeline import REFRESH_ANNOTATION, Pipeline
 from zhongjing.codes import Code
 from zhongjing.codes import cluster as cluster_codes
 from zhongjing.codes import data as data_codes

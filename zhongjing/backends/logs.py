@@ -24,7 +24,7 @@ def chosen_attempt(
 
     Args:
         pipeline: its name.
-        status: what is so.
+        status: as observed.
         stage: whose attempt.
         attempt: as the user gave it.
 

@@ -99,13 +99,7 @@ class RayJobsBackend:
         self._opener = urllib.request.build_opener(*handlers)
 
     def submit(self, job: JobRequest) -> None:
-        """Submits, or adopts a job of the same id and spec hash.
-
-        Raises:
-            ForeignJobError: the id belongs to a job of another spec hash.
-            BackendUnavailableError: no answer, or the head is still starting.
-            BackendError: Ray refuses the job.
-        """
+        """Submits, or adopts a job of the same id and spec hash."""
         status, body = self._call("POST", "/api/jobs/", self.render(job))
         if status == 200:
             return
@@ -173,11 +167,7 @@ class RayJobsBackend:
             raise self._error(status, body, f"stopping {submission_id}")
 
     def tail_logs(self, submission_id: str) -> Iterator[str]:
-        """Lines of the driver's log from its beginning, following until the job ends.
-
-        Raises:
-            BackendError: the job is unknown.
-        """
+        """Lines of the driver's log from its beginning, following until the job ends."""
         job = self.describe(submission_id)
         if job.state is JobState.UNKNOWN:
             raise BackendError(
@@ -205,7 +195,7 @@ class RayJobsBackend:
             "entrypoint": shlex.join(entrypoint),
             "submission_id": job.submission_id,
             "metadata": dict(job.metadata),
-            # Inherited by every process of the attempt: whoever looks after a node can tell whose it is.
+            # Inherited by every process of the attempt, so that each can be told by its environment.
             "runtime_env": {"env_vars": {ATTEMPT_VARIABLE: job.submission_id, **self._variables}},
             "entrypoint_num_cpus": 0,
         }

@@ -16,7 +16,7 @@ from zhongjing.codes.data import MISSING_INPUT
 from zhongjing.config.commands import Commands
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError, ConfigError, NotFoundError, TransientError
-from zhongjing.pipeline.session import Explains, Session
+from zhongjing.pipeline.session import Session
 from zhongjing.pipeline.state import (
     DOES_NOT_FIT,
     NO_ROOM,
@@ -189,8 +189,6 @@ class _Watch:
 
     def look(self, seen: RunView) -> None:
         """Asks the place, unless all is well or it was asked just now."""
-        if not isinstance(self._session, Explains):
-            return
         ignored = seen.status is None or seen.stale
         condition = seen.status.condition() if seen.status is not None else None
         if not ignored and (condition is None or condition.reason not in UNREADY):
@@ -203,11 +201,9 @@ class _Watch:
             return
         self._asked = now
         try:
-            found = self._session.obstacles()
+            found = self._session.obstacles(ignored=ignored)
         except (BackendError, TransientError):
             return  # looking at the run says it, if it lasts
-        if ignored and not found:
-            found = ["the controller has not taken the pipeline up yet"]
         told = condition.message if condition is not None else ""
         commands = Commands(self._session.flags)
         for text in (commands.complete(each, seen.name) for each in found):

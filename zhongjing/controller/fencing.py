@@ -72,13 +72,13 @@ class RayCluster:
         if self.capacity is None:
             return
         if busy:
-            self.capacity.look()
+            self.capacity.restore()
             return
         if verification is None:
-            self.capacity.rest(preparing)
+            self.capacity.scale_down(preparing)
             return
         try:
-            self.capacity.room_for(verification)
+            self.capacity.ensure_workers(verification)
         except ImpossibleJobError as error:
             _repeats.say(verification.stage, f"cannot be scheduled: {error.message}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.controller.services import Services
 from zhongjing.controller.spec import RESERVED
 from zhongjing.pipeline.state import ConditionType, seconds

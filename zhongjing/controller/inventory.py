@@ -9,8 +9,8 @@ import logging
 import threading
 import time
 
-from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
 from zhongjing.backends.kubernetes.resources import PIPELINES
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, Pipelines
 from zhongjing.errors import ZhongjingError
 
 logger = logging.getLogger(__name__)

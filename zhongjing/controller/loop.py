@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 
 from zhongjing.backends.kubernetes.events import Recorder, transitions
 from zhongjing.backends.kubernetes.memory import WorkerMemory
-from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
 from zhongjing.backends.kubernetes.releases import CONFIG_LABELS
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, Pipelines
 from zhongjing.backends.kubernetes.workloads import INSTANCE
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.controller.fencing import FencedBackend, RayCluster

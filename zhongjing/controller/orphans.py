@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 
 from zhongjing.backends.kubernetes.demand import Demand
-from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.stages import Stage
 from zhongjing.controller.fencing import ClusterJobs

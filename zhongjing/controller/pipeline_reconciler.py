@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.codes.unexpected import UNEXPECTED
 from zhongjing.config.stages import Stage
 from zhongjing.controller.outage import SILENCE_SECONDS

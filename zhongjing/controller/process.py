@@ -15,11 +15,11 @@ from pathlib import Path
 from zhongjing import __version__
 from zhongjing.backends.kubernetes.api import connect
 from zhongjing.backends.kubernetes.events import Recorder
-from zhongjing.backends.kubernetes.leases import Election, Timing
-from zhongjing.backends.kubernetes.pipelines import Pipelines
-from zhongjing.backends.kubernetes.ray import ClusterBackend
+from zhongjing.backends.kubernetes.lease import Election, Timing
+from zhongjing.backends.kubernetes.ray_backend import ClusterBackend
 from zhongjing.backends.kubernetes.rollout import Rollout
 from zhongjing.backends.kubernetes.secrets import prepare_secrets
+from zhongjing.backends.kubernetes.trainingpipeline import Pipelines
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.commands import Commands
 from zhongjing.config.release import ReleaseConfig, load_release

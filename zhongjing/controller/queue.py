@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from zhongjing.backends.kubernetes.demand import Demand
-from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.codes import cluster, document
 from zhongjing.config.stages import Resources
 from zhongjing.controller.fencing import RELEASE

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 
-from zhongjing.backends.kubernetes.codec import (
+from zhongjing.backends.kubernetes.resources import Object
+from zhongjing.backends.kubernetes.status_codec import (
     Extras,
     decode,
     decode_live,
@@ -13,8 +14,7 @@ from zhongjing.backends.kubernetes.codec import (
     listing_uri,
     live_progress,
 )
-from zhongjing.backends.kubernetes.pipelines import Pipeline
-from zhongjing.backends.kubernetes.resources import Object
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.codes.cluster import UNREADABLE_STATUS
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.config.stages import Stage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, Pipelines
 from zhongjing.controller.fencing import FencedBackend
 from zhongjing.controller.outage import Outage
 from zhongjing.controller.spec import Specs

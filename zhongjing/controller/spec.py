@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from zhongjing.backends.kubernetes.pipelines import REFRESH_ANNOTATION, Pipeline
+from zhongjing.backends.kubernetes.trainingpipeline import REFRESH_ANNOTATION, Pipeline
 from zhongjing.codes.cluster import LOCAL_PATH, RESERVED_NAME
 from zhongjing.codes.document import UNSET_VARIABLE
 from zhongjing.config.pipeline import TrainingPipeline

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.explain import S3, Explainer, sentence
+from zhongjing.backends.kubernetes.diagnosis import S3, Explainer, sentence
 from zhongjing.backends.kubernetes.secrets import CREDENTIALS_KEY, read_secret
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.sources import Storage

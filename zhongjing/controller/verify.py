@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from zhongjing.backends.kubernetes.api import connect
-from zhongjing.backends.kubernetes.explain import S3, Explainer
-from zhongjing.backends.kubernetes.findings import Finding
+from zhongjing.backends.kubernetes.diagnosis import S3, Explainer
+from zhongjing.backends.kubernetes.pod_diagnosis import Finding
 from zhongjing.backends.kubernetes.workloads import HEAD
 from zhongjing.backends.ray_jobs import RayJobsBackend, TokenRefusedError
 from zhongjing.codes import Code

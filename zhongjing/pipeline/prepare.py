@@ -19,7 +19,7 @@ from zhongjing.pipeline import graph
 from zhongjing.pipeline.freeze import OnUpload, absolute, freeze
 from zhongjing.pipeline.plan import Plan, known_sources, make_plan, missing_input
 from zhongjing.pipeline.records import done_stages
-from zhongjing.pipeline.session import Session, Warmable
+from zhongjing.pipeline.session import Session
 from zhongjing.pipeline.state import (
     ConditionType,
     DesiredState,
@@ -91,7 +91,7 @@ def prepare(
     graph.check(document)
     targets = graph.targets(document, stages)
     complete = status is not None and status.holds(ConditionType.COMPLETE)
-    if upload and not complete and isinstance(session, Warmable):
+    if upload and not complete:
         session.warm()  # while files are hashed and uploaded
     layout = session.layout(document.name)
     frozen = freeze(

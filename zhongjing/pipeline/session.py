@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, Self
 
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
@@ -92,10 +92,32 @@ class Session(Protocol):
     def logs(
         self, pipeline: str, stage: Stage, *, follow: bool = False, attempt: int | None = None
     ) -> Iterator[str]:
-        """Lines of the driver's log of an attempt (the latest), live or from the store."""
+        """Lines of the driver's log of an attempt (the latest), live or from the store.
+
+        Raises:
+            ConfigError: the stage has not been run, or there was no such attempt.
+            NotFoundError: no log of that attempt was kept.
+            BackendError: Ray refuses the token, or cannot be reached and no log was kept either.
+        """
 
     def heartbeat(self) -> AbstractContextManager[None]:
         """While entered, the reconciler knows that a client watches and does not end itself."""
+
+    def warm(self) -> None:
+        """Says that a run is about to be applied: what its jobs need and takes a while may start already."""
+
+    def obstacles(self, *, ignored: bool = False) -> list[str]:
+        """What keeps runs here from going on, each with its remedy, the gravest first; empty: nothing known.
+
+        Args:
+            ignored: whether a run has waited for its first status for longer than it should.
+
+        Raises:
+            BackendError: the place cannot be asked.
+        """
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """While entered, pipelines may be seen as they were at its beginning: one request shows all."""
 
     def close(self) -> None:
         """Ends the session; pipelines go on."""
@@ -108,31 +130,3 @@ class Session(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
-
-
-@runtime_checkable
-class Warmable(Protocol):
-    """A session whose jobs' services take a while to start and can do so before a run is applied."""
-
-    def warm(self) -> None:
-        """Says that a run is about to be applied."""
-
-
-@runtime_checkable
-class Explains(Protocol):
-    """A session that can say what keeps its place from working."""
-
-    def obstacles(self) -> list[str]:
-        """What keeps runs here from going on, each with its remedy, the gravest first; empty: nothing known.
-
-        Raises:
-            BackendError: the place cannot be asked.
-        """
-
-
-@runtime_checkable
-class Snapshots(Protocol):
-    """A session that can show all its pipelines for the price of one."""
-
-    def snapshot(self) -> AbstractContextManager[None]:
-        """While entered, pipelines are seen as they were at its beginning."""

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from zhongjing.backends.kubernetes.api import connect
-from zhongjing.backends.kubernetes.leases import Election, Timing
+from zhongjing.backends.kubernetes.lease import Election, Timing
 from zhongjing.backends.kubernetes.resources import PODS
 from zhongjing.backends.local.processes import free_ports, wait_until
 from zhongjing.errors import BackendUnavailableError

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from zhongjing.backends.kubernetes.explain import Scene, explain, sentence
-from zhongjing.backends.kubernetes.findings import Finding, about_pod, found
+from zhongjing.backends.kubernetes.diagnosis import Scene, explain, sentence
+from zhongjing.backends.kubernetes.pod_diagnosis import Finding, about_pod, found
 from zhongjing.backends.kubernetes.resources import Object
 from zhongjing.codes import pods as codes
 from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease, WorkerGroup

@@ -9,7 +9,7 @@ import pytest
 
 from tests.releases import release_config
 from zhongjing.backends.kubernetes.api import Listing
-from zhongjing.backends.kubernetes.ray import ClusterBackend
+from zhongjing.backends.kubernetes.ray_backend import ClusterBackend
 from zhongjing.backends.kubernetes.resources import (
     DEPLOYMENTS,
     PODS,

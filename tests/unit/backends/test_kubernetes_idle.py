@@ -48,19 +48,19 @@ def test_workers_that_a_stage_has_used_are_idle_from_its_end_on() -> None:
     api = Api()
     release = release_config(GROUP, ray={"idle_seconds": 600})
     capacity = Capacity(cast(Any, api), release, clock=lambda: now[0])
-    capacity.room_for(DEMAND)
-    capacity.rest("job")  # a look at all workloads that knew it as preparing still
+    capacity.ensure_workers(DEMAND)
+    capacity.scale_down("job")  # a look at all workloads that knew it as preparing still
     assert IDLE_SINCE in api.deployment["metadata"]["annotations"]
     for _ in range(100):
         now[0] += 60
-        capacity.look()
+        capacity.restore()
     writes = api.writes
     assert writes <= 3, "while nothing changes nothing is written"
-    capacity.rest("next")
+    capacity.scale_down("next")
     assert api.deployment["spec"]["replicas"] == 2, "warm for the next stage"
     now[0] += 599
-    capacity.rest("next")
+    capacity.scale_down("next")
     assert api.deployment["spec"]["replicas"] == 2
     now[0] += 2
-    capacity.rest("next")
+    capacity.scale_down("next")
     assert api.deployment["spec"]["replicas"] == 0

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from zhongjing.backends.kubernetes.leftovers import (
+from zhongjing.backends.kubernetes.resources import Object
+from zhongjing.backends.kubernetes.worker_pods import (
     JOINING_SECONDS,
     PATIENCE_SECONDS,
     REJOIN_SECONDS,
@@ -16,7 +17,6 @@ from zhongjing.backends.kubernetes.leftovers import (
     holds_workers,
     started,
 )
-from zhongjing.backends.kubernetes.resources import Object
 from zhongjing.errors import BackendUnavailableError
 from zhongjing.pipeline.state import stamp
 

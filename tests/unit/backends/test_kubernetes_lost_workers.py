@@ -10,7 +10,7 @@ import pytest
 
 from tests.releases import release_config
 from zhongjing.backends.kubernetes.api import Listing
-from zhongjing.backends.kubernetes.ray import EXPLAIN_SECONDS, ClusterBackend
+from zhongjing.backends.kubernetes.ray_backend import EXPLAIN_SECONDS, ClusterBackend
 from zhongjing.backends.kubernetes.resources import (
     CORE_EVENTS,
     DEPLOYMENTS,

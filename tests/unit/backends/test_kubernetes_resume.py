@@ -8,9 +8,8 @@ from typing import Any, cast
 import pytest
 
 from tests.releases import release_config
-from zhongjing.backends.kubernetes.changes import changes
-from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.backends.kubernetes.session import KubernetesSession
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, changes
 from zhongjing.config.release import StorageRelease
 
 RELEASE = release_config(ray={"scaling": "none"}, storage=StorageRelease(bundled=False, uri="s3://b"))
@@ -52,7 +51,7 @@ class Api:
 )
 def test_one_patch_resumes(spec: dict[str, Any], condition: str, monkeypatch: pytest.MonkeyPatch) -> None:
     api = Api(spec, condition)
-    monkeypatch.setattr(KubernetesSession, "_wanted", lambda self, pipeline: pipeline)
+    monkeypatch.setattr(KubernetesSession, "_desired", lambda self, pipeline: pipeline)
     session = KubernetesSession(cast(Any, api), RELEASE)
     for generation in (2, 3):
         after = cast(Pipeline, session.resume("p"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -314,6 +314,14 @@ class MemorySession:
     def heartbeat(self) -> Iterator[None]:
         self.watched += 1
         yield
+
+    def warm(self) -> None: ...
+
+    def obstacles(self, *, ignored: bool = False) -> list[str]:
+        return []
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def close(self) -> None:
         self.closed = True

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from tests.releases import release_config
 from tests.unit.pipeline.support import MemoryStore
-from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.config.release import StorageRelease
 from zhongjing.config.sources import Storage
 from zhongjing.controller.fencing import RayCluster

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from zhongjing.backends.kubernetes.codec import (
+from zhongjing.backends.kubernetes.status_codec import (
     MESSAGE_CHARACTERS,
     Extras,
     columns,

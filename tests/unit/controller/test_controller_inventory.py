@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, Pipelines
 from zhongjing.controller.inventory import Inventory
 
 

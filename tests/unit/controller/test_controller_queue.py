@@ -9,7 +9,7 @@ import pytest
 
 from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.events import transitions
-from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline
+from zhongjing.backends.kubernetes.trainingpipeline import FINALIZER, Pipeline
 from zhongjing.config.stages import Resources, Stage
 from zhongjing.controller.finalizers import is_expired, lacks_finalizer
 from zhongjing.controller.queue import (

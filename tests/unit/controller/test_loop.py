@@ -11,8 +11,8 @@ import pytest
 
 from tests.unit.controller.loop_support import ROOT, World
 from zhongjing.backends.kubernetes.failures import refused
-from zhongjing.backends.kubernetes.pipelines import FINALIZER, Pipeline
 from zhongjing.backends.kubernetes.resources import PIPELINES, Request
+from zhongjing.backends.kubernetes.trainingpipeline import FINALIZER, Pipeline
 from zhongjing.codes import Code
 from zhongjing.codes.pods import NO_FITTING_NODE, WORKERS_STARTING
 from zhongjing.codes.ray import RAY_UNREACHABLE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zhongjing.backends.kubernetes.pipelines import Pipeline
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.controller.metrics import Metrics
 
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
 from zhongjing.backends.kubernetes.resources import PIPELINES, Request
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, Pipelines
 from zhongjing.controller.records import KubernetesRecords
 from zhongjing.pipeline.actions import Conclude, apply
 from zhongjing.pipeline.state import ConditionType

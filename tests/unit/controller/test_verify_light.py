@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.unit.backends.test_kubernetes_explain import release
-from zhongjing.backends.kubernetes.findings import Finding, found
+from zhongjing.backends.kubernetes.pod_diagnosis import Finding, found
 from zhongjing.codes.pods import IMAGE_PULL_FAILED
 from zhongjing.controller.verify import Verification
 

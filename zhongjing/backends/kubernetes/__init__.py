@@ -1,1 +1,1 @@
-"""The Kubernetes backend: TrainingPipelines of an API server, and the Ray that their stages run on."""
+"""Runs on a cluster. What asks the API raises BackendError where it does not answer or refuses."""

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,6 +70,8 @@ class Change:
 class KubeApi:
     """A Kubernetes API server, as one user sees it. May be used by several threads.
 
+    Every call raises BackendError where the API does not answer, refuses, or does not know the resource.
+
     Args:
         client: has address and credentials.
         namespace: where namespaced objects are, unless a call says otherwise.
@@ -109,11 +111,7 @@ class KubeApi:
     # Reading
 
     def get(self, resource: Resource, name: str, *, namespace: str | None = None) -> Object | None:
-        """An object, or None if there is none.
-
-        Raises:
-            BackendError: the API does not answer, refuses, or does not know the resource.
-        """
+        """An object, or None if there is none."""
         try:
             return self._json(Request("GET", resource, self._place(resource, namespace), name))
         except ObjectNotFoundError:
@@ -136,9 +134,6 @@ class KubeApi:
             fields: a field selector.
             namespace: where; None: the namespace of this client.
             everywhere: in all namespaces.
-
-        Raises:
-            BackendError: the API does not answer, refuses, or does not know the resource.
         """
         place = None if everywhere else self._place(resource, namespace)
         query: dict[str, Any] = {"limit": _PAGE, "labelSelector": labels, "fieldSelector": fields}
@@ -155,9 +150,6 @@ class KubeApi:
         """Changes of the collection since ``version``, until ``seconds`` are over or the server ends it.
 
         A type ERROR says that the version is too old: list again.
-
-        Raises:
-            BackendError: as :meth:`find` does; also when the connection breaks.
         """
         query = {
             "watch": "true",
@@ -180,19 +172,8 @@ class KubeApi:
         finally:
             answer.close()
 
-    def text(
-        self, resource: Resource, name: str, subresource: str, query: Mapping[str, Any] | None = None
-    ) -> str:
-        """A subresource that is no JSON, as a pod's ``log``."""
-        request = Request("GET", resource, self._place(resource), name, subresource, query or {})
-        return _read(self._call(request), self.address).decode(errors="replace")
-
     def serves(self, resource: Resource) -> bool:
-        """Whether the cluster knows the kind of objects. Needs no permission.
-
-        Raises:
-            BackendError: the API does not answer.
-        """
+        """Whether the cluster knows the kind of objects. Needs no permission."""
         # What a version serves is listed at the path of its collections' parent.
         discovery = Resource(resource.group, resource.version, "", namespaced=False)
         try:
@@ -227,7 +208,6 @@ class KubeApi:
 
         Raises:
             ObjectConflictError: one of that name exists.
-            BackendError: the API does not answer or refuses.
         """
         namespace = (body.get("metadata") or {}).get("namespace")
         place = self._place(resource, namespace)
@@ -243,9 +223,8 @@ class KubeApi:
         Kubernetes documentation, "Field validation" of the API concepts.
 
         Raises:
-            ObjectConflictError: somebody else wrote in between.
+            ObjectConflictError: the object has changed in between.
             ObjectNotFoundError: there is none of that name.
-            BackendError: the API does not answer or refuses.
         """
         metadata = body["metadata"]
         place = self._place(resource, metadata.get("namespace"))
@@ -278,9 +257,8 @@ class KubeApi:
             dry_run: changes nothing.
 
         Raises:
-            ObjectConflictError: somebody else wrote in between, or manages a field.
+            ObjectConflictError: the object has changed in between, or another manager owns a field.
             ObjectNotFoundError: there is none of that name.
-            BackendError: the API does not answer or refuses.
         """
         query = _writing(dry_run) | {"fieldManager": field_manager}
         if kind == "apply":
@@ -307,7 +285,6 @@ class KubeApi:
 
         Raises:
             ObjectConflictError: the object of that name has another uid.
-            BackendError: the API does not answer or refuses.
         """
         options: Object = {
             "apiVersion": "v1",
@@ -408,7 +385,7 @@ def connect(
             f"the kubeconfig cannot be used: {error}", code=codes.INVALID_KUBECONFIG, where=_kubeconfig()
         ) from error
     if not configuration.verify_ssl:
-        # Whoever wrote that into the kubeconfig knows; kubectl does not warn at every request either.
+        # The kubeconfig asks for it; kubectl does not warn at every request either.
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     client = ApiClient(configuration)
     client.user_agent = f"zhongjing/{__version__}"

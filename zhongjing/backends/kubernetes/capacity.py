@@ -2,22 +2,21 @@
 
 A job is submitted as soon as the head is there: it prepares on the head, and holds no worker meanwhile. Once
 it is prepared, or while there is no head, so that nodes for both are made at the same time, its workers are
-asked for: groups are scaled up to what the stage takes. When pods were not
-used for ``idleSeconds``, because nothing runs or a stage prepares for so long, groups go back to
-``minReplicas``. Pods that only a smaller stage leaves over stay until then: whoever makes the pods takes any
-of them away, whatever runs in it.
+asked for: groups are scaled up to what the stage takes. When pods were not used for ``idleSeconds``, because
+nothing runs or a stage prepares for so long, groups go back to ``minReplicas``. Pods that a smaller stage
+does not need stay until then: a Deployment that shrinks may end any of its pods, whatever runs in it.
 
 What is remembered stands on the workloads, so that a restart of the controller changes nothing::
 
-    training.zhongjing.dev/idle-since   since when no stage has run; removed when one asks for room or uses it
+    training.zhongjing.dev/idle-since   since when no stage has run; removed when one needs workers
     training.zhongjing.dev/replicas     pods by group, as the controller set them last
 
-While a stage runs, groups that somebody made smaller (``kubectl scale``, an edit, an applied manifest) get
-their pods back. The workloads themselves are made by :mod:`zhongjing.backends.kubernetes.provision`, with
+While a stage runs, groups that were made smaller (``kubectl scale``, an edit, an applied manifest) get their
+pods back. The workloads themselves are made by :mod:`zhongjing.backends.kubernetes.provision`, with
 ``minReplicas`` pods. While nothing changes nothing is written.
 
 Needs of the API: those of ``provision``, patch on what it makes, list on ``pods``, and what
-:mod:`zhongjing.backends.kubernetes.explain` reads.
+:mod:`zhongjing.backends.kubernetes.diagnosis` reads.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ REPLICAS = f"{API_GROUP}/replicas"
 
 
 @dataclass(frozen=True)
-class Room:
+class Availability:
     """Whether a stage finds now what it needs.
 
     Attributes:
@@ -97,16 +96,15 @@ class Capacity:
         """Worker pods that groups were last seen or told to have; a deleted workload is made with them."""
         self._groups = {group.name: group for group in release.ray.groups}
 
-    def room_for(self, demand: Demand) -> Room:
+    def ensure_workers(self, demand: Demand) -> Availability:
         """Asks for the worker pods of a stage, and says whether they are there.
 
         Raises:
             ImpossibleJobError: the release can never hold the stage's workers.
-            BackendError: the API does not answer or refuses.
         """
-        return self._room(demand)
+        return self._ensure(demand)
 
-    def room_to_prepare(self, demand: Demand, job: str) -> Room:
+    def ensure_head(self, demand: Demand, job: str) -> Availability:
         """Whether a stage's driver may start: the head is there, and what would make its workers.
 
         While there is no head the workers are asked for too: once, so that a head that never comes does not
@@ -118,11 +116,10 @@ class Capacity:
 
         Raises:
             ImpossibleJobError: the release can never hold the stage's workers.
-            BackendError: the API does not answer or refuses.
         """
-        return self._room(demand, preparing=job)
+        return self._ensure(demand, preparing=job)
 
-    def _room(self, demand: Demand, *, preparing: str | None = None) -> Room:
+    def _ensure(self, demand: Demand, *, preparing: str | None = None) -> Availability:
         needed = pods_needed(self._release.ray.groups, demand)
         missing: list[str] = []
         pods = self._api.find(PODS, labels=pod_labels(self._release, HEAD, WORKER)).items
@@ -140,26 +137,18 @@ class Capacity:
             lacking.append("the Ray head is not ready")
         if preparing is None and self._release.ray.scaling != "ray":
             lacking += _short(needed, of_component(pods, WORKER))
-        return Room(not lacking, needed, "; ".join(lacking), pods)
+        return Availability(not lacking, needed, "; ".join(lacking), pods)
 
     def short(self) -> str:
-        """What is missing of the worker pods that groups were told to have; empty where nothing is.
-
-        Raises:
-            BackendError: the API does not answer or refuses.
-        """
+        """What is missing of the worker pods that groups were told to have; empty where nothing is."""
         asked = {group: number for group, number in self.asked.items() if number}
         if not asked or self._release.ray.scaling == "ray":
             return ""
         pods = self._api.find(PODS, labels=pod_labels(self._release, WORKER)).items
         return "; ".join(_short(asked, pods))
 
-    def look(self) -> None:
-        """Looks after the workloads while a stage uses them: what somebody took away is asked for again.
-
-        Raises:
-            BackendError: the API does not answer or refuses.
-        """
+    def restore(self) -> None:
+        """While a stage uses the workloads: asks again for pods that were taken away."""
         for workload in self._workloads():
             taken: dict[str, int] = {}
             if self._release.ray.scaling == "controller":
@@ -171,19 +160,16 @@ class Capacity:
             idle = {IDLE_SINCE: None} if IDLE_SINCE in workload.annotations else {}
             self._set(workload, {**workload.replicas, **taken} if taken else {}, idle)
 
-    def rest(self, preparing: str | None = None) -> None:
-        """Says that no stage needs workers: what is idle for long enough goes.
+    def scale_down(self, preparing: str | None = None) -> None:
+        """While no stage needs workers: removes those that have been idle for long enough.
 
         Args:
             preparing: id of the job that will, and whose driver is no reason to keep them.
-
-        Raises:
-            BackendError: the API does not answer or refuses.
         """
         now = self._clock()
         for workload in self._workloads():
             if self._release.ray.scaling == "controller":
-                self._rest(workload, now, preparing)
+                self._scale_down(workload, now, preparing)
 
     def _workloads(self) -> list[Workload]:
         first = {name: max(each.min_replicas, self.asked.get(name, 0)) for name, each in self._groups.items()}
@@ -197,7 +183,7 @@ class Capacity:
             }
             self._set(workload, wanted, {IDLE_SINCE: None} if IDLE_SINCE in workload.annotations else {})
 
-    def _rest(self, workload: Workload, now: float, preparing: str | None) -> None:
+    def _scale_down(self, workload: Workload, now: float, preparing: str | None) -> None:
         floor = {group: self._groups[group].min_replicas for group in workload.groups}
         surplus = any(number > floor[group] for group, number in workload.replicas.items())
         # Values may have raised the floor since.
@@ -238,7 +224,7 @@ def _short(needed: Mapping[str, int], workers: Sequence[Object]) -> list[str]:
 
 
 def _set_last(workload: Workload) -> dict[str, int]:
-    """Pods by group, as the controller set them last; none where somebody made the mark unreadable."""
+    """Pods by group, as the controller set them last; none where the annotation is unreadable."""
     try:
         found = json.loads(workload.annotations.get(REPLICAS, "{}"))
         return {str(group): int(number) for group, number in found.items() if str(group) in workload.groups}

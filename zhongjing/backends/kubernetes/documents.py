@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from zhongjing.backends.kubernetes.pipelines import ORIGIN_ANNOTATION, Pipeline
 from zhongjing.backends.kubernetes.resources import Object
+from zhongjing.backends.kubernetes.trainingpipeline import ORIGIN_ANNOTATION, Pipeline
 from zhongjing.config.pipeline import API_VERSION, KIND, Metadata, PipelineSpec, TrainingPipeline
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.resolve import Frozen, UserDocument, resolve

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.pipelines import Pipeline
 from zhongjing.backends.kubernetes.resources import EVENTS
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.config.pipeline import API_GROUP, API_VERSION, KIND
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ZhongjingError

@@ -14,15 +14,17 @@ import asyncio
 import contextlib
 import ssl
 import threading
+import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from zhongjing.backends.kubernetes.api import CONNECT_SECONDS, KubeApi
 from zhongjing.backends.kubernetes.failures import unreachable
+from zhongjing.backends.kubernetes.pod_diagnosis import about_pod
 from zhongjing.backends.kubernetes.resources import PODS, SERVICES, Object
+from zhongjing.backends.kubernetes.workloads import is_ready
 from zhongjing.codes import cluster as codes
 from zhongjing.errors import BackendError, BackendUnavailableError, TransientError
 
@@ -122,12 +124,7 @@ class Forward:
     def __enter__(self) -> Self:
         return self.open()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         self.close()
 
     # In the thread of the loop
@@ -315,10 +312,12 @@ class Forward:
         spec = service.get("spec") or {}
         labels = ",".join(f"{key}={value}" for key, value in sorted((spec.get("selector") or {}).items()))
         pods = self._api.find(PODS, labels=labels, namespace=self._namespace).items
-        ready = [pod for pod in pods if _is_ready(pod)]
+        ready = [pod for pod in pods if is_ready(pod)]
         if not ready:
+            found = [about_pod(pod, (), time.time()) for pod in pods[:3]]
+            why = "; ".join(str(each) for each in found if each is not None) or "it has none"
             raise BackendUnavailableError(
-                f"no pod of the service is ready{_words(pods)}",
+                f"no pod of the service is ready: {why}",
                 code=codes.POD_NOT_READY,
                 where=self._place,
                 remedy=f"see: `kubectl get pods -n {self._namespace} -l {labels}`",
@@ -346,30 +345,6 @@ def _tls(configuration: Any) -> ssl.SSLContext:
     if configuration.cert_file:
         context.load_cert_chain(configuration.cert_file, configuration.key_file)
     return context
-
-
-def _is_ready(pod: Object) -> bool:
-    if pod["metadata"].get("deletionTimestamp"):
-        return False
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
-
-
-def _words(pods: list[Object]) -> str:
-    """What there is to say of pods that are not ready: `` (zhongjing-s3-0: ImagePullBackOff)``."""
-    if not pods:
-        return ": it has none"
-    said = []
-    for pod in pods[:3]:
-        status = pod.get("status") or {}
-        waiting = [
-            reason
-            for container in status.get("containerStatuses") or []
-            if (reason := ((container.get("state") or {}).get("waiting") or {}).get("reason"))
-        ]
-        gone = "terminating" if pod["metadata"].get("deletionTimestamp") else None
-        said.append(f"{pod['metadata']['name']}: {gone or next(iter(waiting), status.get('phase', '?'))}")
-    return f" ({', '.join(said)})"
 
 
 def _port_of(service: Object, port: int, pod: Object) -> int:

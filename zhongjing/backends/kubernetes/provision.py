@@ -9,9 +9,9 @@ the chart writes that object as well, the two writers undo each other:
   replaces lists (RFC 7386): an upgrade that changes ``maxReplicas`` sets ``replicas`` to 0, and the operator
   ends the pods at once (raycluster_controller.go, ``reconcilePods``, ``diff < 0``).
 - Server-side apply owns an atomic list as a whole (Kubernetes documentation, "Server-Side Apply", merge
-  strategy): whoever else wrote into it causes a conflict, and a forced apply takes the others' values away.
+  strategy): another writer causes a conflict, and a forced apply takes the others' values away.
   Helm 4 and Argo CD apply so; kuberay #1120 and #4149 are reports of it.
-- A Deployment without ``replicas`` begins with one pod: a node of GPUs is ordered for nobody.
+- A Deployment without ``replicas`` begins with one pod: a node of GPUs is ordered for no stage.
 
 So the chart renders what is to be made into a ConfigMap, and the controller is the one writer of the object:
 it applies template and number together. What it applied last is known by a hash in an annotation, so that

@@ -42,11 +42,7 @@ def find_release(api: KubeApi, name: str | None = None) -> ReleaseConfig:
 
 
 def installed(api: KubeApi) -> list[str]:
-    """Names of the releases in the namespace of ``api``, sorted.
-
-    Raises:
-        BackendError: the API does not answer or refuses.
-    """
+    """Names of the releases in the namespace of ``api``, sorted."""
     return sorted({_name(each) for each in _configs(api)})
 
 

@@ -18,18 +18,18 @@ import hashlib
 import logging
 
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.resources import PODS, Object
+from zhongjing.backends.kubernetes.resources import PODS
 from zhongjing.backends.kubernetes.secrets import TOKEN_KEY, read_secret
 from zhongjing.backends.kubernetes.workloads import (
     HEAD,
     WORKER,
+    end_pod,
     pod_labels,
     read_workloads,
     write,
 )
 from zhongjing.config.pipeline import API_GROUP
 from zhongjing.config.release import ReleaseConfig
-from zhongjing.errors import ObjectConflictError
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +38,7 @@ END_SECONDS = 20  # what runs in a pod that is rolled has lost its cluster; ther
 
 
 class Rollout:
-    """Replaces Ray's pods when they have to be.
-
-    Args:
-        api: the cluster.
-        release: the release.
-    """
+    """Replaces Ray's pods when they have to be."""
 
     def __init__(self, api: KubeApi, release: ReleaseConfig) -> None:
         self._api = api
@@ -55,7 +50,6 @@ class Rollout:
         Two requests while nothing changes. Broken off, it goes on with the next call.
 
         Raises:
-            BackendError: the API does not answer, or refuses.
             ObjectNotFoundError: a workload went in between.
         """
         secret = self._release.ray.token_secret
@@ -84,21 +78,3 @@ class Rollout:
         # Salted with the place: the same token elsewhere has another hash.
         salt = f"{self._release.namespace}/{self._release.ray.token_secret}/"
         return hashlib.sha256((salt + token).encode()).hexdigest()[:16]
-
-
-def end_pod(api: KubeApi, pod: Object, seconds: int) -> bool:
-    """Ends just this pod; False where another has its name by now, or it is gone.
-
-    Args:
-        api: the cluster.
-        pod: as it was read.
-        seconds: how long its processes have to end.
-
-    Raises:
-        BackendError: the API does not answer, or refuses.
-    """
-    metadata = pod["metadata"]
-    try:
-        return api.delete(PODS, metadata["name"], uid=metadata["uid"], grace_seconds=seconds)
-    except ObjectConflictError:
-        return False

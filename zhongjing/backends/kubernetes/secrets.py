@@ -22,13 +22,14 @@ import secrets
 from collections.abc import Callable, Mapping
 
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.findings import Finding, found
+from zhongjing.backends.kubernetes.pod_diagnosis import Finding, found
 from zhongjing.backends.kubernetes.resources import SECRETS, Object
 from zhongjing.backends.kubernetes.workloads import COMPONENT, INSTANCE
 from zhongjing.codes import pods as codes
+from zhongjing.codes.cluster import INVALID_RELEASE, POD_NOT_READY
 from zhongjing.config.pipeline import API_GROUP
 from zhongjing.config.release import ReleaseConfig
-from zhongjing.errors import ObjectConflictError
+from zhongjing.errors import BackendError, ObjectConflictError
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +45,8 @@ def prepare_secrets(api: KubeApi, release: ReleaseConfig) -> list[Finding]:
     """Makes what is missing and looks at what is there.
 
     Returns:
-        What is wrong with the Secrets: one that somebody else should have made, a key that is not in it,
+        What is wrong with the Secrets: one that the installer should have made, a key that is not in it,
         credentials that do not fit the store's. Empty when all is well.
-
-    Raises:
-        BackendError: the API does not answer, or refuses.
     """
     ray, storage = release.ray, release.storage
     if ray.token_managed:
@@ -64,13 +62,47 @@ def prepare_secrets(api: KubeApi, release: ReleaseConfig) -> list[Finding]:
 
 
 def read_secret(api: KubeApi, name: str) -> dict[str, str] | None:
-    """The values of a Secret, None where there is none.
-
-    Raises:
-        BackendError: the API does not answer, or refuses.
-    """
+    """The values of a Secret, None where there is none."""
     secret = api.get(SECRETS, name)
     return _values(secret) if secret is not None else None
+
+
+def secret_value(api: KubeApi, name: str, key: str) -> str:
+    """One value of a Secret.
+
+    Raises:
+        BackendError: there is no such Secret or key, or the value is no text.
+    """
+    secret = api.get(SECRETS, name)
+    where = f"{api.namespace}/secrets/{name}"
+    if key not in ((secret or {}).get("data") or {}):
+        raise BackendError(
+            f"the Secret has no key {key!r}" if secret else "there is no such Secret",
+            code=POD_NOT_READY,
+            where=where,
+            remedy="the controller makes it when it starts; see: `kubectl get pods`, `helm list`",
+        )
+    value = _values(secret or {}).get(key)
+    if value is None:
+        raise BackendError(f"the Secret's key {key!r} is no text", code=INVALID_RELEASE, where=where)
+    return value
+
+
+def ray_token(api: KubeApi, release: ReleaseConfig) -> str:
+    """The token of the release's Ray; raises as :func:`secret_value` does."""
+    return secret_value(api, release.ray.token_secret, TOKEN_KEY).strip()
+
+
+def default_profile(credentials: str) -> dict[str, str]:
+    """The default profile of an AWS credentials file; empty if it has none, or is no such file."""
+    # Keys may hold any character: nothing is interpolated, and nothing of the content is in an error.
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(credentials)
+    except configparser.Error:
+        return {}
+    # ConfigParser has a default section of its own, and matches its name exactly.
+    return dict(parser[_PROFILE]) if parser.has_section(_PROFILE) else {}
 
 
 def _make(api: KubeApi, release: ReleaseConfig, name: str, component: str, values: Mapping[str, str]) -> None:
@@ -156,12 +188,12 @@ def _token_faults(values: _Values) -> list[str]:
 
 
 def _credential_faults(values: _Values) -> list[str]:
-    return [] if _profile(values) else [_NO_PROFILE]
+    return [] if default_profile(values[CREDENTIALS_KEY]) else [_NO_PROFILE]
 
 
 def _store_faults(values: _Values) -> list[str]:
     """Whether server and clients of the bundled store have the same keys."""
-    profile = _profile(values)
+    profile = default_profile(values[CREDENTIALS_KEY])
     if not profile:
         return [_NO_PROFILE]
     try:
@@ -179,21 +211,10 @@ def _store_faults(values: _Values) -> list[str]:
 _NO_PROFILE = f"its {CREDENTIALS_KEY} has no profile [{_PROFILE}] as the AWS tools read it"
 
 
-def _profile(values: _Values) -> dict[str, str]:
-    # Keys may hold any character: nothing is interpolated, and nothing of the content is in an error.
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read_string(values[CREDENTIALS_KEY])
-    except configparser.Error:
-        return {}
-    # ConfigParser has a default section of its own, and matches its name exactly.
-    return dict(parser[_PROFILE]) if parser.has_section(_PROFILE) else {}
-
-
 def _values(secret: Object) -> dict[str, str]:
     """The values as text; what is none counts as missing."""
     values = {}
     for key, value in (secret.get("data") or {}).items():
         with contextlib.suppress(binascii.Error, UnicodeDecodeError):
-            values[key] = base64.b64decode(value).decode()
+            values[key] = base64.b64decode(value, validate=True).decode()
     return values

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.forward import Forward
-from zhongjing.backends.kubernetes.outside import ray_token, release_store
+from zhongjing.backends.kubernetes.secrets import (
+    CREDENTIALS_KEY,
+    default_profile,
+    ray_token,
+    secret_value,
+)
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.codes import cluster as codes
 from zhongjing.codes.ray import RAY_REFUSED
+from zhongjing.codes.storage import BUCKET_NOT_FOUND
 from zhongjing.config.release import ReleaseConfig
-from zhongjing.errors import BackendError
+from zhongjing.config.sources import Storage
+from zhongjing.errors import BackendError, ConfigError, StorageError
 from zhongjing.pipeline.backend import JobState
-from zhongjing.storage.objects import ObjectStore
+from zhongjing.storage.connection import Connection
+from zhongjing.storage.objects import ObjectStore, open_store
+
+_VARIABLES = {
+    "aws_access_key_id": "AWS_ACCESS_KEY_ID",
+    "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "aws_session_token": "AWS_SESSION_TOKEN",
+}
 
 
 class Services:
-    """What a release has beside the Kubernetes API.
-
-    Args:
-        api: the cluster.
-        release: the release.
-    """
+    """What a release has beside the Kubernetes API."""
 
     def __init__(self, api: KubeApi, release: ReleaseConfig) -> None:
         self._api = api
@@ -39,11 +50,7 @@ class Services:
 
     @property
     def store(self) -> ObjectStore:
-        """The object store.
-
-        Raises:
-            BackendError: it cannot be reached, or its credentials cannot be read.
-        """
+        """The object store."""
         if self._store is None:
             self._store = self._open.enter_context(release_store(self._api, self._release))
         return self._store
@@ -89,3 +96,112 @@ class Services:
         """Ends the forwards."""
         self._open.close()
         self._store = self._ray = None
+
+
+@contextlib.contextmanager
+def release_store(api: KubeApi, release: ReleaseConfig) -> Iterator[ObjectStore]:
+    """The release's object store, while the block runs.
+
+    The bundled store is reached through a forward, with the credentials of its Secret. To any other one the
+    user's own AWS credentials are given where there are some, else those of the Secret. A store that only
+    the cluster can reach (``http://<service>.<namespace>.svc``) is forwarded as well. As everywhere, the
+    client finds credentials in the environment of this process; it is restored at the end.
+
+    Raises:
+        BackendError: the store cannot be forwarded, or the Secret cannot be read.
+        ConfigError: there are no credentials.
+    """
+    with contextlib.ExitStack() as stack:
+        storage = release.storage.storage().model_copy(update={"ca_bundle": None})
+        service = _service_of(release)
+        if service is not None:
+            name, namespace, port = service
+            forward = stack.enter_context(Forward(api, name, port, namespace=namespace))
+            storage = storage.model_copy(update={"endpoint": forward.url, "addressing_style": "path"})
+            stack.enter_context(_environment(_off_proxies()))
+        if release.storage.bundled or not _has_credentials(storage):
+            stack.enter_context(_environment(_secret_credentials(api, release)))
+        store = open_store(storage)
+        if release.storage.bundled:
+            _see_to_bucket(store, storage)
+        yield store
+
+
+def _see_to_bucket(store: ObjectStore, storage: Storage) -> None:
+    """Makes the bucket of the bundled store again, which without a volume comes up empty after a restart.
+
+    The controller does so too, when it next has something to do.
+    """
+    try:
+        next(store.list(f"{storage.uri}/.bucket"), None)
+    except StorageError as error:
+        if error.code is not BUCKET_NOT_FOUND:
+            raise
+        from zhongjing.storage.admin import BucketAdmin  # most commands need no boto3
+
+        BucketAdmin(storage).ensure_bucket(storage.uri)
+
+
+def _service_of(release: ReleaseConfig) -> tuple[str, str, int] | None:
+    """Service, namespace and port of a store inside the cluster; None: it can be reached from anywhere."""
+    storage = release.storage
+    if storage.bundled and storage.service is not None and storage.port is not None:
+        return storage.service, release.namespace, storage.port
+    parts = urlsplit(storage.endpoint or "")
+    host = (parts.hostname or "").removesuffix(".cluster.local").split(".")
+    if parts.scheme == "http" and len(host) == 3 and host[2] == "svc":
+        return host[0], host[1], parts.port or 80
+    return None
+
+
+def _has_credentials(storage: Storage) -> bool:
+    from zhongjing.storage.credentials import KeySource
+
+    try:
+        KeySource(Connection.of(storage).name).keys()
+    except ConfigError:
+        return False
+    return True
+
+
+def _secret_credentials(api: KubeApi, release: ReleaseConfig) -> dict[str, str | None]:
+    name = release.storage.secret
+    if name is None:
+        return {}  # the pods' own role: nothing that could be lent; the store says what is missing
+    profile = default_profile(secret_value(api, name, CREDENTIALS_KEY))
+    if not profile.get("aws_access_key_id") or not profile.get("aws_secret_access_key"):
+        raise BackendError(
+            "the Secret has no AWS credentials file with a default profile",
+            code=codes.INVALID_RELEASE,
+            where=f"{release.namespace}/secrets/{name}",
+            remedy="its key 'credentials' must hold [default], aws_access_key_id and aws_secret_access_key",
+        )
+    return {variable: profile.get(key) or None for key, variable in _VARIABLES.items()}
+
+
+def _off_proxies() -> dict[str, str | None]:
+    """Proxies of the environment are for the world outside, never for a forwarded port."""
+    wanted: dict[str, str | None] = {}
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        wanted[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
+    return wanted
+
+
+@contextlib.contextmanager
+def _environment(wanted: dict[str, str | None]) -> Iterator[None]:
+    """Sets variables (None: unsets) while the block runs."""
+    before = {name: os.environ.get(name) for name in wanted}
+    _set(wanted)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: dict[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

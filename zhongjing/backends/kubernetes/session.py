@@ -11,20 +11,18 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, Self
 
 from pydantic import ValidationError
 
 from zhongjing.backends.kubernetes.api import KubeApi, connect
-from zhongjing.backends.kubernetes.changes import changes, refusal
-from zhongjing.backends.kubernetes.codec import decode, decode_live, progress_of
 from zhongjing.backends.kubernetes.documents import to_desired, to_object
-from zhongjing.backends.kubernetes.looks import Looks
-from zhongjing.backends.kubernetes.pipelines import REFRESH_ANNOTATION, Pipeline
+from zhongjing.backends.kubernetes.readers import PipelineReader
 from zhongjing.backends.kubernetes.releases import find_release, installed
 from zhongjing.backends.kubernetes.resources import PIPELINES, Object
 from zhongjing.backends.kubernetes.services import Services
+from zhongjing.backends.kubernetes.status_codec import decode, decode_live, progress_of
+from zhongjing.backends.kubernetes.trainingpipeline import REFRESH_ANNOTATION, Pipeline, changes, refusal
 from zhongjing.backends.logs import chosen_attempt, kept_log
 from zhongjing.codes import cluster as codes
 from zhongjing.codes.command import UNKNOWN_PIPELINE
@@ -75,7 +73,7 @@ class KubernetesSession:
         self.flags = flags
         self.namespace = release.namespace
         self._claim = claim
-        self._looks = Looks(api, release.release)
+        self._reader = PipelineReader(api, release.release)
         self._services = Services(api, release)
         self._stored: dict[tuple[str, int], DesiredState | None] = {}
         self._late: dict[str, FrozenSource] = {}
@@ -108,11 +106,7 @@ class KubernetesSession:
 
     @property
     def store(self) -> ObjectStore:
-        """The release's object store, opened when it is first asked for.
-
-        Raises:
-            BackendError: it cannot be reached, or its credentials cannot be read.
-        """
+        """The release's object store, opened when it is first asked for."""
         return self._services.store
 
     def use(self, store: ObjectStore) -> None:
@@ -129,24 +123,21 @@ class KubernetesSession:
         return Layout(self.release.storage.uri, self.release.namespace, pipeline)
 
     def pipelines(self) -> list[str]:
-        """Names of the TrainingPipelines that are this release's, or nobody's yet; sorted."""
-        return sorted(each.name for each in self._looks.mine())
+        """Names of the pipelines of this release and of those without a release yet; sorted."""
+        return sorted(each.name for each in self._reader.mine())
 
     def snapshot(self) -> AbstractContextManager[None]:
         """While entered, all pipelines are seen as they were at its beginning, by one request."""
-        return self._looks.snapshot()
+        return self._reader.snapshot()
 
     def desired(self, pipeline: str) -> DesiredState | None:
-        """What is wanted, or None if there is no such pipeline.
-
-        Once the store is open, the listings of its sources are part of it.
-        """
-        found = self._looks.get(pipeline)
-        return self._wanted(found) if found is not None else None
+        """The desired state, with the listings of sources once the store is open; None: no such pipeline."""
+        found = self._reader.get(pipeline)
+        return self._desired(found) if found is not None else None
 
     def status(self, pipeline: str) -> PipelineStatus | None:
-        """What is so, or None if the controller has not looked at the pipeline yet."""
-        found = self._looks.get(pipeline, recent=True)
+        """The observed status, or None if the controller has not seen the pipeline yet."""
+        found = self._reader.get(pipeline, recent=True)
         if found is None or not found.status:
             return None
         value = found.status if self._services.has_store else {**found.status, "sources": []}
@@ -156,12 +147,12 @@ class KubernetesSession:
             raise ConfigError(
                 f"the status of {pipeline} cannot be read: {str(error).splitlines()[0]}",
                 code=codes.INVALID_RELEASE,
-                where=f"{self.namespace}/{PIPELINES.full_name}/{pipeline}",
+                where=self._where(pipeline),
             ) from error
 
     def progress(self, pipeline: str, stage: Stage) -> Progress | None:
         """Live progress of the stage's current attempt, as far as the status has it."""
-        found = self._looks.get(pipeline, recent=True)
+        found = self._reader.get(pipeline, recent=True)
         live = decode_live(found.status).get(stage) if found is not None else None
         status = self.status(pipeline)
         if live is None or status is None:
@@ -172,76 +163,58 @@ class KubernetesSession:
         """The result of a stage that is in use, or None if there is none."""
         return manifest_in_use(self.store, self.layout(pipeline), stage)
 
-    # What is wanted
+    # The desired state
 
     def apply(self, desired: DesiredState) -> DesiredState:
-        """Creates or changes the TrainingPipeline; returns what is wanted now.
+        """Creates or changes the TrainingPipeline. A desired state that is there already changes nothing.
 
-        Who wants what is wanted already changes nothing, and a run that ended is tried again.
-
-        Raises:
-            ConfigError: the API server refuses the document, or a running stage reads what would change.
-            ConflictError: somebody else changed the pipeline in between; prepare it again.
-            BackendError: the API does not answer, or this user may not.
+        A run that ended is tried again.
         """
-        wanted = self.render(desired)
-        there = self._looks.get(desired.pipeline)
-        where = f"{self.namespace}/{PIPELINES.full_name}/{desired.pipeline}"
+        name = desired.pipeline
+        manifest = self.render(desired)
+        there = self._reader.get(name)
+        where = self._where(name)
         if there is None:
             if desired.generation != 1:
-                raise ConflictError(
-                    f"the pipeline {desired.pipeline} was removed", code=CONFLICT, where=where
-                )
-            return self._take(self._write(desired.pipeline, lambda: self.api.create(PIPELINES, wanted)))
+                raise ConflictError(f"the pipeline {name} was removed", code=CONFLICT, where=where)
+            return self._take(self._write(name, lambda: self.api.create(PIPELINES, manifest)))
         if there.is_deleting:
             raise BackendError(
-                f"the pipeline {desired.pipeline} is being deleted",
+                f"the pipeline {name} is being deleted",
                 code=codes.OBJECT_REFUSED,
                 where=where,
                 remedy="wait until it is gone, and give the command again",
             )
         self._refuse_foreign(there, where)
-        if desired.uid != there.short_uid or desired.generation not in (
-            there.generation,
-            there.generation + 1,
-        ):
-            raise ConflictError(
-                f"the pipeline {desired.pipeline} was changed by another command", code=CONFLICT, where=where
-            )
+        changed = ConflictError(
+            f"the pipeline {name} was changed by another command", code=CONFLICT, where=where
+        )
+        if desired.uid != there.short_uid or desired.generation - there.generation not in (0, 1):
+            raise changed
         if desired.generation == there.generation:
             return self._take(there)  # attached
-        operations = changes(there, wanted)
         now = there
-        if operations:
+        if operations := changes(there, manifest):
             try:
-                now = self._write(
-                    desired.pipeline,
-                    lambda: self.api.patch(
-                        PIPELINES, there.name, operations, kind="json", field_manager="zhongjing-submit"
-                    ),
-                )
+                now = self._patch(there, operations)
             except ZhongjingError:
-                newer = self._looks.get(desired.pipeline)
+                newer = self._reader.get(name)
                 if newer is None or newer.generation != there.generation:
-                    raise ConflictError(
-                        f"the pipeline {desired.pipeline} was changed by another command",
-                        code=CONFLICT,
-                        where=where,
-                    ) from None
+                    raise changed from None
                 raise
         if now.generation == there.generation and self._has_ended(now, desired):
             now = self._again(now)
         return self._take(now)
 
     def render(self, desired: DesiredState) -> Object:
-        """The object that ``kubectl apply`` would take to want the same.
+        """The manifest of the desired state, for ``kubectl apply``.
 
         Raises:
             ConfigError: the document is meant for another release.
         """
-        wanted = to_object(desired)
+        manifest = to_object(desired)
         mine = self.release.release
-        asked = wanted["spec"].get("managedBy")
+        asked = manifest["spec"].get("managedBy")
         if asked not in (None, mine):
             raise ConfigError(
                 f"the document is for the release {asked}, not for {mine}",
@@ -250,8 +223,8 @@ class KubernetesSession:
                 remedy=f"add --release {asked}, or take the field out",
             )
         if self._claim:
-            wanted["spec"]["managedBy"] = mine
-        return wanted
+            manifest["spec"]["managedBy"] = mine
+        return manifest
 
     def check(self, desired: DesiredState) -> None:
         """Has the API server check what :meth:`apply` would write; writes nothing.
@@ -260,17 +233,12 @@ class KubernetesSession:
             ConfigError: it refuses the document.
             BackendError: the API does not answer, or this user may not.
         """
-        wanted = self.render(desired)
-        there = self._looks.get(desired.pipeline)
+        manifest = self.render(desired)
+        there = self._reader.get(desired.pipeline)
         if there is None:
-            self._write(desired.pipeline, lambda: self.api.create(PIPELINES, wanted, dry_run=True))
-            return
-        operations = changes(there, wanted)
-        if operations:
-            self._write(
-                desired.pipeline,
-                lambda: self.api.patch(PIPELINES, there.name, operations, kind="json", dry_run=True),
-            )
+            self._write(desired.pipeline, lambda: self.api.create(PIPELINES, manifest, dry_run=True))
+        elif operations := changes(there, manifest):
+            self._patch(there, operations, dry_run=True)
 
     def with_refresh(self, user: Mapping[str, Any]) -> dict[str, Any]:
         """The document with the wish that its sources are listed anew."""
@@ -279,8 +247,8 @@ class KubernetesSession:
         return {**user, "metadata": {**metadata, "annotations": annotations}}
 
     def suspend(self, pipeline: str) -> DesiredState:
-        """Wants the pipeline stopped with a checkpoint; returns at once."""
-        return self._take(self._set_suspend(self._looks.there(pipeline), True))
+        """Has the pipeline stop with a checkpoint; returns at once."""
+        return self._take(self._set_suspend(self._reader.there(pipeline), True))
 
     def kill(self, pipeline: str) -> DesiredState:
         """Suspends the pipeline and ends its running attempt now; steps since the last checkpoint are lost.
@@ -296,8 +264,8 @@ class KubernetesSession:
         return desired
 
     def resume(self, pipeline: str) -> DesiredState:
-        """Wants a suspended or failed pipeline to go on."""
-        there = self._looks.there(pipeline)
+        """Has a suspended or failed pipeline go on."""
+        there = self._reader.there(pipeline)
         if there.suspend:
             there = self._set_suspend(there, None)
         elif there.is_settled and not there.holds(ConditionType.COMPLETE):
@@ -309,16 +277,10 @@ class KubernetesSession:
     def logs(
         self, pipeline: str, stage: Stage, *, follow: bool = False, attempt: int | None = None
     ) -> Iterator[str]:
-        """Lines of the driver's log of an attempt (the latest): from Ray while it runs, else from the store.
-
-        Raises:
-            ConfigError: the stage has not been run, or there was no such attempt.
-            NotFoundError: no log of that attempt was kept.
-            BackendError: Ray refuses the token, or its pod cannot be reached and the store has no log either.
-        """
+        """Lines of the driver's log of an attempt: from Ray while it runs, else from the store."""
         desired, status = self.desired(pipeline), self.status(pipeline)
         number, entry = chosen_attempt(pipeline, status, stage, attempt)
-        assert desired is not None, "what has a status was wanted"
+        assert desired is not None, "a status has a desired state"
         silent: TransientError | None = None
         if entry.state.is_active and number == entry.attempt:
             try:
@@ -337,18 +299,17 @@ class KubernetesSession:
 
     # Being there
 
-    def obstacles(self) -> list[str]:
-        """What keeps the pods of the release from serving, each with its remedy, the gravest first.
+    def warm(self) -> None:
+        """Nothing is started early: the controller asks for pods when a job needs them."""
 
-        Raises:
-            BackendError: the API does not answer.
-        """
-        from zhongjing.backends.kubernetes.explain import Explainer
+    def obstacles(self, *, ignored: bool = False) -> list[str]:
+        """What keeps the pods of the release from serving, each with its remedy, the gravest first."""
+        from zhongjing.backends.kubernetes.diagnosis import Explainer
 
-        return [
-            f"{finding}\n  remedy: {finding.remedy}"
-            for finding in Explainer(self.api, self.release).findings()
-        ]
+        found = Explainer(self.api, self.release).findings()
+        if ignored and not found:
+            return ["the controller has not taken the pipeline up yet"]
+        return [f"{finding}\n  remedy: {finding.remedy}" for finding in found]
 
     @contextlib.contextmanager
     def heartbeat(self) -> Iterator[None]:
@@ -363,15 +324,13 @@ class KubernetesSession:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         self.close()
 
     # Objects
+
+    def _where(self, pipeline: str) -> str:
+        return f"{self.namespace}/{PIPELINES.full_name}/{pipeline}"
 
     def _refuse_foreign(self, there: Pipeline, where: str) -> None:
         owner = there.managed_by or there.release
@@ -384,8 +343,8 @@ class KubernetesSession:
             )
 
     def _take(self, pipeline: Pipeline) -> DesiredState:
-        self._looks.take(pipeline)
-        return self._wanted(pipeline)
+        self._reader.take(pipeline)
+        return self._desired(pipeline)
 
     def _write(self, name: str, write: Callable[[], Object]) -> Pipeline:
         try:
@@ -397,6 +356,19 @@ class KubernetesSession:
         except BackendError as error:
             raise refusal(error, name) from error
 
+    def _patch(self, there: Pipeline, operations: list[Object], *, dry_run: bool = False) -> Pipeline:
+        return self._write(
+            there.name,
+            lambda: self.api.patch(
+                PIPELINES,
+                there.name,
+                operations,
+                kind="json",
+                field_manager="zhongjing-submit",
+                dry_run=dry_run,
+            ),
+        )
+
     def _set_suspend(self, there: Pipeline, wanted: bool | None) -> Pipeline:
         patch = {"spec": {"suspend": wanted}}
         try:
@@ -405,10 +377,9 @@ class KubernetesSession:
             raise ConfigError(f"the pipeline {there.name!r} was deleted", code=UNKNOWN_PIPELINE) from None
 
     def _again(self, there: Pipeline) -> Pipeline:
-        """Makes the controller take up a run that has ended: it does when ``spec`` changes.
+        """Has the controller take up a run that has ended: it does when ``spec`` changes.
 
-        One write, so that nobody sees a run suspended that should go on: that it is not suspended is said
-        where it was not, and no longer said where it was.
+        One write, in which the run is never suspended: ``suspend: false`` is added, or taken away again.
         """
         return self._set_suspend(there, False if "suspend" not in there.spec else None)
 
@@ -425,7 +396,7 @@ class KubernetesSession:
         keys = {stage: plan[stage].key for stage in desired.targets}
         return not all(done_stages(self.store, self.layout(there.name), keys).values())
 
-    def _wanted(self, pipeline: Pipeline) -> DesiredState:
+    def _desired(self, pipeline: Pipeline) -> DesiredState:
         stored = None
         if self._services.has_store:
             key = (pipeline.uid, int(pipeline.status.get("observedGeneration") or 0))

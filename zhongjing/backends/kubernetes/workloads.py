@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from zhongjing.backends.kubernetes.api import KubeApi, PatchKind
 from zhongjing.backends.kubernetes.resources import (
     DEPLOYMENTS,
+    PODS,
     RAY_CLUSTERS,
     STATEFUL_SETS,
     Object,
@@ -19,6 +20,7 @@ from zhongjing.backends.kubernetes.resources import (
 )
 from zhongjing.config.pipeline import API_GROUP
 from zhongjing.config.release import ReleaseConfig
+from zhongjing.errors import ObjectConflictError
 
 HEAD = "ray-head"
 WORKER = "ray-worker"
@@ -151,7 +153,6 @@ def write(
     """Makes changes, all in one request; none where there is nothing to change.
 
     Raises:
-        BackendError: the API does not answer or refuses.
         ObjectNotFoundError: the object is gone.
     """
     patch, kind = workload.change(replicas or {}, annotations or {})
@@ -175,6 +176,21 @@ def label(pod: Object, name: str) -> str:
 def of_component(pods: Iterable[Object], component: str) -> list[Object]:
     """The pods of one component."""
     return [pod for pod in pods if label(pod, COMPONENT) == component]
+
+
+def end_pod(api: KubeApi, pod: Object, seconds: int) -> bool:
+    """Ends just this pod; False where another has its name by now, or it is gone.
+
+    Args:
+        api: the cluster.
+        pod: as it was read.
+        seconds: how long its processes have to end.
+    """
+    metadata = pod["metadata"]
+    try:
+        return api.delete(PODS, metadata["name"], uid=metadata["uid"], grace_seconds=seconds)
+    except ObjectConflictError:
+        return False
 
 
 def _annotate(metadata: Mapping[str, object], changes: Changes) -> list[Object]:

@@ -16,8 +16,8 @@ import time
 from packaging.version import InvalidVersion, Version
 
 import zhongjing
+from zhongjing.backends.local.heartbeat import FRESH_SECONDS, Monitor
 from zhongjing.backends.local.processes import ProcessRecord, python_path, wait_until
-from zhongjing.backends.local.pulse import FRESH_SECONDS, Listener
 from zhongjing.backends.local.workdir import SupervisorRecord, Workdir
 from zhongjing.codes import find
 from zhongjing.codes.ray import NOTHING_RUNS, SUPERVISOR_FAILED, SUPERVISOR_SILENT
@@ -72,18 +72,18 @@ def attach(
 def _start(workdir: Workdir, idle_seconds: float | None, package: str) -> SupervisorRecord:
     deadline = time.monotonic() + START_SECONDS
     process: subprocess.Popen[bytes] | None = None
-    listener = Listener(lambda: workdir.touched("alive"))
+    monitor = Monitor(lambda: workdir.touched("alive"))
     while time.monotonic() < deadline:
-        silent = listener.listen()
+        silent = monitor.check()
         record = workdir.live_record()
-        if record is not None and record.ready and (listener.heard or _is_fresh(workdir, record)):
+        if record is not None and record.ready and (monitor.heard or _is_fresh(workdir, record)):
             return record
         # Who has the lock is there before its record, and still there when it has taken its record away.
         holder = record.process if record is not None else workdir.holder()
         if holder is not None:
             if silent:
                 _end_silent(holder, workdir)
-                listener = Listener(lambda: workdir.touched("alive"))
+                monitor = Monitor(lambda: workdir.touched("alive"))
         elif process is None or process.poll() is not None:
             if process is not None and process.returncode != 0:
                 raise _broken(workdir)
@@ -143,7 +143,7 @@ def _ask_to_leave(record: SupervisorRecord) -> None:
     try:
         os.kill(record.process.pid, signal.SIGTERM)
     except OSError:
-        return  # gone, or somebody else's: then it stays in use
+        return  # gone, or of another user: then it stays in use
     wait_until(lambda: not record.process.is_alive, LEAVE_SECONDS)
 
 

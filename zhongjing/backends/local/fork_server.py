@@ -192,7 +192,7 @@ def _read(client: socket.socket) -> tuple[Request, list[int]]:
 
 def _become(request: Request, files: list[int]) -> None:
     """Turns a fork into what its client was started as."""
-    # Whose parent has died already gets no signal any more; it is nobody's then.
+    # If the parent has died already no signal comes any more.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.setsid()
     for number, file in enumerate(files):

@@ -52,9 +52,6 @@ class LocalBackend:
 
         What earlier attempts of the pipeline left is ended first: a process that was stopped, say, and could
         wake up later and write. Only a checkpoint on its way may still get there.
-
-        Raises:
-            BackendError: Ray does not start, or died too often.
         """
         pipeline = _pipeline(job.submission_id)
         self._end(lambda other: other != job.submission_id and _pipeline(other) == pipeline)

@@ -1,4 +1,4 @@
-"""Processes of this machine, recognised for sure: a process id alone may be somebody else's by now."""
+"""Processes of this machine, recognised for sure: a process id alone may belong to another one by now."""
 
 from __future__ import annotations
 

@@ -218,16 +218,7 @@ class RayHead:
         started = time.monotonic()
         if self._preload is not None:
             self._start_fork_server(self._preload)
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command,
-                env=self._ray_environment(),
-                cwd=self._job_folder(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._process = self._spawn(command, self.log)
         self.record = RayRecord(
             process=record(self._process.pid),
             gcs_port=gcs,
@@ -247,13 +238,22 @@ class RayHead:
     def _start_fork_server(self, preload: str) -> None:
         """Starts it beside Ray: it is ready when the first job is, and ends with Ray by the mark."""
         module = "zhongjing.backends.local.fork_server"
-        with (self.folder / "fork-server.log").open("wb") as log:
-            self._fork_server = subprocess.Popen(
-                [sys.executable, "-m", module, str(self._fork_socket), preload],
-                env={**padding(), **self._ray_environment()},
-                cwd=self._job_folder(),
+        command = [sys.executable, "-m", module, str(self._fork_socket), preload]
+        self._fork_server = self._spawn(command, self.folder / "fork-server.log", padding())
+
+    def _spawn(
+        self, command: list[str], log: Path, before: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Starts a process in the folder of jobs; ``before`` begins its environment."""
+        folder = self.folder / "jobs"
+        folder.mkdir(exist_ok=True)
+        with log.open("wb") as file:
+            return subprocess.Popen(
+                command,
+                env={**(before or {}), **self._ray_environment()},
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
@@ -261,11 +261,6 @@ class RayHead:
     @property
     def _fork_socket(self) -> Path:
         return self._temporary.temporary / "fork-server"
-
-    def _job_folder(self) -> Path:
-        folder = self.folder / "jobs"
-        folder.mkdir(exist_ok=True)
-        return folder
 
     def _ray_environment(self) -> dict[str, str]:
         home = self.folder / "home"

@@ -1,4 +1,4 @@
-"""Runs on this machine, as commands see them: what is wanted goes in, what is so comes out.
+"""Runs on this machine, as commands see them: the desired state goes in, the observed status comes out.
 
 Opening a session starts the workdir's supervisor unless one runs. Commands talk to the S3 server directly;
 the supervisor is told by touched files that there is something to do.
@@ -12,11 +12,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from zhongjing.backends.local.attach import attach
-from zhongjing.backends.local.room import RoomWatch
+from zhongjing.backends.local.disk_space import DiskWatch
 from zhongjing.backends.local.workdir import (
     LOCAL_NAMESPACE,
     LOCAL_ROOT,
@@ -49,13 +48,14 @@ from zhongjing.pipeline.records import (
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
-from zhongjing.storage.objects import ObjectStore, open_store
+from zhongjing.storage.objects import open_store
 from zhongjing.storage.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 3.0
-LOOK_SECONDS = 10.0  # how long a look at documents bears an outage of the store
+# Reads of documents are repeated, and must hear soon that the server had to move.
+READ_SECONDS = 10.0
 _TRIES = 5
 _KILL_SECONDS = 2.0  # so long Ray may take to hear that a job shall end
 
@@ -72,10 +72,8 @@ class LocalSession:
         self._package = package
         self.storage = Storage(uri=LOCAL_ROOT)
         self.namespace = LOCAL_NAMESPACE
-        self._store: ObjectStore | None = None
-        self._looks: ObjectStore | None = None
-        self._room = RoomWatch(workdir.path)
-        self._environment: dict[str, str] = {}
+        self._disk = DiskWatch(workdir.path)
+        self._environment: dict[str, str] | None = None
 
     @classmethod
     def open(
@@ -106,18 +104,6 @@ class LocalSession:
     # What there is
 
     @property
-    def store(self) -> ObjectStore:
-        """The workdir's object store."""
-        assert self._store is not None
-        return self._store
-
-    @property
-    def _looking(self) -> ObjectStore:
-        """The same for looks: they are repeated, and must hear soon that the server had to move."""
-        assert self._looks is not None
-        return self._looks
-
-    @property
     def dashboard_url(self) -> str | None:
         """Address of the Ray dashboard, None while no Ray runs."""
         record = self.workdir.live_record()
@@ -137,41 +123,32 @@ class LocalSession:
         return [name for name in self.workdir.pipelines() if self.store.exists(self.layout(name).desired)]
 
     def desired(self, pipeline: str) -> DesiredState | None:
-        """What is wanted, or None if there is no such pipeline."""
+        """The desired state, or None if there is no such pipeline."""
         self.workdir.touch("heartbeat")
-        found = read_desired(self._looking, self.layout(pipeline))
+        found = read_desired(self._reads, self.layout(pipeline))
         return found.value if found is not None else None
 
     def status(self, pipeline: str) -> PipelineStatus | None:
-        """What is so, or None if the supervisor has not looked at the pipeline yet.
-
-        Raises:
-            StorageError: the disk has been full for a while, so that nobody can write what is so.
-        """
+        """The observed status, or None if the supervisor has not seen the pipeline yet."""
         self.workdir.touch("heartbeat")
-        self._room.check()
-        found = read_status(self._looking, self.layout(pipeline))
+        self._disk.check()
+        found = read_status(self._reads, self.layout(pipeline))
         return found.value if found is not None else None
 
     def progress(self, pipeline: str, stage: Stage) -> Progress | None:
         """Live progress of the stage's current attempt."""
         status = self.status(pipeline)
         key = status.stage(stage).key if status is not None else None
-        return read_progress(self._looking, self.layout(pipeline), stage, key) if key is not None else None
+        return read_progress(self._reads, self.layout(pipeline), stage, key) if key is not None else None
 
     def manifest(self, pipeline: str, stage: Stage) -> StageManifest | None:
         """The result of a stage that is in use, or None if there is none."""
         return manifest_in_use(self.store, self.layout(pipeline), stage)
 
-    # What is wanted
+    # The desired state
 
     def apply(self, desired: DesiredState) -> DesiredState:
-        """Writes what is wanted and wakes the supervisor; returns what was stored.
-
-        Raises:
-            ConfigError: another document runs in this workdir.
-            ConflictError: somebody else changed the pipeline in between; prepare it again.
-        """
+        """Writes the desired state and wakes the supervisor; returns what was stored."""
         layout = self.layout(desired.pipeline)
         self._refuse_others(desired.pipeline)
         stored = read_desired(self.store, layout)
@@ -191,14 +168,14 @@ class LocalSession:
             raise ConflictError(
                 f"the pipeline {desired.pipeline} was removed", code=CONFLICT, where=layout.desired
             )
-        # First the sign, then the document: whoever is killed in between leaves a sign of nothing.
+        # First the sign, then the document: a command that is killed in between leaves a sign of nothing.
         self._wake(desired.pipeline)
         write(self.store, layout.desired, desired, stored.etag if stored is not None else None)
         self._wake(desired.pipeline)
         return desired
 
     def suspend(self, pipeline: str) -> DesiredState:
-        """Wants the pipeline stopped with a checkpoint; returns at once."""
+        """Has the pipeline stop with a checkpoint; returns at once."""
         return self._set_suspend(pipeline, suspend=True)
 
     def kill(self, pipeline: str) -> DesiredState:
@@ -218,11 +195,7 @@ class LocalSession:
         return desired
 
     def resume(self, pipeline: str) -> DesiredState:
-        """Wants a suspended or failed pipeline to go on.
-
-        Raises:
-            ConfigError: another document runs in this workdir.
-        """
+        """Has a suspended or failed pipeline go on."""
         self._refuse_others(pipeline)
         return self._set_suspend(pipeline, suspend=False)
 
@@ -231,20 +204,23 @@ class LocalSession:
         self.workdir.touch("heartbeat")
         self.workdir.touch("warm")
 
+    def obstacles(self, *, ignored: bool = False) -> list[str]:
+        """None: what keeps the supervisor is said by the command that attaches to it."""
+        return []
+
+    def snapshot(self) -> contextlib.AbstractContextManager[None]:
+        """Every look is a fresh one: the store is on this machine."""
+        return contextlib.nullcontext()
+
     # Logs
 
     def logs(
         self, pipeline: str, stage: Stage, *, follow: bool = False, attempt: int | None = None
     ) -> Iterator[str]:
-        """Lines of the driver's log of an attempt (the latest), live or from the store.
-
-        Raises:
-            ConfigError: the stage has not been run, or there was no such attempt.
-            NotFoundError: no log of that attempt was kept.
-        """
+        """Lines of the driver's log of an attempt (the latest), live or from the store."""
         desired, status = self.desired(pipeline), self.status(pipeline)
         number, entry = chosen_attempt(pipeline, status, stage, attempt)
-        assert desired is not None, "what has a status was wanted"
+        assert desired is not None, "a status has a desired state"
         yield from self._live_log(submission_id(desired, stage, number), follow=follow) or kept_log(
             self.store, self.layout(pipeline), stage, number, entry.key
         )
@@ -279,12 +255,7 @@ class LocalSession:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         self.close()
 
     # The supervisor
@@ -292,11 +263,11 @@ class LocalSession:
     def _attach(self, *, start: bool) -> None:
         attach(self.workdir, start=start, idle_seconds=self._idle_seconds, package=self._package)
         environment = self.workdir.environment()
-        if self._store is None or environment != self._environment:
+        if environment != self._environment:
             use_environment(environment)
             self._environment = environment
-            self._looks = open_store(self.storage.model_copy(update={"deadline_seconds": LOOK_SECONDS}))
-            self._store = open_store(self.storage)
+            self._reads = open_store(self.storage.model_copy(update={"deadline_seconds": READ_SECONDS}))
+            self.store = open_store(self.storage)
 
     def _wake(self, pipeline: str) -> None:
         self.workdir.touch("heartbeat")

@@ -1,8 +1,8 @@
 """The supervisor of a workdir: owns its S3 server and its Ray, and drives its pipelines.
 
-``python -m zhongjing.backends.local.supervisor --workdir W``: commands start it, nobody needs to. There is
+``python -m zhongjing.backends.local.supervisor --workdir W``: commands start it. There is
 one a workdir (flock). It outlives the command that started it, adopts what a killed predecessor left behind,
-and ends itself, Ray and S3 when nothing is active and nobody has watched for a while.
+and ends itself, Ray and S3 when nothing is active and no command has watched for a while.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pathlib import Path
 from types import FrameType
 
 import zhongjing
+from zhongjing.backends.local.heartbeat import Heartbeat
 from zhongjing.backends.local.local_backend import LocalBackend
 from zhongjing.backends.local.processes import record
-from zhongjing.backends.local.pulse import Pulse
 from zhongjing.backends.local.ray_head import RayHead, RayRecord
 from zhongjing.backends.local.temporary import clear_scratch
 from zhongjing.backends.local.workdir import (
@@ -94,7 +94,7 @@ class Supervisor:
         self._repeats = Repeats(logger)
         self._active: list[str] = []
         self._earlier_ray: RayRecord | None = None
-        self._pulse = Pulse(lambda: workdir.touch("alive"))
+        self._heartbeat = Heartbeat(lambda: workdir.touch("alive"))
         self._store: ObjectStore | None = None
         self._record_lock = threading.Lock()
         self._ending = threading.Event()
@@ -108,7 +108,7 @@ class Supervisor:
         Raises:
             ZhongjingError: a service does not start.
         """
-        self._pulse.start(SERVICE_SECONDS)
+        self._heartbeat.start(SERVICE_SECONDS)
         self.workdir.tidy()
         earlier = self.workdir.record()
         self._earlier_ray = earlier.ray if earlier is not None else None
@@ -137,23 +137,23 @@ class Supervisor:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             if self._signal is not None:
                 logger.info("ended by signal %d", self._signal)
-            self._pulse.allow(SERVICE_SECONDS)
+            self._heartbeat.allow(SERVICE_SECONDS)
             self._ending.set()
             if self._error is None:
-                self.workdir.remove_record()  # first: nobody shall come any more
+                self.workdir.remove_record()  # first: no client shall attach any more
             if self._watcher.is_alive():
                 self._watcher.join(10.0)
             self._head.stop()
             clear_scratch(self.workdir.path)
             self._s3.stop()
-            self._pulse.close()
+            self._heartbeat.close()
 
     # The loop
 
     def _loop(self) -> None:
         last_active = time.time()
         while not self._ending.is_set():
-            self._pulse.allow(ROUND_SECONDS)
+            self._heartbeat.allow(ROUND_SECONDS)
             self._follow_store()
             self._drive()
             now = time.time()
@@ -162,7 +162,7 @@ class Supervisor:
                 last_active = now
             watched = self.workdir.touched("heartbeat")
             if now - max(last_active, watched) > self._idle_seconds and self._leave(watched):
-                logger.info("nothing is active and nobody watches: ending")
+                logger.info("nothing is active and no command watches: ending")
                 return
             asked = self.workdir.touched("warm") > now - self._idle_seconds
             # What is active needs Ray soon: it starts while a retry waits for its time.
@@ -173,9 +173,9 @@ class Supervisor:
             raise self._error
 
     def _leave(self, watched: float) -> bool:
-        """Takes the record away, unless somebody came at the last moment.
+        """Takes the record away, unless a client came at the last moment.
 
-        A client touches the heartbeat before it reads the record: whoever still read it is seen here.
+        A client touches the heartbeat before it reads the record: one that still read it is seen here.
         """
         self.workdir.remove_record()
         if self.workdir.touched("heartbeat") == watched:
@@ -192,7 +192,7 @@ class Supervisor:
             touched = self.workdir.touched(f"pipelines/{name}")
             if touched != driven.touched or (driven.due is not None and time.time() >= driven.due):
                 driven.touched = touched
-                with self._pulse.busy(PASS_SECONDS):
+                with self._heartbeat.busy(PASS_SECONDS):
                     driven.due = self._pass(name, driven)
 
     def _note_active(self) -> None:
@@ -223,10 +223,10 @@ class Supervisor:
     def _warm(self) -> None:
         (self.workdir.path / "warm").unlink(missing_ok=True)
         try:
-            with self._pulse.busy(PASS_SECONDS):
+            with self._heartbeat.busy(PASS_SECONDS):
                 self._backend.warm()
         except BackendError as error:
-            logger.error("%s", error)  # whoever submits is told
+            logger.error("%s", error)  # a submission is told
 
     def _reconciler(self, name: str) -> Reconciler:
         assert self._store is not None
@@ -307,7 +307,7 @@ class Supervisor:
             return
         self._moved.clear()
         logger.warning("the S3 server has another address now; Ray is started again")
-        with self._pulse.busy(SERVICE_SECONDS):
+        with self._heartbeat.busy(SERVICE_SECONDS):
             self._use_store()
             self._driven.clear()
             self._head.stop()

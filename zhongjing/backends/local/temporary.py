@@ -3,7 +3,7 @@
 A socket's path may have 107 bytes, and Ray and multiprocessing put sockets into their temporary folders; and
 Ray takes a session folder of plain letters only (with others its Jobs API answers 500). Where the workdir's
 path is too long or has other letters, one short folder below /tmp takes its place. Its name is noted in the
-workdir before it is made, so that whoever comes after a power cut finds it and removes it.
+workdir before it is made, so that the next supervisor finds it after a power cut and removes it.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class TemporaryFolders:
             partial = self._note.with_suffix(".partial")
             partial.write_text(str(noted))
             partial.replace(self._note)
-        # Only a folder that did not exist is surely ours and nobody else's.
+        # Only a folder that did not exist is surely ours.
         if not _is_own_folder(noted):
             noted.mkdir(mode=0o700)
         return noted

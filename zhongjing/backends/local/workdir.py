@@ -7,7 +7,7 @@
              /alive              touched by the supervisor every second, as long as its loop goes round
              /supervisor.log
              /environment.json   endpoint and credentials of the S3 server, mode 0600
-             /heartbeat          touched by clients: somebody watches
+             /heartbeat          touched by clients that watch
              /warm               touched by clients: a run comes, Ray may start already
              /pipelines/<name>   touched when something else is wanted of the pipeline
              /s3/                the S3 server and all data
@@ -90,7 +90,7 @@ class Workdir:
         (self.path / "pipelines").mkdir(exist_ok=True, mode=0o700)
 
     def tidy(self) -> None:
-        """Removes what killed predecessors were about to write. For whoever holds the lock."""
+        """Removes what killed predecessors were about to write. For the holder of the lock."""
         for partial in self.path.glob(".*.json.*"):
             partial.unlink(missing_ok=True)
 

@@ -67,7 +67,7 @@ def dashboard(
             if session.dashboard_login:
                 console.say(session.dashboard_login)
         return OK
-    from zhongjing.backends.kubernetes.outside import ray_token
+    from zhongjing.backends.kubernetes.secrets import ray_token
 
     with target.open() as cluster:
         ray = cluster.release.ray

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -102,9 +101,8 @@ def status(
 
 def _views(session: Session) -> list[RunView]:
     from zhongjing.cli.watch import look
-    from zhongjing.pipeline.session import Snapshots
 
-    with session.snapshot() if isinstance(session, Snapshots) else nullcontext():
+    with session.snapshot():
         return [look(session, find(session, each)) for each in session.pipelines()]
 
 

@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from zhongjing.backends.local import attach as attaching
-from zhongjing.backends.local import pulse
+from zhongjing.backends.local import heartbeat
 from zhongjing.backends.local.attach import attach
+from zhongjing.backends.local.heartbeat import SILENT_SECONDS, Heartbeat, Monitor
 from zhongjing.backends.local.processes import record, wait_until
-from zhongjing.backends.local.pulse import SILENT_SECONDS, Listener, Pulse
 from zhongjing.backends.local.workdir import SupervisorRecord, Workdir
 from zhongjing.codes.ray import SUPERVISOR_FAILED, SUPERVISOR_SILENT
 from zhongjing.errors import BackendError
@@ -43,9 +43,9 @@ def other() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_it_beats_as_long_as_the_loop_may_be_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
     beats: list[float] = []
-    heart = Pulse(lambda: beats.append(time.monotonic()))
+    heart = Heartbeat(lambda: beats.append(time.monotonic()))
     heart.start(0.2)
     try:
         started = beats[0]
@@ -71,46 +71,46 @@ class Clock:
         self.now = 1000.0
         self.sign = 5.0
 
-    def listener(self) -> Listener:
-        return Listener(lambda: self.sign, clock=lambda: self.now)
+    def monitor(self) -> Monitor:
+        return Monitor(lambda: self.sign, clock=lambda: self.now)
 
-    def look(self, listener: Listener, seconds: float, every: float = 0.05) -> bool:
+    def look(self, monitor: Monitor, seconds: float, every: float = 0.05) -> bool:
         silent = False
         for _ in range(round(seconds / every)):
             self.now += every
-            silent = listener.listen()
+            silent = monitor.check()
         return silent
 
 
 def test_silence_is_what_was_listened_to() -> None:
     clock = Clock()
-    listener = clock.listener()
-    assert not clock.look(listener, SILENT_SECONDS - 1)
-    assert clock.look(listener, 2)
+    monitor = clock.monitor()
+    assert not clock.look(monitor, SILENT_SECONDS - 1)
+    assert clock.look(monitor, 2)
     clock.sign += 1
-    assert not clock.look(listener, 1)
-    assert listener.heard
-    assert not clock.look(listener, SILENT_SECONDS - 2), "a sign starts it all anew"
+    assert not clock.look(monitor, 1)
+    assert monitor.heard
+    assert not clock.look(monitor, SILENT_SECONDS - 2), "a sign starts it all anew"
 
 
 def test_a_machine_that_slept_is_not_misjudged() -> None:
     clock = Clock()
-    listener = clock.listener()
-    clock.look(listener, 1)
+    monitor = clock.monitor()
+    clock.look(monitor, 1)
     for _ in range(10):
         clock.now += 3600  # asleep
-        assert not listener.listen()
+        assert not monitor.check()
     clock.sign += 1
-    assert not listener.listen()
-    assert listener.heard
+    assert not monitor.check()
+    assert monitor.heard
 
 
 def test_a_clock_that_was_set_back_is_a_sign_too() -> None:
     clock = Clock()
-    listener = clock.listener()
+    monitor = clock.monitor()
     clock.sign -= 7200
-    assert not clock.look(listener, 0.1)
-    assert listener.heard
+    assert not clock.look(monitor, 0.1)
+    assert monitor.heard
 
 
 def write(workdir: Workdir, process: subprocess.Popen[bytes], **more: object) -> SupervisorRecord:
@@ -139,7 +139,7 @@ def test_one_that_gives_signs_is_used(workdir: Workdir, other: subprocess.Popen[
 def test_a_silent_one_is_ended_and_replaced(
     workdir: Workdir, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, ready: bool
 ) -> None:
-    monkeypatch.setattr(pulse, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(heartbeat, "SILENT_SECONDS", 0.3)
     monkeypatch.setattr(attaching, "_spawn", lambda *_: subprocess.Popen([sys.executable, "-c", "exit(7)"]))
     workdir.log.write_text("the new one starts, and is only a stand-in")
     write(workdir, other)
@@ -156,7 +156,7 @@ def test_a_silent_one_is_ended_and_replaced(
 def test_one_that_cannot_be_ended_is_named(
     workdir: Workdir, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pulse, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(heartbeat, "SILENT_SECONDS", 0.3)
     monkeypatch.setattr(attaching, "_KILL_SECONDS", 0.3)
     write(workdir, other)
 
@@ -172,7 +172,7 @@ def test_one_that_cannot_be_ended_is_named(
 def test_a_pid_that_is_somebody_else_s_now_is_left_alone(
     workdir: Workdir, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pulse, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(heartbeat, "SILENT_SECONDS", 0.2)
     monkeypatch.setattr(attaching, "_spawn", lambda *_: subprocess.Popen([sys.executable, "-c", "exit(7)"]))
     workdir.log.write_text("a stand-in")
     foreign = record(other.pid).model_copy(update={"started": "1"})

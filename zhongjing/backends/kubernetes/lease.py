@@ -121,11 +121,11 @@ class Election:
                 self._attempt()
                 self._repeats.forget(self._subject)
             except ObjectConflictError:
-                pass  # somebody was faster; the next look shows who
+                pass  # another candidate was faster; the next read shows which
             except ZhongjingError as error:
                 self._repeats.say(self._subject, error.message)
             except Exception:
-                # The thread must not die: nobody would renew any more, nor ever stand again.
+                # The thread must not die: the lease would never be renewed again.
                 logger.exception("lease %s", self._name)
             leads = self.is_leader
             if leads != led:
@@ -151,7 +151,7 @@ class Election:
             if holder != self._identity:
                 spec["leaseTransitions"] = int(spec.get("leaseTransitions") or 0) + 1
                 spec["acquireTime"] = _micro_time()
-                logger.info("takes the lease %s over from %s", self._name, holder or "nobody")
+                logger.info("takes the lease %s over from %s", self._name, holder or "no holder")
             spec |= self._held()
             self._api.replace(LEASES, lease)
         self._until = began + self._timing.duration - self._timing.margin

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from zhongjing.backends.local.room import PATIENCE_SECONDS, RoomWatch, check_room
+from zhongjing.backends.local.disk_space import PATIENCE_SECONDS, DiskWatch, check_disk
 from zhongjing.errors import StorageError
 from zhongjing.storage.embedded import MIN_FREE_BYTES
 
@@ -37,18 +37,18 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 def test_a_full_disk_is_refused_with_numbers(disk: Disk, tmp_path: Path) -> None:
-    check_room(tmp_path / "not" / "yet")
+    check_disk(tmp_path / "not" / "yet")
     assert disk.asked == [tmp_path]
     disk.free = 60 * 2**20
     with pytest.raises(StorageError, match=r"60\.0Mi are free.*below 256\.0Mi") as caught:
-        check_room(tmp_path / "not" / "yet")
+        check_disk(tmp_path / "not" / "yet")
     assert caught.value.code.name == "DiskFull"
     assert caught.value.where == str(tmp_path / "not" / "yet")
 
 
 def test_a_run_is_given_time_until_somebody_makes_room(disk: Disk, tmp_path: Path) -> None:
     clock = [0.0]
-    watch = RoomWatch(tmp_path, now=lambda: clock[0])
+    watch = DiskWatch(tmp_path, now=lambda: clock[0])
     disk.free = 0
     watch.check()
     clock[0] = PATIENCE_SECONDS - 1
@@ -70,4 +70,4 @@ def test_a_file_system_that_tells_nothing_is_not_judged(
         raise OSError(f"{folder}: not now")
 
     monkeypatch.setattr(shutil, "disk_usage", refuse)
-    check_room(tmp_path)
+    check_disk(tmp_path)

@@ -1,4 +1,13 @@
-"""Worker pods that the next attempt must not use: they are found through Ray's dashboard.
+"""Worker pods that the next attempt must not use: those that an attempt hung in, and those that hold remains.
+
+A process that hangs in a GPU or network driver may outlive its Ray worker: Ray sends SIGKILL and forgets it.
+That cannot be seen from outside, and the next attempt would find the GPU taken, or hang as well. So after an
+attempt that hung and had to be ended by force all worker pods are replaced (:class:`Hangs`). What is noted
+stands on the workloads, so that a restart of the controller in between loses nothing::
+
+    training.zhongjing.dev/hung    <submission id>, and " killed" after it once the job was ended by force
+
+Remains are found through Ray's dashboard (:class:`Leftovers`):
 
 - Processes of an attempt that is over, as far as Ray knows them. It ends the workers of a job that it stops,
   also those that do not heed it (SIGKILL after five seconds), and the next attempt should not begin beside
@@ -15,12 +24,25 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import Object
-from zhongjing.backends.kubernetes.workloads import is_ready
+from zhongjing.backends.kubernetes.workloads import (
+    GROUP,
+    Workload,
+    end_pod,
+    is_ready,
+    label,
+    read_workloads,
+    write,
+)
 from zhongjing.codes.ray import RAY_UNREACHABLE
+from zhongjing.config.pipeline import API_GROUP
+from zhongjing.config.release import ReleaseConfig
 from zhongjing.errors import BackendUnavailableError
 from zhongjing.pipeline.state import seconds
 
+HUNG = f"{API_GROUP}/hung"
+END_SECONDS = 5  # so long the processes of a pod that is replaced have to end
 PATIENCE_SECONDS = 20.0  # for processes that are ending
 REJOIN_SECONDS = 15.0  # with its state in a Redis, a new head has its nodes within seconds
 SILENT_SECONDS = 90.0  # Ray finds out within 50 s that a node has died
@@ -28,7 +50,48 @@ JOINING_SECONDS = 60.0  # a pod that has run so long and is no node of Ray will 
 
 # What Ray itself runs beside the workers of jobs.
 _RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::PlacementGroupCleaner")
+_KILLED = " killed"
 _DISORDERLY = ("FAILED", "STOPPED")
+
+
+class Hangs:
+    """Remembers attempts that hung, and replaces their pods."""
+
+    def __init__(self, api: KubeApi, release: ReleaseConfig) -> None:
+        self._api = api
+        self._release = release
+
+    def note(self, submission_id: str) -> None:
+        """Says that an attempt hangs."""
+        for workload in self._workloads():
+            if not _noted(workload).startswith(submission_id):
+                write(self._api, workload, annotations={HUNG: submission_id})
+
+    def killed(self, submission_id: str) -> None:
+        """Says that an attempt was ended by force; means nothing for one that did not hang."""
+        for workload in self._workloads():
+            if _noted(workload) == submission_id:
+                write(self._api, workload, annotations={HUNG: submission_id + _KILLED})
+
+    def clear(self, workers: Sequence[Object]) -> list[Object]:
+        """Replaces the pods that an attempt hung in; returns them."""
+        ended: list[Object] = []
+        for workload in self._workloads():
+            noted = _noted(workload)
+            if noted.endswith(_KILLED):
+                pods = [pod for pod in workers if label(pod, GROUP) in workload.groups]
+                ended += [pod for pod in pods if end_pod(self._api, pod, END_SECONDS)]
+            if noted:
+                # Only now: broken off before, it would be done again.
+                write(self._api, workload, annotations={HUNG: None})
+        return ended
+
+    def _workloads(self) -> list[Workload]:
+        return read_workloads(self._api, self._release)
+
+
+def _noted(workload: Workload) -> str:
+    return workload.annotations.get(HUNG, "")
 
 
 class Leftovers:
@@ -55,9 +118,6 @@ class Leftovers:
 
         Returns:
             Pods that may yet come right by themselves, and pods to replace.
-
-        Raises:
-            BackendError: Ray does not answer, or refuses.
         """
         born = started(head)
         older = [pod for pod in workers if is_ready(pod) and started(pod) < born]
@@ -82,11 +142,7 @@ class Leftovers:
         return coming + stuck, going
 
     def tasks_on_workers(self) -> bool:
-        """Whether tasks of any job run on worker nodes now.
-
-        Raises:
-            BackendError: Ray does not answer, or refuses.
-        """
+        """Whether tasks of any job run on worker nodes now."""
         path = "/api/v0/tasks?detail=1&filter_keys=state&filter_predicates=%3D&filter_values=RUNNING"
         tasks = self._state(path)["result"]
         nodes = set(self._nodes().values()) if tasks else set()
@@ -182,6 +238,14 @@ def fell_silent(pod: Object) -> bool:
             # One that never served is unready since before its container began.
             return seconds(condition["lastTransitionTime"]) > born
     return False
+
+
+def never_ran(pod: Object) -> bool:
+    """Whether no container of a pod runs, nor can have been left running on a node that is cut off."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    return all("running" not in (each.get("state") or {}) for each in statuses)
 
 
 def _address(pod: Object) -> str:

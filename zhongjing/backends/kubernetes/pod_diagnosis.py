@@ -28,7 +28,7 @@ class Finding:
     Attributes:
         code: from the catalogue.
         place: the object, as ``kubectl`` takes it: ``pod/zhongjing-ray-head-0``.
-        message: what is so.
+        message: what is wrong, or still under way.
         remedy: what to do.
         fatal: whether it can never come right by itself.
     """

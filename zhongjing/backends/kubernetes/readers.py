@@ -1,4 +1,4 @@
-"""Looks at TrainingPipelines that cost no more requests than they must."""
+"""Reads TrainingPipelines with no more requests than it must."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import time
 from collections.abc import Iterator
 
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.pipelines import Pipeline, Pipelines
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, Pipelines
 from zhongjing.codes.command import UNKNOWN_PIPELINE
 from zhongjing.errors import ConfigError
 
 RECENT_SECONDS = 0.5
-"""One look at a run asks for its parts one after the other: they are of one object."""
+"""A command that shows a run asks for its parts one after the other: they are of one object."""
 
 
-class Looks:
+class PipelineReader:
     """The TrainingPipelines of a release.
 
     Args:
@@ -30,7 +30,7 @@ class Looks:
         self._still: dict[str, Pipeline] | None = None
 
     def mine(self) -> list[Pipeline]:
-        """The pipelines that are the release's, or nobody's yet."""
+        """The pipelines of the release, and those that no release has taken up yet."""
         if self._still is not None:
             return list(self._still.values())
         found, _ = self._pipelines.find()
@@ -50,7 +50,7 @@ class Looks:
 
         Args:
             name: of the pipeline.
-            recent: whether the object of this look will do.
+            recent: whether an object that was just read will do.
         """
         if self._still is not None:
             return self._still.get(name)

@@ -1,4 +1,4 @@
-"""The Ray of a release, as the sequencer's backend: jobs, room for them, and pods to run them in.
+"""The Ray of a release, as the sequencer's backend: jobs, and pods to run them in.
 
 To what :class:`RayJobsBackend` does it adds what a cluster needs:
 
@@ -24,18 +24,17 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.capacity import Capacity, Room
+from zhongjing.backends.kubernetes.capacity import Capacity
 from zhongjing.backends.kubernetes.demand import Demand
-from zhongjing.backends.kubernetes.explain import Explainer, sentence
-from zhongjing.backends.kubernetes.findings import Finding
-from zhongjing.backends.kubernetes.hangs import Hangs
-from zhongjing.backends.kubernetes.leftovers import Leftovers, started
+from zhongjing.backends.kubernetes.diagnosis import Explainer, sentence
+from zhongjing.backends.kubernetes.pod_diagnosis import Finding
 from zhongjing.backends.kubernetes.resources import PODS, Object
-from zhongjing.backends.kubernetes.rollout import end_pod
 from zhongjing.backends.kubernetes.secrets import TOKEN_KEY, read_secret
+from zhongjing.backends.kubernetes.worker_pods import END_SECONDS, Hangs, Leftovers, never_ran, started
 from zhongjing.backends.kubernetes.workloads import (
     HEAD,
     WORKER,
+    end_pod,
     is_ready,
     of_component,
     pod_labels,
@@ -44,11 +43,7 @@ from zhongjing.backends.ray_jobs import RayJobsBackend, TokenRefusedError
 from zhongjing.codes import pods as codes
 from zhongjing.codes.cluster import RAY_TOKEN_REFUSED
 from zhongjing.config.release import ReleaseConfig
-from zhongjing.errors import (
-    BackendError,
-    BackendUnavailableError,
-    ZhongjingError,
-)
+from zhongjing.errors import BackendError, BackendUnavailableError, ZhongjingError
 from zhongjing.pipeline.backend import (
     ForeignJobError,
     ImpossibleJobError,
@@ -62,48 +57,8 @@ logger = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 8.0  # a submission takes 0.3 s, a busy head some seconds
 EXPLAIN_SECONDS = 10.0  # between two looks at why pods are not there
-REPLACE_SECONDS = 5  # pods that are replaced because of stuck processes have so long to end
 
 T = TypeVar("T")
-
-
-class Token:
-    """Ray's token, from its Secret.
-
-    The Secret is read through the API, not from a mounted file: a kubelet brings a change up to two minutes
-    late. Without a Secret there is none to give.
-
-    Args:
-        api: the cluster.
-        name: of the Secret.
-    """
-
-    def __init__(self, api: KubeApi, name: str) -> None:
-        self._api = api
-        self._name = name
-        self._value: str | None = None
-
-    def get(self) -> str:
-        """The token as it was last read.
-
-        Raises:
-            BackendUnavailableError: there is none (yet).
-        """
-        if self._value is None:
-            self.refresh()
-        if not self._value:
-            raise BackendUnavailableError(
-                f"there is no {TOKEN_KEY} in it",
-                code=codes.SECRET_INCOMPLETE,
-                where=f"secret/{self._name}",
-            )
-        return self._value
-
-    def refresh(self) -> bool:
-        """Reads the Secret again; whether it has another token now."""
-        before = self._value
-        self._value = (read_secret(self._api, self._name) or {}).get(TOKEN_KEY, "").strip()
-        return self._value != before
 
 
 class ClusterBackend:
@@ -134,7 +89,6 @@ class ClusterBackend:
         self._address = address or release.ray_address
         self._package = package
         self._clock = clock
-        self._token = Token(api, release.ray.token_secret)
         self._explainer = Explainer(api, release, components=(HEAD, WORKER), clock=clock)
         self._hangs = Hangs(api, release)
         self._leftovers = Leftovers(lambda path: self._ask(lambda ray: ray.query(path)))
@@ -147,33 +101,21 @@ class ClusterBackend:
     # Backend
 
     def submit(self, job: JobRequest) -> None:
-        """Submits, or adopts a job of the same id and spec hash, once the head is there.
-
-        Raises:
-            ForeignJobError: the id belongs to a job of another hash.
-            ImpossibleJobError: the release can never hold the job's workers.
-            BackendUnavailableError: not now; says what is missing.
-            BackendError: Ray refuses the job.
-        """
+        """Submits, or adopts a job of the same id and spec hash, once the head is there."""
         with _waits():
-            room = self.capacity.room_to_prepare(_demand(job), job.submission_id)
+            there = self.capacity.ensure_head(_demand(job), job.submission_id)
             # Now, while no job runs: workers that come later have never run anything.
-            self._clear(room.pods)
-            if not room.ready:
-                raise self._not_ready(room)
+            self._clear(there.pods)
+            if not there.ready:
+                raise self._explained(BackendUnavailableError(there.message, code=codes.WORKERS_STARTING))
         self._ask(lambda ray: ray.submit(job))
 
     def request_workers(self, job: JobRequest) -> None:
-        """Asks for the worker pods of a job that is prepared.
-
-        Raises:
-            ImpossibleJobError: the release cannot hold the job's workers any more.
-            BackendUnavailableError: they are not there yet; says what is missing.
-        """
+        """Asks for the worker pods of a job that is prepared."""
         with _waits():
-            room = self.capacity.room_for(_demand(job))
-            if not room.ready:
-                raise self._not_ready(room)
+            there = self.capacity.ensure_workers(_demand(job))
+            if not there.ready:
+                raise self._explained(BackendUnavailableError(there.message, code=codes.WORKERS_STARTING))
 
     def describe(self, submission_id: str) -> JobDescription:
         """State of a job; UNKNOWN, and perhaps lost, if this head has never heard of it, or there is none."""
@@ -184,7 +126,7 @@ class ClusterBackend:
             return JobDescription(
                 submission_id=submission_id,
                 state=JobState.UNKNOWN,
-                lost=all(_never_ran(pod) for pod in workers),
+                lost=all(never_ran(pod) for pod in workers),
             )
         if job.state is JobState.UNKNOWN and self._is_lost():
             return job.model_copy(update={"lost": True})
@@ -224,7 +166,7 @@ class ClusterBackend:
 
     def tail_logs(self, submission_id: str) -> Iterator[str]:
         """Lines of the driver's log, following until the job ends."""
-        self._ask(lambda ray: ray.describe(submission_id))  # takes up a token that has changed
+        self._ask(lambda ray: ray.describe(submission_id))  # follows a changed token
         yield from self._jobs().tail_logs(submission_id)
 
     def jobs(self) -> list[JobDescription]:
@@ -258,30 +200,19 @@ class ClusterBackend:
         workers = of_component(pods, WORKER)
         if not heads:
             return
-        replaced = self._hangs.clear(workers)  # what was noted is forgotten, where no pod is left of it
-        if replaced:
-            names = ", ".join(replaced)
-            logger.warning("replaced %s: an attempt hung there", names)
-            message = f"{names}: replaced, because an attempt hung there"
-            raise BackendUnavailableError(message, code=codes.WORKERS_STARTING)
+        hung = self._hangs.clear(workers)  # what was noted is forgotten, where no pod is left of it
+        if hung:
+            raise _replaced(hung, "an attempt hung there")
         if not workers:
             return
         coming, going = self._leftovers.look(heads[0], workers, self._clock())
         for pod in going:
-            end_pod(self._api, pod, REPLACE_SECONDS)
+            end_pod(self._api, pod, END_SECONDS)
         if going:
-            names = _names(going)
-            logger.warning("replaced %s: of an earlier attempt, or of a head that is gone", names)
-            message = f"{names}: replaced, because processes of an earlier attempt may be there"
-        elif coming:
+            raise _replaced(going, "processes of an earlier attempt may be there")
+        if coming:
             message = f"{_names(coming)}: what an earlier attempt left there is ending"
-        else:
-            return
-        raise BackendUnavailableError(message, code=codes.WORKERS_STARTING)
-
-    def _not_ready(self, room: Room) -> BackendUnavailableError:
-        """Why there is no room: the gravest of what is found, or that pods are on their way."""
-        return self._explained(BackendUnavailableError(room.message, code=codes.WORKERS_STARTING))
+            raise BackendUnavailableError(message, code=codes.WORKERS_STARTING)
 
     def _explained(self, error: BackendUnavailableError) -> BackendUnavailableError:
         """The error with what keeps Ray's pods, and the code and the remedy of the gravest of it."""
@@ -309,17 +240,20 @@ class ClusterBackend:
         if error.code is RAY_TOKEN_REFUSED:
             raise error
         try:
-            pods = self._api.find(PODS, labels=pod_labels(self._release, HEAD, WORKER)).items
-            if all(_never_ran(pod) for pod in of_component(pods, HEAD)):
+            pods = self._pods()
+            if all(never_ran(pod) for pod in of_component(pods, HEAD)):
                 return of_component(pods, WORKER)
             explained = self._explained(error)
         except ZhongjingError as other:
-            self._repeats.say("the pods of Ray", f"cannot be looked at: {other.message}", logging.INFO)
+            self._note("the pods of Ray", other)
             raise error from None
         raise explained from None
 
+    def _pods(self) -> list[Object]:
+        return self._api.find(PODS, labels=pod_labels(self._release, HEAD, WORKER)).items
+
     def _is_in_use(self, preparing: str | None = None) -> bool:
-        """Whether anybody's job may use workers, or nobody can tell.
+        """Whether a job may use workers; True where that cannot be told.
 
         Of a job that prepares its driver does not; tasks that it gave to workers do.
         """
@@ -333,11 +267,11 @@ class ClusterBackend:
             try:
                 self._left_without_head(error)
             except BackendUnavailableError as unseen:
-                self._repeats.say("use of Ray", f"cannot be told: {unseen.message}", logging.INFO)
+                self._note("the use of Ray", unseen)
                 return True
             return False
         except ZhongjingError as error:
-            self._repeats.say("use of Ray", f"cannot be told: {error.message}", logging.INFO)
+            self._note("the use of Ray", error)
             return True
 
     def _is_lost(self) -> bool:
@@ -347,24 +281,47 @@ class ClusterBackend:
         head's has never run anything of an earlier head.
         """
         try:
-            pods = self._api.find(PODS, labels=pod_labels(self._release, HEAD, WORKER)).items
+            pods = self._pods()
         except ZhongjingError as error:
-            self._repeats.say("the pods of Ray", f"cannot be looked at: {error.message}", logging.INFO)
+            self._note("the pods of Ray", error)
             return False
         heads = [pod for pod in of_component(pods, HEAD) if started(pod)]
         if len(heads) != 1 or not is_ready(heads[0]):
             return False
         born = started(heads[0])
-        return all(started(pod) > born or _never_ran(pod) for pod in of_component(pods, WORKER))
+        return all(started(pod) > born or never_ran(pod) for pod in of_component(pods, WORKER))
+
+    def _note(self, subject: str, error: ZhongjingError) -> None:
+        self._repeats.say(subject, f"cannot be seen: {error.message}", logging.INFO)
 
     # Ray
 
-    def _jobs(self) -> RayJobsBackend:
+    def _jobs(self, *, renew: bool = False) -> RayJobsBackend:
+        """The Jobs API, with the token of the Secret; the same object as long as the token is the same.
+
+        The Secret is read through the API, not from a mounted file: a kubelet brings a change up to two
+        minutes late.
+
+        Args:
+            renew: whether to read the Secret again.
+
+        Raises:
+            BackendUnavailableError: there is no token (yet).
+        """
         with self._lock, _waits():
-            token = self._token.get()
-            if self._ray is None or self._ray[0] != token:
-                jobs = RayJobsBackend(self._address, token, package=self._package, timeout=REQUEST_SECONDS)
-                self._ray = (token, jobs)
+            if self._ray is None or renew:
+                secret = self._release.ray.token_secret
+                token = (read_secret(self._api, secret) or {}).get(TOKEN_KEY, "").strip()
+                if not token:
+                    message = f"there is no {TOKEN_KEY} in it"
+                    raise BackendUnavailableError(
+                        message, code=codes.SECRET_INCOMPLETE, where=f"secret/{secret}"
+                    )
+                if self._ray is None or self._ray[0] != token:
+                    jobs = RayJobsBackend(
+                        self._address, token, package=self._package, timeout=REQUEST_SECONDS
+                    )
+                    self._ray = (token, jobs)
             return self._ray[1]
 
     def _ask(self, question: Callable[[RayJobsBackend], T]) -> T:
@@ -373,20 +330,20 @@ class ClusterBackend:
         Raises:
             BackendUnavailableError: no answer, or another token.
         """
+        jobs = self._jobs()
         try:
-            return question(self._jobs())
+            return question(jobs)
         except TokenRefusedError as error:
-            with self._lock, _waits():
-                changed = self._token.refresh()
-            if not changed:
+            newer = self._jobs(renew=True)
+            if newer is jobs:
                 raise self._refused(error) from None
         try:
-            return question(self._jobs())
+            return question(newer)
         except TokenRefusedError as error:
             raise self._refused(error) from None
 
     def _refused(self, error: BackendError) -> BackendUnavailableError:
-        # Ray's pods may not have been rolled yet, or read a Secret that somebody changed after they started.
+        # Ray's pods may not have been rolled yet, or read a Secret that was changed after they started.
         message = f"Ray does not take the token of secret/{self._release.ray.token_secret}"
         return BackendUnavailableError(message, code=RAY_TOKEN_REFUSED, where=error.where)
 
@@ -408,13 +365,11 @@ def _demand(job: JobRequest) -> Demand:
     return Demand(job.stage, job.workers, job.resources)
 
 
+def _replaced(pods: Sequence[Object], why: str) -> BackendUnavailableError:
+    message = f"{_names(pods)}: replaced, because {why}"
+    logger.warning("%s", message)
+    return BackendUnavailableError(message, code=codes.WORKERS_STARTING)
+
+
 def _names(pods: Sequence[Object]) -> str:
     return ", ".join(str(pod["metadata"]["name"]) for pod in pods)
-
-
-def _never_ran(pod: Object) -> bool:
-    """Whether no container of a pod runs, nor can have been left running on a node that is cut off."""
-    if pod["metadata"].get("deletionTimestamp"):
-        return False
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
-    return all("running" not in (each.get("state") or {}) for each in statuses)

@@ -1,4 +1,4 @@
-"""A supervisor's signs of life, and how a client judges that there are none.
+"""The heartbeat of a supervisor, and how a client judges that there is none.
 
 The supervisor touches a file every second, from a thread, but only as long as its loop has said that it may
 be away. A loop that hangs outlives its allowance, and a process that was stopped has no running thread: in
@@ -21,7 +21,7 @@ FRESH_SECONDS = 5.0  # a sign not older than this needs no second look
 _LONGEST_LOOK = 0.5  # what the time between two looks counts for, at most
 
 
-class Pulse:
+class Heartbeat:
     """Signs of life of this process.
 
     Args:
@@ -32,7 +32,7 @@ class Pulse:
         self._beat = beat
         self._until = 0.0
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self, seconds: float) -> None:
         """Begins, with an allowance as of :meth:`allow`."""
@@ -66,7 +66,7 @@ class Pulse:
                 self._beat()
 
 
-class Listener:
+class Monitor:
     """Judges another process by its signs of life.
 
     Args:
@@ -87,7 +87,7 @@ class Listener:
         """Whether a sign came since this began to listen."""
         return self._heard
 
-    def listen(self) -> bool:
+    def check(self) -> bool:
         """Looks once; returns whether it has been silent for too long. To be called a few times a second."""
         now, sign = self._clock(), self._sign()
         if sign != self._last:

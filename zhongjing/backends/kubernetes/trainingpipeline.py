@@ -1,0 +1,249 @@
+"""TrainingPipeline objects: what they say, the few writes that there are, and what a refused write means."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.resources import PIPELINES, Object
+from zhongjing.codes import cluster as cluster_codes
+from zhongjing.codes import document as document_codes
+from zhongjing.codes.storage import CONFLICT
+from zhongjing.config.pipeline import API_GROUP, API_VERSION, KIND
+from zhongjing.errors import (
+    BackendError,
+    ConfigError,
+    ConflictError,
+    ObjectConflictError,
+    ObjectNotFoundError,
+    ZhongjingError,
+)
+from zhongjing.pipeline.state import ConditionType
+
+FINALIZER = f"{API_GROUP}/artifacts"
+"""Keeps an object until its artifacts are deleted. Only objects with deletionPolicy Delete have it."""
+
+ORIGIN_ANNOTATION = f"{API_GROUP}/origin"
+"""Names the file or recipe that the document was written in; no part of the document."""
+
+REFRESH_ANNOTATION = f"{API_GROUP}/refresh-data"
+"""A new value has the sources listed anew at the next generation. ``submit --refresh-data`` sets it."""
+
+FIELD_MANAGER = "zhongjing-controller"
+
+_UNKNOWN = re.compile(r'unknown field "(?P<path>[^"]+)"')
+_INVALID = re.compile(r'^TrainingPipeline\S* "[^"]*" is invalid: ')
+# What the words of a rule end with is said by the code's remedy.
+_ADVICE = re.compile(r": suspend the pipeline first.*$", re.DOTALL)
+
+
+class Pipeline:
+    """One object, as the API sent it. Nothing in it is trusted to be valid but name and metadata.
+
+    Args:
+        raw: the object.
+
+    Attributes:
+        metadata: as the API sent it.
+        name: of the object and of the pipeline.
+        namespace: of the object.
+        uid: of the object.
+        short_uid: first eight hex digits of the uid: part of the ids of all jobs.
+        generation: raised by the API server whenever ``spec`` changes.
+        version: resource version: a write must name the current one.
+        created: time of creation, ISO 8601.
+        is_deleting: whether it was deleted, and only finalizers keep it.
+        has_finalizer: whether it waits for its artifacts to be deleted.
+        spec: as written.
+        status: empty until a controller has seen the pipeline.
+        suspend: whether it shall stop with a checkpoint.
+        priority: the highest runs first.
+        managed_by: the release that it asks for.
+        release: the release that took it up.
+        deletes_artifacts: whether its artifacts go with it.
+    """
+
+    def __init__(self, raw: Object) -> None:
+        self.raw = raw
+        self.metadata: Object = raw["metadata"]
+        self.name = str(self.metadata.get("name", ""))
+        self.namespace = str(self.metadata.get("namespace", ""))
+        self.uid = str(self.metadata.get("uid", ""))
+        self.short_uid = self.uid[:8]
+        self.generation = int(self.metadata.get("generation") or 1)
+        self.version = str(self.metadata.get("resourceVersion", ""))
+        self.created = str(self.metadata.get("creationTimestamp") or "")
+        self.is_deleting = bool(self.metadata.get("deletionTimestamp"))
+        self.has_finalizer = FINALIZER in (self.metadata.get("finalizers") or [])
+        self.spec: Object = raw.get("spec") or {}
+        self.status: Object = raw.get("status") or {}
+        self.suspend = self.spec.get("suspend") is True
+        self.priority = self.spec["priority"] if isinstance(self.spec.get("priority"), int) else 0
+        self.managed_by: str | None = self.spec.get("managedBy") or None
+        self.release: str | None = self.status.get("release") or None
+        self.deletes_artifacts = self.spec.get("deletionPolicy") == "Delete"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether an attempt may be alive, by its status."""
+        stages = self.status.get("stages") or {}
+        return any(each.get("state") in ("Queued", "Running") for each in stages.values())
+
+    def condition(self) -> Object | None:
+        """The condition that holds."""
+        conditions = self.status.get("conditions") or []
+        return next((each for each in conditions if each.get("status") == "True"), None)
+
+    def holds(self, type_: ConditionType) -> bool:
+        """Whether the condition ``type_`` holds."""
+        condition = self.condition()
+        return condition is not None and condition.get("type") == type_.value
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is to be done until its ``spec`` changes."""
+        condition = self.condition()
+        if condition is None or int(self.status.get("observedGeneration") or 0) != self.generation:
+            return False
+        return condition["type"] != ConditionType.PROGRESSING.value and not self.is_active
+
+    def document(self) -> dict[str, Any]:
+        """The document as written, for :func:`zhongjing.config.resolve.resolve`."""
+        metadata = {
+            "name": self.name,
+            "namespace": self.namespace,
+            "labels": dict(self.metadata.get("labels") or {}),
+            # What kubectl keeps there is the document again.
+            "annotations": {
+                key: value
+                for key, value in (self.metadata.get("annotations") or {}).items()
+                if not key.startswith("kubectl.kubernetes.io/") and key != ORIGIN_ANNOTATION
+            },
+        }
+        return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": self.spec}
+
+
+class Pipelines:
+    """The TrainingPipelines of one namespace.
+
+    Args:
+        api: its namespace is the one.
+    """
+
+    def __init__(self, api: KubeApi) -> None:
+        self.api = api
+
+    def find(self) -> tuple[list[Pipeline], str]:
+        """All objects, and the version to watch from.
+
+        Raises:
+            BackendError: the API does not answer, refuses, or has no such kind (``CrdMissing``).
+        """
+        listing = self.api.find(PIPELINES)
+        return [Pipeline(item) for item in listing.items], listing.resource_version
+
+    def get(self, name: str) -> Pipeline | None:
+        """An object, or None if there is none."""
+        found = self.api.get(PIPELINES, name)
+        return Pipeline(found) if found is not None else None
+
+    def write_status(self, pipeline: Pipeline, status: Object) -> Pipeline:
+        """Writes ``status`` over the version that ``pipeline`` is of.
+
+        Raises:
+            ConflictError: the object has changed in between, or is gone.
+        """
+        keep = ("name", "namespace", "uid", "resourceVersion")
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {key: pipeline.metadata[key] for key in keep},
+            # The whole object is validated, also where only its status is written.
+            "spec": pipeline.spec,
+            "status": status,
+        }
+        try:
+            return Pipeline(self.api.replace(PIPELINES, body, subresource="status"))
+        except ObjectNotFoundError as error:
+            raise ConflictError(f"{pipeline.name} is gone", code=CONFLICT, where=error.where) from error
+        except ObjectConflictError as error:
+            raise ConflictError(error.message, code=CONFLICT, where=error.where) from error
+
+    def set_finalizer(self, pipeline: Pipeline, wanted: bool) -> Pipeline | None:
+        """Adds or removes :data:`FINALIZER`; None if the object is gone (after it, nothing keeps it).
+
+        Raises:
+            ObjectConflictError: the object has changed in between.
+        """
+        others = [each for each in pipeline.metadata.get("finalizers") or [] if each != FINALIZER]
+        finalizers = [*others, FINALIZER] if wanted else others
+        patch = {"metadata": {"finalizers": finalizers, "resourceVersion": pipeline.version}}
+        try:
+            changed = Pipeline(self.api.patch(PIPELINES, pipeline.name, patch, field_manager=FIELD_MANAGER))
+        except ObjectNotFoundError:
+            return None
+        return None if changed.is_deleting and not finalizers else changed
+
+    def delete(self, pipeline: Pipeline) -> bool:
+        """Deletes the object; False if it is gone already.
+
+        Raises:
+            ObjectConflictError: another object has the name now.
+        """
+        return self.api.delete(PIPELINES, pipeline.name, uid=pipeline.uid)
+
+
+def changes(there: Pipeline, wanted: Object) -> list[Object]:
+    """The JSON patch that makes an object want the same as ``wanted``; empty where it does already.
+
+    Labels and annotations of others stay, and so does a ``storage`` that was written by hand. The patch is
+    refused when the ``spec`` has changed in between; changes of the status do not matter.
+    """
+    spec = dict(wanted["spec"])
+    if "storage" in there.spec:
+        spec["storage"] = there.spec["storage"]
+    if there.spec.get("suspend") is False:
+        spec.setdefault("suspend", False)  # of a run that was taken up again
+    operations: list[Object] = []
+    if spec != there.spec:
+        operations.append({"op": "replace", "path": "/spec", "value": spec})
+    for name in ("labels", "annotations"):
+        new = wanted["metadata"].get(name) or {}
+        old = there.metadata.get(name) or {}
+        merged = {**old, **new}
+        if merged != old:
+            operations.append({"op": "add", "path": f"/metadata/{name}", "value": merged})
+    if operations:
+        fence = {"op": "test", "path": "/metadata/generation", "value": there.generation}
+        return [fence, *operations]
+    return []
+
+
+def refusal(error: BackendError, pipeline: str) -> ZhongjingError:
+    """What it means that the API server refuses an object: the place in the document, and what to do."""
+    if error.code is not cluster_codes.OBJECT_REFUSED:
+        return error
+    unknown = _UNKNOWN.search(error.message)
+    if unknown is not None:
+        return ConfigError(
+            "the TrainingPipelines of the cluster have no such field",
+            code=document_codes.UNKNOWN_FIELD,
+            where=unknown["path"],
+            remedy="the cluster's CRD is of another version than this command line: install the same one, or "
+            "update the CRD: `kubectl apply --server-side -f helm/files/trainingpipeline-crd.yaml`",
+        )
+    if not _INVALID.match(error.message):
+        return error
+    where, _, message = _INVALID.sub("", error.message).strip("[] ").partition(": ")
+    kind, _, words = message.partition(": ")
+    if kind == "Forbidden":
+        return ConfigError(
+            _ADVICE.sub("", words),
+            code=document_codes.STAGE_RUNS,
+            where=where,
+            remedy=f"`zhongjing stop {pipeline}`, then submit the changed document",
+        )
+    return ConfigError(
+        f"the cluster refuses the document: {message}", code=document_codes.INVALID_VALUE, where=where
+    )
