@@ -42,6 +42,11 @@ def image_name(target: str = "train") -> str:
     return f"docker.io/library/zhongjing:{version()}{TARGETS[target]}"
 
 
+def remove_abandoned_builds(place: Place) -> None:
+    """Removes what builds that were killed left: some 6 GB each. Needs the lock of ``prepare``."""
+    _run([*_buildah(place), "rm", "--all"], check=False)
+
+
 def build_images(place: Place, say: Callable[[str], None], targets: Iterable[str] = TARGETS) -> None:
     """Builds the project's images and lays them out.
 

@@ -21,6 +21,7 @@ from tests.cluster.node.images import (
     image_name,
     import_images,
     lay_out_pause,
+    remove_abandoned_builds,
 )
 from tests.cluster.node.namespaces import alive, end_namespaces, make_namespaces, wait_until
 from tests.cluster.node.packages import install_packages
@@ -58,6 +59,7 @@ def prepare(place: Place, say: Say) -> None:
         install_packages()
         build_programs(place, say)
         lay_out_pause(place)
+        remove_abandoned_builds(place)
         build_images(place, say)
 
 
