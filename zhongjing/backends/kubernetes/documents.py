@@ -1,4 +1,4 @@
-"""Between a wanted state and a TrainingPipeline object.
+"""Between a desired state and a TrainingPipeline object.
 
 The object holds what was written and no default: the controller fills those in and freezes them. It names
 nothing of the machine that it was submitted from.
@@ -19,12 +19,12 @@ from zhongjing.errors import ConfigError
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.state import DesiredState, stamp
 
-# Set from the wanted state, or decided by the release (storage).
+# Set from the desired state, or decided by the release (storage).
 _OWN = ("storage", "targets", "reruns", "suspend")
 
 
 def to_object(desired: DesiredState) -> Object:
-    """The TrainingPipeline that ``kubectl apply`` would take to want the same.
+    """The manifest of the desired state, for ``kubectl apply``.
 
     Raises:
         ConfigError: what was written is no valid document.
@@ -49,13 +49,13 @@ def to_object(desired: DesiredState) -> Object:
 def to_desired(
     pipeline: Pipeline, release: ReleaseConfig, stored: DesiredState | None = None
 ) -> DesiredState:
-    """What an object wants.
+    """The desired state of an object.
 
     Args:
         pipeline: the object.
         release: where it runs.
         stored: what the controller made of the object, now or of an earlier generation, where that was read:
-            it has the listings of sources, which the object has not.
+            it has the listings of sources, which the object does not hold.
     """
     if stored is not None and stored.uid != pipeline.short_uid:
         stored = None  # of an object of the same name that was deleted
