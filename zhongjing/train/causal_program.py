@@ -55,7 +55,7 @@ class CausalProgram:
 
     best_metric = "loss"
     best_is_lower = True
-    saves_every_boundary = False
+    checkpoint_whenever_possible = False
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class CausalProgram:
         """Micro-batches of optimizer step ``step``; the loss is divided by the step's target tokens."""
         return self.feeder.plan(step)
 
-    def boundary(self, step: int) -> bool:
+    def can_checkpoint(self, step: int) -> bool:
         """A checkpoint may be taken after any step."""
         return True
 

@@ -135,7 +135,7 @@ class _Loop:
                 self._save()
             if self.place.step == self.program.total_steps:
                 break
-            if self.stop_pending and self.program.boundary(self.place.step):
+            if self.stop_pending and self.program.can_checkpoint(self.place.step):
                 return self._suspend()
         return self._complete()
 
@@ -236,7 +236,7 @@ class _Loop:
         step, total = self.place.step, self.program.total_steps
         if step == total:
             return self.place.evaluated < total
-        if not self.program.boundary(step):
+        if not self.program.can_checkpoint(step):
             return False
         count = min(self.settings.evaluations, total)
         return step * count // total > self.place.evaluated * count // total
@@ -329,9 +329,9 @@ class _Loop:
         return full is None
 
     def _save_is_due(self) -> bool:
-        if not self.program.boundary(self.place.step):
+        if not self.program.can_checkpoint(self.place.step):
             return False
-        if self.program.saves_every_boundary:
+        if self.program.checkpoint_whenever_possible:
             return True
         # After the last step only the best checkpoint counts.
         wanted = self.save_pending or self.stop_pending

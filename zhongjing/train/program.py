@@ -49,14 +49,14 @@ class StageProgram(Protocol):
 
     Sampling is a pure function of (seed, step), so that resuming at a step needs no more than the step's
     number and ``state_dict()``. ``best_metric`` is a key of what ``evaluate`` returns. A program that
-    ``saves_every_boundary`` has a checkpoint taken at each, whatever the settings' cadence (PPO: what an
+    ``checkpoint_whenever_possible`` has a checkpoint taken at each, whatever the settings' cadence (PPO: what an
     iteration costs is not lost twice).
     """
 
     total_steps: int
     best_metric: str
     best_is_lower: bool
-    saves_every_boundary: bool
+    checkpoint_whenever_possible: bool
 
     @property
     def module(self) -> torch.nn.Module:
@@ -74,7 +74,7 @@ class StageProgram(Protocol):
         """Micro-batches of optimizer step ``step`` (from 0). Called in order; PPO makes rollouts here."""
         ...
 
-    def boundary(self, step: int) -> bool:
+    def can_checkpoint(self, step: int) -> bool:
         """Whether a checkpoint may be taken after ``step`` steps (PPO: only between rollouts)."""
         ...
 

@@ -72,7 +72,7 @@ class RmProgram:
 
     best_metric = "loss"
     best_is_lower = True
-    saves_every_boundary = False
+    checkpoint_whenever_possible = False
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class RmProgram:
         self._trained = True
         return self.feeder.plan(step)
 
-    def boundary(self, step: int) -> bool:
+    def can_checkpoint(self, step: int) -> bool:
         """A checkpoint may be taken after any step."""
         return True
 

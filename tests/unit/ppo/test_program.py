@@ -69,9 +69,9 @@ def test_the_first_ratio_is_one_and_later_ones_are_not(program_of: Programs) -> 
     assert sums["clip_fraction"] == 0.0
     later = learn(program, program.plan(1))
     assert abs(later["ratio"] - 1.0) > 1e-5
-    assert program.boundary(0)
-    assert program.boundary(4)
-    assert not any(program.boundary(step) for step in (1, 2, 3))
+    assert program.can_checkpoint(0)
+    assert program.can_checkpoint(4)
+    assert not any(program.can_checkpoint(step) for step in (1, 2, 3))
 
 
 def test_a_ratio_that_is_not_one_is_an_error(program_of: Programs) -> None:

@@ -84,7 +84,7 @@ class PpoProgram:
     # Not the reward alone: a policy that left the reference far behind to please the reward model would win.
     best_metric = "objective"
     best_is_lower = False
-    saves_every_boundary = True
+    checkpoint_whenever_possible = True
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class PpoProgram:
             },
         ]
 
-    def boundary(self, step: int) -> bool:
+    def can_checkpoint(self, step: int) -> bool:
         """True only between iterations: a rollout is never stored."""
         return step % self._steps_per_rollout == 0
 
