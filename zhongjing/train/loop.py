@@ -52,7 +52,7 @@ class LoopResult:
 
 
 @dataclass(slots=True)
-class _Place:
+class TrainState:
     """Where a run stands; part of every checkpoint."""
 
     step: int = 0  # optimizer steps taken
@@ -104,7 +104,7 @@ class _Loop:
             settings.min_learning_rate_fraction,
         )
         self.buffer = SnapshotBuffer(context.buffers)
-        self.place = _Place()
+        self.state = TrainState()
         self.watch = DivergenceWatch() if settings.guard.enabled and program.best_metric == "loss" else None
         self.meter = Meter(program.total_steps, settings.evaluations)
         self.saved_step: int | None = None
@@ -125,24 +125,24 @@ class _Loop:
         if latest is not None:
             self._resume(latest)
         else:
-            self.place.metrics_before = self._evaluate()
+            self.state.metrics_before = self._evaluate()
         self._report(Activity.TRAINING)
-        while self.place.step < self.program.total_steps:
+        while self.state.step < self.program.total_steps:
             self._train_one()
             if self._evaluation_is_due():
                 self._evaluate_and_keep()
-            if self._save_is_due() and self.saved_step != self.place.step:
+            if self._save_is_due() and self.saved_step != self.state.step:
                 self._save()
-            if self.place.step == self.program.total_steps:
+            if self.state.step == self.program.total_steps:
                 break
-            if self.stop_pending and self.program.can_checkpoint(self.place.step):
+            if self.stop_pending and self.program.can_checkpoint(self.state.step):
                 return self._suspend()
         return self._complete()
 
     # -- one step
 
     def _train_one(self) -> None:
-        step = self.place.step
+        step = self.state.step
         started = time.monotonic()
         reseed(self.seed, _TRAINING, step, self.context.rank)
         plan = self.program.plan(step)
@@ -151,13 +151,13 @@ class _Loop:
         stop, save = result.flags
         self.stop_pending = self.stop_pending or stop > 0
         self.save_pending = self.save_pending or save > 0
-        self.place.step += 1
-        self.place.samples += plan.samples
-        self.place.tokens += plan.tokens
-        self.place.epoch = plan.epoch
-        self.engine.guard.check(self.place.step, self.saved_step)
+        self.state.step += 1
+        self.state.samples += plan.samples
+        self.state.tokens += plan.tokens
+        self.state.epoch = plan.epoch
+        self.engine.guard.check(self.state.step, self.saved_step)
         if self.watch is not None:
-            self.watch.observe(result.loss, self.place.step, self.saved_step)
+            self.watch.observe(result.loss, self.state.step, self.saved_step)
         finished = time.monotonic()
         self.meter.step(plan.tokens, finished - started, planned - started)
         self._log(plan, result)
@@ -176,24 +176,24 @@ class _Loop:
     def _log(self, plan: StepPlan, result: StepResult) -> None:
         if self.context.rank != 0:
             return
-        place, guard = self.place, self.engine.guard
+        state, guard = self.state, self.engine.guard
         if plan.metrics:
             # A rollout happens once in several steps: each is told, whatever the cadence.
             self._rollout = dict(plan.metrics)
-            self.context.log(plan.metrics_kind, place.step, dict(plan.metrics), epoch=place.epoch)
+            self.context.log(plan.metrics_kind, state.step, dict(plan.metrics), epoch=state.epoch)
         if result.guard is not None and result.guard.spike:
             spike = {"grad_norm": result.gradient_norm, "loss": result.loss}
             if result.guard.median is not None:
                 spike["median_grad_norm"] = result.guard.median
-            self.context.log("spike", place.step, spike, epoch=place.epoch)
+            self.context.log("spike", state.step, spike, epoch=state.epoch)
             if result.guard.at_floor:
                 self.warning = (
                     f"gradient spikes follow each other: updates are held at {guard.loss_factor:g} of their "
-                    f"size and {guard.learning_rate_factor:g} of the learning rate (step {place.step}); "
+                    f"size and {guard.learning_rate_factor:g} of the learning rate (step {state.step}); "
                     "lower learningRate, or look at the data"
                 )
                 logger.warning("%s", self.warning)
-        if place.step % self.settings.logging.every_steps and place.step != self.program.total_steps:
+        if state.step % self.settings.logging.every_steps and state.step != self.program.total_steps:
             return
         values = {
             "loss": result.loss,
@@ -208,22 +208,22 @@ class _Loop:
             values["samples_over_budget"] = float(plan.over_budget)
         if self.engine.settings.precision == "fp16":
             values["loss_scale"] = result.loss_scale
-        self.context.log("train", place.step, values, epoch=place.epoch)
+        self.context.log("train", state.step, values, epoch=state.epoch)
         self._report(Activity.TRAINING, metrics={**self._rollout, **values})
 
     def _report(self, activity: Activity, **fields: Any) -> None:
         if self.context.rank != 0:
             return
-        place = self.place
+        state = self.state
         known: dict[str, Any] = {
-            "step": place.step,
+            "step": state.step,
             "total_steps": self.program.total_steps,
-            "epoch": place.epoch,
-            "samples": place.samples,
-            "tokens": place.tokens,
+            "epoch": state.epoch,
+            "samples": state.samples,
+            "tokens": state.tokens,
             "tokens_per_second": self.meter.tokens_per_second,
-            "eta_seconds": self.meter.eta_seconds(place.step),
-            "best_step": place.best_step or None,
+            "eta_seconds": self.meter.eta_seconds(state.step),
+            "best_step": state.best_step or None,
             "spikes": self.engine.guard.spikes,
             "message": self.warning,
         }
@@ -233,28 +233,28 @@ class _Loop:
 
     def _evaluation_is_due(self) -> bool:
         """Whether an evaluation falls between the latest one and now; only where a checkpoint may follow."""
-        step, total = self.place.step, self.program.total_steps
+        step, total = self.state.step, self.program.total_steps
         if step == total:
-            return self.place.evaluated < total
+            return self.state.evaluated < total
         if not self.program.can_checkpoint(step):
             return False
         count = min(self.settings.evaluations, total)
-        return step * count // total > self.place.evaluated * count // total
+        return step * count // total > self.state.evaluated * count // total
 
     def _evaluate(self) -> dict[str, float]:
         self._report(Activity.EVALUATING)
         started = time.monotonic()
-        reseed(self.seed, _EVALUATION, self.place.step, self.context.rank)
+        reseed(self.seed, _EVALUATION, self.state.step, self.context.rank)
         self.program.module.eval()
         metrics = self.program.evaluate()
         self.program.module.train()
-        self.place.evaluated = self.place.step
+        self.state.evaluated = self.state.step
         self.meter.evaluation(time.monotonic() - started)
         if self.context.rank == 0:
-            self.context.log("validation", self.place.step, metrics, epoch=self.place.epoch)
+            self.context.log("validation", self.state.step, metrics, epoch=self.state.epoch)
         told = {
             "validation": metrics,
-            "validation_step": self.place.step,
+            "validation_step": self.state.step,
             "warnings": self.program.warnings(),
         }
         self._report(Activity.TRAINING, **told)
@@ -263,18 +263,18 @@ class _Loop:
     def _evaluate_and_keep(self) -> None:
         program_before = self.program.state_dict()
         metrics = self._evaluate()
-        place = self.place
+        state = self.state
         value = metrics.get(self.program.best_metric)
         if value is not None and not math.isfinite(value):
-            raise exploded(f"the held-out {self.program.best_metric} is {value}", place.step, self.saved_step)
-        best = place.best_value
+            raise exploded(f"the held-out {self.program.best_metric} is {value}", state.step, self.saved_step)
+        best = state.best_value
         # Without held-out data nothing can be compared, and the latest weights are the result.
         if value is None or best is None or (value < best if self.program.best_is_lower else value > best):
-            before = place.best_step, place.best_value, place.metrics
-            place.best_step, place.best_value, place.metrics = place.step, value, metrics
+            before = state.best_step, state.best_value, state.metrics
+            state.best_step, state.best_value, state.metrics = state.step, value, metrics
             if not self._save(best=True):
                 # What cannot be gone back to is no best; the next evaluation is compared with the one before.
-                place.best_step, place.best_value, place.metrics = before
+                state.best_step, state.best_value, state.metrics = before
                 self.program.load_state_dict(program_before)
 
     # -- checkpoints
@@ -293,7 +293,7 @@ class _Loop:
         """
         self._report(Activity.SAVING)
         extra = {
-            "place": asdict(self.place),
+            "place": asdict(self.state),
             "program": self.program.state_dict(),
             "watch": None if self.watch is None else self.watch.state_dict(),
             "seed": self.seed,
@@ -301,7 +301,7 @@ class _Loop:
         full: StorageError | None = None
         try:
             self.context.save(
-                self.place.step,
+                self.state.step,
                 lambda folder: write_state(self.engine, folder, extra, self.buffer),
                 best=best,
             )
@@ -313,8 +313,8 @@ class _Loop:
         self.save_pending = False
         if full is None:
             self.warning = ""
-            self.saved_step = self.engine.last_checkpoint = self.place.step
-        elif self.stop_pending or (best and self.place.step == self.program.total_steps):
+            self.saved_step = self.engine.last_checkpoint = self.state.step
+        elif self.stop_pending or (best and self.state.step == self.program.total_steps):
             raise full
         else:
             kept = (
@@ -322,20 +322,20 @@ class _Loop:
                 if self.saved_step is None
                 else f"the latest is of step {self.saved_step}"
             )
-            self.warning = f"the disk is full, so no checkpoint of step {self.place.step} ({kept})"
+            self.warning = f"the disk is full, so no checkpoint of step {self.state.step} ({kept})"
             if self.context.rank == 0:
                 logger.warning("%s; training goes on: %s", self.warning, full)
         self._report(Activity.TRAINING)
         return full is None
 
     def _save_is_due(self) -> bool:
-        if not self.program.can_checkpoint(self.place.step):
+        if not self.program.can_checkpoint(self.state.step):
             return False
         if self.program.checkpoint_whenever_possible:
             return True
         # After the last step only the best checkpoint counts.
         wanted = self.save_pending or self.stop_pending
-        return wanted and self.place.step < self.program.total_steps
+        return wanted and self.state.step < self.program.total_steps
 
     def _resume(self, folder: Path) -> None:
         content = read_state(self.engine, folder)
@@ -345,11 +345,11 @@ class _Loop:
                 code=codes.DAMAGED_CHECKPOINT,
                 where=str(folder),
             )
-        self.place = _Place(**content["place"])
+        self.state = TrainState(**content["place"])
         self.program.load_state_dict(content["program"])
         if self.watch is not None and content["watch"] is not None:
             self.watch.load_state_dict(content["watch"])
-        self.saved_step = self.engine.last_checkpoint = self.place.step
+        self.saved_step = self.engine.last_checkpoint = self.state.step
 
     def _suspend(self) -> LoopResult:
         self.context.wait_saved()
@@ -359,20 +359,20 @@ class _Loop:
     def _complete(self) -> LoopResult:
         self._report(Activity.SAVING)
         self.context.wait_saved()
-        if self.place.best_step not in (0, self.place.step):
+        if self.state.best_step not in (0, self.state.step):
             wanted = partial(wanted_ranges, self.engine, moments=False)
-            read_state(self.engine, self.context.checkpoint(self.place.best_step, wanted), moments=False)
+            read_state(self.engine, self.context.checkpoint(self.state.best_step, wanted), moments=False)
         return self._result(suspended=False)
 
     def _result(self, *, suspended: bool) -> LoopResult:
-        place = self.place
+        state = self.state
         return LoopResult(
-            steps=place.step,
-            best_step=place.best_step,
-            metrics_before=place.metrics_before,
-            metrics=place.metrics,
+            steps=state.step,
+            best_step=state.best_step,
+            metrics_before=state.metrics_before,
+            metrics=state.metrics,
             spikes=self.engine.guard.spikes,
-            tokens=place.tokens,
-            samples=place.samples,
+            tokens=state.tokens,
+            samples=state.samples,
             suspended=suspended,
         )
