@@ -18,7 +18,7 @@ from zhongjing.model.adapters import add_lora, base_of, save_adapter
 from zhongjing.model.base import load_base
 from zhongjing.model.causal import target_losses
 from zhongjing.model.export import finish_adapter_folder, write_full_model
-from zhongjing.train.feeding import Feeder, HeldOut, sum_over_ranks
+from zhongjing.train.batch_loader import BatchLoader, HeldOut, sum_over_ranks
 from zhongjing.train.parameters import adamw_groups, enable_gradient_checkpointing
 from zhongjing.train.precision import dtype_of
 from zhongjing.train.program import MicroLoss, StepPlan
@@ -91,7 +91,7 @@ class CausalProgram:
         if settings.tuning == "lora":
             self.model = add_lora(base, settings.lora, "default", seed)
         self.module: nn.Module = CausalObjective(self.model)
-        self.feeder = Feeder(
+        self.loader = BatchLoader(
             train,
             settings,
             seed=seed,
@@ -101,10 +101,10 @@ class CausalProgram:
             denominator=self._targets,
         )
         self.held_out = HeldOut(validation, settings, rank=rank, world_size=world_size)
-        self.total_steps = self.feeder.total_steps
+        self.total_steps = self.loader.total_steps
 
     def _targets(self, indices: Sequence[int]) -> float:
-        return float(self.feeder.train.targets[list(indices)].sum())
+        return float(self.loader.train.targets[list(indices)].sum())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """AdamW groups of the trainable parameters."""
@@ -112,7 +112,7 @@ class CausalProgram:
 
     def plan(self, step: int) -> StepPlan:
         """Micro-batches of optimizer step ``step``; the loss is divided by the step's target tokens."""
-        return self.feeder.plan(step)
+        return self.loader.plan(step)
 
     def can_checkpoint(self, step: int) -> bool:
         """A checkpoint may be taken after any step."""
@@ -151,7 +151,7 @@ class CausalProgram:
             finish_adapter_folder(folder, self._tokenizer_folder)
         else:
             write_full_model(base_of(self.model), folder, self._tokenizer_folder)
-        return {"epochSamples": self.feeder.order.contributions, "samplesOverBudget": self.feeder.over_budget}
+        return {"epochSamples": self.loader.order.contributions, "samplesOverBudget": self.loader.over_budget}
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: a step is a pure function of (seed, step)."""

@@ -20,8 +20,8 @@ from zhongjing.model.adapters import base_of
 from zhongjing.model.causal import segment_ends_hidden
 from zhongjing.model.export import copy_tokenizer
 from zhongjing.model.reward import build_reward_model, head_rewards, head_weight, save_reward_model
+from zhongjing.train.batch_loader import BatchLoader, HeldOut, sum_over_ranks
 from zhongjing.train.doubts import effective_trials, reward_doubts, wilson
-from zhongjing.train.feeding import Feeder, HeldOut, sum_over_ranks
 from zhongjing.train.losses import pair_counts, pair_fractions, ranking_loss
 from zhongjing.train.parameters import adamw_groups, enable_gradient_checkpointing
 from zhongjing.train.precision import dtype_of
@@ -104,7 +104,7 @@ class RmProgram:
             enable_gradient_checkpointing(base_of(self.model))
         self.objective = RankingObjective(self.model)
         self.module: nn.Module = self.objective
-        self.feeder = Feeder(
+        self.loader = BatchLoader(
             train,
             settings,
             seed=seed,
@@ -114,7 +114,7 @@ class RmProgram:
             denominator=lambda indices: float(len(indices)),
         )
         self.held_out = HeldOut(validation, settings, rank=rank, world_size=world_size)
-        self.total_steps = self.feeder.total_steps
+        self.total_steps = self.loader.total_steps
         self._trained = False
         self._best: dict[str, float] = {}
 
@@ -125,7 +125,7 @@ class RmProgram:
     def plan(self, step: int) -> StepPlan:
         """Micro-batches of optimizer step ``step``."""
         self._trained = True
-        return self.feeder.plan(step)
+        return self.loader.plan(step)
 
     def can_checkpoint(self, step: int) -> bool:
         """A checkpoint may be taken after any step."""
@@ -200,8 +200,8 @@ class RmProgram:
         return {
             "rewardMean": self._best.get("reward_mean"),
             "rewardStd": self._best.get("reward_std"),
-            "epochSamples": self.feeder.order.contributions,
-            "samplesOverBudget": self.feeder.over_budget,
+            "epochSamples": self.loader.order.contributions,
+            "samplesOverBudget": self.loader.over_budget,
         }
 
     def state_dict(self) -> dict[str, Any]:

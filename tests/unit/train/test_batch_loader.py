@@ -12,8 +12,8 @@ from tests.training_support import ListSamples, dialogues
 from zhongjing.codes.data import DAMAGED_CACHE
 from zhongjing.config.stages import SftSettings
 from zhongjing.errors import DataError
+from zhongjing.train.batch_loader import BatchLoader, HeldOut
 from zhongjing.train.distributed import seed_of
-from zhongjing.train.feeding import Feeder, HeldOut
 
 CPU = torch.device("cpu")
 
@@ -31,9 +31,9 @@ def settings(**changes: Any) -> SftSettings:
     )
 
 
-def feeder(rank: int = 0, world_size: int = 1, count: int = 21, **changes: Any) -> Feeder:
+def loader(rank: int = 0, world_size: int = 1, count: int = 21, **changes: Any) -> BatchLoader:
     samples = dialogues(count)
-    return Feeder(
+    return BatchLoader(
         samples,
         settings(**changes),
         seed=5,
@@ -46,13 +46,13 @@ def feeder(rank: int = 0, world_size: int = 1, count: int = 21, **changes: Any) 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_two_epochs_take_every_sample_twice(world_size: int) -> None:
-    feeders = [feeder(rank, world_size) for rank in range(world_size)]
-    steps = feeders[0].total_steps
+    loaders = [loader(rank, world_size) for rank in range(world_size)]
+    steps = loaders[0].total_steps
     assert steps == 6  # 42 samples in steps of 8: the last has two
     seen: Counter[int] = Counter()
     total = 0
     for step in range(steps):
-        plans = [one.plan(step) for one in feeders]
+        plans = [one.plan(step) for one in loaders]
         assert len({len(plan.micro_batches) for plan in plans}) == 1
         assert len({plan.denominator for plan in plans}) == 1
         batches = [batch for plan in plans for batch in plan.micro_batches]
@@ -67,7 +67,7 @@ def test_two_epochs_take_every_sample_twice(world_size: int) -> None:
 
 
 def test_a_step_can_be_planned_out_of_order() -> None:
-    one, two = feeder(), feeder()
+    one, two = loader(), loader()
     ordered = [one.plan(step) for step in range(4)]
     again = two.plan(3)
     assert [b.sample_indices for b in again.micro_batches] == [
@@ -76,12 +76,12 @@ def test_a_step_can_be_planned_out_of_order() -> None:
 
 
 def test_max_steps_ends_a_stage_early() -> None:
-    assert feeder(max_steps=4).total_steps == 4
-    assert feeder(max_steps=400).total_steps == 6
+    assert loader(max_steps=4).total_steps == 4
+    assert loader(max_steps=400).total_steps == 6
 
 
 def test_an_error_of_the_reading_thread_is_raised() -> None:
-    one = feeder()
+    one = loader()
     one.plan(0)
     one.plan(1)
 
@@ -95,7 +95,7 @@ def test_an_error_of_the_reading_thread_is_raised() -> None:
 
 def test_no_samples_is_an_error() -> None:
     with pytest.raises(DataError, match="no training samples"):
-        feeder(count=0)
+        loader(count=0)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
@@ -125,7 +125,7 @@ def test_the_budget_is_room_for_the_longest() -> None:
 
 
 def test_a_sample_above_the_budget_has_a_micro_batch_of_its_own_and_is_counted() -> None:
-    one = feeder(micro_batch_tokens=16, epochs=1)
+    one = loader(micro_batch_tokens=16, epochs=1)
     longer = [sample.index for sample in dialogues(21).samples if sample.tokens > 16]
     assert one.over_budget == len(longer) > 0
     plans = [one.plan(step) for step in range(one.total_steps)]

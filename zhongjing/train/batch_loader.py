@@ -23,7 +23,7 @@ from zhongjing.train.program import StepPlan
 _EVALUATION_BLOCK = 64
 
 
-class Feeder:
+class BatchLoader:
     """Plans optimizer steps over a training split.
 
     Step ``s`` takes samples ``s * globalBatchSize`` and so on of the infinite order: a pure function of
