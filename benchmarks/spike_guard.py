@@ -37,7 +37,7 @@ from zhongjing.train.distributed import ensure_process_group
 from zhongjing.train.engine import Engine
 from zhongjing.train.loop import run_loop
 from zhongjing.train.pretrain import PretrainProgram
-from zhongjing.train.program import MicroLoss, StepPlan
+from zhongjing.train.program import MicroLoss, StepBatches
 
 _LENGTH = 64
 _CPU = torch.device("cpu")
@@ -91,9 +91,9 @@ class PoisonedProgram(PretrainProgram):
     poison: Poison | None = None
     hot = False
 
-    def plan(self, step: int) -> StepPlan:
+    def step_batches(self, step: int) -> StepBatches:
         """The step's plan; random tokens where it is poisoned."""
-        plan = super().plan(step)
+        plan = super().step_batches(step)
         self.hot = self.poison is not None and self.poison.hits(step)
         if self.hot:
             random = torch.Generator().manual_seed(step)
@@ -151,7 +151,7 @@ def held_out_loss(
     spoil(program)
     original = Engine.train_step
 
-    def too_fast(self: Engine, plan: StepPlan, rate: float, *args: Any, **kwargs: Any) -> Any:
+    def too_fast(self: Engine, plan: StepBatches, rate: float, *args: Any, **kwargs: Any) -> Any:
         covered = poison is not None and poison.covers(kwargs["step"])
         return original(
             self, plan, rate * (poison.rate_factor if covered and poison else 1.0), *args, **kwargs

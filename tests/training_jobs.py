@@ -30,7 +30,7 @@ from zhongjing.train.loop import run_loop
 from zhongjing.train.meeting import MeetingError, first, meet
 from zhongjing.train.ppo.build import build_ppo
 from zhongjing.train.pretrain import PretrainProgram
-from zhongjing.train.program import MicroLoss, StageProgram, StepPlan
+from zhongjing.train.program import MicroLoss, StageProgram, StepBatches
 from zhongjing.train.rm import RmProgram
 from zhongjing.train.sft import SftProgram
 from zhongjing.train.state import read_state, wanted_ranges, write_state
@@ -105,12 +105,12 @@ def weights_of(module: nn.Module) -> dict[str, list[float]]:
     return {name: p.detach().flatten().tolist() for name, p in module.named_parameters() if p.requires_grad}
 
 
-def toy_plan(step: int, count: int, rank: int, world_size: int) -> StepPlan:
+def toy_step(step: int, count: int, rank: int, world_size: int) -> StepBatches:
     """This rank's share of a step of ``count`` micro-batches; fillers where they do not suffice."""
     everything = toy_batches(step, count)
     mine: list[Batch] = everything[rank::world_size]
     mine += [toy_filler()] * (-(-count // world_size) - len(mine))
-    return StepPlan(mine, float(sum(len(batch[2]) for batch in everything)))
+    return StepBatches(mine, float(sum(len(batch[2]) for batch in everything)))
 
 
 def engine_steps(
@@ -125,7 +125,7 @@ def engine_steps(
         first = int(read_state(engine, part)["step"])
     results = []
     for step, count in enumerate(counts, start=first):
-        plan = toy_plan(step, count, engine.rank, engine.world_size)
+        plan = toy_step(step, count, engine.rank, engine.world_size)
         results.append(engine.train_step(plan, 1e-2, (1.0, float(engine.rank)), step=step))
     if save:
         target = folder / "state"
@@ -308,7 +308,7 @@ def gradients(
         return original()
 
     engine._square_norm = spy  # type: ignore[method-assign]
-    plan = program.plan(0)
+    plan = program.step_batches(0)
     program.module.train()
     result = engine.train_step(plan, 0.0)
     return {

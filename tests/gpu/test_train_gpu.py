@@ -17,7 +17,7 @@ from tests.training_support import dialogues, tiny_base
 from zhongjing.config.stages import SftSettings
 from zhongjing.train.engine import Engine
 from zhongjing.train.loop import LoopResult, run_loop
-from zhongjing.train.program import StepPlan
+from zhongjing.train.program import StepBatches
 from zhongjing.train.sft import SftProgram
 
 pytestmark = [
@@ -94,7 +94,7 @@ def test_sixteen_bits_stay_near_fp32(tmp_path: Path, base: Path, precision: str)
 def test_an_overflow_of_the_loss_scale_is_no_spike(base: Path) -> None:
     program, settings = sft(base, "fp16")
     engine = Engine(program.module, program.parameter_groups(), settings, torch.device("cuda", 0))
-    plan = program.plan(0)
+    plan = program.step_batches(0)
     engine.zero.loss_scaler.cur_scale = 2.0**40
     before = [parameter.detach().clone() for parameter in engine.names.values()]
     result = engine.train_step(plan, 1e-3)
@@ -112,8 +112,8 @@ def test_a_loss_that_is_not_finite_is_a_spike_and_keeps_the_scale(base: Path) ->
     program, settings = sft(base, "fp16")
     engine = Engine(program.module, program.parameter_groups(), settings, torch.device("cuda", 0))
     scale = engine.loss_scale
-    plan = program.plan(0)
-    result = engine.train_step(StepPlan(plan.micro_batches, plan.denominator), 1e-3)
+    plan = program.step_batches(0)
+    result = engine.train_step(StepBatches(plan.micro_batches, plan.denominator), 1e-3)
     assert math.isfinite(result.loss)
     with torch.no_grad():
         next(iter(engine.names.values())).fill_(math.nan)
@@ -127,7 +127,7 @@ def test_a_loss_that_is_not_finite_is_a_spike_and_keeps_the_scale(base: Path) ->
 def test_one_host_sync_per_optimizer_step(base: Path, precision: str) -> None:
     program, settings = sft(base, precision, micro_batch_tokens=32)
     engine = Engine(program.module, program.parameter_groups(), settings, torch.device("cuda", 0))
-    plan = program.plan(0)
+    plan = program.step_batches(0)
     assert len(plan.micro_batches) > 4
     for _ in range(3):
         engine.train_step(plan, 1e-4)
@@ -159,7 +159,7 @@ def test_offload_changes_no_update(base: Path, precision: str) -> None:
         program, settings = sft(base, precision, optimizer={"offload": offload}, micro_batch_tokens=32)
         engine = Engine(program.module, program.parameter_groups(), settings, torch.device("cuda", 0))
         # Several micro-batches a step: their sum goes through the host.
-        runs.append([engine.train_step(program.plan(step), 1e-3, step=step) for step in range(4)])
+        runs.append([engine.train_step(program.step_batches(step), 1e-3, step=step) for step in range(4)])
     for without, offloaded in zip(*runs, strict=True):
         assert offloaded.applied == without.applied
         assert offloaded.gradient_norm == pytest.approx(without.gradient_norm, rel=0.01)
@@ -183,6 +183,6 @@ def test_a_growing_loss_scale_halves_no_update(base: Path) -> None:
     scales = []
     for step in range(6):
         squares.clear()
-        scales.append(engine.train_step(program.plan(step), 1e-4, step=step).loss_scale)
+        scales.append(engine.train_step(program.step_batches(step), 1e-4, step=step).loss_scale)
         assert math.sqrt(sum(squares)) == pytest.approx(1e-3, rel=0.01), f"step {step}"
     assert scales[-1] > scales[0], "the scale never grew: nothing was shown"

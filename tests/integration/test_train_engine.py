@@ -17,14 +17,14 @@ from tests.training_jobs import (
     toy_batches,
     toy_engine,
     toy_filler,
-    toy_plan,
     toy_settings,
+    toy_step,
     weights_of,
 )
 from tests.training_support import run_ranks, tiny_base
 from zhongjing.errors import ConfigError, StorageError
 from zhongjing.train.engine import Engine
-from zhongjing.train.program import StepPlan
+from zhongjing.train.program import StepBatches
 from zhongjing.train.state import read_state, write_state
 
 pytestmark = pytest.mark.integration
@@ -135,7 +135,7 @@ def test_a_spike_halves_the_clipped_update() -> None:
     engine = toy_engine(guard=guard)
     batches = toy_batches(0, 2)
     for step in range(3):
-        assert not engine.train_step(StepPlan(batches, 5.0), 0.0, step=step).guard.spike  # type: ignore[union-attr]
+        assert not engine.train_step(StepBatches(batches, 5.0), 0.0, step=step).guard.spike  # type: ignore[union-attr]
     seen: list[float] = []
     # What reaches AdamW: the gradient after unscaling, clipping and the guard.
     original = engine.zero._optimizer_step
@@ -145,13 +145,13 @@ def test_a_spike_halves_the_clipped_update() -> None:
         original(group)
 
     engine.zero._optimizer_step = spy
-    result = engine.train_step(StepPlan(scaled(batches, 1000.0), 5.0), 1e-3, step=3)
+    result = engine.train_step(StepBatches(scaled(batches, 1000.0), 5.0), 1e-3, step=3)
     assert result.guard is not None
     assert result.guard.spike
     assert result.learning_rate == pytest.approx(0.5e-3)
     assert math.hypot(*seen) == pytest.approx(0.5 * 0.5, rel=1e-4)  # half of max_gradient_norm
     seen.clear()
-    calm = engine.train_step(StepPlan(batches, 5.0), 1e-3, step=4)
+    calm = engine.train_step(StepBatches(batches, 5.0), 1e-3, step=4)
     assert calm.guard is not None
     assert not calm.guard.spike
     assert calm.learning_rate == pytest.approx(1e-3 * 0.625)  # a quarter of the way back
@@ -159,23 +159,23 @@ def test_a_spike_halves_the_clipped_update() -> None:
 
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     engine = toy_engine()
-    engine.train_step(StepPlan(toy_batches(0, 2), 5.0), 1e-2)
+    engine.train_step(StepBatches(toy_batches(0, 2), 5.0), 1e-2)
     before = weights_of(engine.module)
-    bad = engine.train_step(StepPlan(scaled(toy_batches(1, 2), math.inf), 5.0), 1e-2)
+    bad = engine.train_step(StepBatches(scaled(toy_batches(1, 2), math.inf), 5.0), 1e-2)
     assert not bad.applied
     assert not bad.overflow
     assert bad.guard is not None
     assert bad.guard.spike
     assert weights_of(engine.module) == before
-    good = engine.train_step(StepPlan(toy_batches(2, 1), 3.0), 1e-2)
+    good = engine.train_step(StepBatches(toy_batches(2, 1), 3.0), 1e-2)
     assert good.applied
     assert weights_of(engine.module) != before
 
 
 def test_fillers_add_nothing() -> None:
     alone, filled = toy_engine(), toy_engine()
-    one = alone.train_step(StepPlan(toy_batches(0, 2), 5.0), 1e-2)
-    two = filled.train_step(StepPlan([*toy_batches(0, 2), toy_filler(), toy_filler()], 5.0), 1e-2)
+    one = alone.train_step(StepBatches(toy_batches(0, 2), 5.0), 1e-2)
+    two = filled.train_step(StepBatches([*toy_batches(0, 2), toy_filler(), toy_filler()], 5.0), 1e-2)
     assert one.loss == two.loss
     assert weights_of(alone.module) == weights_of(filled.module)
 
@@ -202,12 +202,12 @@ def test_offload_skips_and_weakens_as_without() -> None:
     for offload in ("none", "cpu"):
         engine = toy_engine(optimizer={"offload": offload}, guard={"warmup_steps": 2})
         for step in range(2):
-            engine.train_step(toy_plan(step, 2, 0, 1), 1e-2, step=step)
+            engine.train_step(toy_step(step, 2, 0, 1), 1e-2, step=step)
         before = weights_of(engine.module)
-        bad = StepPlan(scaled(toy_batches(2, 1), math.inf), 1.0)
+        bad = StepBatches(scaled(toy_batches(2, 1), math.inf), 1.0)
         assert not engine.train_step(bad, 1e-2, step=2).applied
         assert weights_of(engine.module) == before
-        results.append(engine.train_step(StepPlan(scaled(toy_batches(3, 2), 1000.0), 5.0), 1e-2, step=3))
+        results.append(engine.train_step(StepBatches(scaled(toy_batches(3, 2), 1000.0), 5.0), 1e-2, step=3))
         weights.append(weights_of(engine.module))
     without, offloaded = results
     assert without.guard is not None
@@ -224,7 +224,7 @@ def test_offload_skips_and_weakens_as_without() -> None:
 
 def test_the_norm_waits_for_gradients_on_their_way_to_the_host() -> None:
     """On a GPU copies end after the call that began them; here they end when their event is waited for."""
-    wanted = toy_engine().train_step(toy_plan(0, 2, 0, 1), 1e-2)
+    wanted = toy_engine().train_step(toy_step(0, 2, 0, 1), 1e-2)
     engine = toy_engine(optimizer={"offload": "cpu"})
     zero = engine.zero
     arriving = [torch.zeros_like(partition) for partition in zero.single_partition_of_fp32_groups]
@@ -242,7 +242,7 @@ def test_the_norm_waits_for_gradients_on_their_way_to_the_host() -> None:
         zero._pending_offload_events[None] = Event()  # None: the CPU's stream
 
     zero._record_offload_copy = record_copy
-    result = engine.train_step(toy_plan(0, 2, 0, 1), 1e-2)
+    result = engine.train_step(toy_step(0, 2, 0, 1), 1e-2)
     assert result.gradient_norm == pytest.approx(wanted.gradient_norm, rel=1e-6)
 
 
@@ -265,8 +265,8 @@ def test_a_growing_loss_scale_changes_no_update() -> None:
     )
     scales = []
     for step in range(7):
-        wanted = plain.train_step(toy_plan(step, 2, 0, 1), 1e-2, step=step)
-        result = scaled.train_step(toy_plan(step, 2, 0, 1), 1e-2, step=step)
+        wanted = plain.train_step(toy_step(step, 2, 0, 1), 1e-2, step=step)
+        result = scaled.train_step(toy_step(step, 2, 0, 1), 1e-2, step=step)
         assert result.gradient_norm == wanted.gradient_norm
         assert weights_of(scaled.module) == weights_of(plain.module), (
             f"step {step}, scale {result.loss_scale:g}"
@@ -293,5 +293,5 @@ def test_every_trainable_parameter_must_be_optimised() -> None:
 
 def test_nothing_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
     engine = toy_engine()
-    engine.train_step(StepPlan(toy_batches(0, 2), 5.0), 1e-2)
+    engine.train_step(StepBatches(toy_batches(0, 2), 5.0), 1e-2)
     assert capfd.readouterr().out == ""

@@ -17,14 +17,14 @@ from zhongjing.data.order import SampleOrder, mixture_of, permutation
 from zhongjing.data.samples import MicroBatch, SampleSet
 from zhongjing.errors import DataError
 from zhongjing.storage.heartbeat import beat
-from zhongjing.train.program import StepPlan
+from zhongjing.train.program import StepBatches
 
 # Held-out samples that are dealt at a time: bounds memory, and leaves lengths enough to sort.
 _EVALUATION_BLOCK = 64
 
 
 class BatchLoader:
-    """Plans optimizer steps over a training split.
+    """Micro-batches of every optimizer step over a training split.
 
     Step ``s`` takes samples ``s * globalBatchSize`` and so on of the infinite order: a pure function of
     (seed, step), whatever the number of workers. The last step takes what is left of ``epochs``. While a step
@@ -75,17 +75,17 @@ class BatchLoader:
         steps = math.ceil(self._samples / settings.global_batch_size)
         self.total_steps = min(steps, settings.max_steps) if settings.max_steps else steps
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-        self._ahead: tuple[int, Future[StepPlan]] | None = None
+        self._ahead: tuple[int, Future[StepBatches]] | None = None
 
-    def plan(self, step: int) -> StepPlan:
-        """The plan of optimizer step ``step``; begins to read the next one."""
+    def step_batches(self, step: int) -> StepBatches:
+        """The micro-batches of optimizer step ``step``; begins to read the next one."""
         ahead, self._ahead = self._ahead, None
-        plan = ahead[1].result() if ahead is not None and ahead[0] == step else self._build(step)
+        batches = ahead[1].result() if ahead is not None and ahead[0] == step else self._build(step)
         if step + 1 < self.total_steps:
             self._ahead = (step + 1, self._thread.submit(self._build, step + 1))
-        return plan
+        return batches
 
-    def _build(self, step: int) -> StepPlan:
+    def _build(self, step: int) -> StepBatches:
         size = self._settings.global_batch_size
         start = step * size
         indices = self.order.indices(start, min(size, self._samples - start))
@@ -96,7 +96,7 @@ class BatchLoader:
             self._world_size,
             self.budget,
         )
-        return StepPlan(
+        return StepBatches(
             micro_batches=[batch.pinned() for batch in batches] if self._pin else batches,
             denominator=self._denominator(indices.tolist()),
             samples=len(indices),

@@ -21,7 +21,7 @@ from zhongjing.model.export import finish_adapter_folder, write_full_model
 from zhongjing.train.batch_loader import BatchLoader, HeldOut, sum_over_ranks
 from zhongjing.train.parameters import adamw_groups, enable_gradient_checkpointing
 from zhongjing.train.precision import dtype_of
-from zhongjing.train.program import MicroLoss, StepPlan
+from zhongjing.train.program import MicroLoss, StepBatches
 
 
 class CausalObjective(nn.Module):
@@ -110,9 +110,9 @@ class CausalProgram:
         """AdamW groups of the trainable parameters."""
         return adamw_groups(self.module, self._settings.weight_decay)
 
-    def plan(self, step: int) -> StepPlan:
+    def step_batches(self, step: int) -> StepBatches:
         """Micro-batches of optimizer step ``step``; the loss is divided by the step's target tokens."""
-        return self.loader.plan(step)
+        return self.loader.step_batches(step)
 
     def can_checkpoint(self, step: int) -> bool:
         """A checkpoint may be taken after any step."""

@@ -29,7 +29,7 @@ from zhongjing.train.distributed import (
 )
 from zhongjing.train.guard import GuardDecision, SpikeGuard, exploded
 from zhongjing.train.precision import settled
-from zhongjing.train.program import MicroLoss, StepPlan
+from zhongjing.train.program import MicroLoss, StepBatches
 
 # Elements of a reduce bucket: large enough for a network, small enough for a laptop.
 _MAX_BUCKET = 200_000_000
@@ -245,15 +245,15 @@ class Engine:
         return float(self.zero.loss_scale)
 
     def train_step(
-        self, plan: StepPlan, learning_rate: float, flags: Sequence[float] = (), *, step: int = 0
+        self, batches: StepBatches, learning_rate: float, flags: Sequence[float] = (), *, step: int = 0
     ) -> StepResult:
-        """One optimizer step over the plan's micro-batches.
+        """One optimizer step over the micro-batches of a step.
 
-        The loss of the step is the sum over all micro-batches and ranks divided by ``plan.denominator``.
+        The loss of the step is the sum over all micro-batches and ranks divided by ``batches.denominator``.
         DeepSpeed averages gradients over the ranks, so each rank's share is multiplied by their number.
 
         Args:
-            plan: the same number of micro-batches on every rank; all with the same keys in ``sums``.
+            batches: the same number of micro-batches on every rank; all with the same keys in ``sums``.
             learning_rate: of the schedule; the guard's factor comes on top.
             flags: numbers of this rank that come back summed over the ranks.
             step: number of the step, for messages.
@@ -261,18 +261,18 @@ class Engine:
         Raises:
             TrainingError: the fp16 loss scale has fallen to its minimum.
         """
-        if not plan.micro_batches:
+        if not batches.micro_batches:
             raise ConfigError(
                 "a step has no micro-batches",
                 code=unexpected_codes.UNEXPECTED,
                 remedy="give every rank a filler at least",
             )
         self._engine.train()
-        share = self.world_size / plan.denominator if plan.denominator else 0.0
+        share = self.world_size / batches.denominator if batches.denominator else 0.0
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         sums: dict[str, torch.Tensor] = {}
-        last = len(plan.micro_batches) - 1
-        for at, micro_batch in enumerate(plan.micro_batches):
+        last = len(batches.micro_batches) - 1
+        for at, micro_batch in enumerate(batches.micro_batches):
             # Told before each forward: DeepSpeed accumulates until the boundary. Its own counting would need
             # the same number of micro-batches in every step, and two backwards between its steps lose one.
             self._engine.set_gradient_accumulation_boundary(at == last)
@@ -282,11 +282,11 @@ class Engine:
             total += loss.detach()
             for name, value in extra.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach().double()
-        return self._finish(plan, learning_rate, _Sums(total, sums, flags), step)
+        return self._finish(batches, learning_rate, _Sums(total, sums, flags), step)
 
     def _finish(
         self,
-        plan: StepPlan,
+        batches: StepBatches,
         learning_rate: float,
         local: _Sums,
         step: int,
@@ -299,14 +299,14 @@ class Engine:
         if self.world_size > 1:
             distributed.all_reduce(packed)
         values: list[float] = packed.tolist()  # the step's one wait for the device
-        loss = values[1] / plan.denominator if plan.denominator else 0.0
+        loss = values[1] / batches.denominator if batches.denominator else 0.0
         scale = self._backward_scale = self.loss_scale
         self._scaled_norm = math.sqrt(values[0]) if values[0] >= 0 else math.nan
         norm = self._scaled_norm / scale
         finite = math.isfinite(norm)
         overflow = not finite and self.settings.precision == "fp16" and math.isfinite(loss)
         # A step without weight changes nothing: zero gradients would still let Adam's momentum act.
-        empty = plan.denominator == 0
+        empty = batches.denominator == 0
         ignored = overflow or (empty and finite)
         decision = None if ignored else self.guard.observe(norm if math.isfinite(loss) else math.nan)
         self._skip = empty or not finite or not math.isfinite(loss)
@@ -319,11 +319,11 @@ class Engine:
         for group, lr_scale in zip(self.zero.optimizer.param_groups, self._lr_scales, strict=True):
             group["lr"] = rate * lr_scale
         self._engine.step()
-        denominators = plan.denominators
+        denominators = batches.denominators
         return StepResult(
             loss=loss,
             sums={
-                name: value / (denominators.get(name, plan.denominator) or 1.0)
+                name: value / (denominators.get(name, batches.denominator) or 1.0)
                 for name, value in zip(names, values[2:], strict=False)
             },
             gradient_norm=norm,

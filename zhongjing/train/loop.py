@@ -26,7 +26,7 @@ from zhongjing.train.distributed import make_deterministic, reseed
 from zhongjing.train.engine import Engine, StepResult
 from zhongjing.train.guard import DivergenceWatch, exploded
 from zhongjing.train.meter import Meter
-from zhongjing.train.program import StageProgram, StepPlan
+from zhongjing.train.program import StageProgram, StepBatches
 from zhongjing.train.schedule import Schedule
 from zhongjing.train.snapshot import SnapshotBuffer
 from zhongjing.train.state import read_state, wanted_ranges, write_state
@@ -145,22 +145,22 @@ class _Loop:
         step = self.state.step
         started = time.monotonic()
         reseed(self.seed, _TRAINING, step, self.context.rank)
-        plan = self.program.plan(step)
-        planned = time.monotonic()
-        result = self.engine.train_step(plan, self.schedule.rate(step), self._flags(step + 1), step=step)
+        batches = self.program.step_batches(step)
+        loaded = time.monotonic()
+        result = self.engine.train_step(batches, self.schedule.rate(step), self._flags(step + 1), step=step)
         stop, save = result.flags
         self.stop_pending = self.stop_pending or stop > 0
         self.save_pending = self.save_pending or save > 0
         self.state.step += 1
-        self.state.samples += plan.samples
-        self.state.tokens += plan.tokens
-        self.state.epoch = plan.epoch
+        self.state.samples += batches.samples
+        self.state.tokens += batches.tokens
+        self.state.epoch = batches.epoch
         self.engine.guard.check(self.state.step, self.saved_step)
         if self.watch is not None:
             self.watch.observe(result.loss, self.state.step, self.saved_step)
         finished = time.monotonic()
-        self.meter.step(plan.tokens, finished - started, planned - started)
-        self._log(plan, result)
+        self.meter.step(batches.tokens, finished - started, loaded - started)
+        self._log(batches, result)
 
     def _flags(self, step: int) -> tuple[float, float]:
         """Stop and checkpoint wishes. Only rank 0 has any; the step's all-reduce tells the others."""
@@ -173,14 +173,14 @@ class _Loop:
             save = time.monotonic() - self.saved_at >= cadence.every_seconds
         return float(self.context.stop_requested()), float(save)
 
-    def _log(self, plan: StepPlan, result: StepResult) -> None:
+    def _log(self, batches: StepBatches, result: StepResult) -> None:
         if self.context.rank != 0:
             return
         state, guard = self.state, self.engine.guard
-        if plan.metrics:
+        if batches.metrics:
             # A rollout happens once in several steps: each is told, whatever the cadence.
-            self._rollout = dict(plan.metrics)
-            self.context.log(plan.metrics_kind, state.step, dict(plan.metrics), epoch=state.epoch)
+            self._rollout = dict(batches.metrics)
+            self.context.log(batches.metrics_kind, state.step, dict(batches.metrics), epoch=state.epoch)
         if result.guard is not None and result.guard.spike:
             spike = {"grad_norm": result.gradient_norm, "loss": result.loss}
             if result.guard.median is not None:
@@ -204,8 +204,8 @@ class _Loop:
             "guard_loss_factor": guard.loss_factor,
             "guard_learning_rate_factor": guard.learning_rate_factor,
         }
-        if plan.over_budget:
-            values["samples_over_budget"] = float(plan.over_budget)
+        if batches.over_budget:
+            values["samples_over_budget"] = float(batches.over_budget)
         if self.engine.settings.precision == "fp16":
             values["loss_scale"] = result.loss_scale
         self.context.log("train", state.step, values, epoch=state.epoch)

@@ -30,7 +30,7 @@ class MicroLoss:
 
 
 @dataclass(slots=True)
-class StepPlan:
+class StepBatches:
     """One optimizer step of this rank. Every rank has the same number of micro-batches (fillers included)."""
 
     micro_batches: Sequence[Any]
@@ -70,7 +70,7 @@ class StageProgram(Protocol):
         """
         ...
 
-    def plan(self, step: int) -> StepPlan:
+    def step_batches(self, step: int) -> StepBatches:
         """Micro-batches of optimizer step ``step`` (from 0). Called in order; PPO makes rollouts here."""
         ...
 

@@ -25,7 +25,7 @@ from zhongjing.train.doubts import effective_trials, reward_doubts, wilson
 from zhongjing.train.losses import pair_counts, pair_fractions, ranking_loss
 from zhongjing.train.parameters import adamw_groups, enable_gradient_checkpointing
 from zhongjing.train.precision import dtype_of
-from zhongjing.train.program import MicroLoss, StepPlan
+from zhongjing.train.program import MicroLoss, StepBatches
 
 
 class RankingObjective(nn.Module):
@@ -122,10 +122,10 @@ class RmProgram:
         """AdamW groups of adapter and head."""
         return adamw_groups(self.module, self._settings.weight_decay)
 
-    def plan(self, step: int) -> StepPlan:
+    def step_batches(self, step: int) -> StepBatches:
         """Micro-batches of optimizer step ``step``."""
         self._trained = True
-        return self.loader.plan(step)
+        return self.loader.step_batches(step)
 
     def can_checkpoint(self, step: int) -> bool:
         """A checkpoint may be taken after any step."""

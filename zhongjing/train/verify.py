@@ -102,7 +102,7 @@ def one_step(config: dict[str, Any]) -> dict[str, Any]:
         use_gpu(device)
     prepare_deepspeed(device)
     from zhongjing.train.engine import Engine
-    from zhongjing.train.program import MicroLoss, StepPlan
+    from zhongjing.train.program import MicroLoss, StepBatches
 
     class Line(nn.Module):
         def __init__(self) -> None:
@@ -118,7 +118,7 @@ def one_step(config: dict[str, Any]) -> dict[str, Any]:
     settings = SftSettings.model_validate({"data": [{"source": "none"}], "precision": "fp32"})
     engine = Engine(line, [{"params": list(line.parameters())}], settings, device)
     try:
-        result = engine.train_step(StepPlan([torch.ones(4, 16)], 4.0), 1e-2, (), step=0)
+        result = engine.train_step(StepBatches([torch.ones(4, 16)], 4.0), 1e-2, (), step=0)
         moved = not torch.equal(line.layer.weight.detach().float().cpu(), before)
     finally:
         engine.destroy()

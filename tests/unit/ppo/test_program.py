@@ -31,7 +31,7 @@ from zhongjing.train.ppo.episodes import (
 from zhongjing.train.ppo.exchange import Group
 from zhongjing.train.ppo.program import PpoProgram
 from zhongjing.train.ppo.sources import Vocabulary
-from zhongjing.train.program import StepPlan
+from zhongjing.train.program import StepBatches
 
 TEMPLATE_WITH_BREAK = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}\n<|im_end|>"
@@ -40,7 +40,7 @@ TEMPLATE_WITH_BREAK = (
 Programs = Callable[..., PpoProgram]
 
 
-def learn(program: PpoProgram, plan: StepPlan, rate: float = 1e-2) -> dict[str, float]:
+def learn(program: PpoProgram, plan: StepBatches, rate: float = 1e-2) -> dict[str, float]:
     """One plain gradient step; returns the sums divided by the denominator."""
     sums: dict[str, float] = {}
     parameters = [p for p in program.module.parameters() if p.requires_grad]
@@ -61,13 +61,13 @@ def test_the_first_ratio_is_one_and_later_ones_are_not(program_of: Programs) -> 
     program = program_of(ppoEpochs=2, minibatches=2, microBatchTokens=32)
     program.module.train()
     assert program.total_steps == 2 * 3 * 4 - 4  # ceil(2 epochs x 20 prompts / 8) = 5 rollouts of 4 steps
-    first = program.plan(0)
+    first = program.step_batches(0)
     assert first.metrics_kind == "rollout"
     sums = learn(program, first)
     assert sums["ratio"] == pytest.approx(1.0, abs=1e-6)
     assert sums["update_kl"] == pytest.approx(0.0, abs=1e-6)
     assert sums["clip_fraction"] == 0.0
-    later = learn(program, program.plan(1))
+    later = learn(program, program.step_batches(1))
     assert abs(later["ratio"] - 1.0) > 1e-5
     assert program.can_checkpoint(0)
     assert program.can_checkpoint(4)
@@ -76,7 +76,7 @@ def test_the_first_ratio_is_one_and_later_ones_are_not(program_of: Programs) -> 
 
 def test_a_ratio_that_is_not_one_is_an_error(program_of: Programs) -> None:
     program = program_of()
-    plan = program.plan(0)
+    plan = program.step_batches(0)
     with torch.no_grad():
         for name, parameter in program.module.router.parameters_of("ppo"):
             if name.endswith("lora_B"):
@@ -87,7 +87,7 @@ def test_a_ratio_that_is_not_one_is_an_error(program_of: Programs) -> None:
 
 def test_minibatches_use_every_episode_once_a_pass(program_of: Programs) -> None:
     program = program_of(ppoEpochs=2, minibatches=4, microBatchTokens=16)
-    plans = [program.plan(step) for step in range(8)]
+    plans = [program.step_batches(step) for step in range(8)]
     for start in (0, 4):
         ids = [b.row.input_ids[0].tolist() for plan in plans[start : start + 4] for b in plan.micro_batches]
         assert len(ids) == len({tuple(row) for row in ids}) == 8
@@ -99,7 +99,7 @@ def test_minibatches_use_every_episode_once_a_pass(program_of: Programs) -> None
 
 def test_rollout_metrics_and_rewards(program_of: Programs) -> None:
     program = program_of(missingEosPenalty=2.0, klCoef=0.1)
-    metrics = program.plan(0).metrics
+    metrics = program.step_batches(0).metrics
     experience = program._experience
     assert experience is not None
     measures = experience.measures
@@ -122,7 +122,7 @@ def test_rollout_metrics_and_rewards(program_of: Programs) -> None:
 
 def test_scores_are_those_of_the_reward_model(program_of: Programs, folders_of: Callable[[str], Any]) -> None:
     program, folders = program_of(), folders_of("llama")
-    program.plan(0)
+    program.step_batches(0)
     experience = program._experience
     assert experience is not None
     oracle = reward_by_peft(folders.base, folders.reward)
@@ -158,9 +158,9 @@ def test_two_ranks_make_the_rollout_of_one(program_of: Programs, monkeypatch: py
     fields = {"ppoEpochs": 1, "minibatches": 2, "globalBatchSize": 6, "microBatchTokens": 24}
     alone = program_of(**fields)
     both = [program_of(rank=rank, world_size=2, **fields) for rank in (0, 1)]
-    plan = alone.plan(0)
+    plan = alone.step_batches(0)
     with ThreadPoolExecutor(2) as threads:
-        plans = [future.result() for future in [threads.submit(one.plan, 0) for one in both]]
+        plans = [future.result() for future in [threads.submit(one.step_batches, 0) for one in both]]
         held_out = [future.result() for future in [threads.submit(one.evaluate) for one in both]]
     whole = alone._experience
     assert whole is not None
@@ -197,48 +197,48 @@ def test_a_run_that_stopped_goes_on_alike(program_of: Programs) -> None:
     fields = {"ppoEpochs": 1, "klTarget": 0.5, "klHorizon": 20}
     program = program_of(**fields)
     for step in range(2):
-        learn(program, program.plan(step))
+        learn(program, program.step_batches(step))
     weights = {name: p.detach().clone() for name, p in program.module.named_parameters() if p.requires_grad}
     state = program.state_dict()
     assert state["kl"]["coefficient"] != program_of(**fields).state_dict()["kl"]["coefficient"]
-    expected = program.plan(2)
+    expected = program.step_batches(2)
     again = program_of(**fields)
     again.load_state_dict(state)
     for name, parameter in again.module.named_parameters():
         if name in weights:
             parameter.data.copy_(weights[name])
-    found = again.plan(2)
+    found = again.step_batches(2)
     assert found.metrics == expected.metrics
     for one, other in zip(found.micro_batches, expected.micro_batches, strict=True):
         assert torch.equal(one.row.input_ids, other.row.input_ids)
         assert torch.equal(one.advantages, other.advantages)
     middle = program_of(ppoEpochs=2)
     with pytest.raises(TrainingError, match="resume from a checkpoint"):
-        middle.plan(1)
+        middle.step_batches(1)
 
 
 def test_passes_end_early_above_max_kl(program_of: Programs) -> None:
     program = program_of(ppoEpochs=4, maxKl=1e-4)
-    learn(program, program.plan(0), rate=0.0)
-    second = program.plan(1)
+    learn(program, program.step_batches(0), rate=0.0)
+    second = program.step_batches(1)
     assert second.denominator > 0  # nothing has moved yet
     for name, parameter in program.module.router.parameters_of("ppo"):
         if name.endswith("lora_B"):
             parameter.data += 0.05
     learn(program, second, rate=0.0)
     for step in (2, 3):
-        left = program.plan(step)
+        left = program.step_batches(step)
         assert left.denominator == 0.0
         assert left.samples == 0
         assert learn(program, left)["ratio"] == 0.0
-    assert program.plan(4).denominator > 0  # a new rollout
+    assert program.step_batches(4).denominator > 0  # a new rollout
 
 
 def test_only_the_critic_learns_while_it_warms_up(program_of: Programs) -> None:
     program = program_of(criticWarmupSteps=1, ppoEpochs=1, entropyCoef=0.1)
     router = program.module.router
     for rollout, moves in ((0, False), (1, True)):
-        plan = program.plan(rollout)
+        plan = program.step_batches(rollout)
         for batch in plan.micro_batches:
             program.module(batch).total.backward()
         policy = [p.grad for name, p in router.parameters_of("ppo") if name.endswith("lora_B")]
@@ -253,7 +253,7 @@ def test_the_result_loads_with_peft_alone(
 ) -> None:
     program, folders = program_of(ppoEpochs=1), folders_of("llama")
     for step in range(2):
-        learn(program, program.plan(step), rate=0.1)
+        learn(program, program.step_batches(step), rate=0.1)
     extra = program.finish(tmp_path / "model")
     assert extra == {"klCoef": 0.05, "rewardMean": 0.1, "rewardStd": 0.7}
     assert read_adapter(tmp_path / "model").rank == 8  # 4 of SFT, 4 of PPO

@@ -52,7 +52,7 @@ def test_two_epochs_take_every_sample_twice(world_size: int) -> None:
     seen: Counter[int] = Counter()
     total = 0
     for step in range(steps):
-        plans = [one.plan(step) for one in loaders]
+        plans = [one.step_batches(step) for one in loaders]
         assert len({len(plan.micro_batches) for plan in plans}) == 1
         assert len({plan.denominator for plan in plans}) == 1
         batches = [batch for plan in plans for batch in plan.micro_batches]
@@ -68,8 +68,8 @@ def test_two_epochs_take_every_sample_twice(world_size: int) -> None:
 
 def test_a_step_can_be_planned_out_of_order() -> None:
     one, two = loader(), loader()
-    ordered = [one.plan(step) for step in range(4)]
-    again = two.plan(3)
+    ordered = [one.step_batches(step) for step in range(4)]
+    again = two.step_batches(3)
     assert [b.sample_indices for b in again.micro_batches] == [
         b.sample_indices for b in ordered[3].micro_batches
     ]
@@ -82,15 +82,15 @@ def test_max_steps_ends_a_stage_early() -> None:
 
 def test_an_error_of_the_reading_thread_is_raised() -> None:
     one = loader()
-    one.plan(0)
-    one.plan(1)
+    one.step_batches(0)
+    one.step_batches(1)
 
     def broken(indices: Any) -> Any:
         raise DataError("block 7 has a wrong checksum", code=DAMAGED_CACHE)
 
     one.train.fetch = broken  # type: ignore[method-assign]
     with pytest.raises(DataError, match="block 7"):
-        one.plan(5)
+        one.step_batches(5)
 
 
 def test_no_samples_is_an_error() -> None:
@@ -128,7 +128,7 @@ def test_a_sample_above_the_budget_has_a_micro_batch_of_its_own_and_is_counted()
     one = loader(micro_batch_tokens=16, epochs=1)
     longer = [sample.index for sample in dialogues(21).samples if sample.tokens > 16]
     assert one.over_budget == len(longer) > 0
-    plans = [one.plan(step) for step in range(one.total_steps)]
+    plans = [one.step_batches(step) for step in range(one.total_steps)]
     assert sum(plan.over_budget for plan in plans) == len(longer)
     batches = [batch for plan in plans for batch in plan.micro_batches]
     alone = [batch.sample_indices[0] for batch in batches if batch.tokens > 16]

@@ -1,4 +1,4 @@
-"""PPO as a stage program: rollouts in ``plan``, one adapter over the pretrained base as the result.
+"""PPO as a stage program: rollouts in ``step_batches``, one adapter over the pretrained base as the result.
 
 An *iteration* is one rollout of ``globalBatchSize`` episodes and ``ppoEpochs x minibatches`` optimizer steps
 over it. Everything random is a pure function of (seed, iteration, episode), and the rollout is made again
@@ -43,7 +43,7 @@ from zhongjing.train.ppo.exchange import Group
 from zhongjing.train.ppo.kl_control import KlController
 from zhongjing.train.ppo.roles import CRITIC, PPO, PpoModule
 from zhongjing.train.ppo.sources import Sources, Vocabulary
-from zhongjing.train.program import StepPlan
+from zhongjing.train.program import StepBatches
 
 # Places of the random streams, beside the seed.
 _ROLLOUT, _EVALUATION, _MINIBATCH = 1, 2, 3
@@ -150,7 +150,7 @@ class PpoProgram:
         """True only between iterations: a rollout is never stored."""
         return step % self._steps_per_rollout == 0
 
-    def plan(self, step: int) -> StepPlan:
+    def step_batches(self, step: int) -> StepBatches:
         """Makes a rollout if an iteration begins, and deals out one minibatch of it.
 
         A step whose rollout has been left (``maxKl``) has denominator 0: nothing is learnt in it.
@@ -198,7 +198,7 @@ class PpoProgram:
         self._kl.update(metrics["kl"], size)
         return metrics
 
-    def _minibatch(self, iteration: int, within: int, metrics: dict[str, float]) -> StepPlan:
+    def _minibatch(self, iteration: int, within: int, metrics: dict[str, float]) -> StepBatches:
         experience = self._experience
         assert experience is not None
         settings = self._settings
@@ -207,7 +207,7 @@ class PpoProgram:
         epoch = (iteration + (within + 1) / self._steps_per_rollout) * size / self._order.epoch_size
         kind = "rollout" if metrics else "train"
         if self._stopped:
-            return StepPlan([pack_episodes([])], 0.0, epoch=epoch, metrics=metrics, metrics_kind=kind)
+            return StepBatches([pack_episodes([])], 0.0, epoch=epoch, metrics=metrics, metrics_kind=kind)
         positions = self._positions(iteration, within)
         warming = iteration < settings.critic_warmup_steps
         dealt = self._dealt(iteration, within, experience.episodes)
@@ -221,7 +221,7 @@ class PpoProgram:
             for at, chosen in enumerate(dealt)
         ]
         self._step_tokens = sum(len(experience.episodes[position].response) for position in positions)
-        return StepPlan(
+        return StepBatches(
             batches,
             float(self._step_tokens),
             samples=len(positions) if within < settings.minibatches else 0,
