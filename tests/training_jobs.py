@@ -79,7 +79,7 @@ def toy_batches(step: int, count: int) -> list[Batch]:
     return made
 
 
-def toy_filler() -> Batch:
+def toy_dummy() -> Batch:
     """A micro-batch of no weight."""
     return torch.ones(1, 7), torch.ones(1, 3), torch.zeros(1)
 
@@ -106,10 +106,10 @@ def weights_of(module: nn.Module) -> dict[str, list[float]]:
 
 
 def toy_step(step: int, count: int, rank: int, world_size: int) -> StepBatches:
-    """This rank's share of a step of ``count`` micro-batches; fillers where they do not suffice."""
+    """This rank's share of a step of ``count`` micro-batches; dummy batches where they do not suffice."""
     everything = toy_batches(step, count)
     mine: list[Batch] = everything[rank::world_size]
-    mine += [toy_filler()] * (-(-count // world_size) - len(mine))
+    mine += [toy_dummy()] * (-(-count // world_size) - len(mine))
     return StepBatches(mine, float(sum(len(batch[2]) for batch in everything)))
 
 

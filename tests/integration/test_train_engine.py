@@ -15,8 +15,8 @@ from tests.training_jobs import (
     Toy,
     engine_steps,
     toy_batches,
+    toy_dummy,
     toy_engine,
-    toy_filler,
     toy_settings,
     toy_step,
     weights_of,
@@ -175,7 +175,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
 def test_fillers_add_nothing() -> None:
     alone, filled = toy_engine(), toy_engine()
     one = alone.train_step(StepBatches(toy_batches(0, 2), 5.0), 1e-2)
-    two = filled.train_step(StepBatches([*toy_batches(0, 2), toy_filler(), toy_filler()], 5.0), 1e-2)
+    two = filled.train_step(StepBatches([*toy_batches(0, 2), toy_dummy(), toy_dummy()], 5.0), 1e-2)
     assert one.loss == two.loss
     assert weights_of(alone.module) == weights_of(filled.module)
 

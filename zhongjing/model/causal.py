@@ -205,7 +205,7 @@ def target_losses(
         chunk_tokens: logits of so many targets exist at a time.
 
     Returns:
-        The sum, an fp32 scalar with grad (0, still connected to the parameters, in a filler), and T.
+        The sum, an fp32 scalar with grad (0, still connected to the parameters, in a dummy batch), and T.
     """
     hidden = hidden_states(model, batch.row)
     if batch.target_tokens == 0:

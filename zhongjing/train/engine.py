@@ -265,7 +265,7 @@ class Engine:
             raise ConfigError(
                 "a step has no micro-batches",
                 code=unexpected_codes.UNEXPECTED,
-                remedy="give every rank a filler at least",
+                remedy="give every rank a dummy batch at least",
             )
         self._engine.train()
         share = self.world_size / batches.denominator if batches.denominator else 0.0

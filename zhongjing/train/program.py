@@ -31,7 +31,7 @@ class MicroLoss:
 
 @dataclass(slots=True)
 class StepBatches:
-    """One optimizer step of this rank. Every rank has the same number of micro-batches (fillers included)."""
+    """One optimizer step of this rank. Every rank has the same number of micro-batches (dummy batches included)."""
 
     micro_batches: Sequence[Any]
     denominator: float  # global, over all ranks: target tokens (or pairs, ...) of the step

@@ -34,7 +34,7 @@ class Episode:
 class PpoMicroBatch:
     """One forward pass of policy and critic: a packed row of T tokens, a segment an episode.
 
-    A filler has one segment without targets: it weighs nothing and keeps the ranks in step.
+    A dummy batch has one segment without targets: it weighs nothing and keeps the ranks in step.
 
     Attributes:
         row: the tokens.
@@ -80,7 +80,7 @@ def response_mask(episodes: Sequence[Episode], columns: int) -> torch.Tensor:
 
 
 def pack_episodes(episodes: Sequence[Episode]) -> PpoMicroBatch:
-    """Tokens and targets of ``episodes``; none gives a filler."""
+    """Tokens and targets of ``episodes``; none gives a dummy batch."""
     if not episodes:
         return PpoMicroBatch(
             PackedRow.of([np.zeros(2, dtype=np.int64)]), torch.zeros(1, 2, dtype=torch.bool), 0

@@ -240,7 +240,7 @@ class PpoProgram:
         return [int(position) for position in order[part * share : (part + 1) * share]]
 
     def _dealt(self, iteration: int, within: int, episodes: Sequence[Episode]) -> list[list[int]]:
-        """This rank's micro-batches of a minibatch, as positions in the rollout; empty ones are fillers."""
+        """This rank's micro-batches of a minibatch, as positions in the rollout; empty ones are dummy batches."""
         positions = self._positions(iteration, within)
         mine = self._deal([episodes[position].tokens for position in positions])
         return [[positions[index] for index in batch] for batch in mine]
