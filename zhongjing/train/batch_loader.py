@@ -1,4 +1,4 @@
-"""From a sample set to the micro-batches of every optimizer step: order, dealing, reading ahead."""
+"""From a sample set to the micro-batches of every optimizer step: order, partition, reading ahead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zhongjing.errors import DataError
 from zhongjing.storage.heartbeat import beat
 from zhongjing.train.program import StepBatches
 
-# Held-out samples that are dealt at a time: bounds memory, and leaves lengths enough to sort.
+# Held-out samples that are partitioned at a time: bounds memory, and leaves lengths enough to sort.
 _EVALUATION_BLOCK = 64
 
 
@@ -107,7 +107,7 @@ class BatchLoader:
 
 
 class HeldOut:
-    """The part of the held-out split that is evaluated: the same at every evaluation, dealt to the ranks.
+    """The part of the held-out split that is evaluated: the same at every evaluation, divided among the ranks.
 
     Args:
         samples: the validation split; may be empty.
@@ -143,10 +143,10 @@ class HeldOut:
         block = _EVALUATION_BLOCK * self._world_size
         for start in range(0, len(self.indices), block):
             chosen = self.indices[start : start + block]
-            dealt = partition(
+            partitioned = partition(
                 self.samples.tokens[chosen].tolist(), self._world_size, self._settings.token_budget
             )
-            for positions in dealt[self._rank]:
+            for positions in partitioned[self._rank]:
                 if positions:
                     beat(start / len(self.indices))
                     fetched = self.samples.fetch([int(chosen[position]) for position in positions])

@@ -2,7 +2,7 @@
 
 Every rank makes and measures a share of the episodes, and then holds all of them: a rollout is small
 (32 episodes of 512 tokens are 64 KB a quantity). So whitening and every other statistic of the rollout needs
-no further word between ranks, minibatches can be dealt evenly, and results do not depend on who made what.
+no further word between ranks, minibatches can be divided evenly, and results do not depend on who made what.
 
 Sharing is a sum: each rank fills the rows it has, the others leave zeros. x + 0 is x, so this is exact.
 """

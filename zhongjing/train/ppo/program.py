@@ -151,7 +151,7 @@ class PpoProgram:
         return step % self._steps_per_rollout == 0
 
     def step_batches(self, step: int) -> StepBatches:
-        """Makes a rollout if an iteration begins, and deals out one minibatch of it.
+        """Makes a rollout if an iteration begins, and gives one minibatch of it.
 
         A step whose rollout has been left (``maxKl``) has denominator 0: nothing is learnt in it.
 
@@ -181,10 +181,12 @@ class PpoProgram:
         indices = [int(index) for index in self._order.indices(first, size)]
         seeds = [seed_of(self._seed, _ROLLOUT, iteration, first + position) for position in range(size)]
         episodes = self._collector.respond(self._fetch(self._prompts, indices), seeds, iteration)
-        dealt = [
-            batch for part in range(settings.minibatches) for batch in self._dealt(iteration, part, episodes)
+        partitioned = [
+            batch
+            for part in range(settings.minibatches)
+            for batch in self._own_batches(iteration, part, episodes)
         ]
-        measures = self._collector.measure(episodes, dealt)
+        measures = self._collector.measure(episodes, partitioned)
         kl_coef = self._kl.coefficient
         self._experience = self._collector.experience(iteration, episodes, measures, kl_coef)
         self._stopped = False
@@ -210,15 +212,15 @@ class PpoProgram:
             return StepBatches([pack_episodes([])], 0.0, epoch=epoch, metrics=metrics, metrics_kind=kind)
         positions = self._positions(iteration, within)
         warming = iteration < settings.critic_warmup_steps
-        dealt = self._dealt(iteration, within, experience.episodes)
+        partitioned = self._own_batches(iteration, within, experience.episodes)
         batches = [
             replace(
                 self._micro_batch(experience, chosen),
                 policy_weight=0.0 if warming else 1.0,
                 fresh=within == 0,
-                last=at == len(dealt) - 1,
+                last=at == len(partitioned) - 1,
             )
-            for at, chosen in enumerate(dealt)
+            for at, chosen in enumerate(partitioned)
         ]
         self._step_tokens = sum(len(experience.episodes[position].response) for position in positions)
         return StepBatches(
@@ -239,13 +241,13 @@ class PpoProgram:
         share = settings.global_batch_size // settings.minibatches
         return [int(position) for position in order[part * share : (part + 1) * share]]
 
-    def _dealt(self, iteration: int, within: int, episodes: Sequence[Episode]) -> list[list[int]]:
+    def _own_batches(self, iteration: int, within: int, episodes: Sequence[Episode]) -> list[list[int]]:
         """This rank's micro-batches of a minibatch, as positions in the rollout; empty ones are dummy batches."""
         positions = self._positions(iteration, within)
-        mine = self._deal([episodes[position].tokens for position in positions])
+        mine = self._own_part([episodes[position].tokens for position in positions])
         return [[positions[index] for index in batch] for batch in mine]
 
-    def _deal(self, sizes: Sequence[int]) -> list[list[int]]:
+    def _own_part(self, sizes: Sequence[int]) -> list[list[int]]:
         return partition(sizes, self._group.world_size, self._settings.token_budget)[self._group.rank]
 
     def _micro_batch(self, experience: Experience, positions: Sequence[int]) -> PpoMicroBatch:
@@ -287,7 +289,7 @@ class PpoProgram:
         indices = [int(index) for index in np.sort(permutation(len(samples), 0)[:wanted])]
         seeds = [seed_of(self._seed, _EVALUATION, index) for index in indices]
         episodes = self._collector.respond(self._fetch(samples, indices), seeds, -1)
-        measures = self._collector.measure(episodes, self._deal([episode.tokens for episode in episodes]))
+        measures = self._collector.measure(episodes, self._own_part([episode.tokens for episode in episodes]))
         return self._collector.describe(measures)
 
     def warnings(self) -> list[str]:
