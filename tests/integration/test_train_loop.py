@@ -122,9 +122,9 @@ def test_the_best_checkpoint_is_the_result(tmp_path: Path, base: str) -> None:
         str(folder / "rank-00000-weights.bin"),
         size=(folder / "rank-00000-weights.bin").stat().st_size // 4,
     )
-    pieces = json.loads((folder / "rank-00000.json").read_text())["fragments"]
-    assert {name for name, *_ in pieces} == result["weights"].keys()
-    for name, start, count, at in pieces:
+    spans = json.loads((folder / "rank-00000.json").read_text())["fragments"]
+    assert {name for name, *_ in spans} == result["weights"].keys()
+    for name, start, count, at in spans:
         assert start == 0
         assert saved[at : at + count].tolist() == result["weights"][name]
 

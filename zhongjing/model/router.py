@@ -123,13 +123,13 @@ class RoutedLinear(nn.Module):
                 f"the route is for a row of {route.tokens} tokens, the layer got {tuple(inputs.shape[:2])}"
             )
         sizes = [part.tokens for part in route.parts]
-        pieces = [
+        outputs_of_parts = [
             self._add(out, part_in, part.role, route.fused)
             for out, part_in, part in zip(
                 outputs.split(sizes, 1), inputs.split(sizes, 1), route.parts, strict=True
             )
         ]
-        return torch.cat(pieces, 1)
+        return torch.cat(outputs_of_parts, 1)
 
     def _add(self, outputs: torch.Tensor, inputs: torch.Tensor, role: str, fused: bool) -> torch.Tensor:
         if fused:

@@ -24,12 +24,12 @@ def adamw_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     matrices = [parameter for parameter in trainable if parameter.ndim >= 2]
     vectors = [parameter for parameter in trainable if parameter.ndim < 2]
     total = sum(parameter.numel() for parameter in matrices)
-    pieces = _LARGE_MODEL_GROUPS if total > _GROUP_ELEMENTS else 1
+    count = _LARGE_MODEL_GROUPS if total > _GROUP_ELEMENTS else 1
     groups: list[dict[str, Any]] = []
     filled = 0
     for parameter in matrices:
-        piece = min(filled * pieces // max(total, 1), pieces - 1)
-        if piece >= len(groups):
+        number = min(filled * count // max(total, 1), count - 1)
+        if number >= len(groups):
             groups.append({"params": [], "weight_decay": weight_decay})
         groups[-1]["params"].append(parameter)
         filled += parameter.numel()

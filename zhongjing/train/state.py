@@ -115,7 +115,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _Span:
     """A range of a parameter, as a rank wrote it; all counts in elements."""
 
     start: int
@@ -140,23 +140,23 @@ class _Piece:
         return torch.from_file(str(path), shared=False, size=elements)[at : at + end - start]
 
 
-def _pieces(folder: Path, ranks: int) -> dict[str, list[_Piece]]:
+def _spans(folder: Path, ranks: int) -> dict[str, list[_Span]]:
     # Parts of ranks other than 0 lie in a folder of their own (zhongjing.storage.checkpoint_upload).
     indexes = sorted(folder.rglob("rank-*.json"))
     if len(indexes) != ranks:
         raise _damaged(f"{len(indexes)} ranks' parts are there of {ranks}", folder)
-    pieces: dict[str, list[_Piece]] = {}
+    spans: dict[str, list[_Span]] = {}
     for path in indexes:
         index = _read_json(path)
         weights = path.with_name(f"{path.stem}{WEIGHTS_SUFFIX}")
         for name, start, count, at in index["fragments"]:
-            pieces.setdefault(name, []).append(_Piece(start, count, weights, at, index["elements"]))
-    return pieces
+            spans.setdefault(name, []).append(_Span(start, count, weights, at, index["elements"]))
+    return spans
 
 
 def _overlaps(
-    pieces: dict[str, list[_Piece]], name: str, parameter: torch.nn.Parameter
-) -> list[tuple[_Piece, int, int]]:
+    spans: dict[str, list[_Span]], name: str, parameter: torch.nn.Parameter
+) -> list[tuple[_Span, int, int]]:
     """What a rank keeps of a parameter, by who wrote it: first element and the one behind the last."""
     mapping = _mapping(parameter)
     if mapping is None:
@@ -164,10 +164,9 @@ def _overlaps(
     start = mapping.lp_fragment_address.start
     end = start + mapping.lp_fragment_address.numel
     found = [
-        (piece, max(start, piece.start), min(end, piece.start + piece.count))
-        for piece in pieces.get(name, [])
+        (span, max(start, span.start), min(end, span.start + span.count)) for span in spans.get(name, [])
     ]
-    return [(piece, first, last) for piece, first, last in found if first < last]
+    return [(span, first, last) for span, first, last in found if first < last]
 
 
 def wanted_ranges(engine: Engine, folder: Path, *, moments: bool = True) -> Ranges:
@@ -182,13 +181,13 @@ def wanted_ranges(engine: Engine, folder: Path, *, moments: bool = True) -> Rang
         StorageError: the checkpoint cannot be read.
     """
     ranges: Ranges = {}
-    pieces = _pieces(folder, read_trainer(folder)["ranks"])
+    spans = _spans(folder, read_trainer(folder)["ranks"])
     for name, parameter in engine.names.items():
-        for piece, first, last in _overlaps(pieces, name, parameter):
+        for span, first, last in _overlaps(spans, name, parameter):
             for part in ("parameter", *MOMENTS) if moments else ("parameter",):
-                path, _, at = piece.place(part, first)
-                span = (4 * at, 4 * (at + last - first))
-                ranges.setdefault(path.relative_to(folder).as_posix(), []).append(span)
+                path, _, at = span.place(part, first)
+                byte_range = (4 * at, 4 * (at + last - first))
+                ranges.setdefault(path.relative_to(folder).as_posix(), []).append(byte_range)
     return ranges
 
 
@@ -223,17 +222,17 @@ def read_state(engine: Engine, folder: Path, *, moments: bool = True) -> dict[st
             where=str(folder),
             remedy=_AGAIN,
         )
-    pieces = _pieces(folder, content["ranks"])
+    spans = _spans(folder, content["ranks"])
     for name, parameter in engine.names.items():
         mapping = _mapping(parameter)
         if mapping is None:
             continue
         start, count = mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel
-        overlaps = _overlaps(pieces, name, parameter)
+        overlaps = _overlaps(spans, name, parameter)
         for part in ("parameter", *MOMENTS) if moments else ("parameter",):
             target = mapping.get_hp_fragment(None if part == "parameter" else part)
-            for piece, first, last in overlaps:
-                target[first - start : last - start].data.copy_(piece.values(part, first, last))
+            for span, first, last in overlaps:
+                target[first - start : last - start].data.copy_(span.values(part, first, last))
             found = sum(last - first for _, first, last in overlaps)
             if found != count:
                 raise _damaged(f"{found} of {count} elements of {name} are there", folder)

@@ -85,8 +85,8 @@ def pack_episodes(episodes: Sequence[Episode]) -> PpoMicroBatch:
         return PpoMicroBatch(
             PackedRow.of([np.zeros(2, dtype=np.int64)]), torch.zeros(1, 2, dtype=torch.bool), 0
         )
-    pieces = [piece for episode in episodes for piece in (episode.prompt, episode.response)]
-    targets = np.repeat([False, True] * len(episodes), [len(piece) for piece in pieces])
+    spans = [span for episode in episodes for span in (episode.prompt, episode.response)]
+    targets = np.repeat([False, True] * len(episodes), [len(span) for span in spans])
     row = PackedRow.of([np.concatenate([episode.prompt, episode.response]) for episode in episodes])
     return PpoMicroBatch(row, torch.from_numpy(targets)[None], int(targets.sum()))
 
