@@ -456,7 +456,7 @@ def ppo(
         reward_std=0.5,
     )
     if toy:
-        program.module.measure_reward = even_share  # type: ignore[method-assign]
+        program.module.score_reward = even_share  # type: ignore[method-assign]
         # A random head is so small that no hidden state prefers any token: there would be nothing to learn.
         program.module.model.lm_head.weight.data *= 15.0
     before = {name: p.detach().clone() for name, p in program.module.named_parameters()}

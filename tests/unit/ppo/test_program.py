@@ -100,39 +100,37 @@ def test_minibatches_use_every_episode_once_a_pass(program_of: Programs) -> None
 def test_rollout_metrics_and_rewards(program_of: Programs) -> None:
     program = program_of(missingEosPenalty=2.0, klCoef=0.1)
     metrics = program.step_batches(0).metrics
-    experience = program._experience
-    assert experience is not None
-    measures = experience.measures
+    rollout = program._rollout
+    assert rollout is not None
+    scored = rollout.scored
     # A fresh policy is the reference.
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-5)
-    ended = torch.tensor([episode.ended for episode in experience.episodes])
-    expected = ((measures.scores - 0.1) / 0.7).clamp(-10, 10) - 2.0 * (~ended).float()
+    ended = torch.tensor([episode.ended for episode in rollout.episodes])
+    expected = ((scored.scores - 0.1) / 0.7).clamp(-10, 10) - 2.0 * (~ended).float()
     assert metrics["reward"] == pytest.approx(float(expected.mean()), rel=1e-5)
     assert metrics["eos_share"] == pytest.approx(float(ended.float().mean()))
     assert metrics["response_length"] == pytest.approx(
-        float(np.mean([len(episode.response) for episode in experience.episodes]))
+        float(np.mean([len(episode.response) for episode in rollout.episodes]))
     )
     assert metrics["kl_coef"] == 0.1
     # With lambda 0.95 and no KL the return of a last token is the episode's reward.
-    last = measures.mask.sum(1) - 1
-    torch.testing.assert_close(
-        experience.returns.gather(1, last[:, None])[:, 0], expected, rtol=1e-4, atol=1e-4
-    )
+    last = scored.mask.sum(1) - 1
+    torch.testing.assert_close(rollout.returns.gather(1, last[:, None])[:, 0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_scores_are_those_of_the_reward_model(program_of: Programs, folders_of: Callable[[str], Any]) -> None:
     program, folders = program_of(), folders_of("llama")
     program.step_batches(0)
-    experience = program._experience
-    assert experience is not None
+    rollout = program._rollout
+    assert rollout is not None
     oracle = reward_by_peft(folders.base, folders.reward)
     closing = 2  # <|im_end|> of the trained tokenizer
-    for position, episode in enumerate(experience.episodes):
+    for position, episode in enumerate(rollout.episodes):
         body = episode.response[:-1] if episode.ended else episode.response
         row = torch.tensor([[*episode.prompt.tolist(), *body.tolist(), closing]])
         with torch.no_grad():
             score = oracle(input_ids=row).logits[0, 0]
-        torch.testing.assert_close(experience.measures.scores[position], score, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(rollout.scored.scores[position], score, rtol=1e-4, atol=1e-5)
 
 
 class _Sums:
@@ -162,10 +160,10 @@ def test_two_ranks_make_the_rollout_of_one(program_of: Programs, monkeypatch: py
     with ThreadPoolExecutor(2) as threads:
         plans = [future.result() for future in [threads.submit(one.step_batches, 0) for one in both]]
         held_out = [future.result() for future in [threads.submit(one.evaluate) for one in both]]
-    whole = alone._experience
+    whole = alone._rollout
     assert whole is not None
     for program in both:
-        made = program._experience
+        made = program._rollout
         assert made is not None
         for first, second in zip(made.episodes, whole.episodes, strict=True):
             assert np.array_equal(first.response, second.response)
@@ -270,7 +268,7 @@ def test_the_result_loads_with_peft_alone(
         torch.testing.assert_close(policy(input_ids=ids).logits, ours, rtol=1e-5, atol=1e-5)
         # The value before a token that follows the row is the critic's output at the row's last token.
         row = Episode(ids[0].numpy(), np.array([5]), False)
-        value = program.module.measure_policy(pack_episodes([row]))[1][0, 7]
+        value = program.module.score_policy(pack_episodes([row]))[1][0, 7]
         raw = critic(input_ids=ids[:1]).logits[0, 0]
         torch.testing.assert_close((raw - 0.1) / 0.7, value, rtol=1e-5, atol=1e-5)
         assert abs(raw - reward_by_peft(folders.base, folders.reward)(input_ids=ids[:1]).logits[0, 0]) > 1e-4

@@ -70,7 +70,7 @@ def test_roles_in_one_batch_equal_models_of_peft(
         torch.testing.assert_close(routed[4:6], reference(input_ids=ids[4:6]).logits, rtol=1e-5, atol=1e-5)
         # The classifier reads the last token that is not padding: the last column here.
         scores = reward(input_ids=ids).logits[:, 0]
-        torch.testing.assert_close(module.measure_reward(packed(ids)), scores, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(module.score_reward(packed(ids)), scores, rtol=1e-5, atol=1e-5)
         critic = head_rewards(hidden[6:], module.critic_head)[:, -1]
         torch.testing.assert_close(critic, scores[6:], rtol=1e-5, atol=1e-5)  # it starts as a copy
     assert (routed[:3] - logits(module, ids[:3], Part("reference"))).abs().max() > 1e-2

@@ -31,7 +31,7 @@ from zhongjing.train.ppo.roles import PpoModule
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
+class Scored:
     """What the four roles say of some episodes.
 
     Attributes:
@@ -54,18 +54,18 @@ class Measures:
 
 
 @dataclass(frozen=True, slots=True)
-class Experience:
+class RolloutBatch:
     """A rollout that can be learnt from."""
 
     iteration: int
     episodes: Sequence[Episode]
-    measures: Measures
+    scored: Scored
     advantages: torch.Tensor  # fp32 [E, T], whitened if the settings say so
     returns: torch.Tensor  # fp32 [E, T]
 
 
 class Collector:
-    """Makes and measures episodes, each rank its share.
+    """Makes and scored episodes, each rank its share.
 
     Args:
         module: the four roles.
@@ -93,7 +93,7 @@ class Collector:
         self._stop_ids = tuple(stop_ids)
         self._closing = tuple(closing)
 
-    def respond(self, prompts: Sequence[Tokens], seeds: Sequence[int], version: int) -> list[Episode]:
+    def generate(self, prompts: Sequence[Tokens], seeds: Sequence[int], version: int) -> list[Episode]:
         """The policy's responses to ``prompts``; all ranks call it with the same arguments."""
         count, width = len(prompts), self._settings.max_new_tokens
         tokens = torch.zeros(count, width, dtype=torch.int64)
@@ -113,12 +113,12 @@ class Collector:
             for i, prompt in enumerate(prompts)
         ]
 
-    def measure(self, episodes: Sequence[Episode], micro_batches: Sequence[Sequence[int]]) -> Measures:
+    def score(self, episodes: Sequence[Episode], micro_batches: Sequence[Sequence[int]]) -> Scored:
         """What the roles say of all episodes.
 
         Args:
             episodes: all ranks'.
-            micro_batches: positions in ``episodes`` that this rank measures, grouped as they will be learnt
+            micro_batches: positions in ``episodes`` that this rank scored, grouped as they will be learnt
                 from: the same packed row gives the same numbers then. Over all ranks every
                 episode occurs once.
 
@@ -135,12 +135,12 @@ class Collector:
                 continue
             chosen = [episodes[position] for position in positions]
             batch = pack_episodes(chosen).to(device)
-            logprobs, values, entropies = self._module.measure_policy(batch)
-            reference = self._module.measure_reference(batch)
+            logprobs, values, entropies = self._module.score_policy(batch)
+            reference = self._module.score_reference(batch)
             for index, found in enumerate((logprobs, reference, values, entropies)):
                 tokens[index, list(positions)] = to_steps(batch, found, mask[list(positions)])
             row = reward_row(chosen, self._closing, self._stop_ids)
-            scores[list(positions)] = self._module.measure_reward(row.to(device)).cpu()
+            scores[list(positions)] = self._module.score_reward(row.to(device)).cpu()
         tokens, scores = self._group.share(tokens), self._group.share(scores)
         if not (torch.isfinite(tokens).all() and torch.isfinite(scores).all()):
             raise TrainingError(
@@ -149,63 +149,61 @@ class Collector:
                 remedy="use precision: bf16 or fp32, or a lower learningRate",
             )
         ended = torch.tensor([episode.ended for episode in episodes])
-        return Measures(mask, tokens[0], tokens[1], tokens[2], tokens[3], scores, ended)
+        return Scored(mask, tokens[0], tokens[1], tokens[2], tokens[3], scores, ended)
 
-    def rewards(self, measures: Measures) -> torch.Tensor:
+    def rewards(self, scored: Scored) -> torch.Tensor:
         """What each episode earns besides the KL penalty, fp32 [E]."""
         return episode_scores(
-            measures.scores,
-            measures.ended,
+            scored.scores,
+            scored.ended,
             mean=self._module.reward_mean,
             std=self._module.reward_std,
             clip=self._settings.reward_clip,
             missing_eos_penalty=self._settings.missing_eos_penalty,
         )
 
-    def kl(self, measures: Measures) -> torch.Tensor:
+    def kl(self, scored: Scored) -> torch.Tensor:
         """KL to the reference of every response token, by the configured estimator; fp32 [E, T]."""
-        kl = kl_per_token(measures.logprobs, measures.ref_logprobs, self._settings.kl_estimator)
-        return torch.where(measures.mask, kl, 0)
+        kl = kl_per_token(scored.logprobs, scored.ref_logprobs, self._settings.kl_estimator)
+        return torch.where(scored.mask, kl, 0)
 
-    def experience(
-        self, iteration: int, episodes: Sequence[Episode], measures: Measures, kl_coef: float
-    ) -> Experience:
+    def with_advantages(
+        self, iteration: int, episodes: Sequence[Episode], scored: Scored, kl_coef: float
+    ) -> RolloutBatch:
         """Advantages and returns of a rollout."""
         settings = self._settings
-        per_token = token_rewards(self.rewards(measures), self.kl(measures), measures.mask, kl_coef)
-        advantages, returns = gae(
-            per_token, measures.values, measures.mask, settings.gamma, settings.gae_lambda
-        )
+        per_token = token_rewards(self.rewards(scored), self.kl(scored), scored.mask, kl_coef)
+        advantages, returns = gae(per_token, scored.values, scored.mask, settings.gamma, settings.gae_lambda)
         if settings.whiten_advantages:
-            advantages = whiten(advantages, measures.mask)
-        return Experience(iteration, episodes, measures, advantages, returns)
+            advantages = whiten(advantages, scored.mask)
+        return RolloutBatch(iteration, episodes, scored, advantages, returns)
 
-    def describe(self, measures: Measures) -> dict[str, float]:
+    def describe(self, scored: Scored) -> dict[str, float]:
         """Means over the episodes: objective, reward, score, KL per response, entropy, length, ends.
 
         The objective is what PPO maximises: the reward less the KL of the response to the reference, weighted
         by ``klCoef`` as the document has it. A coefficient that adapts (``klTarget``) would give each
         evaluation its own measure, and the best of them would be whichever had the smallest weight.
         """
-        rewards, kl = self.rewards(measures), self.kl(measures).sum(1)
-        lengths = measures.mask.sum(1).float()
+        rewards, kl = self.rewards(scored), self.kl(scored).sum(1)
+        lengths = scored.mask.sum(1).float()
         return {
             "objective": float((rewards - self._settings.kl_coef * kl).mean()),
             "reward": float(rewards.mean()),
             "reward_std": float(rewards.std(correction=0)),
-            "score": float(measures.scores.mean()),
+            "score": float(scored.scores.mean()),
             "kl": float(kl.mean()),
-            "entropy": float(masked_mean(measures.entropies, measures.mask)),
-            "eos_share": float(measures.ended.float().mean()),
+            "entropy": float(masked_mean(scored.entropies, scored.mask)),
+            "eos_share": float(scored.ended.float().mean()),
             "response_length": float(lengths.mean()),
         }
 
 
-def describe_values(experience: Experience) -> dict[str, float]:
+def describe_values(rollout: RolloutBatch) -> dict[str, float]:
     """How well the critic knew the returns, and what they were."""
-    measures = experience.measures
+    scored = rollout.scored
     return {
-        "explained_variance": float(explained_variance(measures.values, experience.returns, measures.mask)),
-        "value": float(masked_mean(measures.values, measures.mask)),
-        "return": float(masked_mean(experience.returns, measures.mask)),
+        "explained_variance": float(explained_variance(scored.values, rollout.returns, scored.mask)),
+        "value": float(masked_mean(scored.values, scored.mask)),
+        "return": float(masked_mean(rollout.returns, scored.mask)),
     }

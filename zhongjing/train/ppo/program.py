@@ -37,7 +37,7 @@ from zhongjing.model.rollout import RolloutEngine
 from zhongjing.train.distributed import seed_of
 from zhongjing.train.doubts import CRITIC_ROLLOUTS, critic_doubts
 from zhongjing.train.ppo.artifact import write_critic, write_policy
-from zhongjing.train.ppo.collect import Collector, Experience, describe_values
+from zhongjing.train.ppo.collect import Collector, RolloutBatch, describe_values
 from zhongjing.train.ppo.episodes import Episode, PpoMicroBatch, pack_episodes, to_columns
 from zhongjing.train.ppo.exchange import Group
 from zhongjing.train.ppo.kl_control import KlController
@@ -124,7 +124,7 @@ class PpoProgram:
             # Whole rollouts, at least one: a checkpoint exists only between rollouts.
             iterations = min(iterations, max(settings.max_steps // self._steps_per_rollout, 1))
         self.total_steps = iterations * self._steps_per_rollout
-        self._experience: Experience | None = None
+        self._rollout: RolloutBatch | None = None
         self._step_tokens = 0  # of the step before, over all ranks
         self._stopped = False
         self._explained: list[float] = []  # of the latest rollouts
@@ -163,7 +163,7 @@ class PpoProgram:
         metrics: dict[str, float] = {}
         if within == 0:
             metrics = self._begin(iteration)
-        elif self._experience is None or self._experience.iteration != iteration:
+        elif self._rollout is None or self._rollout.iteration != iteration:
             raise TrainingError(
                 f"step {step} belongs to a rollout that does not exist any more",
                 code=storage_codes.DAMAGED_CHECKPOINT,
@@ -180,20 +180,20 @@ class PpoProgram:
         first = iteration * size
         indices = [int(index) for index in self._order.indices(first, size)]
         seeds = [seed_of(self._seed, _ROLLOUT, iteration, first + position) for position in range(size)]
-        episodes = self._collector.respond(self._fetch(self._prompts, indices), seeds, iteration)
+        episodes = self._collector.generate(self._fetch(self._prompts, indices), seeds, iteration)
         partitioned = [
             batch
             for part in range(settings.minibatches)
             for batch in self._own_batches(iteration, part, episodes)
         ]
-        measures = self._collector.measure(episodes, partitioned)
+        scored = self._collector.score(episodes, partitioned)
         kl_coef = self._kl.coefficient
-        self._experience = self._collector.experience(iteration, episodes, measures, kl_coef)
+        self._rollout = self._collector.with_advantages(iteration, episodes, scored, kl_coef)
         self._stopped = False
         self.module.take_update_kl()
         metrics = {
-            **self._collector.describe(measures),
-            **describe_values(self._experience),
+            **self._collector.describe(scored),
+            **describe_values(self._rollout),
             "kl_coef": kl_coef,
         }
         self._explained = [*self._explained, metrics["explained_variance"]][-CRITIC_ROLLOUTS:]
@@ -201,8 +201,8 @@ class PpoProgram:
         return metrics
 
     def _minibatch(self, iteration: int, within: int, metrics: dict[str, float]) -> StepBatches:
-        experience = self._experience
-        assert experience is not None
+        rollout = self._rollout
+        assert rollout is not None
         settings = self._settings
         size = settings.global_batch_size
         # Counted from rollout to rollout, so that throughput is of prompts seen and tokens learnt from.
@@ -212,22 +212,22 @@ class PpoProgram:
             return StepBatches([pack_episodes([])], 0.0, epoch=epoch, metrics=metrics, metrics_kind=kind)
         positions = self._positions(iteration, within)
         warming = iteration < settings.critic_warmup_steps
-        partitioned = self._own_batches(iteration, within, experience.episodes)
+        partitioned = self._own_batches(iteration, within, rollout.episodes)
         batches = [
             replace(
-                self._micro_batch(experience, chosen),
+                self._micro_batch(rollout, chosen),
                 policy_weight=0.0 if warming else 1.0,
                 fresh=within == 0,
                 last=at == len(partitioned) - 1,
             )
             for at, chosen in enumerate(partitioned)
         ]
-        self._step_tokens = sum(len(experience.episodes[position].response) for position in positions)
+        self._step_tokens = sum(len(rollout.episodes[position].response) for position in positions)
         return StepBatches(
             batches,
             float(self._step_tokens),
             samples=len(positions) if within < settings.minibatches else 0,
-            tokens=sum(experience.episodes[position].tokens for position in positions),
+            tokens=sum(rollout.episodes[position].tokens for position in positions),
             epoch=epoch,
             metrics=metrics,
             metrics_kind=kind,
@@ -250,18 +250,18 @@ class PpoProgram:
     def _own_part(self, sizes: Sequence[int]) -> list[list[int]]:
         return partition(sizes, self._group.world_size, self._settings.token_budget)[self._group.rank]
 
-    def _micro_batch(self, experience: Experience, positions: Sequence[int]) -> PpoMicroBatch:
-        batch = pack_episodes([experience.episodes[position] for position in positions])
+    def _micro_batch(self, rollout: RolloutBatch, positions: Sequence[int]) -> PpoMicroBatch:
+        batch = pack_episodes([rollout.episodes[position] for position in positions])
         if not positions:
             return batch
         chosen = list(positions)
-        mask = experience.measures.mask[chosen]
+        mask = rollout.scored.mask[chosen]
         return replace(
             batch,
-            old_logprobs=to_columns(batch, experience.measures.logprobs[chosen], mask),
-            old_values=to_columns(batch, experience.measures.values[chosen], mask),
-            advantages=to_columns(batch, experience.advantages[chosen], mask),
-            returns=to_columns(batch, experience.returns[chosen], mask),
+            old_logprobs=to_columns(batch, rollout.scored.logprobs[chosen], mask),
+            old_values=to_columns(batch, rollout.scored.values[chosen], mask),
+            advantages=to_columns(batch, rollout.advantages[chosen], mask),
+            returns=to_columns(batch, rollout.returns[chosen], mask),
         )
 
     def _stop_if_far(self) -> None:
@@ -288,9 +288,9 @@ class PpoProgram:
         # The same choice for all runs of a pipeline, whatever their seed.
         indices = [int(index) for index in np.sort(permutation(len(samples), 0)[:wanted])]
         seeds = [seed_of(self._seed, _EVALUATION, index) for index in indices]
-        episodes = self._collector.respond(self._fetch(samples, indices), seeds, -1)
-        measures = self._collector.measure(episodes, self._own_part([episode.tokens for episode in episodes]))
-        return self._collector.describe(measures)
+        episodes = self._collector.generate(self._fetch(samples, indices), seeds, -1)
+        scored = self._collector.score(episodes, self._own_part([episode.tokens for episode in episodes]))
+        return self._collector.describe(scored)
 
     def warnings(self) -> list[str]:
         """Whether the critic came to know the returns."""
@@ -330,7 +330,7 @@ class PpoProgram:
         """Takes back what ``state_dict`` gave; a rollout that was begun is forgotten."""
         self._kl.load_state_dict(state["kl"])
         self._explained = list(state.get("explained", ()))  # absent in checkpoints of earlier releases
-        self._experience = None
+        self._rollout = None
 
     def _fetch(self, samples: SampleSet, indices: Sequence[int]) -> list[npt.NDArray[np.int64]]:
         found = []

@@ -142,7 +142,7 @@ class PpoModule(nn.Module):
         return MicroLoss(total, sums)
 
     @torch.no_grad()
-    def measure_policy(self, batch: PpoMicroBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def score_policy(self, batch: PpoMicroBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Log-probabilities, values and entropies of the response tokens; each fp32 [1, T].
 
         The forward pass is that of the update, token for token, so the first ratio is 1 to rounding.
@@ -152,14 +152,14 @@ class PpoModule(nn.Module):
         return taken.logprobs, values, taken.entropy
 
     @torch.no_grad()
-    def measure_reference(self, batch: PpoMicroBatch) -> torch.Tensor:
+    def score_reference(self, batch: PpoMicroBatch) -> torch.Tensor:
         """Log-probabilities of the response tokens under the reference; fp32 [1, T]."""
         with self.router.open(Part(REFERENCE)):
             hidden = hidden_states(self.model, batch.row)
         return self._logprobs(hidden, batch, entropy=False).logprobs
 
     @torch.no_grad()
-    def measure_reward(self, row: PackedRow) -> torch.Tensor:
+    def score_reward(self, row: PackedRow) -> torch.Tensor:
         """Score of each segment, read at its last token; fp32 [S]."""
         with self.router.open(Part(REWARD)):
             last = segment_ends_hidden(self.model, row)
