@@ -355,12 +355,12 @@ def test_answers_close_as_the_template_closes_them(folders_of: Callable[[str], A
     tokenizer = load_tokenizer(folder)
     end, document = (tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>"))
     found = Vocabulary.of(folder)
-    assert found.closing == (end,)
+    assert found.turn_end_ids == (end,)
     assert set(found.stop_ids) == {end, document}
     # A base whose eos_token ends documents; and a template with a line break before the turn's end.
     tokenizer.eos_token, tokenizer.pad_token = "<|endoftext|>", "<|im_start|>"
     tokenizer.chat_template = TEMPLATE_WITH_BREAK
     tokenizer.save_pretrained(tmp_path)
     other = Vocabulary.of(tmp_path)
-    assert other.closing == (*tokenizer.encode("\n", add_special_tokens=False), end)
+    assert other.turn_end_ids == (*tokenizer.encode("\n", add_special_tokens=False), end)
     assert set(other.stop_ids) == {end, document}

@@ -85,7 +85,7 @@ def build_ppo(
     base = load_base(
         base_folder, dtype=dtype_of(settings, device), quantization=settings.quantization, device=device
     )
-    _check_room(base.config, settings, (train, validation), len(vocabulary.closing))
+    _check_room(base.config, settings, (train, validation), len(vocabulary.turn_end_ids))
     module = PpoModule(
         base,
         None if adapter_folder is None else read_adapter(adapter_folder),
@@ -115,12 +115,12 @@ def build_ppo(
 
 
 def _check_room(
-    config: PretrainedConfig, settings: PpoSettings, splits: tuple[SampleSet, ...], closing: int
+    config: PretrainedConfig, settings: PpoSettings, splits: tuple[SampleSet, ...], turn_end: int
 ) -> None:
     """Finds before the first rollout what would end it: a prompt that leaves too few positions."""
     longest = max(int(split.tokens.max()) for split in splits if len(split))
     positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and longest + settings.max_new_tokens + closing > positions:
+    if isinstance(positions, int) and longest + settings.max_new_tokens + turn_end > positions:
         raise DataError(
             f"a prompt has {longest} tokens; with maxNewTokens {settings.max_new_tokens} it is longer "
             f"than the model's {positions} positions",

@@ -73,7 +73,7 @@ class Collector:
         group: the ranks.
         settings: of the stage.
         stop_ids: tokens that end a response.
-        closing: tokens that end an answer where the reward model reads it: the turn's end.
+        turn_end_ids: tokens that end an answer where the reward model reads it: the turn's end.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class Collector:
         settings: PpoSettings,
         *,
         stop_ids: Sequence[int],
-        closing: Sequence[int],
+        turn_end_ids: Sequence[int],
     ) -> None:
         self._module = module
         self._engine = engine
         self._group = group
         self._settings = settings
         self._stop_ids = tuple(stop_ids)
-        self._closing = tuple(closing)
+        self._turn_end_ids = tuple(turn_end_ids)
 
     def generate(self, prompts: Sequence[Tokens], seeds: Sequence[int], version: int) -> list[Episode]:
         """The policy's responses to ``prompts``; all ranks call it with the same arguments."""
@@ -139,7 +139,7 @@ class Collector:
             reference = self._module.score_reference(batch)
             for index, found in enumerate((logprobs, reference, values, entropies)):
                 tokens[index, list(positions)] = to_steps(batch, found, mask[list(positions)])
-            row = reward_row(chosen, self._closing, self._stop_ids)
+            row = reward_row(chosen, self._turn_end_ids, self._stop_ids)
             scores[list(positions)] = self._module.score_reward(row.to(device)).cpu()
         tokens, scores = self._group.share(tokens), self._group.share(scores)
         if not (torch.isfinite(tokens).all() and torch.isfinite(scores).all()):

@@ -115,13 +115,15 @@ def to_steps(batch: PpoMicroBatch, placed: torch.Tensor, mask: torch.Tensor) -> 
     return steps
 
 
-def reward_row(episodes: Sequence[Episode], closing: Sequence[int], stop_ids: Sequence[int]) -> PackedRow:
-    """Segments as the reward model saw answers in training: prompt, text of the answer, ``closing``.
+def reward_row(
+    episodes: Sequence[Episode], turn_end_ids: Sequence[int], stop_ids: Sequence[int]
+) -> PackedRow:
+    """Segments as the reward model saw answers in training: prompt, text of the answer, ``turn_end_ids``.
 
-    Whatever stop token ended the response gives way to ``closing``; a response that was cut gets it too, so
+    Whatever stop token ended the response gives way to ``turn_end_ids``; a response that was cut gets it too, so
     the score is of text the reward model can judge, and the missing end is punished apart from it.
     """
-    stops, end = set(stop_ids), np.asarray(closing, dtype=np.int64)
+    stops, end = set(stop_ids), np.asarray(turn_end_ids, dtype=np.int64)
     segments = []
     for episode in episodes:
         body = episode.response

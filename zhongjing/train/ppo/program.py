@@ -114,7 +114,7 @@ class PpoProgram:
             group,
             settings,
             stop_ids=vocabulary.stop_ids,
-            closing=vocabulary.closing,
+            turn_end_ids=vocabulary.turn_end_ids,
         )
         self._kl = KlController(settings.kl_coef, settings.kl_target, settings.kl_horizon)
         self._critic_scale = _critic_scale(settings)

@@ -20,11 +20,11 @@ class Vocabulary:
 
     Attributes:
         stop_ids: what ends a response: the turn's end, the document's end.
-        closing: what ends an answer where the reward model reads it.
+        turn_end_ids: what ends an answer where the reward model reads it.
     """
 
     stop_ids: tuple[int, ...]
-    closing: tuple[int, ...]
+    turn_end_ids: tuple[int, ...]
 
     @classmethod
     def of(cls, tokenizer_folder: Path) -> Vocabulary:
@@ -37,8 +37,8 @@ class Vocabulary:
             DataError: the tokenizer has no end, or its template cannot be used.
         """
         tokenizer = load_tokenizer(tokenizer_folder)
-        closing = _closing(tokenizer)
-        return cls(tuple(end_ids(tokenizer)), closing)
+        turn_end_ids = _turn_end_ids(tokenizer)
+        return cls(tuple(end_ids(tokenizer)), turn_end_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Sources:
     base_reference: str
 
 
-def _closing(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def _turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     question, answer = (Turn("user", "?"),), "."
     prompt = encode_prompt(tokenizer, question, _ROOM)
     ranked = encode_ranking(tokenizer, question, [answer], _ROOM)
