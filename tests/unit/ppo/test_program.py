@@ -28,7 +28,7 @@ from zhongjing.train.ppo.episodes import (
     to_columns,
     to_steps,
 )
-from zhongjing.train.ppo.exchange import Group
+from zhongjing.train.ppo.group import Group
 from zhongjing.train.ppo.program import PpoProgram
 from zhongjing.train.ppo.sources import Vocabulary
 from zhongjing.train.program import StepBatches
@@ -140,7 +140,7 @@ class _Sums:
         self._barrier = threading.Barrier(2, timeout=60)
         self._given: dict[int, torch.Tensor] = {}
 
-    def share(self, group: Group, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, group: Group, tensor: torch.Tensor) -> torch.Tensor:
         if group.world_size == 1:
             return tensor
         self._given[group.rank] = tensor
@@ -152,7 +152,7 @@ class _Sums:
 
 def test_two_ranks_make_the_rollout_of_one(program_of: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     sums = _Sums()
-    monkeypatch.setattr(Group, "share", lambda group, tensor: sums.share(group, tensor))  # noqa: PLW0108 - binds
+    monkeypatch.setattr(Group, "all_reduce_sum", lambda group, tensor: sums.all_reduce_sum(group, tensor))  # noqa: PLW0108 - binds
     fields = {"ppoEpochs": 1, "minibatches": 2, "globalBatchSize": 6, "microBatchTokens": 24}
     alone = program_of(**fields)
     both = [program_of(rank=rank, world_size=2, **fields) for rank in (0, 1)]

@@ -18,7 +18,7 @@ from zhongjing.model.adapters import read_adapter
 from zhongjing.model.base import load_base
 from zhongjing.model.rollout import CompactingEngine, Sampling
 from zhongjing.train.distributed import seed_of
-from zhongjing.train.ppo.exchange import Group
+from zhongjing.train.ppo.group import Group
 from zhongjing.train.ppo.program import PpoProgram
 from zhongjing.train.ppo.roles import POLICY, PpoModule
 from zhongjing.train.ppo.sources import Sources, Vocabulary

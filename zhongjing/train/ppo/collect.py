@@ -26,7 +26,7 @@ from zhongjing.train.ppo.advantages import (
     whiten,
 )
 from zhongjing.train.ppo.episodes import Episode, pack_episodes, response_mask, reward_row, to_steps
-from zhongjing.train.ppo.exchange import Group
+from zhongjing.train.ppo.group import Group
 from zhongjing.train.ppo.roles import PpoModule
 
 
@@ -98,14 +98,14 @@ class Collector:
         count, width = len(prompts), self._settings.max_new_tokens
         tokens = torch.zeros(count, width, dtype=torch.int64)
         facts = torch.zeros(count, 2, dtype=torch.int64)  # length, ended
-        mine = self._group.mine(count)
-        if mine:
+        shard = self._group.shard(count)
+        if shard:
             self._engine.wake()
             self._engine.load_adapter(version)
-            made = self._engine.generate([prompts[i] for i in mine], [seeds[i] for i in mine])
+            made = self._engine.generate([prompts[i] for i in shard], [seeds[i] for i in shard])
             self._engine.sleep()
-            tokens[mine], facts[mine, 0], facts[mine, 1] = made.tokens, made.lengths, made.ended.long()
-        tokens, facts = self._group.share(tokens), self._group.share(facts)
+            tokens[shard], facts[shard, 0], facts[shard, 1] = made.tokens, made.lengths, made.ended.long()
+        tokens, facts = self._group.all_reduce_sum(tokens), self._group.all_reduce_sum(facts)
         return [
             Episode(
                 np.asarray(prompt, dtype=np.int64), tokens[i, : int(facts[i, 0])].numpy(), bool(facts[i, 1])
@@ -141,7 +141,7 @@ class Collector:
                 tokens[index, list(positions)] = to_steps(batch, found, mask[list(positions)])
             row = reward_row(chosen, self._turn_end_ids, self._stop_ids)
             scores[list(positions)] = self._module.score_reward(row.to(device)).cpu()
-        tokens, scores = self._group.share(tokens), self._group.share(scores)
+        tokens, scores = self._group.all_reduce_sum(tokens), self._group.all_reduce_sum(scores)
         if not (torch.isfinite(tokens).all() and torch.isfinite(scores).all()):
             raise TrainingError(
                 "the policy, reference, critic or reward model gave a number that is not finite",

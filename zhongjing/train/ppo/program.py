@@ -39,7 +39,7 @@ from zhongjing.train.doubts import CRITIC_ROLLOUTS, critic_doubts
 from zhongjing.train.ppo.artifact import write_critic, write_policy
 from zhongjing.train.ppo.collect import Collector, RolloutBatch, describe_values
 from zhongjing.train.ppo.episodes import Episode, PpoMicroBatch, pack_episodes, to_columns
-from zhongjing.train.ppo.exchange import Group
+from zhongjing.train.ppo.group import Group
 from zhongjing.train.ppo.kl_control import KlController
 from zhongjing.train.ppo.roles import CRITIC, PPO, PpoModule
 from zhongjing.train.ppo.sources import Sources, Vocabulary
@@ -244,8 +244,8 @@ class PpoProgram:
     def _own_batches(self, iteration: int, within: int, episodes: Sequence[Episode]) -> list[list[int]]:
         """This rank's micro-batches of a minibatch, as positions in the rollout; empty ones are dummy batches."""
         positions = self._positions(iteration, within)
-        mine = self._own_part([episodes[position].tokens for position in positions])
-        return [[positions[index] for index in batch] for batch in mine]
+        shard = self._own_part([episodes[position].tokens for position in positions])
+        return [[positions[index] for index in batch] for batch in shard]
 
     def _own_part(self, sizes: Sequence[int]) -> list[list[int]]:
         return partition(sizes, self._group.world_size, self._settings.token_budget)[self._group.rank]
@@ -269,7 +269,9 @@ class PpoProgram:
         limit = self._settings.max_kl
         if limit is None or self._stopped:
             return
-        total = float(self._group.share(self.module.take_update_kl().detach().to(self._group.device)))
+        total = float(
+            self._group.all_reduce_sum(self.module.take_update_kl().detach().to(self._group.device))
+        )
         self._stopped = not total / max(self._step_tokens, 1) <= limit
 
     def evaluate(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ class Group:
     world_size: int
     device: torch.device
 
-    def share(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum of ``tensor`` over all ranks, on CPU; the same on every rank."""
         if self.world_size == 1:
             return tensor.cpu()
@@ -33,6 +33,6 @@ class Group:
         distributed.all_reduce(whole)
         return whole.to(tensor.dtype).cpu()
 
-    def mine(self, count: int) -> list[int]:
+    def shard(self, count: int) -> list[int]:
         """Which of ``count`` things this rank takes: every ``world_size``-th."""
         return list(range(self.rank, count, self.world_size))
