@@ -10,10 +10,10 @@ import transformers.models.llama.modeling_llama
 import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
 import zhongjing.train.curves
-import zhongjing.train.gauges
 import zhongjing.train.job
 import zhongjing.train.loop
 import zhongjing.train.programs
+import zhongjing.train.prometheus
 import zhongjing.train.ray_tasks
 import zhongjing.train.ray_worker
 import zhongjing.train.sample_answers  # noqa: F401

@@ -22,10 +22,10 @@ from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity
 from zhongjing.train.accelerator import cuda_facts, no_cuda, use_gpu
 from zhongjing.train.folders import DownloadStoppedError, Folders, until
-from zhongjing.train.gauges import RayGauges
 from zhongjing.train.meeting import meet
 from zhongjing.train.peak import memory_use, own_peak, planned
 from zhongjing.train.precision import agreed_precision, own_precision, with_precision
+from zhongjing.train.prometheus import PrometheusGauges
 from zhongjing.train.ray_context import RayRunContext, TensorBoard
 from zhongjing.train.scratch import Claim, checkpoint_folder, remove_earlier, remove_spool, scratch_folder
 from zhongjing.train.worker import WorkerConfig
@@ -88,7 +88,9 @@ class _Rank:
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, int(self.settings.resources.cpus)))
         tensorboard = TensorBoard(self.scratch / "tensorboard") if self._wants_tensorboard() else None
-        gauges = [RayGauges(self.request.stage.value, self.request.document.name)] if self.rank == 0 else []
+        gauges = (
+            [PrometheusGauges(self.request.stage.value, self.request.document.name)] if self.rank == 0 else []
+        )
         context = RayRunContext(
             self.request,
             self.layout,

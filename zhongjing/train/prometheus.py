@@ -80,7 +80,7 @@ PROGRESS = {
 }
 
 
-class RayGauges:
+class PrometheusGauges:
     """The gauges of one attempt.
 
     Args:

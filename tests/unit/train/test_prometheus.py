@@ -10,7 +10,7 @@ import pytest
 
 from zhongjing.config.stages import Stage
 from zhongjing.storage.progress import Activity, MetricPoint, Progress
-from zhongjing.train.gauges import POINTS, PROGRESS, RayGauges
+from zhongjing.train.prometheus import POINTS, PROGRESS, PrometheusGauges
 
 ROOT = Path(__file__).parents[3]
 
@@ -34,18 +34,18 @@ def values(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """What was set, by name; Ray's own part is tested with Ray, in test_train_pods."""
     found: dict[str, float] = {}
 
-    def record(_: RayGauges, name: str, value: float, description: str) -> None:
+    def record(_: PrometheusGauges, name: str, value: float, description: str) -> None:
         assert description
         found[name] = value
 
-    monkeypatch.setattr(RayGauges, "_set", record)
+    monkeypatch.setattr(PrometheusGauges, "_set", record)
     return found
 
 
 def test_what_a_death_would_cost(values: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("zhongjing.train.gauges.time.time", lambda: now[0])
-    watched = RayGauges("sft", "x")
+    monkeypatch.setattr("zhongjing.train.prometheus.time.time", lambda: now[0])
+    watched = PrometheusGauges("sft", "x")
 
     def report(**fields: Any) -> None:
         progress = Progress(stage=Stage.SFT, key="k", attempt=2, activity=Activity.TRAINING, **fields)
@@ -68,5 +68,7 @@ def test_what_a_death_would_cost(values: dict[str, float], monkeypatch: pytest.M
 
 
 def test_a_value_that_nobody_knew_is_a_gauge_all_the_same(values: dict[str, float]) -> None:
-    RayGauges("sft", "x")(MetricPoint(kind="train", step=1, time="", values={"loss": 2.0, "novel": 3.0}))
+    PrometheusGauges("sft", "x")(
+        MetricPoint(kind="train", step=1, time="", values={"loss": 2.0, "novel": 3.0})
+    )
     assert values == {"train_loss": 2.0, "train_novel": 3.0}
