@@ -29,7 +29,7 @@ from zhongjing.storage.documents import damaged
 from zhongjing.storage.files import disk_error, path_inside
 from zhongjing.storage.heartbeat import beat
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.train.scratch import Claim, if_unclaimed, room
+from zhongjing.train.scratch import FolderLock, if_unlocked, room
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Folders:
         self._store = store
         self._watch = watch
         self._scratch = scratch / "models"
-        self._claims: list[Claim] = []  # of what this process was given, as long as it lives
+        self._locks: list[FolderLock] = []  # of what this process was given, as long as it lives
 
     def local(self, reference: str, revision: str | None = None) -> Path:
         """A local folder for an s3:// folder, a local folder or a hub id.
@@ -100,7 +100,7 @@ class Folders:
                     ) from None
                 (unfinished / _MARK).touch()
                 unfinished.rename(folder)
-            self._claims.append(Claim(folder))
+            self._locks.append(FolderLock(folder))
             os.utime(folder / _MARK)  # its latest use
         return folder
 
@@ -111,7 +111,7 @@ class Folders:
             return
         marks = sorted(self._scratch.glob(f"*/{_MARK}"), key=lambda mark: mark.stat().st_mtime)
         for mark in marks:
-            if if_unclaimed(mark.parent, partial(shutil.rmtree, mark.parent, ignore_errors=True)):
+            if if_unlocked(mark.parent, partial(shutil.rmtree, mark.parent, ignore_errors=True)):
                 logger.info("removed %s: its room is needed for %s", mark.parent, reference)
             if room(self._scratch) > needed:
                 return

@@ -42,7 +42,7 @@ from zhongjing.train.lineage import lineage
 from zhongjing.train.meter import TimeLeft
 from zhongjing.train.prepare import prepare
 from zhongjing.train.ray_storage import ray_storage
-from zhongjing.train.scratch import Claim, remove_earlier, scratch_folder, scratch_root
+from zhongjing.train.scratch import FolderLock, remove_earlier, scratch_folder, scratch_root
 from zhongjing.train.stop_watch import OTHERS_POLL_SECONDS, StopWatch
 from zhongjing.train.worker import COLLECTIVE_SECONDS, Prepared, WorkerConfig, train_worker
 
@@ -100,7 +100,7 @@ class Job:
         self.layout = layout
         self.stage_layout: StageLayout = layout.stage(request.stage, request.key)
         self.scratch = scratch_folder(request.submission_id)
-        self._claim = Claim(self.scratch)
+        self._lock = FolderLock(self.scratch)
         self._started = time.time()
         self._started_at = time_stamp()
 

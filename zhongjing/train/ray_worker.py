@@ -27,7 +27,13 @@ from zhongjing.train.peak import memory_use, own_peak, planned
 from zhongjing.train.precision import agreed_precision, own_precision, with_precision
 from zhongjing.train.prometheus import PrometheusGauges
 from zhongjing.train.ray_context import RayRunContext, TensorBoard
-from zhongjing.train.scratch import Claim, checkpoint_folder, remove_earlier, remove_spool, scratch_folder
+from zhongjing.train.scratch import (
+    FolderLock,
+    checkpoint_folder,
+    remove_earlier,
+    remove_spool,
+    scratch_folder,
+)
 from zhongjing.train.worker import WorkerConfig
 
 if TYPE_CHECKING:
@@ -77,7 +83,7 @@ class _Rank:
         if self.local_rank == 0:
             remove_earlier(worker.submission_id)
         self.scratch = scratch_folder(worker.submission_id)
-        self._claims = [Claim(self.scratch), Claim(checkpoint_folder(self.request))]
+        self._locks = [FolderLock(self.scratch), FolderLock(checkpoint_folder(self.request))]
 
     def run(self) -> dict[str, Any] | None:
         from zhongjing.train.distributed import prepare_deepspeed
@@ -123,8 +129,8 @@ class _Rank:
         After a failure others may still read there, and their errors would hide the one that counts; then the
         next job on this node removes it.
         """
-        for claim in self._claims:
-            claim.release()
+        for lock in self._locks:
+            lock.release()
         meet(lambda: None)
         if self.local_rank == 0:
             shutil.rmtree(self.scratch, ignore_errors=True)

@@ -30,7 +30,7 @@ _SPOOL = "-checkpoints"
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(?:([KkMGTP])(i)?)?")
 
 
-class Claim:
+class FolderLock:
     """Says that this process uses a folder, until it is given back or the process ends."""
 
     def __init__(self, folder: Path) -> None:
@@ -95,7 +95,7 @@ def remove_earlier(submission_id: str) -> None:
     """Removes what attempts left here that are over.
 
     Of the same stage none of the earlier ones lives any more. Of other stages and pipelines, only folders
-    that no process claims.
+    that no process has locked.
     """
     prefix, _, number = submission_id.rpartition("-a")
     for folder in scratch_root().iterdir():
@@ -106,13 +106,13 @@ def remove_earlier(submission_id: str) -> None:
         elif folder.name.endswith(_SPOOL):
             remove_spool(folder)
         elif _ATTEMPT.fullmatch(folder.name):
-            if_unclaimed(folder, partial(shutil.rmtree, folder, ignore_errors=True))
+            if_unlocked(folder, partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 def remove_spool(folder: Path) -> None:
-    """Removes a folder of snapshots, unless a process claims it or one is still on its way to the store."""
+    """Removes a folder of snapshots, unless a process has locked it or one is still on its way to the store."""
     if not _uploads(folder):
-        if_unclaimed(folder, partial(shutil.rmtree, folder, ignore_errors=True))
+        if_unlocked(folder, partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 def _uploads(spool: Path) -> bool:
@@ -155,8 +155,8 @@ def parse_size(text: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** " KMGTP".index((prefix or " ").upper()))
 
 
-def if_unclaimed(folder: Path, action: Callable[[], None]) -> bool:
-    """Runs ``action`` while no process can claim ``folder``; False if one has."""
+def if_unlocked(folder: Path, action: Callable[[], None]) -> bool:
+    """Runs ``action`` while no process can lock ``folder``; False if one has."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:

@@ -14,7 +14,7 @@ from zhongjing.errors import ConfigError
 from zhongjing.train.scratch import (
     SIZE_VARIABLE,
     VARIABLE,
-    Claim,
+    FolderLock,
     parse_size,
     remove_earlier,
     room,
@@ -43,8 +43,8 @@ def test_earlier_attempts_of_the_same_stage_are_removed_and_no_later_one(root: P
 CLAIMING = """
 import sys
 from pathlib import Path
-from zhongjing.train.scratch import Claim
-claims = [Claim(Path(name)) for name in sys.argv[1:]]
+from zhongjing.train.scratch import FolderLock
+claims = [FolderLock(Path(name)) for name in sys.argv[1:]]
 print("claimed", flush=True)
 sys.stdin.read()
 """
@@ -75,10 +75,10 @@ def test_a_snapshot_on_its_way_to_the_store_is_kept(root: Path) -> None:
 
 
 def test_a_claim_that_is_given_back_protects_nothing(root: Path) -> None:
-    claim = Claim(root / "y-2-rm-a1")
+    claim = FolderLock(root / "y-2-rm-a1")
     remove_earlier("x-1-sft-a1")
     assert names(root) == ["y-2-rm-a1"]
-    claim.release()
+    lock.release()
     remove_earlier("x-1-sft-a1")
     assert names(root) == []
 
