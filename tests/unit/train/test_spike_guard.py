@@ -12,7 +12,7 @@ import pytest
 from zhongjing.codes import training as codes
 from zhongjing.config.stages import SpikeGuard as Settings
 from zhongjing.errors import TrainingError
-from zhongjing.train.guard import DivergenceWatch, SpikeGuard
+from zhongjing.train.spike_guard import DivergenceWatch, SpikeGuard
 
 SETTINGS = Settings(window=16, warmup_steps=4, threshold=5.0, recovery_steps=10, max_consecutive=3)
 
