@@ -27,9 +27,9 @@ from zhongjing.storage.checkpoints import CheckpointStore
 from zhongjing.storage.embedded import EmbeddedS3
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.objects import open_store
+from zhongjing.train.barrier import meet
 from zhongjing.train.distributed import ensure_process_group
 from zhongjing.train.engine import Engine
-from zhongjing.train.meeting import meet
 from zhongjing.train.snapshot import SnapshotBuffer
 from zhongjing.train.state import write_state
 

@@ -22,7 +22,7 @@ from zhongjing.errors import NotFoundError, StorageError
 from zhongjing.storage.checkpoints import Wanted
 from zhongjing.storage.files import is_disk_full
 from zhongjing.storage.progress import Activity
-from zhongjing.train.meeting import first, meet
+from zhongjing.train.barrier import first, meet
 
 
 class LocalContext:

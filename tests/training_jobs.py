@@ -23,11 +23,11 @@ from zhongjing.errors import DataError
 from zhongjing.storage.checkpoints import Ranges
 from zhongjing.storage.heartbeat import HEARTBEAT, beat
 from zhongjing.storage.progress import Activity
-from zhongjing.train import meeting as meeting_module
+from zhongjing.train import barrier as barrier_module
+from zhongjing.train.barrier import BarrierError, first, meet
 from zhongjing.train.distributed import check_same_start, ensure_process_group
 from zhongjing.train.engine import Engine
 from zhongjing.train.loop import run_loop
-from zhongjing.train.meeting import MeetingError, first, meet
 from zhongjing.train.ppo.build import build_ppo
 from zhongjing.train.pretrain import PretrainProgram
 from zhongjing.train.program import MicroLoss, StageProgram, StepBatches
@@ -198,12 +198,12 @@ def meeting(folder: Path, *, kind: str) -> dict[str, Any]:
                 beat(piece / 10)
         return 10 * rank
 
-    meeting_module._TELL_SECONDS = 0.05
+    barrier_module._TELL_SECONDS = 0.05
     before = HEARTBEAT.count
     assert first(lambda: {"step": 7 + rank}) == {"step": 7}
     try:
         return {"got": meet(work, seconds=0.8), "beats": HEARTBEAT.count - before}
-    except (MeetingError, ValueError) as error:
+    except (BarrierError, ValueError) as error:
         time.sleep(1.5)  # rank 0 serves the store
         return {"error": f"{type(error).__name__}: {error}"}
 

@@ -34,7 +34,7 @@ _DEAD_CLASSES = (
     "ray.WorkerGroupStartupFailedError",
 )
 _CROWDED_CLASSES = ("ray.InsufficientClusterResourcesError", "ray.WorkerGroupStartupTimeoutError")
-_CONNECTION_CLASSES = ("torch.DistError", "zhongjing.MeetingError")
+_CONNECTION_CLASSES = ("torch.DistError", "zhongjing.BarrierError")
 _CONNECTION_WORDS = re.compile(
     r"gloo.*(Connection|Timed out|timeout)|Connection closed by peer|NCCL", re.DOTALL
 )

@@ -21,8 +21,8 @@ from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity
 from zhongjing.train.accelerator import cuda_facts, no_cuda, use_gpu
+from zhongjing.train.barrier import meet
 from zhongjing.train.folders import DownloadStoppedError, Folders, until
-from zhongjing.train.meeting import meet
 from zhongjing.train.peak import memory_use, own_peak, planned
 from zhongjing.train.precision import agreed_precision, own_precision, with_precision
 from zhongjing.train.prometheus import PrometheusGauges

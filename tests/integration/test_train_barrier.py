@@ -20,10 +20,10 @@ def test_long_work_of_a_rank_is_waited_for_and_seen(tmp_path: Path) -> None:
 
 def test_nobody_waits_for_ever_for_a_rank_that_does_nothing(tmp_path: Path) -> None:
     first, _ = run_ranks("meeting", tmp_path, 2, kind="hangs")
-    assert first["error"] == "MeetingError: no rank has done anything for 0.8 s"
+    assert first["error"] == "BarrierError: no rank has done anything for 0.8 s"
 
 
 def test_the_failure_of_a_rank_ends_the_waiting_of_the_others(tmp_path: Path) -> None:
     first, second = run_ranks("meeting", tmp_path, 2, kind="fails")
-    assert first["error"] == "MeetingError: another rank failed: rank 1: ValueError: no room"
+    assert first["error"] == "BarrierError: another rank failed: rank 1: ValueError: no room"
     assert second["error"] == "ValueError: no room"

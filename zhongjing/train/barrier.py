@@ -26,7 +26,7 @@ _TELL_SECONDS = 1.0
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.002, 0.5  # seconds
 
 
-class MeetingError(Exception):
+class BarrierError(Exception):
     """Another rank did not come. Its own error, where it has one, is the one that counts."""
 
 
@@ -59,7 +59,7 @@ def meet(work: Callable[[], T], *, seconds: float = COLLECTIVE_SECONDS) -> list[
         What each rank's work returned, by rank.
 
     Raises:
-        MeetingError: another rank's work failed, or no rank does anything any more.
+        BarrierError: another rank's work failed, or no rank does anything any more.
         Exception: what this rank's own work ended with.
     """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
@@ -99,14 +99,14 @@ def _wait(store: Any, place: str, over: Callable[[], bool], size: int, seconds: 
     moved = time.monotonic()
     while not over():
         if store.check([f"{place}/failed"]):
-            raise MeetingError(f"another rank failed: {store.get(f'{place}/failed').decode()}")
+            raise BarrierError(f"another rank failed: {store.get(f'{place}/failed').decode()}")
         count = sum(store.add(_beats(rank), 0) for rank in range(size))
         if count != told:
             if told >= 0:
                 beat()
             told, moved = count, time.monotonic()
         if time.monotonic() - moved > seconds:
-            raise MeetingError(f"no rank has done anything for {seconds:g} s")
+            raise BarrierError(f"no rank has done anything for {seconds:g} s")
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_LOOK)
 
