@@ -42,8 +42,8 @@ from zhongjing.storage.artifacts import MADE, read_manifest
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageInput, StageManifest, StageRequest
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.train.doubts import reward_doubts
 from zhongjing.train.folders import Folders
+from zhongjing.train.quality_warnings import reward_warnings
 from zhongjing.train.ray_tasks import connect
 from zhongjing.train.worker import Prepared
 
@@ -313,7 +313,7 @@ class _Preparation:
                 code=codes.WEAK_REWARD_MODEL,
                 where="spec.stages.ppo.minRewardAccuracy",
             )
-        return reward_doubts(metrics)
+        return reward_warnings(metrics)
 
 
 def _link_or_copy(source: str, target: str) -> str:

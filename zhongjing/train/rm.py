@@ -21,11 +21,11 @@ from zhongjing.model.causal import segment_ends_hidden
 from zhongjing.model.export import copy_tokenizer
 from zhongjing.model.reward import build_reward_model, head_rewards, head_weight, save_reward_model
 from zhongjing.train.batch_loader import BatchLoader, HeldOut, sum_over_ranks
-from zhongjing.train.doubts import effective_trials, reward_doubts, wilson
 from zhongjing.train.losses import pair_counts, pair_fractions, ranking_loss
 from zhongjing.train.parameters import adamw_groups, enable_gradient_checkpointing
 from zhongjing.train.precision import dtype_of
 from zhongjing.train.program import MicroLoss, StepBatches
+from zhongjing.train.quality_warnings import effective_trials, reward_warnings, wilson
 
 
 class RankingObjective(nn.Module):
@@ -191,7 +191,7 @@ class RmProgram:
 
     def warnings(self) -> list[str]:
         """Whether the best checkpoint so far ranks better than chance, and than length does."""
-        return reward_doubts(self._best)
+        return reward_warnings(self._best)
 
     def finish(self, folder: Path) -> dict[str, Any]:
         """Writes adapter and head; returns the best checkpoint's held-out reward mean and deviation."""

@@ -35,7 +35,6 @@ from zhongjing.errors import ConfigError, DataError, TrainingError
 from zhongjing.model.export import finish_adapter_folder
 from zhongjing.model.rollout import RolloutEngine
 from zhongjing.train.distributed import seed_of
-from zhongjing.train.doubts import CRITIC_ROLLOUTS, critic_doubts
 from zhongjing.train.ppo.artifact import write_critic, write_policy
 from zhongjing.train.ppo.collect import Collector, RolloutBatch, describe_values
 from zhongjing.train.ppo.episodes import Episode, PpoMicroBatch, pack_episodes, to_columns
@@ -44,6 +43,7 @@ from zhongjing.train.ppo.kl_control import KlController
 from zhongjing.train.ppo.roles import CRITIC, PPO, PpoModule
 from zhongjing.train.ppo.sources import Sources, Vocabulary
 from zhongjing.train.program import StepBatches
+from zhongjing.train.quality_warnings import CRITIC_ROLLOUTS, critic_warnings
 
 # Places of the random streams, beside the seed.
 _ROLLOUT, _EVALUATION, _MINIBATCH = 1, 2, 3
@@ -296,7 +296,7 @@ class PpoProgram:
 
     def warnings(self) -> list[str]:
         """Whether the critic came to know the returns."""
-        return critic_doubts(self._explained, self._settings)
+        return critic_warnings(self._explained, self._settings)
 
     def finish(self, folder: Path) -> dict[str, Any]:
         """Writes the policy as one adapter over the base, the critic beside it, and the tokenizer."""

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from zhongjing.config.stages import PpoSettings
-from zhongjing.train.doubts import critic_doubts, effective_trials, reward_doubts, wilson
+from zhongjing.train.quality_warnings import critic_warnings, effective_trials, reward_warnings, wilson
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def measured(accuracy: float, low: float, longer: float) -> dict[str, float]:
 def test_a_reward_model_not_above_chance_or_length_is_warned_of(
     metrics: dict[str, float], said: list[str]
 ) -> None:
-    found = reward_doubts(metrics)
+    found = reward_warnings(metrics)
     assert len(found) == len(said)
     for sentence, words in zip(found, said, strict=True):
         assert words in sentence
@@ -83,8 +83,8 @@ def test_a_reward_model_not_above_chance_or_length_is_warned_of(
 
 def test_a_critic_whose_explained_variance_stays_negative_is_warned_of() -> None:
     settings = PpoSettings.model_validate({"data": [{"source": "x"}]})
-    assert critic_doubts([-0.2, -0.1], settings) == [], "too early"
-    assert critic_doubts([-9.0, -0.2, -0.1, 0.1, -0.2], settings) == []
-    (said,) = critic_doubts([0.5, -0.2, -0.1, -0.3, -0.2, -0.25], settings)
+    assert critic_warnings([-0.2, -0.1], settings) == [], "too early"
+    assert critic_warnings([-9.0, -0.2, -0.1, 0.1, -0.2], settings) == []
+    (said,) = critic_warnings([0.5, -0.2, -0.1, -0.3, -0.2, -0.25], settings)
     assert "stays negative (-0.2, -0.1, -0.3, -0.2, -0.25 in the last 5 rollouts)" in said
     assert "spec.stages.ppo.criticWarmupSteps" in said

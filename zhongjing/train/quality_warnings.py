@@ -46,7 +46,7 @@ def effective_trials(
     return max(1.0, min(pairs, share * (1 - share) / (variance * prompts / (prompts - 1))))
 
 
-def reward_doubts(metrics: Mapping[str, float]) -> list[str]:
+def reward_warnings(metrics: Mapping[str, float]) -> list[str]:
     """What the held-out metrics of a reward model leave in doubt; see :mod:`zhongjing.train.rm`."""
     if "pairs" not in metrics:
         return []  # measured by an earlier release, or nothing was held out
@@ -69,7 +69,7 @@ def reward_doubts(metrics: Mapping[str, float]) -> list[str]:
     return found
 
 
-def critic_doubts(explained: Sequence[float], settings: PpoSettings) -> list[str]:
+def critic_warnings(explained: Sequence[float], settings: PpoSettings) -> list[str]:
     """What the explained variance of the latest rollouts says of the critic."""
     latest = explained[-CRITIC_ROLLOUTS:]
     if len(latest) < 3 or not max(latest) < 0:
