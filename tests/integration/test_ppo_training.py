@@ -125,7 +125,7 @@ def test_a_step_without_weight_changes_nothing(models: Path) -> None:
         applied = []
         for step in range(4):
             before = {name: p.detach().clone() for name, p in engine.names.items()}
-            plan = program.plan(step)
+            plan = program.step_batches(step)
             result = engine.train_step(plan, 1e-2, step=step)
             moved = any(not torch.equal(p, before[name]) for name, p in engine.names.items())
             assert moved == result.applied == (plan.denominator > 0)

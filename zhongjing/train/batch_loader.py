@@ -107,7 +107,7 @@ class BatchLoader:
 
 
 class HeldOut:
-    """The part of the held-out split that is evaluated: the same at every evaluation, divided among the ranks.
+    """The part of the held-out split that is evaluated: the same each time, partitioned.
 
     Args:
         samples: the validation split; may be empty.

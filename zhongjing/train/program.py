@@ -31,7 +31,7 @@ class MicroLoss:
 
 @dataclass(slots=True)
 class StepBatches:
-    """One optimizer step of this rank. Every rank has the same number of micro-batches (dummy batches included)."""
+    """One optimizer step of this rank. All ranks have as many micro-batches, dummies included."""
 
     micro_batches: Sequence[Any]
     denominator: float  # global, over all ranks: target tokens (or pairs, ...) of the step
@@ -48,9 +48,9 @@ class StageProgram(Protocol):
     """A stage. ``module.forward(micro_batch)`` returns a :class:`MicroLoss`.
 
     Sampling is a pure function of (seed, step), so that resuming at a step needs no more than the step's
-    number and ``state_dict()``. ``best_metric`` is a key of what ``evaluate`` returns. A program that
-    ``checkpoint_whenever_possible`` has a checkpoint taken at each, whatever the settings' cadence (PPO: what an
-    iteration costs is not lost twice).
+    number and ``state_dict()``. ``best_metric`` is a key of what ``evaluate`` returns. With
+    ``checkpoint_whenever_possible`` each chance is taken, whatever the settings' cadence (PPO: what an iteration
+    costs is not lost twice).
     """
 
     total_steps: int

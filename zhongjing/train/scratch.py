@@ -110,7 +110,7 @@ def remove_earlier(submission_id: str) -> None:
 
 
 def remove_spool(folder: Path) -> None:
-    """Removes a folder of snapshots, unless a process has locked it or one is still on its way to the store."""
+    """Removes a folder of snapshots, unless it is locked or one is on its way to the store."""
     if not _uploads(folder):
         if_unlocked(folder, partial(shutil.rmtree, folder, ignore_errors=True))
 

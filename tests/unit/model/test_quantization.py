@@ -88,7 +88,7 @@ def test_ppo_on_one_quantized_base(tmp_path: Path) -> None:
         engine.load_adapter(1)
         made = engine.generate([[5, 6, 7], [8, 9, 10, 11]], [1, 2])
         engine.sleep()
-        results.append((made.tokens.tolist(), module.measure_reward(PackedRow.of(list(IDS.numpy())))))
+        results.append((made.tokens.tolist(), module.score_reward(PackedRow.of(list(IDS.numpy())))))
     assert results[0][0] == results[1][0]
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-4, atol=1e-6)
 

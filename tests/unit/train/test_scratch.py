@@ -75,7 +75,7 @@ def test_a_snapshot_on_its_way_to_the_store_is_kept(root: Path) -> None:
 
 
 def test_a_claim_that_is_given_back_protects_nothing(root: Path) -> None:
-    claim = FolderLock(root / "y-2-rm-a1")
+    lock = FolderLock(root / "y-2-rm-a1")
     remove_earlier("x-1-sft-a1")
     assert names(root) == ["y-2-rm-a1"]
     lock.release()

@@ -65,7 +65,7 @@ class RolloutBatch:
 
 
 class Collector:
-    """Makes and scored episodes, each rank its share.
+    """Generates and scores episodes, each rank its share.
 
     Args:
         module: the four roles.
@@ -118,7 +118,7 @@ class Collector:
 
         Args:
             episodes: all ranks'.
-            micro_batches: positions in ``episodes`` that this rank scored, grouped as they will be learnt
+            micro_batches: positions in ``episodes`` that this rank scores, grouped as they will be learnt
                 from: the same packed row gives the same numbers then. Over all ranks every
                 episode occurs once.
 

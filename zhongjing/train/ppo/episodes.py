@@ -120,8 +120,8 @@ def reward_row(
 ) -> PackedRow:
     """Segments as the reward model saw answers in training: prompt, text of the answer, ``turn_end_ids``.
 
-    Whatever stop token ended the response gives way to ``turn_end_ids``; a response that was cut gets it too, so
-    the score is of text the reward model can judge, and the missing end is punished apart from it.
+    Whatever stop token ended the response gives way to ``turn_end_ids``; a response that was cut gets
+    them too, so the score is of text the reward model can judge, and the missing end is punished apart.
     """
     stops, end = set(stop_ids), np.asarray(turn_end_ids, dtype=np.int64)
     segments = []

@@ -242,7 +242,7 @@ class PpoProgram:
         return [int(position) for position in order[part * share : (part + 1) * share]]
 
     def _own_batches(self, iteration: int, within: int, episodes: Sequence[Episode]) -> list[list[int]]:
-        """This rank's micro-batches of a minibatch, as positions in the rollout; empty ones are dummy batches."""
+        """This rank's micro-batches of a minibatch, as positions in the rollout; empty ones are dummies."""
         positions = self._positions(iteration, within)
         shard = self._own_part([episodes[position].tokens for position in positions])
         return [[positions[index] for index in batch] for batch in shard]
