@@ -49,8 +49,8 @@ class StageProgram(Protocol):
 
     Sampling is a pure function of (seed, step), so that resuming at a step needs no more than the step's
     number and ``state_dict()``. ``best_metric`` is a key of what ``evaluate`` returns. With
-    ``checkpoint_whenever_possible`` each chance is taken, whatever the settings' cadence (PPO: what an iteration
-    costs is not lost twice).
+    ``checkpoint_whenever_possible`` each chance is taken, whatever the settings' cadence (PPO: what an
+    iteration costs is not lost twice).
     """
 
     total_steps: int
