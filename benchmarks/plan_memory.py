@@ -245,9 +245,9 @@ def run_worker(case: Case, base: Path, out: Path) -> None:
 
     from tests.local_context import LocalContext
     from zhongjing.train.distributed import ensure_process_group
+    from zhongjing.train.job.worker_config import Prepared
     from zhongjing.train.loop import run_loop
-    from zhongjing.train.programs import Local, build_program
-    from zhongjing.train.worker import Prepared
+    from zhongjing.train.stages.build import Local, build_program
 
     rank, workers = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)

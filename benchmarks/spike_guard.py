@@ -36,8 +36,8 @@ from zhongjing.model.tokenizer import load_tokenizer
 from zhongjing.train.distributed import ensure_process_group
 from zhongjing.train.engine import Engine
 from zhongjing.train.loop import run_loop
-from zhongjing.train.pretrain import PretrainProgram
-from zhongjing.train.program import MicroLoss, StepBatches
+from zhongjing.train.stages.causal import PretrainProgram
+from zhongjing.train.stages.program import MicroLoss, StepBatches
 
 _LENGTH = 64
 _CPU = torch.device("cpu")

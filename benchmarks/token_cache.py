@@ -39,7 +39,7 @@ from zhongjing.storage.embedded import EmbeddedS3
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenObject, FrozenSource
 from zhongjing.storage.objects import open_store
-from zhongjing.train.ray_tasks import connect
+from zhongjing.train.job.ray_tasks import connect
 
 BUCKET = "s3://bench"
 CORPUS = f"{BUCKET}/corpus.jsonl"

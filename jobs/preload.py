@@ -9,14 +9,14 @@ import torch.utils.tensorboard
 import transformers.models.llama.modeling_llama
 import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
-import zhongjing.train.curves
-import zhongjing.train.job
+import zhongjing.train.job.curves
+import zhongjing.train.job.driver
+import zhongjing.train.job.prometheus
+import zhongjing.train.job.ray_tasks
+import zhongjing.train.job.sample_answers
+import zhongjing.train.job.worker
 import zhongjing.train.loop
-import zhongjing.train.programs
-import zhongjing.train.prometheus
-import zhongjing.train.ray_tasks
-import zhongjing.train.ray_worker
-import zhongjing.train.sample_answers  # noqa: F401
+import zhongjing.train.stages.build  # noqa: F401
 from zhongjing.train.distributed import prepare_deepspeed
 
 prepare_deepspeed(torch.device("cpu"))

@@ -6,7 +6,7 @@
 import sys
 
 from zhongjing.config.stages import Stage
-from zhongjing.train.entry import main
+from zhongjing.train.job.entry import main
 
 if __name__ == "__main__":
     sys.exit(main(Stage.RM))

@@ -5,7 +5,7 @@
 
 import sys
 
-from zhongjing.train.verify import main
+from zhongjing.train.job.verify import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -29,10 +29,9 @@ from zhongjing.train.distributed import check_same_start, ensure_process_group
 from zhongjing.train.engine import Engine
 from zhongjing.train.loop import run_loop
 from zhongjing.train.ppo.build import build_ppo
-from zhongjing.train.pretrain import PretrainProgram
-from zhongjing.train.program import MicroLoss, StageProgram, StepBatches
-from zhongjing.train.rm import RmProgram
-from zhongjing.train.sft import SftProgram
+from zhongjing.train.stages.causal import PretrainProgram, SftProgram
+from zhongjing.train.stages.program import MicroLoss, StageProgram, StepBatches
+from zhongjing.train.stages.rm import RmProgram
 from zhongjing.train.state import read_state, wanted_ranges, write_state
 
 CPU = torch.device("cpu")

@@ -17,8 +17,8 @@ from tests.training_support import dialogues, tiny_base
 from zhongjing.config.stages import SftSettings
 from zhongjing.train.engine import Engine
 from zhongjing.train.loop import LoopResult, run_loop
-from zhongjing.train.program import StepBatches
-from zhongjing.train.sft import SftProgram
+from zhongjing.train.stages.causal import SftProgram
+from zhongjing.train.stages.program import StepBatches
 
 pytestmark = [
     pytest.mark.gpu,

@@ -35,7 +35,7 @@ from zhongjing.errors import DataError, StorageError
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenObject, FrozenSource
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.train.ray_tasks import RayTasks, connect
+from zhongjing.train.job.ray_tasks import RayTasks, connect
 
 pytestmark = pytest.mark.integration
 

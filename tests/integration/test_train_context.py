@@ -25,7 +25,7 @@ from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Activity, MetricPoint
 from zhongjing.storage.progress_writer import read_metrics, read_progress
-from zhongjing.train.ray_context import RayRunContext, TensorBoard
+from zhongjing.train.job.ray_context import RayRunContext, TensorBoard
 from zhongjing.train.state import TRAINER_FILE, wanted_ranges
 
 pytestmark = pytest.mark.integration
@@ -195,7 +195,7 @@ from pathlib import Path
 from zhongjing.config.sources import Storage
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.objects import open_store
-from zhongjing.train import ray_context
+from zhongjing.train.job import ray_context
 from tests.integration.test_train_context import context, nothing
 
 ray_context.OTHERS_POLL_SECONDS = 0.1

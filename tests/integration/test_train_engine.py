@@ -24,7 +24,7 @@ from tests.training_jobs import (
 from tests.training_support import run_ranks, tiny_base
 from zhongjing.errors import ConfigError, StorageError
 from zhongjing.train.engine import Engine
-from zhongjing.train.program import StepBatches
+from zhongjing.train.stages.program import StepBatches
 from zhongjing.train.state import read_state, write_state
 
 pytestmark = pytest.mark.integration

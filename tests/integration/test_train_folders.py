@@ -18,7 +18,7 @@ from zhongjing.storage.heartbeat import HEARTBEAT
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import Lineage, StageManifest
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.train.folders import DownloadStoppedError, Folders, until
+from zhongjing.train.job.folders import DownloadStoppedError, Folders, until
 
 pytestmark = pytest.mark.integration
 
@@ -162,7 +162,7 @@ def test_models_that_nobody_uses_give_way_where_room_is_needed(
 def test_an_outline_has_the_shape_of_a_model_and_none_of_its_weight(
     store: ObjectStore, result: StageLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zhongjing.train.folders.OUTLINE_BYTES", 1000)
+    monkeypatch.setattr("zhongjing.train.job.folders.OUTLINE_BYTES", 1000)
     name = f"{result.model}/model.safetensors"
     weights = store.get(name)
     folders = Folders(store, tmp_path)

@@ -15,8 +15,8 @@ from zhongjing.config.stages import Stage
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Activity
 from zhongjing.storage.progress_writer import read_progress
-from zhongjing.train import job, ray_storage
-from zhongjing.train.scratch import VARIABLE
+from zhongjing.train.job import driver, ray_storage
+from zhongjing.train.job.scratch import VARIABLE
 
 pytestmark = pytest.mark.integration
 
@@ -34,12 +34,12 @@ def test_a_stop_is_heard_while_the_data_are_prepared(
 ) -> None:
     scratch = tmp_path / "scratch"
     monkeypatch.setenv(VARIABLE, str(scratch))
-    monkeypatch.setattr(job, "OTHERS_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(driver, "OTHERS_POLL_SECONDS", 0.01)
     run = Run(store, storage, DOCUMENT, tmp_path)
     layout = run.stage_layout(Stage.PRETRAIN)
     _, uri = run.request(Stage.PRETRAIN, 1)
     store.put_json(layout.stop(1), {"reason": "Suspended", "message": ""})
-    assert job.main(Stage.PRETRAIN, ["--request", uri]) == 0
+    assert driver.main(Stage.PRETRAIN, ["--request", uri]) == 0
     progress = read_progress(store, layout)
     assert progress is not None
     assert (progress.activity, progress.attempt, progress.step) == (Activity.SUSPENDED, 1, 0)
@@ -51,8 +51,8 @@ def test_a_stop_is_heard_while_workers_are_waited_for(
     store: ObjectStore, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "scratch"))
-    monkeypatch.setattr(job, "OTHERS_POLL_SECONDS", 0.01)
-    monkeypatch.setattr(job, "prepare", lambda *_: SimpleNamespace(warnings=[], counts=[]))
+    monkeypatch.setattr(driver, "OTHERS_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(driver, "prepare", lambda *_: SimpleNamespace(warnings=[], counts=[]))
     run = Run(store, storage, DOCUMENT, tmp_path)
     layout = run.stage_layout(Stage.PRETRAIN)
     _, uri = run.request(Stage.PRETRAIN, 1)
@@ -77,7 +77,7 @@ def test_a_stop_is_heard_while_workers_are_waited_for(
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     monkeypatch.setattr("ray.util.placement_group", ask)
     monkeypatch.setattr("ray.util.remove_placement_group", gone.append)
-    assert job.main(Stage.PRETRAIN, ["--request", uri]) == 0
+    assert driver.main(Stage.PRETRAIN, ["--request", uri]) == 0
     assert asked == [[{"CPU": 1.0}]]
     assert len(gone) == 1
     progress = read_progress(store, layout)

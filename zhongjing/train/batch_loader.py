@@ -17,7 +17,7 @@ from zhongjing.data.order import SampleOrder, mixture_of, permutation
 from zhongjing.data.samples import MicroBatch, SampleSet
 from zhongjing.errors import DataError
 from zhongjing.storage.heartbeat import beat
-from zhongjing.train.program import StepBatches
+from zhongjing.train.stages.program import StepBatches
 
 # Held-out samples that are partitioned at a time: bounds memory, and leaves lengths enough to sort.
 _EVALUATION_BLOCK = 64

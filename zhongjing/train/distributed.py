@@ -21,7 +21,7 @@ from torch._C._distributed_c10d import HashStore
 
 from zhongjing.codes import model as codes
 from zhongjing.errors import DataError
-from zhongjing.train.worker import COLLECTIVE_SECONDS
+from zhongjing.train.job.worker_config import COLLECTIVE_SECONDS
 
 _M_MMAP_THRESHOLD, _MAPPED_FROM = -3, 1 << 18  # malloc.h; bytes
 COLLECTIVE_TIMEOUT = timedelta(seconds=COLLECTIVE_SECONDS)

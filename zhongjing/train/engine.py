@@ -28,8 +28,8 @@ from zhongjing.train.distributed import (
     prepare_deepspeed,
 )
 from zhongjing.train.precision import settled
-from zhongjing.train.program import MicroLoss, StepBatches
 from zhongjing.train.spike_guard import GuardDecision, SpikeGuard, exploded
+from zhongjing.train.stages.program import MicroLoss, StepBatches
 
 # Elements of a reduce bucket: large enough for a network, small enough for a laptop.
 _MAX_BUCKET = 200_000_000

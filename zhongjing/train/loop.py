@@ -25,10 +25,10 @@ from zhongjing.train.context import RunContext
 from zhongjing.train.distributed import make_deterministic, reseed
 from zhongjing.train.engine import Engine, StepResult
 from zhongjing.train.meter import Meter
-from zhongjing.train.program import StageProgram, StepBatches
 from zhongjing.train.schedule import Schedule
 from zhongjing.train.snapshot import SnapshotBuffer
 from zhongjing.train.spike_guard import DivergenceWatch, exploded
+from zhongjing.train.stages.program import StageProgram, StepBatches
 from zhongjing.train.state import read_state, wanted_ranges, write_state
 
 logger = logging.getLogger(__name__)

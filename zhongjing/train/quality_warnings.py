@@ -47,7 +47,7 @@ def effective_trials(
 
 
 def reward_warnings(metrics: Mapping[str, float]) -> list[str]:
-    """What the held-out metrics of a reward model leave in doubt; see :mod:`zhongjing.train.rm`."""
+    """What the held-out metrics of a reward model leave in doubt; see :mod:`zhongjing.train.stages.rm`."""
     if "pairs" not in metrics:
         return []  # measured by an earlier release, or nothing was held out
     accuracy, low, high = metrics["accuracy"], metrics["accuracy_low"], metrics["accuracy_high"]

@@ -31,7 +31,7 @@ from zhongjing.train.ppo.episodes import (
 from zhongjing.train.ppo.group import Group
 from zhongjing.train.ppo.program import PpoProgram
 from zhongjing.train.ppo.sources import Vocabulary
-from zhongjing.train.program import StepBatches
+from zhongjing.train.stages.program import StepBatches
 
 TEMPLATE_WITH_BREAK = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}\n<|im_end|>"

@@ -9,8 +9,8 @@ import torch
 
 from zhongjing.codes import Code, local, machine
 from zhongjing.errors import TrainingError
-from zhongjing.train.accelerator import CudaFacts, no_cuda, use_gpu
-from zhongjing.train.failures import describe_failure
+from zhongjing.train.job.accelerator import CudaFacts, no_cuda, use_gpu
+from zhongjing.train.job.failures import describe_failure
 
 GOOD = CudaFacts(
     torch="2.11.0+cu130", built_for="13.0", driver=(13, 1), hidden=None, available=True, warning=""

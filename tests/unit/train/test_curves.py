@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from zhongjing.storage.progress import MetricPoint
-from zhongjing.train.curves import _panel_of, render_curves, smooth
+from zhongjing.train.job.curves import _panel_of, render_curves, smooth
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

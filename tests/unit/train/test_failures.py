@@ -18,7 +18,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from zhongjing import codes, errors
 from zhongjing.codes import data, model, storage, training, unexpected
 from zhongjing.errors import DataError, StorageError, StorageUnavailableError, TrainingError, ZhongjingError
-from zhongjing.train.failures import WorkerFailedError, cause_of, describe_failure, recognise
+from zhongjing.train.job.failures import WorkerFailedError, cause_of, describe_failure, recognise
 
 # Ray gives these no types.
 OUT_OF_MEMORY: Any = ray.exceptions.OutOfMemoryError

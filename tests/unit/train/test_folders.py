@@ -10,7 +10,7 @@ import pytest
 
 from zhongjing.config.sources import Storage
 from zhongjing.storage.objects import open_store
-from zhongjing.train.folders import Folders
+from zhongjing.train.job.folders import Folders
 
 
 @pytest.mark.parametrize("disabled", [False, True])

@@ -14,7 +14,7 @@ from zhongjing.config.resolve import resolve
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.planning.memory import plan_memory
 from zhongjing.planning.shape import of_config
-from zhongjing.train.peak import memory_use, own_peak, planned
+from zhongjing.train.job.peak_memory import memory_use, own_peak, planned
 
 CONFIG = {
     "hidden_size": 64,
@@ -25,7 +25,7 @@ CONFIG = {
 }
 PROBE = """
 from pathlib import Path
-from zhongjing.train.peak import _private_peak
+from zhongjing.train.job.peak_memory import _private_peak
 before = _private_peak()
 block = bytearray(200 * 2**20)
 block[::4096] = b"x" * len(block[::4096])

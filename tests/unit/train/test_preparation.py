@@ -34,7 +34,7 @@ from zhongjing.storage.artifacts import MADE
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageInput, StageRequest
 from zhongjing.storage.objects import open_store
-from zhongjing.train.prepare import _Preparation, prepare
+from zhongjing.train.job.prepare import _Preparation, prepare
 
 LORA = Lora.model_validate({"rank": 2, "alpha": 4, "dropout": 0.0})
 DOCUMENT = """
@@ -279,7 +279,7 @@ def test_a_tokenizer_of_pieces_is_stored_as_what_anybody_reads_alike(
         def put(self, uri: str, data: bytes, *, if_none_match: bool) -> None:
             kept[uri] = data.decode()
 
-    monkeypatch.setattr("zhongjing.train.folders.Folders.outline", lambda *_: stored)
+    monkeypatch.setattr("zhongjing.train.job.folders.Folders.outline", lambda *_: stored)
     document = resolve(parse_document(DOCUMENT.format(base=base, length=64, new=32), "x"))
     request = StageRequest(
         stage=Stage.SFT, key="k", attempt=1, submission_id="x-1", document=document, sources=[], inputs=[]

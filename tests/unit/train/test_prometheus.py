@@ -10,7 +10,7 @@ import pytest
 
 from zhongjing.config.stages import Stage
 from zhongjing.storage.progress import Activity, MetricPoint, Progress
-from zhongjing.train.prometheus import POINTS, PROGRESS, PrometheusGauges
+from zhongjing.train.job.prometheus import POINTS, PROGRESS, PrometheusGauges
 
 ROOT = Path(__file__).parents[3]
 
@@ -44,7 +44,7 @@ def values(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 def test_what_a_death_would_cost(values: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("zhongjing.train.prometheus.time.time", lambda: now[0])
+    monkeypatch.setattr("zhongjing.train.job.prometheus.time.time", lambda: now[0])
     watched = PrometheusGauges("sft", "x")
 
     def report(**fields: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ConfigError
-from zhongjing.train.ray_storage import VARIABLE, ray_storage
+from zhongjing.train.job.ray_storage import VARIABLE, ray_storage
 
 
 def test_on_one_machine_it_is_the_attempts_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

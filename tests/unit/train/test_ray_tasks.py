@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from zhongjing.data.parts import PartMaker
-from zhongjing.train import ray_tasks
+from zhongjing.train.job import ray_tasks
 
 NODE = "a1" * 28
 GIB = 1 << 30

@@ -12,8 +12,8 @@ from tests.training_support import tiny_base
 from zhongjing.config.resolve import recipe, resolve
 from zhongjing.config.stages import Stage
 from zhongjing.data.records import Turn
-from zhongjing.train import ray_worker, sample_answers
-from zhongjing.train.programs import Local
+from zhongjing.train.job import sample_answers, worker
+from zhongjing.train.stages.build import Local
 
 
 class Untouched:
@@ -31,11 +31,11 @@ def local(base: Path) -> Local:
     return Local(base, None, None, base, records, records, 0, 1, torch.device("cpu"), 0)
 
 
-def rank(question: str | None, base: Path) -> tuple[ray_worker._Rank, Local]:
+def rank(question: str | None, base: Path) -> tuple[worker._Rank, Local]:
     """What the last act of a stage needs of a rank."""
     document = resolve(recipe("tiny"))
     spec = document.spec.model_copy(update={"question": question})
-    made = object.__new__(ray_worker._Rank)
+    made = object.__new__(worker._Rank)
     request: Any = type("Request", (), {})()
     request.stage, request.document = Stage.SFT, document.model_copy(update={"spec": spec})
     made.request, made.device = request, torch.device("cpu")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from zhongjing.errors import ConfigError
-from zhongjing.train.scratch import (
+from zhongjing.train.job.scratch import (
     SIZE_VARIABLE,
     VARIABLE,
     FolderLock,
@@ -43,7 +43,7 @@ def test_earlier_attempts_of_the_same_stage_are_removed_and_no_later_one(root: P
 CLAIMING = """
 import sys
 from pathlib import Path
-from zhongjing.train.scratch import FolderLock
+from zhongjing.train.job.scratch import FolderLock
 claims = [FolderLock(Path(name)) for name in sys.argv[1:]]
 print("claimed", flush=True)
 sys.stdin.read()
@@ -86,7 +86,7 @@ def test_a_claim_that_is_given_back_protects_nothing(root: Path) -> None:
 def downloads(**environment: str) -> str:
     code = (
         "from zhongjing.config.stages import Stage\n"
-        "from zhongjing.train import entry\n"
+        "from zhongjing.train.job import entry\n"
         "try: entry.main(Stage.SFT, ['--help'])\n"
         "except SystemExit: pass\n"
         "from huggingface_hub import constants\n"

@@ -237,7 +237,7 @@ def _fetch_model(
 def _fetch_base(store: ObjectStore, base_uri: str, folder: Path) -> Path:
     """The adapter's base as a local folder: fetched, or where it lies already if it is none of ours."""
     if not base_uri.startswith("s3://"):
-        from zhongjing.train.folders import Folders
+        from zhongjing.train.job.folders import Folders
 
         local = Folders(store, folder.parent).local(base_uri)
         shutil.copytree(local, folder, symlinks=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 from zhongjing.cli.diagnosis.finding import Finding, fine, gib, lacks, warn
 from zhongjing.cli.diagnosis.situation import Situation, standing
 from zhongjing.codes import machine
-from zhongjing.train.scratch import VARIABLE
+from zhongjing.train.job.scratch import VARIABLE
 
 LEAST_BYTES = 2**30  # the tiny pipeline writes about 200 MB, and SeaweedFS stops at 256 MiB free
 GOOD_BYTES = 5 * 2**30

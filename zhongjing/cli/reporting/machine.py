@@ -24,7 +24,7 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 def versions() -> dict[str, Any]:
     """This program, Python, the machine and every installed package."""
-    from zhongjing.train.lineage import lineage
+    from zhongjing.train.job.lineage import lineage
 
     made = lineage(workers=0, device="")
     return {

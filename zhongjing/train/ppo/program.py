@@ -42,8 +42,8 @@ from zhongjing.train.ppo.group import Group
 from zhongjing.train.ppo.kl_control import KlController
 from zhongjing.train.ppo.roles import CRITIC, PPO, PpoModule
 from zhongjing.train.ppo.sources import Sources, Vocabulary
-from zhongjing.train.program import StepBatches
 from zhongjing.train.quality_warnings import CRITIC_ROLLOUTS, critic_warnings
+from zhongjing.train.stages.program import StepBatches
 
 # Places of the random streams, beside the seed.
 _ROLLOUT, _EVALUATION, _MINIBATCH = 1, 2, 3
@@ -63,7 +63,7 @@ class Order(Protocol):
 
 
 class PpoProgram:
-    """The PPO stage; see :class:`zhongjing.train.program.StageProgram`.
+    """The PPO stage; see :class:`zhongjing.train.stages.program.StageProgram`.
 
     Args:
         module: the four roles.

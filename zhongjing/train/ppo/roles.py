@@ -33,7 +33,7 @@ from zhongjing.model.reward import head_rewards
 from zhongjing.model.router import AdapterRouter, Part
 from zhongjing.train.ppo.episodes import PpoMicroBatch
 from zhongjing.train.ppo.objective import policy_loss, value_loss
-from zhongjing.train.program import MicroLoss
+from zhongjing.train.stages.program import MicroLoss
 
 POLICY, REFERENCE, REWARD, CRITIC = "policy", "reference", "reward", "critic"
 SFT, PPO, RM = "sft", "ppo", "rm"

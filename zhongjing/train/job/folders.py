@@ -29,7 +29,7 @@ from zhongjing.storage.documents import damaged
 from zhongjing.storage.files import disk_error, path_inside
 from zhongjing.storage.heartbeat import beat
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.train.scratch import FolderLock, if_unlocked, room
+from zhongjing.train.job.scratch import FolderLock, if_unlocked, room
 
 logger = logging.getLogger(__name__)
 

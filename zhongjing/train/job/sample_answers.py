@@ -19,7 +19,7 @@ from zhongjing.model.generation import answer
 from zhongjing.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from zhongjing.train.programs import Local
+    from zhongjing.train.stages.build import Local
 
 # Beyond this the second copy of the base that answering needs may not fit beside the trained model.
 _LARGEST_BASE_BYTES = 2 * 2**30

@@ -42,10 +42,10 @@ from zhongjing.storage.artifacts import MADE, read_manifest
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageInput, StageManifest, StageRequest
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.train.folders import Folders
+from zhongjing.train.job.folders import Folders
+from zhongjing.train.job.ray_tasks import connect
+from zhongjing.train.job.worker_config import Prepared
 from zhongjing.train.quality_warnings import reward_warnings
-from zhongjing.train.ray_tasks import connect
-from zhongjing.train.worker import Prepared
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,13 @@
-"""What continued pretraining and SFT share: next-token loss over targets, full or LoRA."""
+"""Continued pretraining and SFT (paper, section 3): next-token loss over targets, full or LoRA.
+
+Pretraining reads windows of medical text, all of whose tokens are targets. SFT reads dialogues; every
+assistant turn is a target in one pass.
+"""
 
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +22,11 @@ from zhongjing.data.samples import MicroBatch, SampleSet
 from zhongjing.model.adapters import add_lora, base_of, save_adapter
 from zhongjing.model.base import load_base
 from zhongjing.model.causal import target_losses
-from zhongjing.model.export import finish_adapter_folder, write_full_model
+from zhongjing.model.export import finish_adapter_folder, merge_adapter, write_full_model
 from zhongjing.train.batch_loader import BatchLoader, HeldOut, sum_over_ranks
 from zhongjing.train.parameters import adamw_groups, enable_gradient_checkpointing
 from zhongjing.train.precision import dtype_of
-from zhongjing.train.program import MicroLoss, StepBatches
+from zhongjing.train.stages.program import MicroLoss, StepBatches
 
 
 class CausalObjective(nn.Module):
@@ -38,7 +43,7 @@ class CausalObjective(nn.Module):
 
 
 class CausalProgram:
-    """A :class:`zhongjing.train.program.StageProgram` of next-token prediction.
+    """A :class:`zhongjing.train.stages.program.StageProgram` of next-token prediction.
 
     Args:
         settings: of the stage.
@@ -159,3 +164,20 @@ class CausalProgram:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what ``state_dict`` gave."""
+
+
+class PretrainProgram(CausalProgram):
+    """Continued pretraining, all parameters by default, with dropout on the attention probabilities."""
+
+    def finish(self, folder: Path) -> dict[str, Any]:
+        """Writes a full model, whatever was tuned: the stages after it put adapters of their own upon it."""
+        if not isinstance(self.model, PeftModel):
+            return super().finish(folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            extra = super().finish(Path(scratch))
+            merge_adapter(self._base_folder, Path(scratch), folder)
+        return extra
+
+
+class SftProgram(CausalProgram):
+    """Supervised fine-tuning. Dropout is the adapter's (``lora.dropout``); full tuning has none."""

@@ -20,25 +20,25 @@ from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity
-from zhongjing.train.accelerator import cuda_facts, no_cuda, use_gpu
 from zhongjing.train.barrier import meet
-from zhongjing.train.folders import DownloadStoppedError, Folders, until
-from zhongjing.train.peak import memory_use, own_peak, planned
-from zhongjing.train.precision import agreed_precision, own_precision, with_precision
-from zhongjing.train.prometheus import PrometheusGauges
-from zhongjing.train.ray_context import RayRunContext, TensorBoard
-from zhongjing.train.scratch import (
+from zhongjing.train.job.accelerator import cuda_facts, no_cuda, use_gpu
+from zhongjing.train.job.folders import DownloadStoppedError, Folders, until
+from zhongjing.train.job.peak_memory import memory_use, own_peak, planned
+from zhongjing.train.job.prometheus import PrometheusGauges
+from zhongjing.train.job.ray_context import RayRunContext, TensorBoard
+from zhongjing.train.job.scratch import (
     FolderLock,
     checkpoint_folder,
     remove_earlier,
     remove_spool,
     scratch_folder,
 )
-from zhongjing.train.worker import WorkerConfig
+from zhongjing.train.job.worker_config import WorkerConfig
+from zhongjing.train.precision import agreed_precision, own_precision, with_precision
 
 if TYPE_CHECKING:
-    from zhongjing.train.program import StageProgram
-    from zhongjing.train.programs import Local
+    from zhongjing.train.stages.build import Local
+    from zhongjing.train.stages.program import StageProgram
 
 # Between libraries that we only use; nothing that a user of ours could change.
 _FOREIGN_WARNINGS = (
@@ -141,7 +141,7 @@ class _Rank:
 
     def _train(self, context: RayRunContext, tensorboard: TensorBoard | None) -> dict[str, Any] | None:
         from zhongjing.train.loop import run_loop
-        from zhongjing.train.programs import Local, build_program
+        from zhongjing.train.stages.build import Local, build_program
 
         prepared = self.prepared
         folders = Folders(self.store, self.scratch.parent, until(context.stop_requested))
@@ -244,8 +244,8 @@ class _Rank:
 
     def _answers(self, folder: Path, local: Local) -> dict[str, Any]:
         """The document's question, answered before and after the stage, for people to look at."""
+        from zhongjing.train.job.sample_answers import sample_answers
         from zhongjing.train.precision import dtype_of
-        from zhongjing.train.sample_answers import sample_answers
 
         spec = self.request.document.spec
         if spec.question is None or self.request.stage not in (Stage.SFT, Stage.PPO):
@@ -262,7 +262,7 @@ class _Rank:
         return {"answers": answers} if answers else {}
 
     def _upload_curves(self, context: RayRunContext, tensorboard: TensorBoard | None) -> None:
-        from zhongjing.train.curves import render_curves
+        from zhongjing.train.job.curves import render_curves
 
         points = context.compact_metrics()
         folder = self.scratch / "curves"

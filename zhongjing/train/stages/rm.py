@@ -24,8 +24,8 @@ from zhongjing.train.batch_loader import BatchLoader, HeldOut, sum_over_ranks
 from zhongjing.train.losses import pair_counts, pair_fractions, ranking_loss
 from zhongjing.train.parameters import adamw_groups, enable_gradient_checkpointing
 from zhongjing.train.precision import dtype_of
-from zhongjing.train.program import MicroLoss, StepBatches
 from zhongjing.train.quality_warnings import effective_trials, reward_warnings, wilson
+from zhongjing.train.stages.program import MicroLoss, StepBatches
 
 
 class RankingObjective(nn.Module):
@@ -52,7 +52,7 @@ class RankingObjective(nn.Module):
 
 
 class RmProgram:
-    """A :class:`zhongjing.train.program.StageProgram` of ranking. The step's loss is a mean over prompts.
+    """The reward model as a stage. The step's loss is a mean over prompts.
 
     The best checkpoint is that of the lowest held-out loss: pair accuracy moves in steps of one pair, and on
     a few hundred pairs its best value is luck. It is reported beside the loss.

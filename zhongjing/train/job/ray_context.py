@@ -16,7 +16,7 @@ from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Activity, MetricPoint, Progress, time_stamp
 from zhongjing.storage.progress_writer import MetricsWriter, ProgressWriter
 from zhongjing.train.barrier import meet
-from zhongjing.train.stop_watch import OTHERS_POLL_SECONDS, POLL_SECONDS, StopWatch
+from zhongjing.train.job.stop_watch import OTHERS_POLL_SECONDS, POLL_SECONDS, StopWatch
 
 # Of a checkpoint: metric points up to its step that were not in the store yet when it was taken.
 POINTS_FILE = "points.jsonl"

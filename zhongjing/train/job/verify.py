@@ -17,9 +17,9 @@ from typing import Any, cast
 
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ZhongjingError
-from zhongjing.train.failures import cause_of, describe_failure
-from zhongjing.train.ray_storage import ray_storage
-from zhongjing.train.scratch import scratch_folder
+from zhongjing.train.job.failures import cause_of, describe_failure
+from zhongjing.train.job.ray_storage import ray_storage
+from zhongjing.train.job.scratch import scratch_folder
 
 logger = logging.getLogger("zhongjing.verify")
 
@@ -88,8 +88,8 @@ def one_step(config: dict[str, Any]) -> dict[str, Any]:
     from torch import nn
 
     from zhongjing.config.stages import SftSettings
-    from zhongjing.train.accelerator import cuda_facts, no_cuda, use_gpu
     from zhongjing.train.distributed import prepare_deepspeed
+    from zhongjing.train.job.accelerator import cuda_facts, no_cuda, use_gpu
 
     device = torch.device("cpu")
     if config["gpus"]:
@@ -102,7 +102,7 @@ def one_step(config: dict[str, Any]) -> dict[str, Any]:
         use_gpu(device)
     prepare_deepspeed(device)
     from zhongjing.train.engine import Engine
-    from zhongjing.train.program import MicroLoss, StepBatches
+    from zhongjing.train.stages.program import MicroLoss, StepBatches
 
     class Line(nn.Module):
         def __init__(self) -> None:

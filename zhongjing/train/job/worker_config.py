@@ -58,10 +58,10 @@ class WorkerConfig:
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     """Trains one rank; rank 0 uploads the result and returns what the manifest needs."""
-    from zhongjing.train.scratch import keep_downloads_in_scratch
+    from zhongjing.train.job.scratch import keep_downloads_in_scratch
 
     keep_downloads_in_scratch()
-    from zhongjing.train.ray_worker import train_rank
+    from zhongjing.train.job.worker import train_rank
 
     worker: WorkerConfig = config["worker"]
     return train_rank(worker)

@@ -10,12 +10,11 @@ import torch
 
 from zhongjing.config.stages import AnySettings, PpoSettings, PretrainSettings, SftSettings
 from zhongjing.data.samples import SampleSet
+from zhongjing.train.job.worker_config import Prepared
 from zhongjing.train.ppo.build import build_ppo
-from zhongjing.train.pretrain import PretrainProgram
-from zhongjing.train.program import StageProgram
-from zhongjing.train.rm import RmProgram
-from zhongjing.train.sft import SftProgram
-from zhongjing.train.worker import Prepared
+from zhongjing.train.stages.causal import PretrainProgram, SftProgram
+from zhongjing.train.stages.program import StageProgram
+from zhongjing.train.stages.rm import RmProgram
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,14 +37,14 @@ from zhongjing.storage.manifest import (
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity, Progress, time_stamp
 from zhongjing.storage.progress_writer import ProgressWriter, read_progress
-from zhongjing.train.failures import cause_of, describe_failure
-from zhongjing.train.lineage import lineage
+from zhongjing.train.job.failures import cause_of, describe_failure
+from zhongjing.train.job.lineage import lineage
+from zhongjing.train.job.prepare import prepare
+from zhongjing.train.job.ray_storage import ray_storage
+from zhongjing.train.job.scratch import FolderLock, remove_earlier, scratch_folder, scratch_root
+from zhongjing.train.job.stop_watch import OTHERS_POLL_SECONDS, StopWatch
+from zhongjing.train.job.worker_config import COLLECTIVE_SECONDS, Prepared, WorkerConfig, train_worker
 from zhongjing.train.meter import TimeLeft
-from zhongjing.train.prepare import prepare
-from zhongjing.train.ray_storage import ray_storage
-from zhongjing.train.scratch import FolderLock, remove_earlier, scratch_folder, scratch_root
-from zhongjing.train.stop_watch import OTHERS_POLL_SECONDS, StopWatch
-from zhongjing.train.worker import COLLECTIVE_SECONDS, Prepared, WorkerConfig, train_worker
 
 logger = logging.getLogger("zhongjing.job")
 

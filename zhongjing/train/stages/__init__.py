@@ -1,0 +1,1 @@
+"""The four stages: what each loads, its loss, its evaluation, its result."""
