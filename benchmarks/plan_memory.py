@@ -245,9 +245,9 @@ def run_worker(case: Case, base: Path, out: Path) -> None:
 
     from tests.local_context import LocalContext
     from zhongjing.train.distributed import ensure_process_group
-    from zhongjing.train.job.worker_config import Prepared
     from zhongjing.train.loop import run_loop
-    from zhongjing.train.stages.build import Local, build_program
+    from zhongjing.train.stages.build import build_program
+    from zhongjing.train.stages.inputs import StageInputs
 
     rank, workers = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
@@ -256,20 +256,21 @@ def run_worker(case: Case, base: Path, out: Path) -> None:
     train, held_out = _Samples(64, case.segment, answers), _Samples(0, case.segment, answers)
     device = torch.device("cuda", 0) if settings.resources.gpus else torch.device("cpu")
     ensure_process_group(device)
-    prepared = Prepared(
-        base=str(base),
-        base_revision=None,
-        adapter=None,
-        reward=None,
-        reward_mean=0.0,
-        reward_std=1.0,
-        tokenizer=str(base),
-        tokens="",
-        counts=(),
+    inputs = StageInputs(
+        base=base,
+        base_reference=str(base),
+        tokenizer=base,
+        train=train,
+        validation=held_out,
+        rank=rank,
+        world_size=workers,
+        device=device,
+        seed=3,
+        adapter=base / "sft",
+        reward=base / "rm",
     )
-    local = Local(base, base / "sft", base / "rm", base, train, held_out, rank, workers, device, 3)
     context = LocalContext(out, rank=rank, world_size=workers, device=device)
-    result = run_loop(build_program(settings, prepared, local), settings, context, seed=3)
+    result = run_loop(build_program(settings, inputs), settings, context, seed=3)
     assert result.steps >= _STEPS
     if settings.resources.gpus:
         (out / PEAK_FILE).write_text(str(torch.cuda.max_memory_allocated(device)), encoding="ascii")

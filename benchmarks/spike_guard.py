@@ -37,6 +37,7 @@ from zhongjing.train.distributed import ensure_process_group
 from zhongjing.train.engine import Engine
 from zhongjing.train.loop import run_loop
 from zhongjing.train.stages.causal import PretrainProgram
+from zhongjing.train.stages.inputs import StageInputs
 from zhongjing.train.stages.program import MicroLoss, StepBatches
 
 _LENGTH = 64
@@ -135,11 +136,10 @@ def held_out_loss(
             "guard": {"enabled": guard},
         }
     )
-    program = PoisonedProgram(
-        settings,
-        base,
+    inputs = StageInputs(
+        base=base,
         base_reference="base",
-        tokenizer_folder=base,
+        tokenizer=base,
         train=train,
         validation=held_out,
         rank=0,
@@ -147,6 +147,7 @@ def held_out_loss(
         device=_CPU,
         seed=seed,
     )
+    program = PoisonedProgram(settings, inputs)
     program.poison = poison
     spoil(program)
     original = Engine.train_step

@@ -15,10 +15,11 @@ from transformers import AutoModelForSequenceClassification
 
 from zhongjing.config.sources import TinyBase
 from zhongjing.config.stages import Lora, PpoSettings
-from zhongjing.data.samples import Sample, Segment
+from zhongjing.data.samples import Sample, SampleSet, Segment
 from zhongjing.model.adapters import add_lora, save_adapter
 from zhongjing.model.base import load_base, make_tiny_base
 from zhongjing.model.reward import build_reward_model, save_reward_model
+from zhongjing.train.stages.inputs import StageInputs
 
 TEXTS = ["感冒的典型症状是发热、咳嗽、流鼻涕，多喝水，注意休息。", "高血压患者应当低盐饮食，按时服药。"] * 20
 TEMPLATE = (
@@ -106,6 +107,21 @@ def make_folders(root: Path, family: str) -> Folders:
     shake(reward, 8)
     save_reward_model(reward, folders.reward, str(folders.base))
     return folders
+
+
+def ppo_inputs(folders: Folders, train: SampleSet, validation: SampleSet, **changes: Any) -> StageInputs:
+    """Inputs of PPO over these folders, on one CPU unless ``changes`` say otherwise."""
+    fields: dict[str, Any] = {"rank": 0, "world_size": 1, "device": torch.device("cpu"), "seed": 1, **changes}
+    return StageInputs(
+        base=folders.base,
+        base_reference=str(folders.base),
+        tokenizer=folders.base,
+        train=train,
+        validation=validation,
+        adapter=folders.sft,
+        reward=folders.reward,
+        **fields,
+    )
 
 
 def reward_by_peft(base: Path, adapter: Path) -> PeftModel:

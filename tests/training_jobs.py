@@ -15,10 +15,10 @@ from torch import distributed, nn
 
 from tests.local_context import LocalContext
 from tests.memory_support import mapped_file
-from tests.ppo_support import make_settings, random_prompts
-from tests.training_support import dialogues, rankings
+from tests.ppo_support import Folders, make_settings, ppo_inputs, random_prompts
+from tests.training_support import dialogues, rankings, stage_inputs
 from zhongjing.config.stages import PretrainSettings, RmSettings, SftSettings
-from zhongjing.data.samples import PackedRow
+from zhongjing.data.samples import PackedRow, SampleSet
 from zhongjing.errors import DataError
 from zhongjing.storage.checkpoints import Ranges
 from zhongjing.storage.heartbeat import HEARTBEAT, beat
@@ -28,10 +28,9 @@ from zhongjing.train.barrier import BarrierError, first, meet
 from zhongjing.train.distributed import check_same_start, ensure_process_group
 from zhongjing.train.engine import Engine
 from zhongjing.train.loop import run_loop
-from zhongjing.train.ppo.build import build_ppo
-from zhongjing.train.stages.causal import PretrainProgram, SftProgram
-from zhongjing.train.stages.program import MicroLoss, StageProgram, StepBatches
-from zhongjing.train.stages.rm import RmProgram
+from zhongjing.train.ppo.program import PpoProgram
+from zhongjing.train.stages.build import build_program
+from zhongjing.train.stages.program import MicroLoss, StepBatches
 from zhongjing.train.state import read_state, wanted_ranges, write_state
 
 CPU = torch.device("cpu")
@@ -222,33 +221,17 @@ def train(
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     common: dict[str, Any] = {"precision": "fp32", "data": SOURCE, "max_length": 64}
     ensure_process_group(CPU)
-    places: dict[str, Any] = {
-        "base_reference": "s3://bucket/base",
-        "tokenizer_folder": Path(base),
-        "rank": rank,
-        "world_size": world_size,
-        "device": CPU,
-        "seed": seed,
-    }
     context = CrowdedContext(
         folder / "run", rank=rank, world_size=world_size, stop_at=stop_at, full_until=full_until
     )
-    program: StageProgram
-    if stage == "rm":
-        chosen: Any = RmSettings(**{**common, **settings})
-        program = RmProgram(
-            chosen, Path(base), train=rankings(samples), validation=rankings(12, seed=9), **places
-        )
-    else:
-        pretrain = stage == "pretrain"
-        chosen = (PretrainSettings if pretrain else SftSettings)(**{**common, **settings})
-        program = (PretrainProgram if pretrain else SftProgram)(
-            chosen, Path(base), train=dialogues(samples), validation=dialogues(12, seed=9), **places
-        )
+    kind: Any = {"pretrain": PretrainSettings, "sft": SftSettings, "rm": RmSettings}[stage]
+    chosen = kind(**{**common, **settings})
+    make: Callable[..., SampleSet] = rankings if stage == "rm" else dialogues
+    program = build_program(chosen, stage_inputs(Path(base), make(samples), make(12, seed=9), seed=seed))
     result = run_loop(program, chosen, context, seed=seed)
     if rank == 0 and not result.suspended:
         (folder / "model").mkdir(exist_ok=True)
-        extra = program.finish(folder / "model")
+        extra = program.finish(folder / "model", result.metrics)
     else:
         extra = {}
     return {
@@ -271,20 +254,8 @@ def _program(stage: str, base: str, samples: Any, settings: dict[str, Any]) -> t
     chosen: Any = (RmSettings if stage == "rm" else SftSettings)(
         **{"precision": "fp32", "data": SOURCE, "max_length": 64, **settings}
     )
-    kind: Any = RmProgram if stage == "rm" else SftProgram
-    rank, world_size = ensure_process_group(CPU)
-    program = kind(
-        chosen,
-        Path(base),
-        base_reference="base",
-        tokenizer_folder=Path(base),
-        train=samples,
-        validation=samples,
-        rank=rank,
-        world_size=world_size,
-        device=CPU,
-        seed=3,
-    )
+    ensure_process_group(CPU)
+    program = build_program(chosen, stage_inputs(Path(base), samples, samples, seed=3))
     return program, chosen
 
 
@@ -438,15 +409,11 @@ def ppo(
     base = Path(models, "base")
     context = LocalContext(folder, rank=rank, world_size=world_size, device=device, stop_at=stop_at)
     chosen = make_settings(**settings)
-    program = build_ppo(
-        chosen,
-        base,
-        adapter_folder=Path(models, "sft"),
-        reward_folder=Path(models, "rm"),
-        base_reference=str(base),
-        tokenizer_folder=base,
-        train=random_prompts(64),
-        validation=random_prompts(16, seed=1),
+    folders = Folders(base, Path(models, "sft"), Path(models, "rm"))
+    inputs = ppo_inputs(
+        folders,
+        random_prompts(64),
+        random_prompts(16, seed=1),
         rank=rank,
         world_size=world_size,
         device=device,
@@ -454,6 +421,7 @@ def ppo(
         reward_mean=0.0,
         reward_std=0.5,
     )
+    program = PpoProgram(chosen, inputs)
     if toy:
         program.module.score_reward = even_share  # type: ignore[method-assign]
         # A random head is so small that no hidden state prefers any token: there would be nothing to learn.
@@ -461,7 +429,7 @@ def ppo(
     before = {name: p.detach().clone() for name, p in program.module.named_parameters()}
     result = run_loop(program, chosen, context, seed=5)
     if rank == 0 and not result.suspended:
-        program.finish(folder / "model")
+        program.finish(folder / "model", result.metrics)
     return {
         "steps": result.steps,
         "suspended": result.suspended,

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from zhongjing.config.sources import TinyBase
-from zhongjing.data.samples import Sample, Segment
+from zhongjing.data.samples import Sample, SampleSet, Segment
 from zhongjing.model.base import make_tiny_base
 from zhongjing.model.tokenizer import load_tokenizer
+from zhongjing.train.stages.inputs import StageInputs
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -90,6 +92,20 @@ def tiny_base(folder: Path, **changes: Any) -> Path:
     make_tiny_base(folder, TinyBase(**{**settings, **changes}), texts, 0, TEMPLATE)
     assert len(load_tokenizer(folder)) > 100
     return folder
+
+
+def stage_inputs(
+    base: Path, train: SampleSet, validation: SampleSet, *, seed: int = 0, **changes: Any
+) -> StageInputs:
+    """A stage's inputs for this rank, on the CPU unless ``changes`` say otherwise."""
+    fields: dict[str, Any] = {
+        "base_reference": "s3://bucket/base",
+        "tokenizer": base,
+        "rank": int(os.environ.get("RANK", "0")),
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "device": torch.device("cpu"),
+    }
+    return StageInputs(base=base, train=train, validation=validation, seed=seed, **{**fields, **changes})
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ import torch
 
 from tests.local_context import LocalContext
 from tests.training_jobs import SOURCE
-from tests.training_support import dialogues, tiny_base
+from tests.training_support import dialogues, stage_inputs, tiny_base
 from zhongjing.config.stages import SftSettings
 from zhongjing.train.engine import Engine
 from zhongjing.train.loop import LoopResult, run_loop
@@ -53,18 +53,8 @@ def sft(base: Path, precision: str, **changes: Any) -> tuple[SftProgram, SftSett
             **changes,
         }
     )
-    program = SftProgram(
-        settings,
-        base,
-        base_reference="base",
-        tokenizer_folder=base,
-        train=dialogues(64),
-        validation=dialogues(16, seed=9),
-        rank=0,
-        world_size=1,
-        device=torch.device("cuda", 0),
-        seed=3,
-    )
+    inputs = stage_inputs(base, dialogues(64), dialogues(16, seed=9), seed=3, device=torch.device("cuda", 0))
+    program = SftProgram(settings, inputs)
     return program, settings
 
 

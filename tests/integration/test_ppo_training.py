@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.ppo_support import make_folders, make_settings, random_prompts
+from tests.ppo_support import Folders, make_folders, make_settings, ppo_inputs, random_prompts
 from tests.training_jobs import ppo
 from tests.training_support import run_ranks
 from zhongjing.train.engine import Engine
-from zhongjing.train.ppo.build import build_ppo
+from zhongjing.train.ppo.program import PpoProgram
 
 pytestmark = pytest.mark.integration
 
@@ -104,19 +104,10 @@ def test_bf16_measures_what_it_updates(models: Path, tmp_path: Path) -> None:
 
 def test_a_step_without_weight_changes_nothing(models: Path) -> None:
     """After an early stop Adam's momentum must not go on moving the policy."""
-    program = build_ppo(
+    folders = Folders(models / "base", models / "sft", models / "rm")
+    program = PpoProgram(
         make_settings(ppoEpochs=4, maxKl=1e-9, learningRate=1e-2),
-        models / "base",
-        adapter_folder=models / "sft",
-        reward_folder=models / "rm",
-        base_reference=str(models / "base"),
-        tokenizer_folder=models / "base",
-        train=random_prompts(16),
-        validation=random_prompts(2),
-        rank=0,
-        world_size=1,
-        device=torch.device("cpu"),
-        seed=1,
+        ppo_inputs(folders, random_prompts(16), random_prompts(2)),
     )
     engine = Engine(
         program.module, program.parameter_groups(), make_settings(learningRate=1e-2), torch.device("cpu")

@@ -17,6 +17,7 @@ from zhongjing.data.order import SampleOrder, mixture_of, permutation
 from zhongjing.data.samples import MicroBatch, SampleSet
 from zhongjing.errors import DataError
 from zhongjing.storage.heartbeat import beat
+from zhongjing.train.stages.inputs import StageInputs
 from zhongjing.train.stages.program import StepBatches
 
 # Held-out samples that are partitioned at a time: bounds memory, and leaves lengths enough to sort.
@@ -31,12 +32,8 @@ class BatchLoader:
     trains, a thread reads the next one.
 
     Args:
-        train: the training split.
         settings: of the stage.
-        seed: of the order.
-        rank: of this process.
-        world_size: number of processes.
-        device: of this process; batches for a GPU are page-locked.
+        inputs: training split, seed of the order, rank; batches for a GPU are page-locked.
         denominator: what the step's loss is divided by, from the indices of its samples.
 
     Attributes:
@@ -45,16 +42,9 @@ class BatchLoader:
     """
 
     def __init__(
-        self,
-        train: SampleSet,
-        settings: AnySettings,
-        *,
-        seed: int,
-        rank: int,
-        world_size: int,
-        device: torch.device,
-        denominator: Callable[[Sequence[int]], float],
+        self, settings: AnySettings, inputs: StageInputs, denominator: Callable[[Sequence[int]], float]
     ) -> None:
+        train = inputs.train
         if len(train) == 0:
             raise DataError(
                 "no training samples are left",
@@ -63,11 +53,11 @@ class BatchLoader:
                 remedy="add sources, or lower validationFraction; see the counts of what was filtered",
             )
         weights, repeats = mixture_of(settings)
-        self.order = SampleOrder(train.groups, train.group_names, seed, weights, repeats)
-        self.train = train
+        self.order = SampleOrder(train.groups, train.group_names, inputs.seed, weights, repeats)
+        self._train = train
         self._settings = settings
-        self._rank, self._world_size = rank, world_size
-        self._pin = device.type == "cuda"
+        self._rank, self._world_size = inputs.rank, inputs.world_size
+        self._pin = inputs.device.type == "cuda"
         self._denominator = denominator
         self.budget = settings.token_budget
         self.over_budget = int((train.tokens > self.budget).sum())
@@ -89,68 +79,33 @@ class BatchLoader:
         size = self._settings.global_batch_size
         start = step * size
         indices = self.order.indices(start, min(size, self._samples - start))
-        batches = fetch_step(
-            self.train,
-            indices.tolist(),
-            self._rank,
-            self._world_size,
-            self.budget,
-        )
+        batches = fetch_step(self._train, indices.tolist(), self._rank, self._world_size, self.budget)
         return StepBatches(
             micro_batches=[batch.pinned() for batch in batches] if self._pin else batches,
             denominator=self._denominator(indices.tolist()),
             samples=len(indices),
-            tokens=int(self.train.tokens[indices].sum()),
-            over_budget=int((self.train.tokens[indices] > self.budget).sum()),
+            tokens=int(self._train.tokens[indices].sum()),
+            over_budget=int((self._train.tokens[indices] > self.budget).sum()),
             epoch=self.order.epoch_of(start + len(indices)),
         )
 
 
-class HeldOut:
-    """The part of the held-out split that is evaluated: the same each time, partitioned.
+def held_out_batches(samples: SampleSet, settings: AnySettings, inputs: StageInputs) -> Iterator[MicroBatch]:
+    """This rank's micro-batches of what is evaluated of a split, on its device; the same at every evaluation.
 
-    Args:
-        samples: the validation split; may be empty.
-        settings: of the stage.
-        rank: of this process.
-        world_size: number of processes.
+    There are no dummy batches, for evaluation communicates only at its end.
     """
-
-    def __init__(
-        self,
-        samples: SampleSet,
-        settings: AnySettings,
-        *,
-        rank: int,
-        world_size: int,
-    ) -> None:
-        self.samples = samples
-        self._settings = settings
-        self._rank, self._world_size = rank, world_size
-        count = min(len(samples), settings.max_evaluation_samples)
-        # One choice for all runs of a pipeline, independent of their seeds: figures stay comparable.
-        self.indices = np.sort(permutation(len(samples), 0)[:count])
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def over(self, samples: SampleSet) -> HeldOut:
-        """The same of another split."""
-        return HeldOut(samples, self._settings, rank=self._rank, world_size=self._world_size)
-
-    def batches(self) -> Iterator[MicroBatch]:
-        """This rank's micro-batches; no dummy batches, for evaluation communicates only at its end."""
-        block = _EVALUATION_BLOCK * self._world_size
-        for start in range(0, len(self.indices), block):
-            chosen = self.indices[start : start + block]
-            partitioned = partition(
-                self.samples.tokens[chosen].tolist(), self._world_size, self._settings.token_budget
-            )
-            for positions in partitioned[self._rank]:
-                if positions:
-                    beat(start / len(self.indices))
-                    fetched = self.samples.fetch([int(chosen[position]) for position in positions])
-                    yield collate(fetched)
+    count = min(len(samples), settings.max_evaluation_samples)
+    # One choice for all runs of a pipeline, independent of their seeds: figures stay comparable.
+    indices = np.sort(permutation(len(samples), 0)[:count])
+    block = _EVALUATION_BLOCK * inputs.world_size
+    for start in range(0, count, block):
+        chosen = indices[start : start + block]
+        batches = partition(samples.tokens[chosen].tolist(), inputs.world_size, settings.token_budget)
+        for positions in batches[inputs.rank]:
+            if positions:
+                beat(start / count)
+                yield collate(samples.fetch([int(chosen[at]) for at in positions])).to(inputs.device)
 
 
 def sum_over_ranks(values: Sequence[Any], device: torch.device) -> list[float]:

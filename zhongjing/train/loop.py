@@ -252,13 +252,25 @@ class _Loop:
         self.meter.evaluation(time.monotonic() - started)
         if self.context.rank == 0:
             self.context.log("validation", self.state.step, metrics, epoch=self.state.epoch)
+        # What is measured before the first step is no candidate.
+        best = metrics if self.state.step and self._is_better(metrics) else self.state.metrics
         told = {
             "validation": metrics,
             "validation_step": self.state.step,
-            "warnings": self.program.warnings(),
+            "warnings": self.program.warnings(best),
         }
         self._report(Activity.TRAINING, **told)
         return metrics
+
+    def _is_better(self, metrics: dict[str, float]) -> bool:
+        """Whether these are better than the best; always where nothing can be compared.
+
+        Without held-out data the latest weights are the result.
+        """
+        value, best = metrics.get(self.program.best_metric), self.state.best_value
+        if value is None or best is None:
+            return True
+        return value < best if self.program.best_is_lower else value > best
 
     def _evaluate_and_keep(self) -> None:
         program_before = self.program.state_dict()
@@ -267,15 +279,14 @@ class _Loop:
         value = metrics.get(self.program.best_metric)
         if value is not None and not math.isfinite(value):
             raise exploded(f"the held-out {self.program.best_metric} is {value}", state.step, self.saved_step)
-        best = state.best_value
-        # Without held-out data nothing can be compared, and the latest weights are the result.
-        if value is None or best is None or (value < best if self.program.best_is_lower else value > best):
-            before = state.best_step, state.best_value, state.metrics
-            state.best_step, state.best_value, state.metrics = state.step, value, metrics
-            if not self._save(best=True):
-                # What cannot be gone back to is no best; the next evaluation is compared with the one before.
-                state.best_step, state.best_value, state.metrics = before
-                self.program.load_state_dict(program_before)
+        if not self._is_better(metrics):
+            return
+        before = state.best_step, state.best_value, state.metrics
+        state.best_step, state.best_value, state.metrics = state.step, value, metrics
+        if not self._save(best=True):
+            # What cannot be gone back to is no best; the next evaluation is compared with the one before.
+            state.best_step, state.best_value, state.metrics = before
+            self.program.load_state_dict(program_before)
 
     # -- checkpoints
 

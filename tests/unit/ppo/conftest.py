@@ -9,11 +9,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tests.ppo_support import Folders, Prompts, make_folders, make_settings, random_prompts
+from tests.ppo_support import Folders, Prompts, make_folders, make_settings, ppo_inputs, random_prompts
 from zhongjing.config.stages import PpoSettings
 from zhongjing.model.adapters import read_adapter
 from zhongjing.model.base import load_base
-from zhongjing.train.ppo.build import build_ppo
 from zhongjing.train.ppo.program import PpoProgram
 from zhongjing.train.ppo.roles import PpoModule
 
@@ -64,21 +63,16 @@ def prompts() -> Callable[..., Prompts]:
 def program_of(folders_of: Callable[[str], Folders]) -> Callable[..., PpoProgram]:
     def make(*, rank: int = 0, world_size: int = 1, seed: int = 1, **fields: Any) -> PpoProgram:
         folders = folders_of("llama")
-        return build_ppo(
-            make_settings(**fields),
-            folders.base,
-            adapter_folder=folders.sft,
-            reward_folder=folders.reward,
-            base_reference=str(folders.base),
-            tokenizer_folder=folders.base,
-            train=random_prompts(20),
-            validation=random_prompts(6, seed=1),
+        inputs = ppo_inputs(
+            folders,
+            random_prompts(20),
+            random_prompts(6, seed=1),
             rank=rank,
             world_size=world_size,
-            device=torch.device("cpu"),
             seed=seed,
             reward_mean=0.1,
             reward_std=0.7,
         )
+        return PpoProgram(make_settings(**fields), inputs)
 
     return make

@@ -14,12 +14,12 @@ import torch
 from peft import PeftModel
 from pydantic import ValidationError
 
-from tests.ppo_support import reward_by_peft
+from tests.ppo_support import Prompts, reward_by_peft
 from zhongjing.errors import ConfigError, DataError, TrainingError
 from zhongjing.model.adapters import read_adapter
 from zhongjing.model.base import load_base
 from zhongjing.model.router import Part
-from zhongjing.model.tokenizer import load_tokenizer
+from zhongjing.model.tokenizer import end_ids, load_tokenizer
 from zhongjing.train.ppo.episodes import (
     Episode,
     pack_episodes,
@@ -27,10 +27,10 @@ from zhongjing.train.ppo.episodes import (
     reward_row,
     to_columns,
     to_steps,
+    turn_end_ids,
 )
-from zhongjing.train.ppo.group import Group
 from zhongjing.train.ppo.program import PpoProgram
-from zhongjing.train.ppo.sources import Vocabulary
+from zhongjing.train.ppo.rollout import Group
 from zhongjing.train.stages.program import StepBatches
 
 TEMPLATE_WITH_BREAK = (
@@ -102,11 +102,10 @@ def test_rollout_metrics_and_rewards(program_of: Programs) -> None:
     metrics = program.step_batches(0).metrics
     rollout = program._rollout
     assert rollout is not None
-    scored = rollout.scored
     # A fresh policy is the reference.
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-5)
     ended = torch.tensor([episode.ended for episode in rollout.episodes])
-    expected = ((scored.scores - 0.1) / 0.7).clamp(-10, 10) - 2.0 * (~ended).float()
+    expected = ((rollout.scores - 0.1) / 0.7).clamp(-10, 10) - 2.0 * (~ended).float()
     assert metrics["reward"] == pytest.approx(float(expected.mean()), rel=1e-5)
     assert metrics["eos_share"] == pytest.approx(float(ended.float().mean()))
     assert metrics["response_length"] == pytest.approx(
@@ -114,7 +113,7 @@ def test_rollout_metrics_and_rewards(program_of: Programs) -> None:
     )
     assert metrics["kl_coef"] == 0.1
     # With lambda 0.95 and no KL the return of a last token is the episode's reward.
-    last = scored.mask.sum(1) - 1
+    last = rollout.mask.sum(1) - 1
     torch.testing.assert_close(rollout.returns.gather(1, last[:, None])[:, 0], expected, rtol=1e-4, atol=1e-4)
 
 
@@ -130,7 +129,7 @@ def test_scores_are_those_of_the_reward_model(program_of: Programs, folders_of: 
         row = torch.tensor([[*episode.prompt.tolist(), *body.tolist(), closing]])
         with torch.no_grad():
             score = oracle(input_ids=row).logits[0, 0]
-        torch.testing.assert_close(rollout.scored.scores[position], score, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(rollout.scores[position], score, rtol=1e-4, atol=1e-5)
 
 
 class _Sums:
@@ -252,7 +251,7 @@ def test_the_result_loads_with_peft_alone(
     program, folders = program_of(ppoEpochs=1), folders_of("llama")
     for step in range(2):
         learn(program, program.step_batches(step), rate=0.1)
-    extra = program.finish(tmp_path / "model")
+    extra = program.finish(tmp_path / "model", {})
     assert extra == {"klCoef": 0.05, "rewardMean": 0.1, "rewardStd": 0.7}
     assert read_adapter(tmp_path / "model").rank == 8  # 4 of SFT, 4 of PPO
     assert (tmp_path / "model" / "tokenizer.json").is_file()
@@ -279,8 +278,7 @@ def test_evaluation_repeats_itself_and_may_be_absent(program_of: Programs) -> No
     first = program.evaluate()
     assert first == program.evaluate()
     assert set(first) >= {"reward", "kl", "eos_share", "response_length", "score", "entropy"}
-    program._held_out = type(program._held_out)([])  # type: ignore[call-arg]
-    assert program.evaluate() == {}
+    assert program.evaluate(Prompts([])) == {}
 
 
 def test_the_best_is_by_the_objective_and_not_by_the_reward_alone(program_of: Programs) -> None:
@@ -350,17 +348,13 @@ def test_the_reward_reads_answers_closed_as_in_training() -> None:
     assert row.input_ids.tolist() == [[1, 2, 7, 6, 50, 1, 2, 7, 6, 50]]
 
 
-def test_answers_close_as_the_template_closes_them(folders_of: Callable[[str], Any], tmp_path: Path) -> None:
-    folder = folders_of("llama").base
-    tokenizer = load_tokenizer(folder)
+def test_answers_close_as_the_template_closes_them(folders_of: Callable[[str], Any]) -> None:
+    tokenizer = load_tokenizer(folders_of("llama").base)
     end, document = (tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>"))
-    found = Vocabulary.of(folder)
-    assert found.turn_end_ids == (end,)
-    assert set(found.stop_ids) == {end, document}
+    assert turn_end_ids(tokenizer) == (end,)
+    assert set(end_ids(tokenizer)) == {end, document}
     # A base whose eos_token ends documents; and a template with a line break before the turn's end.
     tokenizer.eos_token, tokenizer.pad_token = "<|endoftext|>", "<|im_start|>"
     tokenizer.chat_template = TEMPLATE_WITH_BREAK
-    tokenizer.save_pretrained(tmp_path)
-    other = Vocabulary.of(tmp_path)
-    assert other.turn_end_ids == (*tokenizer.encode("\n", add_special_tokens=False), end)
-    assert set(other.stop_ids) == {end, document}
+    assert turn_end_ids(tokenizer) == (*tokenizer.encode("\n", add_special_tokens=False), end)
+    assert set(end_ids(tokenizer)) == {end, document}

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tests.training_support import ListSamples, dialogues
+from tests.training_support import ListSamples, dialogues, stage_inputs
 from zhongjing.codes.data import DAMAGED_CACHE
 from zhongjing.config.stages import SftSettings
 from zhongjing.errors import DataError
-from zhongjing.train.batch_loader import BatchLoader, HeldOut
+from zhongjing.train.batch_loader import BatchLoader, held_out_batches
 from zhongjing.train.distributed import seed_of
-
-CPU = torch.device("cpu")
 
 
 def settings(**changes: Any) -> SftSettings:
@@ -33,14 +31,9 @@ def settings(**changes: Any) -> SftSettings:
 
 def loader(rank: int = 0, world_size: int = 1, count: int = 21, **changes: Any) -> BatchLoader:
     samples = dialogues(count)
+    inputs = stage_inputs(Path(), samples, ListSamples([]), seed=5, rank=rank, world_size=world_size)
     return BatchLoader(
-        samples,
-        settings(**changes),
-        seed=5,
-        rank=rank,
-        world_size=world_size,
-        device=CPU,
-        denominator=lambda indices: float(samples.targets[list(indices)].sum()),
+        settings(**changes), inputs, lambda indices: float(samples.targets[list(indices)].sum())
     )
 
 
@@ -102,21 +95,17 @@ def test_no_samples_is_an_error() -> None:
 def test_held_out_samples_are_evaluated_once(world_size: int) -> None:
     seen: Counter[int] = Counter()
     for rank in range(world_size):
-        held_out = HeldOut(
-            dialogues(70),
-            settings(max_evaluation_samples=50),
-            rank=rank,
-            world_size=world_size,
-        )
-        seen.update(index for batch in held_out.batches() for index in batch.sample_indices)
+        samples = dialogues(70)
+        inputs = stage_inputs(Path(), samples, samples, rank=rank, world_size=world_size)
+        batches = held_out_batches(samples, settings(max_evaluation_samples=50), inputs)
+        seen.update(index for batch in batches for index in batch.sample_indices)
     assert len(seen) == 50
     assert set(seen.values()) == {1}
 
 
 def test_without_held_out_samples_there_is_nothing() -> None:
-    held_out = HeldOut(ListSamples([]), settings(), rank=0, world_size=1)
-    assert len(held_out) == 0
-    assert list(held_out.batches()) == []
+    nothing = ListSamples([])
+    assert list(held_out_batches(nothing, settings(), stage_inputs(Path(), nothing, nothing))) == []
 
 
 def test_the_budget_is_room_for_the_longest() -> None:

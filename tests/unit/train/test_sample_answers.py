@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training_support import tiny_base
+from tests.training_support import stage_inputs, tiny_base
 from zhongjing.config.resolve import recipe, resolve
 from zhongjing.config.stages import Stage
 from zhongjing.data.records import Turn
 from zhongjing.train.job import sample_answers, worker
-from zhongjing.train.stages.build import Local
+from zhongjing.train.stages.inputs import StageInputs
 
 
 class Untouched:
@@ -26,12 +26,12 @@ class Untouched:
         raise AssertionError("the data was looked at")
 
 
-def local(base: Path) -> Local:
+def inputs_of(base: Path) -> StageInputs:
     records: Any = Untouched()
-    return Local(base, None, None, base, records, records, 0, 1, torch.device("cpu"), 0)
+    return stage_inputs(base, records, records)
 
 
-def rank(question: str | None, base: Path) -> tuple[worker._Rank, Local]:
+def rank(question: str | None, base: Path) -> tuple[worker._Rank, StageInputs]:
     """What the last act of a stage needs of a rank."""
     document = resolve(recipe("tiny"))
     spec = document.spec.model_copy(update={"question": question})
@@ -40,7 +40,7 @@ def rank(question: str | None, base: Path) -> tuple[worker._Rank, Local]:
     request.stage, request.document = Stage.SFT, document.model_copy(update={"spec": spec})
     made.request, made.device = request, torch.device("cpu")
     made.settings = document.spec.stages.sft  # type: ignore[assignment]
-    return made, local(base)
+    return made, inputs_of(base)
 
 
 def test_the_closing_question_is_the_documents_and_never_a_held_out_patients(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_the_closing_question_stands_behind_the_stages_system_turn(
 
     def ask(question: str) -> dict[str, str]:
         return sample_answers.sample_answers(
-            local(base),
+            inputs_of(base),
             base,
             question,
             system,

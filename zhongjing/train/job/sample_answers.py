@@ -19,14 +19,14 @@ from zhongjing.model.generation import answer
 from zhongjing.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from zhongjing.train.stages.build import Local
+    from zhongjing.train.stages.inputs import StageInputs
 
 # Beyond this the second copy of the base that answering needs may not fit beside the trained model.
 _LARGEST_BASE_BYTES = 2 * 2**30
 
 
 def sample_answers(
-    local: Local,
+    inputs: StageInputs,
     result: Path,
     question: str,
     system_prompt: str | None,
@@ -38,7 +38,7 @@ def sample_answers(
     """Greedy answers of base, sft and ppo (as far as they exist) to ``question``.
 
     Args:
-        local: the stage's folders and splits.
+        inputs: the stage's folders and device.
         result: the stage's model folder.
         question: the user's turn.
         system_prompt: the system turn before it, if the stage has one.
@@ -50,12 +50,12 @@ def sample_answers(
         ``question`` and an answer by model; nothing where the base is large or the question leaves no
         position for an answer.
     """
-    size = sum(file.stat().st_size for file in local.base.glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in inputs.base.glob("*.safetensors"))
     if size > _LARGEST_BASE_BYTES:
         return {}
-    tokenizer = load_tokenizer(local.tokenizer)
+    tokenizer = load_tokenizer(inputs.tokenizer)
     turns = (*([Turn("system", system_prompt)] if system_prompt else []), Turn("user", question))
-    positions = getattr(load_config(local.base), "max_position_embeddings", None)
+    positions = getattr(load_config(inputs.base), "max_position_embeddings", None)
     if isinstance(positions, int):
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
@@ -64,17 +64,17 @@ def sample_answers(
             return {}  # a look must not end the stage
 
     def ask(base: Path, adapter: Path | None = None) -> str:
-        model = load_base(base, dtype=dtype, device=local.device)
+        model = load_base(base, dtype=dtype, device=inputs.device)
         asked: torch.nn.Module = model if adapter is None else load_adapter(model, adapter, "answer")
         return answer(asked, tokenizer, turns, max_new_tokens=max_new_tokens)
 
-    answers = {"question": question, "base": ask(local.base)}
+    answers = {"question": question, "base": ask(inputs.base)}
     if stage is Stage.PPO:
-        if local.adapter is not None:
-            answers["sft"] = ask(local.base, local.adapter)
-        answers["ppo"] = ask(local.base, result)
+        if inputs.adapter is not None:
+            answers["sft"] = ask(inputs.base, inputs.adapter)
+        answers["ppo"] = ask(inputs.base, result)
     elif (result / "adapter_config.json").is_file():
-        answers["sft"] = ask(local.base, result)
+        answers["sft"] = ask(inputs.base, result)
     else:
         answers["sft"] = ask(result)
     return answers

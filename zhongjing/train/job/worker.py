@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ from zhongjing.train.job.worker_config import WorkerConfig
 from zhongjing.train.precision import agreed_precision, own_precision, with_precision
 
 if TYPE_CHECKING:
-    from zhongjing.train.stages.build import Local
+    from zhongjing.train.stages.inputs import StageInputs
     from zhongjing.train.stages.program import StageProgram
 
 # Between libraries that we only use; nothing that a user of ours could change.
@@ -141,7 +142,8 @@ class _Rank:
 
     def _train(self, context: RayRunContext, tensorboard: TensorBoard | None) -> dict[str, Any] | None:
         from zhongjing.train.loop import run_loop
-        from zhongjing.train.stages.build import Local, build_program
+        from zhongjing.train.stages.build import build_program
+        from zhongjing.train.stages.inputs import StageInputs
 
         prepared = self.prepared
         folders = Folders(self.store, self.scratch.parent, until(context.stop_requested))
@@ -166,10 +168,9 @@ class _Rank:
         if not all(meet(fetch)):
             context.report(Activity.SUSPENDED)
             return {"suspended": True, "steps": 0} if self.rank == 0 else None
-        local = Local(
+        inputs = StageInputs(
             base=found["base"],
-            adapter=found.get("adapter"),
-            reward=found.get("reward"),
+            base_reference=prepared.base,
             tokenizer=found["tokenizer"],
             train=open_split(self.store, prepared.tokens, "train"),
             validation=open_split(self.store, prepared.tokens, "validation"),
@@ -177,51 +178,50 @@ class _Rank:
             world_size=self.world_size,
             device=self.device,
             seed=self.seed,
+            adapter=found.get("adapter"),
+            reward=found.get("reward"),
+            reward_mean=prepared.reward_mean,
+            reward_std=prepared.reward_std,
         )
-        mixture = mixture_counts(local.train.groups, local.train.group_names, self.settings)
+        mixture = mixture_counts(inputs.train.groups, inputs.train.group_names, self.settings)
         repeats = data_warnings(self.request.stage, self.settings, (), mixture)
         context.warn(repeats)
         context.report(Activity.STARTING, message="loading the model", mixture=mixture)
-        program = build_program(self.settings, prepared, local)
+        program = build_program(self.settings, inputs)
         result = run_loop(program, self.settings, context, seed=self.seed)
         tested = self._test(program, context) if not result.suspended else {}
         outcome: dict[str, Any] = {
-            "suspended": result.suspended,
-            "steps": result.steps,
-            "best_step": result.best_step,
-            "metrics_before": result.metrics_before,
-            "metrics": result.metrics,
+            **asdict(result),
             "test_metrics": tested,
-            "spikes": result.spikes,
-            "tokens": result.tokens,
-            "samples": result.samples,
             "device": self._device_name(),
             "mixture": [each.model_dump(mode="json") for each in mixture],
-            "warnings": [*prepared.warnings, *repeats, *program.warnings()],
+            "warnings": [*prepared.warnings, *repeats, *program.warnings(result.metrics)],
         }
         # Before the result is made: the look at answers, of small bases only, is no part of the plan.
         peaks = meet(lambda: own_peak(self.device))
         if self.rank == 0:
-            outcome["memory"] = memory_use(peaks, planned(local.base, self.settings)).model_dump(mode="json")
+            outcome["memory"] = memory_use(peaks, planned(inputs.base, self.settings)).model_dump(mode="json")
 
         def finish() -> None:
             if self.rank == 0 and not result.suspended:
-                outcome.update(self._store_result(program, local, context))
+                outcome.update(self._store_result(program, inputs, result.metrics, context))
                 self._upload_curves(context, tensorboard)
 
         meet(finish)
         return outcome if self.rank == 0 else None
 
-    def _store_result(self, program: StageProgram, local: Local, context: RayRunContext) -> dict[str, Any]:
+    def _store_result(
+        self, program: StageProgram, inputs: StageInputs, best: dict[str, float], context: RayRunContext
+    ) -> dict[str, Any]:
         """Rank 0: stores the model; returns what the manifest says of it."""
         context.report(Activity.SAVING, message="uploading the result")
         folder = self.scratch / "model"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        extra = program.finish(folder)
+        extra = program.finish(folder, best)
         extra["tokenCache"] = self.prepared.tokens
         extra["precision"] = self.settings.precision
-        extra |= self._answers(folder, local)
+        extra |= self._answers(folder, inputs)
         adapter = (folder / "adapter_config.json").is_file()
         model = upload_model(
             self.store,
@@ -240,9 +240,9 @@ class _Rank:
             return {}
         context.report(Activity.EVALUATING, message="on test data")
         program.module.eval()
-        return program.measure(samples)
+        return program.evaluate(samples)
 
-    def _answers(self, folder: Path, local: Local) -> dict[str, Any]:
+    def _answers(self, folder: Path, inputs: StageInputs) -> dict[str, Any]:
         """The document's question, answered before and after the stage, for people to look at."""
         from zhongjing.train.job.sample_answers import sample_answers
         from zhongjing.train.precision import dtype_of
@@ -251,7 +251,7 @@ class _Rank:
         if spec.question is None or self.request.stage not in (Stage.SFT, Stage.PPO):
             return {}
         answers = sample_answers(
-            local,
+            inputs,
             folder,
             spec.question,
             spec.stages.system_prompt(self.request.stage),

@@ -12,8 +12,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers import PreTrainedTokenizerBase
 
+from zhongjing.data.chat import Unfit, encode_prompt, encode_ranking
+from zhongjing.data.records import Turn
 from zhongjing.data.samples import PackedRow
+
+_LONGEST_FRAME = 4096  # tokens, for a template's own words around one character
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +139,23 @@ def reward_row(
                 body = body[:-lead]
         segments.append(np.concatenate([episode.prompt, body, end]))
     return PackedRow.of(segments)
+
+
+def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """What ends an answer where the reward model reads it.
+
+    It is read off an encoded answer, as the reward model's data are encoded: a base's ``eos_token`` may end
+    documents while its template ends turns with another token.
+
+    Raises:
+        DataError: the template cannot be used.
+    """
+    question, answer = (Turn("user", "?"),), "."
+    prompt = encode_prompt(tokenizer, question, _LONGEST_FRAME)
+    ranked = encode_ranking(tokenizer, question, [answer], _LONGEST_FRAME)
+    assert prompt is not None, "a question of one character fits"
+    assert not isinstance(ranked, Unfit), "an answer of one character fits"
+    after = ranked[0][0].ids.tolist()[len(prompt[0].ids) :]
+    content = tokenizer.encode(answer, add_special_tokens=False)
+    # Where the answer's last character melts into what follows it, only the last token is sure to close.
+    return tuple(after[len(content) :] if after[: len(content)] == content else after[-1:])

@@ -16,68 +16,52 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from zhongjing.codes import data as data_codes
 from zhongjing.codes import document as document_codes
+from zhongjing.codes import model as model_codes
 from zhongjing.codes import storage as storage_codes
 from zhongjing.config.stages import PpoSettings
 from zhongjing.data.batches import partition
-from zhongjing.data.order import permutation
+from zhongjing.data.order import SampleOrder, mixture_of, permutation
 from zhongjing.data.samples import SampleSet
 from zhongjing.errors import ConfigError, DataError, TrainingError
+from zhongjing.model.adapters import read_adapter
+from zhongjing.model.base import load_base
 from zhongjing.model.export import finish_adapter_folder
-from zhongjing.model.rollout import RolloutEngine
+from zhongjing.model.rollout import CompactingEngine, Sampling
+from zhongjing.model.tokenizer import end_ids, load_tokenizer
 from zhongjing.train.distributed import seed_of
 from zhongjing.train.ppo.artifact import write_critic, write_policy
-from zhongjing.train.ppo.collect import Collector, RolloutBatch, describe_values
-from zhongjing.train.ppo.episodes import Episode, PpoMicroBatch, pack_episodes, to_columns
-from zhongjing.train.ppo.group import Group
+from zhongjing.train.ppo.episodes import Episode, PpoMicroBatch, pack_episodes, to_columns, turn_end_ids
 from zhongjing.train.ppo.kl_control import KlController
-from zhongjing.train.ppo.roles import CRITIC, PPO, PpoModule
-from zhongjing.train.ppo.sources import Sources, Vocabulary
+from zhongjing.train.ppo.roles import CRITIC, POLICY, PPO, PpoModule
+from zhongjing.train.ppo.rollout import Collector, Group, Rollout, describe, describe_values
+from zhongjing.train.precision import dtype_of
 from zhongjing.train.quality_warnings import CRITIC_ROLLOUTS, critic_warnings
+from zhongjing.train.stages.inputs import StageInputs
 from zhongjing.train.stages.program import StepBatches
 
 # Places of the random streams, beside the seed.
 _ROLLOUT, _EVALUATION, _MINIBATCH = 1, 2, 3
 
 
-class Order(Protocol):
-    """The infinite order of prompts; see :class:`zhongjing.data.order.SampleOrder`."""
-
-    @property
-    def epoch_size(self) -> int:
-        """Prompts of one pass."""
-        ...
-
-    def indices(self, start: int, count: int) -> npt.NDArray[np.int64]:
-        """Prompts ``start`` to ``start + count``."""
-        ...
-
-
 class PpoProgram:
     """The PPO stage; see :class:`zhongjing.train.stages.program.StageProgram`.
 
     Args:
-        module: the four roles.
-        engine: what makes responses.
-        prompts: training prompts, one segment each.
-        order: their order.
-        held_out: held-out prompts; may be empty.
         settings: of the stage.
-        vocabulary: tokens with a meaning.
-        group: the ranks.
-        seed: of everything random.
-        sources: what :meth:`finish` refers to.
+        inputs: what it is made from; ``reward`` is given, samples are prompts of one segment each.
 
     Raises:
+        DataError: a model, adapter or prompt cannot be used.
         ConfigError: ``criticLearningRate`` is set where ``learningRate`` is 0.
     """
 
@@ -86,36 +70,31 @@ class PpoProgram:
     best_is_lower = False
     checkpoint_whenever_possible = True
 
-    def __init__(
-        self,
-        module: PpoModule,
-        engine: RolloutEngine,
-        *,
-        prompts: SampleSet,
-        order: Order,
-        held_out: SampleSet,
-        settings: PpoSettings,
-        vocabulary: Vocabulary,
-        group: Group,
-        seed: int,
-        sources: Sources,
-    ) -> None:
-        self.module = module
+    def __init__(self, settings: PpoSettings, inputs: StageInputs) -> None:
         self._settings = settings
-        self._prompts = prompts
-        self._order = order
-        self._held_out = held_out
-        self._group = group
-        self._seed = seed
-        self._sources = sources
-        self._collector = Collector(
-            module,
-            engine,
-            group,
-            settings,
-            stop_ids=vocabulary.stop_ids,
-            turn_end_ids=vocabulary.turn_end_ids,
+        self._inputs = inputs
+        if not len(inputs.train):
+            raise DataError(
+                "no training prompts are left",
+                code=data_codes.NO_GOOD_RECORD,
+                where="data",
+                remedy="add sources, or lower validationFraction",
+            )
+        tokenizer = load_tokenizer(inputs.tokenizer)
+        stop_ids, closing = tuple(end_ids(tokenizer)), turn_end_ids(tokenizer)
+        self.module = _load_roles(settings, inputs, closing)
+        sampling = Sampling(settings.max_new_tokens, stop_ids, settings.temperature)
+        gib = settings.rollout.cache_gib
+        engine = CompactingEngine(
+            self.module.router, POLICY, sampling, cache_bytes=None if gib is None else int(gib * 2**30)
         )
+        self._group = Group(inputs.rank, inputs.world_size, inputs.device)
+        self._collector = Collector(
+            self.module, engine, self._group, settings, stop_ids=stop_ids, turn_end_ids=closing
+        )
+        weights, repeats = mixture_of(settings)
+        order = SampleOrder(inputs.train.groups, inputs.train.group_names, inputs.seed, weights, repeats)
+        self._order = order
         self._kl = KlController(settings.kl_coef, settings.kl_target, settings.kl_horizon)
         self._critic_scale = _critic_scale(settings)
         self._steps_per_rollout = settings.ppo_epochs * settings.minibatches
@@ -124,7 +103,7 @@ class PpoProgram:
             # Whole rollouts, at least one: a checkpoint exists only between rollouts.
             iterations = min(iterations, max(settings.max_steps // self._steps_per_rollout, 1))
         self.total_steps = iterations * self._steps_per_rollout
-        self._rollout: RolloutBatch | None = None
+        self._rollout: Rollout | None = None
         self._step_tokens = 0  # of the step before, over all ranks
         self._stopped = False
         self._explained: list[float] = []  # of the latest rollouts
@@ -179,21 +158,22 @@ class PpoProgram:
         size = settings.global_batch_size
         first = iteration * size
         indices = [int(index) for index in self._order.indices(first, size)]
-        seeds = [seed_of(self._seed, _ROLLOUT, iteration, first + position) for position in range(size)]
-        episodes = self._collector.generate(self._fetch(self._prompts, indices), seeds, iteration)
-        partitioned = [
+        seeds = [
+            seed_of(self._inputs.seed, _ROLLOUT, iteration, first + position) for position in range(size)
+        ]
+        episodes = self._collector.generate(_fetch(self._inputs.train, indices), seeds, iteration)
+        own_batches = [
             batch
             for part in range(settings.minibatches)
             for batch in self._own_batches(iteration, part, episodes)
         ]
-        scored = self._collector.score(episodes, partitioned)
         kl_coef = self._kl.coefficient
-        self._rollout = self._collector.with_advantages(iteration, episodes, scored, kl_coef)
+        self._rollout = rollout = self._collector.score(iteration, episodes, own_batches, kl_coef)
         self._stopped = False
         self.module.take_update_kl()
         metrics = {
-            **self._collector.describe(scored),
-            **describe_values(self._rollout),
+            **describe(rollout, settings.kl_coef),
+            **describe_values(rollout),
             "kl_coef": kl_coef,
         }
         self._explained = [*self._explained, metrics["explained_variance"]][-CRITIC_ROLLOUTS:]
@@ -212,15 +192,15 @@ class PpoProgram:
             return StepBatches([pack_episodes([])], 0.0, epoch=epoch, metrics=metrics, metrics_kind=kind)
         positions = self._positions(iteration, within)
         warming = iteration < settings.critic_warmup_steps
-        partitioned = self._own_batches(iteration, within, rollout.episodes)
+        own_batches = self._own_batches(iteration, within, rollout.episodes)
         batches = [
             replace(
                 self._micro_batch(rollout, chosen),
                 policy_weight=0.0 if warming else 1.0,
                 fresh=within == 0,
-                last=at == len(partitioned) - 1,
+                last=at == len(own_batches) - 1,
             )
-            for at, chosen in enumerate(partitioned)
+            for at, chosen in enumerate(own_batches)
         ]
         self._step_tokens = sum(len(rollout.episodes[position].response) for position in positions)
         return StepBatches(
@@ -237,7 +217,7 @@ class PpoProgram:
         """Episodes of a minibatch, as positions in the rollout: the same on every rank."""
         settings = self._settings
         passed, part = divmod(within, settings.minibatches)
-        order = permutation(settings.global_batch_size, self._seed, _MINIBATCH, iteration, passed)
+        order = permutation(settings.global_batch_size, self._inputs.seed, _MINIBATCH, iteration, passed)
         share = settings.global_batch_size // settings.minibatches
         return [int(position) for position in order[part * share : (part + 1) * share]]
 
@@ -250,16 +230,16 @@ class PpoProgram:
     def _own_part(self, sizes: Sequence[int]) -> list[list[int]]:
         return partition(sizes, self._group.world_size, self._settings.token_budget)[self._group.rank]
 
-    def _micro_batch(self, rollout: RolloutBatch, positions: Sequence[int]) -> PpoMicroBatch:
+    def _micro_batch(self, rollout: Rollout, positions: Sequence[int]) -> PpoMicroBatch:
         batch = pack_episodes([rollout.episodes[position] for position in positions])
         if not positions:
             return batch
         chosen = list(positions)
-        mask = rollout.scored.mask[chosen]
+        mask = rollout.mask[chosen]
         return replace(
             batch,
-            old_logprobs=to_columns(batch, rollout.scored.logprobs[chosen], mask),
-            old_values=to_columns(batch, rollout.scored.values[chosen], mask),
+            old_logprobs=to_columns(batch, rollout.logprobs[chosen], mask),
+            old_values=to_columns(batch, rollout.values[chosen], mask),
             advantages=to_columns(batch, rollout.advantages[chosen], mask),
             returns=to_columns(batch, rollout.returns[chosen], mask),
         )
@@ -274,50 +254,37 @@ class PpoProgram:
         )
         self._stopped = not total / max(self._step_tokens, 1) <= limit
 
-    def evaluate(self) -> dict[str, float]:
-        """Means over held-out prompts, equal on all ranks.
+    def evaluate(self, samples: SampleSet | None = None) -> dict[str, float]:
+        """Means over held-out prompts, or over ``samples``; equal on all ranks.
 
         Responses are sampled at the configured temperature, as in training, because the KL estimate holds for
         samples only; every prompt has a seed that never changes, so evaluations differ by the policy alone.
         """
-        return self.measure(self._held_out)
-
-    def measure(self, samples: SampleSet) -> dict[str, float]:
-        """The same of another split."""
+        samples = self._inputs.validation if samples is None else samples
         wanted = min(len(samples), self._settings.max_evaluation_samples)
         if not wanted:
             return {}
         # The same choice for all runs of a pipeline, whatever their seed.
         indices = [int(index) for index in np.sort(permutation(len(samples), 0)[:wanted])]
-        seeds = [seed_of(self._seed, _EVALUATION, index) for index in indices]
-        episodes = self._collector.generate(self._fetch(samples, indices), seeds, -1)
-        scored = self._collector.score(episodes, self._own_part([episode.tokens for episode in episodes]))
-        return self._collector.describe(scored)
+        seeds = [seed_of(self._inputs.seed, _EVALUATION, index) for index in indices]
+        episodes = self._collector.generate(_fetch(samples, indices), seeds, -1)
+        own_batches = self._own_part([episode.tokens for episode in episodes])
+        rollout = self._collector.score(-1, episodes, own_batches, self._kl.coefficient)
+        return describe(rollout, self._settings.kl_coef)
 
-    def warnings(self) -> list[str]:
+    def warnings(self, best: Mapping[str, float]) -> list[str]:
         """Whether the critic came to know the returns."""
         return critic_warnings(self._explained, self._settings)
 
-    def finish(self, folder: Path) -> dict[str, Any]:
+    def finish(self, folder: Path, best: Mapping[str, float]) -> dict[str, Any]:
         """Writes the policy as one adapter over the base, the critic beside it, and the tokenizer."""
-        sources = self._sources
+        inputs, router = self._inputs, self.module.router
+        assert inputs.reward is not None, "a PPO stage has a reward model"
+        base, lora = inputs.base_reference, self._settings.lora
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            write_policy(
-                self.module.router,
-                folder,
-                Path(scratch),
-                sft=sources.sft,
-                lora=self._settings.lora,
-                base=sources.base_reference,
-            )
-        write_critic(
-            self.module.router,
-            self.module.critic_head,
-            folder / "critic",
-            reward=sources.reward,
-            base=sources.base_reference,
-        )
-        finish_adapter_folder(folder, sources.tokenizer)
+            write_policy(router, folder, Path(scratch), sft=inputs.adapter, lora=lora, base=base)
+        write_critic(router, self.module.critic_head, folder / "critic", reward=inputs.reward, base=base)
+        finish_adapter_folder(folder, inputs.tokenizer)
         return {
             "klCoef": self._kl.coefficient,
             "rewardMean": self.module.reward_mean,
@@ -334,16 +301,64 @@ class PpoProgram:
         self._explained = list(state.get("explained", ()))  # absent in checkpoints of earlier releases
         self._rollout = None
 
-    def _fetch(self, samples: SampleSet, indices: Sequence[int]) -> list[npt.NDArray[np.int64]]:
-        found = []
-        for sample in samples.fetch(indices):
-            if len(sample.segments) != 1:
-                raise DataError(
-                    f"prompt {sample.index} has {len(sample.segments)} segments, not one",
-                    code=data_codes.DAMAGED_CACHE,
-                )
-            found.append(sample.segments[0].ids.astype(np.int64))
-        return found
+
+def _load_roles(settings: PpoSettings, inputs: StageInputs, closing: Sequence[int]) -> PpoModule:
+    """The four roles over one copy of the base, on the rank's device.
+
+    Raises:
+        DataError: a model or adapter cannot be used, or a prompt leaves too few positions.
+    """
+    assert inputs.reward is not None, "a PPO stage has a reward model"
+    mean = std = None
+    if settings.normalize_reward:
+        mean, std = inputs.reward_mean, inputs.reward_std
+    mean, std = 0.0 if mean is None else mean, 1.0 if std is None else std
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise DataError(
+            f"the reward model's mean {mean:g} and deviation {std:g} cannot normalise a reward",
+            code=model_codes.UNUSABLE_REWARD,
+            where=str(inputs.reward),
+        )
+    base = load_base(
+        inputs.base,
+        dtype=dtype_of(settings, inputs.device),
+        quantization=settings.quantization,
+        device=inputs.device,
+    )
+    positions = getattr(base.config, "max_position_embeddings", None)
+    longest = max(int(split.tokens.max()) for split in (inputs.train, inputs.validation) if len(split))
+    # Found here, and not in the first rollout.
+    if isinstance(positions, int) and longest + settings.max_new_tokens + len(closing) > positions:
+        raise DataError(
+            f"a prompt has {longest} tokens; with maxNewTokens {settings.max_new_tokens} it is longer "
+            f"than the model's {positions} positions",
+            code=model_codes.TOO_LONG_FOR_MODEL,
+            where="spec.stages.ppo",
+            remedy="lower maxPromptLength or maxNewTokens",
+        )
+    module = PpoModule(
+        base,
+        None if inputs.adapter is None else read_adapter(inputs.adapter),
+        read_adapter(inputs.reward),
+        settings,
+        seed_of(inputs.seed, 0),
+        reward_mean=mean,
+        reward_std=std,
+    )
+    return module.to(inputs.device)
+
+
+def _fetch(samples: SampleSet, indices: Sequence[int]) -> list[npt.NDArray[np.int64]]:
+    """Tokens of prompts."""
+    found = []
+    for sample in samples.fetch(indices):
+        if len(sample.segments) != 1:
+            raise DataError(
+                f"prompt {sample.index} has {len(sample.segments)} segments, not one",
+                code=data_codes.DAMAGED_CACHE,
+            )
+        found.append(sample.segments[0].ids.astype(np.int64))
+    return found
 
 
 def _critic_scale(settings: PpoSettings) -> float:

@@ -78,20 +78,23 @@ class StageProgram(Protocol):
         """Whether a checkpoint may be taken after ``step`` steps (PPO: only between rollouts)."""
         ...
 
-    def evaluate(self) -> dict[str, float]:
-        """Held-out metrics, equal on all ranks; empty where nothing is held out."""
+    def evaluate(self, samples: SampleSet | None = None) -> dict[str, float]:
+        """Metrics of the held-out split, or of ``samples``: the same on all ranks, empty without any.
+
+        Called with the module in evaluation mode.
+        """
         ...
 
-    def measure(self, samples: SampleSet) -> dict[str, float]:
-        """The same of another split (test data), with the module in evaluation mode."""
+    def warnings(self, best: Mapping[str, float]) -> list[str]:
+        """What is doubtful about what was learnt, a sentence each; asked after every evaluation.
+
+        Args:
+            best: metrics of the best checkpoint so far; empty before the first.
+        """
         ...
 
-    def warnings(self) -> list[str]:
-        """What is doubtful about what was learnt so far, a sentence each; asked after every evaluation."""
-        ...
-
-    def finish(self, folder: Path) -> dict[str, Any]:
-        """Rank 0, after the best checkpoint was loaded: writes the model folder, returns manifest extras."""
+    def finish(self, folder: Path, best: Mapping[str, float]) -> dict[str, Any]:
+        """Rank 0, with the best checkpoint loaded: writes the model folder; returns manifest extras."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

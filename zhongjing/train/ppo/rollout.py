@@ -1,5 +1,9 @@
 """Making a rollout: responses, scores, log-probabilities, values, advantages.
 
+Every rank makes and scores a share of the episodes, and then holds all of them: a rollout is small (32
+episodes of 512 tokens are 64 KB a quantity). So whitening and every other statistic needs no further word
+between ranks, minibatches can be divided evenly, and results do not depend on who made what.
+
 Shapes: E episodes of all ranks, T = maxNewTokens columns, counted from the first response token. Everything
 ends up on CPU, in fp32, equal on every rank.
 """
@@ -11,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import distributed
 
 from zhongjing.codes import training as codes
 from zhongjing.config.stages import PpoSettings
@@ -26,24 +31,31 @@ from zhongjing.train.ppo.advantages import (
     whiten,
 )
 from zhongjing.train.ppo.episodes import Episode, pack_episodes, response_mask, reward_row, to_steps
-from zhongjing.train.ppo.group import Group
 from zhongjing.train.ppo.roles import PpoModule
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What the four roles say of some episodes.
+class Rollout:
+    """Episodes of all ranks, what the four roles say of them, and what is learnt from.
 
     Attributes:
-        mask: bool [E, T], true on response tokens; the next four are 0 elsewhere.
-        logprobs: of the policy, fp32 [E, T].
-        ref_logprobs: of the reference.
-        values: of the critic.
-        entropies: of the policy.
+        iteration: its number; -1 for an evaluation.
+        episodes: prompts and responses.
+        mask: bool [E, T], true on response tokens; what is [E, T] besides is fp32, and 0 elsewhere.
+        logprobs: of the policy [E, T].
+        ref_logprobs: of the reference [E, T].
+        values: of the critic [E, T].
+        entropies: of the policy [E, T].
         scores: of the reward model, in its own units, fp32 [E].
-        ended: bool [E].
+        ended: bool [E], whether the response has an end.
+        rewards: what an episode earns besides the KL penalty, fp32 [E].
+        kl: KL to the reference by the configured estimator [E, T].
+        advantages: [E, T], whitened if the settings say so.
+        returns: [E, T].
     """
 
+    iteration: int
+    episodes: Sequence[Episode]
     mask: torch.Tensor
     logprobs: torch.Tensor
     ref_logprobs: torch.Tensor
@@ -51,17 +63,34 @@ class Scored:
     entropies: torch.Tensor
     scores: torch.Tensor
     ended: torch.Tensor
+    rewards: torch.Tensor
+    kl: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutBatch:
-    """A rollout that can be learnt from."""
+class Group:
+    """The processes that train together."""
 
-    iteration: int
-    episodes: Sequence[Episode]
-    scored: Scored
-    advantages: torch.Tensor  # fp32 [E, T], whitened if the settings say so
-    returns: torch.Tensor  # fp32 [E, T]
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum of ``tensor`` over all ranks, on CPU; the same on every rank.
+
+        Each rank fills the rows it has, the others leave zeros. x + 0 is x, so sharing is exact.
+        """
+        if self.world_size == 1:
+            return tensor.cpu()
+        whole = tensor.to(self.device, copy=True)
+        distributed.all_reduce(whole)
+        return whole.cpu()
+
+    def shard(self, count: int) -> list[int]:
+        """Which of ``count`` things this rank takes: every ``world_size``-th."""
+        return list(range(self.rank, count, self.world_size))
 
 
 class Collector:
@@ -73,7 +102,7 @@ class Collector:
         group: the ranks.
         settings: of the stage.
         stop_ids: tokens that end a response.
-        turn_end_ids: tokens that end an answer where the reward model reads it: the turn's end.
+        turn_end_ids: tokens that end an answer where the reward model reads it.
     """
 
     def __init__(
@@ -113,19 +142,28 @@ class Collector:
             for i, prompt in enumerate(prompts)
         ]
 
-    def score(self, episodes: Sequence[Episode], micro_batches: Sequence[Sequence[int]]) -> Scored:
-        """What the roles say of all episodes.
+    def score(
+        self,
+        iteration: int,
+        episodes: Sequence[Episode],
+        micro_batches: Sequence[Sequence[int]],
+        kl_coef: float,
+    ) -> Rollout:
+        """What the roles say of all episodes, and the advantages that follow.
 
         Args:
+            iteration: number of the rollout.
             episodes: all ranks'.
             micro_batches: positions in ``episodes`` that this rank scores, grouped as they will be learnt
                 from: the same packed row gives the same numbers then. Over all ranks every
                 episode occurs once.
+            kl_coef: weight of the KL penalty.
 
         Raises:
             TrainingError: a role gave a number that is not finite.
         """
-        count, width = len(episodes), self._settings.max_new_tokens
+        settings = self._settings
+        count, width = len(episodes), settings.max_new_tokens
         tokens = torch.zeros(4, count, width)
         scores = torch.zeros(count)
         mask = response_mask(episodes, width)
@@ -148,62 +186,62 @@ class Collector:
                 code=codes.UNUSABLE_OUTPUT,
                 remedy="use precision: bf16 or fp32, or a lower learningRate",
             )
+        logprobs, ref_logprobs, values, entropies = tokens
         ended = torch.tensor([episode.ended for episode in episodes])
-        return Scored(mask, tokens[0], tokens[1], tokens[2], tokens[3], scores, ended)
-
-    def rewards(self, scored: Scored) -> torch.Tensor:
-        """What each episode earns besides the KL penalty, fp32 [E]."""
-        return episode_scores(
-            scored.scores,
-            scored.ended,
+        rewards = episode_scores(
+            scores,
+            ended,
             mean=self._module.reward_mean,
             std=self._module.reward_std,
-            clip=self._settings.reward_clip,
-            missing_eos_penalty=self._settings.missing_eos_penalty,
+            clip=settings.reward_clip,
+            missing_eos_penalty=settings.missing_eos_penalty,
+        )
+        kl = torch.where(mask, kl_per_token(logprobs, ref_logprobs, settings.kl_estimator), 0)
+        per_token = token_rewards(rewards, kl, mask, kl_coef)
+        advantages, returns = gae(per_token, values, mask, settings.gamma, settings.gae_lambda)
+        if settings.whiten_advantages:
+            advantages = whiten(advantages, mask)
+        return Rollout(
+            iteration,
+            episodes,
+            mask,
+            logprobs,
+            ref_logprobs,
+            values,
+            entropies,
+            scores,
+            ended,
+            rewards,
+            kl,
+            advantages,
+            returns,
         )
 
-    def kl(self, scored: Scored) -> torch.Tensor:
-        """KL to the reference of every response token, by the configured estimator; fp32 [E, T]."""
-        kl = kl_per_token(scored.logprobs, scored.ref_logprobs, self._settings.kl_estimator)
-        return torch.where(scored.mask, kl, 0)
 
-    def with_advantages(
-        self, iteration: int, episodes: Sequence[Episode], scored: Scored, kl_coef: float
-    ) -> RolloutBatch:
-        """Advantages and returns of a rollout."""
-        settings = self._settings
-        per_token = token_rewards(self.rewards(scored), self.kl(scored), scored.mask, kl_coef)
-        advantages, returns = gae(per_token, scored.values, scored.mask, settings.gamma, settings.gae_lambda)
-        if settings.whiten_advantages:
-            advantages = whiten(advantages, scored.mask)
-        return RolloutBatch(iteration, episodes, scored, advantages, returns)
+def describe(rollout: Rollout, kl_coef: float) -> dict[str, float]:
+    """Means over the episodes: objective, reward, score, KL per response, entropy, length, ends.
 
-    def describe(self, scored: Scored) -> dict[str, float]:
-        """Means over the episodes: objective, reward, score, KL per response, entropy, length, ends.
-
-        The objective is what PPO maximises: the reward less the KL of the response to the reference, weighted
-        by ``klCoef`` as the document has it. A coefficient that adapts (``klTarget``) would give each
-        evaluation its own measure, and the best of them would be whichever had the smallest weight.
-        """
-        rewards, kl = self.rewards(scored), self.kl(scored).sum(1)
-        lengths = scored.mask.sum(1).float()
-        return {
-            "objective": float((rewards - self._settings.kl_coef * kl).mean()),
-            "reward": float(rewards.mean()),
-            "reward_std": float(rewards.std(correction=0)),
-            "score": float(scored.scores.mean()),
-            "kl": float(kl.mean()),
-            "entropy": float(masked_mean(scored.entropies, scored.mask)),
-            "eos_share": float(scored.ended.float().mean()),
-            "response_length": float(lengths.mean()),
-        }
-
-
-def describe_values(rollout: RolloutBatch) -> dict[str, float]:
-    """How well the critic knew the returns, and what they were."""
-    scored = rollout.scored
+    The objective is what PPO maximises: the reward less the KL of the response to the reference, weighted by
+    ``kl_coef``, the document's. A coefficient that adapts (``klTarget``) would give each evaluation its own
+    measure, and the best of them would be whichever had the smallest weight.
+    """
+    kl = rollout.kl.sum(1)
     return {
-        "explained_variance": float(explained_variance(scored.values, rollout.returns, scored.mask)),
-        "value": float(masked_mean(scored.values, scored.mask)),
-        "return": float(masked_mean(rollout.returns, scored.mask)),
+        "objective": float((rollout.rewards - kl_coef * kl).mean()),
+        "reward": float(rollout.rewards.mean()),
+        "reward_std": float(rollout.rewards.std(correction=0)),
+        "score": float(rollout.scores.mean()),
+        "kl": float(kl.mean()),
+        "entropy": float(masked_mean(rollout.entropies, rollout.mask)),
+        "eos_share": float(rollout.ended.float().mean()),
+        "response_length": float(rollout.mask.sum(1).float().mean()),
+    }
+
+
+def describe_values(rollout: Rollout) -> dict[str, float]:
+    """How well the critic knew the returns, and what they were."""
+    return {
+        "explained_variance": float(explained_variance(rollout.values, rollout.returns, rollout.mask)),
+        "value": float(masked_mean(rollout.values, rollout.mask)),
+        "return": float(masked_mean(rollout.returns, rollout.mask)),
     }
