@@ -6,6 +6,7 @@ sequence classifier of one base: their decoder layers have the same paths.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -64,6 +65,21 @@ class AdapterFile:
     def head(self) -> torch.Tensor | None:
         """Weight [1, hidden] of the reward model's head, if it has one."""
         return self.tensors.get(f"{_PREFIX}score.weight")
+
+    def reward_head(self, where: str | None = None) -> torch.Tensor:
+        """The head of what must be a reward model; ``where``: what messages call it, none: its folder.
+
+        Raises:
+            DataError: it has none.
+        """
+        if self.head is None:
+            raise DataError(
+                "the reward model has no `score` head",
+                code=codes.NO_REWARD_HEAD,
+                where=where or str(self.folder),
+                remedy="give the adapter that the rm stage made",
+            )
+        return self.head
 
     def pair(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
         """A [rank, in] and B [out, rank] of ``module``."""
@@ -153,18 +169,16 @@ def _attach(model: PreTrainedModel | PeftModel, config: LoraConfig, name: str, s
         return attached
 
 
-def save_adapter(model: PeftModel, folder: Path, base: str, *, name: str = "default") -> None:
-    """Writes adapter ``name`` so that ``PeftModel.from_pretrained`` loads it.
+def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
+    """Writes the adapter ``default`` so that ``PeftModel.from_pretrained`` loads it.
 
     Args:
         model: the model that has the adapter.
         folder: where the two files go, directly; made if it does not exist.
         base: URI or path of the base, stored as ``base_model_name_or_path``.
-        name: the adapter's name within the model; it is not stored.
     """
-    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    config = model.peft_config[name].to_dict()
-    write_adapter(folder, config, state, base)
+    state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
+    write_adapter(folder, model.peft_config["default"].to_dict(), state, base)
 
 
 def write_adapter(
@@ -318,7 +332,8 @@ def stack_adapters(first: Path, second: Path, out: Path, *, base: str | None = N
         if len(set(shapes)) != 1:
             raise _another_base(two, f"{module} has another size than in {first}")
         width, height = shapes[0]
-        dtype = torch.promote_types(*_dtypes(halves))
+        kinds = [tensor.dtype for half in halves if half is not None for tensor in half]
+        dtype = functools.reduce(torch.promote_types, kinds)
         filled = [
             half
             if half is not None
@@ -342,16 +357,6 @@ def _half(adapter: AdapterFile, module: str, *, scale: bool) -> tuple[torch.Tens
         return None
     a, b = adapter.pair(module)
     return (a, b.to(torch.float32) * adapter.scaling) if scale else (a, b)
-
-
-def _dtypes(
-    halves: list[tuple[torch.Tensor, torch.Tensor] | None],
-) -> tuple[torch.dtype, torch.dtype]:
-    found = [tensor.dtype for half in halves if half is not None for tensor in half]
-    largest = found[0]
-    for dtype in found[1:]:
-        largest = torch.promote_types(largest, dtype)
-    return largest, largest
 
 
 def _another_base(adapter: AdapterFile, detail: str) -> DataError:

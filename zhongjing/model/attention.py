@@ -207,12 +207,13 @@ def _has_varlen(query: torch.Tensor) -> bool:
         and query.dtype in (torch.float16, torch.bfloat16)
         and channels <= 256
         and channels % 8 == 0
-        and _is_ampere(query.device)
+        and is_ampere(query.device)
     )
 
 
 @functools.cache
-def _is_ampere(device: torch.device) -> bool:
+def is_ampere(device: torch.device) -> bool:
+    """Whether a CUDA device is of NVIDIA's Ampere or later: it has bf16, and FlashAttention's kernels."""
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 

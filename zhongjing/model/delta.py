@@ -67,8 +67,6 @@ def merge_delta(
     out_folder: Path,
     rule: DeltaRule,
     report: Callable[[float], None] = lambda fraction: None,
-    *,
-    max_shard_bytes: int = 4 * 2**30,
 ) -> Merge:
     """Adds a published difference to its root, tensor by tensor, and measures what comes out.
 
@@ -82,7 +80,6 @@ def merge_delta(
         out_folder: where the merged model is written.
         rule: by which it was published.
         report: is told how much of the tensors is merged, 0 to 1.
-        max_shard_bytes: size of one output shard.
 
     Raises:
         DataError: a tensor is missing on one side or has another shape (the message names it), the delta has
@@ -101,7 +98,7 @@ def merge_delta(
                     code=codes.DELTA_MISMATCH,
                     where=str(folder),
                 )
-        writer = WeightWriter(out_folder, max_shard_bytes=max_shard_bytes)
+        writer = WeightWriter(out_folder)
         dtype = torch.float32
         for done, name in enumerate(name for name in delta if name in ours):
             report(done / len(ours))

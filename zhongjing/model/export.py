@@ -39,7 +39,6 @@ def write_full_model(
     tokenizer_from: Path,
     *,
     dtype: torch.dtype | None = None,
-    max_shard_bytes: int = 4 * 2**30,
 ) -> None:
     """Writes full weights, config, tokenizer, chat template and generation_config.
 
@@ -48,10 +47,9 @@ def write_full_model(
         folder: where it goes.
         tokenizer_from: folder whose tokenizer belongs to it: the base's.
         dtype: number format to store; none: the model's.
-        max_shard_bytes: size of one shard. Copied off the device is a tensor at a time.
     """
     copy_tokenizer(tokenizer_from, folder)
-    writer = WeightWriter(folder, max_shard_bytes=max_shard_bytes)
+    writer = WeightWriter(folder)
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     stored = dtype or model.dtype
     for name, tensor in model.state_dict().items():
@@ -99,9 +97,7 @@ def localise(adapter_folder: Path, base_folder: Path) -> None:
         write_generation_config(base_folder, tokenizer_folder)
 
 
-def merge_adapter(
-    base_folder: Path, adapter_folder: Path, out_folder: Path, *, max_shard_bytes: int = 4 * 2**30
-) -> None:
+def merge_adapter(base_folder: Path, adapter_folder: Path, out_folder: Path) -> None:
     """Writes one standalone model: base plus adapter, in the base's number format.
 
     A causal adapter gives a causal model; a reward model gives a sequence classifier of one label. The sum is
@@ -111,7 +107,6 @@ def merge_adapter(
         base_folder: full model in Hugging Face format.
         adapter_folder: PEFT adapter of that base.
         out_folder: where the model goes, generation_config and the adapter's tokenizer included.
-        max_shard_bytes: size of one shard.
 
     Raises:
         DataError: the adapter does not fit that base.
@@ -122,7 +117,7 @@ def merge_adapter(
     check_adapter(adapter, shapes)
     changed = set(adapter.modules)
     copy_tokenizer(_tokenizer_folder(adapter_folder, base_folder), out_folder)
-    writer = WeightWriter(out_folder, max_shard_bytes=max_shard_bytes)
+    writer = WeightWriter(out_folder)
     stored = torch.float32
     with WeightReader(base_folder) as base:
         for name in base:

@@ -97,11 +97,11 @@ def build_reward_model(
     return reward
 
 
-def head_weight(model: PeftModel | PreTrainedModel, *, name: str = "default") -> torch.nn.Parameter:
+def head_weight(model: PeftModel | PreTrainedModel) -> torch.nn.Parameter:
     """The head's weight [1, hidden]: the trainable copy where PEFT keeps one."""
     score: Any = base_of(model).score
     copies = getattr(score, "modules_to_save", None)
-    weight = (copies[name] if copies is not None else score).weight
+    weight = (copies["default"] if copies is not None else score).weight
     assert isinstance(weight, torch.nn.Parameter)
     return weight
 
@@ -123,16 +123,15 @@ def head_rewards(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return (hidden.float() @ weight.float().t()).squeeze(-1)
 
 
-def save_reward_model(model: PeftModel, folder: Path, base: str, *, name: str = "default") -> None:
+def save_reward_model(model: PeftModel, folder: Path, base: str) -> None:
     """Writes the adapter with its head (fp32) so that PEFT loads both onto the base's classifier.
 
     Args:
         model: as :func:`build_reward_model` made it.
         folder: where the files go.
         base: URI or path of the base, stored as ``base_model_name_or_path``.
-        name: the adapter's name within the model.
     """
-    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     head = "base_model.model.score.weight"
-    state[head] = head_weight(model, name=name).detach().float()
-    write_adapter(folder, model.peft_config[name].to_dict(), state, base)
+    state[head] = head_weight(model).detach().float()
+    write_adapter(folder, model.peft_config["default"].to_dict(), state, base)

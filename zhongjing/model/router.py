@@ -195,21 +195,12 @@ class AdapterRouter:
         """Routed layers by their path in the base."""
         return self._layers
 
-    @property
-    def adapters(self) -> list[str]:
-        """Names of the adapters, in the order in which they were added."""
-        names: dict[str, None] = {}
-        for layer in self._layers.values():
-            names.update(dict.fromkeys(layer.scaling))
-        return list(names)
-
-    def add_file(self, name: str, adapter: AdapterFile, *, dtype: torch.dtype | None = None) -> None:
+    def add_file(self, name: str, adapter: AdapterFile) -> None:
         """Adds an adapter that was read from a folder; a reward model's head is left to others.
 
         Args:
             name: its name here.
             adapter: causal or SEQ_CLS adapter of this base.
-            dtype: number format; none: that in which the base computes.
 
         Raises:
             DataError: the adapter is of another base, or changes what PPO needs frozen.
@@ -228,17 +219,16 @@ class AdapterRouter:
         for path in adapter.modules:
             a, b = adapter.pair(path)
             layer = self._routed(path)
-            kind = dtype or compute_dtype(layer.base_layer)
+            kind = compute_dtype(layer.base_layer)
             layer.add(name, a.to(kind), b.to(kind), adapter.scaling)
 
-    def add_fresh(self, name: str, lora: Lora, seed: int, *, dtype: torch.dtype | None = None) -> None:
+    def add_fresh(self, name: str, lora: Lora, seed: int) -> None:
         """Adds an adapter whose B is zero: no output changes yet.
 
         Args:
             name: its name here.
             lora: rank, scale and modules. Dropout must be 0: in PPO a ratio of probabilities would be noise.
             seed: of A (uniform, as PEFT draws it); the global random state is left alone.
-            dtype: number format; none: that in which the base computes.
 
         Raises:
             DataError: the model has none of the modules asked for, or dropout is not 0.
@@ -256,7 +246,7 @@ class AdapterRouter:
             if path.rsplit(".", 1)[-1] not in wanted:
                 continue
             layer = self._routed(path)
-            kind = dtype or compute_dtype(layer.base_layer)
+            kind = compute_dtype(layer.base_layer)
             a = torch.empty(lora.rank, layer.in_features)
             nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
             b = torch.zeros(layer.out_features, lora.rank, dtype=kind)
@@ -270,7 +260,7 @@ class AdapterRouter:
 
     def define(self, role: str, adapters: Sequence[str]) -> None:
         """Says which adapters make a role, lowest first; none: the base alone."""
-        missing = set(adapters) - set(self.adapters)
+        missing = set(adapters).difference(*(layer.scaling for layer in self._layers.values()))
         if missing:
             raise KeyError(f"no adapter is called {min(missing)}")
         self._shared.stacks[role] = tuple(adapters)
@@ -347,11 +337,10 @@ class AdapterRouter:
         """Contexts of a forward pass and of its recomputation (``context_fn`` of torch's checkpoint)."""
         return nullcontext(), _Reopen(self._shared, self._shared.route)
 
-    def fuse(self, *roles: str) -> None:
-        """Makes one pair of matrices per layer for each role: faster to generate with. A snapshot."""
+    def fuse(self, role: str) -> None:
+        """Makes one pair of matrices per layer for the role: faster to generate with. A snapshot."""
         for layer in self._layers.values():
-            for role in roles:
-                layer.fuse(role)
+            layer.fuse(role)
 
     def drop_fused(self) -> None:
         """Frees what :meth:`fuse` made."""

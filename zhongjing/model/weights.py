@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from zhongjing.codes import model as codes
 from zhongjing.errors import DataError
 
+SHARD_BYTES = 4 << 30
+"""A file is ended before it would grow larger; a larger tensor has one to itself."""
 _METADATA = {"format": "pt"}
 # Room for the names of about 500 tensors.
 _HEADER_BYTES = 64 << 10
@@ -119,12 +121,10 @@ class WeightWriter:
 
     Args:
         folder: where the files go.
-        max_shard_bytes: a file is ended before it would grow larger; a larger tensor has one to itself.
     """
 
-    def __init__(self, folder: Path, *, max_shard_bytes: int = 4 * 2**30) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._limit = max_shard_bytes
         self._entries: dict[str, Any] = {}
         self._header_bytes = len(_header({}))
         self._bytes = 0
@@ -149,7 +149,7 @@ class WeightWriter:
             "data_offsets": [self._bytes, self._bytes + tensor.nbytes],
         }
         fits = (
-            self._bytes + tensor.nbytes <= self._limit
+            self._bytes + tensor.nbytes <= SHARD_BYTES
             # Readers view the bytes as numbers: these begin at multiples of their size.
             and self._bytes % tensor.element_size() == 0
             and self._header_bytes + _named(name, entry) <= _HEADER_BYTES

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from torch import distributed
 
 from zhongjing.storage.heartbeat import HEARTBEAT, beat
-from zhongjing.train.job.worker_config import COLLECTIVE_SECONDS
+from zhongjing.train.distributed import COLLECTIVE_SECONDS
 
 T = TypeVar("T")
 

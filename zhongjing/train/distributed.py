@@ -21,10 +21,14 @@ from torch._C._distributed_c10d import HashStore
 
 from zhongjing.codes import model as codes
 from zhongjing.errors import DataError
-from zhongjing.train.job.worker_config import COLLECTIVE_SECONDS
 
 _M_MMAP_THRESHOLD, _MAPPED_FROM = -3, 1 << 18  # malloc.h; bytes
-COLLECTIVE_TIMEOUT = timedelta(seconds=COLLECTIVE_SECONDS)
+COLLECTIVE_SECONDS = 3600
+"""How long a rank waits in a collective, and elsewhere for ranks that do nothing any more.
+
+Ray Train's own default is half of it. Nobody waits in a collective for a transfer
+(:mod:`zhongjing.train.barrier`), but evaluations and rollouts of unequal length are waited for there.
+"""
 
 
 def prepare_deepspeed(device: torch.device) -> None:
@@ -123,10 +127,14 @@ def ensure_process_group(device: torch.device) -> tuple[int, int]:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+            distributed.init_process_group(backend, timeout=timedelta(seconds=COLLECTIVE_SECONDS))
         else:
             distributed.init_process_group(
-                backend, store=HashStore(), rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT
+                backend,
+                store=HashStore(),
+                rank=0,
+                world_size=1,
+                timeout=timedelta(seconds=COLLECTIVE_SECONDS),
             )
     return distributed.get_rank(), distributed.get_world_size()
 

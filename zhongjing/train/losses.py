@@ -1,12 +1,21 @@
-"""Losses as pure functions. Sums, not means: the loop divides by what the whole optimizer step counts.
+"""Losses of the reward model and of PPO as pure functions; that of pretraining and SFT is in model/causal.py.
 
-Shapes: S segments (answers) of P prompts in a micro-batch.
+Sums, not means: the loop divides by what the whole optimizer step counts. A mean of micro-batch means would
+weigh short responses more.
+
+Shapes: S segments (answers) of P prompts in a micro-batch. PPO's tensors are [1, T], the tokens of a packed
+row; ``mask`` is true on response tokens.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional
+
+# exp(20) is far beyond any clip range and far below overflow, also in sums.
+LOG_RATIO_LIMIT = 20.0
 
 
 def ranking_pairs(samples: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
@@ -67,3 +76,81 @@ def _order(rewards: torch.Tensor) -> torch.Tensor:
 
 def _of_prompts(values: torch.Tensor, samples: torch.Tensor, num_prompts: int) -> torch.Tensor:
     return values.new_zeros(num_prompts).index_add(0, samples, values)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLoss:
+    """Sums over the masked tokens; only ``loss`` carries a gradient."""
+
+    loss: torch.Tensor
+    clipped: torch.Tensor  # tokens whose gradient the clipping took away
+    kl: torch.Tensor  # k3 estimate of KL(rollout's policy || policy now)
+    ratio: torch.Tensor
+    largest: torch.Tensor  # largest |log ratio|, before the limit; not a sum
+
+
+def policy_loss(
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+    clip_range: float,
+) -> PolicyLoss:
+    """Clipped surrogate (Schulman et al. 2017, equation 7), as a sum to be minimised.
+
+    Args:
+        logprobs: of the taken tokens now, with grad.
+        old_logprobs: of the same tokens when the rollout was made.
+        advantages: of the tokens.
+        mask: bool.
+        clip_range: epsilon.
+    """
+    difference = torch.where(mask, logprobs - old_logprobs, 0)
+    log_ratio = difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    ratio = log_ratio.exp()
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    loss = torch.where(mask, torch.maximum(plain, clipped), 0).sum()
+    with torch.no_grad():
+        return PolicyLoss(
+            loss,
+            ((clipped > plain) & mask).sum(dtype=torch.float32),
+            torch.where(mask, ratio - 1 - log_ratio, 0).sum(),
+            torch.where(mask, ratio, 0).sum(),
+            difference.abs().max(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ValueLoss:
+    """Sums over the masked tokens; only ``loss`` carries a gradient."""
+
+    loss: torch.Tensor
+    clipped: torch.Tensor
+
+
+def value_loss(
+    values: torch.Tensor,
+    old_values: torch.Tensor,
+    returns: torch.Tensor,
+    mask: torch.Tensor,
+    clip_range: float,
+) -> ValueLoss:
+    """Half the squared error, the larger of the plain and the clipped one, as a sum.
+
+    The clipped value may be no farther than ``clip_range`` from the rollout's. Source: the PPO of OpenAI's
+    baselines, kept by Ziegler et al. 2019.
+
+    Args:
+        values: of the critic now, with grad.
+        old_values: of the critic when the rollout was made.
+        returns: targets.
+        mask: bool.
+        clip_range: in units of the reward.
+    """
+    near = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    plain = (values - returns).square()
+    clipped = (near - returns).square()
+    loss = 0.5 * torch.where(mask, torch.maximum(plain, clipped), 0).sum()
+    with torch.no_grad():
+        return ValueLoss(loss, ((clipped > plain) & mask).sum(dtype=torch.float32))

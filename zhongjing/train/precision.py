@@ -14,6 +14,7 @@ import torch
 
 from zhongjing.config.stages import StageSettings
 from zhongjing.errors import ConflictError
+from zhongjing.model.attention import is_ampere
 from zhongjing.storage.objects import ObjectStore
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -29,7 +30,7 @@ def own_precision(device: torch.device) -> Precision:
     """What ``precision: auto`` is on a device."""
     if device.type != "cuda":
         return "fp32"
-    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    return "bf16" if is_ampere(device) else "fp16"
 
 
 def settled(settings: _Settings, device: torch.device) -> _Settings:

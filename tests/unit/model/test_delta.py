@@ -36,10 +36,13 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Publish:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_publishers_rule_gives_the_model(rule: DeltaRule, published: Publish, tmp_path: Path) -> None:
+def test_the_publishers_rule_gives_the_model(
+    rule: DeltaRule, published: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zhongjing.model.weights.SHARD_BYTES", 100_000)
     source, out = published(rule), tmp_path / "out"
     told: list[float] = []
-    merge = merge_delta(source.delta, source.root, out, rule, told.append, max_shard_bytes=100_000)
+    merge = merge_delta(source.delta, source.root, out, rule, told.append)
     assert merge.perplexity < 100
     assert json.loads((out / MERGE_FILE).read_text()) == {"rule": rule, "perplexity": merge.perplexity}
     assert told == sorted(told)

@@ -67,12 +67,15 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_full_weights_come_back(family: str, base_folder: Callable[[str], Path], tmp_path: Path) -> None:
+def test_full_weights_come_back(
+    family: str, base_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zhongjing.model.weights.SHARD_BYTES", 20_000)
     model = load_base(base_folder(family), dtype=torch.float32, attention_dropout=0.1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)
-    write_full_model(model, tmp_path, base_folder(family), max_shard_bytes=20_000)
+    write_full_model(model, tmp_path, base_folder(family))
     assert (tmp_path / "model.safetensors.index.json").is_file()
     loaded, report = CAUSAL.from_pretrained(str(tmp_path), output_loading_info=True)
     assert not report["missing_keys"]
@@ -127,10 +130,11 @@ def test_an_adapter_is_not_bound_to_a_foreign_base(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_merged_equals_base_with_adapter(
-    family: str, base_folder: Callable[[str], Path], tmp_path: Path
+    family: str, base_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("zhongjing.model.weights.SHARD_BYTES", 20_000)
     model = causal_adapter(base_folder(family), tmp_path / "adapter")
-    merge_adapter(base_folder(family), tmp_path / "adapter", tmp_path / "out", max_shard_bytes=20_000)
+    merge_adapter(base_folder(family), tmp_path / "adapter", tmp_path / "out")
     loaded, report = CAUSAL.from_pretrained(str(tmp_path / "out"), output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]

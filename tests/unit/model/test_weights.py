@@ -46,11 +46,15 @@ def test_a_tensor_is_in_its_file_when_it_is_added(tmp_path: Path) -> None:
         assert [float(reader.get(name)[0]) for name in ("1", "2", "3")] == [1.0, 2.0, 3.0]
 
 
-def test_a_shard_ends_at_its_size_and_where_its_header_is_full(tmp_path: Path) -> None:
-    writer = WeightWriter(tmp_path / "sizes", max_shard_bytes=1000)
+def test_a_shard_ends_at_its_size_and_where_its_header_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = WeightWriter(tmp_path / "sizes")
+    monkeypatch.setattr("zhongjing.model.weights.SHARD_BYTES", 1000)
     for name, numbers in (("a", 100), ("b", 150), ("c", 1), ("d", 500), ("e", 1)):
         writer.add(name, torch.ones(numbers))
     writer.finish()
+    monkeypatch.undo()
     index = json.loads((tmp_path / "sizes" / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == 4 * 752
     assert [name.split("-")[1] for name in index["weight_map"].values()] == [

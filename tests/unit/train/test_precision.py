@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from zhongjing.config.stages import SftSettings
+from zhongjing.model.attention import is_ampere
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.train.precision import agreed_precision, dtype_of, own_precision, settled
 
@@ -21,6 +22,7 @@ def test_a_gpu_takes_bf16_from_ampere_on(
     capability: tuple[int, int], wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compute capabilities (CUDA C++ Programming Guide, "Compute Capabilities")."""
+    is_ampere.cache_clear()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert own_precision(CUDA) == wanted
 

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from zhongjing.codes import command as command_codes
 from zhongjing.codes import training as training_codes
@@ -40,10 +40,10 @@ from zhongjing.storage.progress_writer import ProgressWriter, read_progress
 from zhongjing.train.job.failures import cause_of, describe_failure
 from zhongjing.train.job.lineage import lineage
 from zhongjing.train.job.prepare import prepare
-from zhongjing.train.job.ray_storage import ray_storage
+from zhongjing.train.job.ray_cluster import connect, run_workers, worker_resources
 from zhongjing.train.job.scratch import FolderLock, remove_earlier, scratch_folder, scratch_root
 from zhongjing.train.job.stop_watch import OTHERS_POLL_SECONDS, StopWatch
-from zhongjing.train.job.worker_config import COLLECTIVE_SECONDS, Prepared, WorkerConfig, train_worker
+from zhongjing.train.job.worker_config import Prepared, WorkerConfig, train_worker
 from zhongjing.train.meter import TimeLeft
 
 logger = logging.getLogger("zhongjing.job")
@@ -63,12 +63,6 @@ def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
         # There is no place yet, or none any more, to tell it but this log.
         logger.error("[%s] %s", error.code, error)
         return 1
-
-
-def _per_worker(settings: AnySettings) -> dict[str, float]:
-    """What Ray counts for one worker."""
-    resources = settings.resources
-    return {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
 
 
 def _open(stage: Stage, uri: str) -> Job:
@@ -194,7 +188,6 @@ class Job:
         On a cluster nobody asks for worker pods before. Ray Train alone would wait for them too, but deaf to
         a stop, and it takes its request back once a minute.
         """
-        import ray
         from ray.util import placement_group, remove_placement_group
 
         settings = self._settings()
@@ -202,9 +195,8 @@ class Job:
         logger.info("prepared; %s", message)
         told = {"sources": list(prepared.counts), "warnings": list(prepared.warnings)}
         progress.write(self._progress(Activity.PREPARED, message=message, **told))
-        if not ray.is_initialized():
-            ray.init(address="auto", logging_level=logging.WARNING)
-        room = placement_group([_per_worker(settings)] * settings.workers, strategy="PACK")
+        connect()
+        room = placement_group([self._worker_resources()] * settings.workers, strategy="PACK")
         try:
             while not room.wait(_WORKERS_POLL_SECONDS):
                 if self._watch.requested:
@@ -212,48 +204,32 @@ class Job:
         finally:
             remove_placement_group(room)
 
+    def _worker_resources(self) -> dict[str, float]:
+        resources = self._settings().resources
+        return worker_resources(resources.cpus, resources.gpus)
+
     def _train(self, prepared: Prepared) -> dict[str, Any]:
-        # One process less. A stop with a checkpoint reaches the loop by way of S3, and a lost attempt is for
-        # the sequencer to repeat.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         import ray
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
         from ray.train.v2.api.exceptions import TrainingFailedError
 
-        settings = self._settings()
-        gpu = settings.resources.gpus > 0
         config = WorkerConfig(
             request=self.request.model_dump_json(),
             prepared=prepared,
             submission_id=self.request.submission_id,
             driver_node=ray.get_runtime_context().get_node_id(),
         )
-        storage = ray_storage(self.request.document.spec.storage, self.scratch)
-        # A finished run of the same name would be reloaded: one name an attempt.
-        name = self.request.submission_id
-        trainer = TorchTrainer(
-            cast("Any", train_worker),
-            train_loop_config={"worker": config},
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=COLLECTIVE_SECONDS),
-            scaling_config=ScalingConfig(
-                num_workers=settings.workers, use_gpu=gpu, resources_per_worker=_per_worker(settings)
-            ),
-            run_config=RunConfig(
-                name=name,
-                storage_path=storage.path,
-                storage_filesystem=storage.filesystem,
-                # Attempts are the sequencer's: each starts from the last checkpoint.
-                failure_config=FailureConfig(max_failures=0),
-            ),
-        )
         try:
-            result: Any = trainer.fit()
+            outcome = run_workers(
+                train_worker,
+                {"worker": config},
+                name=self.request.submission_id,
+                workers=self._settings().workers,
+                resources=self._worker_resources(),
+                storage=self.request.document.spec.storage,
+                scratch=self.scratch,
+            )
         except TrainingFailedError as error:
             raise cause_of(error) from error
-        finally:
-            storage.remove(name)
-        outcome = result.return_value
         if not isinstance(outcome, dict):
             raise TrainingError(
                 "rank 0 gave no result", code=training_codes.JOB_FAILED, where=self.request.submission_id

@@ -274,13 +274,7 @@ class _Preparation:
                 remedy=remedy,
             )
         adapter = read_adapter(local)
-        if adapter.head is None:
-            raise DataError(
-                "the reward model has no `score` head",
-                code=codes.NO_REWARD_HEAD,
-                where=reward,
-                remedy="give the adapter that the rm stage made",
-            )
+        adapter.reward_head(where=reward)
         check_same_tokenizer(local, base_local)
         check_adapter(adapter, skeleton(base_local))
 

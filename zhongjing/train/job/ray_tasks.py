@@ -18,6 +18,7 @@ from zhongjing.data.parts import PartMaker
 from zhongjing.data.records import Record
 from zhongjing.errors import ZhongjingError
 from zhongjing.model.kv_cache import free_bytes
+from zhongjing.train.job import ray_cluster
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +35,10 @@ def connect(maker: PartMaker) -> RayTasks | None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    if not ray.is_initialized():
-        try:
-            ray.init(address="auto", logging_level=logging.WARNING)
-        except ConnectionError:
-            return None
+    try:
+        ray_cluster.connect()
+    except ConnectionError:
+        return None
     available: dict[str, float] = cast("Any", ray).available_resources()
     places = min(int(available.get("CPU", 0)), _MOST)
     options: dict[str, Any] = {"num_cpus": 1}

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shutil
 import sys
 import uuid
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ZhongjingError
 from zhongjing.train.job.failures import cause_of, describe_failure
-from zhongjing.train.job.ray_storage import ray_storage
+from zhongjing.train.job.ray_cluster import connect, run_workers, worker_resources
 from zhongjing.train.job.scratch import scratch_folder
 
 logger = logging.getLogger("zhongjing.verify")
@@ -34,7 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = f"verify-{uuid.uuid4().hex[:8]}"
     scratch = scratch_folder(name)
     try:
-        outcome = _train(name, scratch, options.cpus, options.gpus)
+        connect()
+        outcome = run_workers(
+            one_step,
+            {"gpus": options.gpus},
+            name=name,
+            workers=1,
+            resources=worker_resources(options.cpus, options.gpus),
+            storage=Storage(),
+            scratch=scratch,
+        )
     except Exception as error:
         cause = cause_of(error)
         failure = describe_failure(cause)
@@ -45,36 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.rmtree(scratch, ignore_errors=True)
     logger.info("one step under ZeRO-2 on %(device)s: loss %(loss).4f, gradient norm %(norm).4f", outcome)
     return 0
-
-
-def _train(name: str, scratch: Any, cpus: float, gpus: float) -> dict[str, Any]:
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    if not ray.is_initialized():
-        ray.init(address="auto", logging_level=logging.WARNING)
-    storage = ray_storage(Storage(), scratch)
-    resources = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
-    trainer = TorchTrainer(
-        cast("Any", one_step),
-        train_loop_config={"gpus": gpus},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=1, use_gpu=bool(gpus), resources_per_worker=resources),
-        run_config=RunConfig(
-            name=name,
-            storage_path=storage.path,
-            storage_filesystem=storage.filesystem,
-            failure_config=FailureConfig(max_failures=0),
-        ),
-    )
-    try:
-        result: Any = trainer.fit()
-    finally:
-        storage.remove(name)
-    outcome: dict[str, Any] = result.return_value
-    return outcome
 
 
 def one_step(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,6 @@ from typing import Any
 
 from zhongjing.storage.manifest import SourceCounts
 
-COLLECTIVE_SECONDS = 3600
-"""How long a rank waits in a collective, and elsewhere for ranks that do nothing any more.
-
-Ray Train's own default is half of it. Nobody waits in a collective for a transfer
-(:mod:`zhongjing.train.barrier`), but evaluations and rollouts of unequal length are waited for there.
-"""
-
 
 @dataclass(frozen=True)
 class Prepared:

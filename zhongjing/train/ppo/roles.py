@@ -31,8 +31,8 @@ from zhongjing.model.causal import (
 )
 from zhongjing.model.reward import head_rewards
 from zhongjing.model.router import AdapterRouter, Part
+from zhongjing.train.losses import policy_loss, value_loss
 from zhongjing.train.ppo.episodes import PpoMicroBatch
-from zhongjing.train.ppo.objective import policy_loss, value_loss
 from zhongjing.train.stages.program import MicroLoss
 
 POLICY, REFERENCE, REWARD, CRITIC = "policy", "reference", "reward", "critic"
@@ -71,14 +71,7 @@ class PpoModule(nn.Module):
         reward_std: float = 1.0,
     ) -> None:
         super().__init__()
-        head = reward.head
-        if head is None:
-            raise DataError(
-                "the reward model has no `score` head",
-                code=model_codes.NO_REWARD_HEAD,
-                where=str(reward.folder),
-                remedy="give the adapter that the rm stage made",
-            )
+        head = reward.reward_head()
         _same_base(sft, reward)
         _no_dropout(model)
         self.model = model

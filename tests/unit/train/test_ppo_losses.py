@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from zhongjing.train.ppo.objective import LOG_RATIO_LIMIT, policy_loss, value_loss
+from zhongjing.train.losses import LOG_RATIO_LIMIT, policy_loss, value_loss
 
 MASK = torch.tensor([[True, True, True, True, False]])
 
