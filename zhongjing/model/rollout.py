@@ -1,4 +1,4 @@
-"""Generation of responses for PPO: one interface, and an engine of our own behind it.
+"""Generation of responses for PPO.
 
 :class:`CompactingEngine` keeps one key-value cache for a batch of left-padded prompts. Rows that are done
 leave the batch at once, and so do columns that are padding for all who stay, so that the work falls with the
@@ -16,7 +16,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -57,40 +56,18 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class Responses:
     """Responses in the order of their prompts, on CPU. E responses.
 
     Attributes:
         tokens: int64 [E, max_new_tokens], 0 after the end.
         lengths: int64 [E], with the end token where there is one; at least 1.
         ended: bool [E], whether a stop token ended the response.
-        version: of the adapter that made them.
     """
 
     tokens: torch.Tensor
     lengths: torch.Tensor
     ended: torch.Tensor
-    version: int
-
-
-class RolloutEngine(Protocol):
-    """What makes responses. A trainer calls ``wake``, ``load_adapter``, ``generate``, ``sleep`` in turn."""
-
-    def generate(self, prompts: Sequence[Tokens], seeds: Sequence[int]) -> Rollout:
-        """One response to each prompt; ``seeds[i]`` alone decides the randomness of response i."""
-        ...
-
-    def load_adapter(self, version: int) -> None:
-        """Takes over the policy's adapter as it is now; ``version`` is told back in rollouts."""
-        ...
-
-    def sleep(self) -> None:
-        """Gives back the memory that is only needed to generate."""
-        ...
-
-    def wake(self) -> None:
-        """Gets ready to generate again; ``load_adapter`` must follow."""
-        ...
 
 
 class CompactingEngine:
@@ -119,34 +96,18 @@ class CompactingEngine:
         self._sampling = sampling
         self._cache_bytes = cache_bytes
         self._max_rows = max_rows
-        self._version: int | None = None
         self._decoder = backbone(router.model)
         self._head = output_layer(router.model)
 
-    def load_adapter(self, version: int) -> None:
-        """Fuses the role's adapters into one pair of matrices a layer."""
-        self._router.fuse(self._role)
-        self._version = version
-
-    def sleep(self) -> None:
-        """Drops the fused matrices; on a GPU the blocks that the cache was in go back to the device."""
-        self._router.drop_fused()
-        self._version = None
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-
-    def wake(self) -> None:
-        """Nothing is kept between rollouts, so nothing is to be fetched."""
-
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Tokens], seeds: Sequence[int]) -> Rollout:
-        """See :class:`RolloutEngine`.
+    def generate(self, prompts: Sequence[Tokens], seeds: Sequence[int]) -> Responses:
+        """One response to each prompt; ``seeds[i]`` alone decides the randomness of response i.
+
+        Nothing is kept when it returns: on a GPU the blocks that the cache was in go back to the device.
 
         Raises:
             DataError: a prompt is empty, or leaves the model no position for a response.
         """
-        if self._version is None:
-            raise RuntimeError("load_adapter must come before generate")
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts, {len(seeds)} seeds")
         self._check(prompts)
@@ -156,13 +117,20 @@ class CompactingEngine:
         ended = torch.zeros(len(prompts), dtype=torch.bool)
         # Rows of similar length together: less padding.
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-        with _evaluating(self._router.model):
-            for batch in self._batches([len(prompts[i]) for i in order]):
-                rows = order[batch.start : batch.stop]
-                found = self._batch([prompts[i] for i in rows], [seeds[i] for i in rows])
-                index = torch.tensor(rows)
-                tokens[index], lengths[index], ended[index] = found
-        return Rollout(tokens, lengths, ended, self._version)
+        # The role's adapters as they are now, fused into one pair of matrices a layer.
+        self._router.fuse(self._role)
+        try:
+            with _evaluating(self._router.model):
+                for batch in self._batches([len(prompts[i]) for i in order]):
+                    rows = order[batch.start : batch.stop]
+                    found = self._batch([prompts[i] for i in rows], [seeds[i] for i in rows])
+                    index = torch.tensor(rows)
+                    tokens[index], lengths[index], ended[index] = found
+        finally:
+            self._router.drop_fused()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+        return Responses(tokens, lengths, ended)
 
     def _batches(self, lengths: Sequence[int]) -> list[range]:
         """Batches of rows, as the memory allows; ``lengths`` of prompts, ascending."""

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import torch
@@ -51,15 +52,6 @@ class StepResult:
     learning_rate: float  # as applied: schedule x guard
     flags: Sequence[float] = field(default_factory=tuple)  # sums over the ranks of what each gave
     loss_scale: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """What this rank adds to the step's all-reduce; float64 scalars."""
-
-    total: torch.Tensor
-    sums: Mapping[str, torch.Tensor]
-    flags: Sequence[float]
 
 
 class _Entry(nn.Module):
@@ -184,7 +176,7 @@ class Engine:
         check_same_start(self.module, self.device)
         with _unsent(self.module):
             engine, *_ = deepspeed.initialize(
-                args=_Placement(self.device),
+                args=SimpleNamespace(device_rank=self.device.index or 0, deepspeed_config=None),
                 model=_Entry(self.module),
                 optimizer=optimizer,
                 config=_engine_config(self.settings, self.trainable, self.world_size, self.device),
@@ -282,19 +274,22 @@ class Engine:
             total += loss.detach()
             for name, value in extra.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach().double()
-        return self._finish(batches, learning_rate, _Sums(total, sums, flags), step)
+        return self._finish(batches, learning_rate, total, sums, flags, step)
 
-    def _finish(
+    def _finish(  # noqa: PLR0917
         self,
         batches: StepBatches,
         learning_rate: float,
-        local: _Sums,
+        total: torch.Tensor,
+        sums: Mapping[str, torch.Tensor],
+        flags: Sequence[float],
         step: int,
     ) -> StepResult:
-        names = sorted(local.sums)
-        packed = torch.stack([self._square_norm(), local.total, *(local.sums[name] for name in names)])
-        if local.flags:
-            host = torch.tensor(list(local.flags), dtype=torch.float64)
+        """Reduces what the ranks have of the step (float64 scalars), and takes it."""
+        names = sorted(sums)
+        packed = torch.stack([self._square_norm(), total, *(sums[name] for name in names)])
+        if flags:
+            host = torch.tensor(list(flags), dtype=torch.float64)
             packed = torch.cat([packed, host.to(self.device, non_blocking=True)])
         if self.world_size > 1:
             distributed.all_reduce(packed)
@@ -421,15 +416,3 @@ _SCALER_STATE: tuple[Literal["cur_scale", "cur_iter", "last_overflow_iter", "cur
     "last_overflow_iter",
     "cur_hysteresis",
 )
-
-
-@dataclass(slots=True)
-class _Placement:
-    """The launcher's arguments that DeepSpeed looks for."""
-
-    device_rank: int
-    deepspeed_config: None = None
-
-    def __init__(self, device: torch.device) -> None:
-        self.device_rank = device.index or 0
-        self.deepspeed_config = None

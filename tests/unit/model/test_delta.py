@@ -39,8 +39,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Publish:
 def test_the_publishers_rule_gives_the_model(
     rule: DeltaRule, published: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zhongjing.model.weights.SHARD_BYTES", 100_000)
     source, out = published(rule), tmp_path / "out"
+    monkeypatch.setattr("zhongjing.model.weights.SHARD_BYTES", 100_000)
     told: list[float] = []
     merge = merge_delta(source.delta, source.root, out, rule, told.append)
     assert merge.perplexity < 100

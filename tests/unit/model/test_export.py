@@ -70,8 +70,8 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 def test_full_weights_come_back(
     family: str, base_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zhongjing.model.weights.SHARD_BYTES", 20_000)
     model = load_base(base_folder(family), dtype=torch.float32, attention_dropout=0.1)
+    monkeypatch.setattr("zhongjing.model.weights.SHARD_BYTES", 20_000)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)
@@ -132,8 +132,8 @@ def test_an_adapter_is_not_bound_to_a_foreign_base(
 def test_merged_equals_base_with_adapter(
     family: str, base_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zhongjing.model.weights.SHARD_BYTES", 20_000)
     model = causal_adapter(base_folder(family), tmp_path / "adapter")
+    monkeypatch.setattr("zhongjing.model.weights.SHARD_BYTES", 20_000)
     merge_adapter(base_folder(family), tmp_path / "adapter", tmp_path / "out")
     loaded, report = CAUSAL.from_pretrained(str(tmp_path / "out"), output_loading_info=True)
     assert not report["missing_keys"]

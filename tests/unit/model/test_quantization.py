@@ -84,10 +84,7 @@ def test_ppo_on_one_quantized_base(tmp_path: Path) -> None:
         base = load_base(folder, dtype=torch.float32, quantization=quantization)  # type: ignore[arg-type]
         module = PpoModule(base, read_adapter(folders.sft), read_adapter(folders.reward), make_settings(), 11)
         engine = CompactingEngine(module.router, "policy", Sampling(8, (1,), 0.0))
-        engine.wake()
-        engine.load_adapter(1)
         made = engine.generate([[5, 6, 7], [8, 9, 10, 11]], [1, 2])
-        engine.sleep()
         results.append((made.tokens.tolist(), module.score_reward(PackedRow.of(list(IDS.numpy())))))
     assert results[0][0] == results[1][0]
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-4, atol=1e-6)

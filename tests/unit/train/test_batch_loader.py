@@ -81,7 +81,7 @@ def test_an_error_of_the_reading_thread_is_raised() -> None:
     def broken(indices: Any) -> Any:
         raise DataError("block 7 has a wrong checksum", code=DAMAGED_CACHE)
 
-    one.train.fetch = broken  # type: ignore[method-assign]
+    one._train.fetch = broken  # type: ignore[method-assign]
     with pytest.raises(DataError, match="block 7"):
         one.step_batches(5)
 

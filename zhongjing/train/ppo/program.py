@@ -161,7 +161,7 @@ class PpoProgram:
         seeds = [
             seed_of(self._inputs.seed, _ROLLOUT, iteration, first + position) for position in range(size)
         ]
-        episodes = self._collector.generate(_fetch(self._inputs.train, indices), seeds, iteration)
+        episodes = self._collector.generate(_fetch(self._inputs.train, indices), seeds)
         own_batches = [
             batch
             for part in range(settings.minibatches)
@@ -267,7 +267,7 @@ class PpoProgram:
         # The same choice for all runs of a pipeline, whatever their seed.
         indices = [int(index) for index in np.sort(permutation(len(samples), 0)[:wanted])]
         seeds = [seed_of(self._inputs.seed, _EVALUATION, index) for index in indices]
-        episodes = self._collector.generate(_fetch(samples, indices), seeds, -1)
+        episodes = self._collector.generate(_fetch(samples, indices), seeds)
         own_batches = self._own_part([episode.tokens for episode in episodes])
         rollout = self._collector.score(-1, episodes, own_batches, self._kl.coefficient)
         return describe(rollout, self._settings.kl_coef)

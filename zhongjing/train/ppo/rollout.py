@@ -20,7 +20,7 @@ from torch import distributed
 from zhongjing.codes import training as codes
 from zhongjing.config.stages import PpoSettings
 from zhongjing.errors import TrainingError
-from zhongjing.model.rollout import RolloutEngine, Tokens
+from zhongjing.model.rollout import CompactingEngine, Tokens
 from zhongjing.train.ppo.advantages import (
     episode_scores,
     explained_variance,
@@ -108,7 +108,7 @@ class Collector:
     def __init__(
         self,
         module: PpoModule,
-        engine: RolloutEngine,
+        engine: CompactingEngine,
         group: Group,
         settings: PpoSettings,
         *,
@@ -122,17 +122,14 @@ class Collector:
         self._stop_ids = tuple(stop_ids)
         self._turn_end_ids = tuple(turn_end_ids)
 
-    def generate(self, prompts: Sequence[Tokens], seeds: Sequence[int], version: int) -> list[Episode]:
+    def generate(self, prompts: Sequence[Tokens], seeds: Sequence[int]) -> list[Episode]:
         """The policy's responses to ``prompts``; all ranks call it with the same arguments."""
         count, width = len(prompts), self._settings.max_new_tokens
         tokens = torch.zeros(count, width, dtype=torch.int64)
         facts = torch.zeros(count, 2, dtype=torch.int64)  # length, ended
         shard = self._group.shard(count)
         if shard:
-            self._engine.wake()
-            self._engine.load_adapter(version)
             made = self._engine.generate([prompts[i] for i in shard], [seeds[i] for i in shard])
-            self._engine.sleep()
             tokens[shard], facts[shard, 0], facts[shard, 1] = made.tokens, made.lengths, made.ended.long()
         tokens, facts = self._group.all_reduce_sum(tokens), self._group.all_reduce_sum(facts)
         return [
