@@ -37,9 +37,9 @@ from zhongjing.config.sources import Source, TinyBase
 from zhongjing.config.stages import Lora, Stage
 from zhongjing.data.batches import collate, partition
 from zhongjing.data.encoding import Encoded, RecordEncoder
-from zhongjing.data.packing import Pieces
-from zhongjing.data.readers import Rejected, read_object
-from zhongjing.data.records import Record
+from zhongjing.data.packing import WindowPacker
+from zhongjing.data.readers import read_object
+from zhongjing.data.records import Record, Rejected
 from zhongjing.data.samples import Sample
 from zhongjing.data.templates import CHATML_TEMPLATE
 from zhongjing.model.adapters import add_lora
@@ -116,7 +116,7 @@ def windows(data: Path, encoder: RecordEncoder, scratch: Path, length: int, coun
             if left <= 0:
                 break
     random.Random(0).shuffle(chosen)
-    pieces = Pieces(scratch / "pieces", length)
+    pieces = WindowPacker(scratch / "pieces", length)
     for encoded in encoder.encode(chosen):
         assert isinstance(encoded, Encoded)
         assert encoded.document is not None
