@@ -22,7 +22,8 @@ OTHER_KEYS = "other keys"
 _MISSING = {"", "nan", "none", "null", "n/a", "无"}
 _LONGEST_MISSING = max(map(len, _MISSING))
 _MACHINE_WORDS = {"nan", "none", "null"}  # what programs write where there was no answer; 无 is one
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,29}")
+# Of any script, but no sentence and no number.
+_NAME = re.compile(r"(?!\d+$)[\w(（][\w .()（）/-]{0,59}")
 
 
 class Fields(Mapping[str, object]):
@@ -62,6 +63,16 @@ class Fields(Mapping[str, object]):
     def peek(self, name: str, default: object = None) -> object:
         """The value as its format gives it; looking does not use it."""
         return self._value.get(name, default)
+
+    @property
+    def left(self) -> list[tuple[str, object]]:
+        """What was not taken, as its format gives it; looking does not use it."""
+        return [(name, held) for name, held in self._value.items() if name not in self._taken]
+
+    @property
+    def taken(self) -> list[tuple[str, object]]:
+        """What was taken, as it was understood."""
+        return list(self._taken.items())
 
     @property
     def names(self) -> frozenset[str]:

@@ -38,6 +38,7 @@ from zhongjing.data.turns import (
     turns_in,
     with_thought,
 )
+from zhongjing.data.unnamed_orders import FIRST_BEST, check_first_best
 
 _NO_COLUMNS = Columns()
 
@@ -80,6 +81,8 @@ def _by_names(published: Fields, kind: Kind) -> Parsed:
     for reader in _readers_for(kind, record.names):
         parsed = reader(record, kind)
         if parsed is not None:
+            if parsed.layout.endswith(FIRST_BEST):
+                check_first_best(record, len(parsed.answers), keys.RANKED)
             return _finished(parsed, record, kind, keys.DEPARTMENTS)
         record.forget()
     raise RejectedError(f"no known layout among its keys{_key_names(published)}", codes.UNKNOWN_LAYOUT)
@@ -213,7 +216,7 @@ def _question_answer(record: Fields, kind: Kind) -> Parsed | None:
     if name == "output" and isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
         # LLaMA-Factory's earlier form of a pair: the better answer, then the worse.
         pair = pair_of(value[0], value[1], prompt.turns)
-        return replace(pair, layout=f"{layout}, the first best", unused=prompt.unused)
+        return replace(pair, layout=f"{layout}, {FIRST_BEST}", unused=prompt.unused)
     turns = _answer_turns(value)
     if not is_missing(record.peek("complex_cot")):
         if len(turns) != 1:
@@ -302,6 +305,8 @@ def _by_columns(record: Fields, columns: Columns) -> Parsed:
         else:
             ranks, scores = order_in(record, keys.RANKS), order_in(record, keys.SCORES)
         graded = ordered(need(columns.answers, listed), ranks, scores, best_first=not named)
+        if graded.layout.endswith(FIRST_BEST):
+            check_first_best(record, len(graded.answers), (columns.answers,))
         return replace(graded, layout=f"columns: {graded.layout}", turns=turns)
     if columns.chosen and columns.rejected:
         pair = pair_of(need(columns.chosen, turns_in), need(columns.rejected, turns_in), turns)

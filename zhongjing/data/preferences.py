@@ -14,6 +14,7 @@ from zhongjing.data import published_keys as keys
 from zhongjing.data.fields import Fields, answer_of, is_missing, number_of
 from zhongjing.data.records import Parsed, RejectedError, Turns
 from zhongjing.data.turns import is_turn, is_turn_list, listed, marked_turns, turn_list, turns_in
+from zhongjing.data.unnamed_orders import FIRST_BEST
 
 
 def pair_of(better: object, worse: object, prompt: Turns) -> Parsed:
@@ -81,8 +82,15 @@ def order_in(record: Fields, names: Sequence[str]) -> object:
 
 
 def deciding(record: Fields) -> list[str]:
-    """Keys beside a list of answers that may say which is the best, in a way that is not known here."""
-    return [name for name in record.present(keys.DECIDING) if not is_missing(record.peek(name))]
+    """Keys beside a list of answers that may say which is the best, in a way that is not known here.
+
+    Lists are left to :func:`check_first_best`: they may be named as ranks or scores.
+    """
+    return [
+        name
+        for name in record.present(keys.DECIDING)
+        if not is_missing(record.peek(name)) and not isinstance(listed(record.peek(name)), list)
+    ]
 
 
 def ordered(
@@ -122,7 +130,7 @@ def ordered(
                 "the first is the best, name the list as columns.answers",
                 codes.AMBIGUOUS_RECORD,
             )
-        return _ranking("answers, the first best", texts, range(len(texts)))
+        return _ranking(f"answers, {FIRST_BEST}", texts, range(len(texts)))
     by_rank = None if ranked is None else _dense_ranks(ranked)
     by_score = None if scored is None else _dense_ranks([-score for score in scored])
     if by_rank is not None and by_score is not None:

@@ -50,7 +50,10 @@ SCORES = ("scores", "score", "ratings", "rating", "rewards", "reward")
 OWN_RANKS = ("rank",)
 OWN_SCORES = ("score", "rating", "reward", "overall_score")
 # A ranking may list places or the answers' numbers; which answer is the best may be told by number or letter.
-DECIDING = ("ranking", "rankings", "best", "best_answer", "winner", "preference", "preferred")
+DECIDING = (
+    *("ranking", "rankings", "best", "best_answer", "winner", "preference", "preferred"),
+    *("最佳", "最佳回答", "最佳答案", "最优", "最优回答", "首选", "偏好"),
+)
 
 # What no stage trains on.
 MEDIA = ("images", "image", "videos", "audios", "objects")

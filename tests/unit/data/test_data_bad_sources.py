@@ -110,7 +110,7 @@ def test_an_empty_source_beside_a_full_one_is_an_error(bench: Bench) -> None:
         pytest.param(
             Stage.SFT,
             "dialogue",
-            [{"私密的问题": "私密", "a": "私密"}] * 2,
+            [{"私密的问题，怎么办": "私密", "a": "私密"}] * 2,
             codes.UNKNOWN_LAYOUT,
             "no known layout among its keys (2, first: s3://b/bad line 1)",
             id="keys that are text",

@@ -81,9 +81,7 @@ def test_a_score_of_the_question_orders_no_answers() -> None:
     assert (record.ranks, unused) == ((0, 1), {"score": 2})
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("ranking", [2, 3, 1]), ("best", 1), ("winner", "b"), ("preference", 0)]
-)
+@pytest.mark.parametrize(("key", "value"), [("最佳回答", 2), ("best", 1), ("winner", "b"), ("preference", 0)])
 def test_a_key_that_may_say_another_order_is_refused_with_what_decides(key: str, value: Any) -> None:
     data = {"question": Q, "answers": [GOOD, BAD, "滚"], key: value}
     [refused], _ = read(data, "ranking")
@@ -95,6 +93,52 @@ def test_a_key_that_may_say_another_order_is_refused_with_what_decides(key: str,
     assert isinstance(record, Ranking)
     assert record.ranks == (0, 1, 2)
     assert list(unused) == [key]
+
+
+@pytest.mark.parametrize("named", [{}, {"columns": {"prompt": "问题", "answers": "候选回答"}}])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("医生排序", [2, 3, 1]),
+        ("ranking", [2, 3, 1]),
+        ("医生排序", "[2, 3, 1]"),
+        ("医生排序", "2,3,1"),
+        ("医生排序", "B>C>A"),
+        ("评价", {"甲": 3, "乙": 3, "丙": 5}),
+        ("打分.总分", {"总分": [0.5, 0.1, 0.9]}),
+        ("各医生", [[2, 3, 1], [3, 2, 1]]),
+    ],
+)
+def test_an_unused_list_of_numbers_as_long_as_the_answers_is_refused_with_what_decides(
+    key: str, value: Any, named: dict[str, Any]
+) -> None:
+    keys = ("问题", "候选回答") if named else ("question", "answers")
+    data = dict(zip(keys, (Q, [GOOD, BAD, "滚"]), strict=True)) | {key.partition(".")[0]: value}
+    [refused], _ = read(data, "ranking", **named)
+    assert isinstance(refused, Rejected)
+    assert refused.code is codes.AMBIGUOUS_RECORD
+    assert refused.reason.startswith(f"{key} beside the answers")
+    assert "columns.ranks (1 is the best) or columns.scores" in refused.reason
+
+
+def test_numbers_in_the_answers_themselves_are_refused_and_named_by_their_path() -> None:
+    data = {"问题": Q, "候选": [{"text": BAD, "名次": 2}, {"text": GOOD, "名次": 1}]}
+    columns = {"prompt": "问题", "answers": "候选"}
+    [refused], _ = read(data, "ranking", columns=columns)
+    assert isinstance(refused, Rejected)
+    assert refused.reason.startswith("候选.名次 beside the answers")
+    [record], _ = read(data, "ranking", columns=columns | {"ranks": "候选.名次"})
+    assert isinstance(record, Ranking)
+    assert record.ranks == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "beside", [{"年龄": 30}, {"编号": [1, 2, 3]}, {"科室": ["内科", "外科"]}, {"血压": "120/80"}]
+)
+def test_what_cannot_be_an_order_of_the_answers_refuses_nothing(beside: dict[str, Any]) -> None:
+    [record], unused = read({"question": Q, "answers": [GOOD, BAD], **beside}, "ranking")
+    assert isinstance(record, Ranking), record
+    assert list(unused) == [*beside]
 
 
 @pytest.mark.parametrize("named", [{"scores": "scroes"}, {"ranks": "order"}])

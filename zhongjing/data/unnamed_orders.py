@@ -1,0 +1,80 @@
+"""Orders of answers under keys that nothing names. To pass them over would train on another order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from zhongjing.codes import data as codes
+from zhongjing.data.fields import Fields, is_name, number_of, wrapped
+from zhongjing.data.records import RejectedError
+from zhongjing.data.turns import listed
+
+FIRST_BEST = "the first best"
+"""Ends the layout of a record whose list of answers gives their order itself."""
+_BETWEEN = re.compile(r"\s*[,，、;；>＞]\s*|\s+")
+
+
+def check_first_best(record: Fields, count: int, listing: Sequence[str]) -> None:
+    """Refuses a record with an unused value that looks like an order of its answers.
+
+    Args:
+        record: one whose list of answers was taken to be in order.
+        count: of the answers.
+        listing: the keys that the list may have: numbers in its elements count as well.
+
+    Raises:
+        RejectedError: a list of numbers (or of letters) as long as the answers was not used.
+    """
+    path = next(_orders(record, "", count, listing), None)
+    if path is not None:
+        name = path if is_name(path) else "a list of numbers"
+        raise RejectedError(
+            f"{name} beside the answers may say their order: name it as columns.ranks (1 is the best) or "
+            "columns.scores (the highest is the best), beside columns.answers; if it says neither, take it "
+            "out of the source",
+            codes.AMBIGUOUS_RECORD,
+        )
+
+
+def _orders(value: object, path: str, count: int, listing: Sequence[str]) -> Iterator[str]:
+    """Paths, as `columns` has them, of unused values that give each answer a number."""
+    if isinstance(value, list):
+        for item in value:
+            if isinstance(item, list) and _is_order(item, count):
+                yield path
+            yield from _orders(item, path, count, listing)
+        items = [item for item in value if isinstance(item, Fields)]
+        if path in listing and len(items) == count:
+            for name, _ in items[0].left:
+                if all(name in item and _is_number(item.peek(name)) for item in items):
+                    yield f"{path}.{name}"
+    elif isinstance(value, Fields):
+        for name, held in value.left:
+            below = f"{path}.{name}" if path else str(name)
+            if _is_order(held, count):
+                yield below
+            else:
+                yield from _orders(wrapped(held), below, count, listing)
+        for name, held in value.taken:
+            yield from _orders(held, f"{path}.{name}" if path else str(name), count, listing)
+
+
+def _is_order(value: object, count: int) -> bool:
+    """Whether a value gives each of the answers a number, or names each by its letter."""
+    value = listed(value)
+    if isinstance(value, str) and _BETWEEN.search(value.strip()):
+        value = [part for part in _BETWEEN.split(value.strip().strip("[]()")) if part]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if not isinstance(value, list) or len(value) != count or count < 2:
+        return False
+    letters = {chr(ord("A") + place) for place in range(count)}
+    return all(map(_is_number, value)) or {str(one).strip().upper() for one in value} == letters
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, bool) or number_of(value, "a number") is not None
+    except RejectedError:
+        return False
