@@ -45,7 +45,7 @@ def _orders(value: object, path: str, count: int, listing: Sequence[str]) -> Ite
                 yield path
             yield from _orders(item, path, count, listing)
         items = [item for item in value if isinstance(item, Fields)]
-        if path in listing and len(items) == count:
+        if path in listing and len(items) == count > 1:
             for name, _ in items[0].left:
                 if all(name in item and _is_number(item.peek(name)) for item in items):
                     yield f"{path}.{name}"
