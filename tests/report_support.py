@@ -45,3 +45,10 @@ def spellings(value: str) -> dict[str, str]:
         "hexadecimal": data.hex(),
         "hexadecimal, upper case": data.hex().upper(),
     }
+
+
+def assert_no_trace(text: str, value: str) -> None:
+    """No spelling of ``value`` is in ``text``, nor a part of it that says as much."""
+    for form, spelt in spellings(value).items():
+        assert spelt not in text, form
+        assert spelt[:12] not in text, form

@@ -103,7 +103,6 @@ def test_no_command_is_named_outside_of_marks() -> None:
     allowed = (
         "config/troubleshooting.py",
         "codes/machine.py",
-        "cli/reporting/contents.py",
         "controller/process.py",
         "submit.py",
     )
