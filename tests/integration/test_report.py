@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -73,8 +74,9 @@ class Place:
         text = (self.home / target).read_text()
         for value in (*COMMAND.values(), NOTEBOOK, RECORD, PROMPT, ANSWER, *PEOPLE, *self.keys()):
             assert_no_trace(text, value)
-        for value in (USER, str(self.home.parent), "demo", "dialogues", "MIIE", socket.gethostname()):
-            assert value not in text
+        host = re.escape(socket.gethostname())
+        for pattern in (USER, str(self.home.parent), "demo", "dialogues", "MIIE", rf"\b{host}\b"):
+            assert not re.search(pattern, text), pattern
         return {**json.loads(text), "printed": json.loads(done.stdout), "said": done.stderr}
 
     def keys(self) -> list[str]:
