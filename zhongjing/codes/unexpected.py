@@ -7,7 +7,7 @@ UNEXPECTED = GROUP.code(
     "UnexpectedError",
     "Something happened that nobody foresaw.",
     cause="A defect of zhongjing or of a library below it.",
-    remedy="`zhongjing report NAME` writes the facts for an issue to one file, without secrets or record text",
+    remedy="`zhongjing report NAME` writes the facts for an issue to a file, without secrets or record text",
 )
 
 INTERRUPTIONS = code.Group("Interruptions", code.INTERRUPTED)
