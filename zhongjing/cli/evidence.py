@@ -97,7 +97,7 @@ def collect_machine(evidence: Evidence, environment: Mapping[str, str]) -> None:
 
 
 def _versions() -> dict[str, Any]:
-    from zhongjing.train.lineage import lineage
+    from zhongjing.train.job.lineage import lineage
 
     made = lineage(workers=0, device="")
     commit = re.match(r"[0-9a-f]{40}(-dirty)?$", made.commit or "", re.ASCII)

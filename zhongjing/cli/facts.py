@@ -30,7 +30,7 @@ from zhongjing.codes import GROUPS
 from zhongjing.config.sources import KNOWN_DELTAS
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline import state
-from zhongjing.train.gauges import POINTS
+from zhongjing.train.job.prometheus import POINTS
 
 MOST_ITEMS = 64
 """Of a list; the rest is counted."""
