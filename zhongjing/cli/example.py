@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from zhongjing.codes.command import UNKNOWN_RECIPE
 from zhongjing.codes.data import INVALID_URI
+from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import UserDocument
 from zhongjing.errors import ConfigError
 
@@ -31,7 +32,7 @@ NAMES = (
 
 
 def with_examples(user: UserDocument, folder: Path) -> UserDocument:
-    """The document with its ``example://`` sources written below ``folder`` and named by their paths.
+    """What the user wrote, its ``example://`` sources written below ``folder`` and named by their paths.
 
     Raises:
         ConfigError: an example of that name does not exist, or its seed or scale is no number.
@@ -40,22 +41,46 @@ def with_examples(user: UserDocument, folder: Path) -> UserDocument:
     sources = spec.get("sources") if isinstance(spec, Mapping) else None
     if not isinstance(spec, Mapping) or not isinstance(sources, list):
         return user  # validation says what is wrong
+    uris = {each.get("name"): each.get("uri") for each in sources if isinstance(each, Mapping)}
+    paths = _written(uris, folder)
+    changed = [
+        {**each, "uri": paths[each["name"]]}
+        if isinstance(each, Mapping) and each.get("name") in paths
+        else each
+        for each in sources
+    ]
+    return user.holding({**user, "spec": {**spec, "sources": changed}}) if paths else user
+
+
+def with_example_files(document: TrainingPipeline, folder: Path) -> TrainingPipeline:
+    """The same of a resolved document."""
+    return with_uris(
+        document, _written({source.name: source.uri for source in document.spec.sources}, folder)
+    )
+
+
+def with_uris(document: TrainingPipeline, uris: Mapping[str, str]) -> TrainingPipeline:
+    """The document with other URIs for the sources of these names."""
+    sources = [
+        source.model_copy(update={"uri": uris.get(source.name, source.uri)})
+        for source in document.spec.sources
+    ]
+    return document.model_copy(update={"spec": document.spec.model_copy(update={"sources": sources})})
+
+
+def _written(uris: Mapping[Any, Any], folder: Path) -> dict[str, str]:
+    """Writes the examples among sources, given by name and URI; returns their paths by name."""
     written: dict[tuple[int, float], dict[str, Path]] = {}
-    changed: list[Any] = []
-    for source in sources:
-        uri = source.get("uri") if isinstance(source, Mapping) else None
+    paths: dict[str, str] = {}
+    for source, uri in uris.items():
         if not isinstance(uri, str) or not is_example(uri):
-            changed.append(source)
             continue
-        where = f"spec.sources.{source.get('name')}.uri"
-        name, seed, scale = parse(uri, where)
+        name, seed, scale = parse(uri, f"spec.sources.{source}.uri")
         if (seed, scale) not in written:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # in a workdir, which is its owner's alone
             written[seed, scale] = write_examples(folder / f"seed-{seed}-scale-{scale:g}", seed, scale)
-        changed.append({**source, "uri": str(written[seed, scale][name].absolute())})
-    if not written:
-        return user
-    return user.holding({**user, "spec": {**spec, "sources": changed}})
+        paths[source] = str(written[seed, scale][name].absolute())
+    return paths
 
 
 def is_example(uri: str) -> bool:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from zhongjing.cli.console import Console
+from zhongjing.cli.display.text import count
 from zhongjing.cli.example import is_example, with_examples
 from zhongjing.codes.data import UNREADABLE_SOURCE
 from zhongjing.config.keys import digest
@@ -26,12 +29,14 @@ from zhongjing.config.resolve import UserDocument, resolve
 from zhongjing.config.sources import Source
 from zhongjing.errors import DataError
 from zhongjing.pipeline.freeze import OnUpload, local_references, model_files
+from zhongjing.pipeline.headline import duration
 from zhongjing.storage.files import sha256_of
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.listing import expand, left_out_text, local_listing
 from zhongjing.storage.objects import ObjectInfo, ObjectInfos, ObjectStore
 
 _PARALLEL = 4
+_SHOWN_FROM_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,18 @@ class Uploads:
     user: UserDocument
     files: list[LocalFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def not_sent(self) -> list[str]:
+        """What a dry run says of the files."""
+        if not self.files:
+            return []
+        told = f"{len(self.files)} local files ({count(self.size)}B)"
+        return [f"the {told} of the sources are not uploaded by a dry run"]
 
 
 class PlannedStore(ObjectStore):
@@ -140,6 +157,48 @@ def upload(store: ObjectStore, files: Sequence[LocalFile], on_upload: OnUpload |
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what has not begun
             raise
+
+
+def send(store: ObjectStore, uploads: Uploads, console: Console) -> None:
+    """Uploads the files of a document and tells how many were sent."""
+    began = time.monotonic()
+    with announced(uploads, console) as on_upload:
+        sent = upload(store, uploads.files, on_upload)
+    if sent:
+        took = duration(time.monotonic() - began)
+        console.say(
+            f"uploaded {sent} of {len(uploads.files)} local files ({count(uploads.size)}B in all, {took})"
+        )
+
+
+def announcer(console: Console) -> OnUpload:
+    """Says which large files are being uploaded."""
+
+    def announce(name: str, done: int, size: int) -> None:
+        if done == 0 and size >= _SHOWN_FROM_BYTES:
+            console.say(f"uploading {name} ({count(size)}B)")
+
+    return announce
+
+
+@contextmanager
+def announced(uploads: Uploads, console: Console) -> Iterator[OnUpload]:
+    """What is told while files are sent: a bar on a terminal, else which large file it is."""
+    if not console.interactive:
+        yield announcer(console)
+        return
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("uploading"),
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=RichConsole(file=console.stream), transient=True) as bar:
+        task = bar.add_task("", total=uploads.size)
+        yield lambda name, done, size: bar.update(task, advance=done, description=name)
 
 
 def _is_local(uri: str) -> bool:

@@ -443,6 +443,6 @@ def test_the_names_of_examples_are_what_is_written(tmp_path: Path) -> None:
 
 def test_who_submits_to_a_cluster_needs_no_psutil() -> None:
     """The client installs neither the training's packages nor the local services'."""
-    modules = "zhongjing.cli.remote, zhongjing.cli.preflight.memory, zhongjing.pipeline.fit"
+    modules = "zhongjing.cli.submission, zhongjing.cli.preflight.memory, zhongjing.pipeline.fit"
     program = f"import sys; sys.modules['psutil'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -412,8 +412,10 @@ def test_a_dry_run_tells_what_becomes_of_the_records(
 def test_a_dry_run_for_a_cluster_counts_records_without_torch(tmp_path: Path, my_yaml: Path) -> None:
     code = (
         "import sys; from zhongjing.cli.preflight.rehearsal import dry_run_data; "
-        "from zhongjing.config.resolve import load_document; from zhongjing.config.stages import Stage; "
-        f"lines, data = dry_run_data(load_document({str(my_yaml)!r}), [Stage.SFT], tokenize=False); "
+        "from zhongjing.config.resolve import load_document, resolve; "
+        "from zhongjing.config.stages import Stage; "
+        f"file = {str(my_yaml)!r}; document = resolve(load_document(file)); "
+        "lines, data = dry_run_data(document, [Stage.SFT], origin=file, tokenize=False); "
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules; "
         "assert data[0]['sources'][0]['counts']['read'] > 0, data; print(*lines, sep='\\n')"
     )

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from zhongjing.cli.console import Console
-from zhongjing.cli.remote import announced
-from zhongjing.cli.uploads import LocalFile, PlannedStore, Uploads, plan_uploads, upload
+from zhongjing.cli.uploads import LocalFile, PlannedStore, Uploads, announced, plan_uploads, upload
 from zhongjing.config.resolve import UserDocument, resolve
 from zhongjing.errors import MissingInputError
 from zhongjing.storage.layout import Layout

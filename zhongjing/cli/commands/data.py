@@ -220,12 +220,12 @@ def _shown(
     Raises:
         ConfigError: nothing was named, or the document has no such stage or source.
     """
-    from zhongjing.cli.example import is_example, parse, with_examples, write_examples
-    from zhongjing.config.resolve import load_document, parse_document, resolve
+    from zhongjing.cli.example import is_example, parse, write_examples
+    from zhongjing.config.resolve import parse_document, resolve
     from zhongjing.config.stages import Stage
 
     if file is not None:
-        document = resolve(with_examples(load_document(file), scratch / "example"))
+        document = _document(file, scratch)
         names = {
             ref.source: found
             for found in reversed(document.spec.stages.present())
@@ -287,14 +287,20 @@ def _rehearsed(
         return []
     import tempfile
 
-    from zhongjing.cli.example import with_examples
     from zhongjing.cli.preflight.rehearsal import rehearse
-    from zhongjing.config.resolve import load_document, resolve
 
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zhongjing-inspect-")))
-    document = resolve(with_examples(load_document(file), scratch / "example"))
+    document = _document(file, scratch)
     stages = document.spec.stages.present()
     return rehearse(document, stages, scratch, tokenizer=tokenizer, max_records=max_records)
+
+
+def _document(file: Path, folder: Path) -> TrainingPipeline:
+    """A document, its examples written into ``folder``."""
+    from zhongjing.cli.example import with_example_files
+    from zhongjing.config.resolve import load_document, resolve
+
+    return with_example_files(resolve(load_document(file)), folder)
 
 
 @app.command("example", epilog=EXAMPLE_EPILOG)
@@ -331,7 +337,7 @@ def _targets(uris: list[str], file: Path | None, stack: ExitStack) -> list[Sourc
     """
     import tempfile
 
-    from zhongjing.cli.example import is_example, parse, with_examples, write_examples
+    from zhongjing.cli.example import is_example, parse, write_examples
 
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zhongjing-example-")))
     targets: list[Source | str] = []
@@ -343,9 +349,7 @@ def _targets(uris: list[str], file: Path | None, stack: ExitStack) -> list[Sourc
         paths = write_examples(folder / f"seed-{seed}-scale-{scale:g}", seed, scale)
         targets.append(str(paths[name]))
     if file is not None:
-        from zhongjing.config.resolve import load_document, resolve
-
-        targets += resolve(with_examples(load_document(file), folder)).spec.sources
+        targets += _document(file, folder).spec.sources
     if not targets:
         raise ConfigError(
             "there is nothing to inspect",

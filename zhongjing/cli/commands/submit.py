@@ -1,6 +1,6 @@
 """``zhongjing submit`` and ``python -m zhongjing.submit``: brings stages about.
 
-The options are read here; what they lead to is in :mod:`zhongjing.cli.launch`, imported when it is needed.
+The options are read here; the path from them to a run is :mod:`zhongjing.cli.submission`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from zhongjing.cli.options import (
     StageTarget,
     Workdir,
 )
-from zhongjing.cli.target import ClusterTarget, choose
+from zhongjing.cli.target import choose
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.errors import ConfigError
 
@@ -139,7 +139,7 @@ def submit(
     target = choose(
         local=local, workdir=workdir, namespace=namespace, context=context, release=release, strict=True
     )
-    from zhongjing.cli.launch import Order, written_of
+    from zhongjing.cli.submission import Order, submission, written_of
 
     order = Order(
         document=str(file) if file is not None else None,
@@ -151,16 +151,7 @@ def submit(
         refresh_data=refresh_data,
         force=force,
     )
-    console = Console(json_mode=output is DocumentFormat.JSON)
-    as_text = output is not DocumentFormat.JSON
-    if isinstance(target, ClusterTarget):
-        from zhongjing.cli import remote
-
-        if dry_run:
-            return remote.dry_run_of(order, target, console, as_yaml_text=as_text)
-        return remote.launch(order, target, console, wait=not no_wait, wait_for_input=wait_for_input)
-    from zhongjing.cli.launch import dry_run_of, launch
-
+    submitted = submission(order, target, Console(json_mode=output is DocumentFormat.JSON))
     if dry_run:
-        return dry_run_of(order, target, console, as_yaml_text=as_text)
-    return launch(order, target, console, wait=not no_wait, wait_for_input=wait_for_input)
+        return submitted.dry_run(as_text=output is not DocumentFormat.JSON)
+    return submitted.run(wait=not no_wait, wait_for_input=wait_for_input)

@@ -22,7 +22,6 @@ from zhongjing.storage.listing import local_files
 from zhongjing.storage.manifest import FrozenObject, FrozenSource, SourceCounts
 
 if TYPE_CHECKING:
-    from zhongjing.config.resolve import UserDocument
     from zhongjing.data.encoding import RecordEncoder
     from zhongjing.data.rehearsal import Rehearsal, StageRehearsal
 
@@ -137,24 +136,24 @@ def _train(document: TrainingPipeline, listings: Mapping[str, FrozenSource], fol
 
 
 def dry_run_data(
-    user: UserDocument, stages: Sequence[Stage], *, tokenize: bool
+    document: TrainingPipeline, stages: Sequence[Stage], *, origin: str, tokenize: bool
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """What the first records of the local sources say of stages that would run: lines, and an object a stage.
 
     A look that fails says so and stops nothing: what makes a job fail is found by the other checks.
 
     Args:
-        user: the document as written.
+        document: resolved.
         stages: those that would run.
+        origin: the document's file, if it has one.
         tokenize: count tokens too; False where torch must not be imported (a client of a cluster).
     """
     from zhongjing.cli.display.rehearsal import rehearsal_lines
-    from zhongjing.cli.example import with_examples
-    from zhongjing.config.resolve import resolve
+    from zhongjing.cli.example import with_example_files
 
     with tempfile.TemporaryDirectory(prefix="zhongjing-dry-run-") as folder:
         scratch = Path(folder)
-        document = resolve(with_examples(user, scratch / "example"))
+        document = with_example_files(document, scratch / "example")
         try:
             found = rehearse(document, stages, scratch, max_records=DRY_RUN_RECORDS) if tokenize else []
             counts = {each.stage: [source.counts for source in each.sources] for each in found}
@@ -164,7 +163,7 @@ def dry_run_data(
             return [f"note: the sources could not be looked at: {error.message}"], []
     if not counts:
         return [], []
-    commands = Commands(None, ("-f", user.origin) if Path(user.origin).is_file() else ())
+    commands = Commands(None, ("-f", origin) if Path(origin).is_file() else ())
     lines = rehearsal_lines(found) or [*data_table(counts), commands.complete(_NOT_MEASURED)]
     if any(source.read == DRY_RUN_RECORDS for sources in counts.values() for source in sources):
         lines.append(f"counts are of the first {DRY_RUN_RECORDS:,} records of a source")
