@@ -6,6 +6,7 @@ import codecs
 import io
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 from zhongjing.pipeline.escapes import without_escapes
@@ -36,6 +37,11 @@ class Console:
     def say(self, text: str = "") -> None:
         """One line (or several) for people."""
         write_line(self.stream, text)
+
+    def say_lines(self, lines: Iterable[str]) -> None:
+        """Lines for people."""
+        for line in lines:
+            self.say(line)
 
     def warn(self, text: str) -> None:
         """One line on stderr in either mode."""

@@ -37,12 +37,13 @@ def history(target: Target, name: str | None, console: Console) -> int:
     if not found:
         console.warn("no stage has been measured here yet")
         return OK
-    for line in table(
-        ["finished", "pipeline", "stage", "workers", "memory", "plan", "peak", "error"],
-        [_row(each) for each in found],
-        right=(3, 5, 6, 7),
-    ):
-        console.say(line)
+    console.say_lines(
+        table(
+            ["finished", "pipeline", "stage", "workers", "memory", "plan", "peak", "error"],
+            [_row(each) for each in found],
+            right=(3, 5, 6, 7),
+        )
+    )
     return OK
 
 

@@ -173,8 +173,7 @@ class Submission(ABC, Generic[_S]):
             self._say([*doubts, *prepared.notes])
             if not changed:
                 self.console.say(f"{self.name}: runs already, attached to it")
-            for line in [*_plan_lines(prepared.forecasts), *self._hints(session)]:
-                self.console.say(line)
+            self.console.say_lines([*_plan_lines(prepared.forecasts), *self._hints(session)])
             return attend(session, desired, self.console, wait=wait, wait_for_input=wait_for_input)
 
     def dry_run(self, *, as_text: bool) -> int:

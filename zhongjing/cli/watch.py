@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from contextlib import suppress
+from typing import Any, Protocol, Self, TypeVar
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.summary import result, summary
@@ -64,7 +65,7 @@ class Display(Protocol):
         """The run as it is now."""
         ...
 
-    def __enter__(self) -> Display: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
@@ -317,26 +318,19 @@ def _problem_of(seen: RunView, stage: StageView, *, short: bool = False) -> Prob
 
 
 def results_of(session: Session, seen: RunView, console: Console) -> dict[Stage, StageManifest]:
-    """As :func:`manifests_of`. A store that cannot be looked into only leaves the results out."""
+    """The results in use of the stages that are done. A store that cannot be looked into leaves them out."""
+    found: dict[Stage, StageManifest] = {}
     try:
-        return manifests_of(session, seen)
+        for stage in seen.stages:
+            if not stage.state.is_done:
+                continue
+            with suppress(NotFoundError):
+                manifest = session.manifest(seen.name, stage.stage)
+                if manifest is not None:
+                    found[stage.stage] = manifest
     except BackendError as error:
         console.warn(f"note: results are not shown: {error.message}")
         return {}
-
-
-def manifests_of(session: Session, seen: RunView) -> dict[Stage, StageManifest]:
-    """The results in use of the stages that are done."""
-    found: dict[Stage, StageManifest] = {}
-    for stage in seen.stages:
-        if not stage.state.is_done:
-            continue
-        try:
-            manifest = session.manifest(seen.name, stage.stage)
-        except NotFoundError:
-            continue
-        if manifest is not None:
-            found[stage.stage] = manifest
     return found
 
 
@@ -364,13 +358,14 @@ def attend(
     """
     name = desired.pipeline
     if not (wait or interrupted):
-        console.say(f"{name}: submitted; follow it with: {_command('status', session, name, '--watch')}")
+        console.say(
+            f"{name}: submitted; follow it with: {Commands(session.flags).line('status', name, '--watch')}"
+        )
         if console.json_mode:
             console.result(result(look(session, desired), {}))
         return OK
-    display = display_for(console)
     shown: RunView | None = None
-    with display:
+    with display_for(console) as display:
         try:
             if not interrupted:
                 shown = follow(session, desired, display, wait_for_input=wait_for_input)
@@ -379,13 +374,21 @@ def attend(
         if interrupted and session.stops_on_interrupt:
             shown = _stop(session, desired, display)
     if interrupted and not session.stops_on_interrupt:
-        return _leave_going(session, name, console)
+        commands = Commands(session.flags)
+        return _leave(
+            console,
+            name,
+            f"{name}: no longer followed; the run goes on",
+            f"  follow it: {commands.line('status', name, '--watch')}",
+            f"  stop it:   {commands.line('stop', name)}",
+        )
     if shown is None:
-        return _leave(name, console)
+        left = f"{name}: left; the run ends by itself, and the same command goes on from its checkpoint"
+        return _leave(console, name, left)
     return _conclude(session, shown, console, interrupted=interrupted)
 
 
-def end_now(session: Session, desired: DesiredState, display: Display) -> RunView:
+def _end_now(session: Session, desired: DesiredState, display: Display) -> RunView:
     """Ends a run at once and waits a moment for it; returns the last look."""
     deadline = time.monotonic() + KILL_SECONDS
     desired = session.kill(desired.pipeline)
@@ -406,35 +409,20 @@ def _stop(session: Session, desired: DesiredState, display: Display) -> RunView 
         pass
     try:
         display.note("interrupted again: ending it now (Ctrl-C again leaves at once)")
-        return end_now(session, desired, display)
+        return _end_now(session, desired, display)
     except KeyboardInterrupt:
         return None
 
 
-def _leave(name: str, console: Console) -> int:
+def _leave(console: Console, name: str, *lines: str) -> int:
     """Says the least, without asking anybody: what runs may be just what does not answer."""
-    console.warn(f"{name}: left; the run ends by itself, and the same command goes on from its checkpoint")
+    for line in lines:
+        console.warn(line)
     if console.json_mode:
         console.result(
             {"pipeline": name, "error": "Interrupted", "code": "Interrupted", "exitCode": INTERRUPTED}
         )
     return INTERRUPTED
-
-
-def _leave_going(session: Session, name: str, console: Console) -> int:
-    """Says how to follow and to stop what goes on without this command."""
-    console.warn(f"{name}: no longer followed; the run goes on")
-    console.warn(f"  follow it: {_command('status', session, name, '--watch')}")
-    console.warn(f"  stop it:   {_command('stop', session, name)}")
-    if console.json_mode:
-        console.result(
-            {"pipeline": name, "error": "Interrupted", "code": "Interrupted", "exitCode": INTERRUPTED}
-        )
-    return INTERRUPTED
-
-
-def _command(command: str, session: Session, *words: str) -> str:
-    return Commands(session.flags).line(command, *words)
 
 
 def _conclude(session: Session, shown: RunView, console: Console, *, interrupted: bool) -> int:
@@ -443,13 +431,11 @@ def _conclude(session: Session, shown: RunView, console: Console, *, interrupted
     lines = summary(shown, manifests)
     if lines:
         console.say()
-    for line in lines:
-        console.say(line)
+    console.say_lines(lines)
     for line in _closing(shown, interrupted=interrupted):
         console.warn(line)
     if code == OK:
-        for line in _next(session, shown.name, manifests):
-            console.say(line)
+        console.say_lines(_next(session, shown.name, manifests))
     if console.json_mode:
         console.result({**result(shown, manifests), **problem_keys(shown, code), "exitCode": code})
     return code

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zhongjing.cli.commands.pull import refuse_full
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import BAD_INPUT, OK, guarded
 from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, StageName, Workdir
-from zhongjing.codes.command import INVALID_OPTION, TARGET_IN_USE
+from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, DataError
 from zhongjing.storage.listing import left_out_text
@@ -119,13 +120,11 @@ def inspect(
     for index, source in enumerate(() if console.json_mode else report.sources):
         if index:
             console.say()
-        for line in report_lines(source):
-            console.say(line)
+        console.say_lines(report_lines(source))
     if stages and not console.json_mode:
         from zhongjing.cli.display.rehearsal import rehearsal_lines
 
-        for line in ["", *rehearsal_lines(stages)]:
-            console.say(line)
+        console.say_lines(["", *rehearsal_lines(stages)])
     return OK if report.usable else BAD_INPUT
 
 
@@ -315,15 +314,7 @@ def example(
     """Write the synthetic example corpora: textbook, dialogues, rankings, prompts."""
     from zhongjing.cli.example import write_examples
 
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError("is a file", code=TARGET_IN_USE, where=str(folder), remedy="give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise ConfigError(
-            "the folder is not empty",
-            code=TARGET_IN_USE,
-            where=str(folder),
-            remedy="give another one, or --force",
-        )
+    refuse_full(folder, force=force)
     console = Console()
     for name, path in write_examples(folder, seed, scale).items():
         console.say(f"{name:<20}{path}")

@@ -147,8 +147,7 @@ def plan(
             }
         )
     else:
-        for line in plan_lines(estimates):
-            console.say(line)
+        console.say_lines(plan_lines(estimates))
         on_cpus = [each.stage.value for each in estimates if not each.memory.on_gpu]
         if gpus and on_cpus:
             console.say(f"note: {', '.join(on_cpus)}: resources.gpus is 0, so {gpus} does not count")

@@ -169,13 +169,8 @@ def manifest_of(session: Session, name: str, stage: Stage) -> StageManifest:
     return manifest
 
 
-@contextmanager
-def new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
-    """A folder to fill that takes its name when the block ends well, and is removed when it does not.
-
-    Raises:
-        ConfigError: something that is not empty is there, and ``force`` is not set.
-    """
+def refuse_full(folder: Path, *, force: bool) -> None:
+    """Raises ConfigError where a folder shall go and a file is, or a folder with anything in it."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError("is a file", code=TARGET_IN_USE, where=str(folder), remedy="give another folder")
     if folder.is_dir() and any(folder.iterdir()) and not force:
@@ -183,8 +178,18 @@ def new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
             "the folder is not empty",
             code=TARGET_IN_USE,
             where=str(folder),
-            remedy="give another one, or --force to replace it",
+            remedy="give another one, or add --force",
         )
+
+
+@contextmanager
+def new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
+    """A folder to fill that takes its name when the block ends well, and is removed when it does not.
+
+    Raises:
+        ConfigError: something that is not empty is there, and ``force`` is not set.
+    """
+    refuse_full(folder, force=force)
     parent = folder.resolve().parent
     partial = parent / f".{folder.resolve().name}.partial-{os.getpid()}"
     old = parent / f".{folder.resolve().name}.old-{os.getpid()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -71,7 +71,7 @@ def status(
     release: Release = None,
 ) -> int:
     """Show what runs: stages, progress, held-out metrics, time left."""
-    from zhongjing.cli.watch import look
+    from zhongjing.cli.watch import look, results_of
 
     console = Console(json_mode=output == Format.JSON)
     target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
@@ -79,20 +79,16 @@ def status(
         if watch:
             return _watch(session, find(session, name), console)
         if name is not None or len(session.pipelines()) == 1:
-            shown = look(session, find(session, name))
-            if console.json_mode:
-                console.result(_result(session, console, shown))
-            else:
-                _say(session, console, shown)
+            _show(session, console, look(session, find(session, name)))
             return OK
+        from zhongjing.cli.display.summary import overview_lines, result
+
         views = _views(session)
         if console.json_mode:
-            console.result({"pipelines": {each.name: _result(session, console, each) for each in views}})
+            results = {each.name: result(each, results_of(session, each, console)) for each in views}
+            console.result({"pipelines": results})
         elif views:
-            from zhongjing.cli.display.summary import overview_lines
-
-            for line in overview_lines(views):
-                console.say(line)
+            console.say_lines(overview_lines(views))
             console.say(f"more of one: {Commands(session.flags).line('status', 'NAME')}")
         else:
             console.warn("there are no pipelines here yet")
@@ -109,37 +105,28 @@ def _views(session: Session) -> list[RunView]:
 def _watch(session: Session, desired: DesiredState, console: Console) -> int:
     from zhongjing.cli.watch import display_for, follow
 
-    display = display_for(console)
     try:
-        with display:
+        with display_for(console) as display:
             shown = follow(session, desired, display, wait_for_input=True)
     except KeyboardInterrupt:
         console.warn("no longer watching; the run goes on")
         return INTERRUPTED
-    if console.json_mode:
-        console.result(_result(session, console, shown))
-    else:
-        console.say()
-        _say(session, console, shown)
+    console.say()
+    _show(session, console, shown)
     return OK
 
 
-def _say(session: Session, console: Console, shown: RunView) -> None:
-    from zhongjing.cli.display.summary import status_lines
+def _show(session: Session, console: Console, shown: RunView) -> None:
+    from zhongjing.cli.display.summary import result, status_lines
     from zhongjing.cli.watch import ending, results_of
 
-    for line in status_lines(shown, results_of(session, shown, console)):
-        console.say(line)
+    results = results_of(session, shown, console)
+    if console.json_mode:
+        console.result(result(shown, results))
+        return
+    console.say_lines(status_lines(shown, results))
     if shown.settled:
-        for line in ending(shown):
-            console.say(line)
-
-
-def _result(session: Session, console: Console, shown: RunView) -> dict[str, Any]:
-    from zhongjing.cli.display.summary import result
-    from zhongjing.cli.watch import results_of
-
-    return result(shown, results_of(session, shown, console))
+        console.say_lines(ending(shown))
 
 
 @guarded
@@ -224,10 +211,9 @@ def stop(
             how = "told to end at once" if now else "asked to stop with a checkpoint"
             console.say(f"{desired.pipeline}: {how}")
             return OK
-        display = display_for(console)
-        with display:
+        with display_for(console) as display:
             shown = follow(session, desired, display)
-        _say(session, console, shown)
+        _show(session, console, shown)
     return OK
 
 

@@ -11,8 +11,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from zhongjing.cli.display.losses import StageNews
-from zhongjing.cli.display.view import RunNews, RunView, StageView
+from zhongjing.cli.display.losses import News
+from zhongjing.cli.display.view import RunView, StageView
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.state import StageState
 
@@ -41,8 +41,7 @@ class LiveDisplay:
         self._console = Console(file=stream, highlight=False)
         self._live = Live(console=self._console, refresh_per_second=4, transient=False)
         self._messages: dict[Stage, str] = {}
-        self._news = RunNews()
-        self._stage_news = StageNews()
+        self._news = News()
         self._spinners: dict[Stage, Spinner] = {}
 
     def __enter__(self) -> LiveDisplay:
@@ -58,14 +57,14 @@ class LiveDisplay:
 
     def update(self, view: RunView) -> None:
         """Redraws."""
-        for text in self._news.of(view):
+        for text in self._news.of_run(view):
             self.note(text)
         for stage in view.stages:
             self._above(stage)
         self._live.update(self._block(view), refresh=True)
 
     def _above(self, stage: StageView) -> None:
-        for text in self._stage_news.of(stage):
+        for text in self._news.of_stage(stage):
             self.note(f"{stage.stage:<9}{text}")
         message = stage.status.message
         if message and message != self._messages.get(stage.stage):

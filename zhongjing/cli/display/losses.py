@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from zhongjing.cli.display.text import filled
-from zhongjing.cli.display.view import StageView
+from zhongjing.cli.display.view import RunView, StageView
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.headline import describe
 from zhongjing.storage.manifest import MixtureCounts, SourceCounts, StageManifest, layouts_text, unused_text
@@ -27,14 +27,27 @@ _COUNTS: tuple[tuple[str, str], ...] = (
 )
 
 
-class StageNews:
-    """What is told once of a stage that runs: its data, what is doubtful, held-out values as they come."""
+class News:
+    """What is told once: of a run its dashboard and what holds it up; of a stage its data, doubts, values."""
 
     def __init__(self) -> None:
+        self._dashboard: str | None = None
+        self._held_up = ""
         self._told: dict[Stage, set[str]] = {}
 
-    def of(self, stage: StageView) -> list[str]:
-        """Lines that are new since the last call."""
+    def of_run(self, view: RunView) -> list[str]:
+        """Lines of the run as a whole that are new since the last call."""
+        lines: list[str | None] = []
+        if view.dashboard_url is not None and view.dashboard_url != self._dashboard:
+            self._dashboard = view.dashboard_url
+            lines += [f"Ray dashboard: {view.dashboard_url}", view.dashboard_login]
+        if view.held_up != self._held_up:
+            self._held_up = view.held_up
+            lines.append(view.held_up)
+        return [line for line in lines if line]
+
+    def of_stage(self, stage: StageView) -> list[str]:
+        """Lines of a stage that are new since the last call."""
         told = self._told.setdefault(stage.stage, set())
         new = [line for line in _lines(stage) if line not in told]
         told.update(new)

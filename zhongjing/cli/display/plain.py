@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from zhongjing.cli.display.losses import StageNews
+from zhongjing.cli.display.losses import News
 from zhongjing.cli.display.text import clock
-from zhongjing.cli.display.view import RunNews, RunView, StageView
+from zhongjing.cli.display.view import RunView, StageView
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.state import StageState
 from zhongjing.storage.progress import Activity
@@ -39,8 +39,7 @@ class PlainDisplay:
         self._start = now()
         self._marks: dict[Stage, _Mark] = {}
         self._spoken: dict[Stage, float] = {}
-        self._news = RunNews()
-        self._stage_news = StageNews()
+        self._news = News()
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -54,13 +53,13 @@ class PlainDisplay:
 
     def update(self, view: RunView) -> None:
         """Shows what changed since the last call."""
-        for text in self._news.of(view):
+        for text in self._news.of_run(view):
             self.note(text)
         for stage in view.stages:
             self._stage(stage)
 
     def _stage(self, stage: StageView) -> None:
-        for text in self._stage_news.of(stage):
+        for text in self._news.of_stage(stage):
             self._line(stage.stage, text)
         if stage.activity is Activity.FAILED:
             return  # what it was at when it failed; why it failed comes with the state

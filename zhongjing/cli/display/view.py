@@ -160,25 +160,6 @@ class RunView:
         return self.status is not None and self.status.settled(self.desired)
 
 
-class RunNews:
-    """What is told once of a run as a whole: where its dashboard is, and what holds it up."""
-
-    def __init__(self) -> None:
-        self._dashboard: str | None = None
-        self._held_up = ""
-
-    def of(self, view: RunView) -> list[str]:
-        """Lines that are new since the last call."""
-        lines: list[str | None] = []
-        if view.dashboard_url is not None and view.dashboard_url != self._dashboard:
-            self._dashboard = view.dashboard_url
-            lines += [f"Ray dashboard: {view.dashboard_url}", view.dashboard_login]
-        if view.held_up != self._held_up:
-            self._held_up = view.held_up
-            lines.append(view.held_up)
-        return [line for line in lines if line]
-
-
 def view(
     desired: DesiredState,
     status: PipelineStatus | None,
