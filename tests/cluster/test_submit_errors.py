@@ -248,10 +248,7 @@ def test_a_user_without_the_store_submits_what_needs_no_upload(
     )
     made = command("submit", "-f", str(document), "--no-wait", kubeconfig=user)
     assert made.exit_code == 0, made.output
-    assert (
-        "note: what will run is not foretold, the object store cannot be looked into: may not get"
-        in made.stdout
-    )
+    assert "note: no forecast, the object store cannot be read: may not get" in made.stdout
     again = command("submit", "-f", str(document), "--stage", "rm", "--no-wait", kubeconfig=user)
     assert again.exit_code == 0, again.output
     found = Pipelines(api).get("mine")

@@ -62,7 +62,7 @@ def stray_folders() -> Iterator[Path]:
     else:
         with contextlib.suppress(RuntimeError):  # no home
             yield Path("~/.local/state").expanduser() / "zhongjing" / "logs"
-    # Shared with others: the folder bears the user's number, so that nobody meets another's.
+    # Shared with others: the folder bears the user's number, so that users do not share it.
     yield Path(tempfile.gettempdir()) / f"zhongjing-{os.getuid()}" / "logs"
 
 

@@ -70,7 +70,7 @@ class Problem:
         return shown
 
     def as_dict(self) -> dict[str, str | None]:
-        """What programs read; the traceback's key depends on who tells of the error."""
+        """What programs read; the traceback's key depends on the command."""
         return {
             "error": self.error,
             "code": self.code,
@@ -220,7 +220,7 @@ def _message_of(error: Exception) -> str:
 
 
 def _recognised(error: Exception, workdir: Path) -> ZhongjingError | None:
-    """An error of Python's own that says what is wrong plainly enough; None: nobody foresaw it."""
+    """An error of Python's own that says what is wrong plainly enough; else None."""
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in _OWN:
         return ConfigError(
             f"this command needs the package {error.name}, which is not installed", code=MISSING_PACKAGE

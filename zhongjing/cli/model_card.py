@@ -1,7 +1,7 @@
 """The model card beside a pulled model: what it is, what it was made from, what its figures are worth.
 
 A ``README.md`` as the Hugging Face hub reads it: metadata in YAML between two lines of dashes, then Markdown
-(https://huggingface.co/docs/hub/model-cards). Everything comes from the stage's manifest; what nobody gave,
+(https://huggingface.co/docs/hub/model-cards). Everything comes from the stage's manifest; what was not given,
 such as a licence, is named as missing. The manifest itself lies beside it as ``manifest.json``.
 """
 

@@ -302,10 +302,10 @@ class Submission(ABC, Generic[_S]):
         there = session.desired(self.name) if self.order.is_default else None
         if there is None or there.origin == recipe_origin(DEFAULT_RECIPE):
             return
-        made = f", of {there.origin}" if there.origin else ""
+        made = f", from {there.origin}" if there.origin else ""
         raise ConfigError(
-            f"no document is named, and the pipeline {self.name} was made of another one than the recipe "
-            f"{DEFAULT_RECIPE}{made}",
+            f"no document is given, and the pipeline {self.name} was made from another document than the "
+            f"recipe {DEFAULT_RECIPE}{made}",
             code=INVALID_OPTION,
             where="--file",
             remedy=f"name it with -f FILE, or take the one that the pipeline has: --pipeline {self.name}; "
@@ -362,7 +362,7 @@ class LocalSubmission(Submission[Session]):
         except StorageError as error:
             from zhongjing.cli.preflight.sources import outside
 
-            # The store of a local run has one bucket: who names another one means another store.
+            # The store of a local run has one bucket: another bucket is in another store.
             for source in self.document.spec.sources:
                 if error.code is BUCKET_NOT_FOUND and error.where == source.uri:
                     raise outside(source) from error
@@ -483,7 +483,7 @@ class ClusterSubmission(Submission["KubernetesSession"]):
         return [f"Ray dashboard: {Commands(session.flags).line('dashboard')}"]
 
     def _unseen(self, session: KubernetesSession, user: UserDocument, error: BackendError) -> Prepared:
-        """What a user applies who may not look into the object store: without a forecast."""
+        """What is applied by a user without access to the object store: no forecast."""
         previous = session.desired(self.name)
         targets = self.targets
         if previous is not None and in_progress(previous, session.status(self.name)):
@@ -507,14 +507,14 @@ class ClusterSubmission(Submission["KubernetesSession"]):
             created_at=now,
             updated_at=now,
         )
-        note = f"what will run is not foretold, the object store cannot be looked into: {error.message}"
+        note = f"no forecast, the object store cannot be read: {error.message}"
         return Prepared(desired, previous, {}, [], [note])
 
     def _refuse_refresh_under_way(self, session: KubernetesSession) -> None:
         there = session.desired(self.name)
         if there is not None and in_progress(there, session.status(self.name)):
             raise ConfigError(
-                f"the pipeline {self.name} is being worked on: its sources cannot be listed anew",
+                f"the pipeline {self.name} is running: its sources cannot be listed again",
                 code=INVALID_OPTION,
                 where="--refresh-data",
                 remedy=f"wait for it, or stop it first: `zhongjing stop {self.name}`",

@@ -114,10 +114,10 @@ def _open_local(workdir: Path, start: bool) -> Session:
     return LocalSession.open(workdir, start=start, flags=LocalTarget(workdir).flags)
 
 
-def _open_cluster(place: ClusterTarget) -> KubernetesSession:
+def _open_cluster(target: ClusterTarget) -> KubernetesSession:
     from zhongjing.backends.kubernetes.session import KubernetesSession
 
-    return KubernetesSession.open(namespace=place.namespace, context=place.context, release=place.release)
+    return KubernetesSession.open(namespace=target.namespace, context=target.context, release=target.release)
 
 
 OPENER: ContextVar[Opener] = ContextVar("OPENER", default=_open_local)
@@ -136,7 +136,7 @@ def choose(
     release: str | None = None,
     strict: bool = False,
 ) -> Target:
-    """The place that the options name.
+    """The target that the options name.
 
     ``--local`` and ``--workdir`` mean this machine, and so does a machine without a kubeconfig for commands
     that only look (``strict=False``) where the default workdir is there. Else it is the cluster.
@@ -178,11 +178,11 @@ def choose(
 
 
 def commands_of(options: Mapping[str, Any]) -> Commands:
-    """The command lines for the place and the document that the options of a command name."""
+    """The command lines for the target and the document that the options of a command name."""
     given = {name: options.get(name) for name in ("namespace", "context", "release")}
     here = bool(options.get("local") or options.get("workdir"))
     flags: str | None = None
-    if here or "namespace" in options:  # else a command that speaks to no place, or to this machine only
+    if here or "namespace" in options:  # else a command without a target, or of this machine only
         with suppress(ZhongjingError):  # the very error, perhaps
             strict = "overrides" in options
             flags = choose(local=here, workdir=options.get("workdir"), **given, strict=strict).flags

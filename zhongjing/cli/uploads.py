@@ -21,11 +21,11 @@ from typing import Any
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.text import count
-from zhongjing.cli.example import is_example, with_examples
+from zhongjing.cli.example import is_example, with_example_files
 from zhongjing.codes.data import UNREADABLE_SOURCE
 from zhongjing.config.keys import digest
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.config.resolve import UserDocument, resolve
+from zhongjing.config.resolve import UserDocument
 from zhongjing.config.sources import Source
 from zhongjing.errors import DataError
 from zhongjing.pipeline.freeze import OnUpload, local_references, model_files
@@ -115,9 +115,8 @@ def plan_uploads(user: UserDocument, document: TrainingPipeline, layout: Layout,
     """
     if any(is_example(source.uri) for source in document.spec.sources):
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="zhongjing-example-")))
-        user = with_examples(user, folder)
+        document = with_example_files(document, folder)
     uploads = Uploads(user)
-    document = resolve(user)
     sources = {
         source.name: _plan_source(source, layout, uploads)
         for source in document.spec.sources

@@ -264,7 +264,7 @@ def problem_keys(seen: RunView, code: int) -> dict[str, Any]:
     if found is not None:
         return {**found.as_dict(), "traceback": found.traceback}
     if not waits_for_input(seen):
-        # Somebody else stopped the run.
+        # Another command stopped the run.
         return {"error": unexpected.INTERRUPTED.name, "code": unexpected.INTERRUPTED.name}
     # Message and remedy are the condition's: the object has them already.
     return {"error": _CLASSES[WAITING_FOR_INPUT], "code": WAITING_FOR_INPUT, "where": seen.name}

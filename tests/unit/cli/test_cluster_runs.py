@@ -164,7 +164,7 @@ def test_what_a_run_waits_for_is_shown_once(
 
 def test_a_controller_that_does_not_look_is_told_of(cluster: ClusterSession) -> None:
     cluster.frames = [*frames(30, generation=0), END]
-    assert watch(cluster) == ["the controller has not taken the pipeline up yet"]
+    assert watch(cluster) == ["the controller has not seen the pipeline yet"]
     assert 2 <= cluster.asked <= 3, "it is asked now and then, not at every look"
 
 

@@ -214,7 +214,10 @@ def test_a_stage_without_a_document_never_trains_the_recipe_under_another_runs_n
     for words in (["--stage", "rm"], ["--stage", "all"], []):
         refused = command("submit", "--local", *words)
         assert refused.exit_code == 2
-        assert "the pipeline tiny was made of another one than the recipe tiny, of my.yaml" in refused.stderr
+        assert (
+            "the pipeline tiny was made from another document than the recipe tiny, from my.yaml"
+            in refused.stderr
+        )
         assert "--pipeline tiny" in refused.stderr
     assert session.desired("tiny") == before
     kept = command("submit", "--local", "--pipeline", "tiny", "--stage", "pretrain", "--no-wait")

@@ -17,7 +17,7 @@ from tests.unit.cli.fakes import (
     training_progress,
 )
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.state import ConditionType, DesiredState, StageState
+from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, StageState
 
 SFT_RUNS = {
     Stage.SFT: stage_status(
@@ -156,63 +156,67 @@ def test_logs_of_the_stage_that_ran_last(command: CommandLine, session: MemorySe
     assert session.calls == ["logs demo sft follow=False attempt=2", "logs demo rm follow=False attempt=None"]
 
 
-def test_logs_before_anything_started(command: CommandLine, session: MemorySession, workdir: Path) -> None:
-    session.add(desired_state())
-    result = command("logs", "--local")
-    assert result.exit_code == 2
-    assert "no stage was started yet" in result.stderr
-
-
-def test_logs_of_a_stage_that_the_pipeline_lacks(
-    command: CommandLine, session: MemorySession, workdir: Path
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [((), "no stage was started yet"), (("--stage", "ppo"), "the pipeline has no stage ppo")],
+)
+def test_logs_that_there_are_not(
+    command: CommandLine, session: MemorySession, workdir: Path, options: tuple[str, ...], words: str
 ) -> None:
     session.add(desired_state())
-    result = command("logs", "--stage", "ppo", "--local")
+    result = command("logs", "--local", *options)
     assert result.exit_code == 2
-    assert "the pipeline has no stage ppo" in result.stderr
+    assert words in result.stderr
 
 
-def test_stop_waits_for_the_checkpoint(command: CommandLine, session: MemorySession, workdir: Path) -> None:
+STOPPED = pipeline_status(
+    {Stage.SFT: stage_status(StageState.SUSPENDED, message="stopped at step 30")},
+    ConditionType.SUSPENDED,
+    reason="Suspended",
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "calls", "words", "watched"),
+    [
+        ((), pipeline_status(SFT_RUNS), ["suspend demo"], "sft: suspended: stopped at step 30", 1),
+        (("--now",), pipeline_status(SFT_RUNS), ["kill demo"], "sft: suspended: stopped at step 30", 1),
+        (
+            ("--no-wait",),
+            pipeline_status(SFT_RUNS),
+            ["suspend demo"],
+            "demo: asked to stop with a checkpoint\n",
+            0,
+        ),
+        (("--now", "--no-wait"), pipeline_status(SFT_RUNS), ["kill demo"], "demo: told to end at once\n", 0),
+        (
+            (),
+            pipeline_status(ALL_DONE, ConditionType.COMPLETE),
+            [],
+            "demo: is complete, there is nothing to stop\n",
+            0,
+        ),
+    ],
+)
+def test_stop(
+    command: CommandLine,
+    session: MemorySession,
+    workdir: Path,
+    options: tuple[str, ...],
+    before: PipelineStatus,
+    calls: list[str],
+    words: str,
+    watched: int,
+) -> None:
     session.add(desired_state())
-    session.frames = [(pipeline_status(SFT_RUNS), {})]
-    suspended = {Stage.SFT: stage_status(StageState.SUSPENDED, message="stopped at step 30")}
-    session.after_suspend = [
-        (pipeline_status(SFT_RUNS), {Stage.SFT: training_progress(Stage.SFT, 30)}),
-        (pipeline_status(suspended, ConditionType.SUSPENDED, reason="Suspended"), {}),
-    ]
-    result = command("stop", "--local")
-    assert result.exit_code == 0
-    assert session.calls == ["suspend demo"]
-    assert "sft: suspended: stopped at step 30" in result.stdout
-
-
-def test_stop_without_waiting(command: CommandLine, session: MemorySession, workdir: Path) -> None:
-    session.add(desired_state())
-    result = command("stop", "--local", "--no-wait")
-    assert result.exit_code == 0
-    assert result.stdout == "demo: asked to stop with a checkpoint\n"
-    assert session.watched == 0
-
-
-def test_stop_now_ends_the_run_at_once(command: CommandLine, session: MemorySession, workdir: Path) -> None:
-    session.add(desired_state())
-    running = pipeline_status({Stage.SFT: stage_status(StageState.RUNNING)})
-    ended = {Stage.SFT: stage_status(StageState.SUSPENDED, message="was ended before its first checkpoint")}
-    session.frames = [(running, {})]
-    session.after_kill = [(pipeline_status(ended, ConditionType.SUSPENDED, reason="Suspended"), {})]
-    result = command("stop", "--local", "--now")
+    session.frames = [(before, {})]
+    going = (pipeline_status(SFT_RUNS), {Stage.SFT: training_progress(Stage.SFT, 30)})
+    session.after_suspend = session.after_kill = [going, (STOPPED, {})]
+    result = command("stop", "--local", *options)
     assert result.exit_code == 0, result.output
-    assert session.calls == ["kill demo"]
-    assert "sft: suspended: was ended before its first checkpoint" in result.stdout
-
-
-def test_what_is_complete_is_not_stopped(command: CommandLine, session: MemorySession, workdir: Path) -> None:
-    session.add(desired_state())
-    session.frames = [(pipeline_status(ALL_DONE, ConditionType.COMPLETE), {})]
-    result = command("stop", "--local")
-    assert result.exit_code == 0
-    assert result.stdout == "demo: is complete, there is nothing to stop\n"
-    assert session.calls == []
+    assert session.calls == calls
+    assert words in result.stdout
+    assert session.watched == watched
 
 
 def test_status_of_what_is_done_shows_what_it_brought(

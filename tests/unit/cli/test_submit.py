@@ -532,7 +532,7 @@ def test_what_cannot_fit_is_refused_before_anything_starts(
     session.frames = [(DONE, {})]
     forced = submit(command, "--set", "spec.stages.sft.workers=2", "--force")
     assert forced.exit_code == 0, forced.output
-    assert "note: started all the same (--force): sft cannot fit: a worker would need" in forced.stdout
+    assert "note: started in spite of this (--force): sft cannot fit: a worker would need" in forced.stdout
     assert session.wanted["demo"].document.spec.force
 
 

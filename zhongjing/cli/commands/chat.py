@@ -69,7 +69,7 @@ def chat(
     """Talk to a model on this machine."""
     kind_of(folder)
     with warnings.catch_warnings():
-        # For those who write programs with transformers and PEFT, not for those who talk.
+        # Meant for programmers who use transformers and PEFT.
         warnings.simplefilter("ignore", FutureWarning)
         return _talk(
             folder,

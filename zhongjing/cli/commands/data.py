@@ -368,7 +368,7 @@ def _store_for(
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION", "us-east-1")
-    # Somebody waits for the answer: an outage that a job would sit out is told soon.
+    # A user waits for the answer: an outage that a job would sit out is reported soon.
     return open_store(Storage(endpoint=endpoint, region=region, deadline_seconds=_PATIENCE_SECONDS))
 
 

@@ -265,7 +265,7 @@ def _write_origin(manifest: StageManifest, file: Path) -> None:
 def _refer_to(partial: Path, base: Path, folder: Path) -> None:
     """Makes the adapter refer to its base at the place where both will be.
 
-    That it fits its base is checked where torch is installed; who only talks to a cluster may have none.
+    That it fits its base is checked where torch is installed; a client of a cluster may lack it.
     """
     try:
         from zhongjing.model.export import localise

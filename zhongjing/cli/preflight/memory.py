@@ -33,14 +33,14 @@ def check_memory(
         return list(verdict.unknown)
     if not document.spec.force:
         raise refusal
-    return [f"started all the same (--force): {each.message}" for each in verdict.unfit] + list(
+    return [f"started in spite of this (--force): {each.message}" for each in verdict.unfit] + list(
         verdict.unknown
     )
 
 
 def terms_here() -> TermsOf:
     """What workers can have on this machine, asked for once."""
-    from zhongjing.backends.local import machine  # needs psutil, which who submits to a cluster need not have
+    from zhongjing.backends.local import machine  # psutil is not installed with the client of a cluster
 
     gpu_memory: Callable[[], int | None] = cache(machine.gpu_memory)
 

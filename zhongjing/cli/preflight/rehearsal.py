@@ -29,7 +29,7 @@ DRY_RUN_RECORDS = 1000
 """Records of a source that a dry run looks at: a second or two."""
 
 _NOT_MEASURED = (
-    "lengths are not known here: `zhongjing data inspect -f FILE --tokenizer FOLDER` holds them against "
+    "lengths are not known here: `zhongjing data inspect -f FILE --tokenizer FOLDER` compares them with "
     "the stages' limits"
 )
 
