@@ -294,7 +294,7 @@ def test_what_a_running_stage_reads_cannot_be_changed_under_it(here: Place, term
     assert f"zhongjing stop fixed -n {here.api.namespace}, then submit" in remedy
     asked = terminal("submit", "-f", file, "--refresh-data")
     assert asked.exit_code == 2
-    assert "its sources cannot be listed anew" in asked.stderr
+    assert "its sources cannot be listed again" in asked.stderr
     stopped = terminal("stop", "fixed", "--now")
     assert stopped.exit_code == 0, stopped.output
     changed = terminal(

@@ -13,7 +13,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -22,11 +21,12 @@ import yaml
 
 from zhongjing.cli.commands.config import as_yaml
 from zhongjing.cli.console import Console
-from zhongjing.cli.display.text import table
+from zhongjing.cli.display.forecast import plan_lines, plan_object
 from zhongjing.cli.errors import OK
 from zhongjing.cli.example import is_example, parse, with_examples, with_uris
-from zhongjing.cli.options import DEFAULT_RECIPE, StageName, StageTarget
-from zhongjing.cli.target import ClusterTarget, LocalTarget, Target, find
+from zhongjing.cli.options import DEFAULT_RECIPE
+from zhongjing.cli.order import Order
+from zhongjing.cli.target import ClusterTarget, LocalTarget, Target
 from zhongjing.cli.uploads import PlannedStore, Uploads, announcer, plan_uploads, send
 from zhongjing.cli.watch import attend
 from zhongjing.codes.cluster import FORBIDDEN
@@ -34,14 +34,7 @@ from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.codes.storage import BUCKET_NOT_FOUND
 from zhongjing.config.commands import Commands
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.config.resolve import (
-    UserDocument,
-    apply_overrides,
-    load_document,
-    recipe,
-    recipe_origin,
-    resolve,
-)
+from zhongjing.config.resolve import UserDocument, recipe_origin, resolve
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError, ConfigError, ConflictError, StorageError
 from zhongjing.pipeline import graph
@@ -58,46 +51,6 @@ if TYPE_CHECKING:
 _ATTEMPTS = 5  # to apply while others change the same pipeline
 
 _S = TypeVar("_S", bound=Session)
-
-
-@dataclass(frozen=True)
-class Order:
-    """What was asked for."""
-
-    document: str | None = None
-    recipe: str | None = None
-    pipeline: UserDocument | None = None  # what a pipeline that is there was applied with
-    overrides: tuple[str, ...] = ()
-    stage: StageTarget | None = None
-    rerun: tuple[StageName, ...] = ()
-    refresh_data: bool = False
-    force: bool = False
-
-    @property
-    def is_default(self) -> bool:
-        """Whether no document was named: the recipe that is run then is meant, and no other document."""
-        return self.document is None and self.recipe is None and self.pipeline is None
-
-    def user(self) -> UserDocument:
-        """What the user wants, overrides applied. Raises ConfigError."""
-        if self.pipeline is not None:
-            written = self.pipeline
-        elif self.document is not None:
-            written = load_document(self.document)
-        else:
-            written = recipe(self.recipe or DEFAULT_RECIPE)
-        forced = ("spec.force=true",) if self.force else ()
-        return apply_overrides(written, (*self.overrides, *forced))
-
-    def stages(self, document: TrainingPipeline) -> list[Stage]:
-        """The stages asked for; none: what the document says."""
-        if self.stage is None:
-            return []
-        return document.spec.stages.present() if self.stage is StageTarget.ALL else [Stage(self.stage.value)]
-
-    def reruns(self) -> list[Stage]:
-        """The stages to run again."""
-        return [Stage(stage.value) for stage in self.rerun]
 
 
 def submission(order: Order, target: Target, console: Console) -> Submission[Any]:
@@ -173,7 +126,7 @@ class Submission(ABC, Generic[_S]):
             self._say([*doubts, *prepared.notes])
             if not changed:
                 self.console.say(f"{self.name}: runs already, attached to it")
-            self.console.say_lines([*_plan_lines(prepared.forecasts), *self._hints(session)])
+            self.console.say_lines([*plan_lines(prepared.forecasts), *self._hints(session)])
             return attend(session, desired, self.console, wait=wait, wait_for_input=wait_for_input)
 
     def dry_run(self, *, as_text: bool) -> int:
@@ -205,11 +158,11 @@ class Submission(ABC, Generic[_S]):
 
         lines, counts = dry_run_data(self.document, runs, origin=self.user.origin, tokenize=self.tokenizes)
         if as_text:
-            for line in [*(f"note: {note}" for note in self.notes), *_plan_lines(forecasts), *lines]:
+            for line in [*(f"note: {note}" for note in self.notes), *plan_lines(forecasts), *lines]:
                 self.console.raw(f"# {line}\n")
             self.console.raw(text)
         else:
-            plan = [_plan_object(each) for each in forecasts]
+            plan = [plan_object(each) for each in forecasts]
             self.console.result({"document": data, "plan": plan, "notes": self.notes, "data": counts})
         return OK
 
@@ -521,24 +474,6 @@ class ClusterSubmission(Submission["KubernetesSession"]):
             )
 
 
-def written_of(name: str, target: Target) -> UserDocument:
-    """What a pipeline that is there was applied with, its local sources by their absolute paths.
-
-    Raises:
-        ConfigError: there is no such pipeline.
-        BackendError: the target cannot be reached.
-    """
-    with target.open() as session:
-        desired = find(session, name)
-    uris = {source.name: source.uri for source in desired.document.spec.sources}
-    spec = dict(desired.user.get("spec") or {})
-    spec["sources"] = [
-        {**source, "uri": uris.get(source.get("name"), source.get("uri"))}
-        for source in spec.get("sources") or ()
-    ]
-    return UserDocument({**desired.user, "spec": spec}, desired.origin or f"the pipeline {name}", {})
-
-
 def _is_applied(session: Session, desired: DesiredState) -> bool:
     there = session.desired(desired.pipeline)
     return there is not None and (there.uid, there.generation) == (desired.uid, desired.generation)
@@ -554,30 +489,6 @@ def _may_see_store(session: KubernetesSession) -> bool:
 
 def _runs(forecasts: list[Forecast]) -> list[Stage]:
     return [each.stage for each in forecasts if each.action == "run"]
-
-
-def _plan_lines(forecasts: list[Forecast]) -> list[str]:
-    """The plan as a table; where several fields changed, each on a line of its own."""
-    if not forecasts:
-        return []
-    header, *rows = table(
-        ["stage", "plan", "why"], [[each.stage.value, each.action, each.reason] for each in forecasts]
-    )
-    lines = [header]
-    for forecast, row in zip(forecasts, rows, strict=True):
-        lines.append(row)
-        lines += [f"{'':10}{change}" for change in forecast.changes if len(forecast.changes) > 1]
-    return lines
-
-
-def _plan_object(forecast: Forecast) -> dict[str, Any]:
-    return {
-        "stage": forecast.stage.value,
-        "action": forecast.action,
-        "reason": forecast.reason,
-        "key": forecast.key,
-        "changes": list(forecast.changes),
-    }
 
 
 def _as_shown(document: TrainingPipeline) -> tuple[dict[str, Any], str]:

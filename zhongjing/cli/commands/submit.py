@@ -139,7 +139,8 @@ def submit(
     target = choose(
         local=local, workdir=workdir, namespace=namespace, context=context, release=release, strict=True
     )
-    from zhongjing.cli.submission import Order, submission, written_of
+    from zhongjing.cli.order import Order, written_of
+    from zhongjing.cli.submission import submission
 
     order = Order(
         document=str(file) if file is not None else None,
