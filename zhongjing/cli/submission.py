@@ -289,9 +289,9 @@ class LocalSubmission(Submission[Session]):
             self._check_files(stages, empty_store=not workdir.is_dir())
         if dry_run:
             return
-        from zhongjing.backends.local.room import check_room
+        from zhongjing.backends.local.disk_space import check_disk
 
-        check_room(workdir)
+        check_disk(workdir)
         if not self._was_applied:
             self._check_fit(None, self.targets)
 

@@ -44,7 +44,7 @@ class ClusterSession(MemorySession):
         self.asked += 1
         if self.unreachable:
             raise BackendUnavailableError("no answer", code=API_UNREACHABLE)
-        return self.found or (["the controller has not taken the pipeline up yet"] if ignored else [])
+        return self.found or (["the controller has not seen the pipeline yet"] if ignored else [])
 
 
 class Notes:

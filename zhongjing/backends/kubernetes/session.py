@@ -308,7 +308,7 @@ class KubernetesSession:
 
         found = Explainer(self.api, self.release).findings()
         if ignored and not found:
-            return ["the controller has not taken the pipeline up yet"]
+            return ["the controller has not seen the pipeline yet"]
         return [f"{finding}\n  remedy: {finding.remedy}" for finding in found]
 
     @contextlib.contextmanager
