@@ -318,7 +318,7 @@ def _points(text: str) -> dict[tuple[str, int], MetricPoint]:
 
 def collect_cluster(evidence: Evidence, session: KubernetesSession) -> None:
     """The release, what keeps it, its pods, the newest events, and the nodes."""
-    from zhongjing.backends.kubernetes.explain import ALL, Explainer
+    from zhongjing.backends.kubernetes.diagnosis import ALL, Explainer
     from zhongjing.backends.kubernetes.resources import CORE_EVENTS, NODES, PODS, RAY_CLUSTERS
     from zhongjing.backends.kubernetes.workloads import pod_labels
 
