@@ -38,7 +38,7 @@ from zhongjing.data.turns import (
     turns_in,
     with_thought,
 )
-from zhongjing.data.unnamed_orders import FIRST_BEST, check_first_best
+from zhongjing.data.unnamed_orders import FIRST_BEST, LIKE_RANKS, check_first_best, like_ranks
 
 _NO_COLUMNS = Columns()
 
@@ -307,6 +307,8 @@ def _by_columns(record: Fields, columns: Columns) -> Parsed:
         graded = ordered(need(columns.answers, listed), ranks, scores, best_first=not named)
         if graded.layout.endswith(FIRST_BEST):
             check_first_best(record, len(graded.answers), (columns.answers,))
+        elif columns.scores and ranks is None and like_ranks(scores, columns.scores):
+            graded = replace(graded, layout=graded.layout + LIKE_RANKS)
         return replace(graded, layout=f"columns: {graded.layout}", turns=turns)
     if columns.chosen and columns.rejected:
         pair = pair_of(need(columns.chosen, turns_in), need(columns.rejected, turns_in), turns)

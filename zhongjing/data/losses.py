@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from zhongjing.config.stages import AnySettings, PpoSettings, RmSettings, SftSettings, Stage
+from zhongjing.data.unnamed_orders import LIKE_RANKS
 from zhongjing.storage.manifest import MixtureCounts, SourceCounts
 
 
@@ -19,7 +20,7 @@ def data_warnings(
     counts: Sequence[SourceCounts],
     mixture: Sequence[MixtureCounts] = (),
 ) -> list[str]:
-    """One sentence for each loss above ``settings.warn_above_fraction``.
+    """One sentence for each loss above ``settings.warn_above_fraction``, and for scores that look like ranks.
 
     Args:
         stage: the stage.
@@ -35,6 +36,12 @@ def data_warnings(
                 found.append(
                     f"{source.name}: {lost} of {source.read} records ({lost / source.read:.0%}) {sentence}"
                 )
+        if source.layouts and all(layout.endswith(LIKE_RANKS) for layout in source.layouts):
+            found.append(
+                f"{source.name}: the scores of its {sum(source.layouts.values())} records are the numbers "
+                "from 1 to that of the answers, each once, as ranks are; if 1 is the best, name them in "
+                f"spec.sources.{source.name}.columns.ranks in place of columns.scores"
+            )
     for group in mixture:
         if group.drawn and group.repeated / group.drawn > limit:
             found.append(

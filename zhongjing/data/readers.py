@@ -18,6 +18,7 @@ from zhongjing.data.compression import decompressed
 from zhongjing.data.fields import UnusedKeys
 from zhongjing.data.formats import PRIVATE_USE, SNIFF_BYTES, Detected, sniff
 from zhongjing.data.layouts import parse
+from zhongjing.data.ranked_rows import RankedRows
 from zhongjing.data.records import (
     BadRow,
     Dialogue,
@@ -53,6 +54,7 @@ class ReadStats:
     layouts: Counter[str] = field(default_factory=Counter)
     kinds: Counter[Kind] = field(default_factory=Counter)  # what the records look like, whatever is asked for
     unused: UnusedKeys = field(default_factory=UnusedKeys)
+    ranked_rows: RankedRows = field(default_factory=RankedRows)
     private_use: int = 0  # records with characters of no meaning of their own: a sign of a wrong encoding
     truncated: int = 0  # dialogues that lost a last user turn without an answer
     stream: BinaryIO | None = None  # the object being read: its position tells how far reading has come
@@ -169,6 +171,8 @@ class _Reading:
                     self.forbidden.search(text) for text in record_texts(record)
                 ):
                     raise RejectedError("its text contains a special token of the tokenizer")
+                if isinstance(record, Dialogue):
+                    self.stats.ranked_rows.check(row.value, record, parsed.unused)
             except RejectedError as error:
                 yield self._rejected(position, error.reason, row.raw, error.code)
                 continue

@@ -108,6 +108,7 @@ class Rehearsal:
                 tests |= self._corpus.test_units(source, self.listings[source.name])
         tallies = {source.name: Counter[str]() for source, _ in reading}
         sizes: dict[str, list[int]] = {source.name: [] for source, _ in reading}
+        layouts: dict[str, dict[str, int]] = {}
         errors: dict[str, str] = {}
         name = reading[0][0].name if reading else ""
         try:
@@ -115,6 +116,7 @@ class Rehearsal:
                 name = shard.source.name
                 tally = tallies[name]
                 tally += shard.tally
+                layouts[name] = shard.layouts
                 tally["quarantined"] += sum(isinstance(entry, Rejected) for entry in shard.entries)
                 kept = [entry for entry in shard.entries if not isinstance(entry, Rejected)]
                 for start in range(0, len(kept), _BATCH):
@@ -128,7 +130,12 @@ class Rehearsal:
             errors[name] = damage.message
         found = [
             SourceRehearsal(
-                counts=SourceCounts(name=source.name, digest=frozen.digest, **tallies[source.name]),
+                counts=SourceCounts(
+                    name=source.name,
+                    digest=frozen.digest,
+                    layouts=layouts.get(source.name, {}),
+                    **tallies[source.name],
+                ),
                 tokens=lengths(sizes[source.name]),
                 error=errors.get(source.name),
             )

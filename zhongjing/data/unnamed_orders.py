@@ -12,6 +12,9 @@ from zhongjing.data.turns import listed
 
 FIRST_BEST = "the first best"
 """Ends the layout of a record whose list of answers gives their order itself."""
+LIKE_RANKS = " (each number from 1 once, as ranks are)"
+"""Ends the layout of a record whose scores may be ranks."""
+_NAMED_RANKS = re.compile(r"(rank|ranks|ranking|排序|排名|名次|次序)$")
 _BETWEEN = re.compile(r"\s*[,，、;；>＞]\s*|\s+")
 
 
@@ -35,6 +38,29 @@ def check_first_best(record: Fields, count: int, listing: Sequence[str]) -> None
             "out of the source",
             codes.AMBIGUOUS_RECORD,
         )
+
+
+def like_ranks(scores: object, name: str) -> bool:
+    """Whether the scores of a record's answers are the numbers from 1 to that of the answers, each once.
+
+    Args:
+        scores: as the record has them.
+        name: of their key.
+
+    Raises:
+        RejectedError: they are, and their key is named after ranks: the order would be the opposite.
+    """
+    if not isinstance(scores, list) or len(scores) < 2 or not all(map(_is_number, scores)):
+        return False
+    if sorted(map(float, scores)) != list(range(1, len(scores) + 1)):
+        return False
+    if _NAMED_RANKS.search(name.lower()):
+        raise RejectedError(
+            f"columns.scores names {name}, which holds ranks: as scores the worst answer would be the best; "
+            f"write columns.ranks: {name}",
+            codes.AMBIGUOUS_RECORD,
+        )
+    return True
 
 
 def _orders(value: object, path: str, count: int, listing: Sequence[str]) -> Iterator[str]:

@@ -1,0 +1,109 @@
+"""Rankings that are written as something else: a row for each answer, ranks under the name of scores."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from tests.unit.data.support import json_lines
+from zhongjing.codes import data as codes
+from zhongjing.config.sources import Source
+from zhongjing.config.stages import RmSettings, Stage
+from zhongjing.data.losses import data_warnings
+from zhongjing.data.readers import ReadStats, read_stream
+from zhongjing.data.records import Dialogue, Ranking, Record, Rejected
+from zhongjing.storage.manifest import SourceCounts
+
+COLUMNS = {"prompt": "问题", "response": "回答"}
+
+
+def read(data: bytes, kind: str = "dialogue", **source: Any) -> tuple[list[Record | Rejected], ReadStats]:
+    stats = ReadStats()
+    given = Source.model_validate({"name": "a", "uri": "a", "kind": kind, **source})
+    return list(read_stream(io.BytesIO(data), "a", given, stats=stats)), stats
+
+
+def rows(column: str, *values: object, questions: int = 3) -> bytes:
+    """A table with a row for each answer, each with the next value in the column."""
+    lines = [f"问题,回答,{column}"]
+    lines += [
+        f"第{number}问,回答{place},{value}"
+        for number in range(questions)
+        for place, value in enumerate(values)
+    ]
+    return "\n".join(lines).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("rank", (1, 2, 3)),
+        ("rank", (3, 1, 2)),
+        ("医生排序", (2, 1)),
+        ("名次", (0, 1)),
+        ("专家评分", (4.5, 1)),
+        ("reward", (-1.5, 0.3)),
+        ("次序", (1, 2, 3)),
+        ("位置", (3, 1, 2)),
+    ],
+)
+def test_a_row_for_each_answer_is_refused_by_the_column_that_ranks_them(
+    column: str, values: tuple[float, ...]
+) -> None:
+    records, _ = read(rows(column, *values), columns=COLUMNS)
+    refused = [each for each in records if isinstance(each, Rejected)]
+    assert len(refused) >= 3
+    assert {each.code for each in refused} == {codes.AMBIGUOUS_RECORD}
+    assert all(each.reason.startswith(f"{column} seems to rank") for each in refused)
+    assert "kind ranking" in refused[0].reason
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [("编号", (17, 18)), ("年龄", (30, 30)), ("score", (5, 5)), ("科室", ("内科", "外科")), ("rank", (1,))],
+)
+def test_rows_that_nothing_ranks_are_dialogues(column: str, values: tuple[object, ...]) -> None:
+    records, _ = read(rows(column, *values), columns=COLUMNS)
+    assert all(isinstance(each, Dialogue) for each in records), records
+
+
+def test_the_same_row_again_is_a_duplicate_and_no_ranking() -> None:
+    data = b"question,answer,rank\n" + b"q,a,1\nq,a,2\n"
+    records, _ = read(data)
+    assert all(isinstance(each, Dialogue) for each in records)
+
+
+def scored(values: list[list[int]], key: str) -> tuple[list[Record | Rejected], list[str]]:
+    """Records with scores under a key, and the warnings about their source."""
+    data = [
+        {"问题": f"第{number}问", "候选": [f"答{place}" for place, _ in enumerate(each)], key: each}
+        for number, each in enumerate(values)
+    ]
+    columns = {"prompt": "问题", "answers": "候选", "scores": key}
+    records, stats = read(json_lines(data), "ranking", columns=columns)
+    counts = SourceCounts(name="own", digest="d", read=len(data), kept=len(data), layouts=dict(stats.layouts))
+    settings = RmSettings.model_validate({"data": [{"source": "own"}]})
+    return records, data_warnings(Stage.RM, settings, [counts])
+
+
+def test_scores_that_are_ranks_in_every_record_are_warned_of() -> None:
+    _, (said,) = scored([[2, 1, 3], [1, 2, 3], [2, 1]], "医生意见")
+    assert said.startswith("own: the scores of its 3 records are the numbers from 1 to that of the answers")
+    assert "columns.ranks" in said
+
+
+def test_scores_that_are_scores_are_not() -> None:
+    records, warnings = scored([[2, 1, 3], [5, 2, 3], [2, 1]], "医生意见")
+    assert all(isinstance(each, Ranking) for each in records)
+    assert warnings == []
+
+
+@pytest.mark.parametrize("key", ["医生排序", "名次", "doctor_rank", "ranking"])
+def test_a_key_named_after_ranks_is_no_key_of_scores(key: str) -> None:
+    records, _ = scored([[2, 1, 3]], key)
+    assert isinstance(records[0], Rejected)
+    assert f"columns.ranks: {key}" in records[0].reason
+    [record], _ = scored([[5, 1, 4]], key)
+    assert isinstance(record, Ranking)
