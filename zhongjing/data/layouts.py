@@ -7,7 +7,7 @@ stepwise preferences) is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -18,12 +18,12 @@ from zhongjing.data.fields import (
     Fields,
     answer_of,
     is_missing,
-    is_name,
     label_of,
     text_of,
     unused_in,
     wrapped,
 )
+from zhongjing.data.key_names import columns_for, key_names, missing_key
 from zhongjing.data.preferences import check_pair_scores, contents_of, deciding, order_in, ordered, pair_of
 from zhongjing.data.questions import ambiguous_keys, one_name, prompt_of, with_system
 from zhongjing.data.records import Parsed, RejectedError, Turn, Turns
@@ -85,7 +85,11 @@ def _by_names(published: Fields, kind: Kind) -> Parsed:
                 check_first_best(record, len(parsed.answers), keys.RANKED)
             return _finished(parsed, record, kind, keys.DEPARTMENTS)
         record.forget()
-    raise RejectedError(f"no known layout among its keys{_key_names(published)}", codes.UNKNOWN_LAYOUT)
+    line = columns_for(published, kind)
+    raise RejectedError(
+        f"no known layout among its keys{key_names(published)}" + (f"; write {line}" if line else ""),
+        codes.UNKNOWN_LAYOUT,
+    )
 
 
 def _finished(parsed: Parsed, record: Fields, kind: Kind, departments: Sequence[str]) -> Parsed:
@@ -100,14 +104,6 @@ def _lowered(record: Fields) -> Fields:
     if not capitals:
         return record
     return Fields({capitals.get(name, name): record.peek(name) for name in record})
-
-
-def _key_names(record: Iterable[str]) -> str:
-    """The record's keys, where they are names: the header of a table without one is text."""
-    names = sorted(str(key) for key in record)
-    if not names or not all(map(is_name, names)):
-        return ""
-    return f" ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
 
 
 def _refuse_by_name(record: Fields, kind: Kind) -> None:
@@ -270,7 +266,7 @@ def _by_columns(record: Fields, columns: Columns) -> Parsed:
     def need(path: str, read: Callable[[object], object] = lambda value: value) -> object:
         found = record.take(path, read) if path in record else _at(record, path)
         if found is _NOTHING:
-            raise RejectedError(f"the key {path!r} named under `columns` is missing", codes.UNKNOWN_LAYOUT)
+            raise RejectedError(missing_key(path, record, columns), codes.UNKNOWN_LAYOUT)
         return found
 
     def may(path: str | None) -> object:

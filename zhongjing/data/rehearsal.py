@@ -24,6 +24,7 @@ from zhongjing.data.inspect import Lengths, lengths
 from zhongjing.data.losses import data_warnings, length_field
 from zhongjing.data.records import Position, Rejected
 from zhongjing.data.records import Record as DataRecord
+from zhongjing.data.rejections import Rejections
 from zhongjing.data.samples import Segment
 from zhongjing.errors import DataError
 from zhongjing.storage.manifest import FrozenSource, Record, SourceCounts
@@ -108,6 +109,7 @@ class Rehearsal:
                 tests |= self._corpus.test_units(source, self.listings[source.name])
         tallies = {source.name: Counter[str]() for source, _ in reading}
         sizes: dict[str, list[int]] = {source.name: [] for source, _ in reading}
+        rejections = {source.name: Rejections() for source, _ in reading}
         layouts: dict[str, dict[str, int]] = {}
         errors: dict[str, str] = {}
         name = reading[0][0].name if reading else ""
@@ -117,7 +119,10 @@ class Rehearsal:
                 tally = tallies[name]
                 tally += shard.tally
                 layouts[name] = shard.layouts
-                tally["quarantined"] += sum(isinstance(entry, Rejected) for entry in shard.entries)
+                for entry in shard.entries:
+                    if isinstance(entry, Rejected):
+                        tally["quarantined"] += 1
+                        rejections[name].add(entry)
                 kept = [entry for entry in shard.entries if not isinstance(entry, Rejected)]
                 for start in range(0, len(kept), _BATCH):
                     batch = kept[start : start + _BATCH]
@@ -141,11 +146,19 @@ class Rehearsal:
             )
             for source, frozen in reading
         ]
+        reasons = [
+            f"{each.counts.name}: a stage would stop: {rejections[each.counts.name]}"
+            for each, (source, _) in zip(found, reading, strict=True)
+            if each.counts.quarantined > source.max_quarantine_fraction * each.counts.read
+        ]
         return StageRehearsal(
             stage=self.stage,
             limit=length_field(self.stage, self._settings),
             sources=found,
-            warnings=data_warnings(self.stage, self._settings, [each.counts for each in found]),
+            warnings=[
+                *data_warnings(self.stage, self._settings, [each.counts for each in found]),
+                *reasons,
+            ],
         )
 
     def examples(self) -> Iterator[Example]:

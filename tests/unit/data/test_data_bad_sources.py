@@ -103,8 +103,10 @@ def test_an_empty_source_beside_a_full_one_is_an_error(bench: Bench) -> None:
             "dialogue",
             [{"q": "私密", "a": "私密"}, {"q": "私密", "a": "私密", "b": 1}],
             codes.UNKNOWN_LAYOUT,
-            "no known layout among its keys (a, q) (1, first: s3://b/bad line 1); "
-            "no known layout among its keys (a, b, q) (1, first: s3://b/bad line 2)",
+            "no known layout among its keys (a, q); "
+            "write `columns: {prompt: q, response: a}` (1, first: s3://b/bad line 1); "
+            "no known layout among its keys (a, b, q); "
+            "write `columns: {prompt: q, response: a}` (1, first: s3://b/bad line 2)",
             id="unknown keys",
         ),
         pytest.param(

@@ -392,7 +392,8 @@ def report_lines(report: SourceReport) -> list[str]:
 def _facts(report: SourceReport) -> Iterator[tuple[str, str]]:
     if report.left_out:
         yield "left out", left_out_text(report.left_out)
-    yield "written as", _counts(report.layouts)
+    if report.layouts:
+        yield "written as", _counts(report.layouts)
     yield "kept", str(report.kept)
     if report.duplicates:
         yield "duplicates", f"{report.duplicates} (left out)"
