@@ -326,7 +326,7 @@ def test_columns_have_paths(record: Any, kind: Kind, columns: Any, reads: Any) -
 def test_a_path_that_leads_nowhere_is_named() -> None:
     for path in ("d.1", "d.x", "e.text", "f"):
         found = one({"d": ["问"], "e": {}}, columns={"prompt": "d.0", "response": path})
-        assert reason(found) == f"the key {path!r} named under `columns` is missing"
+        assert reason(found).startswith(f"the key {path!r} named under `columns` is missing")
 
 
 def test_any_record_is_read_or_rejected_and_never_ends_the_job() -> None:
