@@ -348,31 +348,6 @@ def result(place: Place) -> str:
     return uri.removeprefix("s3://zhongjing/")
 
 
-@pytest.fixture
-def manifest(place: Place, result: str) -> Iterator[str]:
-    """The same; what stands there is put back afterwards."""
-    content = place.get(result)
-    yield result
-    place.put(result, content)
-
-
-@pytest.mark.slow
-def test_a_manifest_that_is_cut(place: Place, manifest: str) -> None:
-    place.put(manifest, place.get(manifest)[:200])
-    case = Case("a cut manifest", "DamagedObject", 3, ["not valid JSON", manifest, "--rerun pretrain"])
-    place.refuses(case, place.submit("-f", "small.yaml", "--stage", "sft"))
-    assert place.keys("small/sft/") == []
-
-
-@pytest.mark.slow
-def test_a_manifest_of_a_newer_version(place: Place, manifest: str) -> None:
-    newer = {**json.loads(place.get(manifest)), "version": 2, "colour": "blue"}
-    place.put(manifest, json.dumps(newer).encode())
-    case = Case("a newer version", "NewerVersion", 3, ["of version 2", manifest, "use that release"])
-    place.refuses(case, place.submit("-f", "small.yaml", "--stage", "sft"))
-    assert place.keys("small/sft/") == []
-
-
 @pytest.mark.slow
 def test_a_damaged_model(place: Place, result: str) -> None:
     place.flip(result.replace("manifest.json", "model/model.safetensors"))

@@ -9,14 +9,15 @@ import json
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.place import Place
-from tests.integration.conftest import Undisturbed
+from tests.integration.conftest import Undisturbed, kept_environment
+from zhongjing.backends.local.session import LocalSession
 from zhongjing.config.keys import digest
 from zhongjing.config.stages import Stage
 
@@ -118,54 +119,78 @@ def test_a_changed_field_reruns_what_depends_on_it(run: Run, finished: Mapping[s
     assert "rm changed" in plan["ppo"]
 
 
-LOADS = {
-    "pretrain": """
-from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(folder)
-""",
-    "ppo": """
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
-model = AutoPeftModelForCausalLM.from_pretrained(folder)
-""",
-    "rm": """
-import json, pathlib
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-base = json.loads(pathlib.Path(folder, "adapter_config.json").read_text())["base_model_name_or_path"]
-model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
-model = PeftModel.from_pretrained(model, folder)
-""",
-}
-ASK = """
-tokenizer = AutoTokenizer.from_pretrained(folder)
-batch = tokenizer.apply_chat_template(
-    [{"role": "user", "content": "高血压吃什么药？"}], add_generation_prompt=True,
-    return_tensors="pt", return_dict=True,
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (lambda content: content[:200], "DamagedObject", ["not valid JSON", "--rerun pretrain"]),
+        (
+            lambda content: json.dumps({**json.loads(content), "version": 2, "colour": "blue"}).encode(),
+            "NewerVersion",
+            ["of version 2", "use that release"],
+        ),
+    ],
+    ids=["cut", "of a newer version"],
 )
-import sys
+def test_a_manifest_that_cannot_be_read_is_told_and_nothing_runs(
+    run: Run, finished: Mapping[str, Any], change: Callable[[bytes], bytes], code: str, said: list[str]
+) -> None:
+    uri = finished["stages"]["pretrain"]["manifestUri"]
+    with kept_environment():
+        store = LocalSession.open(run.workdir, start=False).store
+        content = store.get(uri)
+        store.put(uri, change(content))
+        try:
+            done = run.run("submit", "-f", str(run.document), "--stage", "sft", "-o", "json")
+        finally:
+            store.put(uri, content)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exitCode"], told["code"]) == (3, 3, code)
+    for words in (uri, *said):
+        assert words in f"{told['where']}: {told['message']}\n{told['remedy']}"
+    assert run.submit("--stage", "sft")["stages"]["sft"]["state"] == "Skipped"
+
+
+LOADS = """
+import json, pathlib, sys
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+def reward(folder):
+    base = json.loads(pathlib.Path(folder, "adapter_config.json").read_text())["base_model_name_or_path"]
+    return PeftModel.from_pretrained(
+        AutoModelForSequenceClassification.from_pretrained(base, num_labels=1), folder
+    )
+
+load = {"pretrain": AutoModelForCausalLM.from_pretrained, "ppo": AutoPeftModelForCausalLM.from_pretrained}
+shapes = {}
+for stage, folder in zip(sys.argv[1::2], sys.argv[2::2]):
+    model = load.get(stage, reward)(folder)
+    batch = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        [{"role": "user", "content": "高血压吃什么药？"}], add_generation_prompt=True,
+        return_tensors="pt", return_dict=True,
+    )
+    shapes[stage] = tuple(model(**batch).logits.shape)
 assert not any(name.startswith("zhongjing") for name in sys.modules)
-print(tuple(model(**batch).logits.shape))
+print(json.dumps(shapes))
 """
 
 
-@pytest.mark.parametrize("stage", sorted(LOADS))
-def test_a_pulled_model_loads_without_our_code(
-    run: Run, finished: Mapping[str, Any], tmp_path: Path, stage: str
-) -> None:
-    folder = tmp_path / "model"
-    done = run.run("pull", f"small/{stage}", str(folder))
-    assert done.returncode == 0, done.stderr
-    script = f"folder = {str(folder)!r}\n{LOADS[stage]}{ASK}"
+def test_pulled_models_load_without_our_code(run: Run, finished: Mapping[str, Any], tmp_path: Path) -> None:
+    folders = {stage: str(tmp_path / stage) for stage in ("pretrain", "rm", "ppo")}
+    for stage, folder in folders.items():
+        done = run.run("pull", f"small/{stage}", folder)
+        assert done.returncode == 0, done.stderr
     loaded = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", LOADS, *(word for pair in folders.items() for word in pair)],
         cwd=tmp_path,
         env=run.environment | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert loaded.returncode == 0, loaded.stderr
-    shape = tuple(json.loads(loaded.stdout.replace("(", "[").replace(")", "]")))
-    assert shape == (1, 1) if stage == "rm" else shape[0] == 1 and shape[2] == 1024
+    shapes = json.loads(loaded.stdout)
+    assert shapes["rm"] == [1, 1]
+    for stage in ("pretrain", "ppo"):
+        assert (shapes[stage][0], shapes[stage][2]) == (1, 1024)
