@@ -96,7 +96,10 @@ class SourceReport(Document):
     tokens: Lengths | None = Field(
         default=None, description="of a record's texts, without a template's tokens"
     )
-    error: str | None = Field(default=None, description="why reading ended early: the object is damaged")
+    error: str | None = Field(
+        default=None,
+        description="why there is no more to read: the object is damaged, or the source is empty",
+    )
 
     @property
     def over_limit(self) -> bool:
@@ -247,6 +250,8 @@ def _inspect(
             seen.add(record, count)
     except DataError as damage:
         error = str(damage)
+    if error is None and not seen.read:
+        error = "the source is empty: it has no records"
     if count is not None:
         seen.count_tokens(count)
     return SourceReport(

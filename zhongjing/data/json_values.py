@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 from zhongjing.codes import data as data_codes
+from zhongjing.data import published_keys as keys
 from zhongjing.data.records import BadRow, Row, has_undecodable
 from zhongjing.errors import DataError
 
@@ -60,8 +61,8 @@ def is_turn(value: object) -> bool:
     """Whether a value is a turn of a dialogue, and not a record."""
     return (
         isinstance(value, Mapping)
-        and ("role" in value or "from" in value)
-        and ("content" in value or "value" in value)
+        and any(key in value for key in keys.ROLES)
+        and any(key in value for key in keys.CONTENTS if key != "text")
     )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 # Turns of a dialogue.
 TURN_LISTS = ("messages", "conversations", "conversation", "data", "context_messages")
-ROLES = ("role", "from")
-CONTENTS = ("content", "value", "text")
+ROLES = ("role", "from", "角色", "说话人")
+CONTENTS = ("content", "value", "text", "内容", "发言")
 ASKED = ("user", "human")  # of an exchange
 ANSWERED = ("assistant", "gpt", "bot")
 LEARN = ("weight", "loss", "loss_scale", "train")
@@ -24,7 +24,7 @@ QUESTIONS = ("question", "query", "prompt", "ask", "问", "问题", "questions")
 INPUTS = ("input",)
 OPTIONS = ("options", "option", "choices", "选项")
 
-ANSWERS = ("output", "response", "answer", "completion", "target", "答", "回答", "答案", "answers")
+ANSWERS = ("output", "response", "answer", "completion", "target", "答", "回答", "答案", "答复", "answers")
 TEXTS = ("text", "content", "正文")
 DEPARTMENTS = ("department", "cate1", "cate2", "科室", "related_diseases_department")
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 
 from zhongjing.data import published_keys as keys
 from zhongjing.data.fields import answer_of, is_missing, number_of, text_of, wrapped
+from zhongjing.data.key_names import key_names
 from zhongjing.data.records import RejectedError, Role, Turn, Turns
 
 _ROLES: dict[str, Role] = {
@@ -31,6 +32,7 @@ _ROLES: dict[str, Role] = {
     "用户": "user",
     "患者": "user",
     "病人": "user",
+    "问": "user",
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
@@ -38,8 +40,13 @@ _ROLES: dict[str, Role] = {
     "model": "assistant",
     "doctor": "assistant",
     "医生": "assistant",
+    "医师": "assistant",
+    "大夫": "assistant",
+    "答": "assistant",
     "助手": "assistant",
 }
+_KNOWN = "docs/data.md lists the known ones"
+_LONGEST_ROLE = 20
 _LONGEST_LITERAL = 1 << 20
 _USERS = r"human|user|用户|患者|病人|问"
 _ASSISTANTS = r"assistant|bot|gpt|chatgpt|doctor|医生|助手|答"
@@ -95,11 +102,11 @@ def turn_of(item: Mapping[str, object]) -> Turn | None:
     Raises:
         RejectedError: its role is unknown, it calls a tool, or it holds more than text.
     """
-    role = next((item[key] for key in keys.ROLES if key in item), None)
+    key = next(key for key in keys.ROLES if key in item)
+    role = item[key]
     known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
     if known is None:
-        named = f" ({role})" if isinstance(role, str) and re.fullmatch(r"[a-z_]{1,20}", role) else ""
-        raise RejectedError(f"a turn has an unknown role{named}")
+        raise RejectedError(f"a turn has an unknown role ({_label(role)}) under its key {key}; {_KNOWN}")
     for key in keys.CALLS:
         if key in item and not is_missing(item[key]):
             raise RejectedError(f"a turn calls a tool ({key}); tools are not trained with")
@@ -112,6 +119,16 @@ def turn_of(item: Mapping[str, object]) -> Turn | None:
     if known != "assistant":
         return Turn(known, text_of(content, "a turn"))
     return Turn(known, with_thought(answer_of(content, "a turn"), item), learn)
+
+
+def _role_of(item: Mapping[str, object]) -> str:
+    return next((str(item[key]) for key in keys.ROLES if key in item), "")
+
+
+def _label(role: object) -> str:
+    """A role as it may be told: it is a label, and no text."""
+    said = " ".join(role.split()) if isinstance(role, str) else "no text"
+    return said if len(said) <= _LONGEST_ROLE else f"{said[: _LONGEST_ROLE - 1]}…"
 
 
 def with_thought(answer: str, item: Mapping[str, object]) -> str:
@@ -140,9 +157,7 @@ def turns_in(value: object) -> object:
     found = listed(value)
     if found is value or not isinstance(found, list) or not found:
         return value
-    are_turns = all(
-        is_turn(item) and str(item.get("role", item.get("from"))).lower() in _ROLES for item in found
-    )
+    are_turns = all(is_turn(item) and _role_of(item).lower() in _ROLES for item in found)
     return found if are_turns else value
 
 
@@ -215,7 +230,9 @@ def _exchange(item: Mapping[str, object], *, is_last: bool) -> list[Turn]:
     asked = next((key for key in keys.ASKED if key in item), None)
     answered = next((key for key in keys.ANSWERED if key in item), None)
     if asked is None or (answered is None and not is_last):
-        raise RejectedError("a turn has an unknown role")
+        raise RejectedError(
+            f"a turn has an unknown role: none of its keys{key_names(item)} is one of {', '.join(keys.ROLES)}"
+        )
     turns = [Turn("user", text_of(item[asked], "a turn"))]
     if answered is not None and not (is_last and is_missing(item[answered])):
         turns.append(Turn("assistant", answer_of(item[answered], "a turn"), _learned(item)))

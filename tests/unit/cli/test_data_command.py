@@ -31,6 +31,25 @@ def test_inspect_tells_format_counts_and_what_would_be_quarantined(
     assert "多喝水" not in result.stdout
 
 
+def test_inspect_of_an_empty_file_is_an_error(command: CommandLine, tmp_path: Path) -> None:
+    for name, text in (("empty.csv", ""), ("blank.jsonl", "\n\n")):
+        (tmp_path / name).write_text(text)
+        result = command("data", "inspect", name, "--kind", "dialogue")
+        assert result.exit_code == 2, name
+        assert "error: the source is empty: it has no records" in result.stdout
+        assert "written as" not in result.stdout
+
+
+def test_inspect_of_unknown_keys_names_them(command: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "visits.csv").write_text("就诊号,患者提问,医生回复\n" + "1,头痛,休息\n2,发烧,喝水\n" * 3)
+    result = command("data", "inspect", "visits.csv")
+    assert result.exit_code == 2
+    assert "就诊号" in result.stdout
+    assert "`columns: {prompt: 患者提问, response: 医生回复}`" in result.stdout
+    assert "written as" not in result.stdout
+    assert "头痛" not in result.stdout
+
+
 def test_inspect_as_json(command: CommandLine, tmp_path: Path) -> None:
     lines_of(tmp_path / "talks.jsonl", {"instruction": "问？", "output": "答。"})
     result = command("data", "inspect", "talks.jsonl", "-o", "json")
@@ -147,8 +166,8 @@ def test_data_show_renders_training_examples_with_their_targets_marked(
     assert "第0问：头痛怎么办？<|im_end|>" in result.stdout
     assert "⟦多喝水，注意休息。<|im_end|>⟧" in result.stdout
     ranked = command("data", "show", "ranked", "-f", "own.yaml", "-n", "1", "--text").stdout
-    assert "rank 0 (0 is the best)" in ranked
-    assert "rank 1" in ranked
+    assert "rank 1 (1 is the best)" in ranked
+    assert "rank 2" in ranked
     assert "⟦" not in ranked, "answers are compared, not learnt"
     bare = command("data", "show", "talks.jsonl", "-n", "1", "--text").stdout
     assert "⟦多喝水，注意休息。<|im_end|>⟧" in bare

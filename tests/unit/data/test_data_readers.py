@@ -122,7 +122,18 @@ def test_departments(fields: dict[str, Any], department: str | None) -> None:
             "a system turn comes after",
         ),
         ({"conversations": [{"from": "tool", "value": "x"}]}, "a turn has an unknown role (tool)"),
-        ({"conversations": [{"from": "患者张三", "value": "x"}]}, "a turn has an unknown role"),
+        (
+            {"conversations": [{"角色": "患者家属代表", "内容": "x"}]},
+            "a turn has an unknown role (患者家属代表) under its key 角色",
+        ),
+        (
+            {"conversations": [{"from": "很" * 30, "value": "x"}]},
+            f"a turn has an unknown role ({'很' * 19}…) under its key from",
+        ),
+        (
+            {"conversations": [{"谁": "患者", "说": "x"}]},
+            "a turn has an unknown role: none of its keys (说, 谁) is one of role, from, 角色, 说话人",
+        ),
         (
             {"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": " "}]},
             "a turn is empty",
@@ -138,6 +149,21 @@ def test_departments(fields: dict[str, Any], department: str | None) -> None:
 def test_reasons_of_rejection(record: Any, expected: str) -> None:
     found = read(json.dumps(record).encode() + b"\n", Kind.DIALOGUE, format="jsonl")
     assert reason(found[0]).startswith(expected)
+
+
+@pytest.mark.parametrize(("role", "content"), [("角色", "内容"), ("说话人", "发言"), ("role", "content")])
+@pytest.mark.parametrize(("asks", "answers"), [("患者", "医生"), ("问", "答"), ("病人", "大夫")])
+@pytest.mark.parametrize("bare", [False, True])
+def test_turns_of_chinese_keys_and_roles(
+    role: str, content: str, asks: str, answers: str, bare: bool
+) -> None:
+    turns = [{role: asks, content: "头痛"}, {role: answers, content: "休息"}]
+    data: list[Any] = [turns, turns] if bare else [{"对话": turns}]
+    columns = {} if bare else {"columns": {"messages": "对话"}}
+    found = read(json_lines(data), Kind.DIALOGUE, **columns)
+    assert [isinstance(each, Dialogue) and [turn.content for turn in each.turns] for each in found] == [
+        ["头痛", "休息"]
+    ] * len(data)
 
 
 def test_a_last_question_without_an_answer_is_left_out_and_counted() -> None:

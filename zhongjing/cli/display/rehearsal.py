@@ -62,7 +62,7 @@ def example_lines(
     cut = ", cut to the stage's limit" if example.cut else ""
     yield f"{example.source}: {at.uri}, record {at.index}{line}{cut}"
     for index, segment in enumerate(example.segments):
-        rank = f", rank {example.ranks[index]} (0 is the best)" if example.ranks is not None else ""
+        rank = f", rank {example.ranks[index] + 1} (1 is the best)" if example.ranks is not None else ""
         yield f"  {len(segment.ids)} tokens, {int(segment.target.sum())} of them targets{rank}"
         if text:
             shown = marked(segment, tokenizer, color=color)
