@@ -159,8 +159,8 @@ def test_turns_of_chinese_keys_and_roles(
 ) -> None:
     turns = [{role: asks, content: "头痛"}, {role: answers, content: "休息"}]
     data: list[Any] = [turns, turns] if bare else [{"对话": turns}]
-    columns = {} if bare else {"columns": {"messages": "对话"}}
-    found = read(json_lines(data), Kind.DIALOGUE, **columns)
+    columns = None if bare else {"messages": "对话"}
+    found = read(json_lines(data), Kind.DIALOGUE, columns=columns or {})
     assert [isinstance(each, Dialogue) and [turn.content for turn in each.turns] for each in found] == [
         ["头痛", "休息"]
     ] * len(data)
