@@ -99,6 +99,8 @@ class Submission(ABC, Generic[_S]):
             ConfigError, DataError: bad input; or the API server refuses the document.
             BackendError, StorageError: the target cannot be reached.
         """
+        if self.order.is_default:
+            self.console.say(f"no document is given (-f): runs the recipe {DEFAULT_RECIPE} on example data")
         self._check_here(dry_run=False)
         with ExitStack() as stack:
             session = self._open()

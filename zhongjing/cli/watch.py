@@ -220,10 +220,15 @@ def waits_for_input(seen: RunView) -> bool:
 
 
 def exit_code(seen: RunView) -> int:
-    """0 when everything that was asked for exists, else what the code that the run ended with says, or 1."""
+    """0 when everything that was asked for exists, 130 when another command stopped the run.
+
+    Else it is what the code that the run ended with says, or 1.
+    """
     assert seen.status is not None
     if seen.status.holds(ConditionType.COMPLETE):
         return OK
+    if seen.status.holds(ConditionType.SUSPENDED):
+        return INTERRUPTED
     condition = seen.status.condition()
     code = find(condition.reason) if condition is not None else None
     return code.exit_code if code is not None else FAILED
@@ -451,7 +456,8 @@ def _next(session: Session, name: str, manifests: Mapping[Stage, StageManifest])
 
 
 def _closing(shown: RunView, *, interrupted: bool) -> list[str]:
-    if not interrupted:
+    suspended = shown.status is not None and shown.status.holds(ConditionType.SUSPENDED)
+    if not interrupted and not suspended:
         lines = ending(shown)
         return ["", *lines] if lines else []
     if shown.status is not None and shown.status.holds(ConditionType.COMPLETE):
@@ -463,4 +469,6 @@ def _closing(shown: RunView, *, interrupted: bool) -> list[str]:
         for stage in shown.stages
         if stage.state is StageState.SUSPENDED and stage.status.message
     ]
+    if not interrupted:
+        stopped.append(f"{shown.name}: another command stopped the run (Ctrl-C, stop, or suspend)")
     return [*stopped, f"{shown.name}: the same command goes on"]

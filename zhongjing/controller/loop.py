@@ -131,7 +131,7 @@ class Controller:
         """One pass over everything; seconds until the next is due. Raises nothing that may pass."""
         began = time.monotonic()
         try:
-            wait = self._pass(time.time())
+            wait = self._pass(time.time)
             self._repeats.forget(_ROUND)
         except Exception as error:
             self._report(_ROUND, error)
@@ -140,9 +140,10 @@ class Controller:
         self._metrics.passed(time.monotonic() - began)
         return wait
 
-    def _pass(self, now: float) -> float:
+    def _pass(self, clock: Callable[[], float]) -> float:
         listed = self.inventory.refresh()
         everything = self.inventory.all()
+        now = clock()  # read last: nothing starts before the object that asks for it was made
         gone = self._forget(everything)
         others = self._others(everything)
         ours = [each for each in everything if is_ours(each, self._release.release, others)]

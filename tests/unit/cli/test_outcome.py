@@ -115,8 +115,8 @@ def test_waiting_and_being_stopped_are_no_problems_for_people_but_have_keys() ->
     assert (keys["error"], keys["code"]) == ("MissingInputError", "WaitingForInput")
     stopped = view(desired_state(), pipeline_status({}, ConditionType.SUSPENDED, reason="Suspended"), {})
     assert problem(stopped) is None
-    assert exit_code(stopped) == 1
-    assert problem_keys(stopped, 1)["code"] == "Interrupted"
+    assert exit_code(stopped) == 130
+    assert problem_keys(stopped, 130)["code"] == "Interrupted"
 
 
 def test_a_stage_that_cannot_fit_is_bad_input() -> None:

@@ -227,6 +227,19 @@ def test_ctrl_c_stops_with_a_checkpoint(command: CommandLine, session: MemorySes
     assert result.stderr == "sft: stopped with a checkpoint at step 7\ndemo: the same command goes on\n"
 
 
+def test_a_run_that_another_command_stops_says_so_and_how_it_goes_on(
+    command: CommandLine, session: MemorySession, my_yaml: Path
+) -> None:
+    session.frames = [(RUNS, {}), (SUSPENDED, {})]
+    result = submit(command)
+    assert result.exit_code == 130
+    assert result.stderr.splitlines() == [
+        "sft: stopped with a checkpoint at step 7",
+        "demo: another command stopped the run (Ctrl-C, stop, or suspend)",
+        "demo: the same command goes on",
+    ]
+
+
 def test_ctrl_c_before_it_was_applied_stops_nothing(
     command: CommandLine, session: MemorySession, my_yaml: Path
 ) -> None:

@@ -179,4 +179,4 @@ class World:
     def run(self, now: float) -> float:
         """One pass at a time; seconds until the next."""
         self.controller.inventory.expire()
-        return self.controller._pass(now)
+        return self.controller._pass(lambda: now)

@@ -293,9 +293,8 @@ class LocalSession:
             return
         changes = changed_under_way(old, new, status)
         if changes:
-            more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
             raise ConfigError(
-                f"the pipeline {old.pipeline} runs with another document ({changes[0]}{more})",
+                f"the pipeline {old.pipeline} runs with another document ({'; '.join(changes)})",
                 code=WORKDIR_IN_USE,
                 where=str(self.workdir.path),
                 remedy=f"wait for it, or stop it first: `zhongjing stop {old.pipeline} --local`",
