@@ -13,6 +13,8 @@ from zhongjing.config.stages import AnySettings, PpoSettings, RmSettings, SftSet
 from zhongjing.data.unnamed_orders import LIKE_RANKS
 from zhongjing.storage.manifest import MixtureCounts, SourceCounts
 
+_TEST_PROMPTS_CUT = 0.25  # of a test source's records
+
 
 def data_warnings(
     stage: Stage,
@@ -68,7 +70,10 @@ def _losses(stage: Stage, settings: AnySettings, source: SourceCounts) -> Iterat
     longer = "their answers alone are" if isinstance(settings, RmSettings | SftSettings) else "they are"
     what = "the beginning of their prompt" if isinstance(settings, RmSettings) else "their earliest turns"
     yield source.too_long, f"are dropped: {longer} longer than {field}; raise it"
-    yield source.truncated, f"lose {what}: they are longer than {field}; raise it"
+    # Prompts of test data that are cut cost no training; many of them change what is measured.
+    is_trained = source.name in {ref.source for ref in settings.data}
+    is_told = is_trained or source.truncated > _TEST_PROMPTS_CUT * source.read
+    yield (source.truncated if is_told else 0), f"lose {what}: they are longer than {field}; raise it"
     yield source.unanswered, "lose a last question that has no answer; add the answers to the source"
     yield source.leaks, "are dropped: they equal test data; see testFraction and split: test of spec.sources"
     yield (

@@ -50,6 +50,14 @@ def test_inspect_of_unknown_keys_names_them(command: CommandLine, tmp_path: Path
     assert "头痛" not in result.stdout
 
 
+def test_inspect_says_where_rows_may_be_turns_of_one_visit(command: CommandLine, tmp_path: Path) -> None:
+    rows = "".join(f"{number // 2},{number % 2 + 1},第{number}问,回答{number}\n" for number in range(8))
+    (tmp_path / "visits.csv").write_text("就诊号,轮次,问题,答复\n" + rows)
+    result = command("data", "inspect", "visits.csv")
+    assert result.exit_code == 0, result.stdout
+    assert "join no rows; write a visit as `messages`" in result.stdout
+
+
 def test_inspect_as_json(command: CommandLine, tmp_path: Path) -> None:
     lines_of(tmp_path / "talks.jsonl", {"instruction": "问？", "output": "答。"})
     result = command("data", "inspect", "talks.jsonl", "-o", "json")

@@ -75,6 +75,14 @@ def test_the_share_above_which_is_warned_is_a_field() -> None:
     assert warn(Stage.SFT, duplicates=90) == [], "what a duplicate holds is there"
 
 
+def test_prompts_of_test_data_are_warned_of_only_where_many_are_cut() -> None:
+    """A seventh of the example's held-out dialogues is longer than the demo's prompts."""
+    chosen = settings(Stage.PPO, maxNewTokens=32, maxPromptLength=64)
+    for truncated, expected in ((17, 0), (40, 1)):
+        exam = SourceCounts(name="exam", digest="d", read=137, test=137, truncated=truncated)
+        assert len(data_warnings(Stage.PPO, chosen, [exam])) == expected
+
+
 def test_samples_that_a_mixture_repeats_are_counted_and_warned_of() -> None:
     chosen = settings(Stage.SFT, mixture={"singleTurn": 7, "multiTurn": 1})
     groups = [0] * 30 + [1] * 70

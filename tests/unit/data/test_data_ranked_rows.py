@@ -62,7 +62,14 @@ def test_a_row_for_each_answer_is_refused_by_the_column_that_ranks_them(
 
 @pytest.mark.parametrize(
     ("column", "values"),
-    [("编号", (17, 18)), ("年龄", (30, 30)), ("score", (5, 5)), ("科室", ("内科", "外科")), ("rank", (1,))],
+    [
+        ("编号", (17, 18)),
+        ("年龄", (30, 30)),
+        ("score", (5, 5)),
+        ("科室", ("内科", "外科")),
+        ("rank", (1,)),
+        ("轮次", (1, 2)),
+    ],
 )
 def test_rows_that_nothing_ranks_are_dialogues(column: str, values: tuple[object, ...]) -> None:
     records, _ = read(rows(column, *values), columns=COLUMNS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from enum import StrEnum
@@ -34,6 +35,10 @@ app = typer.Typer(
 )
 
 _PATIENCE_SECONDS = 5.0
+# Keys that number the turns of a dialogue, or name the dialogue.
+_VISIT = re.compile(
+    r"就诊号|门诊号|住院号|会话|轮次|^turn(_?(id|no|index))?$|^(visit|session|dialog(ue)?)_?id$"
+)
 
 INSPECT_EPILOG = """
 \b
@@ -414,6 +419,12 @@ def _facts(report: SourceReport) -> Iterator[tuple[str, str]]:
         yield "departments", _counts(report.departments, limit=8)
     if report.unused:
         yield "not used", unused_text(report.unused)
+        visits = [name for name in report.unused if _VISIT.search(name.lower())]
+        if visits and set(report.turns) == {1}:
+            yield (
+                "note",
+                f"a row is a dialogue: {', '.join(visits)} join no rows; write a visit as `messages`",
+            )
     if report.private_use:
         yield "private use", f"{report.private_use} with characters of no meaning: is `encoding` right?"
     if report.rejected:
