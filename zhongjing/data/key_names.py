@@ -16,7 +16,19 @@ _UNKNOWN = "..."
 # What keys of each field are often called, the surest first.
 _CALLED = {
     "prompt": ("问题", "提问", "主诉", "问", "question", "query", "prompt", "ask", "症状", "描述", "^q$"),
-    "response": ("答复", "回复", "回答", "答", "response", "answer", "reply", "output", "建议", "^a$"),
+    "response": (
+        "答复",
+        "回复",
+        "回答",
+        "答",
+        "response",
+        "answer",
+        "reply",
+        "output",
+        "建议",
+        "意见",
+        "^a$",
+    ),
     "answers": ("候选", "回答", "答", "answers", "responses", "candidates"),
     "ranks": ("排序", "排名", "名次", "rank"),
     "scores": ("评分", "打分", "得分", "score", "rating"),
@@ -45,15 +57,15 @@ def _columns_for(names: tuple[str, ...], kind: Kind) -> str:
         return ""
     guessed = {field: _guess(field, names) for field in _CALLED}
     fields: tuple[str, ...] = ("prompt", "response")
-    has_both = guessed["prompt"] is not None and guessed["response"] is not None
+    found = {field for field, name in guessed.items() if name is not None}
     if kind is Kind.RANKING:
         order = tuple(field for field in ("ranks", "scores") if guessed[field] is not None)
         fields = ("prompt", "answers", *(order or ("ranks",))[:1])
     elif kind is Kind.PROMPTS:
         fields = ("prompt",)
-    elif not has_both and guessed["messages"] is not None:
+    elif "messages" in found and not found.issuperset(fields):
         fields = ("messages",)
-    elif not has_both and kind is Kind.TEXT:
+    elif kind is Kind.TEXT and ("text" in found or found.isdisjoint(fields)):
         fields = ("text",)
     return _line({field: guessed[field] or _UNKNOWN for field in fields})
 

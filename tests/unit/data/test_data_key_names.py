@@ -42,6 +42,12 @@ def written(reason: str) -> dict[str, str]:
         ),
         ("prompts", {"患者主诉": "头痛"}, {"prompt": "患者主诉"}),
         ("text", {"病历全文": "头痛三天"}, {"text": "病历全文"}),
+        (
+            "text",
+            {"患者提问": "头痛", "诊疗意见": "休息", "科室": "内科"},
+            {"prompt": "患者提问", "response": "诊疗意见"},
+        ),
+        ("text", {"患者提问": "头痛", "处置": "休息"}, {"prompt": "患者提问", "response": "..."}),
         ("dialogue", {"问诊对话": [{"role": "user", "content": "问"}] * 2}, {"messages": "问诊对话"}),
     ],
 )
