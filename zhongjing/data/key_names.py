@@ -8,8 +8,14 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 
 from zhongjing.config.sources import Columns, Kind
+from zhongjing.data import published_keys as keys
 from zhongjing.data.fields import is_name
 
+_KNOWN = {
+    *(*keys.INSTRUCTIONS, *keys.CONTEXTS, *keys.QUESTIONS, *keys.INPUTS, *keys.OPTIONS, *keys.SYSTEMS),
+    *(*keys.TURN_LISTS, *keys.ANSWERS, *keys.RANKED, *keys.RANKS, *keys.SCORES, *keys.TEXTS),
+    *(*keys.DEPARTMENTS, *keys.VERDICTS, "history"),
+}
 _SHOWN = 12
 _LONGEST_SHOWN = 20  # characters
 _UNKNOWN = "..."
@@ -68,6 +74,15 @@ def _columns_for(names: tuple[str, ...], kind: Kind) -> str:
     elif kind is Kind.TEXT and ("text" in found or found.isdisjoint(fields)):
         fields = ("text",)
     return _line({field: guessed[field] or _UNKNOWN for field in fields})
+
+
+def unknown_keys(record: object, kind: Kind) -> str:
+    """What to add where a record lacks its answer: its keys and the line to write, if a key is not known."""
+    if not isinstance(record, Mapping) or _KNOWN.issuperset(record):
+        return ""
+    told, line = key_names(record), columns_for(record, kind)
+    has_turns = any(name in record for name in keys.TURN_LISTS)
+    return f"; its keys are{told}: write {line}" if told and line and not has_turns else ""
 
 
 def missing_key(path: str, names: Collection[str], columns: Columns) -> str:

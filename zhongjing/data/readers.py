@@ -17,6 +17,7 @@ from zhongjing.config.sources import Columns, Kind, Source
 from zhongjing.data.compression import decompressed
 from zhongjing.data.fields import UnusedKeys
 from zhongjing.data.formats import PRIVATE_USE, SNIFF_BYTES, Detected, sniff
+from zhongjing.data.key_names import unknown_keys
 from zhongjing.data.layouts import parse
 from zhongjing.data.ranked_rows import RankedRows
 from zhongjing.data.records import (
@@ -43,6 +44,8 @@ from zhongjing.errors import DataError, ZhongjingError
 if TYPE_CHECKING:
     from zhongjing.storage.objects import ObjectStore
 
+_NO_ANSWER = "the dialogue has no answer"
+_NO_RANKING = "the record has no ranked answers"
 HF_SCHEME = "hf://datasets/"
 
 
@@ -174,7 +177,10 @@ class _Reading:
                 if isinstance(record, Dialogue):
                     self.stats.ranked_rows.check(row.value, record, parsed.unused)
             except RejectedError as error:
-                yield self._rejected(position, error.reason, row.raw, error.code)
+                reason = error.reason
+                if reason in (_NO_ANSWER, _NO_RANKING):
+                    reason += unknown_keys(row.value, self.source.kind)
+                yield self._rejected(position, reason, row.raw, error.code)
                 continue
             self.stats.layouts[layout or parsed.layout] += 1
             self.stats.unused.add({**parsed.unused, **_without_place(parsed, self.source.kind)})
@@ -212,7 +218,7 @@ class _Reading:
         if turns[-1].role == "user":
             turns = turns[:-1]
             if not any(turn.role == "assistant" for turn in turns):
-                raise RejectedError("the dialogue has no answer")
+                raise RejectedError(_NO_ANSWER)
             self.stats.truncated += 1
         if not any(turn.learn for turn in turns if turn.role == "assistant"):
             raise RejectedError("every answer is marked not to be trained on")
@@ -266,7 +272,7 @@ def _best(parsed: Parsed) -> str | None:
 
 def _as_ranking(parsed: Parsed, position: Position) -> Ranking:
     if not parsed.answers:
-        raise RejectedError("the record has no ranked answers", data_codes.UNKNOWN_LAYOUT)
+        raise RejectedError(_NO_RANKING, data_codes.UNKNOWN_LAYOUT)
     if len(parsed.answers) == 1:
         raise RejectedError("only one answer is ranked; a comparison needs two", data_codes.TOO_FEW_ANSWERS)
     if len(set(parsed.answers)) < len(parsed.answers):

@@ -95,7 +95,10 @@ def test_an_empty_source_beside_a_full_one_is_an_error(bench: Bench) -> None:
             "dialogue",
             [{"ask": "私密", "reply": "私密"}, {"ask": "私密", "reply": "私密", "b": 1}],
             codes.NO_GOOD_RECORD,
-            "the dialogue has no answer (2, first: s3://b/bad line 1)",
+            "the dialogue has no answer; its keys are (ask, reply): "
+            "write `columns: {prompt: ask, response: reply}` (1, first: s3://b/bad line 1); "
+            "the dialogue has no answer; its keys are (ask, b, reply): "
+            "write `columns: {prompt: ask, response: reply}` (1, first: s3://b/bad line 2)",
             id="questions only",
         ),
         pytest.param(

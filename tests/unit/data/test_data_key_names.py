@@ -61,6 +61,27 @@ def test_unknown_keys_are_named_with_the_line_to_copy(
     assert written(refused.reason) == columns
 
 
+@pytest.mark.parametrize(
+    ("kind", "record", "columns"),
+    [
+        ("dialogue", {"问题": "头痛", "医生意见": "休息"}, {"prompt": "问题", "response": "医生意见"}),
+        ("dialogue", {"问题": "头痛", "处置": "休息"}, {"prompt": "问题", "response": "..."}),
+        (
+            "ranking",
+            {"问题": "头痛", "候选": ["一", "二"], "名次": [1, 2]},
+            {"prompt": "问题", "answers": "候选", "ranks": "名次"},
+        ),
+    ],
+)
+def test_a_known_question_beside_unknown_keys_names_them_too(
+    kind: str, record: dict[str, Any], columns: dict[str, str]
+) -> None:
+    [refused] = read(json_lines([record]), kind)
+    assert isinstance(refused, Rejected)
+    assert all(key in refused.reason for key in record)
+    assert written(refused.reason) == columns
+
+
 def test_a_table_too_and_what_is_written_then_reads_it() -> None:
     data = "就诊号,患者提问,医生回复\n1,头痛,休息\n2,发烧,喝水\n".encode("gb18030")
     refused = read(data)[0]
