@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from zhongjing.config.stages import Stage
 
@@ -14,7 +15,7 @@ _HEADLINES: dict[Stage, tuple[str, ...]] = {
     Stage.RM: ("accuracy", "loss"),
     Stage.PPO: ("objective", "reward", "kl"),
 }
-_SECONDARY = ("update", "std", "min", "max", "coef", "value", "policy", "critic")
+_SECONDARY = ("update", "std", "min", "max", "low", "high", "coef", "value", "policy", "critic")
 
 
 def number(value: float) -> str:
@@ -48,11 +49,29 @@ def describe(stage: Stage, metrics: Mapping[str, float], *, limit: int = 3) -> s
 
 
 def _sureness(name: str, metrics: Mapping[str, float]) -> str:
-    """How sure an accuracy is, where its interval was measured: `` (n 21, 95% 0.28-0.68)``."""
-    if name != "accuracy" or "accuracy_low" not in metrics:
-        return ""
-    low, high = metrics["accuracy_low"], metrics["accuracy_high"]
-    return f" (n {metrics['pairs']:.0f}, 95% {low:.2f}-{high:.2f})"
+    """How sure a metric is, where its interval was measured: `` (n 21, 95% 0.28-0.68)``."""
+    found = interval(name, metrics)
+    return f" (n {found.n:.0f}, 95% {found})" if found is not None else ""
+
+
+class Interval(NamedTuple):
+    """The 95 % interval of a metric, and of how many pairs or prompts it is."""
+
+    low: float
+    high: float
+    n: float
+
+    def __str__(self) -> str:
+        dash = " to " if self.low < 0 else "-"
+        return f"{self.low:.2f}{dash}{self.high:.2f}"
+
+
+def interval(name: str, metrics: Mapping[str, float]) -> Interval | None:
+    """The interval of the metric ``name``, where it was measured."""
+    n = metrics.get("pairs", metrics.get("prompts"))
+    if n is None or f"{name}_low" not in metrics:
+        return None
+    return Interval(metrics[f"{name}_low"], metrics[f"{name}_high"], n)
 
 
 def main_metrics(stage: Stage, names: Mapping[str, float] | Sequence[str], *, limit: int = 3) -> list[str]:

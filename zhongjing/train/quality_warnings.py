@@ -24,6 +24,18 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean of independent values, by the normal approximation.
+
+    Args:
+        values: two or more.
+    """
+    n = len(values)
+    mean = math.fsum(values) / n
+    half = _Z * math.sqrt(math.fsum((each - mean) ** 2 for each in values) / (n - 1) / n)
+    return mean - half, mean + half
+
+
 def effective_trials(
     right: float, pairs: float, squares: tuple[float, float, float], prompts: float
 ) -> float:

@@ -277,6 +277,13 @@ def test_an_accuracy_is_shown_with_its_n_and_its_interval() -> None:
     assert table[3].split() == ["95", "%,", "n", "0.28-0.68,", "21"]
 
 
+def test_an_objective_is_shown_with_its_n_and_its_interval() -> None:
+    """An evaluation of a few sampled responses is noise; the table shows how much."""
+    sure = {"objective": 0.6, "objective_low": -0.2, "objective_high": 1.4, "prompts": 23.0, "kl": 0.1}
+    assert headline.describe(Stage.PPO, sure) == "objective 0.6 (n 23, 95% -0.20 to 1.40) kl 0.1"
+    assert headline.interval("kl", sure) is None
+
+
 def test_what_was_not_used_of_a_source_is_told_once() -> None:
     own = SourceCounts(
         name="own", digest="d", read=3, kept=3, unused={"note": Unused(records=3, characters=9)}

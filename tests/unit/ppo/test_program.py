@@ -278,6 +278,8 @@ def test_evaluation_repeats_itself_and_may_be_absent(program_of: Programs) -> No
     first = program.evaluate()
     assert first == program.evaluate()
     assert set(first) >= {"reward", "kl", "eos_share", "response_length", "score", "entropy"}
+    assert first["objective_low"] < first["objective"] < first["objective_high"]
+    assert first["prompts"] > 1
     assert program.evaluate(Prompts([])) == {}
 
 

@@ -7,7 +7,13 @@ import random
 import pytest
 
 from zhongjing.config.stages import PpoSettings
-from zhongjing.train.quality_warnings import critic_warnings, effective_trials, reward_warnings, wilson
+from zhongjing.train.quality_warnings import (
+    critic_warnings,
+    effective_trials,
+    mean_interval,
+    reward_warnings,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +30,14 @@ from zhongjing.train.quality_warnings import critic_warnings, effective_trials, 
 )
 def test_the_interval_of_a_share_is_wilsons(right: int, n: int, low: float, high: float) -> None:
     assert wilson(right / n, n) == pytest.approx((low, high), abs=6e-5)
+
+
+def test_the_interval_of_a_mean_holds_it_95_times_in_100() -> None:
+    generator = random.Random(0)
+    samples = [[generator.gauss(0.3, 2.0) for _ in range(40)] for _ in range(1000)]
+    holding = sum(low <= 0.3 <= high for low, high in map(mean_interval, samples))
+    assert 925 <= holding <= 970
+    assert mean_interval([1.0, 1.0]) == (1.0, 1.0)
 
 
 def test_pairs_of_one_prompt_count_as_what_they_are_worth() -> None:

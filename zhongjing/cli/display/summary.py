@@ -10,7 +10,7 @@ from zhongjing.cli.display.losses import losses, losses_object, validation_line
 from zhongjing.cli.display.text import filled, table
 from zhongjing.cli.display.view import RunView, StageView
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.headline import duration, main_metrics, number
+from zhongjing.pipeline.headline import duration, interval, main_metrics, number
 from zhongjing.pipeline.state import ConditionType
 from zhongjing.storage.manifest import StageManifest
 
@@ -61,9 +61,10 @@ def metric_table(stages: Sequence[StageView], manifests: Mapping[Stage, StageMan
                     duration(max(manifest.seconds, stage.seconds or 0.0)) if first else "",
                 ]
             )
-            if name == "accuracy":
-                spreads = [_spread(each) for each in _measures(manifest)]
-                rows += [["", "", "  95 %, n", *spreads, "", ""]] if any(spreads) else []
+            found = [interval(name, each) for each in _measures(manifest)]
+            if any(found):
+                spreads = [f"{each}, {each.n:.0f}" if each else "" for each in found]
+                rows.append(["", "", "  95 %, n", *spreads, "", ""])
     header = ["stage", "state", "held-out", "before", "after", "test", "steps", "time"]
     return table(header, rows, right=(3, 4, 5, 6, 7))
 
@@ -78,13 +79,6 @@ def _change(stage: Stage, manifest: StageManifest) -> str:
 
 def _measures(manifest: StageManifest) -> tuple[Mapping[str, float], ...]:
     return manifest.metrics_before, manifest.metrics, manifest.test_metrics
-
-
-def _spread(metrics: Mapping[str, float]) -> str:
-    """``0.28-0.68, 21``: the 95 % interval of an accuracy and how many pairs it is of."""
-    if "accuracy_low" not in metrics:
-        return ""
-    return f"{metrics['accuracy_low']:.2f}-{metrics['accuracy_high']:.2f}, {metrics['pairs']:.0f}"
 
 
 def _cell(metrics: Mapping[str, float], name: str) -> str:

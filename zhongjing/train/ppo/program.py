@@ -43,9 +43,9 @@ from zhongjing.train.ppo.artifact import write_critic, write_policy
 from zhongjing.train.ppo.episodes import Episode, PpoMicroBatch, pack_episodes, to_columns, turn_end_ids
 from zhongjing.train.ppo.kl_control import KlController
 from zhongjing.train.ppo.roles import CRITIC, POLICY, PPO, PpoModule
-from zhongjing.train.ppo.rollout import Collector, Group, Rollout, describe, describe_values
+from zhongjing.train.ppo.rollout import Collector, Group, Rollout, describe, describe_values, objectives
 from zhongjing.train.precision import dtype_of
-from zhongjing.train.quality_warnings import CRITIC_ROLLOUTS, critic_warnings
+from zhongjing.train.quality_warnings import CRITIC_ROLLOUTS, critic_warnings, mean_interval
 from zhongjing.train.stages.inputs import StageInputs
 from zhongjing.train.stages.program import StepBatches
 
@@ -257,6 +257,8 @@ class PpoProgram:
     def evaluate(self, samples: SampleSet | None = None) -> dict[str, float]:
         """Means over held-out prompts, or over ``samples``; equal on all ranks.
 
+        ``objective_low`` to ``objective_high`` is the objective's 95 % interval over ``prompts`` prompts.
+
         Responses are sampled at the configured temperature, as in training, because the KL estimate holds for
         samples only; every prompt has a seed that never changes, so evaluations differ by the policy alone.
         """
@@ -270,7 +272,11 @@ class PpoProgram:
         episodes = self._collector.generate(_fetch(samples, indices), seeds)
         own_batches = self._own_part([episode.tokens for episode in episodes])
         rollout = self._collector.score(-1, episodes, own_batches, self._kl.coefficient)
-        return describe(rollout, self._settings.kl_coef)
+        measured = {**describe(rollout, self._settings.kl_coef), "prompts": float(wanted)}
+        if wanted > 1:
+            low, high = mean_interval(objectives(rollout, self._settings.kl_coef).tolist())
+            measured |= {"objective_low": low, "objective_high": high}
+        return measured
 
     def warnings(self, best: Mapping[str, float]) -> list[str]:
         """Whether the critic came to know the returns."""

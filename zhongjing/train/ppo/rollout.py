@@ -215,6 +215,11 @@ class Collector:
         )
 
 
+def objectives(rollout: Rollout, kl_coef: float) -> torch.Tensor:
+    """What PPO maximises, of each episode: the reward less its weighted KL; fp32 [episodes]."""
+    return rollout.rewards - kl_coef * rollout.kl.sum(1)
+
+
 def describe(rollout: Rollout, kl_coef: float) -> dict[str, float]:
     """Means over the episodes: objective, reward, score, KL per response, entropy, length, ends.
 
@@ -224,7 +229,7 @@ def describe(rollout: Rollout, kl_coef: float) -> dict[str, float]:
     """
     kl = rollout.kl.sum(1)
     return {
-        "objective": float((rollout.rewards - kl_coef * kl).mean()),
+        "objective": float(objectives(rollout, kl_coef).mean()),
         "reward": float(rollout.rewards.mean()),
         "reward_std": float(rollout.rewards.std(correction=0)),
         "score": float(rollout.scores.mean()),
