@@ -16,6 +16,7 @@ from zhongjing.backends.local import machine
 from zhongjing.cli.example import NAMES, write_examples
 from zhongjing.cli.preflight.machine import check_machine
 from zhongjing.cli.preflight.models import check_models
+from zhongjing.cli.preflight.rehearsal import dry_run_data
 from zhongjing.cli.preflight.sources import check_sources
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.quantity import from_bytes, to_bytes
@@ -446,3 +447,14 @@ def test_who_submits_to_a_cluster_needs_no_psutil() -> None:
     modules = "zhongjing.cli.submission, zhongjing.cli.preflight.memory, zhongjing.pipeline.fit"
     program = f"import sys; sys.modules['psutil'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_dry_run_without_a_tokenizer_says_why_a_stage_would_stop(tmp_path: Path) -> None:
+    file = tmp_path / "visits.csv"
+    file.write_text(
+        "question,answer,rank\n" + "".join(f"问{row // 2},答{row},{row % 2 + 1}\n" for row in range(8))
+    )
+    document = pipeline({"talks": str(file)})
+    lines, _ = dry_run_data(document, [Stage.SFT], origin="my.yaml", tokenize=False)
+    [why] = [line for line in lines if line.startswith("warning: ")]
+    assert "sft: talks: a stage would stop: rank seems to rank several answers" in why

@@ -433,6 +433,7 @@ def test_a_dry_run_for_a_cluster_counts_records_without_torch(tmp_path: Path, my
     )
     assert done.returncode == 0, done.stderr
     assert "records of" in done.stdout
+    assert "a stage would stop" not in done.stdout
     assert f"data inspect -f {shlex.quote(str(my_yaml))} --tokenizer FOLDER" in done.stdout
 
 

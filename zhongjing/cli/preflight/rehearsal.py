@@ -6,6 +6,7 @@ tiny, as the job does. Another base's is given by its folder.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 DRY_RUN_RECORDS = 1000
 """Records of a source that a dry run looks at: a second or two."""
 
+_REASONS = 3  # of a source, the commonest
 _NOT_MEASURED = (
     "lengths are not known here: `zhongjing data inspect -f FILE --tokenizer FOLDER` compares them with "
     "the stages' limits"
@@ -157,14 +159,15 @@ def dry_run_data(
         try:
             found = rehearse(document, stages, scratch, max_records=DRY_RUN_RECORDS) if tokenize else []
             counts = {each.stage: [source.counts for source in each.sources] for each in found}
+            reasons: list[str] = []
             if not found:
-                counts = _inspected(document, stages)
+                counts, reasons = _inspected(document, stages)
         except (DataError, ConfigError) as error:
             return [f"note: the sources could not be looked at: {error.message}"], []
     if not counts:
         return [], []
     commands = Commands(None, ("-f", origin) if Path(origin).is_file() else ())
-    lines = rehearsal_lines(found) or [*data_table(counts), commands.complete(_NOT_MEASURED)]
+    lines = rehearsal_lines(found) or [*data_table(counts), *reasons, commands.complete(_NOT_MEASURED)]
     if any(source.read == DRY_RUN_RECORDS for sources in counts.values() for source in sources):
         lines.append(f"counts are of the first {DRY_RUN_RECORDS:,} records of a source")
     if found:
@@ -173,12 +176,15 @@ def dry_run_data(
     return lines, [{"stage": stage.value, "sources": sources} for stage, sources in told.items()]
 
 
-def _inspected(document: TrainingPipeline, stages: Iterable[Stage]) -> dict[Stage, list[SourceCounts]]:
-    """Counts of records that are only read: what becomes of their lengths is not known."""
+def _inspected(
+    document: TrainingPipeline, stages: Iterable[Stage]
+) -> tuple[dict[Stage, list[SourceCounts]], list[str]]:
+    """Counts of records that are only read, and why a stage would stop: their lengths are not known."""
     from zhongjing.data.inspect import inspect_sources
 
     listings = listings_of(document)
     found: dict[Stage, list[SourceCounts]] = {}
+    reasons: list[str] = []
     for stage in stages:
         settings = document.spec.stages.get(stage)
         names = (
@@ -187,6 +193,13 @@ def _inspected(document: TrainingPipeline, stages: Iterable[Stage]) -> dict[Stag
         sources = [document.spec.source(name) for name in names]
         if not sources:
             continue
+        reports = inspect_sources(sources, max_records=DRY_RUN_RECORDS).sources
+        reasons += [
+            f"warning: {stage}: {each.name}: a stage would stop: {reason} ({number} records)"
+            for each in reports
+            if each.over_limit
+            for reason, number in itertools.islice(each.reasons.items(), _REASONS)
+        ]
         found[stage] = [
             SourceCounts(
                 name=each.name,
@@ -198,6 +211,6 @@ def _inspected(document: TrainingPipeline, stages: Iterable[Stage]) -> dict[Stag
                 quarantined=each.rejected,
                 unused=each.unused,
             )
-            for each in inspect_sources(sources, max_records=DRY_RUN_RECORDS).sources
+            for each in reports
         ]
-    return found
+    return found, reasons
