@@ -148,7 +148,7 @@ def _ranked(record: Fields, kind: Kind) -> Parsed | None:
         own = name == "answers" and "questions" not in record
         ranks, scores = order_in(record, keys.RANKS), order_in(record, keys.SCORES)
         listing = record.take(name, listed)
-        graded = ordered(listing, ranks, scores, best_first=own, beside=deciding(record))
+        graded = ordered(listing, ranks, scores, best_first=own, beside=deciding(record, len(answers)))
         return replace(graded, turns=prompt.turns, unused=prompt.unused)
     return None
 

@@ -14,7 +14,7 @@ from zhongjing.data import published_keys as keys
 from zhongjing.data.fields import Fields, answer_of, is_missing, number_of
 from zhongjing.data.records import Parsed, RejectedError, Turns
 from zhongjing.data.turns import is_turn, is_turn_list, listed, marked_turns, turn_list, turns_in
-from zhongjing.data.unnamed_orders import FIRST_BEST
+from zhongjing.data.unnamed_orders import FIRST_BEST, is_order
 
 
 def pair_of(better: object, worse: object, prompt: Turns) -> Parsed:
@@ -81,15 +81,17 @@ def order_in(record: Fields, names: Sequence[str]) -> object:
     return None
 
 
-def deciding(record: Fields) -> list[str]:
-    """Keys beside a list of answers that may say which is the best, in a way that is not known here.
+def deciding(record: Fields, count: int) -> list[str]:
+    """Keys beside ``count`` answers that may say which is the best, in a way that is not known here.
 
-    Lists are left to :func:`check_first_best`: they may be named as ranks or scores.
+    Lists with a number for each answer are left to :func:`check_first_best`: they may be named as ranks or
+    scores.
     """
     return [
         name
         for name in record.present(keys.DECIDING)
-        if not is_missing(record.peek(name)) and not isinstance(listed(record.peek(name)), list)
+        if not is_missing(value := listed(record.peek(name)))
+        and not (isinstance(value, list) and is_order(value, count))
     ]
 
 

@@ -67,7 +67,7 @@ def _orders(value: object, path: str, count: int, listing: Sequence[str]) -> Ite
     """Paths, as `columns` has them, of unused values that give each answer a number."""
     if isinstance(value, list):
         for item in value:
-            if isinstance(item, list) and _is_order(item, count):
+            if isinstance(item, list) and is_order(item, count):
                 yield path
             yield from _orders(item, path, count, listing)
         items = [item for item in value if isinstance(item, Fields)]
@@ -78,7 +78,7 @@ def _orders(value: object, path: str, count: int, listing: Sequence[str]) -> Ite
     elif isinstance(value, Fields):
         for name, held in value.left:
             below = f"{path}.{name}" if path else str(name)
-            if _is_order(held, count):
+            if is_order(held, count):
                 yield below
             else:
                 yield from _orders(wrapped(held), below, count, listing)
@@ -86,7 +86,7 @@ def _orders(value: object, path: str, count: int, listing: Sequence[str]) -> Ite
             yield from _orders(held, f"{path}.{name}" if path else str(name), count, listing)
 
 
-def _is_order(value: object, count: int) -> bool:
+def is_order(value: object, count: int) -> bool:
     """Whether a value gives each of the answers a number, or names each by its letter."""
     value = listed(value)
     if isinstance(value, str) and _BETWEEN.search(value.strip()):

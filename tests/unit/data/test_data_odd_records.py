@@ -81,7 +81,19 @@ def test_a_score_of_the_question_orders_no_answers() -> None:
     assert (record.ranks, unused) == ((0, 1), {"score": 2})
 
 
-@pytest.mark.parametrize(("key", "value"), [("最佳回答", 2), ("best", 1), ("winner", "b"), ("preference", 0)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("最佳回答", 2),
+        ("best", 1),
+        ("winner", "b"),
+        ("preference", 0),
+        ("winner", ["B"]),
+        ("preferred", [1]),
+        ("ranking", ["model_c", "model_a", "model_b"]),
+        ("ranking", "['model_c', 'model_a', 'model_b']"),
+    ],
+)
 def test_a_key_that_may_say_another_order_is_refused_with_what_decides(key: str, value: Any) -> None:
     data = {"question": Q, "answers": [GOOD, BAD, "滚"], key: value}
     [refused], _ = read(data, "ranking")
