@@ -106,7 +106,7 @@ class NotFoundError(StorageError):
 
 
 class ConflictError(StorageError):
-    """A conditional write lost: somebody else wrote first."""
+    """A conditional write lost: another writer was first."""
 
 
 class CredentialsError(StorageError):

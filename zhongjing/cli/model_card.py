@@ -27,7 +27,7 @@ _WHAT = {
 }
 _USE = (
     "Research and development on medical dialogue in Chinese. It is a research tool and gives no medical "
-    "advice: its answers can be wrong or harmful, nobody has tested it on patients, and it replaces no "
+    "advice: its answers can be wrong or harmful, it has not been tested on patients, and it replaces no "
     "physician. In an emergency call the emergency services."
 )
 _MISSING = "not given"

@@ -44,7 +44,7 @@ CRD_MISSING = _code(
 NAMESPACE_TERMINATING = _code(
     "NamespaceTerminating",
     "The namespace is being deleted.",
-    cause="Somebody deleted it; nothing can be made in it any more.",
+    cause="It was deleted; nothing can be made in it any more.",
     remedy="wait until it is gone, make it again and install the release again",
 )
 OBJECT_REFUSED = _code(
@@ -92,7 +92,7 @@ RAY_TOKEN_REFUSED = _code(
 DOCUMENTS = Group("Documents on a cluster", BAD_INPUT)
 LOCAL_PATH = DOCUMENTS.code(
     "LocalPath",
-    "A pipeline on a cluster names a path of somebody's machine.",
+    "A pipeline on a cluster names a path of one machine.",
     cause="The document was applied with kubectl, and a source or model in it is a local path.",
     remedy="submit the document instead: `zhongjing submit -f FILE` uploads local files; or name an "
     "s3:// URI",
@@ -106,7 +106,7 @@ RESERVED_NAME = DOCUMENTS.code(
 UNREADABLE_STATUS = _code(
     "UnreadableStatus",
     "The status of a TrainingPipeline is not one that a controller writes.",
-    cause="Somebody edited it, or a controller of another version wrote it.",
+    cause="It was edited by hand, or a controller of another version wrote it.",
     remedy="install the version that wrote it; or delete the object and apply it again: artifacts stay, and "
     "what is done is not done again",
 )

@@ -32,7 +32,7 @@ UNKNOWN_FIELD = _code(
 MISSING_FIELD = _code(
     "MissingField",
     "A field without a default is not there.",
-    cause="The document says nothing of something that nobody can guess, such as a source's URI.",
+    cause="The document says nothing of something that cannot be guessed, such as a source's URI.",
     remedy="docs/configuration.md lists every field with its unit and default",
 )
 INVALID_VALUE = _code(

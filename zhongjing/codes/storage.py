@@ -28,12 +28,12 @@ ACCESS_DENIED = _code(
 BUCKET_NOT_FOUND = _code(
     "BucketNotFound",
     "The bucket does not exist.",
-    cause="A typing error in storage.uri, or a bucket that nobody has made yet.",
+    cause="A typing error in storage.uri, or a bucket that was not made yet.",
     remedy="make the bucket, or correct storage.uri",
 )
 BUCKET_TAKEN = _code(
     "BucketTaken",
-    "The bucket's name belongs to somebody else.",
+    "The bucket's name belongs to another account.",
     cause="Names of buckets are shared by all users of a store.",
     remedy="choose another spec.storage.uri",
 )
@@ -51,7 +51,7 @@ OBJECT_NOT_FOUND = _code(
 )
 CONFLICT = _code(
     "Conflict",
-    "Somebody else wrote first.",
+    "Another writer was first.",
     cause="Two commands changed the same pipeline at the same time.",
     remedy="give the same command again",
 )
@@ -64,7 +64,7 @@ SUPERSEDED = _code(
 OBJECT_CHANGED = _code(
     "ObjectChanged",
     "An object was replaced while it was read.",
-    cause="Somebody uploads to the same place at the same time.",
+    cause="Two uploads to the same place at the same time.",
     remedy="wait until the upload has ended and give the same command again",
 )
 INCOMPLETE_UPLOAD = _code(
@@ -113,7 +113,7 @@ DAMAGED_OBJECT = _code(
 NEWER_VERSION = _code(
     "NewerVersion",
     "The object was written by a newer release of zhongjing.",
-    cause="Somebody runs a newer release on the same storage.",
+    cause="A newer release runs on the same storage.",
     remedy="use that release, or upgrade this one",
 )
 DAMAGED_CHECKPOINT = _code(

@@ -5,7 +5,7 @@ from zhongjing.codes import code
 GROUP = code.Group("Unexpected", code.FAILED)
 UNEXPECTED = GROUP.code(
     "UnexpectedError",
-    "Something happened that nobody foresaw.",
+    "Something unexpected happened.",
     cause="A defect of zhongjing or of a library below it.",
     remedy="`zhongjing report NAME` writes the facts for an issue to a file, without secrets or record text",
 )

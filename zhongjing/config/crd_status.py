@@ -1,8 +1,8 @@
 """Schema of a TrainingPipeline's status.
 
 Only the controller writes it. Its fields are those of ``zhongjing.pipeline.state``, a layer above this one: a
-test holds the two equal. There are hardly any bounds here: a message that is longer than somebody foresaw
-must not keep the controller from saying what is so.
+test holds the two equal. There are hardly any bounds here: a message that is longer than expected
+must not keep the controller from reporting the status.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def status_schema() -> Schema:
     """Schema of ``status``."""
     return {
         "type": "object",
-        "description": "What is so, written by the controller.",
+        "description": "The observed state, written by the controller.",
         "properties": {
             "release": _text("Release of the chart that runs the pipeline."),
             "observedGeneration": _integer("metadata.generation that the status speaks of."),
@@ -209,7 +209,7 @@ def status_schema() -> Schema:
                 "type": "object",
                 "description": "Each stage by name.",
                 "properties": {
-                    stage.value: {"description": f"What is so about {stage}.", **stage_status()}
+                    stage.value: {"description": f"The observed state of {stage}.", **stage_status()}
                     for stage in Stage
                 },
             },

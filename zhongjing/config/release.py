@@ -58,7 +58,7 @@ class RayRelease(ReleaseModel):
     token_managed: bool = Field(description="whether the controller makes the token where there is none")
     groups: list[WorkerGroup]
     scaling: Literal["controller", "ray", "none"] = Field(
-        description="who sets the number of worker pods: our controller, Ray's autoscaler (kuberay), nobody"
+        description="who sets the number of worker pods: our controller, Ray's autoscaler (kuberay), or none"
     )
     idle_seconds: float = Field(default=600.0, ge=0, description="workers without a stage go after so long")
 

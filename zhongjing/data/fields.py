@@ -1,7 +1,7 @@
 """A raw record that knows which of its values were used, so that what is left out can be told.
 
 Readers of layouts take a value by ``fields[name]`` or ``fields.get(name)``: that says that it goes into the
-record. ``name in fields`` and ``fields.peek(name)`` only look. What nobody took is told by :func:`unused_in`.
+record. ``name in fields`` and ``fields.peek(name)`` only look. :func:`unused_in` tells what was not taken.
 Reasons of rejection never hold a record's text: they may end up in logs.
 """
 

@@ -144,7 +144,7 @@ def _ranked(record: Fields, kind: Kind) -> Parsed | None:
         prompt = prompt_of(record)
         if not prompt.turns:
             continue
-        # Our own layout has the best first; nobody else's list has an order unless it says so.
+        # Our own layout has the best first; another layout's list has an order only where it says so.
         own = name == "answers" and "questions" not in record
         ranks, scores = order_in(record, keys.RANKS), order_in(record, keys.SCORES)
         listing = record.take(name, listed)

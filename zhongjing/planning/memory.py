@@ -13,7 +13,7 @@ differs by phase of a step, and the largest phase counts:
 A GPU takes a bucket when it is allocated, a CPU when it is written: there the two ends of the backward pass
 are two phases, on a GPU they are one. Sources: zhongjing.train.engine, zhongjing.model.causal,
 zhongjing.model.attention, DeepSpeed 0.19.8 (runtime/zero/stage_1_and_2.py), transformers' Llama, Qwen2 and
-Qwen3. benchmarks/plan_memory.py holds the sums against measured peaks on a CPU; nobody measured a GPU's.
+Qwen3. benchmarks/plan_memory.py holds the sums against measured peaks on a CPU; a GPU's were not measured.
 
 Constants that are not arithmetic stand at the top. All sizes are bytes.
 """

@@ -161,7 +161,7 @@ def _translate(error: ClientError, uri: str, connection: Connection) -> Exceptio
     told, about = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
     code, status = told.get("Code", ""), about.get("HTTPStatusCode", 0)
     if code == "BucketAlreadyExists":
-        return StorageError("the bucket name belongs to somebody else", code=codes.BUCKET_TAKEN, where=uri)
+        return StorageError("the bucket name belongs to another account", code=codes.BUCKET_TAKEN, where=uri)
     if code == "NoSuchBucket" or (status == 404 and code in ("404", "NotFound")):
         return missing_bucket(uri, connection)
     named = told.get("Region") or about.get("HTTPHeaders", {}).get("x-amz-bucket-region")

@@ -1,7 +1,7 @@
 """Documents and models of a stage in the store: requests, manifests, stop marks.
 
 What makes a result is the existence of its manifest, written last and once. Everything else may be
-incomplete at any time and nobody is misled.
+incomplete at any time and misleads no reader.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read_request(store: ObjectStore, uri: str) -> StageRequest:
     """What an attempt is asked to do.
 
     Raises:
-        NotFoundError: nobody asked.
+        NotFoundError: no stop was asked for.
         StorageError: the object is damaged, or of another release.
     """
     return store.get_record(uri, StageRequest)
@@ -129,7 +129,7 @@ def upload_model(
 
 
 def model_files(store: ObjectStore, uri: str) -> list[ModelFile] | None:
-    """What a stored model folder should hold, as whoever made it wrote down; None if nobody did.
+    """What a stored model folder should hold, as its writer noted; None without such a note.
 
     Args:
         store: where it is.

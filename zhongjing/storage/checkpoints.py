@@ -151,13 +151,13 @@ def _alone(work: Callable[[], Any]) -> list[Any]:
 class CheckpointStore:
     """Checkpoints of one run of a stage.
 
-    Any process may read. Every rank of the current attempt, and nobody else, calls ``restore``, ``save`` and
+    Any process may read. Only the ranks of the current attempt, all of them, call ``restore``, ``save`` and
     ``wait``, all at the same places.
 
     Args:
         store: the object store.
         layout: URIs of this run of the stage.
-        spool: a local folder for nobody else but the attempts of this run; what it holds may be lost.
+        spool: a local folder of the attempts of this run alone; what it holds may be lost.
         keep: how many of the latest checkpoints are kept, besides the best.
         attempt: number of this attempt; it stands in the manifests.
         rank: of this process.
@@ -356,7 +356,7 @@ class CheckpointStore:
 
         All ranks call it, once, before the first ``save``; each fetches its own part. What dead attempts left
         is removed first. A checkpoint that is damaged for one rank is reported and loses its manifest, so
-        that nobody meets it again; all go back to the one before it. Later ones, of steps that will be done
+        that it is not met again; all go back to the one before it. Later ones, of steps that will be done
         again, are removed.
 
         Args:
@@ -429,7 +429,7 @@ class CheckpointStore:
             files = _parse(data, f"{uri}/{MANIFEST}").files
         except StorageError as error:
             if error.code is codes.NEWER_VERSION:
-                raise  # whoever wrote it can use it: it must not be removed
+                raise  # its writer can use it: it must not be removed
             return error.message
         shutil.rmtree(folder, ignore_errors=True)
         return self._fetch_files(files, uri, folder, wanted)

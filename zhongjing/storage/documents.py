@@ -65,7 +65,7 @@ def check_version(version: object, known: Sequence[int], what: str, uri: str) ->
         uri: the object.
 
     Raises:
-        StorageError: a newer release wrote it (``NewerVersion``), or nobody did (``DamagedObject``).
+        StorageError: a newer release wrote it (``NewerVersion``), or no release did (``DamagedObject``).
     """
     if isinstance(version, int) and version in known:
         return

@@ -63,14 +63,14 @@ class _Running:
     """What ``server.json`` says."""
 
     pid: int
-    started: str  # start time in clock ticks, from /proc: a process id alone may be somebody else's by now
+    started: str  # start time in clock ticks, from /proc: a process id alone may be another process's by now
     ports: dict[str, int]
 
 
 class EmbeddedS3:
     """A SeaweedFS server over one folder.
 
-    The process stays in the process group of whoever started it, so it ends with its supervisor's group. One
+    The process stays in the process group of its starter, so it ends with its supervisor's group. One
     that outlived its supervisor is adopted by the next ``start`` over the same folder.
     """
 
@@ -248,7 +248,7 @@ class EmbeddedS3:
         return True
 
     def _end_strays(self) -> None:
-        """Ends a server of this folder that nobody noted: whoever started it was killed in that moment.
+        """Ends a server of this folder that was not recorded: its starter was killed in that moment.
 
         Two servers over one folder would damage the data.
         """
@@ -256,7 +256,7 @@ class EmbeddedS3:
             started = start_mark(pid)
             if started is not None:
                 _end(_Running(pid, started, {}))
-        # Ports that somebody else has by now have his sockets too.
+        # Ports that another process has by now have its sockets too.
         old = self._old_ports() or {}
         _remove_sockets({part: port for part, port in old.items() if _is_free(port)})
 
@@ -288,7 +288,7 @@ class EmbeddedS3:
         return None
 
     def _launch(self, ports: dict[str, int]) -> bool:
-        """Starts the process; False if it lost a port to somebody else in the meantime."""
+        """Starts the process; False if it lost a port to another process in the meantime."""
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         # Each set of ports leaves the master's election state behind; the volumes themselves tell the rest.

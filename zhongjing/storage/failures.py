@@ -164,7 +164,7 @@ def translate(error: Exception, uri: str, connection: Connection) -> ZhongjingEr
         return ConflictError("the object exists already", code=storage_codes.CONFLICT, where=uri)
     if isinstance(error, foreign.PreconditionError):
         return ConflictError(
-            "the object was changed by somebody else", code=storage_codes.CONFLICT, where=uri
+            "the object was changed by another writer", code=storage_codes.CONFLICT, where=uri
         )
     if isinstance(error, ValueError):
         return ConfigError(

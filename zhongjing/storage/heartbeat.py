@@ -2,7 +2,7 @@
 
 Whatever may take long calls :func:`beat` for each piece that it has finished: a range of a file that arrived,
 a micro-batch, a tensor, a token of a rollout. :class:`~zhongjing.storage.progress_writer.ProgressWriter`
-publishes the counter with the progress. So whoever watches an attempt can tell long work from a hang, and a
+publishes the counter with the progress. So a watcher of an attempt can tell long work from a hang, and a
 timer cannot pretend to work. Small requests (progress itself, looking for a stop) do not count.
 """
 
@@ -26,7 +26,7 @@ class Heartbeat:
 
     @property
     def fraction(self) -> float | None:
-        """How much of the present activity is done, 0 to 1; None where nobody knows."""
+        """How much of the present activity is done, 0 to 1; None where it is not known."""
         return self._fraction
 
     def beat(self, fraction: float | None = None) -> None:

@@ -2,8 +2,8 @@
 
 ::
 
-    <root>/<namespace>/<pipeline>/pipeline.json                 what is wanted (written by submit)
-                                 /status.json                   what is so (written by the reconciler)
+    <root>/<namespace>/<pipeline>/pipeline.json                 desired state (written by submit)
+                                 /status.json                   status (written by the reconciler)
                                  /<stage>/current.json          which result is in use (If-Match)
                                  /<stage>/<key>/manifest.json   completion: written last, If-None-Match
                                                /model/          Hugging Face or PEFT format
@@ -109,12 +109,12 @@ class Layout:
 
     @property
     def desired(self) -> str:
-        """What is wanted (:class:`zhongjing.pipeline.state.DesiredState`)."""
+        """The desired state (:class:`zhongjing.pipeline.state.DesiredState`)."""
         return f"{self.home}/pipeline.json"
 
     @property
     def status(self) -> str:
-        """What is so (:class:`zhongjing.pipeline.state.PipelineStatus`)."""
+        """The status (:class:`zhongjing.pipeline.state.PipelineStatus`)."""
         return f"{self.home}/status.json"
 
     def stage(self, stage: Stage, key: str) -> StageLayout:

@@ -1,4 +1,4 @@
-"""The files that a source's URI stands for: the same ones for whoever looks, uploads or trains.
+"""The files that a source's URI stands for: the same ones for a look, an upload and a training.
 
 A path or key names one file, a folder all that is below it, a glob what it matches. What tells about data
 and is none (README.md, LICENSE, dataset_info.json) is left out of folders and globs.

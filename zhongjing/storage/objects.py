@@ -299,7 +299,7 @@ class ObjectStore:
         So a write whose answer was lost is recognised, provided that ``data`` names its writer.
 
         Raises:
-            ConflictError: somebody else's bytes are there.
+            ConflictError: another writer's bytes are there.
         """
         try:
             return self.put(uri, data, if_none_match=True)

@@ -159,7 +159,7 @@ def translate(answer: Answer, uri: str, connection: Connection) -> ZhongjingErro
     if answer.status == 404:
         return NotFoundError("there is no such object", code=codes.OBJECT_NOT_FOUND, where=uri)
     if answer.status == 412:
-        return ConflictError("the object was changed by somebody else", code=codes.CONFLICT, where=uri)
+        return ConflictError("the object was changed by another writer", code=codes.CONFLICT, where=uri)
     if answer.code in _STYLE_CODES:
         return ConfigError(
             f"{store} takes no bucket in the path ({answer})", code=codes.WRONG_ADDRESSING, where=uri

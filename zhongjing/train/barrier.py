@@ -3,7 +3,7 @@
 A collective has a timeout, and a transfer may take longer than any: a rank that waits for rank 0's download
 or another node's upload asks the process group's own key-value store (c10d's, which rank 0 serves) instead.
 There the waiting ranks also see the others' heartbeats (:mod:`zhongjing.storage.heartbeat`). So it is bounded
-how long nobody does anything, not how long the work takes; and what others do counts as a heartbeat of who
+how long no rank does anything, not how long the work takes; and what others do counts as a heartbeat of who
 waits for them, for rank 0 publishes the progress of all.
 """
 

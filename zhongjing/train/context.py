@@ -26,7 +26,7 @@ class RunContext(Protocol):
     """A folder for memory that is used again from one checkpoint to the next; None: there is no such."""
 
     def stop_requested(self) -> bool:
-        """Whether somebody asked for a stop with a checkpoint. Called on rank 0, once a step; cheap."""
+        """Whether a stop with a checkpoint was asked for. Called on rank 0, once a step; cheap."""
         ...
 
     def report(self, activity: Activity, **fields: Any) -> None:

@@ -26,7 +26,7 @@ _M_MMAP_THRESHOLD, _MAPPED_FROM = -3, 1 << 18  # malloc.h; bytes
 COLLECTIVE_SECONDS = 3600
 """How long a rank waits in a collective, and elsewhere for ranks that do nothing any more.
 
-Ray Train's own default is half of it. Nobody waits in a collective for a transfer
+Ray Train's own default is half of it. No rank waits in a collective for a transfer
 (:mod:`zhongjing.train.barrier`), but evaluations and rollouts of unequal length are waited for there.
 """
 
@@ -77,7 +77,7 @@ def _import_muon_uncompiled() -> None:
     """Imports DeepSpeed's Muon optimizer without ``torch.compile``.
 
     ZeRO imports it only to know its class, but its module asks for the whole compiler: 560 modules and
-    seconds of every worker's start, for kernels that nobody runs here.
+    seconds of every worker's start, for kernels that are not run here.
     """
     from deepspeed.runtime import compiler
 

@@ -9,7 +9,7 @@
     rank-00001...
 
 ZeRO-2 has each rank keep one range of the flat masters, cut without regard to parameters. Each rank copies
-its own range as it is, without a collective. Whoever reads asks for ranges of parameters, so the borders of
+its own range as it is, without a collective. A reader asks for ranges of parameters, so the borders of
 the ranks that wrote need not be those of the ranks that read.
 """
 

@@ -81,7 +81,7 @@ def _open(stage: Stage, uri: str) -> Job:
 
 
 class _StoppedError(Exception):
-    """Somebody asked for a stop before the training began."""
+    """A stop was asked for before the training began."""
 
 
 class Job:
@@ -185,7 +185,7 @@ class Job:
     def _await_workers(self, progress: ProgressWriter, prepared: Prepared) -> None:
         """Says that all is prepared, and waits until Ray has room for all workers.
 
-        On a cluster nobody asks for worker pods before. Ray Train alone would wait for them too, but deaf to
+        On a cluster no worker pods are asked for before. Ray Train alone would wait for them too, but deaf to
         a stop, and it takes its request back once a minute.
         """
         from ray.util import placement_group, remove_placement_group

@@ -133,7 +133,7 @@ def describe_failure(error: BaseException, traceback_uri: str | None = None) -> 
         where=None if rank is None else f"worker {rank}",
         remedy=remedy,
         # Also an interrupted one: SIGTERM comes to a job whose node goes away, or that was ended because it
-        # hung. Whoever wants the stage to stop says so to the sequencer.
+        # hung. A stop is asked for through the reconciler.
         retriable=True,
         traceback_uri=traceback_uri,
     )

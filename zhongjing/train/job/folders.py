@@ -105,7 +105,7 @@ class Folders:
         return folder
 
     def _make_room(self, reference: str) -> None:
-        """Removes folders that nobody uses until a model fits, or there are no more."""
+        """Removes folders that are not in use until a model fits, or there are no more."""
         needed = sum(info.size for info in self._store.list(reference))
         if room(self._scratch) > needed:
             return

@@ -92,7 +92,7 @@ class RayRunContext:
             self._metrics = MetricsWriter(store, layout)
 
     def stop_requested(self) -> bool:
-        """Whether somebody asked for a stop with a checkpoint (rank 0)."""
+        """Whether a stop with a checkpoint was asked for (rank 0)."""
         return self._stop.requested
 
     def report(self, activity: Activity, **fields: Any) -> None:

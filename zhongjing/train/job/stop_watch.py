@@ -7,7 +7,7 @@ signal before it is killed. Ray Train's own ``get_preemption_info`` is a barrier
 here rank 0 asks the GCS, and the step's all-reduce tells the others.
 
 Where the attempt is to stop because it hangs, the thread leaves the stacks of its process in the store, from
-inside: in a pod nobody else may look into it. The main thread may wait in Python or in a library that has
+inside: in a pod no other process may look in. The main thread may wait in Python or in a library that has
 given the interpreter free (a collective, a read); a process that was stopped (SIGSTOP) says nothing.
 """
 
@@ -73,7 +73,7 @@ class StopWatch:
 
     @property
     def requested(self) -> bool:
-        """Whether somebody asked for a stop, or a node is being drained."""
+        """Whether a stop was asked for, or a node is being drained."""
         return self._requested.is_set()
 
     def close(self) -> None:

@@ -164,7 +164,7 @@ class _Rank:
                 return True
             return False
 
-        # The engine's first act is a collective: nobody waits there for another node's download.
+        # The engine's first act is a collective: no rank waits there for another node's download.
         if not all(meet(fetch)):
             context.report(Activity.SUSPENDED)
             return {"suspended": True, "steps": 0} if self.rank == 0 else None
