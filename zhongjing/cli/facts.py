@@ -124,7 +124,7 @@ _GPU = re.compile(
 )
 _SCHEME = re.compile(r"(?:s3|hf|https?|file)://")
 _RAY_PREFIX = re.compile(r"^(?:\x1b\[\d+m)?\([^()]*pid=[^()]*\)(?:\x1b\[0m)? ?")
-_FRAME = re.compile(r'\s+File "[^"]*?\b(zhongjing/[a-z0-9_/]+\.py)", line (\d{1,5}), in ([\w<>]+)\s*')
+_FRAME = re.compile(r'\s+File "[^"]*\b(zhongjing/[a-z0-9_/]+\.py)", line (\d{1,5}), in ([\w<>]+)\s*')
 _RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*)(?::|$)", re.ASCII)
 _CAMEL = re.compile(r"\b[A-Z][A-Za-z0-9]+\b", re.ASCII)
 _EXIT = re.compile(r"exit(?:ed)?(?: with)?(?: code| status)?[ :=]{1,2}(-?\d{1,3})\b", re.ASCII)

@@ -413,6 +413,13 @@ def test_tracebacks_of_workers_are_recognised() -> None:
     assert facts["symptoms"]["CUDA out of memory"] == 2
 
 
+@pytest.mark.parametrize("root", ["/home/li/zhongjing", "/home/li/src", "/opt/zhongjing/lib/site-packages"])
+def test_frames_are_told_wherever_the_package_lies(root: str) -> None:
+    log = Log()
+    log.read(TRACE.format(who="li").replace("/venv/lib", root))
+    assert "zhongjing/errors.py:50:__init__" in log.facts()["tracebacks"][0]["frames"]
+
+
 # The command
 
 
