@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import time
 from collections import Counter, defaultdict
@@ -204,49 +205,61 @@ def collect_workdir(evidence: Evidence, path: Path) -> None:
         told = evidence.facts.record(record)
         evidence.add("supervisor", lambda: {**told, "alive": workdir.live_record() is not None})
     temporary = Path(record.ray.temporary) if record is not None and record.ray is not None else path / "ray"
-    ray: defaultdict[str, list[Path]] = defaultdict(list)
-    for file in (temporary / "session_latest" / "logs").rglob("*"):
-        kind = next((each for each in _RAY_LOGS if file.name.startswith(each)), None)
-        if kind is not None:
-            ray[f"ray/{kind}"].append(file)
-    logs = {
-        "supervisor": [path / "supervisor.log"],
-        "ray": [path / "ray.log"],
-        "s3": [path / "s3" / "weed.log", path / "s3" / "weed.log.1"],
-        "commands": list((path / "logs").glob("*.log")),
-        **ray,
-    }
-    evidence.add("workdirLogs", lambda: {kind: _read_logs(files) for kind, files in sorted(logs.items())})
+    evidence.add(
+        "workdirLogs",
+        lambda: {kind: _read_logs(files) for kind, files in sorted(_logs_of(path, temporary).items())},
+    )
     evidence.add(
         "workdirSizes", lambda: {name: _size(path / name) for name in _FOLDERS if (path / name).is_dir()}
     )
     evidence.add("disk", lambda: shutil.disk_usage(path)._asdict())
 
 
+def _logs_of(path: Path, temporary: Path) -> dict[str, list[Path]]:
+    """Logs of a workdir by kind; those of Ray lie below its temporary folder."""
+    ray: defaultdict[str, list[Path]] = defaultdict(list)
+    for root, _, names in os.walk(temporary / "session_latest" / "logs"):
+        for name in names:
+            kind = next((each for each in _RAY_LOGS if name.startswith(each)), None)
+            if kind is not None:
+                ray[f"ray/{kind}"].append(Path(root, name))
+    return {
+        "supervisor": [path / "supervisor.log"],
+        "ray": [path / "ray.log"],
+        "s3": [path / "s3" / "weed.log", path / "s3" / "weed.log.1"],
+        "commands": list((path / "logs").glob("*.log")),
+        **ray,
+    }
+
+
 def _read_logs(files: Iterable[Path]) -> dict[str, Any]:
-    """What is recognised in the newest of these logs of the last week."""
+    """What is recognised in the newest of these logs of the last week, and how many could not be read."""
     recent: list[tuple[float, int, Path]] = []
     for file in files:
-        if file.is_file() and not file.is_symlink():
-            found = file.stat()
-            if found.st_uid == os.getuid() and found.st_mtime > time.time() - _RECENT_SECONDS:
+        with suppress(OSError):  # rotated away
+            found = file.lstat()
+            mine = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid()
+            if mine and found.st_mtime > time.time() - _RECENT_SECONDS:
                 recent.append((found.st_mtime, found.st_size, file))
-    log = Log()
+    log, unread = Log(), 0
     for _, size, file in sorted(recent, reverse=True)[:MOST_LOGS]:
-        with file.open("rb") as stream:
-            stream.seek(max(size - LOG_BYTES, 0))
-            log.read(stream.read(LOG_BYTES).decode(errors="replace"), size)
-    return log.facts()
+        try:
+            with file.open("rb") as stream:
+                stream.seek(max(size - LOG_BYTES, 0))
+                log.read(stream.read(LOG_BYTES).decode(errors="replace"), size)
+        except OSError:
+            unread += 1
+    return {**log.facts(), **({"unread": unread} if unread else {})}
 
 
 def _size(folder: Path) -> dict[str, int]:
-    sizes = [
-        (Path(root) / name).lstat().st_size
-        for root, _, names in os.walk(folder)
-        for name in names
-        if (Path(root) / name).exists()
-    ]
-    return {"files": len(sizes), "bytes": sum(sizes)}
+    files = total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # Ray and the S3 server may be writing
+                total += Path(root, name).lstat().st_size
+                files += 1
+    return {"files": files, "bytes": total}
 
 
 def collect_run(evidence: Evidence, session: Session, name: str) -> None:

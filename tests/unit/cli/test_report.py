@@ -28,7 +28,7 @@ from tests.unit.cli.fakes import (
 from zhongjing.backends.kubernetes.api import Listing
 from zhongjing.backends.kubernetes.resources import CORE_EVENTS, NODES, PODS, Resource
 from zhongjing.backends.local.workdir import SupervisorRecord, Workdir
-from zhongjing.cli.evidence import Evidence, collect_cluster, collect_machine, collect_run
+from zhongjing.cli.evidence import Evidence, collect_cluster, collect_machine, collect_run, collect_workdir
 from zhongjing.cli.facts import Facts, Log, gpu_of, version_of
 from zhongjing.codes import storage as codes
 from zhongjing.config.release import ReleaseConfig
@@ -418,6 +418,35 @@ def test_frames_are_told_wherever_the_package_lies(root: str) -> None:
     log = Log()
     log.read(TRACE.format(who="li").replace("/venv/lib", root))
     assert "zhongjing/errors.py:50:__init__" in log.facts()["tracebacks"][0]["frames"]
+
+
+def test_a_file_that_goes_while_it_is_read_leaves_the_others(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workdir / "s3").mkdir()
+    for name in ("supervisor.log", "ray.log", "s3/weed.log", "s3/weed.log.1", "s3/volume"):
+        (workdir / name).write_text("error[StorageUnreachable]")
+    opened, read = Path.open, Path.lstat
+
+    def open_all_but_one(self: Path, *words: Any, **named: Any) -> Any:
+        if self.name == "ray.log":
+            raise PermissionError(13, "denied")
+        return opened(self, *words, **named)
+
+    def stat_all_but_two(self: Path) -> os.stat_result:
+        if self.name in ("weed.log.1", "volume"):
+            raise FileNotFoundError(2, "gone")
+        return read(self)
+
+    monkeypatch.setattr(Path, "open", open_all_but_one)
+    monkeypatch.setattr(Path, "lstat", stat_all_but_two)
+    parts, _ = told(lambda evidence: collect_workdir(evidence, workdir))
+    assert "leftOut" not in parts
+    logs = parts["workdirLogs"]
+    assert logs["supervisor"]["codes"] == {"StorageUnreachable": 1}
+    assert (logs["ray"]["files"], logs["ray"]["unread"]) == (0, 1)
+    assert logs["s3"]["files"] == 1
+    assert parts["workdirSizes"]["s3"] == {"files": 1, "bytes": 25}
 
 
 # The command
