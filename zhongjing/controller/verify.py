@@ -207,6 +207,9 @@ class Verification:
         if job.state.is_terminal:
             message = f"{job.state.lower()}: {job.message or job.state}"
             remedy = "the end of its log is above"
+        elif job.state is JobState.UNKNOWN:
+            message = "is not known to Ray any more"
+            remedy = "the head was started again: see why with `kubectl describe pod`, and test again"
         else:
             self._remove(name)
             message = f"was {job.state.lower()} for {seconds:.0f} s"

@@ -11,7 +11,10 @@ import pytest
 from tests.unit.backends.test_kubernetes_explain import release
 from zhongjing.backends.kubernetes.pod_diagnosis import Finding, found
 from zhongjing.codes.pods import IMAGE_PULL_FAILED
+from zhongjing.codes.ray import RAY_REFUSED
 from zhongjing.controller.verify import Verification
+from zhongjing.errors import BackendError
+from zhongjing.pipeline.backend import JobDescription, JobState
 
 
 def test_the_checks_import_no_training() -> None:
@@ -58,6 +61,42 @@ def test_helm_test_looks_for_no_cause_where_all_is_fine(monkeypatch: pytest.Monk
 
     assert check.run("false")
     assert not [line for line in lines if line.startswith("why")]
+
+
+class Forgetful:
+    """A Ray whose head is started again while the job runs."""
+
+    address = "http://x"
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def query(self, path: str) -> dict[str, object]:
+        nodes = [{"state": "ALIVE", "resources_total": {"CPU": 2, "GPU": 1}}]
+        return {"data": {"result": {"result": nodes}}}
+
+    def start(self, name: str, arguments: list[str], metadata: dict[str, str]) -> None:
+        self.calls.append("start")
+
+    def describe(self, name: str) -> JobDescription:
+        return JobDescription(submission_id=name, state=JobState.UNKNOWN)
+
+    def read_log(self, name: str) -> list[str]:
+        raise BackendError("Ray answers 404", code=RAY_REFUSED)
+
+    def stop(self, name: str) -> None:
+        self.calls.append("stop")
+
+
+def test_helm_test_says_that_ray_has_forgotten_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zhongjing.controller.verify.POLL_SECONDS", 0.0)
+    check = Verification(release(), "http://x", token="t", seconds=60.0, tell=print)
+    ray = Forgetful()
+    monkeypatch.setattr(check, "_jobs", ray)
+    with pytest.raises(BackendError, match="is not known to Ray any more") as caught:
+        check.step(True)
+    assert "the head was started again" in caught.value.remedy
+    assert ray.calls == ["start"]
 
 
 @pytest.mark.parametrize("enforced", [True, False])
