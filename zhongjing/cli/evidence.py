@@ -12,7 +12,7 @@ import shutil
 import stat
 import subprocess
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zhongjing.storage.objects import ObjectInfo
 
 LOG_BYTES = 4 * 2**20  # of the end of a log that are read
+MOST_LINES = 50_000  # of the end of a log that comes line by line
 MOST_LOGS = 100  # of one kind, the newest
 _SHOWN_POINTS = 200  # of the curves of a stage, spread over all of them
 _RECENT_SECONDS = 7 * 86_400.0
@@ -275,7 +276,8 @@ def _collect_stage(evidence: Evidence, session: Session, name: str, stage: Stage
     def read_log() -> dict[str, Any] | None:
         log = Log()
         with suppress(NotFoundError, ConfigError):  # it was never run, or its log went with it
-            log.read("\n".join(session.logs(name, stage))[-LOG_BYTES:])
+            end = deque(session.logs(name, stage), maxlen=MOST_LINES)  # a live log may have any length
+            log.read("\n".join(end)[-LOG_BYTES:])
         return log.facts() if log.files else None
 
     facts = evidence.facts

@@ -449,6 +449,14 @@ def test_a_file_that_goes_while_it_is_read_leaves_the_others(
     assert parts["workdirSizes"]["s3"] == {"files": 1, "bytes": 25}
 
 
+def test_of_a_live_log_the_end_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zhongjing.cli.evidence.MOST_LINES", 3)
+    session = RunSession()
+    session.log_lines[Stage.SFT] = ["exit code 1", "a", "b", "exit code 137"]
+    parts, _ = told(lambda evidence: collect_run(evidence, cast(Any, session), "demo"))
+    assert parts["log/sft"]["exits"] == {"137": 1}
+
+
 # The command
 
 
