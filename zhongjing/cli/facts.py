@@ -118,6 +118,7 @@ _VERSION = re.compile(
     re.ASCII,
 )
 _GPU = re.compile(
+    r"(?=[A-Z])"
     r"(?:(?:^|[ -])(?:NVIDIA|AMD|Tesla|GeForce|Quadro|Instinct|RTX|GTX|SXM\d?|PCIe|PCIE|NVL|MIG|Ti|SUPER|Ada|"
     r"Generation|[A-Z]{1,2}\d{1,4}[A-Z]?|\d{1,4}(?:GB)?|\dg\.\d{1,3}gb))+",
     re.ASCII,

@@ -399,6 +399,11 @@ def test_models_of_gpus_are_told(name: str) -> None:
     assert gpu_of(f"{name} of zhang-san") == "other"
 
 
+@pytest.mark.parametrize("number", ["138-0013-8000", "1949 1231"])
+def test_a_number_is_no_model_of_a_gpu(number: str) -> None:
+    assert gpu_of(number) == "other"
+
+
 def test_tracebacks_of_workers_are_recognised() -> None:
     log = Log()
     log.read(
