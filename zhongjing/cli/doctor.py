@@ -1,4 +1,4 @@
-"""``zhongjing doctor``: whether this machine, the object store and Ray can do what training asks of them.
+"""``zhongjing doctor``: whether this machine, a cluster or an object store can do what training asks of them.
 
 The options are read here; the checks are in :mod:`zhongjing.cli.diagnosis`, imported when they are needed.
 """
@@ -17,15 +17,24 @@ import typer
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import FAILED, OK, guarded
-from zhongjing.cli.options import DEFAULT_WORKDIR, Format, Local, OutputFormat, Workdir
-from zhongjing.cli.target import LocalTarget
+from zhongjing.cli.options import (
+    DEFAULT_WORKDIR,
+    Format,
+    KubeContext,
+    Local,
+    Namespace,
+    OutputFormat,
+    Release,
+    Workdir,
+)
+from zhongjing.cli.target import ClusterTarget, choose, find_kubeconfig
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.config.commands import Commands
 from zhongjing.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from zhongjing.cli.diagnosis.checks import Check
     from zhongjing.cli.diagnosis.finding import Finding
-    from zhongjing.cli.diagnosis.runner import Check
     from zhongjing.config.pipeline import TrainingPipeline
     from zhongjing.config.sources import Storage
 
@@ -35,13 +44,17 @@ Examples:
   zhongjing doctor --local                        can this machine run the pipeline?
   zhongjing doctor --local --deep                 also start a Ray and run a job on it (half a minute)
   zhongjing doctor --local -f my.yaml             does this document fit this machine?
+  zhongjing doctor -n training                    is the release on the cluster in order?
+  zhongjing doctor -n training -f my.yaml         do nodes and quotas hold this document's stages?
   zhongjing doctor --storage s3://bucket/prefix   is this store good enough?
   zhongjing doctor --local --only torch           one check alone
 
-Each line says fine, warn or fails; what is not fine has a remedy. Nothing is left behind.
+Each line says fine, warn or fails; what is not fine has a remedy. Nothing is left behind. A cluster is only
+read.
 
 Exit codes: 0 nothing fails, 1 something fails, 2 bad input.
 """
+_MORE = "ray with --deep, document with -f, those of this machine with --local"
 _NAME_WIDTH = 16
 
 
@@ -71,20 +84,28 @@ def doctor(
     ] = None,
     local: Local = False,
     workdir: Workdir = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    release: Release = None,
     output: OutputFormat = Format.TEXT,
 ) -> int:
-    """Check Python, packages, GPUs, memory, disks, ports, clock, object store and Ray."""
+    """Check this machine (--local), a cluster's release (-n), an object store, a document."""
     local = local or workdir is not None
+    named = any(each is not None for each in (namespace, context, release))
+    target = None
+    if local or named or find_kubeconfig() is not None:
+        target = choose(
+            local=local, workdir=workdir, namespace=namespace, context=context, release=release, strict=named
+        )
     if endpoint is not None and storage is None:
         raise ConfigError(
             "--endpoint belongs to --storage", code=INVALID_OPTION, remedy="add --storage s3://bucket/prefix"
         )
     if deep and not local:
         raise ConfigError("--deep starts a Ray on this machine", code=INVALID_OPTION, remedy="add --local")
+    from zhongjing.cli.diagnosis.checks import checks, run_checks
     from zhongjing.cli.diagnosis.children import Children
-    from zhongjing.cli.diagnosis.runner import run_checks
     from zhongjing.cli.diagnosis.situation import Situation
-    from zhongjing.cli.diagnosis.table import checks
 
     document = _document(file) if file is not None else None
     console = Console(json_mode=output == Format.JSON)
@@ -95,12 +116,13 @@ def doctor(
             local=local,
             workdir=(workdir or DEFAULT_WORKDIR).absolute(),
             children=children,
-            storage=_storage(storage, endpoint, document, local=local),
+            cluster=target if isinstance(target, ClusterTarget) else None,
+            storage=_storage(storage, endpoint, document, own=target is not None),
             document=document,
             origin=str(file or ""),
             deep=deep,
         )
-        commands = Commands(LocalTarget(workdir or DEFAULT_WORKDIR).flags if local or workdir else None)
+        commands = Commands(target.flags if target is not None else None)
         for found in run_checks(_chosen(checks(situation), only or []), situation):
             finding = replace(found, remedy=found.remedy and commands.complete(found.remedy))
             findings.append(finding)
@@ -148,7 +170,7 @@ def _chosen(checks: list[Check], only: list[str]) -> list[Check]:
                 f"there is no check {name!r} here",
                 code=INVALID_OPTION,
                 where="--only",
-                remedy=f"the checks are: {', '.join(names)} (ray with --deep, document with -f)",
+                remedy=f"the checks are: {', '.join(names)} ({_MORE})",
             )
     return [check for check in checks if not only or check.name in only]
 
@@ -164,9 +186,12 @@ def _document(file: Path) -> TrainingPipeline:
 
 
 def _storage(
-    uri: str | None, endpoint: str | None, document: TrainingPipeline | None, *, local: bool
+    uri: str | None, endpoint: str | None, document: TrainingPipeline | None, *, own: bool
 ) -> Storage | None:
-    """The store to try: of the options, else of the document, else of the environment."""
+    """The store to try: of the options, else of the document, else of the environment.
+
+    ``own``: the workdir or the release has one of its own, which pods or local runs use.
+    """
     import os
 
     from pydantic import ValidationError
@@ -183,7 +208,7 @@ def _storage(
                 where="--storage",
                 remedy="write s3://bucket/prefix",
             ) from None
-    if local:
+    if own:
         return None
     if document is not None:
         return document.spec.storage

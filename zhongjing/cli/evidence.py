@@ -164,10 +164,9 @@ def collect_doctor(evidence: Evidence, workdir: Path) -> None:
     """Which checks of ``zhongjing doctor --local`` are not fine: names, codes. Takes some seconds."""
 
     def collect() -> dict[str, Any]:
+        from zhongjing.cli.diagnosis.checks import checks, run_checks
         from zhongjing.cli.diagnosis.children import Children
-        from zhongjing.cli.diagnosis.runner import run_checks
         from zhongjing.cli.diagnosis.situation import Situation
-        from zhongjing.cli.diagnosis.table import checks
 
         with Children() as children:
             situation = Situation(local=True, workdir=workdir.absolute(), children=children)

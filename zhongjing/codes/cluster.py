@@ -41,6 +41,13 @@ CRD_MISSING = _code(
     cause="The custom resource definition is not installed: crds.install=false, or it was removed.",
     remedy="install it: `kubectl apply --server-side -f helm/files/trainingpipeline-crd.yaml`",
 )
+CRD_VERSION = _code(
+    "CrdVersion",
+    "The cluster's definition of TrainingPipelines is not this version's.",
+    cause="The command line or the release was upgraded without the definition, or the other way round.",
+    remedy="install one version of both; update the definition: "
+    "`kubectl apply --server-side -f helm/files/trainingpipeline-crd.yaml`",
+)
 NAMESPACE_TERMINATING = _code(
     "NamespaceTerminating",
     "The namespace is being deleted.",

@@ -71,18 +71,6 @@ LOOPBACK_BLOCKED = _code(
     cause="A firewall or sandbox, or programs that hold the ports.",
     remedy="let programs listen on 127.0.0.1, ports 11000 to 32000",
 )
-NAMES_UNRESOLVED = _code(
-    "NamesUnresolved",
-    "localhost or the machine's own name is not resolved as it should be.",
-    cause="/etc/hosts lacks them, or a name server is asked that does not answer.",
-    remedy="add the lines '127.0.0.1 localhost' and '127.0.1.1 <the machine's name>' to /etc/hosts",
-)
-PROXY_IN_THE_WAY = _code(
-    "ProxyInTheWay",
-    "Requests to this machine itself would go to a proxy.",
-    cause="A proxy variable is set, and NO_PROXY does not except 127.0.0.1.",
-    remedy="export NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost",
-)
 UNUSABLE_FILE_SYSTEM = _code(
     "UnusableFileSystem",
     "A file system cannot do what zhongjing needs of it.",

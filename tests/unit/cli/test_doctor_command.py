@@ -15,11 +15,11 @@ import pytest
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.doctor_support import told
 from zhongjing.backends.local.processes import wait_until
-from zhongjing.cli.diagnosis import table
+from zhongjing.cli.diagnosis import checks as table
+from zhongjing.cli.diagnosis.checks import Check, run_checks
 from zhongjing.cli.diagnosis.children import Answer, Children
 from zhongjing.cli.diagnosis.finding import Finding, fails, fine, warn
-from zhongjing.cli.diagnosis.runner import Check, run_checks
-from zhongjing.cli.diagnosis.situation import Situation, standing
+from zhongjing.cli.diagnosis.situation import Situation
 from zhongjing.codes import machine
 from zhongjing.codes.storage import STORAGE_UNREACHABLE
 from zhongjing.errors import StorageUnavailableError
@@ -165,11 +165,6 @@ def test_the_end_of_doctor_ends_children_with_theirs_and_removes_its_folder(
     assert children.run("doctor_child", ["end", str(mark)], seconds=30, environment=module).code is None
 
 
-def test_the_nearest_folder_that_stands(tmp_path: Path) -> None:
-    assert standing(tmp_path / "a" / "b") == tmp_path
-    assert standing(tmp_path) == tmp_path
-
-
 # The command
 
 FINE = fine("memory", "12 GiB available")
@@ -238,6 +233,8 @@ def test_json(command: CommandLine, found: list[Finding]) -> None:
         (["--local", "-f", "gone.yaml"], "gone.yaml"),
         (["--local", "--unknown"], "--unknown"),
         (["--local", "--only", "ray"], "the checks are: python, packages, torch"),
+        (["--only", "torch"], "those of this machine with --local"),
+        (["-n", "lab", "--local"], "--namespace belong to a cluster"),
     ],
 )
 def test_bad_options(command: CommandLine, arguments: list[str], words: str) -> None:
@@ -261,3 +258,5 @@ def test_which_checks_are_made(situation: Situation) -> None:
     assert "s3" in names
     deep = Situation(local=True, workdir=situation.workdir, children=situation.children, deep=True)
     assert "ray" in [check.name for check in table.checks(deep)]
+    away = Situation(local=False, workdir=situation.workdir, children=situation.children)
+    assert [check.name for check in table.checks(away)] == ["python", "packages", "s3", "cluster"]

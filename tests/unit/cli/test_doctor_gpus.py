@@ -165,7 +165,7 @@ def test_gpus_without_torch_are_named() -> None:
 
 
 def test_torch_that_works() -> None:
-    finding = judge_torch(CPU, DONE, local=True)
+    finding = judge_torch(CPU, DONE)
     assert told(finding) == ("fine", None)
     assert finding.finding == "torch 2.13.0+cu130 (CUDA 13.0), imported in 2.5 s"
 
@@ -174,7 +174,7 @@ def test_torch_that_works() -> None:
     ("change", "words"), [({"right": False}, "a product of matrices is wrong"), ({"gloo": False}, "gloo")]
 )
 def test_torch_that_does_not(change: dict[str, Any], words: str) -> None:
-    finding = judge_torch({**CPU, **change}, DONE, local=True)
+    finding = judge_torch({**CPU, **change}, DONE)
     assert told(finding) == ("fails", "TorchUnusable")
     assert words in finding.finding
 
@@ -197,14 +197,9 @@ def test_torch_that_does_not(change: dict[str, Any], words: str) -> None:
     ],
 )
 def test_torch_that_cannot_be_imported(answer: Answer, expected: tuple[str, str], words: str) -> None:
-    finding = judge_torch({}, answer, local=True)
+    finding = judge_torch({}, answer)
     assert told(finding) == expected
     assert words in finding.finding
-
-
-def test_torch_is_not_needed_for_a_cluster() -> None:
-    answer = Answer((), 1, "ModuleNotFoundError: No module named 'torch'")
-    assert told(judge_torch({}, answer, local=False)) == ("warn", "MissingPackage")
 
 
 def test_device_files_and_cards_are_counted(tmp_path: Path) -> None:

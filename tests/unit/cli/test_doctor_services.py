@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.unit.cli.doctor_support import told
@@ -20,68 +20,13 @@ from zhongjing.backends.local.processes import ProcessRecord, record, wait_until
 from zhongjing.backends.local.workdir import SupervisorRecord, Workdir
 from zhongjing.cli.diagnosis import cluster, document, ray, store, store_probe, supervisor
 from zhongjing.cli.diagnosis.children import Answer, Children
+from zhongjing.cli.diagnosis.clock import judge_skew
 from zhongjing.cli.diagnosis.situation import Situation
 from zhongjing.config.resolve import parse_document, resolve
 from zhongjing.config.stages import Stage
+from zhongjing.storage.progress import Failure
 
 # The supervisor
-
-NONE = supervisor.Facts("/runs")
-ALIVE = supervisor.Facts("/runs", recorded=7, alive=True, ready=True, age=600.0, locked=True, left=12)
-
-
-@pytest.mark.parametrize(
-    ("facts", "expected", "words"),
-    [
-        (NONE, ("fine", None), "none runs at /runs"),
-        (ALIVE, ("fine", None), "process 7 drives /runs, for 10 min"),
-        (replace(ALIVE, ready=False, age=4.0), ("fine", None), "starting its services for 4 s"),
-        (replace(ALIVE, ready=False, age=400.0), ("fails", "SupervisorSilent"), "for 400 s"),
-        (replace(ALIVE, stopped=True), ("fails", "SupervisorSilent"), "process 7 is stopped"),
-        (replace(ALIVE, error="no ports"), ("fails", "SupervisorFailed"), "no ports"),
-        (replace(NONE, recorded=7), ("warn", "StaleSupervisor"), "process 7, which is gone"),
-        (
-            replace(NONE, recorded=7, left=3, serving=True),
-            ("warn", "StaleSupervisor"),
-            "3 processes of its Ray and its S3 server still run",
-        ),
-        (replace(NONE, recorded=7, error="disk full"), ("warn", "StaleSupervisor"), "disk full"),
-        (replace(NONE, damaged=True), ("warn", "StaleSupervisor"), "cannot be read"),
-        (replace(NONE, left=3), ("warn", "StaleSupervisor"), "3 processes"),
-        (replace(NONE, serving=True), ("warn", "StaleSupervisor"), "its S3 server"),
-        (replace(NONE, locked=True), ("fails", "SupervisorSilent"), "no record"),
-        (
-            replace(NONE, locked=True, recorded=7),
-            ("fails", "SupervisorSilent"),
-            "the record names process 7, which is gone",
-        ),
-    ],
-)
-def test_supervisor(facts: supervisor.Facts, expected: tuple[str, str | None], words: str) -> None:
-    finding = supervisor.judge(facts)
-    assert told(finding) == expected
-    assert words in finding.finding
-
-
-def gathered(workdir: Workdir) -> supervisor.Facts:
-    return supervisor.gather(workdir, workdir.record())
-
-
-def test_a_workdir_of_a_dead_supervisor(tmp_path: Path) -> None:
-    workdir = Workdir(tmp_path)
-    assert gathered(workdir) == supervisor.Facts(str(tmp_path))
-    workdir.write_record(SupervisorRecord(process=ProcessRecord(pid=os.getpid(), started="1"), ready=True))
-    facts = gathered(workdir)
-    assert (facts.recorded, facts.alive, facts.locked) == (os.getpid(), False, False)
-    (tmp_path / "supervisor.json").write_text("{")
-    assert gathered(workdir).damaged
-
-
-def test_a_lock_that_somebody_holds(tmp_path: Path) -> None:
-    with (tmp_path / "supervisor.lock").open("w") as file:
-        assert not gathered(Workdir(tmp_path)).locked
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert gathered(Workdir(tmp_path)).locked
 
 
 @pytest.fixture
@@ -92,58 +37,93 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.communicate()
 
 
-def test_a_supervisor_that_lives_and_one_that_is_stopped(
-    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+@pytest.fixture
+def workdir(tmp_path: Path) -> Workdir:
+    return Workdir(tmp_path)
+
+
+GONE = ProcessRecord(pid=os.getpid(), started="1")  # another process has its id
+FAILURE = Failure(error="BackendError", code="SupervisorFailed", message="no ports", where="", remedy="")
+
+
+def test_no_supervisor(workdir: Workdir) -> None:
+    finding = supervisor.judge(workdir)
+    assert told(finding) == ("fine", None)
+    assert "none left anything behind" in finding.finding
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({}, "which is gone"), ({"failure": FAILURE}, "which is gone (it had failed: no ports)")],
+)
+def test_a_supervisor_that_is_gone(workdir: Workdir, change: dict[str, Any], words: str) -> None:
+    workdir.write_record(SupervisorRecord(process=GONE, ready=True, **change))
+    finding = supervisor.judge(workdir)
+    assert told(finding) == ("warn", "StaleSupervisor")
+    assert words in finding.finding
+
+
+def test_what_a_supervisor_left(workdir: Workdir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "left_running", lambda _: ["3 processes of its Ray", "its S3 server"])
+    finding = supervisor.judge(workdir)
+    assert told(finding) == ("warn", "StaleSupervisor")
+    assert finding.finding.endswith("; 3 processes of its Ray and its S3 server still run")
+    (workdir.path / "supervisor.json").write_text("{")
+    assert "cannot be read" in supervisor.judge(workdir).finding
+
+
+@pytest.mark.parametrize(
+    ("change", "age", "expected", "words"),
+    [
+        ({"ready": True}, 1.0, ("fine", None), "drives"),
+        ({}, 4.0, ("fine", None), "starting its services for"),
+        ({}, 400.0, ("fails", "SupervisorSilent"), "for 400 s"),
+        ({"failure": FAILURE}, 4.0, ("fails", "SupervisorFailed"), "has failed: no ports"),
+    ],
+)
+def test_a_supervisor_that_lives(
+    workdir: Workdir,
+    sleeper: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    age: float,
+    expected: tuple[str, str | None],
+    words: str,
 ) -> None:
-    workdir = Workdir(tmp_path)
+    began = psutil.Process(sleeper.pid).create_time()
+    monkeypatch.setattr("time.time", lambda: began + age)
+    workdir.write_record(SupervisorRecord(process=record(sleeper.pid), **change))
+    finding = supervisor.judge(workdir)
+    assert told(finding) == expected
+    assert words in finding.finding
+
+
+def test_a_supervisor_that_is_stopped(workdir: Workdir, sleeper: subprocess.Popen[bytes]) -> None:
     workdir.write_record(SupervisorRecord(process=record(sleeper.pid), ready=True))
-    facts = gathered(workdir)
-    assert (facts.alive, facts.stopped, facts.ready, facts.locked) == (True, False, True, True)
-    assert 0 <= facts.age < 60
     sleeper.send_signal(19)
-    assert wait_until(lambda: gathered(workdir).stopped, 10)
+    assert wait_until(lambda: supervisor.judge(workdir).code == "SupervisorSilent", 10)
+    assert "kill -CONT" in str(supervisor.judge(workdir).remedy)
+
+
+def test_one_that_has_the_lock_and_no_record_yet(workdir: Workdir) -> None:
+    file = workdir.lock()
+    assert file is not None
+    with file:
+        assert f"process {os.getpid()} has been starting" in supervisor.judge(workdir).finding
 
 
 def test_keys_that_others_can_read(tmp_path: Path) -> None:
     key = tmp_path / "environment.json"
     key.touch()
-    key.chmod(0o644)
-    tmp_path.chmod(0o755)
-    assert supervisor.open_secrets(tmp_path) == [str(key)]
-    assert told(supervisor.judge_secrets([str(key)])) == ("fails", "OpenSecrets")
-    tmp_path.chmod(0o700)
-    assert supervisor.open_secrets(tmp_path) == []
-    tmp_path.chmod(0o755)
-    key.chmod(0o600)
-    assert supervisor.open_secrets(tmp_path) == []
-    assert told(supervisor.judge_secrets([])) == ("fine", None)
+    for folder, mode, status in ((0o755, 0o644, "fails"), (0o700, 0o644, "fine"), (0o755, 0o600, "fine")):
+        tmp_path.chmod(folder)
+        key.chmod(mode)
+        finding = supervisor.check_secrets(tmp_path)
+        assert told(finding)[0] == status
+        assert (str(key) in finding.finding) == (status == "fails")
 
 
 # Ray
-
-HEAD = supervisor.RayFacts("http://127.0.0.1:1", 2, alive=True, gcs=None, jobs=None, agent=True, guarded=True)
-
-
-@pytest.mark.parametrize(
-    ("facts", "expected", "words"),
-    [
-        (HEAD, ("fine", None), "2 CPUs"),
-        (replace(HEAD, alive=False), ("warn", "RayUnreachable"), "gone"),
-        (replace(HEAD, gcs="503"), ("fails", "RayUnreachable"), "control service does not answer (503)"),
-        (replace(HEAD, jobs="401"), ("fails", "RayUnreachable"), "with the token (401)"),
-        (replace(HEAD, agent=False), ("fails", "RayUnreachable"), "agent"),
-        (replace(HEAD, guarded=False), ("fails", "OpenSecrets"), "without the token"),
-    ],
-)
-def test_ray_health(facts: supervisor.RayFacts, expected: tuple[str, str | None], words: str) -> None:
-    finding = supervisor.judge_ray(facts)
-    assert told(finding) == expected
-    assert words in finding.finding
-
-
-def test_nobody_answers_on_a_closed_port() -> None:
-    assert "refused" in supervisor.asked("http://127.0.0.1:9/", None)
-
 
 STARTED = {"ready": 8.0}
 RAN = {
@@ -152,8 +132,6 @@ RAN = {
     "ranks": 2,
     "right": True,
     "milliseconds": 5.0,
-    "threads": 130,
-    "memory": 2**29,
 }
 
 
@@ -191,7 +169,7 @@ def test_a_trial_of_ray(
     ],
 )
 def test_the_stores_clock(seconds: float, status: str, words: str) -> None:
-    finding = store_probe.judge_skew(seconds, "the store")
+    finding = judge_skew("s3 clock", seconds, "the store", "signatures are refused")
     assert told(finding)[0] == status
     assert words in finding.finding
 
@@ -223,15 +201,10 @@ def test_no_store_is_said_to_be_none(situation: Situation) -> None:
     assert "--storage" in finding.finding
 
 
-def test_clusters_are_said_not_to_be_checked(
-    situation: Situation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+def test_no_cluster_is_said_to_be_none(situation: Situation) -> None:
     [finding] = cluster.check(situation)
     assert told(finding) == ("fine", None)
     assert "not checked" in finding.finding
-    assert list(cluster.check(replace(situation, local=True))) == []
 
 
 # Documents

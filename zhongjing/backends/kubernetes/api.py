@@ -12,8 +12,10 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,6 +185,19 @@ class KubeApi:
                 return False
             raise
         return any(entry.get("name") == resource.plural for entry in listed.get("resources") or [])
+
+    def clock_skew(self) -> float | None:
+        """Seconds that this machine's clock is ahead of the API server's; None where it does not tell."""
+        before = time.time()
+        answer = self._call(Request("GET", Resource("", "v1", "", namespaced=False)))
+        middle = (before + time.time()) / 2
+        try:
+            # A date has whole seconds (RFC 9110, section 5.6.7).
+            return middle - parsedate_to_datetime(answer.headers.get("Date") or "").timestamp() - 0.5
+        except ValueError:
+            return None
+        finally:
+            answer.close()
 
     def allows(self, verb: str, resource: Resource, *, subresource: str = "") -> bool:
         """Whether this user may do ``verb`` in the namespace."""

@@ -27,7 +27,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import cast
 
@@ -69,12 +69,9 @@ def provision(api: KubeApi, release: ReleaseConfig, replicas: Mapping[str, int])
         BackendError: the API does not answer or refuses; says what is wrong with an object.
     """
     there = {workload.name: workload for workload in read_workloads(api, release)}
-    for config in api.find(CONFIG_MAPS, labels=pod_labels(release, COMPONENT)).items:
-        text = str((config.get("data") or {}).get(KEY) or "{}")
+    for config, text in _descriptions(api, release):
         manifest = cast(Object, json.loads(text))
-        resource = _RESOURCES.get(manifest.get("kind", ""))
-        if resource is None:
-            continue
+        resource = _RESOURCES[manifest["kind"]]
         if resource == DEPLOYMENTS and not groups_of(resource, manifest, release):
             continue  # of a group that only the next controller, of a newer release, knows a number for
         name = str(manifest["metadata"]["name"])
@@ -88,6 +85,26 @@ def provision(api: KubeApi, release: ReleaseConfig, replicas: Mapping[str, int])
         made = api.patch(resource, name, body, kind="apply", force=True, field_manager=FIELD_MANAGER)
         there[name] = Workload(resource, made, groups_of(resource, made, release))
     return list(there.values())
+
+
+def worker_pods(api: KubeApi, release: ReleaseConfig) -> dict[str, Object]:
+    """The ``spec`` of a worker pod as the chart describes it, by worker group."""
+    found: dict[str, Object] = {}
+    for _, text in _descriptions(api, release):
+        manifest = json.loads(text)
+        spec = manifest["spec"]
+        for group, index in groups_of(_RESOURCES[manifest["kind"]], manifest, release).items():
+            place = spec["workerGroupSpecs"][index] if "workerGroupSpecs" in spec else spec
+            found[group] = place["template"]["spec"]
+    return found
+
+
+def _descriptions(api: KubeApi, release: ReleaseConfig) -> Iterator[tuple[Object, str]]:
+    """The ConfigMaps that describe workloads, each with its description as JSON."""
+    for config in api.find(CONFIG_MAPS, labels=pod_labels(release, COMPONENT)).items:
+        text = str((config.get("data") or {}).get(KEY) or "{}")
+        if json.loads(text).get("kind") in _RESOURCES:
+            yield config, text
 
 
 def _filled(

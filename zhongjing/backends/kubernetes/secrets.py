@@ -42,19 +42,24 @@ _PROFILE = "default"
 
 
 def prepare_secrets(api: KubeApi, release: ReleaseConfig) -> list[Finding]:
-    """Makes what is missing and looks at what is there.
-
-    Returns:
-        What is wrong with the Secrets: one that the installer should have made, a key that is not in it,
-        credentials that do not fit the store's. Empty when all is well.
-    """
+    """Makes what is missing and looks at what is there, as :func:`check_secrets` does."""
     ray, storage = release.ray, release.storage
     if ray.token_managed:
         _make(api, release, ray.token_secret, "ray-head", {TOKEN_KEY: secrets.token_hex(32)})
+    if storage.secret is not None and storage.secret_managed:
+        _make(api, release, storage.secret, "s3", _store_keys())
+    return check_secrets(api, release)
+
+
+def check_secrets(api: KubeApi, release: ReleaseConfig) -> list[Finding]:
+    """What is wrong with the Secrets; empty when all is well. Nothing is written, no value is told.
+
+    It may be a Secret that the installer should have made, a key that is not in it, or credentials that do
+    not fit the store's.
+    """
+    ray, storage = release.ray, release.storage
     findings = _check(api, ray.token_secret, _token_faults, {TOKEN_KEY}, managed=ray.token_managed)
     if storage.secret is not None:
-        if storage.secret_managed:
-            _make(api, release, storage.secret, "s3", _store_keys())
         keys = {CREDENTIALS_KEY, IDENTITIES_KEY} if storage.bundled else {CREDENTIALS_KEY}
         faults = _store_faults if storage.bundled else _credential_faults
         findings += _check(api, storage.secret, faults, keys, managed=False)

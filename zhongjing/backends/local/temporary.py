@@ -125,6 +125,12 @@ _COMPILED = {
 }
 
 
+def socket_folder(workdir: Path) -> Path:
+    """Where sockets of a workdir will be: the workdir, or the folder that takes its place. Makes nothing."""
+    fits = _fits(workdir / "ray", _RAY_BYTES) and _fits(workdir / "tmp", _TEMPORARY_BYTES)
+    return workdir if fits else _SHORT
+
+
 def _fits(folder: Path, more: int) -> bool:
     return _PLAIN.fullmatch(str(folder)) is not None and len(os.fsencode(folder)) + more <= _SOCKET_BYTES
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zhongjing.cli.diagnosis.children import Answer
-from zhongjing.cli.diagnosis.finding import Finding, fails, fine, gib, lacks, warn
+from zhongjing.cli.diagnosis.finding import Finding, fails, fine, gib, warn
 from zhongjing.cli.diagnosis.situation import Situation
 from zhongjing.codes import command, machine
 from zhongjing.codes import local as local_codes
@@ -24,22 +24,17 @@ def check(situation: Situation) -> Iterable[Finding]:
         "zhongjing.cli.diagnosis.torch_probe", seconds=SECONDS, environment=situation.environment
     )
     facts = answer.merged()
-    yield judge_torch(facts, answer, local=situation.local)
+    yield judge_torch(facts, answer)
     yield judge_gpus(facts, answer)
 
 
-def judge_torch(facts: Facts, answer: Answer, *, local: bool) -> Finding:
+def judge_torch(facts: Facts, answer: Answer) -> Finding:
     """Torch is there, computes, and its workers can speak to each other."""
     if "torch" not in facts:
-        last = answer.complaint.splitlines()[-1] if answer.complaint else "nothing was said"
+        last = answer.last_words
         if "No module named 'torch'" in last:
-            return lacks(
-                "torch",
-                "not installed: runs on this machine and chat need it",
-                command.MISSING_PACKAGE,
-                "pip install 'zhongjing[train]'",
-                serious=local,
-            )
+            said = "not installed: runs on this machine and chat need it"
+            return fails("torch", said, command.MISSING_PACKAGE, "pip install 'zhongjing[train]'")
         if answer.code is None:
             return fails("torch", f"its import did not end within {SECONDS:.0f} s", machine.CHECK_HUNG)
         return fails("torch", f"its import {answer.death}: {last}", machine.TORCH_UNUSABLE)

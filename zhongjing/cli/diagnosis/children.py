@@ -22,8 +22,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-import zhongjing
-
 _FORCED_AFTER = 3.0  # seconds that a child gets to clean up
 
 
@@ -50,6 +48,11 @@ class Answer:
             with contextlib.suppress(ValueError):
                 return f"died of {signal.Signals(-self.code).name}"
         return f"ended with code {self.code}"
+
+    @property
+    def last_words(self) -> str:
+        """The last line of its standard error stream."""
+        return self.complaint.splitlines()[-1] if self.complaint else "nothing was said"
 
     def merged(self) -> dict[str, Any]:
         """All lines as one object; later ones win."""
@@ -110,13 +113,16 @@ class Children:
             seconds: how long it may take; then it and its children are ended.
             environment: of the child.
         """
+        from zhongjing.backends.local.processes import python_path
+
+        path = os.pathsep.join(filter(None, [python_path(), environment.get("PYTHONPATH")]))
         with self._lock:
             if self._closed:
                 return Answer((), None, "")
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 cwd="/",  # no module of the user's folder stands in for an installed one
-                env={**environment, "PYTHONPATH": _python_path(environment)},
+                env={**environment, "PYTHONPATH": path},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -180,17 +186,6 @@ def _end(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_FORCED_AFTER)
-
-
-def _python_path(environment: Mapping[str, str]) -> str:
-    """PYTHONPATH under which a child finds this very package, also from a checkout."""
-    paths = [
-        str(Path(path).absolute()) for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path
-    ]
-    root = Path(zhongjing.__file__).absolute().parent.parent
-    if (root / "pyproject.toml").is_file() and str(root) not in paths:
-        paths.insert(0, str(root))
-    return os.pathsep.join(paths)
 
 
 # The child's side

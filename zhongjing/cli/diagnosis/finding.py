@@ -56,11 +56,6 @@ def fails(name: str, finding: str, code: Code, remedy: str | None = None) -> Fin
     return Finding(name, Status.FAILS, finding, remedy or code.remedy, code.name)
 
 
-def lacks(name: str, finding: str, code: Code, remedy: str | None = None, *, serious: bool) -> Finding:
-    """Something is short: ``serious`` says whether what was asked for needs it."""
-    return (fails if serious else warn)(name, finding, code, remedy)
-
-
 def of_error(name: str, error: ZhongjingError) -> Finding:
     """An expected error as a finding."""
     place = f"{error.where}: " if error.where else ""

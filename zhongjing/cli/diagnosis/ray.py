@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zhongjing.cli.diagnosis.children import Answer
-from zhongjing.cli.diagnosis.finding import Finding, Status, fails, fine, gib
+from zhongjing.cli.diagnosis.finding import Finding, Status, fails, fine
 from zhongjing.cli.diagnosis.situation import Situation
 from zhongjing.codes import machine
 from zhongjing.codes import ray as codes
@@ -34,7 +34,7 @@ def judge(facts: Mapping[str, Any], answer: Answer) -> list[Finding]:
         message = str(facts["error"]).strip()
         return [Finding("ray start", Status.FAILS, message, facts.get("remedy"), facts.get("code"))]
     if "ready" not in facts:
-        last = answer.complaint.splitlines()[-1] if answer.complaint else "nothing was said"
+        last = answer.last_words
         return [fails("ray start", f"the trial {answer.death}: {last}", codes.RAY_FAILED)]
     findings = [fine("ray start", f"a Ray of our own was ready after {facts['ready']:.1f} s")]
     if "job_error" in facts:
@@ -48,8 +48,7 @@ def judge(facts: Mapping[str, Any], answer: Answer) -> list[Finding]:
             fine(
                 "ray job",
                 f"{facts['ranks']} workers added up 4 MiB by gloo in {facts['milliseconds']:.0f} ms; the job "
-                f"took {facts['job_seconds']:.1f} s, Ray held {facts['threads']} threads and "
-                f"{gib(facts['memory'])}",
+                f"took {facts['job_seconds']:.1f} s",
             )
         )
     return findings

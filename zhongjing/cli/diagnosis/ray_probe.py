@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
-import os
-import shlex
-import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-from zhongjing.backends.local.processes import marked
 from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.cli.diagnosis.children import end_with_parent, remove, tell
@@ -52,33 +46,16 @@ def main() -> None:
 
 def _job(head: RayHead) -> dict[str, Any]:
     """Submits the job, waits for it, and returns its result or why there is none."""
-    assert head.record is not None
     began = time.monotonic()
-    _submit(head.record.dashboard_url, head.token_file.read_text().strip())
     jobs = head.backend("jobs")
+    jobs.start(_JOB, ["-m", "zhongjing.cli.diagnosis.ray_job"], {})
     job = jobs.describe(_JOB)
     while not job.state.is_terminal and time.monotonic() - began < JOB_SECONDS:
         time.sleep(0.2)
         job = jobs.describe(_JOB)
-    sizes = _sizes(head.mark)
     if job.state is not JobState.SUCCEEDED:
-        return {"job_error": f"{job.state}: {job.message}".rstrip(": "), **sizes}
-    return {"job_seconds": time.monotonic() - began, **_result(jobs), **sizes}
-
-
-def _submit(address: str, token: str) -> None:
-    body = {
-        "entrypoint": shlex.join([sys.executable, "-m", "zhongjing.cli.diagnosis.ray_job"]),
-        "submission_id": _JOB,
-        "entrypoint_num_cpus": 0,
-    }
-    request = urllib.request.Request(  # noqa: S310 - our own loopback address
-        f"{address}/api/jobs/",
-        data=json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-    )
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
-        answer.read()
+        return {"job_error": f"{job.state}: {job.message}".rstrip(": ")}
+    return {"job_seconds": time.monotonic() - began, **_result(jobs)}
 
 
 def _result(jobs: RayJobsBackend) -> dict[str, Any]:
@@ -87,16 +64,6 @@ def _result(jobs: RayJobsBackend) -> dict[str, Any]:
             found: dict[str, Any] = json.loads(line.removeprefix(RESULT))
             return found
     return {"job_error": "the job ended well and said nothing"}
-
-
-def _sizes(mark: str) -> dict[str, int]:
-    """Threads and proportional memory of all of Ray's processes, in bytes."""
-    threads = memory = 0
-    for process in marked(mark):
-        with contextlib.suppress(Exception):  # it may be gone by now
-            threads += process.num_threads()
-            memory += process.memory_full_info().pss
-    return {"threads": threads, "memory": memory, "pid": os.getpid()}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from zhongjing.cli.diagnosis.children import Children
 
 if TYPE_CHECKING:
+    from zhongjing.cli.target import ClusterTarget
     from zhongjing.config.pipeline import TrainingPipeline
     from zhongjing.config.sources import Storage
 
@@ -20,11 +21,12 @@ class Situation:
     """What was asked for.
 
     Attributes:
-        local: whether runs are meant to happen on this machine; then what they lack fails.
+        local: whether runs are meant to happen on this machine.
         workdir: of local runs; need not exist.
         children: runs the child processes.
+        cluster: the release to look at; none without a kubeconfig, and with ``local``.
         storage: the object store to try; none where none was named, and with ``local`` the workdir's.
-        document: the document to hold against this machine.
+        document: the document to hold against this machine or the cluster.
         origin: the document's file.
         deep: whether a Ray is started to try it.
         environment: of the command.
@@ -33,16 +35,9 @@ class Situation:
     local: bool
     workdir: Path
     children: Children
+    cluster: ClusterTarget | None = None
     storage: Storage | None = None
     document: TrainingPipeline | None = None
     origin: str = ""
     deep: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-
-
-def standing(folder: Path) -> Path:
-    """``folder``, or the nearest folder above it that exists."""
-    folder = folder.absolute()
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    return folder

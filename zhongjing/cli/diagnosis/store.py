@@ -61,6 +61,6 @@ def judge(answer: Answer) -> list[Finding]:
     if answer.code is None:
         findings.append(fails("s3", f"no answer within {SECONDS:.0f} s: cut off", machine.CHECK_HUNG))
     elif answer.code != 0:
-        last = answer.complaint.splitlines()[-1] if answer.complaint else "nothing was said"
+        last = answer.last_words
         findings.append(fails("s3", f"the check {answer.death}: {last}", machine.CHECK_BROKE))
     return findings

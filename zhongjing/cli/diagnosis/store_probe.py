@@ -17,11 +17,11 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from zhongjing.cli.diagnosis.children import end_with_parent, remove, tell
+from zhongjing.cli.diagnosis.clock import judge_skew
 from zhongjing.cli.diagnosis.finding import Finding, fails, fine, of_error, warn
 from zhongjing.codes import machine
 from zhongjing.codes import storage as codes
@@ -35,8 +35,6 @@ from zhongjing.storage.objects import ObjectStore, open_store
 
 SPEED_BYTES = 8 * 2**20
 SLOW = 2.0  # MB/s
-SKEW_LIMIT = 300.0  # seconds; S3 refuses signatures that are 15 minutes off
-SKEW_NOTED = 30.0
 
 
 def main() -> None:
@@ -94,7 +92,7 @@ def try_store(storage: Storage, send: Callable[[Finding], None]) -> None:
         connection = Connection.of(storage)
         clock = skew(connection)
         if clock is not None:
-            send(judge_skew(clock, connection.name))
+            send(judge_skew("s3 clock", clock, connection.name, "signatures are refused"))
         store = open_store(storage)
         folder = f"{storage.uri.rstrip('/')}/.zhongjing-doctor-{uuid.uuid4().hex[:12]}"
         access(store, folder, send)
@@ -192,25 +190,10 @@ def skew(connection: Connection) -> float | None:
         return None  # the access check says why
     middle = (before + time.time()) / 2
     try:
-        return middle - _moment(date) if date else None
+        # A date has whole seconds.
+        return middle - parsedate_to_datetime(date).timestamp() - 0.5 if date else None
     except ValueError:
         return None
-
-
-def _moment(date: str) -> float:
-    moment: datetime = parsedate_to_datetime(date)
-    return moment.timestamp() + 0.5  # a date has whole seconds
-
-
-def judge_skew(seconds: float, store: str) -> Finding:
-    """Near enough for signatures."""
-    way = "ahead of" if seconds > 0 else "behind"
-    about = f"this machine's clock is {abs(seconds):.1f} s {way} {store}"
-    if abs(seconds) > SKEW_LIMIT:
-        return fails("s3 clock", f"{about}: signatures are refused", machine.WRONG_CLOCK)
-    if abs(seconds) > SKEW_NOTED:
-        return warn("s3 clock", about, machine.WRONG_CLOCK)
-    return fine("s3 clock", about)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,296 @@
+"""Worker pods, as the chart describes them, against the nodes and quotas of the cluster.
+
+A node counts by what it has (``allocatable``), not by what is free now: whether a pod finds room at this
+moment its own status says. Labels and taints count, affinities do not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from zhongjing.cli.diagnosis.finding import Finding, fails, fine, gib, of_error, warn
+from zhongjing.codes import pods as codes
+from zhongjing.errors import BackendError, ZhongjingError
+
+if TYPE_CHECKING:
+    from zhongjing.backends.kubernetes.api import KubeApi
+    from zhongjing.backends.kubernetes.resources import Object
+    from zhongjing.config.pipeline import TrainingPipeline
+    from zhongjing.config.release import ReleaseConfig
+
+DISK = "ephemeral-storage"
+_BYTES = ("memory", DISK)
+
+Part = Callable[[str, Callable[[], Iterable[Finding]]], list[Finding]]
+Asked = dict[str, Decimal]
+"""Amounts by resource, e.g. ``nvidia.com/gpu``; in quotas also ``limits.memory``, ``pods`` and others."""
+
+
+def check_capacity(
+    api: KubeApi, release: ReleaseConfig, document: TrainingPipeline | None, part: Part
+) -> Iterator[Finding]:
+    """Whether the cluster can hold worker pods: one of each group, or those of a document's stages."""
+    from zhongjing.backends.kubernetes.provision import worker_pods
+
+    plans: dict[str, dict[str, int]] = {}
+    if document is None:
+        plans = {f"one pod of {group.name}": {group.name: 1} for group in release.ray.groups}
+    else:
+        for stage, plan in stage_pods(release, document).items():
+            if isinstance(plan, Finding):
+                yield plan
+            else:
+                plans[f"stage {stage}"] = plan
+    pods: dict[str, Object] = {}
+
+    def read_groups() -> list[Finding]:
+        pods.update(worker_pods(api, release))
+        return []
+
+    yield from part("worker groups", read_groups)
+    if pods:
+        yield from part("nodes", lambda: check_nodes(api, pods, plans))
+        yield from part("quotas", lambda: check_quotas(api, release, pods, plans))
+
+
+def stage_pods(release: ReleaseConfig, document: TrainingPipeline) -> dict[str, dict[str, int] | Finding]:
+    """The pods of each group that a stage takes, or why the release can never hold its workers."""
+    from zhongjing.backends.kubernetes.demand import Demand, pods_needed
+
+    found: dict[str, dict[str, int] | Finding] = {}
+    for stage in document.spec.stages.present():
+        settings = document.spec.stages.get(stage)
+        assert settings is not None, "present() names what is there"
+        demand = Demand(stage.value, settings.workers, settings.resources)
+        try:
+            found[stage.value] = pods_needed(release.ray.groups, demand)
+        except ZhongjingError as error:
+            found[stage.value] = of_error(f"stage {stage}", error)
+    return found
+
+
+# Nodes
+
+
+def check_nodes(
+    api: KubeApi, pods: Mapping[str, Object], plans: Mapping[str, Mapping[str, int]]
+) -> Iterator[Finding]:
+    """Whether nodes can hold the pods of each group."""
+    from zhongjing.backends.kubernetes.resources import NODES
+
+    nodes = api.find(NODES).items
+    needed: Counter[str] = Counter()
+    for plan in plans.values():
+        needed |= Counter(plan)
+    scales = _autoscaler(api)
+    for group, spec in sorted(pods.items()):
+        yield judge_group(group, spec, nodes, needed[group], scales=scales)
+
+
+def judge_group(group: str, spec: Object, nodes: list[Object], needed: int, *, scales: bool) -> Finding:
+    """One worker group against the nodes.
+
+    Args:
+        group: its name.
+        spec: of its pods.
+        nodes: of the cluster.
+        needed: pods that must find room together.
+        scales: whether an autoscaler may make nodes: then what is missing need not fail.
+    """
+    name = f"group {group}"
+    asked = requests(spec)
+    open_ = [node for node in nodes if _takes(node, spec)]
+    room = [_fits(_allocatable(node), asked) for node in open_]
+    what = ", ".join(_amount(each, value) for each, value in sorted(asked.items())) or "nothing"
+    about = f"a pod asks for {what}"
+    tell = warn if scales else fails
+    hint = " An autoscaler may make such nodes." if scales else ""
+    if not open_:
+        selector = ", ".join(f"{key}={value}" for key, value in (spec.get("nodeSelector") or {}).items())
+        why = (
+            f"none of {len(nodes)} nodes is ready, has the labels ({selector or 'none'}) and no other taints"
+        )
+        remedy = "see `kubectl get nodes --show-labels`, and set nodeSelector and tolerations of the group"
+        return tell(name, f"{about}; {why}.{hint}", codes.NO_FITTING_NODE, remedy)
+    if not sum(room):
+        most = {each: max(_allocatable(node).get(each, Decimal(0)) for node in open_) for each in asked}
+        short = [each for each in sorted(asked) if most[each] < asked[each]]
+        why = ", ".join(f"{each} (at most {_amount(each, most[each])})" for each in short)
+        why = f"no node has enough {why}" if short else "no node has all of it"
+        return tell(name, f"{about}; {why}.{hint}", codes.NO_FITTING_NODE, _remedy(short, most))
+    holding = sum(1 for each in room if each)
+    about += f"; {holding} of {len(nodes)} nodes can hold {sum(room)} pods"
+    if needed > sum(room):
+        remedy = "add nodes, or lower workers of the stage"
+        return tell(name, f"{about}, {needed} are needed.{hint}", codes.NO_FITTING_NODE, remedy)
+    return fine(name, about)
+
+
+def _remedy(short: list[str], most: Asked) -> str:
+    told = []
+    devices = [each for each in short if "/" in each]
+    if any(most[each] == 0 for each in devices):
+        told.append(f"see that the device plugin (GPU operator) runs on the GPU nodes: {', '.join(devices)}")
+    elif devices:
+        told.append("lower gpus of the group (workers.groups)")
+    if DISK in short:
+        told.append("lower workers.scratch.size, or give nodes larger disks")
+    if any(each not in devices and each != DISK for each in short):
+        told.append("lower cpus and memory of the group (workers.groups)")
+    return "; ".join(told) or codes.NO_FITTING_NODE.remedy
+
+
+def _autoscaler(api: KubeApi) -> bool:
+    """Whether Karpenter or the cluster autoscaler is seen."""
+    from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, NODE_POOLS
+
+    try:
+        if api.serves(NODE_POOLS):
+            return True
+        return api.get(CONFIG_MAPS, "cluster-autoscaler-status", namespace="kube-system") is not None
+    except BackendError:
+        return False
+
+
+def _takes(node: Object, spec: Object) -> bool:
+    """Whether a node is ready and open to a pod, by labels and taints."""
+    labels = node["metadata"].get("labels") or {}
+    own = node.get("spec") or {}
+    conditions = (node.get("status") or {}).get("conditions") or []
+    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+    selected = all(labels.get(key) == value for key, value in (spec.get("nodeSelector") or {}).items())
+    taints = [each for each in own.get("taints") or [] if each.get("effect") != "PreferNoSchedule"]
+    tolerations = spec.get("tolerations") or []
+    tolerated = all(any(_tolerates(each, taint) for each in tolerations) for taint in taints)
+    return ready and selected and tolerated and not own.get("unschedulable")
+
+
+def _tolerates(toleration: Object, taint: Object) -> bool:
+    """As the scheduler decides (Kubernetes documentation, "Taints and Tolerations")."""
+    if toleration.get("effect") and toleration["effect"] != taint.get("effect"):
+        return False
+    if toleration.get("operator") == "Exists":
+        return toleration.get("key") in (None, "", taint["key"])
+    return all(toleration.get(each, "") == taint.get(each, "") for each in ("key", "value"))
+
+
+def _allocatable(node: Object) -> Asked:
+    return _amounts((node.get("status") or {}).get("allocatable") or {})
+
+
+def _fits(has: Asked, asked: Asked) -> int:
+    """How many pods fit into an empty node."""
+    counts = [math.floor(has.get(each, Decimal(0)) / value) for each, value in asked.items() if value]
+    return min([*counts, int(has.get("pods", Decimal(110)))])
+
+
+# Quotas
+
+
+def check_quotas(
+    api: KubeApi, release: ReleaseConfig, pods: Mapping[str, Object], plans: Mapping[str, Mapping[str, int]]
+) -> Iterator[Finding]:
+    """Whether the namespace's quotas let the pods be made. Quotas of a scope are not looked at."""
+    from zhongjing.backends.kubernetes.resources import PODS, QUOTAS
+    from zhongjing.backends.kubernetes.workloads import WORKER, pod_labels
+
+    quotas = [each for each in api.find(QUOTAS).items if not _scoped(each)]
+    if not quotas:
+        yield fine("quotas", f"the namespace {api.namespace} has none")
+        return
+    running = _added(
+        _charged(pod["spec"]) for pod in api.find(PODS, labels=pod_labels(release, WORKER)).items
+    )
+    for plan, groups in plans.items():
+        charged = _added(_charged(pods[group]) for group, count in groups.items() for _ in range(count))
+        yield from judge_quotas(quotas, plan, charged, running)
+
+
+def judge_quotas(quotas: list[Object], plan: str, charged: Asked, running: Asked) -> Iterator[Finding]:
+    """What keeps a plan's pods.
+
+    Args:
+        quotas: of the namespace.
+        plan: what the pods are for.
+        charged: what they count.
+        running: what worker pods count that are there already, and that the plan uses first.
+    """
+    for quota in quotas:
+        status = quota.get("status") or {}
+        hard = _amounts(status.get("hard") or quota["spec"].get("hard") or {})
+        used = _amounts(status.get("used") or {})
+        name = quota["metadata"]["name"]
+        over = {each: hard[each] for each in sorted(charged) if each in hard and charged[each] > hard[each]}
+        none = Decimal(0)
+        others = {each: max(used.get(each, none) - running.get(each, none), none) for each in hard}
+        free = {each: hard[each] - others[each] for each in hard}
+        full = {each: free[each] for each in sorted(charged) if each in free and charged[each] > free[each]}
+        remedy = f"`kubectl describe quota {name}`; have it raised, or lower the worker groups"
+        for short, tell, words in ((over, fails, "allows"), (full, warn, "has left")):
+            if short:
+                told = ", ".join(
+                    f"{_amount(each, charged[each])} (it {words} {_amount(each, most)})"
+                    for each, most in short.items()
+                )
+                yield tell(
+                    "quotas", f"{plan} takes more than the quota {name}: {told}", codes.QUOTA_EXCEEDED, remedy
+                )
+                break
+        else:
+            yield fine("quotas", f"{plan} fits into the quota {name}")
+
+
+def _scoped(quota: Object) -> bool:
+    return bool(quota["spec"].get("scopes") or quota["spec"].get("scopeSelector"))
+
+
+def _charged(spec: Object) -> Asked:
+    """What a pod counts in quotas, by each name that a quota may have for it."""
+    asked = requests(spec)
+    charged = {"pods": Decimal(1), "count/pods": Decimal(1), **asked}
+    charged |= {f"requests.{name}": value for name, value in asked.items()}
+    limits = _added(_amounts(_resources(each, "limits")) for each in spec.get("containers") or [])
+    return charged | {f"limits.{name}": value for name, value in limits.items()}
+
+
+# Amounts
+
+
+def requests(spec: Object) -> Asked:
+    """What a pod asks of a node; a limit without a request is one (Kubernetes sets it so)."""
+    asked = _added(_container(each) for each in spec.get("containers") or [])
+    for each in spec.get("initContainers") or []:
+        for name, value in _container(each).items():
+            asked[name] = max(asked.get(name, Decimal(0)), value)
+    return asked
+
+
+def _container(container: Object) -> Asked:
+    return _amounts(_resources(container, "limits") | _resources(container, "requests"))
+
+
+def _resources(container: Object, kind: str) -> dict[str, str]:
+    return (container.get("resources") or {}).get(kind) or {}
+
+
+def _amounts(values: Mapping[str, object]) -> Asked:
+    from kubernetes.utils.quantity import parse_quantity
+
+    return {name: parse_quantity(str(value)) for name, value in values.items()}
+
+
+def _added(parts: Iterable[Asked]) -> Asked:
+    total: Asked = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, Decimal(0)) + value
+    return total
+
+
+def _amount(name: str, value: Decimal) -> str:
+    """``4 nvidia.com/gpu``, ``320 GiB memory``."""
+    return f"{gib(float(value))} {name}" if name.rpartition(".")[2] in _BYTES else f"{float(value):g} {name}"
