@@ -2,151 +2,153 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.cli.doctor_support import told
-from zhongjing.cli.diagnosis import torch_probe
-from zhongjing.cli.diagnosis.accelerator import judge_gpus, judge_torch
+from zhongjing.cli.diagnosis.accelerator import Hardware, device_files, judge_gpus, judge_torch, pci_cards
 from zhongjing.cli.diagnosis.children import Answer
 
 GIB = 2**30
 DONE = Answer((), 0, "")
 CPU: dict[str, Any] = {
-    "nodes": 0,
-    "cards": 0,
-    "amd": False,
-    "hidden": None,
-    "libcuda": False,
     "torch": "2.13.0+cu130",
     "seconds": 2.5,
     "cuda": "13.0",
     "hip": None,
+    "driver": 0,
     "right": True,
     "gloo": True,
     "nccl": True,
     "available": False,
-    "warning": None,
+    "warning": "",
     "devices": [],
 }
-H200 = {
-    "index": 0,
-    "name": "NVIDIA H200",
-    "capability": "9.0",
-    "free": 138 * GIB,
-    "total": 139 * GIB,
-    "right": True,
-}
-DRIVER: dict[str, Any] = {
-    "nodes": 1,
-    "cards": 1,
-    "libcuda": True,
-    "driver": "580.65.06",
-    "driver_cuda": [13, 0],
-    "visible": 1,
-    "managed": 1,
-    "sliced": 0,
-}
-GPU = {**CPU, **DRIVER, "available": True, "devices": [H200]}
-BROKEN = {**CPU, **DRIVER}
-OLD = {**BROKEN, "driver": "550.54.14", "driver_cuda": [12, 4]}
+H200 = {"index": 0, "name": "NVIDIA H200", "free": 138 * GIB, "total": 139 * GIB}
+GPU = {**CPU, "driver": 13000, "available": True, "devices": [H200]}
+BROKEN = {**CPU, "driver": 13000}
+OLD = {**BROKEN, "driver": 12040}
+NONE = Hardware()
+ONE = Hardware(driver=1, files=1, cards=1)
 
 
 def without(facts: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in names}
 
 
+MIG = {**H200, "name": "NVIDIA H200 MIG 1g.18gb"}
+FAILED = ("fails", "GpuUnusable")
+
+
 @pytest.mark.parametrize(
-    ("facts", "expected", "words"),
+    ("facts", "there", "expected", "words"),
     [
-        pytest.param(CPU, ("fine", None), "resources.gpus > 0 will be refused", id="no GPU"),
-        pytest.param(GPU, ("fine", None), "cuda:0 NVIDIA H200 (138 GiB free of 139 GiB)", id="good"),
-        pytest.param(GPU, ("fine", None), "driver 580.65.06 (up to CUDA 13.0), torch 2.13.0", id="versions"),
+        pytest.param(CPU, NONE, ("fine", None), "resources.gpus > 0 will be refused", id="no GPU"),
+        pytest.param(GPU, ONE, ("fine", None), "cuda:0 NVIDIA H200 (138 GiB free of 139 GiB)", id="good"),
+        pytest.param(GPU, ONE, ("fine", None), "driver for CUDA 13.0, torch 2.13.0", id="versions"),
         pytest.param(
             OLD,
+            ONE,
             ("fails", "DriverTooOld"),
-            "driver 550.54.14 (up to CUDA 12.4), torch 2.13.0+cu130 (CUDA 13.0)",
+            "driver for CUDA 12.4, torch 2.13.0+cu130 (CUDA 13.0)",
             id="driver too old",
         ),
         pytest.param(
             {**OLD, "available": True, "devices": [H200]},
+            ONE,
             ("fine", None),
-            "550.54.14",
+            "CUDA 12.4",
             id="an old driver with the compatibility libraries",
         ),
         pytest.param(
             {**BROKEN, "torch": "2.13.0+cpu", "cuda": None},
-            ("fails", "GpuUnusable"),
+            ONE,
+            FAILED,
             "torch 2.13.0+cpu is built for CPU",
             id="torch for the CPU",
         ),
         pytest.param(
-            without({**BROKEN, "libcuda": False}, "driver_cuda", "visible"),
-            ("fails", "GpuUnusable"),
-            "libcuda.so.1",
-            id="container without the library",
+            CPU, replace(ONE, driver=None), FAILED, "libcuda.so.1", id="container without the library"
         ),
         pytest.param(
-            {**BROKEN, "init_error": "CUDA_ERROR_SYSTEM_NOT_READY (802)"},
-            ("fails", "GpuUnusable"),
-            "CUDA_ERROR_SYSTEM_NOT_READY",
+            {**BROKEN, "warning": "CUDA initialization: Error 802: system not yet initialized"},
+            ONE,
+            FAILED,
+            "Error 802",
             id="fabric manager is not running",
         ),
         pytest.param(
-            without({**BROKEN, "management_error": "Driver/library version mismatch"}, "visible", "managed"),
-            ("fails", "GpuUnusable"),
-            "version mismatch",
+            {**BROKEN, "warning": "Error 804: forward compatibility was attempted"},
+            replace(ONE, driver=None),
+            FAILED,
+            "Error 804",
             id="driver upgraded, not restarted",
         ),
         pytest.param(
-            {**GPU, "devices": [{**H200, "right": False}]},
-            ("fails", "GpuUnusable"),
+            {**GPU, "devices": [{**H200, "error": "a product of matrices is wrong"}]},
+            ONE,
+            FAILED,
             "a product of matrices is wrong",
             id="wrong results",
         ),
         pytest.param(
-            {**GPU, "devices": [without({**H200, "error": "CUDA error: no kernel image"}, "right")]},
-            ("fails", "GpuUnusable"),
+            {**GPU, "devices": [{"index": 0, "error": "CUDA error: no kernel image"}]},
+            ONE,
+            FAILED,
             "no kernel image",
             id="too new or too old for torch's kernels",
         ),
+        pytest.param(GPU, replace(ONE, driver=2), FAILED, "1 GPU more cannot be used", id="one is lost"),
         pytest.param(
-            {**GPU, "managed": 2}, ("fails", "GpuUnusable"), "1 GPU more cannot be used", id="one is lost"
+            {**GPU, "devices": [MIG]},
+            replace(ONE, driver=8),
+            ("fine", None),
+            "1 GPU usable",
+            id="partitioned",
         ),
-        pytest.param({**GPU, "managed": 8, "sliced": 8}, ("fine", None), "1 GPU usable", id="partitioned"),
-        pytest.param({**GPU, "managed": 2, "hidden": "1"}, ("fine", None), "1 GPU usable", id="one hidden"),
         pytest.param(
-            {**GPU, "managed": 2, "nccl": False, "devices": [H200, {**H200, "index": 1}]},
-            ("fails", "GpuUnusable"),
+            GPU, replace(ONE, driver=2, hidden="1"), ("fine", None), "1 GPU usable", id="one hidden"
+        ),
+        pytest.param(
+            {**GPU, "nccl": False, "devices": [H200, {**H200, "index": 1}]},
+            replace(ONE, driver=2),
+            FAILED,
             "without NCCL",
             id="no NCCL",
         ),
         pytest.param(
             {**GPU, "devices": [{**H200, "free": GIB}]},
+            ONE,
             ("warn", "LittleMemory"),
             "memory of cuda:0 is in use",
             id="full",
         ),
         pytest.param(
-            {**BROKEN, "hidden": "", "visible": 0}, ("warn", "NoGpu"), "CUDA_VISIBLE_DEVICES=''", id="hidden"
+            BROKEN,
+            replace(ONE, driver=0, hidden=""),
+            ("warn", "NoGpu"),
+            "CUDA_VISIBLE_DEVICES=''",
+            id="hidden",
         ),
         pytest.param(
-            without({**BROKEN, "hidden": "7", "init_error": "CUDA_ERROR_NO_DEVICE (100)"}, "visible"),
+            BROKEN,
+            replace(ONE, hidden="7"),
             ("warn", "NoGpu"),
             "CUDA_VISIBLE_DEVICES='7'",
             id="hidden by a number that is not there",
         ),
-        pytest.param({**CPU, "hidden": "-1"}, ("fine", None), "none", id="nothing to hide"),
+        pytest.param(CPU, Hardware(hidden="-1"), ("fine", None), "none", id="nothing to hide"),
         pytest.param(
-            {**CPU, "cards": 2}, ("warn", "GpuUnusable"), "2 GPUs of NVIDIA on the PCI bus", id="PCI"
+            CPU, Hardware(cards=2), ("warn", "GpuUnusable"), "2 GPUs of NVIDIA on the PCI", id="PCI"
         ),
-        pytest.param({**CPU, "amd": True}, ("fails", "GpuUnusable"), "AMD GPU", id="AMD with a CUDA torch"),
+        pytest.param(CPU, Hardware(amd=True), FAILED, "AMD GPU", id="AMD with a CUDA torch"),
     ],
 )
-def test_gpus(facts: dict[str, Any], expected: tuple[str, str | None], words: str) -> None:
-    finding = judge_gpus(facts, DONE)
+def test_gpus(facts: dict[str, Any], there: Hardware, expected: tuple[str, str | None], words: str) -> None:
+    finding = judge_gpus(facts, DONE, there)
     assert told(finding) == expected
     assert words in finding.finding
 
@@ -154,14 +156,14 @@ def test_gpus(facts: dict[str, Any], expected: tuple[str, str | None], words: st
 def test_a_crash_at_the_gpu_is_a_finding() -> None:
     """torch was imported, then the process died as it looked for devices."""
     facts = without(BROKEN, "available", "warning", "devices")
-    finding = judge_gpus(facts, Answer((), -11, ""))
+    finding = judge_gpus(facts, Answer((), -11, ""), ONE)
     assert told(finding) == ("fails", "GpuUnusable")
     assert "torch died of SIGSEGV" in finding.finding
 
 
 def test_gpus_without_torch_are_named() -> None:
     facts = without(BROKEN, "torch", "available")
-    assert told(judge_gpus(facts, DONE)) == ("warn", "GpuUnusable")
+    assert told(judge_gpus(facts, DONE, ONE)) == ("warn", "GpuUnusable")
 
 
 def test_torch_that_works() -> None:
@@ -205,7 +207,7 @@ def test_torch_that_cannot_be_imported(answer: Answer, expected: tuple[str, str]
 def test_device_files_and_cards_are_counted(tmp_path: Path) -> None:
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"):
         (tmp_path / name).touch()
-    assert torch_probe.device_nodes(tmp_path) == 2
+    assert device_files(tmp_path) == 2
     for name, vendor, kind in (
         ("a", "0x10de", "0x030200"),
         ("b", "0x10de", "0x040300"),
@@ -214,4 +216,4 @@ def test_device_files_and_cards_are_counted(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "vendor").write_text(f"{vendor}\n")
         (tmp_path / name / "class").write_text(f"{kind}\n")
-    assert torch_probe.pci_cards(tmp_path) == 1
+    assert pci_cards(tmp_path) == 1
