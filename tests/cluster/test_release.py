@@ -70,6 +70,17 @@ def test_helm_test_passes(release: Release) -> None:
     )
 
 
+def test_doctor_finds_the_release_in_order(release: Release, folder: Path) -> None:
+    done = Run(release, "none", folder / "none.yaml").command("doctor", "-o", "json")
+    assert done.code == 0, done.out
+    checks = {each["name"]: each for each in json.loads(done.out)["checks"]}
+    assert [each for each in checks.values() if each["status"] != "fine"] == []
+    names = {"api", "cluster clock", "crd", "release", "controller", "pods", "quotas", "secrets", "volumes"}
+    assert names <= set(checks)
+    assert any(name.startswith("group ") for name in checks)
+    assert release.namespace in checks["network"]["finding"]
+
+
 @pytest.fixture(scope="module")
 def calm(release: Release, folder: Path) -> Run:
     """All four stages by one command, with nothing in their way."""

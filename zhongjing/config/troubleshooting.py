@@ -66,8 +66,8 @@ their owner may read them. Wrong options have none.
 
 ### Looking further
 
-- `zhongjing doctor --local` checks this machine, `zhongjing doctor --storage URI` an object store. Each line
-  says fine, or the remedy.
+- `zhongjing doctor --local` checks this machine, `zhongjing doctor -n NAMESPACE` a release on a cluster,
+  `zhongjing doctor --storage URI` an object store. Each line says fine, or the remedy.
 - `zhongjing status NAME --local` shows what runs, `zhongjing logs NAME --stage STAGE --local` a stage's log.
 - `zhongjing report NAME --local` writes the facts for an issue to one file: versions, states, codes, numbers
   and where in zhongjing it failed. Names, paths, keys, messages, records and lines of logs never get in.
