@@ -74,7 +74,10 @@ def test_doctor_finds_the_release_in_order(release: Release, folder: Path) -> No
     done = Run(release, "none", folder / "none.yaml").command("doctor", "-o", "json")
     assert done.code == 0, done.out
     checks = {each["name"]: each for each in json.loads(done.out)["checks"]}
-    assert [each for each in checks.values() if each["status"] != "fine"] == []
+    # A worker of `helm test` may be on its way out.
+    assert [
+        each for each in checks.values() if each["status"] != "fine" and each["code"] != "PodStarting"
+    ] == []
     names = {"api", "cluster clock", "crd", "release", "controller", "pods", "quotas", "secrets", "volumes"}
     assert names <= set(checks)
     assert any(name.startswith("group ") for name in checks)

@@ -93,7 +93,7 @@ def doctor(
     local = local or workdir is not None
     named = any(each is not None for each in (namespace, context, release))
     target = None
-    if local or named or find_kubeconfig() is not None:
+    if local or named or (storage is None and find_kubeconfig() is not None):
         target = choose(
             local=local, workdir=workdir, namespace=namespace, context=context, release=release, strict=named
         )

@@ -352,6 +352,12 @@ CLAIM = labelled("data-zj-s3-0", "s3", status={"phase": "Pending"})
             ("fine", None),
             "has none",
         ),
+        (
+            replace("configmaps", configuration()),
+            "worker groups",
+            ("fails", "WorkloadMissing"),
+            "nothing describes the pods of gpu",
+        ),
         (replace("secrets"), "secrets", ("fails", "SecretIncomplete"), "does not exist"),
         (
             change("secrets", 1, "data", to={"credentials": encoded("no profile")}),
@@ -479,6 +485,7 @@ def test_the_command(
     api.objects["secrets"] = []
     assert command("doctor", "-n", "lab").exit_code == 1
     assert command("doctor", "-n", "lab", "--local").exit_code == 2
+    assert "network" not in command("doctor", "--storage", "s3://b/p", "--only", "cluster").stdout
     api.away = True
     done = command("doctor")
     assert done.exit_code == 1

@@ -49,7 +49,10 @@ def check_capacity(
 
     def read_groups() -> list[Finding]:
         pods.update(worker_pods(api, release))
-        return []
+        missing = [group.name for group in release.ray.groups if group.name not in pods]
+        said = f"nothing describes the pods of {', '.join(missing)}"
+        remedy = "upgrade the release: the chart makes a ConfigMap for each group"
+        return [fails("worker groups", said, codes.WORKLOAD_MISSING, remedy)] if missing else []
 
     yield from part("worker groups", read_groups)
     if pods:
@@ -206,7 +209,8 @@ def check_quotas(
         _charged(pod["spec"]) for pod in api.find(PODS, labels=pod_labels(release, WORKER)).items
     )
     for plan, groups in plans.items():
-        charged = _added(_charged(pods[group]) for group, count in groups.items() for _ in range(count))
+        each = (pods[group] for group, count in groups.items() if group in pods for _ in range(count))
+        charged = _added(map(_charged, each))
         yield from judge_quotas(quotas, plan, charged, running)
 
 

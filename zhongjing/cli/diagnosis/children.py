@@ -16,11 +16,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 _FORCED_AFTER = 3.0  # seconds that a child gets to clean up
 
@@ -32,7 +32,7 @@ class Answer:
     Attributes:
         lines: what it sent.
         code: exit code, negative for a signal; none if it was cut off.
-        complaint: the end of its standard error stream.
+        complaint: its standard error stream.
     """
 
     lines: tuple[dict[str, Any], ...]
@@ -98,12 +98,7 @@ class Children:
         self._at_end.append(action)
 
     def run(
-        self,
-        module: str,
-        arguments: Sequence[str] = (),
-        *,
-        seconds: float,
-        environment: Mapping[str, str],
+        self, module: str, arguments: Sequence[str] = (), *, seconds: float, environment: Mapping[str, str]
     ) -> Answer:
         """Runs ``python -m module`` and waits for it.
 
@@ -116,63 +111,45 @@ class Children:
         from zhongjing.backends.local.processes import python_path
 
         path = os.pathsep.join(filter(None, [python_path(), environment.get("PYTHONPATH")]))
-        with self._lock:
-            if self._closed:
-                return Answer((), None, "")
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                cwd="/",  # no module of the user's folder stands in for an installed one
-                env={**environment, "PYTHONPATH": path},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
-            self._running.add(process)
-        try:
-            return _converse(process, seconds)
-        finally:
+        # Files, not pipes: what grandchildren hold open keeps nobody waiting.
+        with (
+            tempfile.TemporaryFile("w+", errors="replace") as said,
+            tempfile.TemporaryFile("w+", errors="replace") as complaint,
+        ):
             with self._lock:
-                self._running.discard(process)
+                if self._closed:
+                    return Answer((), None, "")
+                process = subprocess.Popen(
+                    [sys.executable, "-m", module, *arguments],
+                    cwd="/",  # no module of the user's folder is taken for an installed one
+                    env={**environment, "PYTHONPATH": path},
+                    stdin=subprocess.PIPE,
+                    stdout=said,
+                    stderr=complaint,
+                    text=True,
+                    start_new_session=True,
+                )
+                self._running.add(process)
+            code: int | None = None
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                _end(process)
+                with self._lock:
+                    self._running.discard(process)
+            for file in (said, complaint):
+                file.seek(0)
+            return Answer(tuple(_parsed(said)), code, complaint.read().strip())
 
 
-def _converse(process: subprocess.Popen[str], seconds: float) -> Answer:
-    said: list[str] = []
-    complaints: list[str] = []
-    readers = [
-        threading.Thread(target=_drain, args=(stream, lines), daemon=True)
-        for stream, lines in ((process.stdout, said), (process.stderr, complaints))
-    ]
-    for reader in readers:
-        reader.start()
-    code: int | None = None
-    try:
-        code = process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        _end(process)
-    for reader in readers:
-        reader.join(_FORCED_AFTER)
-    assert process.stdin is not None
-    process.stdin.close()
-    return Answer(tuple(_parsed(said)), code, "".join(complaints[-12:]).strip())
-
-
-def _drain(stream: IO[str] | None, lines: list[str]) -> None:
-    assert stream is not None
-    with stream:
-        lines.extend(stream)
-
-
-def _parsed(said: Sequence[str]) -> list[dict[str, Any]]:
-    found = []
-    for line in list(said):
+def _parsed(said: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for line in said:
         with contextlib.suppress(ValueError):  # libraries print what they like
             value = json.loads(line)
             if isinstance(value, dict):
-                found.append(value)
-    return found
+                yield value
 
 
 def _end(process: subprocess.Popen[str]) -> None:

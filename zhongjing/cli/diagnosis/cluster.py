@@ -35,7 +35,7 @@ def check(situation: Situation) -> Iterator[Finding]:
 
     target = situation.cluster
     if target is None:
-        yield fine("cluster", "not checked: no kubeconfig was found (KUBECONFIG, --context)")
+        yield fine("cluster", "not checked: no release was named (-n NAMESPACE; it takes a kubeconfig)")
         return
     api = connect(target.context, target.namespace)
     try:
