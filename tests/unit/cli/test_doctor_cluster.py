@@ -22,6 +22,7 @@ from zhongjing.backends.kubernetes import api as api_module
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.failures import refused, unreachable
 from zhongjing.backends.kubernetes.resources import Object, Request
+from zhongjing.cli.diagnosis.capacity import judge_group
 from zhongjing.cli.diagnosis.cluster import look
 from zhongjing.cli.diagnosis.finding import Finding
 from zhongjing.config.crd import crd
@@ -58,6 +59,7 @@ def encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
+DEFINITION = crd()
 RESOURCES = {
     "requests": {"cpu": "32", "memory": "320Gi", "ephemeral-storage": "400Gi"},
     "limits": {"memory": "320Gi", "nvidia.com/gpu": "4"},
@@ -99,7 +101,7 @@ def healthy() -> dict[str, list[Object]]:
     """The objects of a release that is in order, by kind."""
     token, keys = encoded(SECRET), encoded(f"[default]\naws_secret_access_key = {SECRET}\n")
     return {
-        "customresourcedefinitions": [crd()],
+        "customresourcedefinitions": [deepcopy(DEFINITION)],
         "trainingpipelines": [],
         "configmaps": [
             configuration(),
@@ -175,7 +177,8 @@ def matches(thing: Object, selector: str) -> bool:
 
 
 @pytest.fixture
-def api() -> Memory:
+def api(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    monkeypatch.setattr("zhongjing.config.crd.crd", lambda: DEFINITION)  # a third of a second each time
     return Memory()
 
 
@@ -259,6 +262,11 @@ def with_autoscaler(api: Memory) -> None:
     api.objects["nodepools"] = []
 
 
+def with_status_of_autoscaler(api: Memory) -> None:
+    api.objects["nodes"] = [node("n1", gpus=0)]
+    api.objects["configmaps"].append({"metadata": {"name": "cluster-autoscaler-status"}})
+
+
 def quota(hard: dict[str, str], used: dict[str, str], **spec: Any) -> Object:
     return {"metadata": {"name": "team"}, "spec": spec, "status": {"hard": hard, "used": used}}
 
@@ -301,6 +309,7 @@ CLAIM = labelled("data-zj-s3-0", "s3", status={"phase": "Pending"})
             ("fails", "PodNotReady"),
             "nothing",
         ),
+        (replace("deployments"), "controller", ("fails", "WorkloadMissing"), "its Deployment does not exist"),
         (replace("pods", UNPULLED), "pods", ("fails", "ImagePullFailed"), "the image x:1 cannot be pulled"),
         (kuberay, "kuberay", ("fails", "KubeRayMissing"), "the cluster knows no RayClusters"),
         (
@@ -327,6 +336,7 @@ CLAIM = labelled("data-zj-s3-0", "s3", status={"phase": "Pending"})
             ("fails", "NoFittingNode"),
             "has the labels (gpu=a100)",
         ),
+        (with_status_of_autoscaler, "group gpu", ("warn", "NoFittingNode"), "An autoscaler may make such"),
         (with_autoscaler, "group gpu", ("warn", "NoFittingNode"), "An autoscaler may make such nodes"),
         (
             replace("resourcequotas", quota({"requests.nvidia.com/gpu": "2"}, {})),
@@ -405,6 +415,42 @@ def test_a_right_that_is_missing_is_one_line(api: Memory, kind: str, name: str, 
     assert told(finding) == ("warn", "Forbidden")
     assert finding.finding.startswith(f"not checked: may not {may} in the ")
     assert "kubectl auth can-i" in str(finding.remedy)
+
+
+GPU = "nvidia.com/gpu"
+
+
+@pytest.mark.parametrize(
+    ("tolerations", "status"),
+    [
+        ([{"operator": "Exists"}], "fine"),
+        ([{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}], "fine"),
+        ([{"key": GPU}], "fine"),
+        ([{"key": GPU, "value": "yes"}], "fails"),
+        ([{"operator": "Exists", "effect": "NoExecute"}], "fails"),
+    ],
+)
+def test_taints_are_tolerated_as_the_scheduler_does(tolerations: list[Object], status: str) -> None:
+    spec = {**TEMPLATE["spec"], "tolerations": tolerations}
+    finding = judge_group("gpu", spec, [node("n1", taints=[TAINT])], 1, scales=False)
+    assert told(finding)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first", "remedy"),
+    [
+        ([node("n1", gpus=0)], {}, "see that the device plugin (GPU operator) runs on the GPU nodes"),
+        ([node("n1", gpus=2)], {}, "lower gpus of the group"),
+        ([node("n1", disk="1Gi")], {}, "lower workers.scratch.size"),
+        ([node("n1")], {"cpu": "65"}, "lower cpus and memory of the group"),
+        ([node("n1", gpus=0), node("n2", disk="1Gi")], {}, ""),
+    ],
+)
+def test_the_remedy_names_what_is_short(nodes: list[Object], first: dict[str, str], remedy: str) -> None:
+    spec = {**TEMPLATE["spec"], "initContainers": [{"resources": {"requests": first}}]}
+    finding = judge_group("gpu", spec, nodes, 1, scales=False)
+    assert told(finding) == ("fails", "NoFittingNode")
+    assert remedy in str(finding.remedy)
 
 
 def test_workers_that_run_count_once_in_a_quota(api: Memory) -> None:
