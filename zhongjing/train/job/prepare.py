@@ -151,7 +151,7 @@ class _Preparation:
         config = load_config(base_local)
         where = f"spec.stages.{self.request.stage.value}"
         if isinstance(settings, PpoSettings):
-            # How much room the prompts leave is known when they are tokens (ppo.build).
+            # How much room the prompts leave is known when they are tokens (ppo.program).
             check_max_length(
                 config, settings.max_new_tokens, field="maxNewTokens", where=f"{where}.maxNewTokens"
             )

@@ -4,7 +4,7 @@ Shapes: E episodes of one rollout (all ranks'), T columns of response tokens, co
 the response. ``mask`` is bool [E, T], true on response tokens, which stand to the left. Everything is fp32
 (or fp64 in tests) and everything outside the mask is 0 in what is returned.
 
-Because every rank holds the whole rollout (see ``group.py``), statistics are over the rollout and over all
+Because every rank holds the whole rollout (see ``rollout.py``), statistics are over the rollout and over all
 ranks without a word between them, and bit-identical everywhere.
 """
 
