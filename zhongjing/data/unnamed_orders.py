@@ -15,6 +15,8 @@ FIRST_BEST = "the first best"
 LIKE_RANKS = " (each number from 1 once, as ranks are)"
 """Ends the layout of a record whose scores may be ranks."""
 _NAMED_RANKS = re.compile(r"(rank|ranks|ranking|排序|排名|名次|次序)$")
+# Of an answer that is a mapping: `id`, `answer_id`, `modelId` name it and order nothing.
+_IDENTIFIER = re.compile(r"(^|_)id$|[a-z]Id$|^ID$")
 _BETWEEN = re.compile(r"\s*[,，、;；>＞]\s*|\s+")
 
 
@@ -73,6 +75,8 @@ def _orders(value: object, path: str, count: int, listing: Sequence[str]) -> Ite
         items = [item for item in value if isinstance(item, Fields)]
         if path in listing and len(items) == count > 1:
             for name, _ in items[0].left:
+                if _IDENTIFIER.search(str(name)):
+                    continue
                 if all(name in item and _is_number(item.peek(name)) for item in items):
                     yield f"{path}.{name}"
     elif isinstance(value, Fields):

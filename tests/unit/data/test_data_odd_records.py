@@ -153,6 +153,14 @@ def test_what_cannot_be_an_order_of_the_answers_refuses_nothing(beside: dict[str
     assert list(unused) == [*beside]
 
 
+@pytest.mark.parametrize("key", ["id", "ID", "answer_id", "modelId"])
+def test_numbers_that_identify_answers_do_not_order_them(key: str) -> None:
+    data = {"question": Q, "answers": [{"text": GOOD, key: 7}, {"text": BAD, key: 3}]}
+    [record], _ = read(data, "ranking")
+    assert isinstance(record, Ranking), record
+    assert record.ranks == (0, 1)
+
+
 @pytest.mark.parametrize("named", [{"scores": "scroes"}, {"ranks": "order"}])
 @pytest.mark.parametrize("held", [{}, {"scores": [1, 5]}, {"scroes": None, "order": None}])
 def test_a_named_order_that_is_not_there_is_not_guessed(named: dict[str, str], held: dict[str, Any]) -> None:
