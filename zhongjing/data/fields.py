@@ -24,6 +24,9 @@ _LONGEST_MISSING = max(map(len, _MISSING))
 _MACHINE_WORDS = {"nan", "none", "null"}  # what programs write where there was no answer; 无 is one
 # Of any script, but no sentence and no number.
 _NAME = re.compile(r"(?!\d+$)[\w(（][\w .()（）/-]{0,59}")
+_SENTENCE = re.compile(
+    r"[我你您她吗呢吧了啊]|(?<!其)他|怎么|怎样|什么|如何|为何|多少|能否|可以|(?:\w+ +){4}\w"
+)
 
 
 class Fields(Mapping[str, object]):
@@ -179,8 +182,8 @@ def number_of(value: object, what: str) -> float:
 
 
 def is_name(key: str) -> bool:
-    """Whether a key may be told: the header of a table without one is text."""
-    return _NAME.fullmatch(key) is not None
+    """Whether a key may be told: the first line of a table without a header is text."""
+    return _NAME.fullmatch(key) is not None and _SENTENCE.search(key) is None
 
 
 class UnusedKeys:
