@@ -23,7 +23,7 @@ from tests.published_bases import MILLIONS, POSITIONS, publish_ziya, write_qwen2
 from tests.published_runs import answers_of, recipe_document, write_corpora
 from zhongjing.cli.app import app
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tests.faults.victims import Victim
 from tests.integration.conftest import Undisturbed, kept_environment
 from zhongjing.config.stages import Stage
 
-pytestmark = [pytest.mark.integration, pytest.mark.deaths, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.deaths, pytest.mark.timeout(1800)]
 
 STRIKES = [
     Strike(number, stage, phase, fraction, victim, seed=0)

@@ -24,7 +24,7 @@ from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity
 from zhongjing.storage.progress_writer import read_metrics, read_progress
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
 BUCKET = "s3://pods/prefix"
 RAY = f"{BUCKET}/zhongjing/ray"

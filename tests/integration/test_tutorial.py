@@ -77,7 +77,7 @@ def test_the_lines_that_the_page_shows_are_read(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_new_user_comes_from_two_files_to_a_chat(folder: Path) -> None:
     documents = dict(blocks("yaml"))
     document = yaml.safe_load(documents["my.yaml"])
