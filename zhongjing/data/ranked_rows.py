@@ -12,7 +12,8 @@ from zhongjing.data.fields import Fields, is_missing, is_name, number_of
 from zhongjing.data.records import Dialogue, RejectedError
 
 _RANKING = re.compile(r"(rank|ranks|ranking|score|scores|rating|reward|排名|排序|名次|评分|得分|打分|分数)$")
-_TURN = re.compile(r"轮|turn|round")  # numbers the turns of a visit
+# Numbers the turns of a visit, the visits or the rows: they begin at 1 as ranks do, and order no answers.
+_NUMBERING = re.compile(r"轮|turn|round|号|会话|(^|_|[a-z])id$|^column \d+$")
 _MOST_QUESTIONS = 100_000  # kept in memory, under 100 MB; a table that ranks shows it sooner
 _MOST_ANSWERS = 32  # of a question; what counts further is the number of a record
 
@@ -85,7 +86,9 @@ def _numbers(value: object, unused: Mapping[str, int]) -> dict[str, float]:
             number = number_of(held, name)
         except RejectedError:
             continue
-        may_number = number.is_integer() and 1 <= number <= _MOST_ANSWERS and not _TURN.search(name.lower())
+        may_number = (
+            number.is_integer() and 1 <= number <= _MOST_ANSWERS and not _NUMBERING.search(name.lower())
+        )
         if may_number or _RANKING.search(name.lower()):
             found[name] = number
     return found

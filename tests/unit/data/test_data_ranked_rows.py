@@ -76,6 +76,15 @@ def test_rows_that_nothing_ranks_are_dialogues(column: str, values: tuple[object
     assert all(isinstance(each, Dialogue) for each in records), records
 
 
+@pytest.mark.parametrize("column", ["就诊号", "序号", "id", "visit_id", "sessionId", ""])
+def test_the_number_of_a_visit_or_row_ranks_no_answers_to_a_greeting(column: str) -> None:
+    lines = [f"{column},轮次,问题,回答"]
+    for visit in (1, 2, 3):
+        lines += [f"{visit},1,你好,您好{visit}", f"{visit},2,第{visit}问,答{visit}"]
+    records, _ = read("\n".join(lines).encode(), columns=COLUMNS)
+    assert all(isinstance(each, Dialogue) for each in records), records
+
+
 def test_the_same_row_again_is_a_duplicate_and_no_ranking() -> None:
     data = b"question,answer,rank\n" + b"q,a,1\nq,a,2\n"
     records, _ = read(data)
