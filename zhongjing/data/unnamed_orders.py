@@ -17,6 +17,8 @@ LIKE_RANKS = " (each number from 1 once, as ranks are)"
 _NAMED_RANKS = re.compile(r"(rank|ranks|ranking|排序|排名|名次|次序)$")
 # Of an answer that is a mapping: `id`, `answer_id`, `modelId` name it and order nothing.
 _IDENTIFIER = re.compile(r"(^|_)id$|[a-z]Id$|^ID$")
+# Of a mapping: the keys by which answers are called, `A`, `甲`, `answer_1`, `response b`.
+_LABEL = re.compile(r"(.*[_\s-])?\w|.*\d")
 _BETWEEN = re.compile(r"\s*[,，、;；>＞]\s*|\s+")
 
 
@@ -95,12 +97,23 @@ def is_order(value: object, count: int) -> bool:
     value = listed(value)
     if isinstance(value, str) and _BETWEEN.search(value.strip()):
         value = [part for part in _BETWEEN.split(value.strip().strip("[]()")) if part]
+        if all(map(_is_number, value)) and not _is_ranks(value):
+            return False  # "120 80" is a blood pressure
     if isinstance(value, Mapping):
+        # {"A": 2, "B": 1} is about the answers, {"age": 40, "weight": 60} is not.
+        labelled = all(_LABEL.fullmatch(str(key)) for key in value)
         value = list(value.values())
+        if not labelled and not (all(map(_is_number, value)) and _is_ranks(value)):
+            return False
     if not isinstance(value, list) or len(value) != count or count < 2:
         return False
     letters = {chr(ord("A") + place) for place in range(count)}
     return all(map(_is_number, value)) or {str(one).strip().upper() for one in value} == letters
+
+
+def _is_ranks(values: Sequence[object]) -> bool:
+    found = sorted(float(str(value)) for value in values)
+    return found in (list(range(len(found))), list(range(1, len(found) + 1)))
 
 
 def _is_number(value: object) -> bool:

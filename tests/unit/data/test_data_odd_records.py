@@ -145,7 +145,15 @@ def test_numbers_in_the_answers_themselves_are_refused_and_named_by_their_path()
 
 
 @pytest.mark.parametrize(
-    "beside", [{"年龄": 30}, {"编号": [1, 2, 3]}, {"科室": ["内科", "外科"]}, {"血压": "120/80"}]
+    "beside",
+    [
+        {"年龄": 30},
+        {"编号": [1, 2, 3]},
+        {"科室": ["内科", "外科"]},
+        {"血压": "120/80"},
+        {"血压": "120 80"},
+        {"患者": {"age": 40, "weight": 60}},
+    ],
 )
 def test_what_cannot_be_an_order_of_the_answers_refuses_nothing(beside: dict[str, Any]) -> None:
     [record], unused = read({"question": Q, "answers": [GOOD, BAD], **beside}, "ranking")
