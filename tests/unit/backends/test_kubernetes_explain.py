@@ -214,6 +214,19 @@ def test_events_of_an_earlier_pod_of_that_name_do_not_count() -> None:
     assert only(starting, events=(old,)).code is codes.POD_STARTING
 
 
+@pytest.mark.parametrize("reason", ["FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"])
+def test_what_kept_a_pod_from_starting_is_past_when_a_container_runs(reason: str) -> None:
+    """The kubelet tries these again, and its warning stays for an hour after they came about."""
+    words = 'MountVolume.SetUp failed for volume "kube-api-access": failed to sync configmap cache'
+    held = pod(containerStatuses=[{"name": "ray", "state": {"waiting": {"reason": "ContainerCreating"}}}])
+    assert words in only(held, events=(event(reason, words, held),)).message
+    runs = pod(
+        phase="Running", containerStatuses=[{"name": "ray", "state": {"running": {"startedAt": ago(9)}}}]
+    )
+    found = only(runs, events=(event(reason, words, runs),))
+    assert (found.code, "runs and is not ready yet" in found.message) == (codes.POD_STARTING, True)
+
+
 def test_a_pull_that_takes_its_time_is_told() -> None:
     starting = pod(containerStatuses=[{"name": "ray", "state": {"waiting": {"reason": "ContainerCreating"}}}])
     pulling = event("Pulling", 'Pulling image "zhongjing:0.1.0"', starting)

@@ -85,7 +85,10 @@ def about_pod(
         finding = _about_container(pod, place, container, now, managed)
         if finding is not None:
             return finding
-    return _from_events(place, events, now, managed) or _starting(pod, place, status, events)
+    # Volumes are mounted and the sandbox is made before any container starts: such events are past then.
+    began = any((each.get("state") or {}).get("running") for each in _containers(status))
+    held = None if began else _unmounted(place, events, managed)
+    return _lost(place, events, now) or held or _starting(pod, place, status, events)
 
 
 def newest(events: Sequence[Object], *reasons: str) -> Object | None:
@@ -292,10 +295,15 @@ def _limit(pod: Object, container: str) -> str:
 # Events
 
 
-def _from_events(place: str, events: Sequence[Object], now: float, managed: Sequence[str]) -> Finding | None:
+def _lost(place: str, events: Sequence[Object], now: float) -> Finding | None:
     lost = newest(events, "NodeNotReady")
     if lost is not None and now - last_seen(lost) < 3600:
         return found(codes.POD_LOST, place, f"its node does not answer: {lost.get('message', '')}")
+    return None
+
+
+def _unmounted(place: str, events: Sequence[Object], managed: Sequence[str]) -> Finding | None:
+    """What keeps the containers of a pod that is on a node from being started."""
     mount = newest(events, "FailedMount", "FailedAttachVolume")
     if mount is None:
         sandbox = newest(events, "FailedCreatePodSandBox")
