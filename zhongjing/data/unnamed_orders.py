@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from zhongjing.codes import data as codes
 from zhongjing.data.fields import Fields, is_name, number_of, wrapped
@@ -56,7 +57,7 @@ def like_ranks(scores: object, name: str) -> bool:
     """
     if not isinstance(scores, list) or len(scores) < 2 or not all(map(_is_number, scores)):
         return False
-    if sorted(map(float, scores)) != list(range(1, len(scores) + 1)):
+    if not _counts_from(1, scores):
         return False
     if _NAMED_RANKS.search(name.lower()):
         raise RejectedError(
@@ -111,9 +112,13 @@ def is_order(value: object, count: int) -> bool:
     return all(map(_is_number, value)) or {str(one).strip().upper() for one in value} == letters
 
 
-def _is_ranks(values: Sequence[object]) -> bool:
-    found = sorted(float(str(value)) for value in values)
-    return found in (list(range(len(found))), list(range(1, len(found) + 1)))
+def _is_ranks(values: Sequence[Any]) -> bool:
+    return _counts_from(0, values) or _counts_from(1, values)
+
+
+def _counts_from(first: int, values: Sequence[Any]) -> bool:
+    """Whether numbers, also written as texts, are those from ``first`` on, each once, in any order."""
+    return sorted(map(float, values)) == list(range(first, first + len(values)))
 
 
 def _is_number(value: object) -> bool:

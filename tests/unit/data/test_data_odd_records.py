@@ -153,6 +153,7 @@ def test_numbers_in_the_answers_themselves_are_refused_and_named_by_their_path()
         {"血压": "120/80"},
         {"血压": "120 80"},
         {"患者": {"age": 40, "weight": 60}},
+        {"患者": {"smokes": True, "drinks": True}},
     ],
 )
 def test_what_cannot_be_an_order_of_the_answers_refuses_nothing(beside: dict[str, Any]) -> None:
