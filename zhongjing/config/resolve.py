@@ -57,7 +57,7 @@ class UserDocument(dict[str, Any]):
         line = next((self.lines[prefix] for prefix in prefixes if prefix in self.lines), None)
         below = next((each for each in self.overridden if each[: len(path)] == path), None)
         if below is not None and path not in self.lines:
-            return f"--set {_dotted(below)}"  # made for the sake of what stands in it
+            return f"--set {_dotted(below)}"  # the override made this part, the file has none
         if line is not None:
             return f"{self.origin}, line {line}: {dotted}"
         return f"{self.origin}, {dotted}" if self.origin else dotted

@@ -80,7 +80,7 @@ Record = TextRecord | Dialogue | Ranking | Prompt
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A raw record: ``value`` as the format gives it, ``raw`` as it stands in the object."""
+    """A raw record: ``value`` as the format gives it, ``raw`` as the object has it."""
 
     index: int
     line: int | None

@@ -170,7 +170,7 @@ def _usable(facts: Facts, there: Hardware) -> Finding:
 def _unusable(facts: Facts, answer: Answer, count: int) -> Finding:
     about = f"{_counted(count)} there, and torch cannot use {'it' if count == 1 else 'them'}"
     if "torch" not in facts:
-        said = f"{_counted(count)} there; not tried, as torch is not to be had"
+        said = f"{_counted(count)} there; not tried, as torch does not load"
         return warn("gpu", said, machine.GPU_UNUSABLE)
     if "available" not in facts:
         return fails("gpu", f"{about}: torch {answer.death} as it looked for them", machine.GPU_UNUSABLE)

@@ -111,7 +111,7 @@ class Children:
         from zhongjing.backends.local.processes import python_path
 
         path = os.pathsep.join(filter(None, [python_path(), environment.get("PYTHONPATH")]))
-        # Files, not pipes: what grandchildren hold open keeps nobody waiting.
+        # Files, not pipes: a pipe that a grandchild holds open would block the reader.
         with (
             tempfile.TemporaryFile("w+", errors="replace") as said,
             tempfile.TemporaryFile("w+", errors="replace") as complaint,
