@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from zhongjing.cli import doctor, report
-from zhongjing.cli.commands import chat, config, dashboard, data, plan, pull, runs, submit
+from zhongjing.cli.commands import (
+    chat,
+    config,
+    dashboard,
+    data,
+    doctor,
+    plan,
+    pull,
+    report,
+    runs,
+    submit,
+)
 from zhongjing.cli.console import bear_every_character
 from zhongjing.cli.errors import run
 from zhongjing.cli.options import SETTINGS
