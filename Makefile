@@ -97,7 +97,7 @@ format: setup  ## let ruff format and fix what it can
 	$(BIN)/ruff check --fix .
 
 generated: setup  ## write what is generated: pages and schema in docs/, the CRD and the pipeline schema of the chart
-	$(BIN)/python -m zhongjing.config.schema
+	$(BIN)/python -m tools.generate
 
 constraints: setup  ## pin what is installed in .venv
 	{ sed -n 1p constraints.txt; $(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable | grep -v '^uv=='; } > constraints.new

@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tools import crd
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PIPELINES
-from zhongjing.config import crd
 from zhongjing.config.pipeline import API_VERSION, KIND, TrainingPipeline
 from zhongjing.errors import BackendError
 

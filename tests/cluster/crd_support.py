@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from tools import crd
 from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.resources import PIPELINES, Resource
-from zhongjing.config import crd
 
 ROOT = Path(__file__).parents[2]
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False)

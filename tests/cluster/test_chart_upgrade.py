@@ -15,12 +15,12 @@ import yaml
 from tests.chart.support import CHART, FULLNAME, RELEASE, TINY, ChartError, Object, helm
 from tests.cluster.crd_support import CRDS
 from tests.cluster.own_namespace import own_namespace, wait_for
+from tools import crd
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.capacity import Capacity
 from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, DEPLOYMENTS, RAY_CLUSTERS, Resource
 from zhongjing.backends.kubernetes.workloads import read_workloads
-from zhongjing.config import crd
 from zhongjing.config.release import ReleaseConfig, parse_release
 from zhongjing.config.stages import Resources
 

@@ -12,9 +12,10 @@ import yaml
 from tests.cluster.crd_probes import Document, base_document
 from tests.cluster.crd_support import ROOT, apply_crd, conditions_of, with_crd
 from tests.cluster.kube import Cluster
+from tools import crd
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PIPELINES
-from zhongjing.config import crd, resolve
+from zhongjing.config import resolve
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.errors import BackendError
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tools.troubleshooting import troubleshooting_page
 from zhongjing import codes, errors
 from zhongjing.codes import GROUPS, Code
-from zhongjing.config.troubleshooting import TROUBLESHOOTING_FILE, troubleshooting_page
 from zhongjing.errors import ConfigError, StorageUnavailableError
 
 ROOT = Path(__file__).parents[2]
@@ -128,9 +128,8 @@ def test_a_code_says_what_why_and_what_to_do(code: Code) -> None:
     assert codes.find(code.name) is code
 
 
-def test_the_page_is_what_is_generated() -> None:
-    text = (ROOT / TROUBLESHOOTING_FILE).read_text(encoding="utf-8")
-    assert text == troubleshooting_page(), "run: make generated"
+def test_the_page_has_a_section_and_a_link_for_each_code() -> None:
+    text = troubleshooting_page()
     for code in ALL:
         assert text.count(f"\n### {code.name}\n") == 1
         assert f"](#{code.name.lower()})" in text

@@ -17,6 +17,7 @@ import yaml
 
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.doctor_support import told
+from tools.crd import crd
 from zhongjing import __version__
 from zhongjing.backends.kubernetes import api as api_module
 from zhongjing.backends.kubernetes.api import KubeApi
@@ -25,7 +26,6 @@ from zhongjing.backends.kubernetes.resources import Object, Request
 from zhongjing.cli.diagnosis.capacity import judge_group
 from zhongjing.cli.diagnosis.cluster import look
 from zhongjing.cli.diagnosis.finding import Finding
-from zhongjing.config.crd import crd
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.release import RELEASE_KEY
 from zhongjing.config.resolve import parse_document, resolve
@@ -177,8 +177,7 @@ def matches(thing: Object, selector: str) -> bool:
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Memory:
-    monkeypatch.setattr("zhongjing.config.crd.crd", lambda: DEFINITION)  # a third of a second each time
+def api() -> Memory:
     return Memory()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tools.crd_status import stage_status, status_schema
 from zhongjing.backends.kubernetes.status_codec import (
     MESSAGE_CHARACTERS,
     Extras,
@@ -20,7 +21,6 @@ from zhongjing.backends.kubernetes.status_codec import (
     live_progress,
     progress_of,
 )
-from zhongjing.config.crd_status import stage_status, status_schema
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.actions import Conclude, apply
 from zhongjing.pipeline.state import (

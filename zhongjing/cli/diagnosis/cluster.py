@@ -7,6 +7,7 @@ missing is one line, and the other checks go on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from zhongjing import __version__
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from zhongjing.config.pipeline import TrainingPipeline
     from zhongjing.config.release import ReleaseConfig
 
+FIELDS = "crd_fields.txt"  # generated: what this version writes
 _SHOWN = 4  # fields in one line
 # What may come right by itself, unless a finding says that it cannot.
 _PASSING = (pod_codes.POD_STARTING, pod_codes.POD_UNSCHEDULABLE, pod_codes.WORKLOAD_MISSING)
@@ -103,13 +105,13 @@ def _refused(name: str, error: ZhongjingError) -> Finding:
 def check_definition(api: KubeApi) -> Iterator[Finding]:
     """TrainingPipelines are known, with the fields that this version writes."""
     from zhongjing.backends.kubernetes.resources import DEFINITIONS, PIPELINES
-    from zhongjing.config.crd import crd
 
     if not api.serves(PIPELINES):
         yield fails("crd", f"the cluster does not know {PIPELINES.full_name}", codes.CRD_MISSING)
         return
     there = api.get(DEFINITIONS, PIPELINES.full_name)
-    own, others = _fields(crd()), _fields(there or {})
+    own = set((resources.files("zhongjing.cli.diagnosis") / FIELDS).read_text(encoding="utf-8").split())
+    others = definition_fields(there or {})
     version = f"{PIPELINES.full_name}, {PIPELINES.version}"
     if own - others:
         lacking = _listed(own - others)
@@ -122,7 +124,7 @@ def check_definition(api: KubeApi) -> Iterator[Finding]:
         yield fine("crd", f"{version} has the {len(own)} fields of version {__version__}")
 
 
-def _fields(definition: Object) -> set[str]:
+def definition_fields(definition: Object) -> set[str]:
     """Paths of all fields of the definition's version that this release speaks."""
     from zhongjing.backends.kubernetes.resources import PIPELINES
 

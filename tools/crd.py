@@ -1,23 +1,25 @@
 """The CustomResourceDefinition of TrainingPipelines, made from the models.
 
-``make generated`` writes it into the chart, and the schema of a pipeline in the chart's values with it.
+``make generated`` writes it into the chart, the schema of a pipeline into that of the chart's values, and the
+list of its fields beside the check that looks for them in a cluster.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from zhongjing.config import crd_rules
-from zhongjing.config.crd_schema import Schema, plain_json_schema, structural
-from zhongjing.config.crd_status import printer_columns, status_schema
+from tools import crd_rules
+from tools.crd_schema import Schema, plain_json_schema, structural
+from tools.crd_status import printer_columns, status_schema
+from zhongjing.cli.diagnosis.cluster import definition_fields
 from zhongjing.config.pipeline import API_GROUP, API_VERSION, KIND, Metadata, PipelineSpec
 
 CRD_FILE = "helm/files/trainingpipeline-crd.yaml"
 VALUES_SCHEMA_FILE = "helm/values.schema.json"
+FIELDS_FILE = "zhongjing/cli/diagnosis/crd_fields.txt"
 PLURAL = "trainingpipelines"
 
 _VERSION = API_VERSION.removeprefix(f"{API_GROUP}/")
@@ -64,19 +66,23 @@ def pipeline_values_schema() -> Schema:
     return {**plain_json_schema(_spec_schema()), "description": "spec of a TrainingPipeline"}
 
 
-def write_chart_files(root: Path) -> None:
-    """Writes the CRD into the chart under ``root``, and ``$defs.pipelineSpec`` of the values' schema."""
-    target = root / CRD_FILE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(crd_yaml(), encoding="utf-8")
-    values = root / VALUES_SCHEMA_FILE
-    if not values.exists():
-        return
-    schema = json.loads(values.read_text(encoding="utf-8"))
-    if schema.get("$defs", {}).get("pipelineSpec") == pipeline_values_schema():
-        return
-    schema.setdefault("$defs", {})["pipelineSpec"] = pipeline_values_schema()
-    values.write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def values_schema(text: str) -> str:
+    """The schema of the chart's values with ``$defs.pipelineSpec`` as the models have it.
+
+    Args:
+        text: of :data:`VALUES_SCHEMA_FILE`; one that is up to date keeps the form that its author gave it.
+    """
+    schema = json.loads(text)
+    definitions = schema.setdefault("$defs", {})
+    if definitions.get("pipelineSpec") == pipeline_values_schema():
+        return text
+    definitions["pipelineSpec"] = pipeline_values_schema()
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def field_list() -> str:
+    """The text of :data:`FIELDS_FILE`: every field of the definition, one a line."""
+    return "".join(f"{path}\n" for path in sorted(definition_fields(crd())))
 
 
 def _object_schema() -> Schema:

@@ -1,7 +1,4 @@
-"""docs/troubleshooting.md: every code of the catalogue, after a page on how to read a message.
-
-Written by ``make generated`` with the other generated files; a test holds it equal to the catalogue.
-"""
+"""docs/troubleshooting.md: every code of the catalogue, after a page on how to read a message."""
 
 from __future__ import annotations
 

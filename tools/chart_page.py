@@ -1,6 +1,6 @@
 """helm/README.md: every value of the chart with its default and what stands above it in values.yaml.
 
-Written by ``make generated`` with the other generated files; a test holds it equal to the values.
+Every key is listed that has a value, and every one that has a comment.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -50,12 +49,6 @@ def chart_page(text: str) -> str:
             cells = (f"`{'.'.join(path)}`", default, said)
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return "".join(parts)
-
-
-def write_chart_page(root: Path) -> None:
-    """Writes the page under ``root``, the project's folder."""
-    text = (root / VALUES_FILE).read_text(encoding="utf-8")
-    (root / CHART_PAGE_FILE).write_text(chart_page(text), encoding="utf-8")
 
 
 def _header(text: str) -> str:
