@@ -8,8 +8,6 @@ told of at once.
 
 from __future__ import annotations
 
-import secrets
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
@@ -42,7 +40,7 @@ from zhongjing.pipeline.freeze import absolute
 from zhongjing.pipeline.plan import Plan, StagePlan, frozen_sources, missing_input
 from zhongjing.pipeline.prepare import Forecast, Prepared, in_progress, prepare
 from zhongjing.pipeline.session import Session
-from zhongjing.pipeline.state import DesiredState, stamp
+from zhongjing.pipeline.state import DesiredState
 
 if TYPE_CHECKING:
     from zhongjing.backends.kubernetes.session import KubernetesSession
@@ -201,7 +199,8 @@ class Submission(ABC, Generic[_S]):
 
     def _prepare(self, session: _S, user: UserDocument, *, dry_run: bool) -> Prepared:
         """What would be applied; as :func:`zhongjing.pipeline.prepare.prepare`."""
-        return prepare(
+        refused = self._refused_store(session)
+        prepared = prepare(
             session,
             user,
             stages=self.order.stages(self.document),
@@ -209,7 +208,15 @@ class Submission(ABC, Generic[_S]):
             refresh_data=self.order.refresh_data,
             upload=not dry_run,
             on_upload=announcer(self.console),
+            reads_store=refused is None,
         )
+        if refused is not None:
+            prepared.notes.append(f"no forecast, the object store cannot be read: {refused.message}")
+        return prepared
+
+    def _refused_store(self, session: _S) -> BackendError | None:
+        """Why this user may not read the target's object store; None: it may be read."""
+        return None
 
     @abstractmethod
     def _check_fit(self, session: _S | None, stages: list[Stage]) -> list[str]:
@@ -410,13 +417,16 @@ class ClusterSubmission(Submission["KubernetesSession"]):
         if self.order.refresh_data:
             self._refuse_refresh_under_way(session)
             user = user.holding(session.with_refresh(user))
+        return super()._prepare(session, user, dry_run=dry_run)
+
+    def _refused_store(self, session: KubernetesSession) -> BackendError | None:
         try:
             _ = session.store
         except BackendError as error:
-            if error.code is not FORBIDDEN:
-                raise
-            return self._unseen(session, user, error)
-        return super()._prepare(session, user, dry_run=dry_run)
+            if error.code is FORBIDDEN:
+                return error
+            raise
+        return None
 
     def _check_fit(self, session: KubernetesSession | None, stages: list[Stage]) -> list[str]:
         from zhongjing.backends.kubernetes.memory import WorkerMemory
@@ -436,34 +446,6 @@ class ClusterSubmission(Submission["KubernetesSession"]):
 
     def _hints(self, session: KubernetesSession) -> list[str]:
         return [f"Ray dashboard: {Commands(session.flags).line('dashboard')}"]
-
-    def _unseen(self, session: KubernetesSession, user: UserDocument, error: BackendError) -> Prepared:
-        """What is applied by a user without access to the object store: no forecast."""
-        previous = session.desired(self.name)
-        targets = self.targets
-        if previous is not None and in_progress(previous, session.status(self.name)):
-            also = [stage for stage in previous.targets if self.document.spec.stages.get(stage) is not None]
-            targets = graph.targets(self.document, [*targets, *also])
-        reruns = dict(previous.reruns) if previous is not None else {}
-        for stage in self.order.reruns():
-            reruns[stage] = reruns.get(stage, 0) + 1
-        now = stamp(time.time())
-        desired = DesiredState(
-            namespace=session.namespace,
-            pipeline=self.name,
-            uid=previous.uid if previous is not None else secrets.token_hex(4),
-            generation=previous.generation + 1 if previous is not None else 1,
-            user=dict(user),
-            origin=Path(user.origin).name,
-            document=resolve(user),
-            targets=targets,
-            reruns=reruns,
-            suspend=self.document.spec.suspend,
-            created_at=now,
-            updated_at=now,
-        )
-        note = f"no forecast, the object store cannot be read: {error.message}"
-        return Prepared(desired, previous, {}, [], [note])
 
     def _refuse_refresh_under_way(self, session: KubernetesSession) -> None:
         there = session.desired(self.name)

@@ -158,7 +158,7 @@ class PipelineReconciler:
         if previous is not None:
             self._repeats.say(pipeline.name, f"generation {pipeline.generation}: {reason}")
             suspend = pipeline.suspend or pipeline.is_deleting
-            desired = previous.value.model_copy(update={"suspend": suspend})
+            desired = previous.model_copy(update={"suspend": suspend})
             blocked_by = f"the edited document cannot be run: {reason}"
             wait = self._go(desired, blocked_by, now)
             # When what runs has ended, the document as it is now is all that is left to speak of.

@@ -15,15 +15,16 @@ from zhongjing.backends.kubernetes.trainingpipeline import REFRESH_ANNOTATION, P
 from zhongjing.codes.cluster import LOCAL_PATH, RESERVED_NAME
 from zhongjing.codes.document import UNSET_VARIABLE
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.config.resolve import Frozen, resolve
+from zhongjing.config.resolve import resolve
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.freeze import freeze, local_references
 from zhongjing.pipeline.plan import known_sources
+from zhongjing.pipeline.prepare import defaults_of
 from zhongjing.pipeline.records import Versioned, read_desired, write
-from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
+from zhongjing.pipeline.state import DesiredState, PipelineStatus, placed, stamp
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.objects import ObjectStore
 
@@ -80,9 +81,9 @@ class Specs:
                 f"a pipeline cannot be called {pipeline.name!r}", code=RESERVED_NAME, where="metadata.name"
             )
         stored = read_desired(self._store, layout)
-        previous = stored.value if stored is not None and stored.value.uid == pipeline.short_uid else None
+        previous = self._of(pipeline, stored)
         if previous is not None and previous.generation == pipeline.generation:
-            desired = self._placed(previous)
+            desired = previous
         else:
             desired = self._make(pipeline, layout, previous, status, now)
             write(self._store, layout.desired, desired, stored.etag if stored is not None else None)
@@ -90,12 +91,9 @@ class Specs:
         self._known[pipeline.uid] = (pipeline.generation, desired)
         return desired
 
-    def previous(self, pipeline: Pipeline) -> Versioned[DesiredState] | None:
+    def previous(self, pipeline: Pipeline) -> DesiredState | None:
         """The last desired state of this very object in the store, of any generation."""
-        stored = read_desired(self._store, self.layout(pipeline))
-        if stored is None or stored.value.uid != pipeline.short_uid:
-            return None
-        return Versioned(self._placed(stored.value), stored.etag)
+        return self._of(pipeline, read_desired(self._store, self.layout(pipeline)))
 
     def attempts(self, pipeline: Pipeline) -> dict[Stage, int]:
         """The highest attempt of each stage that any pipeline of this name ever made.
@@ -111,13 +109,12 @@ class Specs:
                 highest[stage] = max(highest.get(stage, 0), int(made[2]))
         return highest
 
-    def _placed(self, desired: DesiredState) -> DesiredState:
-        """With today's storage: an upgrade of the release may have moved the endpoint."""
-        if desired.document.spec.storage == self._storage:
-            return desired
-        spec = desired.document.spec.model_copy(update={"storage": self._storage})
-        document = desired.document.model_copy(update={"spec": spec})
-        return desired.model_copy(update={"document": document})
+    def _of(self, pipeline: Pipeline, stored: Versioned[DesiredState] | None) -> DesiredState | None:
+        """What is stored of this object, with today's storage: an upgrade may have moved the endpoint."""
+        if stored is None or stored.value.uid != pipeline.short_uid:
+            return None
+        document = placed(stored.value.document, pipeline.namespace, self._storage)
+        return stored.value.model_copy(update={"document": document})
 
     def _make(
         self,
@@ -129,12 +126,7 @@ class Specs:
     ) -> DesiredState:
         user = pipeline.document()
         _refuse_variables(user)
-        earlier = None
-        if previous is not None:
-            earlier = Frozen(previous.user, previous.document.model_dump(mode="json"))
-        document = resolve(user, (), earlier)
-        spec = document.spec.model_copy(update={"storage": self._storage})
-        document = document.model_copy(update={"spec": spec})
+        document = placed(resolve(user, (), defaults_of(previous)), pipeline.namespace, self._storage)
         _refuse_local_paths(document)
         graph.check(document)
         targets = graph.targets(document)

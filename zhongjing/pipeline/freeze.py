@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,10 +40,10 @@ B = TypeVar("B")
 class FrozenInputs:
     """What a document reads, fixed. ``notes`` says where a frozen listing is no longer what is there."""
 
-    sources: list[FrozenSource]
-    waiting: list[str]
-    references: list[FrozenReference]
-    notes: list[str]
+    sources: list[FrozenSource] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    references: list[FrozenReference] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import Frozen, apply_overrides, resolve
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline import graph
-from zhongjing.pipeline.freeze import OnUpload, absolute, freeze
+from zhongjing.pipeline.freeze import FrozenInputs, OnUpload, absolute, freeze
 from zhongjing.pipeline.plan import Plan, known_sources, make_plan, missing_input
 from zhongjing.pipeline.records import done_stages
 from zhongjing.pipeline.session import Session
@@ -25,6 +25,7 @@ from zhongjing.pipeline.state import (
     DesiredState,
     PipelineStatus,
     StageState,
+    placed,
     stamp,
 )
 
@@ -60,8 +61,8 @@ def prepare(
     rerun: Sequence[Stage] = (),
     refresh_data: bool = False,
     upload: bool = True,
-    folder: Path | None = None,
     on_upload: OnUpload | None = None,
+    reads_store: bool = True,
 ) -> Prepared:
     """Makes a desired state of a document. Writes nothing but uploads.
 
@@ -73,8 +74,8 @@ def prepare(
         rerun: stages to run again although they are done.
         refresh_data: list the sources anew instead of keeping what the pipeline first saw.
         upload: False: only hash local files (a dry run).
-        folder: where relative paths start; none: the current folder.
         on_upload: is told of every local file.
+        reads_store: False: this user may not read the store. No source is listed, and nothing is forecast.
 
     Raises:
         ConfigError: the document is wrong.
@@ -87,24 +88,21 @@ def prepare(
     status = session.status(name) if previous is not None else None
     if status is not None and previous is not None and status.uid != previous.uid:
         status = None
-    document = _resolve(session, user, overrides, previous, folder or Path.cwd())
+    document = _resolve(session, user, overrides, previous)
     graph.check(document)
     targets = graph.targets(document, stages)
     complete = status is not None and status.holds(ConditionType.COMPLETE)
     if upload and not complete:
         session.warm()  # while files are hashed and uploaded
     layout = session.layout(document.name)
-    frozen = freeze(
-        session.store,
-        layout,
-        document,
-        known={} if refresh_data else known_sources(previous, status),
-        upload=upload,
-        on_upload=on_upload,
-    )
+    frozen = FrozenInputs()
+    if reads_store:
+        known = {} if refresh_data else known_sources(previous, status)
+        frozen = freeze(session.store, layout, document, known=known, upload=upload, on_upload=on_upload)
     going = previous is not None and in_progress(previous, status)
     if going and previous is not None:
-        targets = graph.targets(document, [*targets, *(t for t in previous.targets if _has(document, t))])
+        there = document.spec.stages.present()
+        targets = graph.targets(document, [*targets, *(each for each in previous.targets if each in there)])
     reruns = {**document.spec.reruns, **(previous.reruns if previous is not None else {})}
     for stage in rerun:
         graph.targets(document, [stage])
@@ -133,6 +131,8 @@ def prepare(
             desired = previous  # attach
         else:
             desired = desired.model_copy(update={"generation": previous.generation + 1})
+    if not reads_store:
+        return Prepared(desired, previous, {}, [], [])
     plan = make_plan(desired)
     done = done_stages(session.store, layout, {stage: node.key for stage, node in plan.items()})
     missing = missing_input(plan, done, document.name)
@@ -181,23 +181,20 @@ def _resolve(
     user: Mapping[str, Any],
     overrides: Sequence[str],
     previous: DesiredState | None,
-    folder: Path,
 ) -> TrainingPipeline:
-    earlier = None
-    if previous is not None:
-        earlier = Frozen(previous.user, previous.document.model_dump(mode="json"))
-    document = resolve(user, overrides, earlier)
-    # The place decides where artifacts go, and another process must find the local files.
+    document = resolve(user, overrides, defaults_of(previous))
+    # Another process must find the local files.
+    folder = Path.cwd()
     sources = [
         source.model_copy(update={"uri": absolute(source.uri, folder)}) for source in document.spec.sources
     ]
-    spec = document.spec.model_copy(update={"storage": session.storage, "sources": sources})
-    metadata = document.metadata.model_copy(update={"namespace": session.namespace})
-    return document.model_copy(update={"metadata": metadata, "spec": spec})
+    spec = document.spec.model_copy(update={"sources": sources})
+    return placed(document.model_copy(update={"spec": spec}), session.namespace, session.storage)
 
 
-def _has(document: TrainingPipeline, stage: Stage) -> bool:
-    return document.spec.stages.get(stage) is not None
+def defaults_of(previous: DesiredState | None) -> Frozen | None:
+    """The defaults that a pipeline was first resolved with: another release's re-run nothing."""
+    return Frozen(previous.user, previous.document.model_dump(mode="json")) if previous is not None else None
 
 
 def _wish(desired: DesiredState) -> tuple[Any, ...]:

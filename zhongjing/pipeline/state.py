@@ -15,6 +15,7 @@ from pydantic import Field
 
 from zhongjing.codes import document, pods, storage, training
 from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.storage.manifest import FrozenSource, Record
 from zhongjing.storage.progress import Failure
@@ -54,6 +55,13 @@ class DesiredState(Record):
     def submission_prefix(self) -> str:
         """``<pipeline>-<uid8>``: what the ids of all jobs of this pipeline begin with."""
         return f"{self.pipeline}-{self.uid}"
+
+
+def placed(document: TrainingPipeline, namespace: str, storage: Storage) -> TrainingPipeline:
+    """The document as a place runs it: in its namespace, with its store."""
+    metadata = document.metadata.model_copy(update={"namespace": namespace})
+    spec = document.spec.model_copy(update={"storage": storage})
+    return document.model_copy(update={"metadata": metadata, "spec": spec})
 
 
 class StageState(StrEnum):

@@ -226,3 +226,18 @@ def test_a_dry_run_leaves_nothing_behind(session: StoreSession, user: dict[str, 
     ready(session, user, upload=False)
     assert session.store.objects == {}
     assert session.warmed == 0
+
+
+def test_a_user_who_may_not_read_the_store_applies_without_a_forecast(
+    session: StoreSession, user: dict[str, Any]
+) -> None:
+    session.apply(ready(session, user, stages=[Stage.SFT]).desired)
+
+    def refuse(where: str) -> None:
+        assert "pipeline.json" in where or "status.json" in where, "the object is read, the store is not"
+
+    session.store.fault = refuse
+    blind = ready(session, user, stages=[Stage.RM], rerun=[Stage.RM], reads_store=False)
+    assert (blind.desired.generation, blind.desired.targets) == (2, [Stage.SFT, Stage.RM])
+    assert (blind.desired.sources, blind.desired.reruns) == ([], {Stage.RM: 1})
+    assert (blind.plan, blind.forecasts, blind.notes) == ({}, [], [])

@@ -6,18 +6,17 @@ nothing of the machine that it was submitted from.
 
 from __future__ import annotations
 
-from typing import Any
-
 from zhongjing.backends.kubernetes.resources import Object
 from zhongjing.backends.kubernetes.trainingpipeline import ORIGIN_ANNOTATION, Pipeline
 from zhongjing.config.pipeline import API_VERSION, KIND, Metadata, PipelineSpec, TrainingPipeline
 from zhongjing.config.release import ReleaseConfig
-from zhongjing.config.resolve import Frozen, UserDocument, resolve
+from zhongjing.config.resolve import UserDocument, resolve
 from zhongjing.config.sources import Base, TinyBase
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError
 from zhongjing.pipeline import graph
-from zhongjing.pipeline.state import DesiredState, stamp
+from zhongjing.pipeline.prepare import defaults_of
+from zhongjing.pipeline.state import DesiredState, placed, stamp
 
 # Set from the desired state, or decided by the release (storage).
 _OWN = ("storage", "targets", "reruns", "suspend")
@@ -63,7 +62,7 @@ def to_desired(
     origin = str((pipeline.metadata.get("annotations") or {}).get(ORIGIN_ANNOTATION) or "")
     if stored is not None and stored.generation == pipeline.generation:
         return stored.model_copy(update={"user": written, "origin": origin})
-    document = _placed(_document(pipeline, written, stored), release)
+    document = placed(_document(pipeline, written, stored), release.namespace, release.storage.storage())
     before = {source.name: source.uri for source in stored.document.spec.sources} if stored else {}
     same = {source.name for source in document.spec.sources if before.get(source.name) == source.uri}
     now = pipeline.created or stamp(0)
@@ -93,7 +92,7 @@ def _document(pipeline: Pipeline, written: Object, stored: DesiredState | None) 
         written = written | {"spec": resolved}
         frozen = None
     else:
-        frozen = Frozen(stored.user, stored.document.model_dump(mode="json")) if stored else None
+        frozen = defaults_of(stored)
     try:
         return resolve(UserDocument(written, pipeline.name, {}), frozen=frozen)
     except ConfigError:
@@ -101,14 +100,6 @@ def _document(pipeline: Pipeline, written: Object, stored: DesiredState | None) 
         metadata = Metadata.model_construct(name=pipeline.name)
         spec = PipelineSpec(base=Base(tiny=TinyBase()))
         return TrainingPipeline.model_construct(metadata=metadata, spec=spec)
-
-
-def _placed(document: TrainingPipeline, release: ReleaseConfig) -> TrainingPipeline:
-    """The document as the release runs it: its namespace, its store."""
-    update: dict[str, Any] = {"namespace": release.namespace}
-    metadata = document.metadata.model_copy(update=update)
-    spec = document.spec.model_copy(update={"storage": release.storage.storage()})
-    return document.model_copy(update={"metadata": metadata, "spec": spec})
 
 
 def _targets(document: TrainingPipeline) -> list[Stage]:
