@@ -87,11 +87,15 @@ def decode(value: Mapping[str, Any], uid: str, load: Callable[[str], FrozenSourc
     Raises:
         StorageError: a listing cannot be read.
     """
+    stages = {
+        Stage(name): StageStatus.model_validate(_known(StageStatus, each))
+        for name, each in (value.get("stages") or {}).items()
+    }
     return PipelineStatus(
         uid=uid,
         observed_generation=int(value.get("observedGeneration") or 0),
         conditions=[_read_condition(each) for each in value.get("conditions") or []],
-        stages={Stage(name): _read_stage(each) for name, each in (value.get("stages") or {}).items()},
+        stages=stages,
         sources=[load(str(each["listingUri"])) for each in value.get("sources") or []],
         started_at=value.get("startTime"),
         failures=int(value.get("failures") or 0),
@@ -117,28 +121,22 @@ def progress_of(live: Mapping[str, Any], stage: Stage, entry: StageStatus) -> Pr
         stage: the stage.
         entry: whose attempt it is of.
     """
-    activity = str(live.get("activity"))
-    return Progress(
-        stage=stage,
-        key=entry.key or "",
-        attempt=entry.attempt,
-        activity=Activity(activity) if activity in set(Activity) else Activity.STARTING,
-        message=str(live.get("message") or ""),
-        step=int(live.get("step") or 0),
-        total_steps=int(live.get("totalSteps") or 0),
-        eta_seconds=live.get("etaSeconds"),
-        metrics=dict(live.get("metrics") or {}),
-        sources=[
-            SourceCounts(digest="", **_fields_of(SourceCounts, each)) for each in live.get("sources") or []
-        ],
-        mixture=[MixtureCounts(**_fields_of(MixtureCounts, each)) for each in live.get("mixture") or []],
-        warnings=[str(each) for each in live.get("warnings") or []],
-        updated_at=str(live.get("updatedAt") or ""),
-    )
+    known = live.get("activity") in set(Activity)
+    fields = {
+        "stage": stage,
+        "key": entry.key or "",
+        "attempt": entry.attempt,
+        "activity": live["activity"] if known else Activity.STARTING,
+        "sources": [{"digest": ""} | _known(SourceCounts, each) for each in live.get("sources") or []],
+        "mixture": [_known(MixtureCounts, each) for each in live.get("mixture") or []],
+    }
+    return Progress.model_validate(_known(Progress, live) | fields)
 
 
-def _fields_of(kind: type[Record], value: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value[to_camel(name)] for name in kind.model_fields if to_camel(name) in value}
+def _known(kind: type[Record], value: Mapping[str, Any]) -> Object:
+    """The fields of a record that this release has: a newer one may have written more."""
+    names = [to_camel(name) for name in kind.model_fields]
+    return {name: value[name] for name in names if name in value}
 
 
 def live_progress(progress: Progress) -> Object:
@@ -148,7 +146,7 @@ def live_progress(progress: Progress) -> Object:
         "activity": progress.activity.value,
         "step": progress.step,
         "totalSteps": progress.total_steps,
-        "percent": percent(progress),
+        "percent": _percent(progress),
         "etaSeconds": _eta(progress),
         "metrics": dict(list(finite.items())[:_METRICS]),
         "message": _cut(progress.message),
@@ -165,7 +163,7 @@ def _counts(source: SourceCounts) -> Object:
     return source.model_dump(mode="json", exclude={"digest", *empty})
 
 
-def percent(progress: Progress) -> int | None:
+def _percent(progress: Progress) -> int | None:
     """How much of the stage is done, in whole percent; None while its length is unknown."""
     if progress.activity is Activity.DONE:
         return 100
@@ -181,9 +179,13 @@ def listing_uri(layout: Layout, source: FrozenSource) -> str:
 
 def columns(status: PipelineStatus, extras: Extras) -> Object:
     """What ``kubectl get tp`` shows: targets, stage, state, progress, eta, metric. All are text."""
-    stage = _shown(status)
     condition = status.condition()
-    value = {"targets": ",".join(extras.targets), "state": _state(condition)}
+    state = "Pending"
+    if condition is not None:
+        progressing = condition.type is ConditionType.PROGRESSING
+        state = condition.reason if progressing else condition.type.value
+    value = {"targets": ",".join(extras.targets), "state": state}
+    stage = _shown(status)
     if stage is None:
         return value
     entry = status.stage(stage)
@@ -193,8 +195,8 @@ def columns(status: PipelineStatus, extras: Extras) -> Object:
         value["progress"] = "100%"
     elif "percent" in live:
         value["progress"] = f"{live['percent']}%"
-    goes_on = entry.state is StageState.RUNNING and value["state"] == RUNNING
-    if goes_on and "etaSeconds" in live:  # without its workers no time of arrival holds
+    # Without its workers no time of arrival holds.
+    if entry.state is StageState.RUNNING and state == RUNNING and "etaSeconds" in live:
         value["eta"] = duration(float(live["etaSeconds"]))
     if live.get("metrics"):
         value["metric"] = describe(stage, live["metrics"], limit=1)
@@ -202,24 +204,17 @@ def columns(status: PipelineStatus, extras: Extras) -> Object:
 
 
 def _shown(status: PipelineStatus) -> Stage | None:
-    """The stage that a line about the pipeline is about: the active one, else the first that is not done."""
+    """The stage that a line about the pipeline is about: the active one, a failed one, the next, the last."""
+
+    def rank(stage: Stage) -> int:
+        state = status.stage(stage).state
+        if state.is_active:
+            return 0
+        return {StageState.FAILED: 1, StageState.BLOCKED: 3}.get(state, 2)
+
     stages = [stage for stage in Stage if stage in status.stages]
-    for wanted in (
-        lambda entry: entry.state.is_active,
-        lambda entry: entry.state is StageState.FAILED,
-        lambda entry: not entry.state.is_done and entry.state is not StageState.BLOCKED,
-        lambda entry: not entry.state.is_done,
-    ):
-        found = [stage for stage in stages if wanted(status.stage(stage))]
-        if found:
-            return found[0]
-    return stages[-1] if stages else None
-
-
-def _state(condition: Condition | None) -> str:
-    if condition is None:
-        return "Pending"
-    return condition.reason if condition.type is ConditionType.PROGRESSING else condition.type.value
+    left = [stage for stage in stages if not status.stage(stage).state.is_done]
+    return min(left, key=rank) if left else next(reversed(stages), None)
 
 
 def _eta(progress: Progress) -> int | None:
@@ -228,28 +223,17 @@ def _eta(progress: Progress) -> int | None:
 
 
 def _condition(condition: Condition, generation: int) -> Object:
-    value: Object = {
-        "type": condition.type.value,
-        "status": "True" if condition.status else "False",
-        "reason": condition.reason,
-        "message": _cut(condition.message),
+    value = condition.model_dump(mode="json", exclude={"since"}, exclude_none=True)
+    return _bounded(value) | {
+        "status": str(condition.status),
         "lastTransitionTime": condition.since,
         "observedGeneration": generation,
     }
-    if condition.remedy is not None:
-        value["remedy"] = _cut(condition.remedy)
-    return value
 
 
 def _read_condition(value: Mapping[str, Any]) -> Condition:
-    return Condition(
-        type=ConditionType(value["type"]),
-        status=value["status"] == "True",
-        reason=str(value["reason"]),
-        message=str(value.get("message") or ""),
-        remedy=value.get("remedy"),
-        since=str(value.get("lastTransitionTime") or ""),
-    )
+    read = {"status": value["status"] == "True", "since": value.get("lastTransitionTime") or ""}
+    return Condition.model_validate(_known(Condition, value) | read)
 
 
 _DEFAULTS = StageStatus().model_dump(mode="json")
@@ -259,15 +243,13 @@ _SAID = ("state", "attempt")  # always there, for those who read the object with
 def _stage(entry: StageStatus, live: Object | None) -> Object:
     dumped = entry.model_dump(mode="json")
     value = {name: each for name, each in dumped.items() if name in _SAID or each != _DEFAULTS[name]}
-    for name in ("message", "remedy"):
-        if isinstance(value.get(name), str):
-            value[name] = _cut(value[name])
-    return value if live is None else value | {"progress": live}
+    return _bounded(value) | ({} if live is None else {"progress": live})
 
 
-def _read_stage(value: Mapping[str, Any]) -> StageStatus:
-    # A newer release may have written fields that this one does not know: a rollback must read the rest.
-    return StageStatus.model_validate({name: each for name, each in value.items() if name in _DEFAULTS})
+def _bounded(value: Object) -> Object:
+    """The same with its messages cut."""
+    texts = [name for name in ("message", "remedy") if isinstance(value.get(name), str)]
+    return value | {name: _cut(value[name]) for name in texts}
 
 
 def _late(source: FrozenSource, layout: Layout | None) -> Object:
