@@ -7,6 +7,7 @@ Nothing is written.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,7 @@ from zhongjing.backends.kubernetes.pod_diagnosis import (
     Finding,
     about_pod,
     age,
+    explain_reason,
     found,
     last_seen,
     newest,
@@ -48,6 +50,14 @@ ALL = (HEAD, WORKER, S3, CONTROLLER)
 _REFUSED_SECONDS = 1200.0  # Kubernetes tries a refused pod again after at most 1,000 s
 _SHOWN = 3  # findings in one sentence
 
+# Normal events that say as much as warnings: a claim without a class, an autoscaler at work, a pull.
+_TELLING = (
+    "involvedObject.kind=PersistentVolumeClaim,type=Normal",
+    "reason=TriggeredScaleUp",
+    "reason=Nominated",
+    "reason=Pulling",
+    "reason=NotTriggerScaleUp",
+)
 # Kinds of event objects that make pods. A Deployment's pods are made by its ReplicaSets.
 _MAKERS = ("StatefulSet", "ReplicaSet", "RayCluster")
 
@@ -100,37 +110,26 @@ class Explainer:
             workloads += self._list(DEPLOYMENTS, ours)
         scene = Scene(self._clock(), pods, workloads)
         if release.provisioner == "kuberay" and HEAD in self._components:
-            scene = self._with_cluster(scene)
+            serves_clusters = self._api.serves(RAY_CLUSTERS)
+            clusters = self._list(RAY_CLUSTERS, name=release.ray.cluster) if serves_clusters else []
+            scene = replace(scene, cluster=next(iter(clusters), None), serves_clusters=serves_clusters)
         serves = all(about_pod(pod, (), scene.now) is None for pod in pods) and not _lacking(workloads)
         if serves and release.provisioner == "static":
             return scene
         events = self._list(CORE_EVENTS, fields="type=Warning")
-        if any(_phase(pod) == "Pending" for pod in pods):
-            # Normal ones, which say as much: a claim without a class, an autoscaler at work, a pull.
-            for fields in (
-                "involvedObject.kind=PersistentVolumeClaim,type=Normal",
-                "reason=TriggeredScaleUp",
-                "reason=Nominated",
-                "reason=Pulling",
-                "reason=NotTriggerScaleUp",
-            ):
+        if any((pod.get("status") or {}).get("phase") == "Pending" for pod in pods):
+            for fields in _TELLING:
                 events += self._list(CORE_EVENTS, fields=fields)
         return replace(scene, events=events)
 
-    def _with_cluster(self, scene: Scene) -> Scene:
-        if not self._api.serves(RAY_CLUSTERS):
-            return replace(scene, serves_clusters=False)
-        try:
-            return replace(scene, cluster=self._api.get(RAY_CLUSTERS, self._release.ray.cluster))
-        except BackendError as error:
-            if error.code is not FORBIDDEN:
-                raise
-            return scene
-
     def _list(
-        self, resource: Resource, labels: str | None = None, *, fields: str | None = None
+        self, resource: Resource, labels: str | None = None, *, fields: str | None = None, name: str = ""
     ) -> list[Object]:
+        """Objects that match, or the one of that name; none where this user may not look."""
         try:
+            if name:
+                one = self._api.get(resource, name)
+                return [one] if one is not None else []
             return self._api.find(resource, labels=labels, fields=fields).items
         except BackendError as error:
             if error.code is not FORBIDDEN:
@@ -144,13 +143,10 @@ def explain(scene: Scene, release: ReleaseConfig, components: Sequence[str] = AL
     if release.storage.secret is not None and release.storage.secret_managed:
         secrets.append(release.storage.secret)
     order = {component: number for number, component in enumerate(components)}
-    findings = [*_provisioned(scene, release, components), *_refused(scene)]
-    for pod in sorted(scene.pods, key=lambda pod: order.get(label(pod, COMPONENT), len(order))):
-        events = _events_about(pod, scene.events)
-        finding = about_pod(pod, events, scene.now, secrets)
-        if finding is not None:
-            findings.append(finding)
-    findings = _once(findings)
+    pods = sorted(scene.pods, key=lambda pod: order.get(label(pod, COMPONENT), len(order)))
+    told = [about_pod(pod, _events_about(pod, scene.events), scene.now, secrets) for pod in pods]
+    kept = [finding for finding in told if finding is not None]
+    findings = _once([*_provisioned(scene, release, components), *_refused(scene), *kept])
     # What only takes its time comes last.
     return sorted(findings, key=lambda each: (not each.fatal, each.code is codes.POD_STARTING))
 
@@ -162,10 +158,6 @@ def sentence(findings: Sequence[Finding]) -> str:
     return f"{told}; and {more} more" if more > 0 else told
 
 
-def _phase(pod: Object) -> str:
-    return str((pod.get("status") or {}).get("phase", ""))
-
-
 def _events_about(pod: Object, events: Iterable[Object]) -> list[Object]:
     """Events of the pod, and of its volume claims."""
     name, uid = pod["metadata"]["name"], pod["metadata"].get("uid")
@@ -175,14 +167,15 @@ def _events_about(pod: Object, events: Iterable[Object]) -> list[Object]:
             claims.add(volume["persistentVolumeClaim"]["claimName"])
         elif "ephemeral" in volume:
             claims.add(f"{name}-{volume['name']}")
-    chosen = []
-    for event in events:
+
+    def is_about(event: Object) -> bool:
         about = event.get("involvedObject") or {}
+        if about.get("kind") == "PersistentVolumeClaim":
+            return about.get("name") in claims
         # Names of a StatefulSet's pods come again: the uid tells an earlier one's events.
-        own = about.get("kind") == "Pod" and about.get("uid") == uid
-        if own or (about.get("kind") == "PersistentVolumeClaim" and about.get("name") in claims):
-            chosen.append(event)
-    return chosen
+        return about.get("kind") == "Pod" and about.get("uid") == uid
+
+    return [event for event in events if is_about(event)]
 
 
 # What makes the pods
@@ -246,7 +239,7 @@ def _operated(cluster: Object, place: str, now: float) -> Finding | None:
     current = cluster["metadata"].get("generation")
     if status and (seen is None or seen == current):
         return None
-    since = max([_since(cluster), *_spec_writes(cluster)])
+    since = _written(cluster)
     if now - since < STARTING_SECONDS:
         return None
     what = "has not taken it up" if not status else "has not seen its last change"
@@ -263,7 +256,7 @@ def _headless(scene: Scene, cluster: Object, place: str) -> Finding | None:
         return found(codes.POD_UNSCHEDULABLE, place, "is suspended, as a queue does it", remedy=remedy)
     status = cluster.get("status") or {}
     told = [status.get("lastUpdateTime"), *(each.get("lastTransitionTime") for each in _conditions(status))]
-    since = max([_since(cluster), *_spec_writes(cluster), *(seconds(str(each)) for each in told if each)])
+    since = max([_written(cluster), *(seconds(str(each)) for each in told if each)])
     if scene.now - since < STARTING_SECONDS:
         return found(codes.POD_STARTING, place, "its head pod is being made")
     message = f"KubeRay's operator makes no head pod, and was last seen at {stamp(since)}: does it run?"
@@ -274,17 +267,12 @@ def _conditions(status: Object) -> list[Object]:
     return status.get("conditions") or []
 
 
-def _since(thing: Object) -> float:
-    return seconds(str(thing["metadata"]["creationTimestamp"]))
-
-
-def _spec_writes(thing: Object) -> list[float]:
-    """When the object was written, its status aside."""
-    return [
-        seconds(str(entry["time"]))
-        for entry in thing["metadata"].get("managedFields") or []
-        if entry.get("time") and not entry.get("subresource")
-    ]
+def _written(thing: Object) -> float:
+    """When an object was last written, its status aside."""
+    metadata = thing["metadata"]
+    fields = metadata.get("managedFields") or []
+    times = [entry["time"] for entry in fields if entry.get("time") and not entry.get("subresource")]
+    return max(seconds(str(time)) for time in (metadata["creationTimestamp"], *times))
 
 
 def _lacking(workloads: Iterable[Object]) -> list[Object]:
@@ -335,33 +323,23 @@ def _refusal(place: str, text: str) -> Finding:
         remedy = f"`kubectl describe quota {quota['quota']}`; raise it, or lower the worker groups"
         never = _exceeds(quota["asked"], quota["most"])
         return found(codes.QUOTA_EXCEEDED, place, message, remedy=remedy, fatal=never)
-    passing = "failed calling webhook" in why or "Timeout" in why or "try again" in why
-    remedy = ""
-    if "violates PodSecurity" in why:
-        remedy = (
-            "use options that the namespace's Pod Security level allows (hostPath, hostNetwork and "
-            "capabilities are outside 'restricted'), or label the namespace with another level"
-        )
-    return found(codes.POD_REFUSED, place, f"its pods are refused: {why}", remedy=remedy, fatal=not passing)
+    return explain_reason(place, "FailedCreate", why) or found(codes.POD_REFUSED, place, why)
 
 
 def _exceeds(asked: str, most: str) -> bool:
     """Whether one pod asks for more than the whole quota: then no other pod's end helps."""
-    limits = dict(part.split("=", 1) for part in most.split(",") if "=" in part)
-    for part in asked.split(","):
+    limits = _quantities(most)
+    return any(value > limits.get(name, value) for name, value in _quantities(asked).items())
+
+
+def _quantities(text: str) -> dict[str, Decimal]:
+    """Quantities by resource, of ``cpu=2,memory=4Gi``; what cannot be read is left out."""
+    found: dict[str, Decimal] = {}
+    for part in text.split(","):
         name, _, value = part.partition("=")
-        if name in limits and _number(value) > _number(limits[name]):
-            return True
-    return False
-
-
-def _number(quantity: str) -> Decimal:
-    """A quantity of the API; 0 for what cannot be read."""
-    try:
-        number: Decimal = parse_quantity(quantity.strip())
-    except ValueError:
-        return Decimal(0)
-    return number
+        with contextlib.suppress(ValueError):
+            found[name] = parse_quantity(value.strip())
+    return found
 
 
 def _once(findings: Sequence[Finding]) -> list[Finding]:
@@ -371,12 +349,10 @@ def _once(findings: Sequence[Finding]) -> list[Finding]:
         name = "" if finding.place.startswith("pod/") else finding.place
         key = (finding.code, finding.fatal, name, _bare(finding))
         groups.setdefault(key, []).append(finding)
-    merged = []
-    for alike in groups.values():
-        first = alike[0]
-        others = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
-        merged.append(replace(first, place=first.place + others))
-    return merged
+    return [
+        replace(first, place=f"{first.place} and {len(more)} more" if more else first.place)
+        for first, *more in groups.values()
+    ]
 
 
 def _bare(finding: Finding) -> str:

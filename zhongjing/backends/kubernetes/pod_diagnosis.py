@@ -1,8 +1,8 @@
 """What one pod says of why it does not serve: its conditions, containers and events, in our words. Pure.
 
 Kubernetes' own words are kept in the message, because people search for them; a finding adds what it means,
-what to do, and whether waiting can help at all. A message names times, not how long ago they were: it stands
-in a condition, which is written whenever it changes.
+what to do, and whether waiting can help at all (:data:`RULES`). A message names times, not how long ago they
+were: it stands in a condition, which is written whenever it changes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from zhongjing.pipeline.state import seconds
 
 STARTING_SECONDS = 60.0  # until then a node, a Secret or an operator may just be coming
 LOST_SECONDS = 60.0  # a pod that should have gone so long ago will not
+_NODE_SECONDS = 3600.0  # an event that a node does not answer counts for so long
+_PAST_SECONDS = 600.0  # a container that has been running again for so long has no past
 _WORDS = 600  # characters of Kubernetes' own words that are kept
 
 
@@ -51,6 +53,87 @@ def found(code: Code, place: str, message: str, *, remedy: str = "", fatal: bool
     return Finding(code, place, words, remedy or code.remedy, fatal)
 
 
+@dataclass(frozen=True)
+class Rule:
+    """What it means that Kubernetes gives a reason, with a message.
+
+    Attributes:
+        reasons: pattern of the reason of a container's state, of a pod's status or of an event.
+        text: pattern that the message holds.
+        code: from the catalogue.
+        message: ours; ``{text}`` is Kubernetes'.
+        remedy: the code's own unless given.
+        fatal: whether it can never come right by itself.
+    """
+
+    reasons: str
+    text: str
+    code: Code
+    message: str
+    remedy: str = ""
+    fatal: bool = False
+
+
+_PULLS = "ImagePullBackOff|ErrImagePull|RegistryUnavailable"
+_NEVER_PULLS = "ErrImageNeverPull|InvalidImageName"
+_PULL = "the image {image} cannot be pulled: {text}"
+# A registry that says these will say them again; an answer that did not come may come.
+_NO_IMAGE = "not found|manifest unknown|denied|unauthorized|authorization failed|insufficient_scope|403|401"
+_CONFIG = "CreateContainerConfigError"
+_RUN = "RunContainerError|CreateContainerError"
+_NO_PROGRAM = r"no such file or directory|permission denied|exec format error|not found in \$PATH"
+_MOUNTS = "FailedMount|FailedAttachVolume"
+_NO_OBJECT = r"(secret|configmap)\b.*\bnot found|non-existent (secret|config)"
+_CLAIMS = "FailedBinding|ProvisioningFailed"
+_UNBOUND = "its volume claim {name} is not bound: {text}"
+_REFUSED = "its pods are refused: {text}"
+_USER = "use the chart's own image, or one whose user is a number other than 0"
+_SECURITY = (
+    "use options that the namespace's Pod Security level allows (hostPath, hostNetwork and capabilities are "
+    "outside 'restricted'), or label the namespace with another level"
+)
+
+RULES = (
+    Rule(_NEVER_PULLS, "", codes.IMAGE_PULL_FAILED, _PULL, fatal=True),
+    Rule(_PULLS, _NO_IMAGE, codes.IMAGE_PULL_FAILED, _PULL, fatal=True),
+    Rule(_PULLS, "", codes.IMAGE_PULL_FAILED, _PULL),
+    Rule(_CONFIG, "runAsNonRoot", codes.POD_MISCONFIGURED, "cannot start: {text}", _USER, fatal=True),
+    Rule(f"{_CONFIG}|{_MOUNTS}", _NO_OBJECT, codes.POD_MISCONFIGURED, "cannot start: {text}", fatal=True),
+    Rule(_CONFIG, "", codes.POD_MISCONFIGURED, "cannot start: {text}", fatal=True),
+    Rule(_RUN, _NO_PROGRAM, codes.POD_CRASHES, "container {name} does not start: {text}", fatal=True),
+    Rule(_RUN, "", codes.POD_CRASHES, "container {name} does not start: {text}"),
+    Rule(_MOUNTS, "", codes.VOLUME_PENDING, "{text}"),
+    Rule("FailedCreatePodSandBox", "", codes.POD_STARTING, "cannot be started yet: {text}"),
+    Rule("NodeNotReady", "", codes.POD_LOST, "its node does not answer: {text}"),
+    Rule("Evicted", "", codes.POD_EVICTED, "was evicted: {text}"),
+    Rule(_CLAIMS, "no storage class is set", codes.VOLUME_PENDING, _UNBOUND, fatal=True),
+    Rule(_CLAIMS, r'storageclass\S* "[^"]*" not found', codes.VOLUME_PENDING, _UNBOUND, fatal=True),
+    Rule(_CLAIMS, "", codes.VOLUME_PENDING, _UNBOUND),
+    Rule("FailedCreate", "failed calling webhook|timeout|try again", codes.POD_REFUSED, _REFUSED),
+    Rule("FailedCreate", "violates PodSecurity", codes.POD_REFUSED, _REFUSED, _SECURITY, fatal=True),
+    Rule("FailedCreate", "", codes.POD_REFUSED, _REFUSED, fatal=True),
+)
+"""The first that matches holds."""
+
+
+def explain_reason(place: str, reason: str, text: str, **names: object) -> Finding | None:
+    """What a reason and its message mean by :data:`RULES`; None where no rule is for the reason.
+
+    Args:
+        place: the object.
+        reason: as Kubernetes gives it.
+        text: its message.
+        names: what else the messages of the rules name.
+    """
+    # The image's own name stands in most messages about it, and may hold any of the words.
+    plain = text.replace(str(names["image"]), "") if names.get("image") else text
+    for rule in RULES:
+        if re.fullmatch(rule.reasons, reason) and re.search(rule.text, plain, re.IGNORECASE):
+            message = rule.message.format(text=text, **names)
+            return found(rule.code, place, message, remedy=rule.remedy, fatal=rule.fatal)
+    return None
+
+
 def about_pod(
     pod: Object, events: Sequence[Object], now: float, managed: Sequence[str] = ()
 ) -> Finding | None:
@@ -74,7 +157,7 @@ def about_pod(
     if status.get("phase") == "Succeeded":
         return None
     if status.get("reason") == "Evicted":
-        return found(codes.POD_EVICTED, place, f"was evicted: {status.get('message', '')}")
+        return explain_reason(place, "Evicted", str(status.get("message", "")))
     conditions = {each["type"]: each for each in status.get("conditions") or []}
     if conditions.get("Ready", {}).get("status") == "True":
         return None
@@ -85,10 +168,20 @@ def about_pod(
         finding = _about_container(pod, place, container, now, managed)
         if finding is not None:
             return finding
+    lost = newest(events, "NodeNotReady")
+    if lost is not None and now - last_seen(lost) < _NODE_SECONDS:
+        return _of_event(place, lost)
     # Volumes are mounted and the sandbox is made before any container starts: such events are past then.
     began = any((each.get("state") or {}).get("running") for each in _containers(status))
-    held = None if began else _unmounted(place, events, managed)
-    return _lost(place, events, now) or held or _starting(pod, place, status, events)
+    held = newest(events, "FailedMount", "FailedAttachVolume") or newest(events, "FailedCreatePodSandBox")
+    if held is not None and not began:
+        return _awaiting(_of_event(place, held), str(held.get("message", "")), managed)
+    return _starting(pod, place, status, events)
+
+
+def _of_event(place: str, event: Object) -> Finding | None:
+    name = (event.get("involvedObject") or {}).get("name")
+    return explain_reason(place, str(event["reason"]), str(event.get("message", "")), name=name)
 
 
 def newest(events: Sequence[Object], *reasons: str) -> Object | None:
@@ -144,7 +237,9 @@ def _unscheduled(
         remedy = "see what its queue says, e.g. `kubectl describe workloads.kueue.x-k8s.io`"
         return found(codes.POD_UNSCHEDULABLE, place, f"is held back by {gates}", remedy=remedy)
     if "PersistentVolumeClaim" in text or "persistentvolumeclaim" in text or "volume node affinity" in text:
-        return _unbound(place, text, events)
+        claim = newest(events, "FailedBinding", "ProvisioningFailed")
+        unbound = _of_event(place, claim) if claim is not None else None
+        return unbound or found(codes.VOLUME_PENDING, place, f"its volume is not there: {text}")
     if newest(events, *_SCALE_UP) is not None:
         remedy = "wait: the cluster's autoscaler is making a node"
         return found(codes.POD_STARTING, place, f"waits for a node: {text}", remedy=remedy)
@@ -201,53 +296,24 @@ def _node_remedy(pod: Object, text: str) -> str:
     return "; ".join(remedies)
 
 
-# Volumes
-
-
-def _unbound(place: str, text: str, events: Sequence[Object]) -> Finding:
-    for event in sorted(events, key=last_seen, reverse=True):
-        words = str(event.get("message", ""))
-        if event.get("reason") not in ("FailedBinding", "ProvisioningFailed"):
-            continue
-        claim = (event.get("involvedObject") or {}).get("name")
-        hopeless = "no storage class is set" in words or re.search(
-            r'storageclass\S* "[^"]*" not found', words
-        )
-        message = f"its volume claim {claim} is not bound: {words}"
-        return found(codes.VOLUME_PENDING, place, message, fatal=bool(hopeless))
-    return found(codes.VOLUME_PENDING, place, f"its volume is not there: {text}")
-
-
-# Containers
-
-_PULLS = ("ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable")
-# A registry that says these will say them again; an answer that did not come may come.
-_NO_IMAGE = re.compile(
-    r"not found|manifest unknown|denied|unauthorized|authorization failed|insufficient_scope|403|401", re.I
-)
-_NO_PROGRAM = re.compile(r"no such file or directory|permission denied|exec format error|not found in \$PATH")
 _SECRET = re.compile(r'secret "(?P<name>[^"]+)" not found', re.I)
 
 
 def _about_container(
     pod: Object, place: str, container: Object, now: float, managed: Sequence[str]
 ) -> Finding | None:
-    state = container.get("state") or {}
+    state, name = container.get("state") or {}, container.get("name")
     waiting = state.get("waiting") or {}
-    reason, text = str(waiting.get("reason", "")), str(waiting.get("message", ""))
-    name = container.get("name")
-    if reason in _PULLS:
-        return _unpulled(place, str(container.get("image", "")), reason, text)
-    if reason == "CreateContainerConfigError":
-        return _misconfigured(place, text, managed)
-    if reason in ("RunContainerError", "CreateContainerError"):
-        fatal = bool(_NO_PROGRAM.search(text))
-        return found(codes.POD_CRASHES, place, f"container {name} does not start: {text}", fatal=fatal)
+    text = str(waiting.get("message", ""))
+    cause = text.split("ErrImagePull: ", 1)[-1]
+    reason, image = str(waiting.get("reason", "")), container.get("image", "")
+    if finding := explain_reason(place, reason, cause, name=name, image=image):
+        return _awaiting(finding, text, managed)
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
     if not ended or state.get("terminated", {}).get("exitCode") == 0:
         return None
-    if state.get("running") and now - _seconds(ended.get("finishedAt"), now) > 600:
-        return None  # it has been running again for long
+    if state.get("running") and now - _seconds(ended.get("finishedAt"), now) > _PAST_SECONDS:
+        return None
     restarts = int(container.get("restartCount") or 0)
     times = f"was started {restarts + 1} times" if restarts else "ended"
     if ended.get("reason") == "OOMKilled":
@@ -258,30 +324,18 @@ def _about_container(
     code, why = ended.get("exitCode"), ended.get("reason")
     outcome = f"exit code {code}" if why in (None, "Error") else f"exit code {code} ({why})"
     message = f"container {name} {times}, last with {outcome}{': ' + words[-300:] if words else ''}"
-    fatal = why == "StartError" and bool(_NO_PROGRAM.search(words))
-    remedy = f"`kubectl logs {place.partition('/')[2]} -c {name} --previous`"
-    return found(codes.POD_CRASHES, place, message, remedy=f"see its last words: {remedy}", fatal=fatal)
+    fatal = why == "StartError" and re.search(_NO_PROGRAM, words) is not None
+    remedy = f"see its last words: `kubectl logs {place.partition('/')[2]} -c {name} --previous`"
+    return found(codes.POD_CRASHES, place, message, remedy=remedy, fatal=fatal)
 
 
-def _unpulled(place: str, image: str, reason: str, text: str) -> Finding:
-    cause = text.split("ErrImagePull: ", 1)[-1]
-    never = reason in ("ErrImageNeverPull", "InvalidImageName")
-    # The reference itself stands in most of these messages, and may hold any of the words.
-    hopeless = never or bool(_NO_IMAGE.search(cause.replace(image, "")))
-    return found(
-        codes.IMAGE_PULL_FAILED, place, f"the image {image} cannot be pulled: {cause}", fatal=hopeless
-    )
-
-
-def _misconfigured(place: str, text: str, managed: Sequence[str]) -> Finding:
+def _awaiting(finding: Finding | None, text: str, managed: Sequence[str]) -> Finding | None:
+    """The same finding, or that a Secret is only late because the controller makes it."""
     secret = _SECRET.search(text)
-    if secret is not None and secret["name"] in managed:
-        remedy = "wait: the controller makes it; see its log if it does not"
-        return found(codes.POD_MISCONFIGURED, place, f"cannot start yet: {text}", remedy=remedy)
-    remedy = ""
-    if "runAsNonRoot" in text:
-        remedy = "use the chart's own image, or one whose user is a number other than 0"
-    return found(codes.POD_MISCONFIGURED, place, f"cannot start: {text}", remedy=remedy, fatal=True)
+    if finding is None or secret is None or secret["name"] not in managed:
+        return finding
+    remedy = "wait: the controller makes it; see its log if it does not"
+    return found(codes.POD_MISCONFIGURED, finding.place, f"cannot start yet: {text}", remedy=remedy)
 
 
 def _limit(pod: Object, container: str) -> str:
@@ -290,30 +344,6 @@ def _limit(pod: Object, container: str) -> str:
         if each.get("name") == container and limit:
             return f": its limit is {limit}"
     return ""
-
-
-# Events
-
-
-def _lost(place: str, events: Sequence[Object], now: float) -> Finding | None:
-    lost = newest(events, "NodeNotReady")
-    if lost is not None and now - last_seen(lost) < 3600:
-        return found(codes.POD_LOST, place, f"its node does not answer: {lost.get('message', '')}")
-    return None
-
-
-def _unmounted(place: str, events: Sequence[Object], managed: Sequence[str]) -> Finding | None:
-    """What keeps the containers of a pod that is on a node from being started."""
-    mount = newest(events, "FailedMount", "FailedAttachVolume")
-    if mount is None:
-        sandbox = newest(events, "FailedCreatePodSandBox")
-        if sandbox is None:
-            return None
-        return found(codes.POD_STARTING, place, f"cannot be started yet: {sandbox.get('message', '')}")
-    text = str(mount.get("message", ""))
-    if re.search(r"(secret|configmap)\b.*\bnot found|non-existent (secret|config)", text, re.I):
-        return _misconfigured(place, text, managed)
-    return found(codes.VOLUME_PENDING, place, text)
 
 
 def _starting(pod: Object, place: str, status: Mapping[str, object], events: Sequence[Object]) -> Finding:
