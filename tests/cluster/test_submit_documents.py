@@ -17,9 +17,10 @@ from tests.cluster import submit_support
 from tests.cluster.kube import Cluster
 from tests.cluster.submit_support import CommandLine, error_of, install, release_of
 from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.documents import refusal
 from zhongjing.backends.kubernetes.resources import PIPELINES, SECRETS
 from zhongjing.backends.kubernetes.session import KubernetesSession
-from zhongjing.backends.kubernetes.trainingpipeline import Pipelines, refusal
+from zhongjing.backends.kubernetes.trainingpipeline import Pipelines
 from zhongjing.codes import document as document_codes
 from zhongjing.config.release import StorageRelease
 from zhongjing.errors import BackendError, ConfigError

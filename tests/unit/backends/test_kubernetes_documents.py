@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.unit.cli.fakes import desired_state, user_document
-from zhongjing.backends.kubernetes.documents import to_desired, to_object
+from zhongjing.backends.kubernetes.documents import changes, refusal, to_desired, to_object
 from zhongjing.backends.kubernetes.resources import Object
-from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, changes, refusal
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.codes import cluster as cluster_codes
 from zhongjing.codes import document as document_codes
 from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease

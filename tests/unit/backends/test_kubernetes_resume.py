@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 
 from tests.releases import release_config
+from zhongjing.backends.kubernetes.documents import changes
 from zhongjing.backends.kubernetes.session import KubernetesSession
-from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, changes
+from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.config.release import StorageRelease
 
 RELEASE = release_config(ray={"scaling": "none"}, storage=StorageRelease(bundled=False, uri="s3://b"))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from zhongjing.backends.attempts import live_log
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.forward import Forward
 from zhongjing.backends.kubernetes.secrets import (
@@ -15,14 +16,12 @@ from zhongjing.backends.kubernetes.secrets import (
     ray_token,
     secret_value,
 )
-from zhongjing.backends.ray_jobs import RayJobsBackend
+from zhongjing.backends.ray_jobs import RayJobsBackend, TokenRefusedError
 from zhongjing.codes import cluster as codes
-from zhongjing.codes.ray import RAY_REFUSED
 from zhongjing.codes.storage import BUCKET_NOT_FOUND
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.sources import Storage
 from zhongjing.errors import BackendError, ConfigError, StorageError
-from zhongjing.pipeline.backend import JobState
 from zhongjing.storage.connection import Connection
 from zhongjing.storage.objects import ObjectStore, open_store
 
@@ -79,18 +78,10 @@ class Services:
             BackendError: Ray does not answer, or refuses the token.
         """
         try:
-            jobs = self.jobs()
-            if jobs.describe(identity).state is JobState.UNKNOWN:
-                return None
-            return jobs.tail_logs(identity) if follow else jobs.read_log(identity)
-        except BackendError as error:
-            if error.code is RAY_REFUSED and "token" in error.message:
-                raise BackendError(
-                    error.message,
-                    code=codes.RAY_TOKEN_REFUSED,
-                    where=f"{self._release.namespace}/secrets/{self._release.ray.token_secret}",
-                ) from error
-            raise
+            return live_log(self.jobs(), identity, follow=follow)
+        except TokenRefusedError as error:
+            place = f"{self._release.namespace}/secrets/{self._release.ray.token_secret}"
+            raise BackendError(error.message, code=codes.RAY_TOKEN_REFUSED, where=place) from error
 
     def close(self) -> None:
         """Ends the forwards."""

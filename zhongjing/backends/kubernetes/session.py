@@ -15,15 +15,18 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+from zhongjing.backends.attempts import kill, read_log
 from zhongjing.backends.kubernetes.api import KubeApi, connect
-from zhongjing.backends.kubernetes.documents import to_desired, to_object
-from zhongjing.backends.kubernetes.readers import PipelineReader
+from zhongjing.backends.kubernetes.documents import changes, refusal, to_desired, to_object
 from zhongjing.backends.kubernetes.releases import find_release, installed
 from zhongjing.backends.kubernetes.resources import PIPELINES, Object
 from zhongjing.backends.kubernetes.services import Services
 from zhongjing.backends.kubernetes.status_codec import decode, decode_live, progress_of
-from zhongjing.backends.kubernetes.trainingpipeline import REFRESH_ANNOTATION, Pipeline, changes, refusal
-from zhongjing.backends.logs import chosen_attempt, kept_log
+from zhongjing.backends.kubernetes.trainingpipeline import (
+    REFRESH_ANNOTATION,
+    Pipeline,
+    PipelineReader,
+)
 from zhongjing.codes import cluster as codes
 from zhongjing.codes.command import UNKNOWN_PIPELINE
 from zhongjing.codes.document import INVALID_REFERENCE
@@ -35,13 +38,10 @@ from zhongjing.errors import (
     BackendError,
     ConfigError,
     ConflictError,
-    NotFoundError,
     ObjectConflictError,
     ObjectNotFoundError,
-    TransientError,
     ZhongjingError,
 )
-from zhongjing.pipeline.context import submission_id
 from zhongjing.pipeline.plan import make_plan
 from zhongjing.pipeline.records import done_stages, find_record, manifest_in_use
 from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, stamp
@@ -49,8 +49,6 @@ from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource, StageManifest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Progress
-
-_KILL_SECONDS = 2.0  # so long Ray may take to hear that a job shall end
 
 
 class KubernetesSession:
@@ -251,17 +249,8 @@ class KubernetesSession:
         return self._take(self._set_suspend(self._reader.there(pipeline), True))
 
     def kill(self, pipeline: str) -> DesiredState:
-        """Suspends the pipeline and ends its running attempt now; steps since the last checkpoint are lost.
-
-        Ray is asked directly. Where it does not answer within seconds, the controller goes on stopping it.
-        """
-        desired = self.suspend(pipeline)
-        status = self.status(pipeline)
-        for entry in status.stages.values() if status is not None else ():
-            if entry.state.is_active and entry.submission_id is not None:
-                with contextlib.suppress(BackendError):
-                    self._services.jobs(_KILL_SECONDS).stop(entry.submission_id)
-        return desired
+        """Suspends the pipeline and ends its running attempt now, without another checkpoint."""
+        return kill(self, pipeline, self._services.jobs)
 
     def resume(self, pipeline: str) -> DesiredState:
         """Has a suspended or failed pipeline go on."""
@@ -278,24 +267,11 @@ class KubernetesSession:
         self, pipeline: str, stage: Stage, *, follow: bool = False, attempt: int | None = None
     ) -> Iterator[str]:
         """Lines of the driver's log of an attempt: from Ray while it runs, else from the store."""
-        desired, status = self.desired(pipeline), self.status(pipeline)
-        number, entry = chosen_attempt(pipeline, status, stage, attempt)
-        assert desired is not None, "a status has a desired state"
-        silent: TransientError | None = None
-        if entry.state.is_active and number == entry.attempt:
-            try:
-                live = self._services.live_log(submission_id(desired, stage, number), follow=follow)
-                if live is not None:
-                    yield from live
-                    return
-            except TransientError as error:
-                silent = error
-        try:
-            yield from kept_log(self.store, self.layout(pipeline), stage, number, entry.key)
-        except NotFoundError:
-            if silent is not None:
-                raise silent from None
-            raise
+
+        def live(identity: str) -> Iterator[str] | None:
+            return self._services.live_log(identity, follow=follow)
+
+        return read_log(self, pipeline, stage, attempt, live, past=False)
 
     # Being there
 

@@ -1,23 +1,22 @@
-"""TrainingPipeline objects: what they say, the few writes that there are, and what a refused write means."""
+"""TrainingPipeline objects: what they say, how they are read, and the few writes that there are."""
 
 from __future__ import annotations
 
-import re
+import contextlib
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PIPELINES, Object
-from zhongjing.codes import cluster as cluster_codes
-from zhongjing.codes import document as document_codes
+from zhongjing.codes.command import UNKNOWN_PIPELINE
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.config.pipeline import API_GROUP, API_VERSION, KIND
 from zhongjing.errors import (
-    BackendError,
     ConfigError,
     ConflictError,
     ObjectConflictError,
     ObjectNotFoundError,
-    ZhongjingError,
 )
 from zhongjing.pipeline.state import ConditionType
 
@@ -32,10 +31,8 @@ REFRESH_ANNOTATION = f"{API_GROUP}/refresh-data"
 
 FIELD_MANAGER = "zhongjing-controller"
 
-_UNKNOWN = re.compile(r'unknown field "(?P<path>[^"]+)"')
-_INVALID = re.compile(r'^TrainingPipeline\S* "[^"]*" is invalid: ')
-# What the words of a rule end with is said by the code's remedy.
-_ADVICE = re.compile(r": suspend the pipeline first.*$", re.DOTALL)
+RECENT_SECONDS = 0.5
+"""A command that shows a run asks for its parts one after the other: they are of one object."""
 
 
 class Pipeline:
@@ -194,56 +191,71 @@ class Pipelines:
         return self.api.delete(PIPELINES, pipeline.name, uid=pipeline.uid)
 
 
-def changes(there: Pipeline, wanted: Object) -> list[Object]:
-    """The JSON patch that makes an object want the same as ``wanted``; empty where it does already.
+class PipelineReader:
+    """The TrainingPipelines of a release.
 
-    Labels and annotations of others stay, and so does a ``storage`` that was written by hand. The patch is
-    refused when the ``spec`` has changed in between; changes of the status do not matter.
+    Args:
+        api: its namespace is the release's.
+        release: name of the release.
     """
-    spec = dict(wanted["spec"])
-    if "storage" in there.spec:
-        spec["storage"] = there.spec["storage"]
-    if there.spec.get("suspend") is False:
-        spec.setdefault("suspend", False)  # of a run that was taken up again
-    operations: list[Object] = []
-    if spec != there.spec:
-        operations.append({"op": "replace", "path": "/spec", "value": spec})
-    for name in ("labels", "annotations"):
-        new = wanted["metadata"].get(name) or {}
-        old = there.metadata.get(name) or {}
-        merged = {**old, **new}
-        if merged != old:
-            operations.append({"op": "add", "path": f"/metadata/{name}", "value": merged})
-    if operations:
-        fence = {"op": "test", "path": "/metadata/generation", "value": there.generation}
-        return [fence, *operations]
-    return []
 
+    def __init__(self, api: KubeApi, release: str) -> None:
+        self._pipelines = Pipelines(api)
+        self._mine = (None, release)
+        self._recent: tuple[float, Pipeline] | None = None
+        self._still: dict[str, Pipeline] | None = None
 
-def refusal(error: BackendError, pipeline: str) -> ZhongjingError:
-    """What it means that the API server refuses an object: the place in the document, and what to do."""
-    if error.code is not cluster_codes.OBJECT_REFUSED:
-        return error
-    unknown = _UNKNOWN.search(error.message)
-    if unknown is not None:
-        return ConfigError(
-            "the TrainingPipelines of the cluster have no such field",
-            code=document_codes.UNKNOWN_FIELD,
-            where=unknown["path"],
-            remedy="the cluster's CRD is of another version than this command line: install the same one, or "
-            "update the CRD: `kubectl apply --server-side -f helm/files/trainingpipeline-crd.yaml`",
-        )
-    if not _INVALID.match(error.message):
-        return error
-    where, _, message = _INVALID.sub("", error.message).strip("[] ").partition(": ")
-    kind, _, words = message.partition(": ")
-    if kind == "Forbidden":
-        return ConfigError(
-            _ADVICE.sub("", words),
-            code=document_codes.STAGE_RUNS,
-            where=where,
-            remedy=f"`zhongjing stop {pipeline}`, then submit the changed document",
-        )
-    return ConfigError(
-        f"the cluster refuses the document: {message}", code=document_codes.INVALID_VALUE, where=where
-    )
+    def mine(self) -> list[Pipeline]:
+        """The pipelines of the release, and those that no release has taken up yet."""
+        if self._still is not None:
+            return list(self._still.values())
+        found, _ = self._pipelines.find()
+        return [each for each in found if (each.managed_by or each.release) in self._mine]
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """While entered, all pipelines are seen as they were at its beginning, by one request."""
+        self._still = {each.name: each for each in self.mine()}
+        try:
+            yield
+        finally:
+            self._still = None
+
+    def get(self, name: str, *, recent: bool = False) -> Pipeline | None:
+        """A pipeline, or None if there is none.
+
+        Args:
+            name: of the pipeline.
+            recent: whether an object that was just read will do.
+        """
+        if self._still is not None:
+            return self._still.get(name)
+        if recent and self._recent is not None:
+            seen, pipeline = self._recent
+            if pipeline.name == name and time.monotonic() - seen < RECENT_SECONDS:
+                return pipeline
+        found = self._pipelines.get(name)
+        if found is None:
+            self._recent = None
+        else:
+            self.take(found)
+        return found
+
+    def there(self, name: str) -> Pipeline:
+        """A pipeline that must be there.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        found = self.get(name)
+        if found is None:
+            raise ConfigError(
+                f"there is no pipeline {name!r}",
+                code=UNKNOWN_PIPELINE,
+                remedy="`zhongjing status` lists them",
+            )
+        return found
+
+    def take(self, pipeline: Pipeline) -> None:
+        """Goes on with the object that a write returned."""
+        self._recent = (time.monotonic(), pipeline)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from zhongjing.backends.attempts import kill, live_log, read_log
 from zhongjing.backends.local.attach import attach
 from zhongjing.backends.local.disk_space import DiskWatch
 from zhongjing.backends.local.workdir import (
@@ -22,7 +23,6 @@ from zhongjing.backends.local.workdir import (
     Workdir,
     use_environment,
 )
-from zhongjing.backends.logs import chosen_attempt, kept_log
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.codes.command import UNKNOWN_PIPELINE
 from zhongjing.codes.local import WORKDIR_IN_USE
@@ -33,10 +33,7 @@ from zhongjing.errors import (
     BackendError,
     ConfigError,
     ConflictError,
-    TransientError,
 )
-from zhongjing.pipeline.backend import JobState
-from zhongjing.pipeline.context import submission_id
 from zhongjing.pipeline.prepare import changed_under_way, in_progress
 from zhongjing.pipeline.records import (
     manifest_in_use,
@@ -57,7 +54,6 @@ BEAT_SECONDS = 3.0
 # Reads of documents are repeated, and must hear soon that the server had to move.
 READ_SECONDS = 10.0
 _TRIES = 5
-_KILL_SECONDS = 2.0  # so long Ray may take to hear that a job shall end
 
 
 class LocalSession:
@@ -179,20 +175,8 @@ class LocalSession:
         return self._set_suspend(pipeline, suspend=True)
 
     def kill(self, pipeline: str) -> DesiredState:
-        """Suspends the pipeline and ends its running attempt now; steps since the last checkpoint are lost.
-
-        Ray is asked directly. Where it does not answer within seconds, the supervisor goes on stopping it.
-        """
-        desired = self.suspend(pipeline)
-        status = self.status(pipeline)
-        jobs = self._jobs(timeout=_KILL_SECONDS)
-        if status is None or jobs is None:
-            return desired
-        for entry in status.stages.values():
-            if entry.state.is_active and entry.submission_id is not None:
-                with contextlib.suppress(BackendError):
-                    jobs.stop(entry.submission_id)
-        return desired
+        """Suspends the pipeline and ends its running attempt now, without another checkpoint."""
+        return kill(self, pipeline, self._jobs)
 
     def resume(self, pipeline: str) -> DesiredState:
         """Has a suspended or failed pipeline go on."""
@@ -218,12 +202,11 @@ class LocalSession:
         self, pipeline: str, stage: Stage, *, follow: bool = False, attempt: int | None = None
     ) -> Iterator[str]:
         """Lines of the driver's log of an attempt (the latest), live or from the store."""
-        desired, status = self.desired(pipeline), self.status(pipeline)
-        number, entry = chosen_attempt(pipeline, status, stage, attempt)
-        assert desired is not None, "a status has a desired state"
-        yield from self._live_log(submission_id(desired, stage, number), follow=follow) or kept_log(
-            self.store, self.layout(pipeline), stage, number, entry.key
-        )
+
+        def live(identity: str) -> Iterator[str] | None:
+            return live_log(self._jobs(), identity, follow=follow)
+
+        return read_log(self, pipeline, stage, attempt, live, past=True)
 
     # Being there
 
@@ -325,17 +308,6 @@ class LocalSession:
         raise ConflictError(
             f"the pipeline {pipeline} is being changed by others", code=CONFLICT, where=layout.desired
         )
-
-    # Logs
-
-    def _live_log(self, identity: str, *, follow: bool) -> Iterator[str] | None:
-        jobs = self._jobs()
-        try:
-            if jobs is None or jobs.describe(identity).state is JobState.UNKNOWN:
-                return None
-            return jobs.tail_logs(identity) if follow else jobs.read_log(identity)
-        except TransientError:
-            return None
 
     def _jobs(self, timeout: float = 30.0) -> RayJobsBackend | None:
         """The Jobs API of the Ray that runs, if one runs. The timeout is that of a request, in seconds."""
