@@ -6,16 +6,27 @@ name.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from zhongjing.cli.options import DEFAULT_RECIPE, DEFAULT_WORKDIR
+from zhongjing.cli.options import (
+    DEFAULT_RECIPE,
+    DEFAULT_WORKDIR,
+    KubeContext,
+    Local,
+    Namespace,
+    Release,
+    Workdir,
+)
 from zhongjing.codes.command import INVALID_OPTION, UNKNOWN_PIPELINE
 from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.codes.local import UNUSABLE_WORKDIR
@@ -29,7 +40,16 @@ if TYPE_CHECKING:
     from zhongjing.pipeline.session import Session
     from zhongjing.pipeline.state import DesiredState
 
+_R = TypeVar("_R")
+
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+_OPTIONS = {
+    "local": (Local, False),
+    "workdir": (Workdir, None),
+    "namespace": (Namespace, None),
+    "context": (KubeContext, None),
+    "release": (Release, None),
+}
 
 
 @dataclass(frozen=True)
@@ -175,6 +195,32 @@ def choose(
         code=NO_CLUSTER,
         remedy="add --local to run on this machine, or point KUBECONFIG to a cluster",
     )
+
+
+def on_target(*, strict: bool = False) -> Callable[[Callable[..., _R]], Callable[..., _R]]:
+    """Gives a command the options that name a target. It is called with what they mean, as ``target``.
+
+    Args:
+        strict: as in :func:`choose`.
+    """
+
+    def decorate(command: Callable[..., _R]) -> Callable[..., _R]:
+        @functools.wraps(command)
+        def run(**given: Any) -> _R:
+            chosen = {name: given.pop(name) for name in _OPTIONS}
+            return command(target=choose(**chosen, strict=strict), **given)
+
+        own = inspect.signature(command, eval_str=True).parameters
+        added = [
+            Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for name, (annotation, default) in _OPTIONS.items()
+        ]
+        shown = [*(each for name, each in own.items() if name != "target"), *added]
+        run.__dict__["__signature__"] = inspect.Signature(shown)
+        run.__annotations__ = {each.name: each.annotation for each in shown}
+        return run
+
+    return decorate
 
 
 def commands_of(options: Mapping[str, Any]) -> Commands:

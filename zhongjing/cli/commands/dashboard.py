@@ -10,8 +10,7 @@ import typer
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import OK, guarded
-from zhongjing.cli.options import KubeContext, Local, Namespace, Release, Workdir
-from zhongjing.cli.target import ClusterTarget, choose
+from zhongjing.cli.target import ClusterTarget, Target, on_target
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.codes.ray import NOTHING_RUNS
 from zhongjing.errors import BackendError, ConfigError
@@ -38,21 +37,17 @@ _LOOK_SECONDS = 0.5
 
 
 @guarded
+@on_target()
 def dashboard(
     *,
+    target: Target,
     port: Annotated[
         int | None,
         typer.Option(help=f"Port of this machine; {PORT} unless given, or any if that is taken.", min=1),
     ] = None,
     show_token: Annotated[bool, typer.Option("--show-token", help="Print the token itself.")] = False,
-    local: Local = False,
-    workdir: Workdir = None,
-    namespace: Namespace = None,
-    context: KubeContext = None,
-    release: Release = None,
 ) -> int:
     """Open Ray's dashboard: forward it to this machine, and say how to log in."""
-    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console()
     if not isinstance(target, ClusterTarget):
         with target.open() as session:

@@ -19,8 +19,8 @@ from zhongjing.cli.completion import results
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import guarded
 from zhongjing.cli.model_card import CARD_FILE, model_card
-from zhongjing.cli.options import Format, KubeContext, Local, Namespace, OutputFormat, Release, Workdir
-from zhongjing.cli.target import choose, find, split_result
+from zhongjing.cli.options import Format, OutputFormat
+from zhongjing.cli.target import Target, find, on_target, split_result
 from zhongjing.codes.command import NOT_RUN_YET, TARGET_IN_USE
 from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.codes.storage import DAMAGED_OBJECT
@@ -70,8 +70,10 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a folder that is n
 
 
 @guarded
+@on_target()
 def pull(
     *,
+    target: Target,
     result: Result,
     folder: Folder,
     merged: Annotated[
@@ -81,16 +83,10 @@ def pull(
         bool, typer.Option("--curves", help="Also the curves, into FOLDER/curves.")
     ] = False,
     force: Force = False,
-    local: Local = False,
-    workdir: Workdir = None,
     output: OutputFormat = Format.TEXT,
-    namespace: Namespace = None,
-    context: KubeContext = None,
-    release: Release = None,
 ) -> None:
     """Fetch a model into a folder that transformers and PEFT load."""
     name, stage = split_result(result)
-    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console(json_mode=output == Format.JSON)
     with target.open() as session, new_folder(folder, force=force) as partial:
         manifest = manifest_of(session, name, stage)
@@ -122,20 +118,16 @@ def pull(
 
 
 @guarded
+@on_target()
 def curves(
     *,
+    target: Target,
     result: Result,
     folder: Folder,
     force: Force = False,
-    local: Local = False,
-    workdir: Workdir = None,
-    namespace: Namespace = None,
-    context: KubeContext = None,
-    release: Release = None,
 ) -> None:
     """Fetch the curves (loss, reward, KL) of a stage as PNG files."""
     name, stage = split_result(result)
-    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     with target.open() as session, new_folder(folder, force=force) as partial:
         _fetch_curves(session, manifest_of(session, name, stage), partial)
     for file in sorted(folder.iterdir()):

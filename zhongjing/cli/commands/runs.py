@@ -8,18 +8,8 @@ import typer
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import INTERRUPTED, OK, guarded
-from zhongjing.cli.options import (
-    Format,
-    KubeContext,
-    Local,
-    Namespace,
-    OptionalName,
-    OutputFormat,
-    Release,
-    StageOption,
-    Workdir,
-)
-from zhongjing.cli.target import choose, find
+from zhongjing.cli.options import Format, OptionalName, OutputFormat, StageOption
+from zhongjing.cli.target import Target, find, on_target
 from zhongjing.codes.command import NO_LOG
 from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.config.commands import Commands
@@ -59,22 +49,18 @@ Examples:
 
 
 @guarded
+@on_target()
 def status(
     *,
+    target: Target,
     name: OptionalName = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow until nothing changes.")] = False,
-    local: Local = False,
-    workdir: Workdir = None,
     output: OutputFormat = Format.TEXT,
-    namespace: Namespace = None,
-    context: KubeContext = None,
-    release: Release = None,
 ) -> int:
     """Show what runs: stages, progress, held-out metrics, time left."""
     from zhongjing.cli.watch import look, results_of
 
     console = Console(json_mode=output == Format.JSON)
-    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     with target.open() as session:
         if watch:
             return _watch(session, find(session, name), console)
@@ -130,22 +116,18 @@ def _show(session: Session, console: Console, shown: RunView) -> None:
 
 
 @guarded
+@on_target()
 def logs(
     *,
+    target: Target,
     name: OptionalName = None,
     stage: StageOption = None,
     attempt: Annotated[int | None, typer.Option(help="Attempt; the latest unless given.", min=1)] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage ends.")] = False,
-    local: Local = False,
-    workdir: Workdir = None,
-    namespace: Namespace = None,
-    context: KubeContext = None,
-    release: Release = None,
 ) -> None:
     """Print the log of a stage's job."""
     from zhongjing.config.stages import Stage
 
-    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console()
     with target.open() as session:
         desired = find(session, name)
@@ -181,24 +163,20 @@ def _latest_stage(session: Session, desired: DesiredState) -> Stage:
 
 
 @guarded
+@on_target()
 def stop(
     *,
+    target: Target,
     name: OptionalName = None,
     now: Annotated[
         bool, typer.Option("--now", help="End it at once; steps since the last checkpoint are lost.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has stopped.")] = True,
-    local: Local = False,
-    workdir: Workdir = None,
-    namespace: Namespace = None,
-    context: KubeContext = None,
-    release: Release = None,
 ) -> int:
     """Stop a run with a checkpoint (`resume` goes on from it)."""
     from zhongjing.cli.watch import display_for, follow, look
     from zhongjing.pipeline.state import ConditionType
 
-    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console()
     with target.open() as session:
         desired = find(session, name)
@@ -218,21 +196,17 @@ def stop(
 
 
 @guarded
+@on_target()
 def resume(
     *,
+    target: Target,
     name: OptionalName = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run until it ends.")] = True,
-    local: Local = False,
-    workdir: Workdir = None,
     output: OutputFormat = Format.TEXT,
-    namespace: Namespace = None,
-    context: KubeContext = None,
-    release: Release = None,
 ) -> int:
     """Let a stopped or failed run go on from its last checkpoint."""
     from zhongjing.cli.watch import attend
 
-    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
     console = Console(json_mode=output == Format.JSON)
     with target.open() as session:
         desired = session.resume(find(session, name).pipeline)

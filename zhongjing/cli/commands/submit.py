@@ -13,18 +13,8 @@ import typer
 from zhongjing.cli.completion import fields, pipelines
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import guarded
-from zhongjing.cli.options import (
-    DEFAULT_RECIPE,
-    DocumentFormat,
-    KubeContext,
-    Local,
-    Namespace,
-    Release,
-    StageName,
-    StageTarget,
-    Workdir,
-)
-from zhongjing.cli.target import choose
+from zhongjing.cli.options import DEFAULT_RECIPE, DocumentFormat, StageName, StageTarget
+from zhongjing.cli.target import Target, on_target
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.errors import ConfigError
 
@@ -51,8 +41,10 @@ Exit codes: 0 done, 1 a stage failed or waits for input, 2 bad input, 3 backend 
 
 
 @guarded
+@on_target(strict=True)
 def submit(
     *,
+    target: Target,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="Document to run (YAML or JSON).")
     ] = None,
@@ -73,8 +65,6 @@ def submit(
         StageTarget | None,
         typer.Option("--stage", help="Stage to bring about; all unless given, or what the document says."),
     ] = None,
-    local: Local = False,
-    workdir: Workdir = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -113,9 +103,6 @@ def submit(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Submit and leave; `status --watch` follows.")
     ] = False,
-    namespace: Namespace = None,
-    context: KubeContext = None,
-    release: Release = None,
 ) -> int:
     """Bring stages about: pretrain, sft, rm, ppo, or all of them."""
     named = {"--file": file, "--recipe": recipe, "--pipeline": pipeline}
@@ -136,9 +123,6 @@ def submit(
             code=INVALID_OPTION,
             remedy="give one of them",
         )
-    target = choose(
-        local=local, workdir=workdir, namespace=namespace, context=context, release=release, strict=True
-    )
     from zhongjing.cli.order import Order, written_of
     from zhongjing.cli.submission import submission
 
