@@ -11,7 +11,8 @@ from typing import Any
 
 import typer
 
-from zhongjing.cli.options import DEFAULT_WORKDIR, StageName
+from zhongjing.cli.options import DEFAULT_WORKDIR
+from zhongjing.config.stages import Stage
 
 
 def pipelines(context: typer.Context, incomplete: str) -> list[str]:
@@ -29,8 +30,8 @@ def results(context: typer.Context, incomplete: str) -> list[str]:
     """``PIPELINE/STAGE`` of the same."""
     name, slash, stage = incomplete.partition("/")
     if not slash:
-        return [f"{each}/{stage}" for each in pipelines(context, name) for stage in StageName]
-    return [f"{name}/{each}" for each in StageName if each.startswith(stage)]
+        return [f"{each}/{stage}" for each in pipelines(context, name) for stage in Stage]
+    return [f"{name}/{each}" for each in Stage if each.startswith(stage)]
 
 
 def fields(incomplete: str) -> list[str]:

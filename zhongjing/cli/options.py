@@ -1,8 +1,4 @@
-"""Options that several commands share, and the names that their values may have.
-
-Kept free of the configuration models, so that ``--help`` answers at once; a unit test holds the names equal
-to :class:`zhongjing.config.stages.Stage`.
-"""
+"""Options that several commands share, and the names that their values may have."""
 
 from __future__ import annotations
 
@@ -11,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from zhongjing.config.stages import Stage
 
 DEFAULT_WORKDIR = Path("zhongjing-runs")
 """Where local runs live unless told otherwise, relative to the current folder."""
@@ -25,15 +23,6 @@ SETTINGS: dict[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 """What every typer application of ours is made with."""
-
-
-class StageName(StrEnum):
-    """A stage that can be asked for."""
-
-    PRETRAIN = "pretrain"
-    SFT = "sft"
-    RM = "rm"
-    PPO = "ppo"
 
 
 class StageTarget(StrEnum):
@@ -102,5 +91,5 @@ OptionalName = Annotated[
     ),
 ]
 StageOption = Annotated[
-    StageName | None, typer.Option("--stage", help="Stage; the one that runs, or ran last, unless given.")
+    Stage | None, typer.Option("--stage", help="Stage; the one that runs, or ran last, unless given.")
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zhongjing.cli.options import DEFAULT_RECIPE, StageName, StageTarget
+from zhongjing.cli.options import DEFAULT_RECIPE, StageTarget
 from zhongjing.cli.target import Target, find
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import UserDocument, apply_overrides, load_document, recipe
@@ -20,7 +20,7 @@ class Order:
     pipeline: UserDocument | None = None  # what a pipeline that is there was applied with
     overrides: tuple[str, ...] = ()
     stage: StageTarget | None = None
-    rerun: tuple[StageName, ...] = ()
+    rerun: tuple[Stage, ...] = ()
     refresh_data: bool = False
     force: bool = False
 
@@ -45,10 +45,6 @@ class Order:
         if self.stage is None:
             return []
         return document.spec.stages.present() if self.stage is StageTarget.ALL else [Stage(self.stage.value)]
-
-    def reruns(self) -> list[Stage]:
-        """The stages to run again."""
-        return [Stage(stage.value) for stage in self.rerun]
 
 
 def written_of(name: str, target: Target) -> UserDocument:

@@ -85,7 +85,7 @@ class Submission(ABC, Generic[_S]):
         self.notes: list[str] = []
         graph.check(self.document)
         self.targets = graph.targets(self.document, order.stages(self.document))
-        graph.targets(self.document, order.reruns())
+        graph.targets(self.document, order.rerun)
         for source in self.document.spec.sources:
             if is_example(source.uri):
                 parse(source.uri, f"spec.sources.{source.name}.uri")
@@ -204,7 +204,7 @@ class Submission(ABC, Generic[_S]):
             session,
             user,
             stages=self.order.stages(self.document),
-            rerun=self.order.reruns(),
+            rerun=self.order.rerun,
             refresh_data=self.order.refresh_data,
             upload=not dry_run,
             on_upload=announcer(self.console),

@@ -32,11 +32,11 @@ from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.codes.local import UNUSABLE_WORKDIR
 from zhongjing.codes.ray import NO_CLUSTER, NOTHING_RUNS
 from zhongjing.config.commands import Commands
+from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError, ConfigError, ZhongjingError
 
 if TYPE_CHECKING:
     from zhongjing.backends.kubernetes.session import KubernetesSession
-    from zhongjing.config.stages import Stage
     from zhongjing.pipeline.session import Session
     from zhongjing.pipeline.state import DesiredState
 
@@ -335,8 +335,6 @@ def split_result(result: str) -> tuple[str, Stage]:
     Raises:
         ConfigError: it is not of that form, or the stage is unknown.
     """
-    from zhongjing.config.stages import Stage
-
     name, slash, stage = result.partition("/")
     if not slash or not name or not stage:
         raise ConfigError(

@@ -197,7 +197,8 @@ def test_data_show_of_what_is_not_there(command: CommandLine, tmp_path: Path) ->
     result = command("data", "show", "talk", "-f", "own.yaml")
     assert result.exit_code == 2
     assert "there is: ranked, talks" in result.stderr
-    assert "no stage ppo" in command("data", "show", "-f", "own.yaml", "--stage", "ppo").stderr
+    result = command("data", "show", "-f", "own.yaml", "--stage", "ppo")
+    assert "the document has no stage ppo\n  remedy: it has: sft, rm" in result.stderr
     assert command("data", "show", "gone.jsonl").exit_code == 2
 
 
@@ -207,13 +208,18 @@ def test_data_show_says_why_it_shows_nothing(command: CommandLine, tmp_path: Pat
     result = command("data", "show", "talks.jsonl", "--stage", "rm", "--text")
     assert result.exit_code == 2
     assert "of 1 records none can be shown as rm has them: 1 cannot be used" in result.stderr
+    assert "remedy: these can be shown: --stage sft" in result.stderr
     assert "of 0 records none" in command("data", "show", "empty.jsonl", "--text").stderr
-    data = user_document(stages=("sft",))
+    data = user_document(stages=("sft", "rm"))
     data["spec"]["sources"][0]["uri"] = "s3://b/far.jsonl"
+    data["spec"]["sources"][1]["uri"] = str(
+        lines_of(tmp_path / "near.jsonl", {"prompt": "问", "answers": ["a", "b"]})
+    )
     (tmp_path / "far.yaml").write_text(yaml.safe_dump(data))
     result = command("data", "show", "-f", "far.yaml", "--text")
     assert result.exit_code == 2
     assert "no source of sft is a file of this machine" in result.stderr
+    assert "remedy: these can be shown: --stage rm" in result.stderr
 
 
 def test_a_target_that_moves_the_cursor_is_blanked(command: CommandLine, tmp_path: Path) -> None:

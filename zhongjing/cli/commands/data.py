@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from enum import StrEnum
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,8 +15,9 @@ import typer
 from zhongjing.cli.commands.pull import refuse_full
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import BAD_INPUT, OK, guarded
-from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, StageName, Workdir
+from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, Workdir
 from zhongjing.codes.command import INVALID_OPTION
+from zhongjing.config.sources import Kind
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, DataError
 from zhongjing.storage.listing import left_out_text
@@ -23,9 +25,9 @@ from zhongjing.storage.manifest import unused_text
 
 if TYPE_CHECKING:
     from zhongjing.config.pipeline import TrainingPipeline
-    from zhongjing.config.sources import Source, SourceRef
+    from zhongjing.config.sources import Source
     from zhongjing.data.inspect import Lengths, SourceReport
-    from zhongjing.data.rehearsal import Rehearsal, StageRehearsal
+    from zhongjing.data.rehearsal import StageRehearsal
     from zhongjing.storage.objects import ObjectStore
 
 app = typer.Typer(
@@ -71,15 +73,6 @@ The data are synthetic. They are no medical advice.
 """
 
 
-class KindName(StrEnum):
-    """What records are."""
-
-    TEXT = "text"
-    DIALOGUE = "dialogue"
-    RANKING = "ranking"
-    PROMPTS = "prompts"
-
-
 @app.command("inspect", epilog=INSPECT_EPILOG)
 @guarded
 def inspect(
@@ -91,7 +84,7 @@ def inspect(
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="The sources of this document.")
     ] = None,
     kind: Annotated[
-        KindName | None, typer.Option("--kind", help="What the records are; told from them unless given.")
+        Kind | None, typer.Option("--kind", help="What the records are; told from them unless given.")
     ] = None,
     tokenizer: Annotated[
         Path | None,
@@ -105,20 +98,25 @@ def inspect(
     output: OutputFormat = Format.TEXT,
 ) -> int:
     """Show what sources hold: formats, counts, lengths, turns, departments, what would be quarantined."""
-    from zhongjing.config.sources import Kind
+    from zhongjing.cli.preflight.rehearsal import rehearse
     from zhongjing.data.inspect import inspect_sources
 
     console = Console(json_mode=output == Format.JSON)
-    with ExitStack() as stack:
-        targets = _targets(uris or [], file, stack)
+    with TemporaryDirectory(prefix="zhongjing-inspect-") as folder, ExitStack() as stack:
+        scratch = Path(folder)
+        document = _document(file, scratch) if file is not None else None
+        targets = _targets(uris or [], document, scratch)
         report = inspect_sources(
             targets,
             store=_store_for(targets, stack, local=local, workdir=workdir),
-            kind=Kind(kind.value) if kind is not None else None,
+            kind=kind,
             tokenizer_folder=tokenizer,
             max_records=max_records,
         )
-        stages = _rehearsed(file, tokenizer, max_records, stack)
+        stages: list[StageRehearsal] = []
+        if document is not None:
+            present = document.spec.stages.present()
+            stages = rehearse(document, present, scratch, tokenizer=tokenizer, max_records=max_records)
     if console.json_mode:
         told = [each.model_dump(mode="json") for each in stages]
         console.result({**report.model_dump(mode="json"), "usable": report.usable, "stages": told})
@@ -145,7 +143,7 @@ def show(
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="A document with sources and stages.")
     ] = None,
     stage: Annotated[
-        StageName | None, typer.Option("--stage", help="As this stage trains on them; told from the records.")
+        Stage | None, typer.Option("--stage", help="As this stage trains on them; told from the records.")
     ] = None,
     number: Annotated[int, typer.Option("--number", "-n", help="So many examples.", min=1)] = 3,
     tokenizer: Annotated[
@@ -156,16 +154,24 @@ def show(
     ] = False,
 ) -> int:
     """Show records as a stage trains on them: the template's text, what is a target between marks."""
-    import itertools
-    import tempfile
-
     from zhongjing.cli.display.rehearsal import example_lines
     from zhongjing.cli.preflight.rehearsal import encoder_of, listings_of, rehearsal
 
     console = Console()
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zhongjing-show-")))
-        document, chosen = _shown(uri, file, stage, scratch)
+    is_terminal = console.stream.isatty()
+    with TemporaryDirectory(prefix="zhongjing-show-") as folder:
+        scratch = Path(folder)
+        if file is not None:
+            document = _document(file, scratch)
+            chosen = _stage_of(document, uri, stage, str(file))
+        elif uri is not None:
+            document, chosen = _document_of(uri, stage, scratch)
+        else:
+            raise ConfigError(
+                "there is nothing to show",
+                code=INVALID_OPTION,
+                remedy="give a path, or a document with --file",
+            )
         listings = listings_of(document)
         encoder = encoder_of(document, listings, scratch, tokenizer)
         if encoder is None:
@@ -177,32 +183,45 @@ def show(
             )
         if uri is not None and file is not None:
             listings = {name: each for name, each in listings.items() if name == uri}
-        examples = rehearsal(document, chosen, encoder, listings).examples()
-        is_terminal = console.stream.isatty()
-        found = list(itertools.islice(examples, number))
+        found = list(islice(rehearsal(document, chosen, encoder, listings).examples(), number))
         for example in found:
-            for line in example_lines(
-                example, encoder.tokenizer, text=text or is_terminal, color=is_terminal
-            ):
-                console.say(line)
+            shown = example_lines(example, encoder.tokenizer, text=text or is_terminal, color=is_terminal)
+            console.say_lines(shown)
         if not found:
-            raise _nothing(rehearsal(document, chosen, encoder, listings, _LOOKED_AT), uri or str(file))
+            looked = rehearsal(document, chosen, encoder, listings, _LOOKED_AT).run()
+            able = [
+                each for each in document.spec.stages.present() if listings.keys() & _reads(document, each)
+            ]
+            if file is None and uri is not None:
+                able = [_STAGE_OF[_kind_of(uri)]]
+            raise _nothing(looked, uri or str(file), [each.value for each in able if each is not chosen])
     if not (text or is_terminal):
         console.warn("note: records' text is shown on a terminal only; --text writes it elsewhere")
     return OK
 
 
-def _nothing(rehearsal: Rehearsal, where: str) -> ConfigError | DataError:
-    """Why no record is shown."""
+_LOOKED_AT = 1000  # records of a source, to say why none is shown
+_KIND_OF = {
+    Stage.PRETRAIN: Kind.TEXT,
+    Stage.SFT: Kind.DIALOGUE,
+    Stage.RM: Kind.RANKING,
+    Stage.PPO: Kind.PROMPTS,
+}
+_STAGE_OF = {kind: stage for stage, kind in _KIND_OF.items()}
+
+
+def _nothing(looked: StageRehearsal, where: str, able: list[str]) -> ConfigError | DataError:
+    """Why no record is shown. ``able``: the other stages that have records to show."""
     from zhongjing.codes.data import NO_GOOD_RECORD
 
-    counts = [each.counts for each in rehearsal.run().sources]
+    remedy = f"these can be shown: {', '.join(f'--stage {each}' for each in able)}" if able else None
+    counts = [each.counts for each in looked.sources]
     if not counts:
         return ConfigError(
-            f"no source of {rehearsal.stage} is a file of this machine",
+            f"no source of {looked.stage} is a file of this machine",
             code=INVALID_OPTION,
             where=where,
-            remedy="give the path of one that is: `zhongjing data show FILE`",
+            remedy=remedy or "give the path of one that is: `zhongjing data show FILE`",
         )
     lost = {
         "cannot be used": sum(each.quarantined for each in counts),
@@ -212,91 +231,71 @@ def _nothing(rehearsal: Rehearsal, where: str) -> ConfigError | DataError:
     }
     told = ", ".join(f"{number} {what}" for what, number in lost.items() if number)
     read = sum(each.read for each in counts)
-    message = f"of {read} records none can be shown as {rehearsal.stage} has them"
-    return DataError(message + (f": {told}" if told else ""), code=NO_GOOD_RECORD, where=where)
+    message = f"of {read} records none can be shown as {looked.stage} has them"
+    message += f": {told}" if told else ""
+    return DataError(message, code=NO_GOOD_RECORD, where=where, remedy=remedy)
 
 
-def _shown(
-    uri: str | None, file: Path | None, stage: StageName | None, scratch: Path
-) -> tuple[TrainingPipeline, Stage]:
-    """The document whose sources are shown, and the stage: of a bare source one is made up.
+def _stage_of(document: TrainingPipeline, source: str | None, stage: Stage | None, where: str) -> Stage:
+    """The stage whose records are shown: the one asked for, else the first that reads the source.
 
     Raises:
-        ConfigError: nothing was named, or the document has no such stage or source.
+        ConfigError: the document has no such stage or source.
     """
-    from zhongjing.cli.example import is_example, parse, write_examples
-    from zhongjing.config.resolve import parse_document, resolve
-    from zhongjing.config.stages import Stage
-
-    if file is not None:
-        document = _document(file, scratch)
-        names = {
-            ref.source: found
-            for found in reversed(document.spec.stages.present())
-            for ref in _data(document, found)
-        }
-        if uri is not None and uri not in names:
-            known = ", ".join(sorted(names))
-            raise ConfigError(
-                f"no stage trains on a source {uri!r}",
-                code=INVALID_OPTION,
-                where=str(file),
-                remedy=f"there is: {known}",
-            )
-        chosen = (
-            Stage(stage.value)
-            if stage is not None
-            else names[uri]
-            if uri
-            else document.spec.stages.present()[0]
-        )
-        if chosen not in document.spec.stages.present():
-            raise ConfigError(f"the document has no stage {chosen}", code=INVALID_OPTION, where=str(file))
-        return document, chosen
-    if uri is None:
+    present = document.spec.stages.present()
+    readers = {name: each for each in reversed(present) for name in _reads(document, each)}
+    if source is not None and source not in readers:
         raise ConfigError(
-            "there is nothing to show", code=INVALID_OPTION, remedy="give a path, or a document with --file"
+            f"no stage trains on a source {source!r}",
+            code=INVALID_OPTION,
+            where=where,
+            remedy=f"there is: {', '.join(sorted(readers))}",
         )
-    if is_example(uri):
-        name, seed, scale = parse(uri, uri)
-        uri = str(write_examples(scratch / "example", seed, scale)[name])
-    kind = _KINDS.get(stage.value if stage is not None else "")
-    if kind is None:
-        from zhongjing.data.inspect import inspect_sources
+    chosen = stage or (readers[source] if source else present[0])
+    if chosen not in present:
+        raise ConfigError(
+            f"the document has no stage {chosen}",
+            code=INVALID_OPTION,
+            where=where,
+            remedy=f"it has: {', '.join(present)}",
+        )
+    return chosen
 
-        kind = inspect_sources([uri], max_records=50).sources[0].kind.value
-    chosen = Stage(stage.value) if stage is not None else _STAGES[kind]
+
+def _document_of(uri: str, stage: Stage | None, scratch: Path) -> tuple[TrainingPipeline, Stage]:
+    """A document made up of a bare source, and the stage: told from the records unless given."""
+    from zhongjing.config.resolve import parse_document, resolve
+
+    uri = _path_of(uri, scratch)
+    kind = _KIND_OF[stage] if stage is not None else _kind_of(uri)
+    chosen = stage or _STAGE_OF[kind]
     user = parse_document("metadata: {name: show}\nspec: {base: {tiny: {}}}", uri)
-    user["spec"]["sources"] = [{"name": "shown", "uri": uri, "kind": kind}]
+    user["spec"]["sources"] = [{"name": "shown", "uri": uri, "kind": kind.value}]
     user["spec"]["stages"] = {chosen.value: {"data": [{"source": "shown"}]}}
     return resolve(user), chosen
 
 
-_LOOKED_AT = 1000  # records of a source, to say why none is shown
-_KINDS = {"pretrain": "text", "sft": "dialogue", "rm": "ranking", "ppo": "prompts"}
-_STAGES = {kind: Stage(stage) for stage, kind in _KINDS.items()}
+def _kind_of(uri: str) -> Kind:
+    from zhongjing.data.inspect import inspect_sources
+
+    return inspect_sources([uri], max_records=50).sources[0].kind
 
 
-def _data(document: TrainingPipeline, stage: Stage) -> list[SourceRef]:
+def _path_of(uri: str, folder: Path) -> str:
+    """The URI; of an example the path of its file, written into ``folder``."""
+    from zhongjing.cli.example import is_example, parse, write_examples
+
+    if not is_example(uri):
+        return uri
+    name, seed, scale = parse(uri, uri)
+    return str(write_examples(folder / f"seed-{seed}-scale-{scale:g}", seed, scale)[name])
+
+
+def _reads(document: TrainingPipeline, stage: Stage) -> set[str]:
+    """Names of the sources that a stage of the document trains on."""
     settings = document.spec.stages.get(stage)
     assert settings is not None, "the stage is one of the document's"
-    return settings.data
-
-
-def _rehearsed(
-    file: Path | None, tokenizer: Path | None, max_records: int | None, stack: ExitStack
-) -> list[StageRehearsal]:
-    """What the stages of a document would make of its local sources."""
-    if file is None:
-        return []
-    import tempfile
-
-    from zhongjing.cli.preflight.rehearsal import rehearse
-
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zhongjing-inspect-")))
-    document = _document(file, scratch)
-    stages = document.spec.stages.present()
-    return rehearse(document, stages, scratch, tokenizer=tokenizer, max_records=max_records)
+    return {ref.source for ref in settings.data}
 
 
 def _document(file: Path, folder: Path) -> TrainingPipeline:
@@ -325,27 +324,11 @@ def example(
         console.say(f"{name:<20}{path}")
 
 
-def _targets(uris: list[str], file: Path | None, stack: ExitStack) -> list[Source | str]:
-    """What is to be inspected; examples are written into a folder that ``stack`` removes.
-
-    Raises:
-        ConfigError: nothing was named, or the document is wrong.
-    """
-    import tempfile
-
-    from zhongjing.cli.example import is_example, parse, write_examples
-
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zhongjing-example-")))
-    targets: list[Source | str] = []
-    for uri in uris:
-        if not is_example(uri):
-            targets.append(uri)
-            continue
-        name, seed, scale = parse(uri, uri)
-        paths = write_examples(folder / f"seed-{seed}-scale-{scale:g}", seed, scale)
-        targets.append(str(paths[name]))
-    if file is not None:
-        targets += _document(file, folder).spec.sources
+def _targets(uris: list[str], document: TrainingPipeline | None, folder: Path) -> list[Source | str]:
+    """What is to be inspected; examples are written into ``folder``. Raises ConfigError: nothing is named."""
+    targets: list[Source | str] = [_path_of(uri, folder) for uri in uris]
+    if document is not None:
+        targets += document.spec.sources
     if not targets:
         raise ConfigError(
             "there is nothing to inspect",

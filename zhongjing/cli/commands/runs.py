@@ -13,11 +13,11 @@ from zhongjing.cli.target import Target, find, on_target
 from zhongjing.codes.command import NO_LOG
 from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.config.commands import Commands
+from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, MissingInputError
 
 if TYPE_CHECKING:
     from zhongjing.cli.display.view import RunView
-    from zhongjing.config.stages import Stage
     from zhongjing.pipeline.session import Session
     from zhongjing.pipeline.state import DesiredState
 
@@ -126,12 +126,10 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage ends.")] = False,
 ) -> None:
     """Print the log of a stage's job."""
-    from zhongjing.config.stages import Stage
-
     console = Console()
     with target.open() as session:
         desired = find(session, name)
-        chosen = Stage(stage.value) if stage is not None else _latest_stage(session, desired)
+        chosen = stage if stage is not None else _latest_stage(session, desired)
         if desired.document.spec.stages.get(chosen) is None:
             raise ConfigError(
                 f"the pipeline has no stage {chosen}", code=UNKNOWN_STAGE, where=desired.pipeline

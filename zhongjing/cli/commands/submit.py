@@ -13,9 +13,10 @@ import typer
 from zhongjing.cli.completion import fields, pipelines
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import guarded
-from zhongjing.cli.options import DEFAULT_RECIPE, DocumentFormat, StageName, StageTarget
+from zhongjing.cli.options import DEFAULT_RECIPE, DocumentFormat, StageTarget
 from zhongjing.cli.target import Target, on_target
 from zhongjing.codes.command import INVALID_OPTION
+from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError
 
 EPILOG = """
@@ -88,7 +89,7 @@ def submit(
         ),
     ] = DocumentFormat.TEXT,
     rerun: Annotated[
-        list[StageName] | None,
+        list[Stage] | None,
         typer.Option("--rerun", metavar="STAGE", help="Run this stage again though it is done; repeatable."),
     ] = None,
     refresh_data: Annotated[
