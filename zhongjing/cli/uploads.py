@@ -11,7 +11,6 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,30 +21,18 @@ from typing import Any
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.text import count
 from zhongjing.cli.example import is_example, with_example_files
-from zhongjing.codes.data import UNREADABLE_SOURCE
 from zhongjing.config.keys import digest
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import UserDocument
 from zhongjing.config.sources import Source
-from zhongjing.errors import DataError
-from zhongjing.pipeline.freeze import OnUpload, local_references, model_files
+from zhongjing.pipeline.freeze import freeze_model, local_references
 from zhongjing.pipeline.headline import duration
-from zhongjing.storage.files import sha256_of
+from zhongjing.pipeline.local_files import LocalFile, OnUpload, hash_files, upload_files
 from zhongjing.storage.layout import Layout
-from zhongjing.storage.listing import expand, left_out_text, local_listing
+from zhongjing.storage.listing import left_out_text, local_listing
 from zhongjing.storage.objects import ObjectInfo, ObjectInfos, ObjectStore
 
-_PARALLEL = 4
 _SHOWN_FROM_BYTES = 8 * 2**20
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """A file of this machine, and where it goes."""
-
-    path: Path
-    uri: str
-    size: int
 
 
 @dataclass
@@ -122,47 +109,21 @@ def plan_uploads(user: UserDocument, document: TrainingPipeline, layout: Layout,
         for source in document.spec.sources
         if _is_local(source.uri)
     }
-    models = {
-        reference: _plan_model(reference, where, layout, uploads)
-        for reference, where in local_references(document)
-    }
+    models = {}
+    for reference, where in local_references(document):
+        model, files = freeze_model(layout, reference, where)
+        models[reference] = model.uri
+        uploads.files += files
     written = document.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     uploads.user = user.holding(_renamed(written, sources, models))
     return uploads
-
-
-def upload(store: ObjectStore, files: Sequence[LocalFile], on_upload: OnUpload | None = None) -> int:
-    """Sends what is not there yet; returns how many files that were.
-
-    Args:
-        store: where they go.
-        files: from :func:`plan_uploads`.
-        on_upload: is told when a file begins, if it has to be sent, and when it is there.
-    """
-
-    def send(file: LocalFile) -> bool:
-        there = store.head(file.uri)
-        missing = there is None or there.size != file.size
-        if missing:
-            tell(file.path.name, 0, file.size)
-            store.put_file(file.uri, file.path)
-        tell(file.path.name, file.size, file.size)
-        return missing
-
-    tell: OnUpload = on_upload or (lambda name, done, size: None)
-    with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="upload") as pool:
-        try:
-            return sum(pool.map(send, files))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what has not begun
-            raise
 
 
 def send(store: ObjectStore, uploads: Uploads, console: Console) -> None:
     """Uploads the files of a document and tells how many were sent."""
     began = time.monotonic()
     with announced(uploads, console) as on_upload:
-        sent = upload(store, uploads.files, on_upload)
+        sent = upload_files(store, uploads.files, on_upload)
     if sent:
         took = duration(time.monotonic() - began)
         console.say(
@@ -220,29 +181,19 @@ def _plan_source(source: Source, layout: Layout, uploads: Uploads) -> str:
         )
         return place
     if len(files) == 1:
-        size, sha256 = _hashed(files[0])
+        [(size, sha256)] = hash_files(files)
         uri = layout.upload(sha256, _plain(files[0].name))
         uploads.files.append(LocalFile(files[0], uri, size))
         return uri
     root = Path(os.path.commonpath([path.parent for path in files]))
     names = [_plain(path.relative_to(root).as_posix()) for path in files]
-    with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="hash") as pool:
-        hashed = list(pool.map(_hashed, files))
+    hashed = hash_files(files)
     key = digest([[name, sha256] for name, (_, sha256) in zip(names, hashed, strict=True)])
     uploads.files += [
         LocalFile(path, f"{home}/sets/{key}/{name}", size)
         for path, name, (size, _) in zip(files, names, hashed, strict=True)
     ]
     return f"{home}/sets/{key}/"
-
-
-def _plan_model(reference: str, where: str, layout: Layout, uploads: Uploads) -> str:
-    """Plans the upload of a model's folder; returns where it will be."""
-    folder = Path(expand(reference))
-    files, key = model_files(folder, where)
-    uri = layout.base(key)
-    uploads.files += [LocalFile(folder / file.name, f"{uri}/{file.name}", file.size) for file in files]
-    return uri
 
 
 def _renamed(
@@ -270,12 +221,3 @@ def _renamed(
 def _plain(name: str) -> str:
     """A name that stands for itself where patterns are allowed."""
     return re.sub(r"[*?\[\]{}]", "_", name)
-
-
-def _hashed(path: Path) -> tuple[int, str]:
-    try:
-        return path.stat().st_size, sha256_of(path)
-    except OSError as error:
-        raise DataError(
-            f"the file cannot be read: {error.strerror}", code=UNREADABLE_SOURCE, where=str(path)
-        ) from error

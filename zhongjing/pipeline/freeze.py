@@ -6,34 +6,26 @@ second upload of the same bytes is none. Objects of the store are named by size 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
-from zhongjing.codes.data import INVALID_URI, SOURCE_NOT_FOUND, UNREADABLE_SOURCE
+from zhongjing.codes.data import INVALID_URI, SOURCE_NOT_FOUND
 from zhongjing.codes.model import MODEL_NOT_FOUND
 from zhongjing.config.keys import digest
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Source
-from zhongjing.errors import ConfigError, DataError, MissingInputError
+from zhongjing.errors import ConfigError, MissingInputError
 from zhongjing.pipeline.graph import needs
+from zhongjing.pipeline.local_files import LocalFile, OnUpload, hash_files, upload_files
 from zhongjing.pipeline.state import FrozenReference
-from zhongjing.storage.files import describe_folder, sha256_of
+from zhongjing.storage.files import describe_folder
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.listing import expand, is_hidden, local_files, stored_listing
-from zhongjing.storage.manifest import FrozenObject, FrozenSource, ModelFile
+from zhongjing.storage.manifest import FrozenObject, FrozenSource
 from zhongjing.storage.objects import ObjectStore
 
-# Called with the file's name, the bytes of it that are done, and its size.
-OnUpload = Callable[[str, int, int], None]
-
 _CONFIGS = ("config.json", "adapter_config.json")  # one of them makes a folder a model
-_PARALLEL = 4
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -44,57 +36,6 @@ class FrozenInputs:
     waiting: list[str] = field(default_factory=list)
     references: list[FrozenReference] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Uploads:
-    """Puts local files into the store; ``upload`` False: only hashes them."""
-
-    store: ObjectStore
-    layout: Layout
-    upload: bool = True
-    on_upload: OnUpload | None = None
-
-    def files(self, paths: Sequence[Path]) -> list[FrozenObject]:
-        """The files of a source, addressed by their content."""
-        return self._parallel(self._file, paths)
-
-    def folder(self, reference: str, where: str) -> FrozenReference:
-        """The folder of a model, addressed by the contents of its files."""
-        folder = Path(expand(reference))
-        files, key = model_files(folder, where)
-        uri = self.layout.base(key)
-        self._parallel(lambda file: self._put(folder / file.name, f"{uri}/{file.name}", file.size), files)
-        return FrozenReference(reference=reference, uri=uri, digest=key)
-
-    def _file(self, path: Path) -> FrozenObject:
-        try:
-            size, sha256 = path.stat().st_size, sha256_of(path)
-        except OSError as error:
-            raise DataError(
-                f"the file cannot be read: {error.strerror}", code=UNREADABLE_SOURCE, where=str(path)
-            ) from error
-        uri = self.layout.upload(sha256, path.name)
-        self._put(path, uri, size)
-        return FrozenObject(uri=uri, size=size, digest=sha256)
-
-    def _put(self, path: Path, uri: str, size: int) -> None:
-        if not self.upload:
-            return
-        there = self.store.head(uri)
-        if there is None or there.size != size:
-            if self.on_upload:
-                self.on_upload(path.name, 0, size)
-            self.store.put_file(uri, path)
-        if self.on_upload:
-            self.on_upload(path.name, size, size)
-
-    @staticmethod
-    def _parallel(act: Callable[[A], B], items: Sequence[A]) -> list[B]:
-        if len(items) <= 1:
-            return [act(item) for item in items]
-        with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="upload") as pool:
-            return list(pool.map(act, items))
 
 
 def freeze(
@@ -122,49 +63,61 @@ def freeze(
         ConfigError: a URI of a scheme that sources cannot have.
     """
     known = known or {}
-    uploads = _Uploads(store, layout, upload, on_upload)
-    sources: list[FrozenSource] = []
-    waiting: list[str] = []
-    notes: list[str] = []
+    inputs = FrozenInputs()
+    files: list[LocalFile] = []
     for source in document.spec.sources:
         earlier = known.get(source.name)
         if earlier is not None and earlier[0] == source.uri:
-            sources.append(earlier[1])
-            note = _changed(store, source, earlier[1])
-            if note:
-                notes.append(note)
+            inputs.sources.append(earlier[1])
+            inputs.notes.extend(_changes(store, source, earlier[1]))
             continue
-        frozen = _freeze_source(uploads, source)
+        frozen = _freeze_source(store, layout, source, files)
         if frozen is not None:
-            sources.append(frozen)
+            inputs.sources.append(frozen)
         elif source.wait:
-            waiting.append(source.name)
+            inputs.waiting.append(source.name)
         else:
             raise _missing(source)
     _check_stored(store, document)
-    references = [uploads.folder(reference, where) for reference, where in local_references(document)]
-    return FrozenInputs(sources, waiting, references, notes)
+    for reference, where in local_references(document):
+        frozen_model, parts = freeze_model(layout, reference, where)
+        inputs.references.append(frozen_model)
+        files += parts
+    if upload:
+        upload_files(store, files, on_upload)
+    return inputs
 
 
 def freeze_source(store: ObjectStore, layout: Layout, source: Source) -> FrozenSource | None:
     """One source as it is now, or None if nothing is there."""
-    return _freeze_source(_Uploads(store, layout), source)
+    files: list[LocalFile] = []
+    frozen = _freeze_source(store, layout, source, files)
+    upload_files(store, files)
+    return frozen
 
 
-def _freeze_source(uploads: _Uploads, source: Source) -> FrozenSource | None:
+def _freeze_source(
+    store: ObjectStore, layout: Layout, source: Source, files: list[LocalFile]
+) -> FrozenSource | None:
+    """One source as it is now; adds to ``files`` what has to be sent for it."""
     scheme = _scheme(source.uri)
     if scheme == "s3":
-        objects = _list_objects(uploads.store, source.uri)
+        objects = _list_objects(store, source.uri)
     elif scheme == "hf":
         # A dataset of the hub is fixed by its revision; the job records which one it got.
         objects = [FrozenObject(uri=source.uri, size=0, digest=digest({"hub": source.uri}))]
     elif scheme is None:
-        objects = uploads.files(local_files(source.uri))
+        paths = local_files(source.uri)
+        objects = [
+            FrozenObject(uri=layout.upload(sha256, path.name), size=size, digest=sha256)
+            for path, (size, sha256) in zip(paths, hash_files(paths), strict=True)
+        ]
+        files += [LocalFile(path, each.uri, each.size) for path, each in zip(paths, objects, strict=True)]
     else:
         raise unknown_scheme(source)
     if not objects:
         return None
-    return FrozenSource(name=source.name, objects=objects, digest=_digest_of(objects))
+    return FrozenSource(name=source.name, objects=objects, digest=digest([each.digest for each in objects]))
 
 
 def unknown_scheme(source: Source) -> ConfigError:
@@ -196,10 +149,6 @@ def _scheme(uri: str) -> str | None:
     return scheme if separator and scheme != "file" else None
 
 
-def _digest_of(objects: Iterable[FrozenObject]) -> str:
-    return digest([item.digest for item in objects])
-
-
 def _list_objects(store: ObjectStore, uri: str) -> list[FrozenObject]:
     return [
         FrozenObject(uri=info.uri, size=info.size, digest=f"{info.etag.strip(chr(34))}-{info.size}")
@@ -207,20 +156,25 @@ def _list_objects(store: ObjectStore, uri: str) -> list[FrozenObject]:
     ]
 
 
-def model_files(folder: Path, where: str) -> tuple[list[ModelFile], str]:
-    """The files of a model's folder, hidden ones left out, and the digest over their names and contents.
+def freeze_model(layout: Layout, reference: str, where: str) -> tuple[FrozenReference, list[LocalFile]]:
+    """A model's local folder, addressed by its files' names and contents, and what has to be sent for it.
 
     Args:
-        folder: in Hugging Face format.
+        layout: the pipeline.
+        reference: the folder, in Hugging Face format; hidden files in it are left out.
         where: the field that names it.
 
     Raises:
         MissingInputError: there is no model.
     """
+    folder = Path(expand(reference))
     if not any((folder / name).is_file() for name in _CONFIGS):
         raise _no_model(f"there is no model in the folder {folder}", where)
     files = [file for file in describe_folder(folder) if not is_hidden(Path(file.name))]
-    return files, digest([[file.name, file.sha256] for file in files])
+    key = digest([[file.name, file.sha256] for file in files])
+    uri = layout.base(key)
+    parts = [LocalFile(folder / file.name, f"{uri}/{file.name}", file.size) for file in files]
+    return FrozenReference(reference=reference, uri=uri, digest=key), parts
 
 
 def local_references(document: TrainingPipeline) -> list[tuple[str, str]]:
@@ -273,8 +227,8 @@ def _missing(source: Source) -> MissingInputError:
     )
 
 
-def _changed(store: ObjectStore, source: Source, frozen: FrozenSource) -> str | None:
-    """A note when what is there now is, by names and sizes, not what was frozen."""
+def _changes(store: ObjectStore, source: Source, frozen: FrozenSource) -> Iterator[str]:
+    """Says so where what is there now is, by names and sizes, not what was frozen."""
     scheme = _scheme(source.uri)
     if scheme == "s3":
         now = [(item.digest, item.size) for item in _list_objects(store, source.uri)]
@@ -284,9 +238,10 @@ def _changed(store: ObjectStore, source: Source, frozen: FrozenSource) -> str | 
         now = [(path.name, path.stat().st_size) for path in files]
         before = [(item.uri.rpartition("/")[2], item.size) for item in frozen.objects]
     else:
-        return None
-    if now == before:
-        return None
+        return
     if not now:
-        return f"source {source.name}: its files are gone; the pipeline keeps using its own copy"
-    return f"source {source.name} has changed since it was first used; --refresh-data takes it as it is now"
+        yield f"source {source.name}: its files are gone; the pipeline keeps using its own copy"
+    elif now != before:
+        yield (
+            f"source {source.name} has changed since it was first used; --refresh-data takes it as it is now"
+        )

@@ -16,7 +16,8 @@ from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import Frozen, apply_overrides, resolve
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline import graph
-from zhongjing.pipeline.freeze import FrozenInputs, OnUpload, absolute, freeze
+from zhongjing.pipeline.freeze import FrozenInputs, absolute, freeze
+from zhongjing.pipeline.local_files import OnUpload
 from zhongjing.pipeline.plan import Plan, known_sources, make_plan, missing_input
 from zhongjing.pipeline.records import done_stages
 from zhongjing.pipeline.session import Session

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from zhongjing.cli.console import Console
-from zhongjing.cli.uploads import LocalFile, PlannedStore, Uploads, announced, plan_uploads, upload
+from zhongjing.cli.uploads import PlannedStore, Uploads, announced, plan_uploads
 from zhongjing.config.resolve import UserDocument, resolve
 from zhongjing.errors import MissingInputError
+from zhongjing.pipeline.local_files import LocalFile, upload_files
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.objects import ObjectStore
 
@@ -145,10 +146,10 @@ def test_the_same_again_is_not_sent_again(folder: Path, store: ObjectStore, buck
         assert planned.glob(f"{bucket_uri}/elsewhere/") == []
         assert list(store.glob(place)) == []
         told: list[tuple[str, int, int]] = []
-        assert upload(store, uploads.files, lambda *what: told.append(what)) == 3
+        assert upload_files(store, uploads.files, lambda *what: told.append(what)) == 3
         assert ("a.jsonl", 3, 3) in told
         assert [info.size for info in store.glob(place)] == [3, 3, 5]
-        assert upload(store, uploads.files) == 0
+        assert upload_files(store, uploads.files) == 0
         real = {info.uri: info.etag for info in store.glob(place)}
         assert {info.uri: info.etag for info in planned.glob(place)} == real
 
