@@ -6,7 +6,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
@@ -104,7 +104,3 @@ class Metrics:
             self._pipelines.labels(state).set(number)
         self._queue.set(states[QUEUED])
         self._busy.set(float(busy))
-
-    def text(self) -> bytes:
-        """What Prometheus reads."""
-        return generate_latest(self.registry)

@@ -104,7 +104,7 @@ class ControllerProcess:
         self._loop: Controller | None = None
         self._store: ReleaseStore | None = None
         self._server = HealthServer(
-            options.port, healthy=self._unhealthy, ready=self._unready, metrics=self._metrics.text
+            options.port, healthy=self._unhealthy, ready=self._unready, metrics=self._metrics.registry
         )
 
     def run(self) -> None:

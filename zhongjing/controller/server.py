@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry, MetricsHandler
 
 Check = Callable[[], str | None]
 """What is wrong, in words; None where nothing is."""
@@ -14,47 +16,39 @@ class HealthServer:
     """Answers until it is closed.
 
     Args:
-        port: to listen on; 0: any free one.
+        port: to listen on, at all addresses; 0: any free one.
         healthy: whether the process should live on.
         ready: whether it does its work.
-        metrics: text for Prometheus.
-        host: address to listen on; empty: all.
+        metrics: what Prometheus reads.
     """
 
-    def __init__(
-        self, port: int, *, healthy: Check, ready: Check, metrics: Callable[[], bytes], host: str = ""
-    ) -> None:
+    def __init__(self, port: int, *, healthy: Check, ready: Check, metrics: CollectorRegistry) -> None:
         checks = {"/healthz": healthy, "/readyz": ready}
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
+        class Handler(MetricsHandler):
+            registry = metrics
+
+            def do_GET(self) -> None:  # noqa: N802 - http.server's name
                 path = self.path.partition("?")[0]
                 if path == "/metrics":
-                    self._answer(200, metrics(), "text/plain; version=0.0.4; charset=utf-8")
+                    super().do_GET()
                 elif path in checks:
                     wrong = checks[path]()
-                    self._answer(200 if wrong is None else 503, (wrong or "ok").encode() + b"\n")
+                    self._answer(200 if wrong is None else 503, wrong or "ok")
                 else:
-                    self._answer(404, b"there is /healthz, /readyz and /metrics\n")
+                    self._answer(404, "there is /healthz, /readyz and /metrics")
 
-            def _answer(self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+            def _answer(self, status: int, text: str) -> None:
+                body = f"{text}\n".encode()
                 self.send_response(status)
-                self.send_header("Content-Type", kind)
+                self.send_header("Content-Type", "text/plain; charset=utf-8")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: object) -> None:
-                """Probes come every few seconds: they are not logged."""
-
-        self._server = ThreadingHTTPServer((host, port), Handler)
-        self._server.daemon_threads = True
+        self._server = ThreadingHTTPServer(("", port), Handler)
+        self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
-
-    @property
-    def port(self) -> int:
-        """The port that is listened on."""
-        return int(self._server.server_address[1])
 
     def start(self) -> None:
         """Begins to answer."""

@@ -21,14 +21,13 @@ from zhongjing.backends.kubernetes.diagnosis import S3, Explainer
 from zhongjing.backends.kubernetes.pod_diagnosis import Finding
 from zhongjing.backends.kubernetes.workloads import HEAD
 from zhongjing.backends.ray_jobs import RayJobsBackend, TokenRefusedError
-from zhongjing.codes import Code
 from zhongjing.codes.ray import RAY_REFUSED, RAY_UNREACHABLE
-from zhongjing.codes.storage import DAMAGED_OBJECT, STORAGE_REFUSED
 from zhongjing.config.release import ReleaseConfig, load_release
-from zhongjing.errors import BackendError, BackendUnavailableError, StorageError, ZhongjingError
+from zhongjing.errors import BackendError, BackendUnavailableError, ZhongjingError
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.storage.artifacts import require_conditional_writes
 from zhongjing.storage.objects import ObjectStore, open_store
+from zhongjing.storage.probe import try_object
 
 TOKEN_FILE = Path("/etc/zhongjing/ray/auth_token")
 PATIENCE = 120.0  # seconds for a head that is still starting
@@ -253,27 +252,11 @@ class Verification:
 
     def objects(self) -> str:
         """An object is written, read, listed and deleted."""
-        store, folder = self._folder()
-        uri, data = f"{folder}/object", os.urandom(1024)
-        began = time.monotonic()
-        store.put(uri, data)
-        try:
-            if store.get(uri) != data:
-                raise _wrong("other bytes are read than were written", DAMAGED_OBJECT, uri)
-            if [info.uri for info in store.list(folder)] != [uri]:
-                raise _wrong("an object that was written is not listed", STORAGE_REFUSED, uri)
-        finally:
-            store.delete(uri)
-        if store.exists(uri):
-            raise _wrong("a deleted object is still there", STORAGE_REFUSED, uri)
-        milliseconds = (time.monotonic() - began) / 6 * 1000
-        at = f"{self._release.storage.uri} at {store.connection.name}"
-        return f"{at}: write, read, list and delete, {milliseconds:.0f} ms a request"
+        return try_object(*self._folder())
 
     def conditions(self) -> str:
         """A second writer is refused: what decides who completed a stage."""
-        store, folder = self._folder()
-        require_conditional_writes(store, folder)
+        require_conditional_writes(*self._folder())
         return "a second write with If-None-Match is refused, a stale one with If-Match too"
 
     def _folder(self) -> tuple[ObjectStore, str]:
@@ -282,10 +265,6 @@ class Verification:
         store = open_store(storage.model_copy(update={"deadline_seconds": left}))
         root = f"{storage.uri.rstrip('/')}/{self._release.namespace}"
         return store, f"{root}/.verify-{uuid.uuid4().hex[:12]}"
-
-
-def _wrong(message: str, code: Code, uri: str) -> StorageError:
-    return StorageError(message, code=code, where=uri)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

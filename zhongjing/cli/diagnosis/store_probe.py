@@ -26,12 +26,13 @@ from zhongjing.cli.diagnosis.finding import Finding, fails, fine, of_error, warn
 from zhongjing.codes import machine
 from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
-from zhongjing.errors import StorageError, ZhongjingError
+from zhongjing.errors import ZhongjingError
 from zhongjing.storage.admin import BucketAdmin
 from zhongjing.storage.artifacts import require_conditional_writes
 from zhongjing.storage.connection import Connection
 from zhongjing.storage.embedded import EmbeddedS3
 from zhongjing.storage.objects import ObjectStore, open_store
+from zhongjing.storage.probe import try_object
 
 SPEED_BYTES = 8 * 2**20
 SLOW = 2.0  # MB/s
@@ -95,42 +96,11 @@ def try_store(storage: Storage, send: Callable[[Finding], None]) -> None:
             send(judge_skew("s3 clock", clock, connection.name, "signatures are refused"))
         store = open_store(storage)
         folder = f"{storage.uri.rstrip('/')}/.zhongjing-doctor-{uuid.uuid4().hex[:12]}"
-        access(store, folder, send)
+        send(fine("s3 access", try_object(store, folder)))
         send(conditions(store, folder))
         send(speed(store, folder))
     except ZhongjingError as error:
         send(of_error("s3 access", error))
-
-
-def access(store: ObjectStore, folder: str, send: Callable[[Finding], None]) -> None:
-    """Writes, reads back, lists and deletes one object.
-
-    Raises:
-        ZhongjingError: the store refused, or read or listed something else.
-    """
-    uri, data = f"{folder}/object", os.urandom(1024)
-    began = time.monotonic()
-    store.put(uri, data)
-    try:
-        if store.get(uri) != data:
-            raise StorageError("other bytes are read than were written", where=uri, code=codes.DAMAGED_OBJECT)
-        listed = [info.uri for info in store.list(folder)]
-        if listed != [uri]:
-            raise StorageError(
-                "the listing lacks an object that was just written", code=codes.STORAGE_REFUSED, where=uri
-            )
-    finally:
-        store.delete(uri)
-    if store.exists(uri):
-        raise StorageError("a deleted object is still there", code=codes.STORAGE_REFUSED, where=uri)
-    milliseconds = (time.monotonic() - began) / 6 * 1000
-    send(
-        fine(
-            "s3 access",
-            f"{store.storage.uri} at {store.connection.name}: write, read, list and delete, "
-            f"{milliseconds:.0f} ms a request",
-        )
-    )
 
 
 def conditions(store: ObjectStore, folder: str) -> Finding:
