@@ -32,9 +32,6 @@ _OPENING = 1000  # characters within which the string begins
 def log_lines(chunks: Iterable[bytes]) -> Iterator[str]:
     """Lines of the log in an answer of the Jobs API. Holds a chunk and a line at most.
 
-    Args:
-        chunks: the answer's body.
-
     Raises:
         ValueError: the body is no such answer, or ends before the log does.
     """

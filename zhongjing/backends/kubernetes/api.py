@@ -75,7 +75,6 @@ class KubeApi:
     Every call raises BackendError where the API does not answer, refuses, or does not know the resource.
 
     Args:
-        client: has address and credentials.
         namespace: where namespaced objects are, unless a call says otherwise.
         context: of the kubeconfig; None inside a cluster.
         seconds: how long a request may take.
@@ -128,15 +127,7 @@ class KubeApi:
         namespace: str | None = None,
         everywhere: bool = False,
     ) -> Listing:
-        """All objects that match, page by page.
-
-        Args:
-            resource: the kind of objects.
-            labels: a label selector.
-            fields: a field selector.
-            namespace: where; None: the namespace of this client.
-            everywhere: in all namespaces.
-        """
+        """All objects that match, page by page."""
         place = None if everywhere else self._place(resource, namespace)
         query: dict[str, Any] = {"limit": _PAGE, "labelSelector": labels, "fieldSelector": fields}
         items: list[Object] = []
@@ -291,12 +282,6 @@ class KubeApi:
         grace_seconds: int | None = None,
     ) -> bool:
         """Deletes an object, and later what it owns; False if there is none (any more).
-
-        Args:
-            resource: the kind of objects.
-            name: of the object.
-            uid: only the object with this uid.
-            grace_seconds: for pods, how long they have to end; None: as they say.
 
         Raises:
             ObjectConflictError: the object of that name has another uid.

@@ -73,8 +73,6 @@ class Capacity:
     """Sets the number of worker pods of a release.
 
     Args:
-        api: the cluster.
-        release: the release.
         clock: seconds since the epoch.
         in_use: whether anybody uses workers, apart from the driver of the job that prepares (its id).
     """
@@ -109,10 +107,6 @@ class Capacity:
 
         While there is no head the workers are asked for too: once, so that a head that never comes does not
         hold them for longer than ``idleSeconds``.
-
-        Args:
-            demand: what the stage asks for.
-            job: its id.
 
         Raises:
             ImpossibleJobError: the release can never hold the stage's workers.

@@ -75,14 +75,7 @@ class Scene:
 
 
 class Explainer:
-    """Looks at a release and says what keeps it.
-
-    Args:
-        api: the cluster.
-        release: the release.
-        components: the parts that matter.
-        clock: seconds since the epoch.
-    """
+    """Looks at a release and says what keeps it."""
 
     def __init__(
         self,

@@ -75,12 +75,7 @@ def _of_stage(stage: Stage, before: StageStatus, after: StageStatus) -> list[Not
 
 
 class Recorder:
-    """Writes events. That one could not be written is logged and harms nothing.
-
-    Args:
-        api: the cluster.
-        instance: of the controller: name of its pod.
-    """
+    """Writes events. That one could not be written is logged and harms nothing."""
 
     def __init__(self, api: KubeApi, instance: str) -> None:
         self._api = api

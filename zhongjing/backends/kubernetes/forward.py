@@ -53,9 +53,7 @@ class Forward:
     """Forwards a free port of the loopback interface to a port of a service. A context manager.
 
     Args:
-        api: the cluster.
         service: name of the service; one of its ready pods is taken.
-        port: of the service.
         namespace: of the service; None: that of ``api``.
     """
 

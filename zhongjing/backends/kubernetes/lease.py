@@ -53,9 +53,7 @@ class Election:
 
     Args:
         api: its requests should time out well within the duration.
-        name: of the Lease.
         identity: of this process; two processes never have the same.
-        timing: times.
         labels: of the Lease, when it is made.
     """
 

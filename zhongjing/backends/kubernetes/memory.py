@@ -33,7 +33,6 @@ class WorkerMemory:
 
     Args:
         api: the cluster. Who may not list its nodes knows nothing of their GPUs.
-        release: the release.
         clock: seconds, of any origin.
     """
 

@@ -117,14 +117,7 @@ RULES = (
 
 
 def explain_reason(place: str, reason: str, text: str, **names: object) -> Finding | None:
-    """What a reason and its message mean by :data:`RULES`; None where no rule is for the reason.
-
-    Args:
-        place: the object.
-        reason: as Kubernetes gives it.
-        text: its message.
-        names: what else the messages of the rules name.
-    """
+    """What a reason and its message mean by :data:`RULES`; None where no rule is for the reason."""
     # The image's own name stands in most messages about it, and may hold any of the words.
     plain = text.replace(str(names["image"]), "") if names.get("image") else text
     for rule in RULES:

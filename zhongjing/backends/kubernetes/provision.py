@@ -60,11 +60,6 @@ _RESOURCES = {"Deployment": DEPLOYMENTS, "RayCluster": RAY_CLUSTERS}
 def provision(api: KubeApi, release: ReleaseConfig, replicas: Mapping[str, int]) -> list[Workload]:
     """Makes what is missing and brings up to date what the chart has changed; the workloads as they are now.
 
-    Args:
-        api: the cluster.
-        release: the release.
-        replicas: pods that a worker group begins with, if it is new.
-
     Raises:
         BackendError: the API does not answer or refuses; says what is wrong with an object.
     """

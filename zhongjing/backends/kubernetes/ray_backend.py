@@ -65,11 +65,8 @@ class ClusterBackend:
     """Jobs on the Ray of a release. Safe to use from several threads.
 
     Args:
-        api: the cluster.
-        release: the release.
         capacity: sees to worker pods; none: one of its own.
         address: of the Jobs API; none: the service of the release.
-        package: package of the entry points.
         clock: seconds since the epoch.
     """
 
@@ -301,9 +298,6 @@ class ClusterBackend:
 
         The Secret is read through the API, not from a mounted file: a kubelet brings a change up to two
         minutes late.
-
-        Args:
-            renew: whether to read the Secret again.
 
         Raises:
             BackendUnavailableError: there is no token (yet).

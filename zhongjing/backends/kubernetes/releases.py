@@ -17,10 +17,6 @@ _INSTANCE = "app.kubernetes.io/instance"
 def find_release(api: KubeApi, name: str | None = None) -> ReleaseConfig:
     """The release in the namespace of ``api``.
 
-    Args:
-        api: the cluster.
-        name: of the Helm release; needed only where there are several.
-
     Raises:
         BackendError: there is none (of that name), or there are several and none was named; or the API does
             not answer or refuses.

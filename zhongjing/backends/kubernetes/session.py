@@ -56,7 +56,6 @@ class KubernetesSession:
 
     Args:
         api: the cluster; its namespace is the release's.
-        release: what runs them.
         flags: the options by which a command line reaches it.
         claim: whether pipelines applied here name the release (several share the namespace).
     """
@@ -81,11 +80,6 @@ class KubernetesSession:
         cls, *, namespace: str | None = None, context: str | None = None, release: str | None = None
     ) -> KubernetesSession:
         """Finds the release.
-
-        Args:
-            namespace: where; None: the namespace of the context.
-            context: of the kubeconfig; None: the current one.
-            release: its name, where there are several.
 
         Raises:
             BackendError: no cluster, no release, several of them, or the API does not answer or refuses.

@@ -79,11 +79,6 @@ def encode(status: PipelineStatus, extras: Extras) -> Object:
 def decode(value: Mapping[str, Any], uid: str, load: Callable[[str], FrozenSource]) -> PipelineStatus:
     """The status that was encoded.
 
-    Args:
-        value: ``status`` of the object.
-        uid: first eight digits of the object's uid.
-        load: reads the listing of a late source from its URI.
-
     Raises:
         StorageError: a listing cannot be read.
     """
@@ -114,13 +109,7 @@ def decode_live(value: Mapping[str, Any]) -> dict[Stage, Object]:
 
 
 def progress_of(live: Mapping[str, Any], stage: Stage, entry: StageStatus) -> Progress:
-    """Progress, as far as :func:`live_progress` told it; what a newer release says beside is passed over.
-
-    Args:
-        live: of the stage.
-        stage: the stage.
-        entry: whose attempt it is of.
-    """
+    """Progress, as far as :func:`live_progress` told it; what a newer release adds is passed over."""
     known = live.get("activity") in set(Activity)
     fields = {
         "stage": stage,

@@ -38,9 +38,6 @@ RECENT_SECONDS = 0.5
 class Pipeline:
     """One object, as the API sent it. Nothing in it is trusted to be valid but name and metadata.
 
-    Args:
-        raw: the object.
-
     Attributes:
         metadata: as the API sent it.
         name: of the object and of the pipeline.
@@ -122,11 +119,7 @@ class Pipeline:
 
 
 class Pipelines:
-    """The TrainingPipelines of one namespace.
-
-    Args:
-        api: its namespace is the one.
-    """
+    """The TrainingPipelines of one namespace."""
 
     def __init__(self, api: KubeApi) -> None:
         self.api = api
@@ -192,12 +185,7 @@ class Pipelines:
 
 
 class PipelineReader:
-    """The TrainingPipelines of a release.
-
-    Args:
-        api: its namespace is the release's.
-        release: name of the release.
-    """
+    """The TrainingPipelines of a release."""
 
     def __init__(self, api: KubeApi, release: str) -> None:
         self._pipelines = Pipelines(api)
@@ -222,12 +210,7 @@ class PipelineReader:
             self._still = None
 
     def get(self, name: str, *, recent: bool = False) -> Pipeline | None:
-        """A pipeline, or None if there is none.
-
-        Args:
-            name: of the pipeline.
-            recent: whether an object that was just read will do.
-        """
+        """A pipeline, or None if there is none."""
         if self._still is not None:
             return self._still.get(name)
         if recent and self._recent is not None:

@@ -95,12 +95,7 @@ def _noted(workload: Workload) -> str:
 
 
 class Leftovers:
-    """Finds worker pods that the next attempt should not use.
-
-    Args:
-        query: asks Ray's dashboard, :meth:`RayJobsBackend.query`.
-        now: a clock in seconds.
-    """
+    """Finds worker pods that the next attempt should not use."""
 
     def __init__(self, query: Callable[[str], Any], now: Callable[[], float] = time.monotonic) -> None:
         self._query = query
@@ -110,11 +105,6 @@ class Leftovers:
 
     def look(self, head: Object, workers: Sequence[Object], wall: float) -> tuple[list[Object], list[Object]]:
         """Looks for what is left of earlier attempts.
-
-        Args:
-            head: the head's pod.
-            workers: the worker pods.
-            wall: seconds since the epoch.
 
         Returns:
             Pods that may yet come right by themselves, and pods to replace.

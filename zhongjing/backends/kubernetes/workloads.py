@@ -75,12 +75,7 @@ class Workload:
     def change(
         self, replicas: Mapping[str, int], annotations: Changes
     ) -> tuple[Object | list[Object], PatchKind]:
-        """The patch that makes these changes, in one write.
-
-        Args:
-            replicas: pods to ask for, by worker group; groups that are not named stay.
-            annotations: of the object.
-        """
+        """The patch that makes these changes, in one write."""
         if self.is_cluster:
             return self._cluster_change(replicas, annotations), "json"
         patch: Object = {}
@@ -107,11 +102,6 @@ def pod_labels(release: ReleaseConfig, *components: str) -> str:
 
 def read_workloads(api: KubeApi, release: ReleaseConfig, *, head: bool = False) -> list[Workload]:
     """The objects that make the release's Ray pods, as they are now; those that are missing are left out.
-
-    Args:
-        api: the cluster.
-        release: the release.
-        head: whether the head's StatefulSet is wanted as well.
 
     Raises:
         BackendError: the API does not answer, refuses, or does not serve RayClusters.
@@ -179,13 +169,7 @@ def of_component(pods: Iterable[Object], component: str) -> list[Object]:
 
 
 def end_pod(api: KubeApi, pod: Object, seconds: int) -> bool:
-    """Ends just this pod; False where another has its name by now, or it is gone.
-
-    Args:
-        api: the cluster.
-        pod: as it was read.
-        seconds: how long its processes have to end.
-    """
+    """Ends just this pod; False where another has its name by now, or it is gone."""
     metadata = pod["metadata"]
     try:
         return api.delete(PODS, metadata["name"], uid=metadata["uid"], grace_seconds=seconds)

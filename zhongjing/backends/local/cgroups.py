@@ -41,11 +41,7 @@ class _Mount:
 
 
 def read_limits(root: Path = Path("/")) -> Limits:
-    """The limits of this process.
-
-    Args:
-        root: of the file system; tests put another one.
-    """
+    """The limits of this process."""
     mounts = _mounts(root)
     memory, memory_used, killed = _memory(_folders(root, mounts, "memory"))
     tasks, tasks_used = _tasks(_folders(root, mounts, "pids"))

@@ -36,12 +36,7 @@ def check_disk(workdir: Path) -> None:
 
 
 class DiskWatch:
-    """Says that the disk is full once it has been so for a while: space may just be being made.
-
-    Args:
-        workdir: on the disk.
-        now: a clock in seconds.
-    """
+    """Says that the disk is full once it has been so for a while: space may just be being made."""
 
     def __init__(self, workdir: Path, now: Callable[[], float] = time.monotonic) -> None:
         self._workdir = workdir

@@ -87,6 +87,18 @@ def _worker(arguments: list[str]) -> list[str] | None:
     return rest
 
 
+def prepare(parameters: object, head: bool) -> None:
+    """What ``ray start`` calls (``RAY_START_HOOK``) with its ``RayParams`` before it starts its processes.
+
+    Leaves out the Ray Client server, which costs a process: jobs come by the Jobs API. Workers are forked.
+    """
+    settings = vars(parameters)
+    if head:
+        settings["ray_client_server_port"] = None
+    if SERVER_VARIABLE in os.environ:
+        settings["setup_worker_path"] = __file__
+
+
 def _connect(path: str) -> socket.socket | None:
     server = socket.socket(socket.AF_UNIX)
     try:

@@ -31,7 +31,6 @@ class LocalBackend:
     Args:
         head: started by the first submission, or by :meth:`warm`.
         cpus: how many logical CPUs the wanted pipelines need.
-        package: package of the entry points.
         on_change: called after the head was started or ended.
     """
 
@@ -134,9 +133,8 @@ class LocalBackend:
 
     def _end_if_silent(self) -> None:
         now = time.monotonic()
-        if self._silent_since is None:
-            self._silent_since = now
-        elif now - self._silent_since > SILENT_SECONDS:
+        self._silent_since = self._silent_since if self._silent_since is not None else now
+        if now - self._silent_since > SILENT_SECONDS:
             logger.warning("Ray lives but has not answered for %.0f s: it is ended", now - self._silent_since)
             self._head.stop()
             self._silent_since = None

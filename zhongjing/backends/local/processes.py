@@ -93,35 +93,21 @@ def end_marked(
     it often the mark. They are asked first, and then forced until none is left: a killed parent may just have
     started another child, and one that has only begun shows its environment a moment later.
     """
-    seen: dict[int, psutil.Process] = {}
+    seen: set[psutil.Process] = set()
     total = 0
     force = False
     deadline = time.monotonic() + grace + FORCED_SECONDS
     while True:
-        seen |= {process.pid: process for process in _with_children(marked(mark))}
-        seen = {pid: process for pid, process in seen.items() if _runs(process)}
-        processes = [process for process in seen.values() if spare is None or not spare(process)]
-        if not processes or time.monotonic() > deadline:
+        for process in marked(mark):
+            with contextlib.suppress(psutil.Error):
+                seen |= {process, *process.children(recursive=True)}
+        seen = {process for process in seen if process.pid != os.getpid() and _runs(process)}
+        left = [process for process in seen if spare is None or not spare(process)]
+        if not left or time.monotonic() > deadline:
             return total
-        total = max(total, len(processes))
-        end(processes, force=force, grace=grace)
+        total = max(total, len(left))
+        end(left, force=force, grace=grace)
         force = True
-
-
-def _with_children(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """The processes and all that descend from them, where the parents still live."""
-    children: dict[int, list[psutil.Process]] = {}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            children.setdefault(process.ppid(), []).append(process)
-    found = {process.pid: process for process in processes}
-    waiting = list(processes)
-    while waiting:
-        for child in children.get(waiting.pop().pid, ()):
-            if child.pid not in found and child.pid != os.getpid():
-                found[child.pid] = child
-                waiting.append(child)
-    return list(found.values())
 
 
 def _runs(process: psutil.Process) -> bool:
@@ -135,13 +121,8 @@ def end(processes: Iterable[psutil.Process], *, force: bool, grace: float) -> No
     """Asks processes to end (or forces them) and waits for them up to ``grace`` seconds."""
     listed = list(processes)
     for process in listed:
-        try:
-            if force:
-                process.kill()
-            else:
-                process.terminate()
-        except psutil.Error:
-            continue
+        with contextlib.suppress(psutil.Error):
+            process.kill() if force else process.terminate()
     psutil.wait_procs(listed, timeout=grace)
 
 

@@ -80,6 +80,8 @@ class RayHead:
         self, folder: Path, environment: Mapping[str, str] | None = None, *, preload: str | None = None
     ) -> None:
         self.folder = folder.resolve()
+        self.token_file = self.folder / "ray-token"  # mode 0600
+        self.log = self.folder / "ray.log"  # what `ray start` said
         # A fork cannot use a CUDA device that its parent has looked at, and torch's imports may.
         self._preload = preload if gpus() == 0 else None
         self._environment = dict(environment or {})
@@ -93,16 +95,6 @@ class RayHead:
     def set_environment(self, environment: Mapping[str, str]) -> None:
         """What jobs of the next start get: S3 endpoint and credentials."""
         self._environment = dict(environment)
-
-    @property
-    def token_file(self) -> Path:
-        """The file with the token, mode 0600."""
-        return self.folder / "ray-token"
-
-    @property
-    def log(self) -> Path:
-        """What ``ray start`` said."""
-        return self.folder / "ray.log"
 
     @property
     def is_running(self) -> bool:
@@ -125,9 +117,6 @@ class RayHead:
 
     def start(self, cpus: int) -> None:
         """Starts the head (anew, if one runs) and waits until jobs can be submitted.
-
-        Args:
-            cpus: how many (logical) CPUs Ray may give to workers.
 
         Raises:
             BackendError: it did not become ready; names its log.
@@ -280,7 +269,7 @@ class RayHead:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
             # One machine needs neither the client server nor workers kept in stock.
-            "RAY_START_HOOK": "zhongjing.backends.local.ray_hook.prepare",
+            "RAY_START_HOOK": "zhongjing.backends.local.fork_client.prepare",
             "RAY_prestart_worker_first_driver": "0",
             "ZHONGJING_SCRATCH": str(self.folder / "scratch"),
             "PYTHONPATH": python_path(),

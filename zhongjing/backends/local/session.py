@@ -83,13 +83,6 @@ class LocalSession:
     ) -> LocalSession:
         """Attaches to the supervisor of a workdir.
 
-        Args:
-            workdir: where its data are.
-            start: whether to start a supervisor (and with it the S3 server) where none runs.
-            flags: the options by which a command line reaches the workdir.
-            idle_seconds: how long a supervisor started here lives on without work or watchers.
-            package: package of the jobs' entry points, of a supervisor started here.
-
         Raises:
             BackendError: none runs and ``start`` is False, or it does not start; names its log.
         """

@@ -21,12 +21,7 @@ _EACH_SECONDS = 5.0
 
 
 def dump(processes: Iterable[psutil.Process], *, seconds: float = 30.0) -> str:
-    """What each process is and where it is; never raises.
-
-    Args:
-        processes: of one attempt.
-        seconds: how long this may take in all.
-    """
+    """What each process is and where it is; never raises."""
     program = _program()
     deadline = time.monotonic() + seconds
     parts = []

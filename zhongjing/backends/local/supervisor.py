@@ -261,11 +261,7 @@ class Supervisor:
                 logger.info("removed %d unfinished uploads", removed)
 
     def _take_over(self, environment: Mapping[str, str]) -> None:
-        """Adopts a predecessor's Ray, if its jobs can go on; ends what is left of it otherwise.
-
-        Args:
-            environment: how the predecessor's S3 server was reached.
-        """
+        """Adopts a predecessor's Ray, if its jobs can go on; ends what is left of it otherwise."""
         # Jobs hold the address of the S3 server that they were started with.
         same_store = _address(environment) == _address(self._s3.environment())
         ray = self._earlier_ray

@@ -28,11 +28,7 @@ _SHORT_NAME = re.compile(r"zj-[0-9a-f]{8}")
 
 
 class TemporaryFolders:
-    """The folders of one workdir. One process at a time, its supervisor, may make or remove them.
-
-    Args:
-        folder: the workdir.
-    """
+    """The folders of one workdir. One process at a time, its supervisor, may make or remove them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

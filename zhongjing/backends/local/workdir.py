@@ -68,21 +68,9 @@ class Workdir:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-
-    @property
-    def s3(self) -> Path:
-        """Folder of the embedded S3 server."""
-        return self.path / "s3"
-
-    @property
-    def log(self) -> Path:
-        """The supervisor's log."""
-        return self.path / "supervisor.log"
-
-    @property
-    def token_file(self) -> Path:
-        """Ray's token."""
-        return self.path / "ray-token"
+        self.s3 = self.path / "s3"  # of the embedded S3 server
+        self.log = self.path / "supervisor.log"
+        self.token_file = self.path / "ray-token"
 
     def prepare(self) -> None:
         """Makes the folders; the workdir holds data and keys, so only its owner may look in."""
