@@ -61,17 +61,19 @@ def transitions(before: PipelineStatus, after: PipelineStatus) -> list[Note]:
 
 
 def _of_stage(stage: Stage, before: StageStatus, after: StageStatus) -> list[Note]:
-    notes = []
+    def entered(state: StageState) -> bool:
+        return after.state is state and before.state is not state
+
+    told = []
     if after.state.is_active and after.attempt != before.attempt:
-        text = f"{stage}: attempt {after.attempt}: {after.message}"
-        notes.append(Note("Normal", "StageSubmitted", text))
-    if after.state is StageState.RUNNING and before.state is not StageState.RUNNING:
-        notes.append(Note("Normal", "StageRunning", f"{stage}: attempt {after.attempt} runs"))
-    if after.state is StageState.SUCCEEDED and before.state is not StageState.SUCCEEDED:
-        notes.append(Note("Normal", "StageSucceeded", f"{stage}: {after.model_uri}"))
-    if after.stop_reason is not None and before.stop_reason is not after.stop_reason:
-        notes.append(Note("Normal", "StageStopping", f"{stage}: {after.message}"))
-    return notes
+        told.append(("StageSubmitted", f"attempt {after.attempt}: {after.message}"))
+    if entered(StageState.RUNNING):
+        told.append(("StageRunning", f"attempt {after.attempt} runs"))
+    if entered(StageState.SUCCEEDED):
+        told.append(("StageSucceeded", after.model_uri or ""))
+    if after.stop_reason not in (None, before.stop_reason):
+        told.append(("StageStopping", after.message))
+    return [Note("Normal", reason, f"{stage}: {text}") for reason, text in told]
 
 
 class Recorder:

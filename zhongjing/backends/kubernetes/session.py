@@ -327,17 +327,8 @@ class KubernetesSession:
             raise refusal(error, name) from error
 
     def _patch(self, there: Pipeline, operations: list[Object], *, dry_run: bool = False) -> Pipeline:
-        return self._write(
-            there.name,
-            lambda: self.api.patch(
-                PIPELINES,
-                there.name,
-                operations,
-                kind="json",
-                field_manager="zhongjing-submit",
-                dry_run=dry_run,
-            ),
-        )
+        options: Any = {"kind": "json", "field_manager": "zhongjing-submit", "dry_run": dry_run}
+        return self._write(there.name, lambda: self.api.patch(PIPELINES, there.name, operations, **options))
 
     def _set_suspend(self, there: Pipeline, wanted: bool | None) -> Pipeline:
         patch = {"spec": {"suspend": wanted}}

@@ -36,27 +36,7 @@ RECENT_SECONDS = 0.5
 
 
 class Pipeline:
-    """One object, as the API sent it. Nothing in it is trusted to be valid but name and metadata.
-
-    Attributes:
-        metadata: as the API sent it.
-        name: of the object and of the pipeline.
-        namespace: of the object.
-        uid: of the object.
-        short_uid: first eight hex digits of the uid: part of the ids of all jobs.
-        generation: raised by the API server whenever ``spec`` changes.
-        version: resource version: a write must name the current one.
-        created: time of creation, ISO 8601.
-        is_deleting: whether it was deleted, and only finalizers keep it.
-        has_finalizer: whether it waits for its artifacts to be deleted.
-        spec: as written.
-        status: empty until a controller has seen the pipeline.
-        suspend: whether it shall stop with a checkpoint.
-        priority: the highest runs first.
-        managed_by: the release that it asks for.
-        release: the release that took it up.
-        deletes_artifacts: whether its artifacts go with it.
-    """
+    """One object, as the API sent it. Nothing in it is trusted to be valid but name and metadata."""
 
     def __init__(self, raw: Object) -> None:
         self.raw = raw
@@ -64,18 +44,18 @@ class Pipeline:
         self.name = str(self.metadata.get("name", ""))
         self.namespace = str(self.metadata.get("namespace", ""))
         self.uid = str(self.metadata.get("uid", ""))
-        self.short_uid = self.uid[:8]
-        self.generation = int(self.metadata.get("generation") or 1)
-        self.version = str(self.metadata.get("resourceVersion", ""))
+        self.short_uid = self.uid[:8]  # part of the ids of all jobs
+        self.generation = int(self.metadata.get("generation") or 1)  # raised whenever `spec` changes
+        self.version = str(self.metadata.get("resourceVersion", ""))  # a write must name the current one
         self.created = str(self.metadata.get("creationTimestamp") or "")
-        self.is_deleting = bool(self.metadata.get("deletionTimestamp"))
+        self.is_deleting = bool(self.metadata.get("deletionTimestamp"))  # only finalizers keep it then
         self.has_finalizer = FINALIZER in (self.metadata.get("finalizers") or [])
         self.spec: Object = raw.get("spec") or {}
-        self.status: Object = raw.get("status") or {}
+        self.status: Object = raw.get("status") or {}  # empty until a controller has seen the pipeline
         self.suspend = self.spec.get("suspend") is True
         self.priority = self.spec["priority"] if isinstance(self.spec.get("priority"), int) else 0
-        self.managed_by: str | None = self.spec.get("managedBy") or None
-        self.release: str | None = self.status.get("release") or None
+        self.managed_by: str | None = self.spec.get("managedBy") or None  # the release that it asks for
+        self.release: str | None = self.status.get("release") or None  # the release that took it up
         self.deletes_artifacts = self.spec.get("deletionPolicy") == "Delete"
 
     @property
@@ -210,7 +190,7 @@ class PipelineReader:
             self._still = None
 
     def get(self, name: str, *, recent: bool = False) -> Pipeline | None:
-        """A pipeline, or None if there is none."""
+        """A pipeline, or None if there is none; ``recent``: an object that was just read will do."""
         if self._still is not None:
             return self._still.get(name)
         if recent and self._recent is not None:
@@ -218,10 +198,7 @@ class PipelineReader:
             if pipeline.name == name and time.monotonic() - seen < RECENT_SECONDS:
                 return pipeline
         found = self._pipelines.get(name)
-        if found is None:
-            self._recent = None
-        else:
-            self.take(found)
+        self._recent = (time.monotonic(), found) if found is not None else None
         return found
 
     def there(self, name: str) -> Pipeline:
