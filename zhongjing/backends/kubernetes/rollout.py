@@ -62,17 +62,14 @@ class Rollout:
         changed = any(before not in (None, current) for before in known.values())
         if changed:
             logger.info("the Secret %s has another token: Ray is started again", secret)
-            self._end(HEAD, WORKER)
+            for pod in self._api.find(PODS, labels=pod_labels(self._release, HEAD, WORKER)).items:
+                if not pod["metadata"].get("deletionTimestamp"):
+                    end_pod(self._api, pod, END_SECONDS)
         for workload in workloads:
             # Only now: broken off before, it would be done again.
             if known[workload.name] != current:
                 write(self._api, workload, annotations={TOKEN_HASH: current})
         return changed
-
-    def _end(self, *components: str) -> None:
-        for pod in self._api.find(PODS, labels=pod_labels(self._release, *components)).items:
-            if not pod["metadata"].get("deletionTimestamp"):
-                end_pod(self._api, pod, END_SECONDS)
 
     def _hash(self, token: str) -> str:
         # Salted with the place: the same token elsewhere has another hash.

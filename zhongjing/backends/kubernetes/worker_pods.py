@@ -21,7 +21,7 @@ Remains are found through Ray's dashboard (:class:`Leftovers`):
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from zhongjing.backends.kubernetes.api import KubeApi
@@ -95,16 +95,21 @@ def _noted(workload: Workload) -> str:
 
 
 class Leftovers:
-    """Finds worker pods that the next attempt should not use."""
+    """Finds worker pods that the next attempt should not use; asks Ray's dashboard.
+
+    Args:
+        query: :meth:`RayJobsBackend.query`.
+        now: a clock in seconds.
+    """
 
     def __init__(self, query: Callable[[str], Any], now: Callable[[], float] = time.monotonic) -> None:
         self._query = query
         self._now = now
-        self._since: float | None = None
+        self._stuck_since: float | None = None
         self._silent_since: float | None = None
 
     def look(self, head: Object, workers: Sequence[Object], wall: float) -> tuple[list[Object], list[Object]]:
-        """Looks for what is left of earlier attempts.
+        """Looks for what is left of earlier attempts; ``wall`` is in seconds since the epoch.
 
         Returns:
             Pods that may yet come right by themselves, and pods to replace.
@@ -113,21 +118,17 @@ class Leftovers:
         older = [pod for pod in workers if is_ready(pod) and started(pod) < born]
         disorder = ended_badly(self._query("/api/jobs/"))
         if not older and not disorder:
-            self._since = self._silent_since = None
+            self._stuck_since = self._silent_since = None
             return [], []
         nodes = self._nodes()
         left = [pod for pod in older if _address(pod) not in nodes]
-        patient = wall - born < REJOIN_SECONDS
-        coming, going = (left, []) if patient else ([], left)
-        stuck = self._stuck(workers, nodes, wall) if disorder else []
-        stuck = [pod for pod in stuck if pod not in left]
+        coming, going = (left, []) if wall - born < REJOIN_SECONDS else ([], left)
+        rest = [pod for pod in workers if disorder and pod not in left]
+        stuck = [pod for pod in rest if self._is_stuck(pod, nodes.get(_address(pod)), wall)]
         if disorder and self._is_silent():
             coming = coming + [pod for pod in workers if _address(pod) in nodes and pod not in stuck]
-        if not stuck:
-            self._since = None
-        elif self._since is None:
-            self._since = self._now()
-        if self._since is not None and self._now() - self._since >= PATIENCE_SECONDS:
+        self._stuck_since = self._since(self._stuck_since) if stuck else None
+        if self._stuck_since is not None and self._now() - self._stuck_since >= PATIENCE_SECONDS:
             return coming, going + stuck
         return coming + stuck, going
 
@@ -163,29 +164,22 @@ class Leftovers:
             pass
         raise BackendUnavailableError("Ray says nothing of its state yet", code=RAY_UNREACHABLE, where=path)
 
+    def _since(self, before: float | None) -> float:
+        return before if before is not None else self._now()
+
     def _is_silent(self) -> bool:
         """Whether some node does not answer. Ray does not say which until it knows that the node is dead."""
         answer = self._state("/api/v0/objects?limit=1&timeout=3")
-        if not answer.get("partial_failure_warning"):
-            self._silent_since = None
-            return False
-        if self._silent_since is None:
-            self._silent_since = self._now()
-        return self._now() - self._silent_since < SILENT_SECONDS
+        silent = bool(answer.get("partial_failure_warning"))
+        self._silent_since = self._since(self._silent_since) if silent else None
+        return self._silent_since is not None and self._now() - self._silent_since < SILENT_SECONDS
 
-    def _stuck(self, workers: Sequence[Object], nodes: Mapping[str, str], wall: float) -> list[Object]:
-        """Pods with processes of the last attempt, or without a node though they had time to become one."""
-        pods = []
-        for pod in workers:
-            node = nodes.get(_address(pod))
-            if node is None:
-                stuck = fell_silent(pod) or (is_ready(pod) and wall - started(pod) > JOINING_SECONDS)
-            else:
-                detail = (self._query(f"/nodes/{node}").get("data") or {}).get("detail") or {}
-                stuck = holds_workers(detail.get("workers") or [])
-            if stuck:
-                pods.append(pod)
-        return pods
+    def _is_stuck(self, pod: Object, node: str | None, wall: float) -> bool:
+        """Whether a pod has processes of the last attempt, or is no node though it had time to become one."""
+        if node is None:
+            return fell_silent(pod) or (is_ready(pod) and wall - started(pod) > JOINING_SECONDS)
+        detail = (self._query(f"/nodes/{node}").get("data") or {}).get("detail") or {}
+        return holds_workers(detail.get("workers") or [])
 
 
 def ended_badly(jobs: Iterable[Object]) -> bool:
@@ -199,23 +193,16 @@ def ended_badly(jobs: Iterable[Object]) -> bool:
 
 def holds_workers(processes: Iterable[Object]) -> bool:
     """Whether there are Ray workers that are not idle, among the processes of a node."""
-    for process in processes:
-        words = process.get("cmdline") or [""]
-        if str(words[0]).startswith("ray::") and not str(words[0]).startswith(_RAYS_OWN):
-            return True
-    return False
+    titles = [str((process.get("cmdline") or [""])[0]) for process in processes]
+    return any(title.startswith("ray::") and not title.startswith(_RAYS_OWN) for title in titles)
 
 
 def started(pod: Object) -> float:
     """When the Ray container of a pod started, seconds since the epoch; 0 where it does not run."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     ours = [each for each in statuses if str(each.get("name", "")).startswith("ray")] or statuses
-    times = [
-        seconds(each["state"]["running"]["startedAt"])
-        for each in ours
-        if (each.get("state") or {}).get("running")
-    ]
-    return max(times, default=0.0)
+    running = [(each.get("state") or {}).get("running") for each in ours]
+    return max((seconds(each["startedAt"]) for each in running if each), default=0.0)
 
 
 def fell_silent(pod: Object) -> bool:

@@ -75,24 +75,19 @@ class Workload:
     def change(
         self, replicas: Mapping[str, int], annotations: Changes
     ) -> tuple[Object | list[Object], PatchKind]:
-        """The patch that makes these changes, in one write."""
-        if self.is_cluster:
-            return self._cluster_change(replicas, annotations), "json"
-        patch: Object = {}
-        if annotations:
-            patch["metadata"] = {"annotations": dict(annotations)}
-        if replicas:
-            patch["spec"] = {"replicas": next(iter(replicas.values()))}
-        return patch, "merge"
-
-    def _cluster_change(self, replicas: Mapping[str, int], annotations: Changes) -> list[Object]:
+        """The patch that makes these changes in one write; groups that are not named stay."""
+        if not self.is_cluster:
+            patch: Object = {"metadata": {"annotations": dict(annotations)}} if annotations else {}
+            if replicas:
+                patch["spec"] = {"replicas": next(iter(replicas.values()))}
+            return patch, "merge"
         # A merge patch would replace the whole list of groups. The tests hold that it is still the one read.
         steps: list[Object] = []
         for group, number in replicas.items():
             place = f"/spec/workerGroupSpecs/{self.groups[group]}"
             steps.append({"op": "test", "path": f"{place}/groupName", "value": group})
             steps.append({"op": "add", "path": f"{place}/replicas", "value": number})
-        return steps + _annotate(self.object["metadata"], annotations)
+        return steps + _annotate(self.annotations, annotations), "json"
 
 
 def pod_labels(release: ReleaseConfig, *components: str) -> str:
@@ -101,7 +96,9 @@ def pod_labels(release: ReleaseConfig, *components: str) -> str:
 
 
 def read_workloads(api: KubeApi, release: ReleaseConfig, *, head: bool = False) -> list[Workload]:
-    """The objects that make the release's Ray pods, as they are now; those that are missing are left out.
+    """The objects that make the release's Ray pods, as they are now; missing ones are left out.
+
+    The head's StatefulSet is among them only with ``head``; a RayCluster has the head in it.
 
     Raises:
         BackendError: the API does not answer, refuses, or does not serve RayClusters.
@@ -110,8 +107,8 @@ def read_workloads(api: KubeApi, release: ReleaseConfig, *, head: bool = False) 
         cluster = api.get(RAY_CLUSTERS, release.ray.cluster)
         return [] if cluster is None else [_workload(RAY_CLUSTERS, cluster, release)]
     found = api.find(DEPLOYMENTS, labels=pod_labels(release, WORKER)).items
-    workers = [_workload(DEPLOYMENTS, each, release) for each in found]
-    workloads = [workload for workload in workers if workload.groups]
+    workloads = [_workload(DEPLOYMENTS, each, release) for each in found]
+    workloads = [workload for workload in workloads if workload.groups]
     if head:
         heads = api.find(STATEFUL_SETS, labels=pod_labels(release, HEAD)).items
         workloads += [Workload(STATEFUL_SETS, each, {}) for each in heads]
@@ -169,7 +166,7 @@ def of_component(pods: Iterable[Object], component: str) -> list[Object]:
 
 
 def end_pod(api: KubeApi, pod: Object, seconds: int) -> bool:
-    """Ends just this pod; False where another has its name by now, or it is gone."""
+    """Ends just this pod within ``seconds``; False where another has its name by now, or it is gone."""
     metadata = pod["metadata"]
     try:
         return api.delete(PODS, metadata["name"], uid=metadata["uid"], grace_seconds=seconds)
@@ -177,13 +174,11 @@ def end_pod(api: KubeApi, pod: Object, seconds: int) -> bool:
         return False
 
 
-def _annotate(metadata: Mapping[str, object], changes: Changes) -> list[Object]:
+def _annotate(there: Mapping[str, str], changes: Changes) -> list[Object]:
     """The steps of a JSON patch that change annotations."""
-    there = metadata.get("annotations")
     if not there:
         value = {name: text for name, text in changes.items() if text is not None}
         return [{"op": "add", "path": "/metadata/annotations", "value": value}] if value else []
-    assert isinstance(there, dict)
     steps: list[Object] = []
     for name, text in changes.items():
         path = f"/metadata/annotations/{name.replace('~', '~0').replace('/', '~1')}"
