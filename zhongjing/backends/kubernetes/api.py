@@ -25,11 +25,7 @@ from kubernetes.client.configuration import Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, load_incluster_config
-from kubernetes.config.kube_config import (
-    KUBE_CONFIG_DEFAULT_LOCATION,
-    KubeConfigMerger,
-    load_kube_config,
-)
+from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION, KubeConfigMerger, load_kube_config
 from yaml import YAMLError
 
 from zhongjing import __version__
@@ -274,12 +270,7 @@ class KubeApi:
         return self._json(Request("PATCH", resource, place, name, subresource, query, patch, content))
 
     def delete(
-        self,
-        resource: Resource,
-        name: str,
-        *,
-        uid: str | None = None,
-        grace_seconds: int | None = None,
+        self, resource: Resource, name: str, *, uid: str | None = None, grace_seconds: int | None = None
     ) -> bool:
         """Deletes an object, and later what it owns; False if there is none (any more).
 

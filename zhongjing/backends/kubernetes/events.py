@@ -97,10 +97,7 @@ class Recorder:
         return {
             "apiVersion": EVENTS.api_version,
             "kind": "Event",
-            "metadata": {
-                "name": f"{pipeline.name}.{secrets.token_hex(8)}",
-                "namespace": pipeline.namespace,
-            },
+            "metadata": {"name": f"{pipeline.name}.{secrets.token_hex(8)}", "namespace": pipeline.namespace},
             "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "type": note.type,
             "reason": note.reason[:128],

@@ -31,14 +31,7 @@ from zhongjing.backends.kubernetes.pod_diagnosis import Finding
 from zhongjing.backends.kubernetes.resources import PODS, Object
 from zhongjing.backends.kubernetes.secrets import TOKEN_KEY, read_secret
 from zhongjing.backends.kubernetes.worker_pods import END_SECONDS, Hangs, Leftovers, never_ran, started
-from zhongjing.backends.kubernetes.workloads import (
-    HEAD,
-    WORKER,
-    end_pod,
-    is_ready,
-    of_component,
-    pod_labels,
-)
+from zhongjing.backends.kubernetes.workloads import HEAD, WORKER, end_pod, is_ready, of_component, pod_labels
 from zhongjing.backends.ray_jobs import RayJobsBackend, TokenRefusedError
 from zhongjing.codes import pods as codes
 from zhongjing.codes.cluster import RAY_TOKEN_REFUSED

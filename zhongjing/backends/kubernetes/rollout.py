@@ -20,14 +20,7 @@ import logging
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PODS
 from zhongjing.backends.kubernetes.secrets import TOKEN_KEY, read_secret
-from zhongjing.backends.kubernetes.workloads import (
-    HEAD,
-    WORKER,
-    end_pod,
-    pod_labels,
-    read_workloads,
-    write,
-)
+from zhongjing.backends.kubernetes.workloads import HEAD, WORKER, end_pod, pod_labels, read_workloads, write
 from zhongjing.config.pipeline import API_GROUP
 from zhongjing.config.release import ReleaseConfig
 

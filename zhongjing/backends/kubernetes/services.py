@@ -10,12 +10,7 @@ from urllib.parse import urlsplit
 from zhongjing.backends.attempts import live_log
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.forward import Forward
-from zhongjing.backends.kubernetes.secrets import (
-    CREDENTIALS_KEY,
-    default_profile,
-    ray_token,
-    secret_value,
-)
+from zhongjing.backends.kubernetes.secrets import CREDENTIALS_KEY, default_profile, ray_token, secret_value
 from zhongjing.backends.ray_jobs import RayJobsBackend, TokenRefusedError
 from zhongjing.codes import cluster as codes
 from zhongjing.codes.storage import BUCKET_NOT_FOUND

@@ -22,11 +22,7 @@ from zhongjing.backends.kubernetes.releases import find_release, installed
 from zhongjing.backends.kubernetes.resources import PIPELINES, Object
 from zhongjing.backends.kubernetes.services import Services
 from zhongjing.backends.kubernetes.status_codec import decode, decode_live, progress_of
-from zhongjing.backends.kubernetes.trainingpipeline import (
-    REFRESH_ANNOTATION,
-    Pipeline,
-    PipelineReader,
-)
+from zhongjing.backends.kubernetes.trainingpipeline import REFRESH_ANNOTATION, Pipeline, PipelineReader
 from zhongjing.codes import cluster as codes
 from zhongjing.codes.command import UNKNOWN_PIPELINE
 from zhongjing.codes.document import INVALID_REFERENCE

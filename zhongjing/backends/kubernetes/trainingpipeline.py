@@ -12,12 +12,7 @@ from zhongjing.backends.kubernetes.resources import PIPELINES, Object
 from zhongjing.codes.command import UNKNOWN_PIPELINE
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.config.pipeline import API_GROUP, API_VERSION, KIND
-from zhongjing.errors import (
-    ConfigError,
-    ConflictError,
-    ObjectConflictError,
-    ObjectNotFoundError,
-)
+from zhongjing.errors import ConfigError, ConflictError, ObjectConflictError, ObjectNotFoundError
 from zhongjing.pipeline.state import ConditionType
 
 FINALIZER = f"{API_GROUP}/artifacts"

@@ -32,7 +32,7 @@ def main() -> None:
         _start(arguments)
         return
     body = json.dumps(
-        {"arguments": request, "environment": dict(os.environ), "folder": os.getcwd()},  # noqa: PTH109
+        {"arguments": request, "environment": dict(os.environ), "folder": os.getcwd()}  # noqa: PTH109
     ).encode()
     try:
         socket.send_fds(server, [struct.pack("!I", len(body))], [0, 1, 2])

@@ -17,31 +17,16 @@ from typing import Self
 from zhongjing.backends.attempts import kill, live_log, read_log
 from zhongjing.backends.local.attach import attach
 from zhongjing.backends.local.disk_space import DiskWatch
-from zhongjing.backends.local.workdir import (
-    LOCAL_NAMESPACE,
-    LOCAL_ROOT,
-    Workdir,
-    use_environment,
-)
+from zhongjing.backends.local.workdir import LOCAL_NAMESPACE, LOCAL_ROOT, Workdir, use_environment
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.codes.command import UNKNOWN_PIPELINE
 from zhongjing.codes.local import WORKDIR_IN_USE
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
-from zhongjing.errors import (
-    BackendError,
-    ConfigError,
-    ConflictError,
-)
+from zhongjing.errors import BackendError, ConfigError, ConflictError
 from zhongjing.pipeline.prepare import changed_under_way, in_progress
-from zhongjing.pipeline.records import (
-    manifest_in_use,
-    read_desired,
-    read_progress,
-    read_status,
-    write,
-)
+from zhongjing.pipeline.records import manifest_in_use, read_desired, read_progress, read_status, write
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
