@@ -19,16 +19,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import json
 import re
 import shlex
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, urlencode
+
+import urllib3
 
 from zhongjing.backends.log_text import log_lines
 from zhongjing.codes.ray import FOREIGN_JOB, RAY_REFUSED, RAY_UNREACHABLE
@@ -37,15 +36,7 @@ from zhongjing.pipeline.backend import ForeignJobError, JobDescription, JobReque
 from zhongjing.pipeline.escapes import without_escapes
 
 # Ray's own words for the states of a job.
-_STATES = {
-    "PENDING": JobState.PENDING,
-    "RUNNING": JobState.RUNNING,
-    "SUCCEEDED": JobState.SUCCEEDED,
-    "FAILED": JobState.FAILED,
-    "STOPPED": JobState.STOPPED,
-}
-
-_Answer = http.client.HTTPResponse | urllib.error.HTTPError
+_STATES = {state.name: state for state in JobState if state not in (JobState.UNKNOWN, JobState.UNREACHABLE)}
 
 ATTEMPT_VARIABLE = "ZHONGJING_ATTEMPT"
 
@@ -87,32 +78,24 @@ class RayJobsBackend:
         timeout: float = 30.0,
     ) -> None:
         self.address = address.rstrip("/")
-        self._token = token
         self._variables = {"RAY_ADDRESS": cluster} if cluster else {}
         self._program = [python, launcher] if launcher else [python]
         self._package = package
-        self._timeout = timeout
-        host = urllib.parse.urlsplit(self.address).hostname
-        # A proxy of the environment is for the world outside, never for this machine.
-        loopback = host in ("127.0.0.1", "localhost", "::1")
-        handlers = [urllib.request.ProxyHandler({})] if loopback else []
-        self._opener = urllib.request.build_opener(*handlers)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # Its own connections: a proxy of the environment is for the world outside, never for a Ray of ours.
+        self._http = urllib3.PoolManager(timeout=timeout, retries=False)
 
     def submit(self, job: JobRequest) -> None:
         """Submits, or adopts a job of the same id and spec hash."""
-        status, body = self._call("POST", "/api/jobs/", self.render(job))
-        if status == 200:
+        if self._submit(self.render(job)):
             return
-        if "already exists" in body:
-            there = self.describe(job.submission_id)
-            if there.metadata.get("specHash") == job.metadata.get("specHash"):
-                return
+        there = self.describe(job.submission_id)
+        if there.metadata.get("specHash") != job.metadata.get("specHash"):
             raise ForeignJobError(
                 f"the submission id {job.submission_id} belongs to another job",
                 code=FOREIGN_JOB,
                 where=self.address,
             )
-        raise self._error(status, body, f"submitting {job.submission_id}")
 
     def start(self, submission_id: str, arguments: Sequence[str], metadata: Mapping[str, str]) -> None:
         """Submits a program that is no stage, or finds it submitted; ``arguments`` are the interpreter's.
@@ -121,48 +104,46 @@ class RayJobsBackend:
             BackendUnavailableError: no answer, or the head is still starting.
             BackendError: Ray refuses the job.
         """
-        body = {
-            "entrypoint": shlex.join([*self._program, *arguments]),
-            "submission_id": submission_id,
-            "metadata": dict(metadata),
-            "entrypoint_num_cpus": 0,
-        }
+        self._submit(
+            {
+                "entrypoint": shlex.join([*self._program, *arguments]),
+                "submission_id": submission_id,
+                "metadata": dict(metadata),
+                "entrypoint_num_cpus": 0,
+            }
+        )
+
+    def _submit(self, body: dict[str, Any]) -> bool:
+        """Whether Ray takes a job; False where it has one of that id."""
         status, answer = self._call("POST", "/api/jobs/", body)
         if status != 200 and "already exists" not in answer:
-            raise self._error(status, answer, f"submitting {submission_id}")
+            raise self._error(status, answer, f"submitting {body['submission_id']}")
+        return status == 200
 
     def delete(self, submission_id: str) -> None:
         """Ends a job, and removes it from Ray's list where it is over."""
         self.stop(submission_id)
-        self._call("DELETE", f"/api/jobs/{urllib.parse.quote(submission_id)}")
+        self._call("DELETE", f"/api/jobs/{quote(submission_id)}")
 
     def request_workers(self, job: JobRequest) -> None:
         """Nothing to ask for: the nodes of this Ray are not looked after."""
 
     def describe(self, submission_id: str) -> JobDescription:
         """State of a job; UNKNOWN if Ray has never heard of it, or forgot it with its head."""
-        status, body = self._call("GET", f"/api/jobs/{urllib.parse.quote(submission_id)}")
+        doing = f"asking for {submission_id}"
+        status, body = self._call("GET", f"/api/jobs/{quote(submission_id)}")
         if status == 404:
             return JobDescription(submission_id=submission_id, state=JobState.UNKNOWN)
-        if status != 200:
-            raise self._error(status, body, f"asking for {submission_id}")
-        return _description(submission_id, self._parsed(body, f"asking for {submission_id}"))
+        return _description(submission_id, self._parsed(status, body, doing))
 
     def jobs(self) -> list[JobDescription]:
         """All jobs that Ray knows and that were submitted through this interface, ended ones too."""
-        status, body = self._call("GET", "/api/jobs/")
-        if status != 200:
-            raise self._error(status, body, "listing jobs")
-        listed: list[dict[str, Any]] = self._parsed(body, "listing jobs")
-        return [
-            _description(str(details["submission_id"]), details)
-            for details in listed
-            if details.get("submission_id")
-        ]
+        listed = [details for details in self.query("/api/jobs/") if details.get("submission_id")]
+        return [_description(str(details["submission_id"]), details) for details in listed]
 
     def stop(self, submission_id: str) -> None:
         """Ends a job at once; one that is unknown or over already is left alone."""
-        status, body = self._call("POST", f"/api/jobs/{urllib.parse.quote(submission_id)}/stop", {})
+        status, body = self._call("POST", f"/api/jobs/{quote(submission_id)}/stop", {})
         if status not in (200, 404):
             raise self._error(status, body, f"stopping {submission_id}")
 
@@ -178,17 +159,17 @@ class RayJobsBackend:
     def read_log(self, submission_id: str) -> Iterator[str]:
         """Lines of the driver's log as it is now."""
         doing = f"reading the log of {submission_id}"
-        with self._open("GET", f"/api/jobs/{urllib.parse.quote(submission_id)}/logs") as answer:
+        with self._open("GET", f"/api/jobs/{quote(submission_id)}/logs") as answer:
             if answer.status != 200:
-                raise self._error(int(answer.status or 0), answer.read().decode(errors="replace"), doing)
+                raise self._error(answer.status, answer.data.decode(errors="replace"), doing)
             try:
-                yield from log_lines(iter(lambda: answer.read(_CHUNK_BYTES), b""))
+                yield from log_lines(answer.stream(_CHUNK_BYTES))
             except ValueError as error:
                 raise BackendUnavailableError(
                     f"{error} ({doing})", code=RAY_UNREACHABLE, where=self.address
                 ) from None
 
-    def render(self, job: JobRequest) -> dict[str, object]:
+    def render(self, job: JobRequest) -> dict[str, Any]:
         """The body of the submission. Its entry point holds no CPU: the workers ask for theirs."""
         entrypoint = [*self._program, "-m", f"{self._package}.{job.stage}", "--request", job.request_uri]
         return {
@@ -215,13 +196,7 @@ class RayJobsBackend:
             BackendUnavailableError: no answer.
             BackendError: Ray refuses.
         """
-        status, body = self._call("GET", path)
-        if status != 200:
-            raise self._error(status, body, path)
-        try:
-            return json.loads(body)
-        except ValueError:
-            raise self._error(status, body, path) from None
+        return self._parsed(*self._call("GET", path), path)
 
     def stacks(self, submission_id: str) -> str:
         """Where the workers of a job are that hangs, taken by Ray's agents with py-spy; never raises.
@@ -244,7 +219,7 @@ class RayJobsBackend:
         return "\n\n".join(parts) + "\n" if parts else "no worker of the attempt was found\n"
 
     def _actors_of(self, submission_id: str) -> list[dict[str, Any]]:
-        job = self.query(f"/api/jobs/{urllib.parse.quote(submission_id)}")
+        job = self.query(f"/api/jobs/{quote(submission_id)}")
         path = (
             f"/api/v0/actors?detail=1&filter_keys=job_id&filter_predicates=%3D&filter_values={job['job_id']}"
         )
@@ -254,38 +229,34 @@ class RayJobsBackend:
     def _stack(self, actor: dict[str, Any], deadline: float) -> str:
         if time.monotonic() >= deadline:
             return "not looked at: it took too long already"
-        place = urllib.parse.urlencode({"node_id": str(actor["node_id"]), "pid": int(actor["pid"])})
+        place = urlencode({"node_id": str(actor["node_id"]), "pid": int(actor["pid"])})
         return self._call("GET", f"/worker/traceback?{place}")[1].strip()
-
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     def _call(self, method: str, path: str, body: object = None) -> tuple[int, str]:
         with self._open(method, path, body) as answer:
-            return int(answer.status or 0), answer.read().decode(errors="replace")
+            return answer.status, answer.data.decode(errors="replace")
 
     @contextlib.contextmanager
-    def _open(self, method: str, path: str, body: object = None) -> Iterator[_Answer]:
+    def _open(self, method: str, path: str, body: object = None) -> Iterator[urllib3.BaseHTTPResponse]:
         """An answer to be read, whatever its status; what breaks off while it is read is an outage."""
+        headers = {**self._headers, "Connection": "close", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.address + path, data=data, method=method)  # noqa: S310
-        for name, value in {**self._headers(), "Content-Type": "application/json"}.items():
-            request.add_header(name, value)
         try:
-            try:
-                answer = self._opener.open(request, timeout=self._timeout)
-            except urllib.error.HTTPError as error:
-                answer = error  # an answer like any other
-            with answer:
+            answer = self._http.request(
+                method, self.address + path, body=data, headers=headers, preload_content=False
+            )
+            with contextlib.closing(answer):
                 yield answer
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            reason = error.__cause__ or error  # urllib3's own words begin with names of its objects
             raise BackendUnavailableError(
                 f"Ray does not answer: {reason}", code=RAY_UNREACHABLE, where=self.address
             ) from None  # the request, and with it the token, would stand in the trace
 
-    def _parsed(self, body: str, doing: str) -> Any:
+    def _parsed(self, status: int, body: str, doing: str) -> Any:
         """An answer as JSON; one that was cut off, or is another server's, is none."""
+        if status != 200:
+            raise self._error(status, body, doing)
         try:
             return json.loads(body)
         except ValueError:
@@ -310,11 +281,11 @@ class RayJobsBackend:
         # aiohttp comes with ray[default]; only who follows a log pays for its import.
         import aiohttp
 
-        path = f"/api/jobs/{urllib.parse.quote(submission_id)}/logs/tail"
+        path = f"/api/jobs/{quote(submission_id)}/logs/tail"
         loop = asyncio.new_event_loop()
         rest = ""
         try:
-            session = aiohttp.ClientSession(headers=self._headers(), loop=loop)
+            session = aiohttp.ClientSession(headers=self._headers, loop=loop)
             try:
                 socket = loop.run_until_complete(session.ws_connect(self.address + path, heartbeat=30))
                 while True:
