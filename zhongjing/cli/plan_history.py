@@ -12,6 +12,7 @@ from zhongjing.cli.target import Target, find
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.records import find_record
 from zhongjing.pipeline.session import Session
+from zhongjing.planning.hardware import size_text
 from zhongjing.storage.manifest import StageManifest
 
 LAST = 20
@@ -64,8 +65,8 @@ def _row(manifest: StageManifest) -> list[str]:
         manifest.stage.value,
         str(manifest.lineage.workers),
         memory.device,
-        _gib(memory.plan),
-        _gib(memory.peak),
+        size_text(memory.plan) if memory.plan is not None else "-",
+        size_text(memory.peak),
         f"{100 * memory.error:+.1f} %" if memory.error is not None else "-",
     ]
 
@@ -82,7 +83,3 @@ def _object(manifest: StageManifest) -> dict[str, Any]:
         **memory.model_dump(mode="json"),
         "errorPercent": round(100 * memory.error, 2) if memory.error is not None else None,
     }
-
-
-def _gib(size: int | None) -> str:
-    return f"{size / 2**30:.1f} GiB" if size is not None else "-"

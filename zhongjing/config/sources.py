@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from zhongjing.codes.document import INVALID_REFERENCE, INVALID_VALUE
@@ -54,6 +54,9 @@ class Columns(DocumentModel):
     chosen: str | None = training(None, "Key of the better answer.", max_length=200)
     rejected: str | None = training(None, "Key of the worse answer.", max_length=200)
     department: str | None = training(None, "Key of the medical department.", max_length=200)
+    ignore: list[Annotated[str, Field(min_length=1, max_length=200)]] = training(
+        list, "Keys that are left out, as if the records did not have them.", max_length=64, later=True
+    )
 
 
 RoleMarks = Literal["split", "keep"]

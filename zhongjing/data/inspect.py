@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import statistics
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -214,16 +214,19 @@ def _guessed(uri: str, first: str, store: ObjectStore | None, kind: Kind | None)
     )
     if kind is not None:
         return Source(name=name, uri=uri, kind=kind)
-    # Reading as text accepts every layout; the layout's name then tells the kind.
-    stats = ReadStats()
-    try:
-        for _ in itertools.islice(
-            read_object(first, Source(name=name, uri=uri, kind=Kind.TEXT), store, stats=stats), _PROBED
-        ):
-            pass
-    except DataError:
-        return Source(name=name, uri=uri, kind=Kind.TEXT)  # the inspection itself will tell
-    return Source(name=name, uri=uri, kind=stats.kinds.most_common(1)[0][0] if stats.kinds else Kind.TEXT)
+    kind = Kind.TEXT
+    # Reading as text accepts every layout; only a ranking's own reader knows answers in numbered columns.
+    for tried in (Kind.TEXT, Kind.RANKING):
+        stats = ReadStats()
+        probe = read_object(first, Source(name=name, uri=uri, kind=tried), store, stats=stats)
+        try:
+            deque(itertools.islice(probe, _PROBED), maxlen=0)
+        except DataError:
+            break  # the inspection itself will tell
+        kind = stats.kinds.most_common(1)[0][0] if stats.kinds else kind
+        if kind is not Kind.PROMPTS:
+            break
+    return Source(name=name, uri=uri, kind=kind)
 
 
 TokenCounter = Callable[[Sequence[str]], list[int]]

@@ -97,7 +97,7 @@ def missing_key(path: str, names: Collection[str], columns: Columns) -> str:
     told = key_names(names)
     if not told or path.partition(".")[0] in names:
         return reason
-    named = columns.model_dump(by_alias=True, exclude_none=True)
+    named = columns.model_dump(by_alias=True, exclude_defaults=True)
     field = next((field for field, one in named.items() if one == path), "")
     near = next(iter(difflib.get_close_matches(path, map(str, names), n=1, cutoff=0.5)), None)
     meant = near or _guess(field, tuple(map(str, names)))

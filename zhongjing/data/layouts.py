@@ -7,6 +7,7 @@ stepwise preferences) is refused by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -48,7 +49,7 @@ def parse(value: object, columns: Columns | None, kind: Kind, role_marks: RoleMa
 
     Args:
         value: the record, as its format gives it; a plain string is a line of text.
-        columns: key names of the source; if any is set, only these count. None: there are none.
+        columns: key names of the source; if any but ``ignore`` is set, only these count.
         kind: of the source: which of several layouts that fit is read.
         role_marks: what marks of who speaks within a question are (:class:`Source`).
 
@@ -62,19 +63,22 @@ def parse(value: object, columns: Columns | None, kind: Kind, role_marks: RoleMa
     if isinstance(value, str):
         return Parsed("lines", text=text_of(value, "the line"))
     record = wrapped(value)
+    ignored = columns.ignore if columns is not None else ()
+    if ignored and isinstance(record, Fields):
+        record = Fields({name: record.peek(name) for name in record if name not in ignored})
     if isinstance(record, list):
         parsed = Parsed("messages", turns=turn_list(record), unused=unused_in(record))
     elif not isinstance(record, Fields):
         raise RejectedError("the record is neither a mapping nor a list of turns", codes.UNKNOWN_LAYOUT)
-    elif columns is None or columns == _NO_COLUMNS:
-        parsed = _by_names(record, kind)
+    elif columns is None or columns.model_copy(update={"ignore": []}) == _NO_COLUMNS:
+        parsed = _by_names(record, kind, ignored)
     else:
         departments = (columns.department,) if columns.department else keys.DEPARTMENTS
         parsed = _finished(_by_columns(record, columns), record, kind, departments)
     return parsed if kind is Kind.TEXT else _unmarked(parsed, role_marks)
 
 
-def _by_names(published: Fields, kind: Kind) -> Parsed:
+def _by_names(published: Fields, kind: Kind, ignored: Sequence[str]) -> Parsed:
     record = _lowered(published)
     if kind is not Kind.TEXT and not record.names.isdisjoint(keys.REFUSABLE):
         _refuse_by_name(record, kind)
@@ -82,9 +86,15 @@ def _by_names(published: Fields, kind: Kind) -> Parsed:
         parsed = reader(record, kind)
         if parsed is not None:
             if parsed.layout.endswith(FIRST_BEST):
-                check_first_best(record, len(parsed.answers), keys.RANKED)
+                check_first_best(record, len(parsed.answers), keys.RANKED, ignored)
             return _finished(parsed, record, kind, keys.DEPARTMENTS)
         record.forget()
+    if not record.names.isdisjoint(keys.ROLES) and not record.names.isdisjoint(keys.CONTENTS):
+        raise RejectedError(
+            f"the record is one turn{key_names(published)}: write a record for each dialogue, "
+            'with all its turns: {"messages": [{"role": "user", "content": ...}, ...]}',
+            codes.UNKNOWN_LAYOUT,
+        )
     line = columns_for(published, kind)
     raise RejectedError(
         f"no known layout among its keys{key_names(published)}" + (f"; write {line}" if line else ""),
@@ -151,6 +161,38 @@ def _ranked(record: Fields, kind: Kind) -> Parsed | None:
         graded = ordered(listing, ranks, scores, best_first=own, beside=deciding(record, len(answers)))
         return replace(graded, turns=prompt.turns, unused=prompt.unused)
     return None
+
+
+def _numbered(record: Fields, kind: Kind) -> Parsed | None:
+    """A column for each answer, and one for its rank or score: ``答案1``, ``排名1``, ``答案2``, ``排名2``."""
+    columns = _numbered_columns(tuple(record))
+    if len(columns["answers"]) < 2 or not (prompt := prompt_of(record)).turns:
+        return None
+    # A question with fewer answers than others has empty cells.
+    there = [number for number, name in columns["answers"].items() if not is_missing(record.peek(name))]
+
+    def beside(what: str) -> list[object] | None:
+        cells = {number: record[name] for number, name in columns[what].items()}
+        given = any(not is_missing(cell) for cell in cells.values())
+        return [cells.get(number) for number in there] if given else None
+
+    answers = [record[columns["answers"][number]] for number in there]
+    graded = ordered(answers, beside("ranks"), beside("scores"), best_first=False)
+    return replace(graded, turns=prompt.turns, unused=prompt.unused)
+
+
+@lru_cache(maxsize=1024)
+def _numbered_columns(names: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """Names of answers, ranks and scores by what they end in."""
+    found: dict[str, dict[str, str]] = {what: {} for what in keys.NUMBERED}
+    for name in map(str, names):
+        for what, called in keys.NUMBERED.items():
+            match = re.fullmatch(f"(?:{'|'.join(called)}){keys.NUMBERS}", name.strip().lower())
+            if match and (other := found[what].setdefault(match[1], name)) != name:
+                raise RejectedError(
+                    f"{other} and {name} both belong to answer {match[1]}", codes.AMBIGUOUS_RECORD
+                )
+    return found
 
 
 def _preference(record: Fields, kind: Kind) -> Parsed | None:
@@ -232,7 +274,9 @@ def _prompt_only(record: Fields, kind: Kind) -> Parsed | None:
     return replace(prompt, layout="prompt") if prompt.turns else None
 
 
-def _plain_text(record: Fields, kind: Kind) -> Parsed:
+def _plain_text(record: Fields, kind: Kind) -> Parsed | None:
+    if kind in (Kind.DIALOGUE, Kind.RANKING) and not record.names.isdisjoint(keys.ROLES):
+        return None  # a turn
     name = record.present(keys.TEXTS)[0]
     return Parsed(name, text=text_of(record[name], "the text"))
 
@@ -251,6 +295,7 @@ _READERS: Mapping[Reader, frozenset[str]] = {
 # What is read as text is its text, not the question that may stand beside it; of prompts no answer counts.
 _READERS_OF: dict[Kind, tuple[Reader, ...]] = {
     Kind.TEXT: (_plain_text, *_READERS),
+    Kind.RANKING: (_ranked, _preference, _numbered, *_READERS),
     Kind.PROMPTS: (_messages, _prompt_only, _preference, _plain_text),
 }
 
@@ -259,7 +304,8 @@ _READERS_OF: dict[Kind, tuple[Reader, ...]] = {
 def _readers_for(kind: Kind, names: frozenset[str]) -> tuple[Reader, ...]:
     """The readers that may find something under these keys; most records of a file have the same."""
     readers = _READERS_OF.get(kind, _READERS)
-    return tuple(each for each in readers if not _READERS[each] or not names.isdisjoint(_READERS[each]))
+    needed = ((each, _READERS.get(each)) for each in readers)
+    return tuple(each for each, found in needed if not found or not names.isdisjoint(found))
 
 
 def _by_columns(record: Fields, columns: Columns) -> Parsed:
@@ -302,7 +348,7 @@ def _by_columns(record: Fields, columns: Columns) -> Parsed:
             ranks, scores = order_in(record, keys.RANKS), order_in(record, keys.SCORES)
         graded = ordered(need(columns.answers, listed), ranks, scores, best_first=not named)
         if graded.layout.endswith(FIRST_BEST):
-            check_first_best(record, len(graded.answers), (columns.answers,))
+            check_first_best(record, len(graded.answers), (columns.answers,), columns.ignore)
         elif columns.scores and ranks is None and like_ranks(scores, columns.scores):
             graded = replace(graded, layout=graded.layout + LIKE_RANKS)
         return replace(graded, layout=f"columns: {graded.layout}", turns=turns)

@@ -49,6 +49,13 @@ RANKS = ("ranks", "rank")
 SCORES = ("scores", "score", "ratings", "rating", "rewards", "reward")
 OWN_RANKS = ("rank",)
 OWN_SCORES = ("score", "rating", "reward", "overall_score")
+# Columns of a table, one for each answer and one for its rank or score; their names end alike: 答案1, 排名1.
+NUMBERED = {
+    "answers": ("answer", "response", "completion", "答案", "回答", "答复", "回复", "候选", "答"),
+    "ranks": ("rank", "ranking", "排名", "排序", "名次"),
+    "scores": ("score", "rating", "评分", "得分", "打分", "分数"),
+}
+NUMBERS = r"[ _-]?(\d{1,2}|[a-f]|[甲乙丙丁一二三四五六七八九十])"
 # A ranking may list places or the answers' numbers; which answer is the best may be told by number or letter.
 DECIDING = (
     *("ranking", "rankings", "best", "best_answer", "winner", "preference", "preferred"),

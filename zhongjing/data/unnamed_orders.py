@@ -23,24 +23,25 @@ _LABEL = re.compile(r"(.*[_\s-])?\w|.*\d")
 _BETWEEN = re.compile(r"\s*[,，、;；>＞]\s*|\s+")
 
 
-def check_first_best(record: Fields, count: int, listing: Sequence[str]) -> None:
+def check_first_best(record: Fields, count: int, listing: Sequence[str], ignored: Sequence[str]) -> None:
     """Refuses a record with an unused value that looks like an order of its answers.
 
     Args:
         record: one whose list of answers was taken to be in order.
         count: of the answers.
         listing: the keys that the list may have: numbers in its elements count as well.
+        ignored: paths that the source says are no order.
 
     Raises:
         RejectedError: a list of numbers (or of letters) as long as the answers was not used.
     """
-    path = next(_orders(record, "", count, listing), None)
+    path = next((each for each in _orders(record, "", count, listing) if each not in ignored), None)
     if path is not None:
         name = path if is_name(path) else "a list of numbers"
         raise RejectedError(
             f"{name} beside the answers may say their order: name it as columns.ranks (1 is the best) or "
-            "columns.scores (the highest is the best), beside columns.answers; if it says neither, take it "
-            "out of the source",
+            "columns.scores (the highest is the best), beside columns.answers; if it says neither, write "
+            f"`columns: {{ignore: [{name}]}}`",
             codes.AMBIGUOUS_RECORD,
         )
 

@@ -20,6 +20,11 @@ _MEMORY = {"H100": 80, "H200": 141, "L40S": 48}
 _FORM = re.compile(r"(?:(?P<count>\d+)[xX])?(?P<name>[A-Za-z][A-Za-z0-9]*)(?:-(?P<memory>\d+)G[Bi]?B?)?")
 
 
+def size_text(size: int) -> str:
+    """Bytes as text: ``812 MiB``, ``13.5 GiB``."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
+
+
 @dataclass(frozen=True)
 class Gpus:
     """GPUs of one kind; bytes that one has for a process; FLOP/s of one, None if not known."""

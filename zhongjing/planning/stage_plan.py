@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.quantity import to_bytes
 from zhongjing.config.stages import AnySettings, PpoSettings, PretrainSettings, Stage
-from zhongjing.planning.hardware import DEFAULT_UTILISATION, GIB, Gpus
+from zhongjing.planning.hardware import DEFAULT_UTILISATION, GIB, Gpus, size_text
 from zhongjing.planning.memory import Memory, plan_memory, trained_parameters, width_of
 from zhongjing.planning.shape import Shape
 
@@ -121,19 +121,19 @@ def _problems(settings: AnySettings, memory: Memory, terms: Terms) -> list[str]:
     problems = []
     what, needed = ("GPU", memory.peak) if memory.on_gpu else ("worker", memory.host)
     if limit is not None and needed > limit:
-        problems.append(f"a {what} would need {needed / GIB:.1f} GiB of {limit / GIB:.1f} GiB that it has")
+        problems.append(f"a {what} would need {size_text(needed)} of {size_text(limit)} that it has")
     if memory.on_gpu and settings.resources.memory is not None:
         asked = to_bytes(settings.resources.memory)
         if memory.host > asked:
             problems.append(
-                f"a worker would need {memory.host / GIB:.1f} GiB of host memory, resources.memory is "
+                f"a worker would need {size_text(memory.host)} of host memory, resources.memory is "
                 f"{settings.resources.memory}"
             )
     together = settings.workers * memory.host
     if memory.on_gpu and terms.machine is not None and together > terms.machine:
         problems.append(
-            f"{settings.workers} workers would need {together / GIB:.1f} GiB of host memory, the machine has "
-            f"{terms.machine / GIB:.1f} GiB"
+            f"{settings.workers} workers would need {size_text(together)} of host memory, the machine has "
+            f"{size_text(terms.machine)}"
         )
     if memory.on_gpu and terms.gpus is not None and settings.workers > terms.gpus.count:
         problems.append(f"{settings.workers} workers need as many GPUs, there are {terms.gpus.count}")

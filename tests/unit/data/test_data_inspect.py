@@ -53,6 +53,7 @@ def test_a_report_tells_everything_and_no_text(tmp_path: Path, tokenizer_folder:
         (json_lines([{"prompt": "问", "chosen": "好", "rejected": "坏"}]), Kind.RANKING),
         (json_lines([{"prompt": "问", "answers": ["好", "坏"]}]), Kind.RANKING),
         (json_lines([{"prompt": "问"}]), Kind.PROMPTS),
+        ("问题,答案1,排名1,答案2,排名2\n头痛,好,1,坏,2\n".encode(), Kind.RANKING),
         (json_lines([{"text": "正文"}]), Kind.TEXT),
         (json_lines([{"问": "问", "答": "答"}]), Kind.DIALOGUE),
         ("第一章\n传染病\n".encode(), Kind.TEXT),

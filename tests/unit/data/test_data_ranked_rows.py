@@ -1,4 +1,4 @@
-"""Rankings that are written as something else: a row for each answer, ranks under the name of scores."""
+"""Rankings as tables have them: answers in rows or in numbered columns, ranks under the name of scores."""
 
 from __future__ import annotations
 
@@ -123,3 +123,66 @@ def test_a_key_named_after_ranks_is_no_key_of_scores(key: str) -> None:
     assert f"columns.ranks: {key}" in records[0].reason
     [record], _ = scored([[5, 1, 4]], key)
     assert isinstance(record, Ranking)
+
+
+@pytest.mark.parametrize(
+    ("header", "layout"),
+    [
+        ("问题,答案1,排名1,答案2,排名2,答案3,排名3", "rank"),
+        ("question,answer1,rank1,answer2,rank2,answer3,rank3", "rank"),
+        ("Question,Answer A,Rank A,Answer B,Rank B,Answer C,Rank C", "rank"),
+        ("问题,回答甲,名次甲,回答乙,名次乙,回答丙,名次丙", "rank"),
+        ("question,response_1,score_1,response_2,score_2,response_3,score_3", "score"),
+    ],
+)
+def test_numbered_columns_are_answers_with_their_ranks(header: str, layout: str) -> None:
+    best, worst = ("1", "3") if layout == "rank" else ("9", "0.5")
+    data = f"{header}\n头痛,喝水,{worst},就医,{best},,\n发烧,一,2,二,2,三,{best}\n".encode()
+    records, stats = read(data, "ranking")
+    two, three = records
+    assert isinstance(two, Ranking)
+    assert isinstance(three, Ranking)
+    assert (two.answers, two.ranks) == (("喝水", "就医"), (1, 0))
+    assert (three.answers, three.ranks) == (("一", "二", "三"), (1, 1, 0))
+    assert stats.unused.report() == {}
+    assert all(layout in name for name in stats.layouts)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "reason"),
+    [
+        ("问题,答案1,答案2", "q,a,b", "neither ranks nor scores"),
+        ("问题,答案1,排名1,答案2,排名2", "q,a,1,b,", "a rank is not a number"),
+        ("问题,答案1,排名1,答案2,排名3", "q,a,1,b,2", "a rank is not a number"),
+        ("问题,答案1,排名1,回答1,排名2", "q,a,1,b,2", "both belong to answer 1"),
+        ("问题,答案1,排名1,答案2,排名2", "q,a,1,,", "only one answer"),
+    ],
+)
+def test_numbered_columns_without_an_order_are_refused(header: str, row: str, reason: str) -> None:
+    [refused], _ = read(f"{header}\n{row}\n".encode(), "ranking")
+    assert isinstance(refused, Rejected)
+    assert reason in refused.reason
+
+
+@pytest.mark.parametrize("roles", ["role,content", "角色,内容", "说话人,发言"])
+def test_a_row_for_each_turn_is_refused_with_the_layout_to_write(roles: str) -> None:
+    data = f"visit_id,{roles}\n1,user,头痛\n1,assistant,喝水\n".encode()
+    records, _ = read(data)
+    for refused in records:
+        assert isinstance(refused, Rejected)
+        assert refused.code is codes.UNKNOWN_LAYOUT
+        assert "the record is one turn" in refused.reason
+        assert "visit_id" in refused.reason
+        assert '{"messages": [' in refused.reason
+
+
+@pytest.mark.parametrize("columns", [{}, {"prompt": "问题", "answers": "answers"}])
+@pytest.mark.parametrize(("key", "value"), [("tokens", [40, 60]), ("meta.tokens", {"tokens": [40, 60]})])
+def test_a_list_that_is_no_order_can_be_ignored(key: str, value: object, columns: dict[str, str]) -> None:
+    data = json_lines([{"问题": "头痛", "answers": ["就医", "喝水"], key.partition(".")[0]: value}])
+    [refused], _ = read(data, "ranking", columns=columns)
+    assert isinstance(refused, Rejected)
+    assert f"`columns: {{ignore: [{key}]}}`" in refused.reason
+    [record], _ = read(data, "ranking", columns={**columns, "ignore": [key]})
+    assert isinstance(record, Ranking)
+    assert record.ranks == (0, 1)

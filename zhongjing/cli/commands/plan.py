@@ -24,6 +24,7 @@ from zhongjing.cli.options import (
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.codes.model import MODEL_NOT_FOUND
 from zhongjing.errors import ConfigError, MissingInputError
+from zhongjing.planning.hardware import size_text
 
 if TYPE_CHECKING:
     from zhongjing.config.pipeline import TrainingPipeline
@@ -219,11 +220,11 @@ def plan_lines(estimates: list[StageEstimate]) -> list[str]:
             [
                 each.stage.value,
                 str(each.workers),
-                f"{_gib(each.memory.peak)} {'GPU' if each.memory.on_gpu else 'CPU'}",
-                _gib(each.limit) if each.limit is not None else "?",
-                _gib(each.memory.host),
-                _gib(each.scratch),
-                _gib(each.stored),
+                f"{size_text(each.memory.peak)} {'GPU' if each.memory.on_gpu else 'CPU'}",
+                size_text(each.limit) if each.limit is not None else "?",
+                size_text(each.memory.host),
+                size_text(each.scratch),
+                size_text(each.stored),
                 f"{each.tokens:,}" if each.tokens is not None else "?",
                 f"{each.hours:.1f}" if each.hours is not None else "?",
                 f"{each.money:.0f}" if each.money is not None else "?",
@@ -233,7 +234,7 @@ def plan_lines(estimates: list[StageEstimate]) -> list[str]:
     header = ["stage", "workers", "peak", "of", "host", "scratch", "store", "tokens", "hours", "money", ""]
     lines = [*table(header, rows), ""]
     for each in estimates:
-        roles = ", ".join(f"{role} {_gib(size)}" for role, size in each.memory.device.items() if size)
+        roles = ", ".join(f"{role} {size_text(size)}" for role, size in each.memory.device.items() if size)
         lines.append(f"{each.stage.value}: {roles}")
         lines += [f"  {problem}" for problem in each.problems]
         for remedy in each.remedies:
@@ -249,7 +250,3 @@ def _flow(remedy: Mapping[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(dict(remedy), default_flow_style=True, width=1000).strip()
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
