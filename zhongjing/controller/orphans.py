@@ -17,8 +17,9 @@ from zhongjing.config.stages import Stage
 from zhongjing.controller.fencing import ClusterJobs
 from zhongjing.controller.queue import orphans, verification
 from zhongjing.controller.services import Services
-from zhongjing.errors import BackendError, BackendUnavailableError, ZhongjingError
+from zhongjing.errors import BackendError, ZhongjingError
 from zhongjing.pipeline.backend import JobDescription, JobState
+from zhongjing.pipeline.faults import unavailable
 from zhongjing.pipeline.repeats import Repeats
 from zhongjing.pipeline.state import StopReason
 from zhongjing.storage.artifacts import request_stop
@@ -68,9 +69,7 @@ class Orphans:
         except BackendError as error:
             self._repeats.say("Ray's jobs cannot be listed", error.message)
             # Whatever it is: until Ray says what runs, nothing else may begin there.
-            fence.unseen = BackendUnavailableError(
-                error.message, code=error.code, where=error.where, remedy=error.remedy
-            )
+            fence.unseen = unavailable(error)
             return
         if fence.unseen is not None:
             fence.unseen = None

@@ -12,7 +12,6 @@ from zhongjing.controller.queue import is_queued
 from zhongjing.controller.records import KubernetesRecords
 from zhongjing.controller.services import Services
 from zhongjing.errors import (
-    BackendError,
     BackendUnavailableError,
     ConflictError,
     StorageUnavailableError,
@@ -20,7 +19,7 @@ from zhongjing.errors import (
     ZhongjingError,
 )
 from zhongjing.pipeline.actions import SUSPENDED, Action, Adopt, Conclude, Mark, apply
-from zhongjing.pipeline.faults import is_documents, sentence, unready_reason
+from zhongjing.pipeline.faults import failed, held_up, is_documents, sentence
 from zhongjing.pipeline.reconcile import Reconciler
 from zhongjing.pipeline.repeats import Repeats
 from zhongjing.pipeline.state import (
@@ -165,11 +164,7 @@ class PipelineReconciler:
             return self._services.cadence.active if wait is None else wait
         self._repeats.say(pipeline.name, reason)
         self.records.want(None)
-        actions: list[Action] = [
-            Adopt(pipeline.generation),
-            Conclude(ConditionType.FAILED, error.code.name, reason, error.remedy),
-        ]
-        self._say(status, actions, now)
+        self._say(status, [Adopt(pipeline.generation), failed(error)], now)
         return None
 
     def _queue(self, blocked_by: str, now: float) -> None:
@@ -194,8 +189,7 @@ class PipelineReconciler:
         told = outage.told(now) if answered and not pipeline.is_deleting else outage.error
         self.error = told
         if told is not None:
-            why = Conclude(ConditionType.PROGRESSING, told.code.name, sentence(told), told.remedy)
-            self._try_to_say([why], now)
+            self._try_to_say([held_up(told)], now)
         return outage.wait(now)
 
     def _trouble(self, error: Exception, now: float) -> float:
@@ -208,7 +202,7 @@ class PipelineReconciler:
                 logger.error("%s: unexpected error", name, exc_info=error)
             error = unexpected
         else:
-            starts = isinstance(error, BackendError) and unready_reason(error) == CLUSTER_STARTING
+            starts = held_up(error).reason == CLUSTER_STARTING
             self._repeats.say(name, sentence(error), logging.INFO if starts else logging.WARNING)
         self.error = error
         if isinstance(error, BackendUnavailableError):
@@ -216,9 +210,7 @@ class PipelineReconciler:
         since = self._failing_since = self._failing_since or now
         if isinstance(error, StorageUnavailableError) and now - since < SILENCE_SECONDS:
             return _TROUBLE_SECONDS  # a single request failed: the store as a whole answers
-        reason = unready_reason(error) if isinstance(error, BackendError) else error.code.name
-        action = Conclude(ConditionType.PROGRESSING, reason, sentence(error), error.remedy)
-        self._try_to_say([action], now)
+        self._try_to_say([held_up(error)], now)
         return _TROUBLE_SECONDS if isinstance(error, TransientError) else _DEFECT_SECONDS
 
     def _try_to_say(self, actions: list[Action], now: float) -> None:

@@ -8,7 +8,7 @@ every act may be repeated.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from zhongjing.codes.training import SUBMISSION_REFUSED
@@ -45,7 +45,15 @@ from zhongjing.pipeline.backend import (
 )
 from zhongjing.pipeline.context import whole
 from zhongjing.pipeline.decide import decide
-from zhongjing.pipeline.faults import UNREADABLE, is_documents, sentence, unready_reason
+from zhongjing.pipeline.faults import (
+    UNREADABLE,
+    failed,
+    held_up,
+    is_documents,
+    sentence,
+    unavailable,
+    unready_reason,
+)
 from zhongjing.pipeline.fit import Gate, Unfit
 from zhongjing.pipeline.freeze import freeze_source
 from zhongjing.pipeline.observe import AttemptView, Away, Observed, Policy, ResultView
@@ -119,7 +127,9 @@ class Reconciler:
         self._repeats = Repeats(logger)
         self._requests: dict[Stage, ObjectInfo | None] = {}
         self._next_poll = 0.0
-        self._away: BackendUnavailableError | None = None  # why the backend did not answer in this pass
+        # Of this pass: why the backend did not say how jobs are, and why an action could not be done.
+        self._away: BackendUnavailableError | None = None
+        self._unready: BackendUnavailableError | None = None
 
     @property
     def is_waiting(self) -> bool:
@@ -154,16 +164,18 @@ class Reconciler:
         before = PipelineStatus(uid=desired.uid)
         if stored is not None and stored.value.uid == desired.uid:
             before = stored.value
-        self._away = None
+        self._away = self._unready = None
         trouble: ZhongjingError | None = None
+        status = before
         try:
-            status, actions = self._think(desired, before, now, blocked_by)
+            status = self._take_late(desired, before, now)
+            actions = decide(desired, status, self._observe(desired, status, now, blocked_by), self.policy)
         except (ConflictError, StorageUnavailableError):
             raise
         except ZhongjingError as error:
             # What keeps a pipeline must show in its status, not only in a log.
-            actions = [whole(action, self.policy, desired) for action in _held_up(error, desired, before)]
-            status, trouble = before, error
+            actions = [whole(action, self.policy, desired) for action in _held_up(error, desired, status)]
+            trouble = None if is_documents(error) else error
         after = apply(status, actions, now)
         # Before the status: who reads there that a stage is done finds its result in use.
         self._publish(after)
@@ -180,34 +192,18 @@ class Reconciler:
         self.status = after
         if trouble is not None:
             raise trouble
-        news, unready = self._perform(desired, after, actions, now)
+        news = [new for action in actions for new in self._perform(desired, after, action, now)]
         # As decisions have them: else each pass would write the two forms of one remedy.
         told = apply(after, [whole(action, self.policy, desired) for action in news], now)
         if told != after:
             self.records.write_status(told, etag)
             self.status = after = told
-        if unready is None and any(entry.state.is_active for entry in after.stages.values()):
-            unready = self._away
+        active = any(entry.state.is_active for entry in after.stages.values())
+        unready = self._unready or (self._away if active else None)
         if unready is not None:
             raise unready
         keep_logs(self.store, self.layout, self.backend, before, after)
         return self._next(after, now, blocked_by)
-
-    def _think(
-        self, desired: DesiredState, status: PipelineStatus, now: float, blocked_by: str | None
-    ) -> tuple[PipelineStatus, list[Action]]:
-        try:
-            status = self._take_late(desired, status, now)
-            observed = self._observe(desired, status, now, blocked_by)
-            return status, decide(desired, status, observed, self.policy)
-        except ZhongjingError as error:
-            if not is_documents(error):
-                raise
-            adopt = Adopt(desired.generation)
-            return status, [
-                adopt,
-                Conclude(ConditionType.FAILED, error.code.name, sentence(error), error.remedy),
-            ]
 
     def _take_late(self, desired: DesiredState, status: PipelineStatus, now: float) -> PipelineStatus:
         """Looks, now and then, whether a waited-for source has come, and freezes it if so."""
@@ -312,90 +308,88 @@ class Reconciler:
         return result
 
     def _perform(
-        self, desired: DesiredState, status: PipelineStatus, actions: Sequence[Action], now: float
-    ) -> tuple[list[Action], BackendUnavailableError | None]:
-        """Does what reaches outside; returns what came of it, and the error to raise.
-
-        A submission that cannot be made yet is repeated by the next pass, under the same id.
-        """
-        news: list[Action] = []
-        unready: BackendUnavailableError | None = None
-        for action in actions:
-            if isinstance(action, Submit):
-                # What waits for its submission does not hang.
-                self._staleness.forget(action.submission_id)
-                try:
-                    self._submit(desired, status, action)
-                except ForeignJobError as error:
-                    logger.warning("%s", error)  # the next pass sees it and takes another id
-                except BackendUnavailableError as error:
-                    unready, why = error, unready_reason(error)
-                    news = _refused(action.stage, StageState.QUEUED, ConditionType.PROGRESSING, why, error)
-                except TransientError:
-                    raise
-                except ImpossibleJobError as error:
-                    # Another release may hold it: the gate looks again.
-                    why = error.code.name
-                    news = _refused(action.stage, StageState.BLOCKED, ConditionType.PROGRESSING, why, error)
-                except BackendError as error:
-                    logger.error("%s", error)
-                    why = SUBMISSION_REFUSED.name
-                    news = _refused(action.stage, StageState.FAILED, ConditionType.FAILED, why, error)
-            elif isinstance(action, RequestWorkers):
-                new, unready = self._request_workers(desired, status, action.stage, now)
-                news += new
-            elif isinstance(action, RequestStop):
-                uri = self.layout.stage(action.stage, action.key).stop(action.attempt)
-                if not self.store.exists(uri):
-                    logger.info("asked %s a%d to stop: %s", action.stage, action.attempt, action.message)
-                    keep_stacks(self.store, self.layout, self.backend, status, action)
-                    request_stop(self.store, uri, action.reason, action.message)
-            elif isinstance(action, Kill):
-                try:
-                    self.backend.stop(action.submission_id)
-                except BackendUnavailableError as error:
-                    unready = error  # the next pass ends it
-                else:
-                    self._repeats.say(action.submission_id, "stopped", logging.INFO)
-        return news, unready
+        self, desired: DesiredState, status: PipelineStatus, action: Action, now: float
+    ) -> list[Action]:
+        """Does what reaches outside; returns what came of it."""
+        if isinstance(action, Submit):
+            # What waits for its submission does not hang.
+            self._staleness.forget(action.submission_id)
+            return self._submit(desired, status, action)
+        if isinstance(action, RequestWorkers):
+            return self._request_workers(desired, status, action.stage, now)
+        if isinstance(action, RequestStop):
+            uri = self.layout.stage(action.stage, action.key).stop(action.attempt)
+            if not self.store.exists(uri):
+                logger.info("asked %s a%d to stop: %s", action.stage, action.attempt, action.message)
+                keep_stacks(self.store, self.layout, self.backend, status, action)
+                request_stop(self.store, uri, action.reason, action.message)
+        elif isinstance(action, Kill):
+            try:
+                self.backend.stop(action.submission_id)
+            except BackendUnavailableError as error:
+                self._unready = error  # the next pass ends it
+            else:
+                self._repeats.say(action.submission_id, "stopped", logging.INFO)
+        return []
 
     def _request_workers(
         self, desired: DesiredState, status: PipelineStatus, stage: Stage, now: float
-    ) -> tuple[list[Action], BackendUnavailableError | None]:
-        """Asks for workers; what the stage is to be marked with, and why they are not there."""
+    ) -> list[Action]:
+        """Asks for workers; returns what the stage is to be marked with."""
         entry = status.stage(stage)
         try:
             self.backend.request_workers(self._job(desired, stage, entry))
         except BackendError as error:
             self._staleness.excuse(entry.submission_id, now)  # what waits for workers does not hang
-            unready = BackendUnavailableError(
-                error.message, code=error.code, where=error.where, remedy=error.remedy
-            )
+            self._unready = unavailable(error)
+            why = held_up(error)
             update = {"waiting_since": entry.waiting_since or stamp(now)}
-            message = sentence(error)
-            waits = Mark(stage, StageState.QUEUED, unready_reason(error), message, error.remedy, update)
-            return [waits, _not_ready(unready)], unready
+            return [Mark(stage, StageState.QUEUED, why.reason, why.message, why.remedy, update), why]
         if entry.waiting_since is None:
-            return [], None
-        return [Mark(stage, StageState.RUNNING, "Running", update=entry.waited(now))], None
+            return []
+        return [Mark(stage, StageState.RUNNING, "Running", update=entry.waited(now))]
 
-    def _submit(self, desired: DesiredState, status: PipelineStatus, action: Submit) -> None:
+    def _submit(self, desired: DesiredState, status: PipelineStatus, action: Submit) -> list[Action]:
+        """Submits. What cannot be submitted yet is submitted by the next pass, under the same id."""
+        stage = action.stage
+        node = make_plan(desired, status.sources)[stage]
         request = make_request(
             desired,
             status.sources,
-            make_plan(desired, status.sources)[action.stage],
+            node,
             self.layout,
             attempt=action.attempt,
             submission_id=action.submission_id,
         )
-        job = self._job(desired, action.stage, status.stage(action.stage))
-        there = self._requests[action.stage]
+        job = self._job(desired, stage, status.stage(stage))
+        there = self._requests[stage]
         etag = there.etag if there is not None else None
         self.store.put_record(job.request_uri, request, if_none_match=there is None, if_match=etag)
-        self.backend.submit(job)
-        waited = status.stage(action.stage).reason in UNREADY
-        message = "" if waited else f" ({action.message})"
-        logger.info("submitted %s%s", action.submission_id, message)
+        try:
+            self.backend.submit(job)
+        except ForeignJobError as error:
+            logger.warning("%s", error)  # the next pass sees it and takes another id
+        except BackendUnavailableError as error:
+            self._unready = error
+            why = held_up(error)
+            return [Mark(stage, StageState.QUEUED, why.reason, why.message, why.remedy), why]
+        except ImpossibleJobError as error:
+            # Another release may hold it: the gate looks again.
+            why = Conclude(ConditionType.PROGRESSING, error.code.name, sentence(error), error.remedy)
+            return [Mark(stage, StageState.BLOCKED, why.reason, why.message, why.remedy), why]
+        except TransientError:
+            raise
+        except BackendError as error:
+            logger.error("%s", error)
+            message, reason = sentence(error), SUBMISSION_REFUSED.name
+            return [
+                Mark(stage, StageState.FAILED, reason, message, error.remedy),
+                Conclude(ConditionType.FAILED, reason, f"{stage}: {message}", error.remedy),
+            ]
+        else:
+            waited = status.stage(stage).reason in UNREADY
+            logger.info("submitted %s%s", action.submission_id, "" if waited else f" ({action.message})")
+        return []
 
     def _request_uri(self, stage: Stage, key: str, attempt: int) -> str:
         return self.layout.stage(stage, key).request(attempt)
@@ -457,22 +451,7 @@ class Reconciler:
 
 def _held_up(error: ZhongjingError, desired: DesiredState, status: PipelineStatus) -> list[Action]:
     """Says what keeps the pipeline from going on."""
-    if isinstance(error, BackendError):
-        return [_not_ready(error)]
-    actions: list[Action] = []
-    if status.observed_generation != desired.generation:
-        actions.append(Adopt(desired.generation))
-    return [*actions, Conclude(ConditionType.PROGRESSING, error.code.name, sentence(error), error.remedy)]
-
-
-def _not_ready(error: BackendError) -> Conclude:
-    return Conclude(ConditionType.PROGRESSING, unready_reason(error), sentence(error), error.remedy)
-
-
-def _refused(
-    stage: Stage, state: StageState, type_: ConditionType, reason: str, error: BackendError
-) -> list[Action]:
-    """What a submission that could not be made means for its stage and for the pipeline."""
-    message = sentence(error)
-    whole = f"{stage}: {message}" if type_ is ConditionType.FAILED else message
-    return [Mark(stage, state, reason, message, error.remedy), Conclude(type_, reason, whole, error.remedy)]
+    why = failed(error) if is_documents(error) else held_up(error)
+    if isinstance(error, BackendError) or status.observed_generation == desired.generation:
+        return [why]
+    return [Adopt(desired.generation), why]
