@@ -1,13 +1,19 @@
-"""Options that several commands share, and the names that their values may have."""
+"""Options that several commands share, the names that their values may have, and what a shell completes.
+
+Completing starts nothing and asks no cluster: a completion that fails or takes long is worse than none.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
+from zhongjing.config.pipeline import PipelineSpec
 from zhongjing.config.stages import Stage
 
 DEFAULT_WORKDIR = Path("zhongjing-runs")
@@ -50,10 +56,55 @@ class DocumentFormat(StrEnum):
     JSON = "json"
 
 
-def _pipelines(context: typer.Context, incomplete: str) -> list[str]:
-    from zhongjing.cli.completion import pipelines
+def pipelines(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of the pipelines of the workdir that the command line names, or of the default one."""
+    workdir = context.params.get("workdir") or DEFAULT_WORKDIR
+    folder = Path(workdir) / "pipelines"
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
 
-    return pipelines(context, incomplete)
+
+def results(context: typer.Context, incomplete: str) -> list[str]:
+    """``PIPELINE/STAGE`` of the same."""
+    name, slash, stage = incomplete.partition("/")
+    if not slash:
+        return [f"{each}/{stage}" for each in pipelines(context, name) for stage in Stage]
+    return [f"{name}/{each}" for each in Stage if each.startswith(stage)]
+
+
+def fields(incomplete: str) -> list[str]:
+    """Paths of a document's fields, as ``--set`` takes them, the part that follows the next dot at a time."""
+    if "=" in incomplete:
+        return []
+    *above, begun = incomplete.split(".")
+    if not above:
+        return ["spec."] if "spec".startswith(begun) else []
+    model: Any = PipelineSpec
+    for part in above[1:]:
+        inner = dict(_fields(model)).get(part)
+        if inner is None:
+            return []
+        model = inner
+    if above[0] != "spec":
+        return []
+    prefix = ".".join(above)
+    return [
+        f"{prefix}.{name}{'.' if inner is not None else '='}"
+        for name, inner in _fields(model)
+        if name.startswith(begun)
+    ]
+
+
+def _fields(model: Any) -> Iterator[tuple[str, Any]]:
+    """Names of a model's fields, each with the model that it holds; None of a leaf or a list."""
+    for name, info in model.model_fields.items():
+        held = [info.annotation, *getattr(info.annotation, "__args__", ())]
+        inner = [each for each in held if isinstance(each, type) and issubclass(each, BaseModel)]
+        is_list = getattr(info.annotation, "__origin__", None) is list
+        yield info.alias or name, inner[0] if inner and not is_list else None
 
 
 Local = Annotated[bool, typer.Option("--local", help="On this machine: no cluster, no account.")]
@@ -87,8 +138,12 @@ OutputFormat = Annotated[
 OptionalName = Annotated[
     str | None,
     typer.Argument(
-        metavar="[NAME]", help="Pipeline; needed only where there are several.", autocompletion=_pipelines
+        metavar="[NAME]", help="Pipeline; needed only where there are several.", autocompletion=pipelines
     ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a field; repeatable.", autocompletion=fields),
 ]
 StageOption = Annotated[
     Stage | None, typer.Option("--stage", help="Stage; the one that runs, or ran last, unless given.")

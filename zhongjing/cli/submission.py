@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -19,12 +20,11 @@ import yaml
 
 from zhongjing.cli.commands.config import as_yaml
 from zhongjing.cli.console import Console
-from zhongjing.cli.display.forecast import plan_lines, plan_object
+from zhongjing.cli.display.text import table
 from zhongjing.cli.errors import OK
 from zhongjing.cli.example import is_example, parse, with_examples, with_uris
-from zhongjing.cli.options import DEFAULT_RECIPE
-from zhongjing.cli.order import Order
-from zhongjing.cli.target import ClusterTarget, LocalTarget, Target
+from zhongjing.cli.options import DEFAULT_RECIPE, StageTarget
+from zhongjing.cli.target import ClusterTarget, LocalTarget, Target, find
 from zhongjing.cli.uploads import PlannedStore, Uploads, announcer, plan_uploads, send
 from zhongjing.cli.watch import attend
 from zhongjing.codes.cluster import FORBIDDEN
@@ -49,6 +49,49 @@ if TYPE_CHECKING:
 _ATTEMPTS = 5  # to apply while others change the same pipeline
 
 _S = TypeVar("_S", bound=Session)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for.
+
+    Attributes:
+        user: the document, overrides applied.
+        is_default: no document was named: the recipe that is run then is meant, and no other document.
+        stage: the stage asked for, or all; None: what the document says.
+        rerun: stages to run again.
+        refresh_data: whether to list the sources again.
+    """
+
+    user: UserDocument
+    is_default: bool = False
+    stage: StageTarget | None = None
+    rerun: tuple[Stage, ...] = ()
+    refresh_data: bool = False
+
+    def stages(self, document: TrainingPipeline) -> list[Stage]:
+        """The stages asked for; none: what the document says."""
+        if self.stage is None:
+            return []
+        return document.spec.stages.present() if self.stage is StageTarget.ALL else [Stage(self.stage.value)]
+
+
+def written_of(name: str, target: Target) -> UserDocument:
+    """What a pipeline that is there was applied with, its local sources by their absolute paths.
+
+    Raises:
+        ConfigError: there is no such pipeline.
+        BackendError: the target cannot be reached.
+    """
+    with target.open() as session:
+        desired = find(session, name)
+    uris = {source.name: source.uri for source in desired.document.spec.sources}
+    spec = dict(desired.user.get("spec") or {})
+    spec["sources"] = [
+        {**source, "uri": uris.get(source.get("name"), source.get("uri"))}
+        for source in spec.get("sources") or ()
+    ]
+    return UserDocument({**desired.user, "spec": spec}, desired.origin or f"the pipeline {name}", {})
 
 
 def submission(order: Order, target: Target, console: Console) -> Submission[Any]:
@@ -79,7 +122,7 @@ class Submission(ABC, Generic[_S]):
     def __init__(self, order: Order, console: Console) -> None:
         self.order = order
         self.console = console
-        self.user = order.user()
+        self.user = order.user
         self.document = resolve(self.user)
         self.name = self.document.name
         self.notes: list[str] = []
@@ -126,7 +169,7 @@ class Submission(ABC, Generic[_S]):
             self._say([*doubts, *prepared.notes])
             if not changed:
                 self.console.say(f"{self.name}: runs already, attached to it")
-            self.console.say_lines([*plan_lines(prepared.forecasts), *self._hints(session)])
+            self.console.say_lines([*_plan_lines(prepared.forecasts), *self._hints(session)])
             return attend(session, desired, self.console, wait=wait, wait_for_input=wait_for_input)
 
     def dry_run(self, *, as_text: bool) -> int:
@@ -158,11 +201,11 @@ class Submission(ABC, Generic[_S]):
 
         lines, counts = dry_run_data(self.document, runs, origin=self.user.origin, tokenize=self.tokenizes)
         if as_text:
-            for line in [*(f"note: {note}" for note in self.notes), *plan_lines(forecasts), *lines]:
+            for line in [*(f"note: {note}" for note in self.notes), *_plan_lines(forecasts), *lines]:
                 self.console.raw(f"# {line}\n")
             self.console.raw(text)
         else:
-            plan = [plan_object(each) for each in forecasts]
+            plan = [_plan_object(each) for each in forecasts]
             self.console.result({"document": data, "plan": plan, "notes": self.notes, "data": counts})
         return OK
 
@@ -473,6 +516,27 @@ def _may_see_store(session: KubernetesSession) -> bool:
 
 def _runs(forecasts: list[Forecast]) -> list[Stage]:
     return [each.stage for each in forecasts if each.action == "run"]
+
+
+def _plan_lines(forecasts: list[Forecast]) -> list[str]:
+    """What becomes of each stage, as a table; where several fields changed, each on a line of its own."""
+    rows = [[each.stage.value, each.action, each.reason] for each in forecasts]
+    header, *shown = table(["stage", "plan", "why"], rows)
+    lines = [header] if forecasts else []
+    for forecast, row in zip(forecasts, shown, strict=True):
+        lines.append(row)
+        lines += [f"{'':10}{change}" for change in forecast.changes if len(forecast.changes) > 1]
+    return lines
+
+
+def _plan_object(forecast: Forecast) -> dict[str, Any]:
+    return {
+        "stage": forecast.stage.value,
+        "action": forecast.action,
+        "reason": forecast.reason,
+        "key": forecast.key,
+        "changes": list(forecast.changes),
+    }
 
 
 def _as_shown(document: TrainingPipeline) -> tuple[dict[str, Any], str]:

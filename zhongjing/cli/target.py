@@ -233,7 +233,7 @@ def commands_of(options: Mapping[str, Any]) -> Commands:
             strict = "overrides" in options
             flags = choose(local=here, workdir=options.get("workdir"), **given, strict=strict).flags
     named = {
-        "-f": options.get("file"),
+        "-f": options.get("file") or options.get("document"),
         "--recipe": options.get("recipe"),
         "--pipeline": options.get("pipeline"),
     }

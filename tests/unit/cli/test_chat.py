@@ -121,4 +121,7 @@ def test_kinds_of_folders(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_model_is_bad_input_and_loads_nothing(command: CommandLine) -> None:
     result = command("chat", "gone", "-q", "x")
     assert result.exit_code == 2
-    assert "zhongjing pull" in result.stderr
+    assert "remedy: fetch one: zhongjing pull NAME/ppo ./model --local" in result.stderr
+    result = command("chat", "tiny/sft", "-q", "x")
+    assert "this is a result: chat takes the folder" in result.stderr
+    assert "remedy: fetch one: zhongjing pull tiny/sft ./model --local" in result.stderr

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from zhongjing.cli.app import app
-from zhongjing.cli.completion import fields
+from zhongjing.cli.options import fields
 from zhongjing.config.resolve import apply_overrides, recipe, resolve
 
 

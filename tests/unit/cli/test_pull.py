@@ -134,6 +134,7 @@ def test_damage_leaves_nothing_behind(command: CommandLine, sft: MemorySession, 
         ("other/sft", "there is no pipeline 'other'"),
         ("demo/ppo", "the pipeline has no stage ppo"),
         ("demo/rm", "the stage has no result yet"),
+        ("demo/rm", "there is: demo/sft"),
     ],
 )
 def test_targets_that_cannot_be_pulled(

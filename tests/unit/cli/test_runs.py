@@ -18,6 +18,7 @@ from tests.unit.cli.fakes import (
 )
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, StageState
+from zhongjing.storage.progress import Activity
 
 SFT_RUNS = {
     Stage.SFT: stage_status(
@@ -137,11 +138,22 @@ def test_several_pipelines_need_a_name(
 
 def test_logs_take_the_stage_that_runs(command: CommandLine, session: MemorySession, workdir: Path) -> None:
     session.add(desired_state())
-    session.frames = [(pipeline_status(SFT_RUNS), {})]
+    session.frames = [(pipeline_status(SFT_RUNS), {Stage.SFT: training_progress(Stage.SFT, 30)})]
     session.log_lines = {Stage.SFT: ["\x1b[36m(worker)\x1b[0m first", "second\n"]}
     result = command("logs", "--local", "--follow")
-    assert result.stdout == "(worker) first\nsecond\n"
+    assert (result.stdout, result.stderr) == ("(worker) first\nsecond\n", "")
     assert session.calls == ["logs demo sft follow=True attempt=None"]
+
+
+def test_logs_of_a_job_that_prepares_say_so(
+    command: CommandLine, session: MemorySession, workdir: Path
+) -> None:
+    session.add(desired_state())
+    prepares = training_progress(Stage.SFT, 0, activity=Activity.PREPARING, message="reading sources")
+    session.frames = [(pipeline_status(SFT_RUNS), {Stage.SFT: prepares})]
+    result = command("logs", "--local")
+    assert (result.stdout, result.exit_code) == ("", 0)
+    assert result.stderr == "sft: preparing: reading sources (there may be no log yet)\n"
 
 
 def test_logs_of_the_stage_that_ran_last(command: CommandLine, session: MemorySession, workdir: Path) -> None:

@@ -370,6 +370,7 @@ def test_an_unexpected_error_leaves_a_log_and_no_traceback(
         (("--stage", "ppo"), "the pipeline has no stage ppo"),
         (("--rerun", "pretrain"), "the pipeline has no stage pretrain"),
         (("--recipe", "tiny"), "--file and --recipe are 2 documents"),
+        (("other.yaml",), "FILE and --file are 2 documents"),
         (("-o", "yaml"), "-o yaml prints a document"),
         (("--wait-for-input", "--no-wait"), "contradict each other"),
         (("--release", "z"), "--release belong"),
@@ -464,7 +465,7 @@ def test_a_document_printed_by_a_dry_run_is_a_document(
     command: CommandLine, session: MemorySession, my_yaml: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "again.yaml").write_text(submit(command, "--dry-run").stdout)
-    again = command("submit", "--local", "-f", "again.yaml", "--dry-run")
+    again = command("submit", "again.yaml", "--local", "--dry-run")
     assert again.exit_code == 0
     assert again.stdout == (tmp_path / "again.yaml").read_text()
 

@@ -17,6 +17,7 @@ from zhongjing.cli.console import Console
 from zhongjing.cli.errors import INTERRUPTED, OK, guarded, problem_of
 from zhongjing.codes.local import NO_GPU
 from zhongjing.codes.model import MODEL_NOT_FOUND, UNUSABLE_MODEL
+from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -191,13 +192,17 @@ def kind_of(folder: Path) -> str:
     adapter = folder / "adapter_config.json"
     config = adapter if adapter.is_file() else folder / "config.json"
     if not config.is_file():
+        stage = folder.as_posix().partition("/")[2]
+        message, result = "there is no such folder", "NAME/ppo"
+        if folder.is_dir():
+            message = "this is no model folder: it has neither config.json nor adapter_config.json"
+        elif stage in set(Stage):
+            message, result = "this is a result: chat takes the folder that it was pulled into", str(folder)
         raise DataError(
-            "this is no model folder: it has neither config.json nor adapter_config.json"
-            if folder.is_dir()
-            else "there is no such folder",
+            message,
             code=MODEL_NOT_FOUND,
             where=str(folder),
-            remedy="fetch one: `zhongjing pull NAME/ppo ./model --local`",
+            remedy=f"fetch one: `zhongjing pull {result} ./model --local`",
         )
     try:
         settings: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zhongjing.cli.completion import fields
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import guarded
-from zhongjing.cli.options import SETTINGS
+from zhongjing.cli.options import SETTINGS, Overrides
 from zhongjing.codes.command import INVALID_OPTION, UNKNOWN_RECIPE
 from zhongjing.errors import ConfigError
 
@@ -39,12 +38,7 @@ Examples:
 @guarded
 def show(
     what: Annotated[str, typer.Argument(metavar="RECIPE|FILE", help="A recipe's name, or a document.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="PATH=VALUE", help="Override a field; repeatable.", autocompletion=fields
-        ),
-    ] = None,
+    overrides: Overrides = None,
     brief: Annotated[
         bool, typer.Option("--brief", help="As it was written, comments and all, without the defaults.")
     ] = False,

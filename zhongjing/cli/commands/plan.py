@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zhongjing.cli.completion import fields
 from zhongjing.cli.console import Console
+from zhongjing.cli.display.text import table
 from zhongjing.cli.errors import FAILED, OK, guarded
 from zhongjing.cli.options import (
     Format,
@@ -18,21 +19,29 @@ from zhongjing.cli.options import (
     Local,
     Namespace,
     OutputFormat,
+    Overrides,
     Release,
     Workdir,
 )
+from zhongjing.cli.target import Target, choose, find
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.codes.model import MODEL_NOT_FOUND
+from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, MissingInputError
 from zhongjing.planning.hardware import size_text
+from zhongjing.storage.manifest import StageManifest
 
 if TYPE_CHECKING:
     from zhongjing.config.pipeline import TrainingPipeline
-    from zhongjing.config.stages import Stage
+    from zhongjing.pipeline.session import Session
     from zhongjing.pipeline.tokens import Listed
     from zhongjing.planning.shape import Shape
     from zhongjing.planning.stage_plan import StageEstimate, Terms
 
+LAST = 20
+"""Results that ``--history`` lists."""
+
+_MANIFEST = re.compile(rf"/({'|'.join(Stage)})/[0-9a-z]+/manifest\.json$")
 _STORE_SECONDS = 1.0  # to wait for a store whose config.json would tell the base's sizes
 
 EPILOG = """
@@ -68,12 +77,7 @@ def plan(
     recipe: Annotated[
         str | None, typer.Option("--recipe", metavar="NAME", help="Document that ships; tiny unless given.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="PATH=VALUE", help="Override a field; repeatable.", autocompletion=fields
-        ),
-    ] = None,
+    overrides: Overrides = None,
     gpus: Annotated[
         str | None, typer.Option("--gpus", metavar="COUNTxNAME-MEMORY", help="What there is: 4xA100-80G.")
     ] = None,
@@ -104,11 +108,8 @@ def plan(
 ) -> int:
     """Say what each stage takes of memory, disk, store and time, and whether it fits."""
     if history:
-        from zhongjing.cli.plan_history import history as list_history
-        from zhongjing.cli.target import choose
-
         target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
-        return list_history(target, name, Console(json_mode=output is Format.JSON))
+        return _history(target, name, Console(json_mode=output is Format.JSON))
     if name is not None:
         raise ConfigError(
             f"{name} is a pipeline, and a plan is made of a document",
@@ -211,8 +212,6 @@ def _listing(document: TrainingPipeline) -> Listed:
 
 def plan_lines(estimates: list[StageEstimate]) -> list[str]:
     """The plan for people: a table, the roles of each peak, what does not fit and what would help."""
-    from zhongjing.cli.display.text import table
-
     rows = []
     for each in estimates:
         verdict = {True: "fits", False: "does not fit", None: "no limit known"}[each.fits]
@@ -243,6 +242,72 @@ def plan_lines(estimates: list[StageEstimate]) -> list[str]:
         if each.problems and not each.remedies:
             lines.append("  no single field makes it fit; a smaller base or larger GPUs would")
     return [*lines, "", *_EXPLANATION.splitlines()]
+
+
+def _history(target: Target, name: str | None, console: Console) -> int:
+    """Lists plan, peak and error of the last results, of one pipeline or of all.
+
+    Raises:
+        BackendError, StorageError: the target or its store cannot be reached.
+        ConfigError: there is no such pipeline.
+    """
+    with target.open() as session:
+        names = [find(session, name).pipeline] if name is not None else session.pipelines()
+        found = [each for pipeline in names for each in _manifests(session, pipeline)]
+    found = sorted(found, key=lambda each: each.finished_at)[-LAST:]
+    if console.json_mode:
+        console.result({"runs": [_history_object(each) for each in found]})
+        return OK
+    if not found:
+        console.warn("no stage has been measured here yet")
+        return OK
+    console.say_lines(
+        table(
+            ["finished", "pipeline", "stage", "workers", "memory", "plan", "peak", "error"],
+            [_history_row(each) for each in found],
+            right=(3, 5, 6, 7),
+        )
+    )
+    return OK
+
+
+def _manifests(session: Session, pipeline: str) -> list[StageManifest]:
+    """Results of a pipeline that were measured, also those that are no longer in use."""
+    from zhongjing.pipeline.records import find_record
+
+    store, home = session.store, session.layout(pipeline).home
+    uris = [info.uri for info in store.list(home) if _MANIFEST.search(info.uri)]
+    found = (find_record(store, uri, StageManifest) for uri in uris)
+    return [each for each in found if each is not None and each.memory is not None]
+
+
+def _history_row(manifest: StageManifest) -> list[str]:
+    memory = manifest.memory
+    assert memory is not None, "only results that were measured are listed"
+    return [
+        manifest.finished_at[:19].replace("T", " "),
+        manifest.pipeline,
+        manifest.stage.value,
+        str(manifest.lineage.workers),
+        memory.device,
+        size_text(memory.plan) if memory.plan is not None else "-",
+        size_text(memory.peak),
+        f"{100 * memory.error:+.1f} %" if memory.error is not None else "-",
+    ]
+
+
+def _history_object(manifest: StageManifest) -> dict[str, Any]:
+    memory = manifest.memory
+    assert memory is not None, "only results that were measured are listed"
+    return {
+        "pipeline": manifest.pipeline,
+        "stage": manifest.stage.value,
+        "key": manifest.key,
+        "finishedAt": manifest.finished_at,
+        "workers": manifest.lineage.workers,
+        **memory.model_dump(mode="json"),
+        "errorPercent": round(100 * memory.error, 2) if memory.error is not None else None,
+    }
 
 
 def _flow(remedy: Mapping[str, Any]) -> str:

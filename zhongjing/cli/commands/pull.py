@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zhongjing.cli.completion import results
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import guarded
 from zhongjing.cli.model_card import CARD_FILE, model_card
-from zhongjing.cli.options import Format, OutputFormat
+from zhongjing.cli.options import Format, OutputFormat, results
 from zhongjing.cli.target import Target, find, on_target, split_result
 from zhongjing.codes.command import NOT_RUN_YET, TARGET_IN_USE
 from zhongjing.codes.document import UNKNOWN_STAGE
@@ -142,21 +141,23 @@ def manifest_of(session: Session, name: str, stage: Stage) -> StageManifest:
         MissingInputError: the stage has no result yet.
     """
     desired = find(session, name)
-    if desired.document.spec.stages.get(stage) is None:
-        present = ", ".join(desired.document.spec.stages.present())
+    present = desired.document.spec.stages.present()
+    if stage not in present:
         raise ConfigError(
             f"the pipeline has no stage {stage}",
             code=UNKNOWN_STAGE,
             where=name,
-            remedy=f"it has: {present}",
+            remedy=f"it has: {', '.join(present)}",
         )
     manifest = session.manifest(name, stage)
     if manifest is None:
+        done = [f"{name}/{each}" for each in present if session.manifest(name, each) is not None]
+        others = f"; there is: {', '.join(done)}" if done else ""
         raise MissingInputError(
             "the stage has no result yet",
             code=NOT_RUN_YET,
             where=f"{name}/{stage}",
-            remedy=f"make it with: `zhongjing submit --pipeline {name} --stage {stage}`",
+            remedy=f"make it with: `zhongjing submit --pipeline {name} --stage {stage}`{others}",
         )
     return manifest
 

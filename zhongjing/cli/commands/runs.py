@@ -15,11 +15,14 @@ from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.config.commands import Commands
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, MissingInputError
+from zhongjing.storage.progress import Activity
 
 if TYPE_CHECKING:
     from zhongjing.cli.display.view import RunView
     from zhongjing.pipeline.session import Session
     from zhongjing.pipeline.state import DesiredState
+
+_BEFORE_TRAINING = (None, Activity.STARTING, Activity.PREPARING, Activity.PREPARED)
 
 STATUS_EPILOG = """
 \b
@@ -126,6 +129,8 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage ends.")] = False,
 ) -> None:
     """Print the log of a stage's job."""
+    from zhongjing.cli.watch import look
+
     console = Console()
     with target.open() as session:
         desired = find(session, name)
@@ -134,8 +139,19 @@ def logs(
             raise ConfigError(
                 f"the pipeline has no stage {chosen}", code=UNKNOWN_STAGE, where=desired.pipeline
             )
+        if attempt is None:
+            _say_what_it_prepares(look(session, desired), chosen, console)
         for line in session.logs(desired.pipeline, chosen, follow=follow, attempt=attempt):
             console.raw(line if line.endswith("\n") else f"{line}\n")
+
+
+def _say_what_it_prepares(shown: RunView, stage: Stage, console: Console) -> None:
+    """A job that prepares writes little or nothing: says so on stderr."""
+    from zhongjing.cli.display.plain import sentence
+
+    found = next(each for each in shown.stages if each.stage is stage)
+    if found.state.is_active and found.activity in _BEFORE_TRAINING:
+        console.warn(f"{stage}: {sentence(found)} (there may be no log yet)")
 
 
 def _latest_stage(session: Session, desired: DesiredState) -> Stage:

@@ -10,10 +10,9 @@ from typing import Annotated
 
 import typer
 
-from zhongjing.cli.completion import fields, pipelines
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import guarded
-from zhongjing.cli.options import DEFAULT_RECIPE, DocumentFormat, StageTarget
+from zhongjing.cli.options import DEFAULT_RECIPE, DocumentFormat, Overrides, StageTarget, pipelines
 from zhongjing.cli.target import Target, on_target
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.config.stages import Stage
@@ -23,7 +22,7 @@ EPILOG = """
 \b
 Examples:
   zhongjing submit --local                     everything, on example data
-  zhongjing submit --local -f my.yaml          a document of your own
+  zhongjing submit my.yaml --local             a document of your own
   zhongjing submit --local --stage rm          one stage; its inputs must exist
   zhongjing submit --local --pipeline my --stage rm   the same, of the document that "my" has
   zhongjing submit --local --dry-run           what would run, and why
@@ -46,6 +45,9 @@ Exit codes: 0 done, 1 a stage failed or waits for input, 2 bad input, 3 backend 
 def submit(
     *,
     target: Target,
+    document: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Document to run, as with --file.")
+    ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="Document to run (YAML or JSON).")
     ] = None,
@@ -66,12 +68,7 @@ def submit(
         StageTarget | None,
         typer.Option("--stage", help="Stage to bring about; all unless given, or what the document says."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="PATH=VALUE", help="Override a field; repeatable.", autocompletion=fields
-        ),
-    ] = None,
+    overrides: Overrides = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -106,7 +103,7 @@ def submit(
     ] = False,
 ) -> int:
     """Bring stages about: pretrain, sft, rm, ppo, or all of them."""
-    named = {"--file": file, "--recipe": recipe, "--pipeline": pipeline}
+    named = {"FILE": document, "--file": file, "--recipe": recipe, "--pipeline": pipeline}
     given = [option for option, value in named.items() if value is not None]
     if len(given) > 1:
         raise ConfigError(
@@ -124,18 +121,21 @@ def submit(
             code=INVALID_OPTION,
             remedy="give one of them",
         )
-    from zhongjing.cli.order import Order, written_of
-    from zhongjing.cli.submission import submission
+    from zhongjing.cli.submission import Order, submission, written_of
+    from zhongjing.config.resolve import apply_overrides, load_document
+    from zhongjing.config.resolve import recipe as recipe_document
 
+    file = file or document
+    if pipeline is not None:
+        user = written_of(pipeline, target)
+    else:
+        user = load_document(file) if file is not None else recipe_document(recipe or DEFAULT_RECIPE)
     order = Order(
-        document=str(file) if file is not None else None,
-        recipe=recipe,
-        pipeline=written_of(pipeline, target) if pipeline is not None else None,
-        overrides=tuple(overrides or ()),
+        user=apply_overrides(user, (*(overrides or ()), *(("spec.force=true",) if force else ()))),
+        is_default=not given,
         stage=stage,
         rerun=tuple(rerun or ()),
         refresh_data=refresh_data,
-        force=force,
     )
     submitted = submission(order, target, Console(json_mode=output is DocumentFormat.JSON))
     if dry_run:
