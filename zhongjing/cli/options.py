@@ -138,7 +138,7 @@ OutputFormat = Annotated[
 OptionalName = Annotated[
     str | None,
     typer.Argument(
-        metavar="[NAME]", help="Pipeline; needed only where there are several.", autocompletion=pipelines
+        metavar="NAME", help="Pipeline; needed only where there are several.", autocompletion=pipelines
     ),
 ]
 Overrides = Annotated[

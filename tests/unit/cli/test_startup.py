@@ -98,7 +98,7 @@ def test_the_door_and_the_command_have_the_same_options() -> None:
 
 def test_the_help_shows_examples_and_exit_codes() -> None:
     text = probe("zhongjing.submit", "--help")[3]
-    assert "zhongjing submit --local -f my.yaml" in text
+    assert "zhongjing submit --local my.yaml" in text
     assert "130 interrupted" in text.replace("\n", " ").replace("  ", " ")
 
 

@@ -78,7 +78,7 @@ The data are synthetic. They are no medical advice.
 def inspect(
     *,
     uris: Annotated[
-        list[str] | None, typer.Argument(metavar="[URI]...", help="Paths, globs, s3:// or hf:// URIs.")
+        list[str] | None, typer.Argument(metavar="URI", help="Paths, globs, s3:// or hf:// URIs.")
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="The sources of this document.")
@@ -137,7 +137,7 @@ def show(
     *,
     uri: Annotated[
         str | None,
-        typer.Argument(metavar="[SOURCE]", help="A path or glob, or with --file the name of a source."),
+        typer.Argument(metavar="SOURCE", help="A path or glob, or with --file the name of a source."),
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="A document with sources and stages.")

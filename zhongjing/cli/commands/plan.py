@@ -97,7 +97,7 @@ def plan(
         typer.Option("--history", help="Instead: what the last stages took, beside what was planned."),
     ] = False,
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="With --history: of one pipeline; else of all.")
+        str | None, typer.Argument(metavar="NAME", help="With --history: of one pipeline; else of all.")
     ] = None,
     local: Local = False,
     workdir: Workdir = None,

@@ -22,7 +22,7 @@ EPILOG = """
 \b
 Examples:
   zhongjing submit --local                     everything, on example data
-  zhongjing submit my.yaml --local             a document of your own
+  zhongjing submit --local my.yaml             a document of your own
   zhongjing submit --local --stage rm          one stage; its inputs must exist
   zhongjing submit --local --pipeline my --stage rm   the same, of the document that "my" has
   zhongjing submit --local --dry-run           what would run, and why
@@ -46,7 +46,7 @@ def submit(
     *,
     target: Target,
     document: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Document to run, as with --file.")
+        Path | None, typer.Argument(metavar="FILE", help="Document to run, as with --file.")
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="Document to run (YAML or JSON).")
