@@ -186,7 +186,11 @@ def recipe_origin(name: str) -> str:
 
 
 def resolve(
-    user: Mapping[str, Any], overrides: Sequence[str] = (), frozen: Frozen | None = None
+    user: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    frozen: Frozen | None = None,
+    *,
+    submitted: bool = False,
 ) -> TrainingPipeline:
     """The complete, validated document.
 
@@ -194,12 +198,14 @@ def resolve(
         user: what the user wrote, usually a :class:`UserDocument`.
         overrides: ``path=value`` assignments (``spec.stages.sft.learningRate=1e-4``); values are YAML.
         frozen: what the pipeline was created with, when it exists already.
+        submitted: whether it comes from elsewhere. ``${VARIABLES}`` are the submitter's: filled in here, they
+            would be this process's, secrets among them.
 
     Raises:
         ConfigError: names every wrong field by its path, and the line where it stands.
     """
     sparse = with_stage_defaults(apply_overrides(user, overrides))
-    expanded = _expand_environment(sparse, (), sparse.place)
+    expanded = _expand_environment(sparse, (), sparse.place, None if submitted else os.environ)
     document = validate(expanded, sparse.place)
     if frozen is None:
         return document
@@ -291,24 +297,30 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _EXPANDED = {"uri", "delta", "root", "from", "reward"}
 
 
-def _expand_environment(value: Any, path: _Path, place: Place) -> Any:
+def _expand_environment(value: Any, path: _Path, place: Place, environment: Mapping[str, str] | None) -> Any:
     if isinstance(value, dict):
-        return {key: _expand_environment(item, (*path, key), place) for key, item in value.items()}
+        return {
+            key: _expand_environment(each, (*path, key), place, environment) for key, each in value.items()
+        }
     if isinstance(value, list):
-        return [_expand_environment(item, (*path, index), place) for index, item in enumerate(value)]
+        return [_expand_environment(each, (*path, at), place, environment) for at, each in enumerate(value)]
     if not isinstance(value, str) or not path or path[-1] not in _EXPANDED:
         return value
 
     def replace(match: re.Match[str]) -> str:
         name = match.group(1)
-        if name not in os.environ:
-            raise ConfigError(
-                f"the environment variable {name} is not set",
-                code=UNSET_VARIABLE,
-                where=place(path),
-                remedy=f"export {name}=... or write the place itself",
-            )
-        return os.environ[name]
+        if environment is not None and name in environment:
+            return environment[name]
+        message, remedy = "is not set", f"export {name}=... or write the place itself"
+        if environment is None:
+            message = "is only known where the document is submitted"
+            remedy = "write the place itself, or submit the document: `zhongjing submit -f FILE`"
+        raise ConfigError(
+            f"the environment variable {name} {message}",
+            code=UNSET_VARIABLE,
+            where=place(path),
+            remedy=remedy,
+        )
 
     return _VARIABLE.sub(replace, value)
 

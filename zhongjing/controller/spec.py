@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from zhongjing.backends.kubernetes.trainingpipeline import REFRESH_ANNOTATION, Pipeline
 from zhongjing.codes.cluster import LOCAL_PATH, RESERVED_NAME
-from zhongjing.codes.document import UNSET_VARIABLE
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import resolve
 from zhongjing.config.sources import Storage
@@ -34,8 +33,6 @@ RESERVED = frozenset({"cache", "uploads", "ray"})
 """Folders beside the pipelines' own: deleting the artifacts of such a pipeline would delete them."""
 
 _REMOTE = ("s3", "hf")
-_PLACES = {"uri", "delta", "root", "from", "reward"}  # where the command line fills in ${VARIABLES}
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
 _REQUEST = re.compile(rf"/({'|'.join(Stage)})/[0-9a-z]+/requests/a(\d+)\.json$")
 
 
@@ -125,8 +122,8 @@ class Specs:
         now: float,
     ) -> DesiredState:
         user = pipeline.document()
-        _refuse_variables(user)
-        document = placed(resolve(user, (), defaults_of(previous)), pipeline.namespace, self._storage)
+        resolved = resolve(user, frozen=defaults_of(previous), submitted=True)
+        document = placed(resolved, pipeline.namespace, self._storage)
         _refuse_local_paths(document)
         graph.check(document)
         targets = graph.targets(document)
@@ -168,29 +165,3 @@ def _refuse_local_paths(document: TrainingPipeline) -> None:
             )
     for reference, where in local_references(document):
         raise ConfigError(f"{reference} is a path", code=LOCAL_PATH, where=where)
-
-
-def _refuse_variables(user: Mapping[str, Any]) -> None:
-    """``${VARIABLES}`` are the submitter's; here they would be the controller's, secrets among them."""
-    for path, value in _places(user, ""):
-        found = _VARIABLE.search(value)
-        if found is not None:
-            raise ConfigError(
-                f"the environment variable {found[1]} is only known where the document is submitted",
-                code=UNSET_VARIABLE,
-                where=path,
-                remedy="write the place itself, or submit the document: `zhongjing submit -f FILE`",
-            )
-
-
-def _places(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, each in value.items():
-            inner = f"{path}.{key}" if path else str(key)
-            if isinstance(each, str) and key in _PLACES:
-                yield inner, each
-            else:
-                yield from _places(each, inner)
-    elif isinstance(value, list):
-        for index, each in enumerate(value):
-            yield from _places(each, f"{path}[{index}]")
