@@ -29,7 +29,7 @@ from zhongjing.pipeline.freeze import freeze_model, local_references
 from zhongjing.pipeline.headline import duration
 from zhongjing.pipeline.local_files import LocalFile, OnUpload, hash_files, upload_files
 from zhongjing.storage.layout import Layout
-from zhongjing.storage.listing import left_out_text, local_listing
+from zhongjing.storage.listing import is_local, left_out_text, local_listing
 from zhongjing.storage.objects import ObjectInfo, ObjectInfos, ObjectStore
 
 _SHOWN_FROM_BYTES = 8 * 2**20
@@ -107,7 +107,7 @@ def plan_uploads(user: UserDocument, document: TrainingPipeline, layout: Layout,
     sources = {
         source.name: _plan_source(source, layout, uploads)
         for source in document.spec.sources
-        if _is_local(source.uri)
+        if is_local(source.uri)
     }
     models = {}
     for reference, where in local_references(document):
@@ -159,10 +159,6 @@ def announced(uploads: Uploads, console: Console) -> Iterator[OnUpload]:
     with Progress(*columns, console=RichConsole(file=console.stream), transient=True) as bar:
         task = bar.add_task("", total=uploads.size)
         yield lambda name, done, size: bar.update(task, advance=done, description=name)
-
-
-def _is_local(uri: str) -> bool:
-    return "://" not in uri.removeprefix("file://")
 
 
 def _plan_source(source: Source, layout: Layout, uploads: Uploads) -> str:

@@ -72,8 +72,7 @@ def tokenizer_sources(document: TrainingPipeline) -> list[Source]:
     stages = [stage for stage in (Stage.PRETRAIN, Stage.SFT) if spec.stages.get(stage)]
     names: list[str] = []
     for stage in stages or spec.stages.present()[:1]:
-        settings = spec.stages.get(stage)
-        assert settings is not None
+        settings = spec.stages[stage]
         names += [ref.source for ref in settings.data if ref.source not in names]
     return [spec.source(name) for name in names]
 
@@ -125,8 +124,7 @@ def key_fields(
         rerun: how often a re-run was forced.
     """
     spec = document.spec
-    settings = spec.stages.get(stage)
-    assert settings is not None, f"the document has no stage {stage}"
+    settings = spec.stages[stage]
     fields = training_fields(settings)
     fields["seed"] = spec.seed if settings.seed is None else settings.seed
     if stage in (Stage.RM, Stage.PPO):  # what is shown counts, not which stage's field says it

@@ -116,8 +116,7 @@ class PipelineSpec(DocumentModel):
                 )
         by_name = {source.name: source for source in self.sources}
         for stage in self.stages.present():
-            settings = self.stages.get(stage)
-            assert settings is not None
+            settings = self.stages[stage]
             for index, ref in enumerate(settings.data):
                 place = ("stages", stage.value, "data", index)
                 source = by_name.get(ref.source)

@@ -510,6 +510,13 @@ class Stages(DocumentModel):
         value: AnySettings | None = getattr(self, stage.value, None)
         return value
 
+    def __getitem__(self, stage: Stage) -> AnySettings:
+        """The settings of a stage that the pipeline has. Raises KeyError: it has none."""
+        settings = self.get(stage)
+        if settings is None:
+            raise KeyError(stage)
+        return settings
+
     def system_prompt(self, stage: Stage) -> str | None:
         """The system turn that ``stage`` gives to dialogues and prompts without one.
 

@@ -108,8 +108,7 @@ def build_token_cache(  # noqa: PLR0917
     if manifest is None:
         report("reading and tokenising the sources", 0.0)
         with tempfile.TemporaryDirectory(prefix="zhongjing-tokens-", dir=scratch) as folder:
-            settings = document.spec.stages.get(stage)
-            assert settings is not None, f"the document has no stage {stage}"
+            settings = document.spec.stages[stage]
             purpose = Purpose(stage, longest_sample(settings), document.spec.stages.system_prompt(stage))
             maker = PartMaker(store, uri, tokenizer_folder, purpose)
             builder = _Builder(

@@ -59,8 +59,7 @@ def cache_key_fields(
         source_digests: digest of each frozen source, by name.
         tokenizer: from :func:`tokenizer_files_digest`; covers the chat template.
     """
-    settings = document.spec.stages.get(stage)
-    assert settings is not None, f"the document has no stage {stage}"
+    settings = document.spec.stages[stage]
     by_category = groups_by_category(settings)
 
     def told(source: Source) -> dict[str, Any]:

@@ -90,8 +90,7 @@ class Rehearsal:
     max_records: int | None = None
 
     def __post_init__(self) -> None:
-        settings = self.document.spec.stages.get(self.stage)
-        assert settings is not None, f"the document has no stage {self.stage}"
+        settings = self.document.spec.stages[self.stage]
         self._settings = settings
         self._limit = longest_sample(settings)
         self._system = self.document.spec.stages.system_prompt(self.stage)

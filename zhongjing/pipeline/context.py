@@ -49,9 +49,7 @@ class DecisionContext:
 
     def settings(self, stage: Stage) -> AnySettings:
         """Settings of a stage that the document has."""
-        settings = self.desired.document.spec.stages.get(stage)
-        assert settings is not None
-        return settings
+        return self.desired.document.spec.stages[stage]
 
     def is_done(self, stage: Stage) -> bool:
         """Whether the wanted result of ``stage`` exists."""

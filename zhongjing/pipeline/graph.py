@@ -176,8 +176,7 @@ def check_length(
     Raises:
         DataError: they are longer.
     """
-    settings = document.spec.stages.get(stage)
-    assert settings is not None, "the stages have been checked against the document"
+    settings = document.spec.stages[stage]
     # How much room the prompts of PPO leave is known when they are tokens: the job tells.
     if isinstance(settings, PpoSettings):
         field, length, most = "maxNewTokens", settings.max_new_tokens, "less than"

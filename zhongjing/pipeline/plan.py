@@ -101,8 +101,7 @@ def known_sources(
 
 def required_sources(document: TrainingPipeline, stage: Stage) -> list[str]:
     """Names of the sources that ``stage`` cannot run without."""
-    settings = document.spec.stages.get(stage)
-    assert settings is not None
+    settings = document.spec.stages[stage]
     names = [ref.source for ref in settings.data]
     if document.spec.base.tiny is not None:
         names += [source.name for source in tokenizer_sources(document)]

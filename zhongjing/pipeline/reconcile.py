@@ -396,8 +396,7 @@ class Reconciler:
 
     def _job(self, desired: DesiredState, stage: Stage, entry: StageStatus) -> JobRequest:
         """The job of the attempt in the status."""
-        settings = desired.document.spec.stages.get(stage)
-        assert settings is not None, "a planned stage is in the document"
+        settings = desired.document.spec.stages[stage]
         assert entry.submission_id is not None
         assert entry.key is not None
         metadata = {

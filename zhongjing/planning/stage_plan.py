@@ -76,8 +76,7 @@ def plan_pipeline(
     """The estimates of all stages that the document has, each on the base that it stands on."""
     found = []
     for stage in document.spec.stages.present():
-        settings = document.spec.stages.get(stage)
-        assert settings is not None, "the stage is present"
+        settings = document.spec.stages[stage]
         found.append(plan_stage(stage, settings, shape_of(stage), terms))
     return found
 

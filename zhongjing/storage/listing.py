@@ -71,6 +71,11 @@ def left_out_text(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
+def is_local(uri: str) -> bool:
+    """Whether a source's URI names files of this machine."""
+    return "://" not in uri.removeprefix("file://")
+
+
 def expand(uri: str) -> str:
     """A local path with ``~``, ``$VAR`` and ``file://`` taken out."""
     return os.path.expandvars(str(Path(uri.removeprefix("file://")).expanduser()))

@@ -125,8 +125,7 @@ def equivalents(document: TrainingPipeline) -> list[str]:
     """
     lines = []
     for stage in document.spec.stages.present():
-        settings = document.spec.stages.get(stage)
-        assert settings is not None
+        settings = document.spec.stages[stage]
         per_step = settings.micro_batch_size * settings.workers
         accumulation = math.ceil(settings.global_batch_size / per_step)
         lines.append(

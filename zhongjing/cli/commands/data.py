@@ -293,9 +293,7 @@ def _path_of(uri: str, folder: Path) -> str:
 
 def _reads(document: TrainingPipeline, stage: Stage) -> set[str]:
     """Names of the sources that a stage of the document trains on."""
-    settings = document.spec.stages.get(stage)
-    assert settings is not None, "the stage is one of the document's"
-    return {ref.source for ref in settings.data}
+    return {ref.source for ref in document.spec.stages[stage].data}
 
 
 def _document(file: Path, folder: Path) -> TrainingPipeline:

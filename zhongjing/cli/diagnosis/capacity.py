@@ -66,8 +66,7 @@ def stage_pods(release: ReleaseConfig, document: TrainingPipeline) -> dict[str, 
 
     found: dict[str, dict[str, int] | Finding] = {}
     for stage in document.spec.stages.present():
-        settings = document.spec.stages.get(stage)
-        assert settings is not None, "present() names what is there"
+        settings = document.spec.stages[stage]
         demand = Demand(stage.value, settings.workers, settings.resources)
         try:
             found[stage.value] = pods_needed(release.ray.groups, demand)

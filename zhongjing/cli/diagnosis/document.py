@@ -53,8 +53,7 @@ def check_room(document: TrainingPipeline, stage: Stage) -> Finding:
     """Whether a stage's workers find room on this machine."""
     from zhongjing.cli.preflight.machine import check_machine
 
-    settings = document.spec.stages.get(stage)
-    assert settings is not None, "present() names what is there"
+    settings = document.spec.stages[stage]
     resources = settings.resources
     each = [f"{resources.cpus:g} core{'s' if resources.cpus > 1 else ''}"]
     if resources.gpus:

@@ -21,8 +21,7 @@ def check_machine(document: TrainingPipeline, stages: Iterable[Stage]) -> None:
         ConfigError: a stage asks for more cores, GPUs or memory than there are; names what would fit.
     """
     for stage in stages:
-        settings = document.spec.stages.get(stage)
-        assert settings is not None, "the stages have been checked against the document"
+        settings = document.spec.stages[stage]
         _check_cores(stage, settings)
         _check_gpus(stage, settings)
         _check_memory(stage, settings)

@@ -19,7 +19,7 @@ from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, DataError
 from zhongjing.pipeline.freeze import is_local_folder
-from zhongjing.storage.listing import local_files
+from zhongjing.storage.listing import is_local, local_files
 from zhongjing.storage.manifest import FrozenObject, FrozenSource, SourceCounts
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def listings_of(document: TrainingPipeline) -> dict[str, FrozenSource]:
     """Listings of the sources that are files of this machine; nothing is hashed."""
     found: dict[str, FrozenSource] = {}
     for source in document.spec.sources:
-        if "://" in source.uri.removeprefix("file://"):
+        if not is_local(source.uri):
             continue
         files = local_files(source.uri)
         if files:

@@ -11,13 +11,13 @@ from pathlib import Path
 from zhongjing.codes import data as codes
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Source
-from zhongjing.config.stages import AnySettings, Stage
+from zhongjing.config.stages import Stage
 from zhongjing.data.readers import read_object
 from zhongjing.data.records import Rejected
 from zhongjing.data.rejections import Rejections
 from zhongjing.errors import DataError, MissingInputError
 from zhongjing.pipeline.freeze import unknown_scheme
-from zhongjing.storage.listing import expand, left_out_text, local_listing
+from zhongjing.storage.listing import expand, is_local, left_out_text, local_listing
 
 SECONDS = 0.5  # spent on reading one source whose records are all bad
 _ELSEWHERE = ("s3://", "hf://", "example://")
@@ -47,7 +47,7 @@ def check_sources(
         DataError: a source of the stages has no record or no good one, or a file cannot be read.
     """
     fresh = [source for source in document.spec.sources if source.name not in known]
-    listings = {source.name: local_listing(source.uri) for source in fresh if _is_local(source)}
+    listings = {source.name: local_listing(source.uri) for source in fresh if is_local(source.uri)}
     files = {name: listing.files for name, listing in listings.items()}
     for source in fresh:
         if source.name not in files and not source.uri.startswith(_ELSEWHERE):
@@ -63,7 +63,7 @@ def check_sources(
             )
         if empty_store and source.uri.startswith("s3://"):
             raise outside(source)
-    used = {ref.source for stage in stages for ref in _settings(document, stage).data}
+    used = {ref.source for stage in stages for ref in document.spec.stages[stage].data}
     notes = [
         f"source {name}: left out {left_out_text(listing.left_out)}"
         for name, listing in listings.items()
@@ -85,12 +85,6 @@ def outside(source: Source) -> MissingInputError:
     )
 
 
-def _settings(document: TrainingPipeline, stage: Stage) -> AnySettings:
-    settings = document.spec.stages.get(stage)
-    assert settings is not None, "the stages have been checked against the document"
-    return settings
-
-
 @dataclass(slots=True)
 class _Look:
     """What was seen of a source until its first good record, its end, or the end of the time."""
@@ -99,10 +93,6 @@ class _Look:
     ended: bool = False  # all of it was read
     read: int = 0
     rejections: Rejections = field(default_factory=Rejections)
-
-
-def _is_local(source: Source) -> bool:
-    return "://" not in source.uri.removeprefix("file://")
 
 
 def _look(source: Source, files: Sequence[Path]) -> _Look:
