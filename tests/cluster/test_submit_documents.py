@@ -24,7 +24,7 @@ from zhongjing.backends.kubernetes.trainingpipeline import Pipelines
 from zhongjing.codes import document as document_codes
 from zhongjing.config.release import StorageRelease
 from zhongjing.errors import BackendError, ConfigError
-from zhongjing.storage.credentials import KeySource
+from zhongjing.storage.credentials import Access, KeySource
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
@@ -53,7 +53,7 @@ def test_a_secret_that_holds_no_credentials(
     command: CommandLine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = KeySource("test").keys()
+    found = KeySource(Access.from_environment(os.environ), "test").keys()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

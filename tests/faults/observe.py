@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from tests.faults.place import Place
-from zhongjing.backends.local.workdir import LOCAL_NAMESPACE, LOCAL_ROOT, use_environment
+from zhongjing.backends.local.workdir import LOCAL_NAMESPACE, LOCAL_ROOT
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ZhongjingError
@@ -14,6 +14,7 @@ from zhongjing.pipeline.records import find_record, read_status
 from zhongjing.pipeline.state import PipelineStatus, StageStatus
 from zhongjing.storage.artifacts import read_manifest
 from zhongjing.storage.checkpoints import list_steps
+from zhongjing.storage.credentials import Access
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.objects import ObjectStore, open_store
@@ -63,9 +64,9 @@ class Observer:
         """The place's store, at its present address."""
         environment = self.place.workdir.environment()
         if self._store is None or environment != self._environment:
-            use_environment(environment)
             self._environment = environment
-            self._store = open_store(Storage(uri=LOCAL_ROOT, deadline_seconds=3.0))
+            storage = Storage(uri=LOCAL_ROOT, deadline_seconds=3.0)
+            self._store = open_store(storage, Access.from_environment(environment))
         return self._store
 
     def status(self) -> PipelineStatus | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import uuid
+from dataclasses import replace
 from pathlib import Path
 
 from zhongjing.backends.kubernetes.api import KubeApi
@@ -19,14 +21,13 @@ from zhongjing.config.sources import Storage
 from zhongjing.errors import StorageUnavailableError, ZhongjingError
 from zhongjing.pipeline.repeats import Repeats
 from zhongjing.storage.admin import BucketAdmin
+from zhongjing.storage.credentials import Access
 from zhongjing.storage.objects import ObjectStore, open_store
 
 logger = logging.getLogger(__name__)
 
 STORE_SECONDS = 10.0  # bounds what a request of a pass may take
 _NOTHING = ".outage"  # a folder that is never there
-
-_FILE_VARIABLE = "AWS_SHARED_CREDENTIALS_FILE"
 
 
 class ReleaseStore:
@@ -41,10 +42,13 @@ class ReleaseStore:
         self._api = api
         self._release = release
         self._storage = release.storage.storage().model_copy(update={"deadline_seconds": STORE_SECONDS})
-        self.objects: ObjectStore = open_store(self._storage, waits=False)
-        self._admin = BucketAdmin(self._storage, waits=False)
-        self._mounted = os.environ.get(_FILE_VARIABLE)
-        self._lent: Path | None = None
+        access = Access.from_environment(os.environ)
+        self._mounted = Path(access.credentials_files[0])
+        self._lent = Path(tempfile.gettempdir()) / f"credentials-{uuid.uuid4().hex}"
+        self._lends = access.keys is None and release.storage.secret is not None
+        access = replace(access, credentials_files=(str(self._mounted), str(self._lent)))
+        self.objects: ObjectStore = open_store(self._storage, access, waits=False)
+        self._admin = BucketAdmin(self._storage, access, waits=False)
         self._repeats = Repeats(logger)
         self._ready = False
 
@@ -95,18 +99,14 @@ class ReleaseStore:
 
         The controller makes the Secret that its own pod mounts. A kubelet brings it in a minute or two.
         """
-        if self._ready and self._lent is None:
-            return
         secret = self._release.storage.secret
-        if self._mounted is None or secret is None:
+        if not self._lends or secret is None:
             return
-        if Path(self._mounted).exists():
-            if self._lent is not None:
-                os.environ[_FILE_VARIABLE] = self._mounted
-                self._lent.unlink(missing_ok=True)
-                self._lent = None
+        if self._mounted.exists():
+            self._lent.unlink(missing_ok=True)
+            self._lends = False
             return
-        if self._lent is not None:
+        if self._ready or self._lent.exists():
             return
         try:
             values = read_secret(self._api, secret) or {}
@@ -117,5 +117,4 @@ class ReleaseStore:
             descriptor, name = tempfile.mkstemp(prefix="credentials-")  # mode 0600
             with os.fdopen(descriptor, "w") as file:
                 file.write(values[CREDENTIALS_KEY])
-            self._lent = Path(name)
-            os.environ[_FILE_VARIABLE] = name
+            Path(name).rename(self._lent)

@@ -7,15 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import boto3
+import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.configprovider import ConstantProvider
+from botocore.exceptions import BotoCoreError, ClientError
 
 from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
-from zhongjing.errors import ConfigError, StorageError
+from zhongjing.errors import StorageError
 from zhongjing.storage import failures
 from zhongjing.storage.connection import Connection, split_uri
-from zhongjing.storage.credentials import KeySource, keys_remedy
+from zhongjing.storage.credentials import Access, Keys, KeySource
 from zhongjing.storage.refusals import (
     ROTATION_CODES,
     Answer,
@@ -44,17 +46,17 @@ class BucketAdmin:
         StorageError: wrong credentials or another refusal, with its remedy.
     """
 
-    def __init__(self, storage: Storage, *, waits: bool = True) -> None:
-        self.connection = Connection.of(storage, waits=waits)
-        self._source = KeySource(self.connection.name)
-        self._made: tuple[S3Client, int] | None = None
+    def __init__(self, storage: Storage, access: Access | None = None, *, waits: bool = True) -> None:
+        self.connection = Connection.of(storage, access, waits=waits)
+        self._source = KeySource(self.connection.access, self.connection.name)
+        self._made: tuple[S3Client, Keys] | None = None
 
     @property
     def _client(self) -> S3Client:
-        """A client with the keys as they are now; its session finds them by the same chain."""
-        version = 0 if self._source.is_fixed else self._source.keys().version
-        if self._made is None or self._made[1] != version:
-            self._made = (_client(self.connection), version)
+        """A client with the keys as they are now."""
+        keys = self._source.keys()
+        if self._made is None or self._made[1] != keys:
+            self._made = (_client(self.connection, keys), keys)
         return self._made[0]
 
     def ensure_bucket(self, uri: str) -> bool:
@@ -125,7 +127,7 @@ class BucketAdmin:
 
     def _run(self, uri: str, action: Callable[[], T], expected: Collection[str] = ()) -> T:
         def attempt() -> T:
-            version = 0 if self._source.is_fixed else self._source.keys().version
+            version = self._source.version
             try:
                 result = action()
             except ClientError as error:
@@ -138,13 +140,6 @@ class BucketAdmin:
                     refusal = refused(Answer(code=code), uri, self.connection)
                     raise failures.KeysRefusedError(code, refusal) from None
                 raise _translate(error, uri, self.connection) from error
-            except NoCredentialsError as error:
-                raise ConfigError(
-                    f"there are no credentials for the object store {self.connection.name}",
-                    code=codes.INVALID_STORAGE,
-                    where="environment",
-                    remedy=keys_remedy(),
-                ) from error
             except BotoCoreError as error:
                 obstacle = Obstacle.of(error)
                 if obstacle is not None:
@@ -173,12 +168,18 @@ def _translate(error: ClientError, uri: str, connection: Connection) -> Exceptio
     return translate(answer, uri, connection)
 
 
-def _client(connection: Connection) -> S3Client:
+def _client(connection: Connection, keys: Keys) -> S3Client:
     checksums: Literal["when_supported", "when_required"] = (
         "when_supported" if connection.checksums == "whenSupported" else "when_required"
     )
-    return boto3.session.Session().client(
+    session = botocore.session.Session()
+    # A profile that the environment names and no file has would be an error, and the keys are known.
+    session.get_component("config_store").set_config_provider("profile", ConstantProvider(None))
+    return boto3.session.Session(botocore_session=session).client(
         "s3",
+        aws_access_key_id=keys.access_key,
+        aws_secret_access_key=keys.secret_key,
+        aws_session_token=keys.token,
         endpoint_url=connection.endpoint,
         region_name=connection.region,
         verify=connection.ca_bundle,
@@ -188,6 +189,7 @@ def _client(connection: Connection) -> S3Client:
             response_checksum_validation=checksums,
             connect_timeout=connection.connect_seconds,
             read_timeout=connection.silence,
+            proxies={} if connection.is_local else None,
             retries={"mode": "standard", "total_max_attempts": 1},  # the loop around it retries
         ),
     )

@@ -35,7 +35,7 @@ class Clients:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._source = KeySource(connection.name)
+        self._source = KeySource(connection.access, connection.name)
         self._made: dict[tuple[str, bool], S3Store] = {}
         self._version = 0  # of the keys that they were made with
         self._lock = threading.Lock()
@@ -70,7 +70,7 @@ class Clients:
         return failures.call(self._connection, uri, attempt)
 
     def _client(self, bucket: str, patient: bool) -> tuple[S3Store, int]:
-        version = 0 if self._source.is_fixed else self._source.keys().version
+        version = self._source.version
         with self._lock:
             if version != self._version:
                 self._made.clear()
@@ -124,10 +124,11 @@ def make_client(connection: Connection, source: KeySource, bucket: str, patient:
         "region": connection.region,
         "virtual_hosted_style_request": connection.addressing_style == "virtual",
         "conditional_put": "etag",
+        "skip_signature": False,  # or the environment's would win, here as with the address
     }
     if endpoint is not None:
         config["endpoint"] = endpoint
-        config["aws_endpoint_url_s3"] = endpoint  # or the environment's would win over the document's
+        config["aws_endpoint_url_s3"] = endpoint
     if connection.checksums == "whenSupported":
         config["checksum_algorithm"] = "SHA256"
     options: ClientConfig = {
@@ -137,6 +138,8 @@ def make_client(connection: Connection, source: KeySource, bucket: str, patient:
         # Of a whole request: only a bound, since one that still moves is not given up.
         "timeout": timedelta(minutes=15),
     }
+    if connection.is_local:
+        options |= {"proxy_url": endpoint, "proxy_excludes": "127.0.0.1,localhost"}  # none at all
     if connection.ca_bundle is not None:
         options["root_certificate"] = Path(connection.ca_bundle).read_bytes()
     backoff: BackoffConfig = {
@@ -150,21 +153,13 @@ def make_client(connection: Connection, source: KeySource, bucket: str, patient:
         "retry_timeout": timedelta(seconds=patience),
         "backoff": backoff,
     }
-    if not source.is_fixed:
-        source.keys()  # an error of ours, if there are none
-        return S3Store(
-            bucket,
-            config=config,
-            client_options=options,
-            retry_config=retry,
-            credential_provider=source.provide,
-        )
-    keys = source.keys()
-    config["access_key_id"] = keys.access_key
-    config["secret_access_key"] = keys.secret_key
-    if keys.token is not None:
-        config["session_token"] = keys.token
-    return S3Store(bucket, config=config, client_options=options, retry_config=retry)
+    return S3Store(
+        bucket,
+        config=config,
+        client_options=options,
+        retry_config=retry,
+        credential_provider=source.provide,
+    )
 
 
 def part_size(size: int) -> int:

@@ -1,8 +1,4 @@
-"""How to reach the object store: the document's settings, completed by the environment.
-
-No secrets are here: :mod:`zhongjing.storage.credentials` finds the keys. A process that needs the store makes
-its own connection from :class:`zhongjing.config.sources.Storage`.
-"""
+"""How to reach the object store: the document's settings, completed by an access."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from zhongjing.codes import data as data_codes
 from zhongjing.codes import storage as storage_codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ConfigError
-from zhongjing.storage.credentials import keys_remedy
+from zhongjing.storage.credentials import Access
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -39,7 +35,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Everything a client needs, keys excepted."""
+    """Everything that a client needs."""
 
     endpoint: str | None
     region: str
@@ -47,34 +43,30 @@ class Connection:
     ca_bundle: str | None
     checksums: Literal["whenRequired", "whenSupported"]
     deadline: float  # seconds
+    access: Access  # has the keys
     waits: bool = True  # whether a call goes on trying until the deadline
 
     @classmethod
-    def of(cls, storage: Storage, *, waits: bool = True) -> Connection:
-        """Completes the settings from ``AWS_ENDPOINT_URL(_S3)``, ``AWS_REGION`` and ``AWS_CA_BUNDLE``.
-
-        The document wins. Its default region gives way to the environment's.
+    def of(cls, storage: Storage, access: Access | None = None, *, waits: bool = True) -> Connection:
+        """Completes the settings of a document, which win. Its default region gives way to the access's.
 
         Args:
             storage: the document's settings.
+            access: address and keys; None: those of this process's environment.
             waits: whether a call bears an outage until the deadline. A thread that others wait for must not.
 
         Raises:
             ConfigError: the endpoint is not a URL or holds credentials, or the CA bundle does not exist.
         """
-        environment = os.environ
-        endpoint = (
-            storage.endpoint
-            or environment.get("AWS_ENDPOINT_URL_S3")
-            or environment.get("AWS_ENDPOINT_URL")
-            or None
-        )
+        if access is None:
+            access = Access.from_environment(os.environ)
+        endpoint = storage.endpoint or access.endpoint
         if endpoint is not None:
-            endpoint = _checked_endpoint(endpoint)
+            endpoint = _checked_endpoint(endpoint, access)
         region = storage.region
         if region == Storage.model_fields["region"].default:
-            region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or region
-        ca_bundle = storage.ca_bundle or environment.get("AWS_CA_BUNDLE") or None
+            region = access.region or region
+        ca_bundle = storage.ca_bundle or access.ca_bundle
         if ca_bundle is not None and not Path(ca_bundle).is_file():
             raise ConfigError(
                 f"the CA bundle {ca_bundle} does not exist",
@@ -89,6 +81,7 @@ class Connection:
             ca_bundle=ca_bundle,
             checksums=storage.checksums,
             deadline=storage.deadline_seconds,
+            access=access,
             waits=waits,
         )
 
@@ -96,6 +89,11 @@ class Connection:
     def name(self) -> str:
         """What messages call the store."""
         return self.endpoint or f"AWS S3 ({self.region})"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is on this machine: proxies of the environment are for the world outside."""
+        return self.endpoint is not None and urlsplit(self.endpoint).hostname in ("127.0.0.1", "localhost")
 
     @property
     def silence(self) -> float:
@@ -111,7 +109,7 @@ class Connection:
         return min(5.0 if self.waits else 2.0, self.deadline)
 
 
-def _checked_endpoint(endpoint: str) -> str:
+def _checked_endpoint(endpoint: str, access: Access) -> str:
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
@@ -126,6 +124,6 @@ def _checked_endpoint(endpoint: str) -> str:
             "an endpoint must not hold credentials: it is stored and shown",
             code=storage_codes.INVALID_STORAGE,
             where="spec.storage.endpoint",
-            remedy=keys_remedy(),
+            remedy=access.keys_remedy,
         )
     return endpoint.rstrip("/")

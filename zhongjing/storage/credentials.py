@@ -1,8 +1,8 @@
 """Keys of the object store, taken up anew when their file changes: a rotated Secret needs no restart.
 
-Keys come from the environment of the process, else by the AWS tools' own chain: shared credentials file,
-web identity, container or instance role. Keys in the environment cannot change. All others are looked up
-again when a file of the chain changes; what is lent for a time is renewed by botocore.
+Keys are given (:class:`Access`), else found by the AWS tools' own chain: shared credentials file, web
+identity, container or instance role. Given ones cannot change. All others are looked up again when a file of
+the chain changes; what is lent for a time is renewed by botocore.
 
 During a rotation the store may refuse the old keys before the new ones are here (a kubelet brings a changed
 Secret within a minute or two), or not know the new ones yet. So a process whose keys were good bears a
@@ -12,9 +12,9 @@ refusal for some minutes.
 from __future__ import annotations
 
 import logging
-import os
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,48 +41,94 @@ _Fingerprint = tuple[tuple[int, int, int] | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Keys of one moment. Their text form hides the secret.
-
-    Attributes:
-        version: rises whenever other keys are found.
-    """
+    """Keys of one moment. Their text form hides the secret."""
 
     access_key: str
     secret_key: str = field(repr=False)
-    token: str | None = field(repr=False)
-    version: int = 0
+    token: str | None = field(default=None, repr=False)
 
 
-def keys_remedy() -> str:
-    """What to do where the store does not take the keys of this process, or has none."""
-    secret = os.environ.get(SECRET_VARIABLE)
-    if not secret:
-        return NO_CREDENTIALS_REMEDY
-    return (
-        f"put keys that the store takes into the Secret {secret}, key credentials (an AWS shared credentials "
-        "file): they are taken up within two minutes, without a restart"
-    )
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a process reaches the store where a document does not say it. Read once, then passed on.
+
+    Attributes:
+        endpoint: URL of the store.
+        region: of the buckets.
+        ca_bundle: PEM file of certificates.
+        keys: given ones; None: those that the AWS tools find.
+        credentials_files: where the AWS tools look for shared credentials; the first that exists counts.
+        config_file: of the AWS tools.
+        secret: name of the Secret that the keys come from, for messages.
+    """
+
+    endpoint: str | None = None
+    region: str | None = None
+    ca_bundle: str | None = None
+    keys: Keys | None = None
+    credentials_files: tuple[str, ...] = ("~/.aws/credentials",)
+    config_file: str = "~/.aws/config"
+    secret: str | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Access:
+        """What an environment says, in the AWS tools' variables."""
+
+        def first(*names: str) -> str | None:
+            return next((environment[name] for name in names if environment.get(name)), None)
+
+        access_key, secret_key = first("AWS_ACCESS_KEY_ID"), first("AWS_SECRET_ACCESS_KEY")
+        given = (
+            Keys(access_key, secret_key, first("AWS_SESSION_TOKEN")) if access_key and secret_key else None
+        )
+        return cls(
+            endpoint=first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+            region=first("AWS_REGION", "AWS_DEFAULT_REGION"),
+            ca_bundle=first("AWS_CA_BUNDLE"),
+            keys=given,
+            credentials_files=(first("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials",),
+            config_file=first("AWS_CONFIG_FILE") or "~/.aws/config",
+            secret=first(SECRET_VARIABLE),
+        )
+
+    def using(self, keys: Keys | None) -> Access:
+        """The same store with these keys; without any: as it is."""
+        return self if keys is None else replace(self, keys=keys)
+
+    @property
+    def keys_remedy(self) -> str:
+        """What to do where the store does not take the keys, or there are none."""
+        if self.secret is None:
+            return NO_CREDENTIALS_REMEDY
+        return (
+            f"put keys that the store takes into the Secret {self.secret}, key credentials (an AWS shared "
+            "credentials file): they are taken up within two minutes, without a restart"
+        )
 
 
 class KeySource:
-    """Where a process has its keys from. Safe to use from several threads.
+    """The keys of an access as they are now. Safe to use from several threads.
 
     Args:
+        access: has the keys, or says where they are.
         store: what messages call the object store.
     """
 
-    def __init__(self, store: str) -> None:
+    def __init__(self, access: Access, store: str) -> None:
+        self._access = access
         self._store = store
         self._lock = threading.Lock()
         self._found: Any = None  # botocore's credentials
         self._files: _Fingerprint = ()
         self._newest: Keys | None = None
+        self._version = 0
         self._good = False  # whether the store has ever taken this process's keys
 
     @property
-    def is_fixed(self) -> bool:
-        """Whether the keys stand in the environment, where nothing can change them."""
-        return _of_environment() is not None
+    def version(self) -> int:
+        """Rises whenever other keys are found. Raises ConfigError where there are none."""
+        self.keys()
+        return self._version
 
     def keys(self) -> Keys:
         """The keys as they are now.
@@ -90,29 +136,24 @@ class KeySource:
         Raises:
             ConfigError: there are none.
         """
+        if self._access.keys is not None:
+            return self._access.keys
         with self._lock:
             keys = self._look()
-            newest = self._newest
-            if newest is not None and (keys.access_key, keys.secret_key, keys.token) == (
-                newest.access_key,
-                newest.secret_key,
-                newest.token,
-            ):
-                return newest
-            version = 0 if newest is None else newest.version + 1
-            if newest is not None:
+            if self._newest is not None and keys != self._newest:
+                self._version += 1
                 logger.info("%s: the keys of the object store have changed", self._store)
-            self._newest = Keys(keys.access_key, keys.secret_key, keys.token, version)
-            return self._newest
+            self._newest = keys
+            return keys
 
     def provide(self) -> S3Credential:
-        """The keys in obstore's form, which asks for them again every ten seconds."""
+        """The keys in obstore's form; it asks for those that may change again every ten seconds."""
         keys = self.keys()
         return {
             "access_key_id": keys.access_key,
             "secret_access_key": keys.secret_key,
             "token": keys.token,
-            "expires_at": datetime.now(UTC) + LIFETIME,
+            "expires_at": None if self._access.keys is not None else datetime.now(UTC) + LIFETIME,
         }
 
     def accepted(self) -> None:
@@ -124,27 +165,24 @@ class KeySource:
 
         The store may know new keys before this process does, or after.
         """
-        if self.is_fixed:
-            return False
-        return self._good or self.keys().version != version
+        return self._access.keys is None and (self._good or self.version != version)
 
     def _look(self) -> Keys:
-        fixed = _of_environment()
-        if fixed is not None:
-            return fixed
-        files = _fingerprint()
+        file = self._credentials_file()
+        files = (_fingerprint(file), _fingerprint(self._access.config_file))
         if self._found is None or files != self._files:
-            # Only a process without keys in its environment pays for this import.
+            # Only a process without given keys pays for this import.
             import botocore.session
             from botocore.exceptions import BotoCoreError
 
+            reason = ""
+            session = botocore.session.Session()
+            session.set_config_variable("credentials_file", file)
             try:
-                found = botocore.session.Session().get_credentials()
+                found = session.get_credentials()
             except BotoCoreError as error:
                 found = None
                 reason = f": {type(error).__name__}"  # its text may quote the file
-            else:
-                reason = ""
             if found is not None:
                 self._found, self._files = found, files
             elif self._found is None:
@@ -152,33 +190,21 @@ class KeySource:
                     f"there are no credentials for the object store {self._store}{reason}",
                     code=storage_codes.INVALID_STORAGE,
                     where="environment",
-                    remedy=keys_remedy(),
+                    remedy=self._access.keys_remedy,
                 )
             # Else a file is being written just now: the keys of before, and another look next time.
         frozen = self._found.get_frozen_credentials()
         return Keys(str(frozen.access_key), str(frozen.secret_key), frozen.token)
 
+    def _credentials_file(self) -> str:
+        names = self._access.credentials_files
+        return next((name for name in names if Path(name).expanduser().exists()), names[0])
 
-def _of_environment() -> Keys | None:
-    access_key = os.environ.get("AWS_ACCESS_KEY_ID")
-    secret_key = os.environ.get("AWS_SECRET_ACCESS_KEY")
-    if not access_key or not secret_key:
+
+def _fingerprint(name: str) -> tuple[int, int, int] | None:
+    """Changes with a file that keys may come from. A mounted Secret is replaced behind a link."""
+    try:
+        status = Path(name).expanduser().stat()
+    except OSError:
         return None
-    return Keys(access_key, secret_key, os.environ.get("AWS_SESSION_TOKEN") or None)
-
-
-def _fingerprint() -> _Fingerprint:
-    """Changes with the files that keys may come from. A mounted Secret is replaced behind a link."""
-    named = (
-        os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials",
-        os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config",
-    )
-    found: list[tuple[int, int, int] | None] = []
-    for name in named:
-        try:
-            status = Path(name).expanduser().stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((status.st_ino, status.st_mtime_ns, status.st_size))
-    return tuple(found)
+    return status.st_ino, status.st_mtime_ns, status.st_size

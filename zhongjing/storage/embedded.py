@@ -43,6 +43,7 @@ from zhongjing.codes import command as command_codes
 from zhongjing.codes import storage as storage_codes
 from zhongjing.codes import unexpected as unexpected_codes
 from zhongjing.errors import StorageError
+from zhongjing.storage.credentials import Access
 from zhongjing.storage.identity import start_mark
 from zhongjing.storage.volumes import repair_indexes
 
@@ -122,8 +123,13 @@ class EmbeddedS3:
             return self._process.poll() is None
         return self._running is not None and start_mark(self._running.pid) == self._running.started
 
+    @property
+    def access(self) -> Access:
+        """Endpoint, region and keys."""
+        return Access.from_environment(self.environment())
+
     def environment(self) -> dict[str, str]:
-        """Endpoint, region and credentials, as the AWS tools and :func:`open_store` read them.
+        """The access for child processes, in the AWS tools' variables.
 
         Loopback is added to ``NO_PROXY``: the clients would send even these requests to a proxy.
         """

@@ -1,7 +1,7 @@
 """The object store: bytes in and out of S3, addressed by full ``s3://`` URIs.
 
 The only door to stored bytes for the rest of the project. It is made from the document's storage settings
-and the environment, so it may be pickled into any process: no secret travels with it.
+and an access. It may be pickled into any process, which uses its own access: no secret travels with it.
 Do not use one store on both sides of a fork; its client's threads stay behind.
 """
 
@@ -26,6 +26,7 @@ from zhongjing.errors import ConflictError, NotFoundError, StorageError
 from zhongjing.storage import failures, globs
 from zhongjing.storage.client import PART_BYTES, TRANSFERS, Clients, part_size
 from zhongjing.storage.connection import Connection, split_uri
+from zhongjing.storage.credentials import Access
 from zhongjing.storage.documents import damaged, parse_json, parse_record, record_bytes
 from zhongjing.storage.files import describe_folder, disk_error, is_intact, path_inside, write_at
 from zhongjing.storage.heartbeat import beat
@@ -66,14 +67,14 @@ class ObjectStore:
         ConfigError: no credentials, or a URI that is not s3://.
     """
 
-    def __init__(self, storage: Storage, waits: bool = True) -> None:
+    def __init__(self, storage: Storage, access: Access | None = None, waits: bool = True) -> None:
         self.storage = storage
-        self.connection = Connection.of(storage, waits=waits)
+        self.connection = Connection.of(storage, access, waits=waits)
         self._clients = Clients(self.connection)
         self._known_buckets: set[str] = set()
 
-    def __reduce__(self) -> tuple[type[ObjectStore], tuple[Storage, bool]]:
-        return (ObjectStore, (self.storage, self.connection.waits))
+    def __reduce__(self) -> tuple[type[ObjectStore], tuple[Storage, None, bool]]:
+        return (ObjectStore, (self.storage, None, self.connection.waits))
 
     # Reading
 
@@ -493,18 +494,19 @@ class ObjectStore:
         return result
 
 
-def open_store(storage: Storage, *, waits: bool = True) -> ObjectStore:
+def open_store(storage: Storage, access: Access | None = None, *, waits: bool = True) -> ObjectStore:
     """The store of a document's settings; nothing is sent before its first use.
 
     Args:
         storage: the settings.
+        access: address and keys; None: those of this process's environment.
         waits: whether a call bears an outage until the deadline; if not, it fails at once (and may be tried
             again by whom it concerns).
 
     Raises:
         ConfigError: the endpoint or the CA bundle cannot be used.
     """
-    return ObjectStore(storage, waits)
+    return ObjectStore(storage, access, waits)
 
 
 class _Counted(BufferedReader):

@@ -9,7 +9,6 @@ MinIO (``cmd/api-errors.go``: XMinioStorageFull with 507, XMinioAdminBucketQuota
 from __future__ import annotations
 
 import html
-import os
 import re
 from dataclasses import dataclass
 
@@ -25,7 +24,6 @@ from zhongjing.errors import (
     ZhongjingError,
 )
 from zhongjing.storage.connection import Connection, split_uri
-from zhongjing.storage.credentials import SECRET_VARIABLE, keys_remedy
 
 WORDS = 200  # characters of a store's own words that are repeated
 
@@ -218,20 +216,20 @@ def lacks_conditions(uri: str, said: str = "") -> StorageError:
 
 def refused(answer: Answer, uri: str, connection: Connection) -> StorageError:
     """The error for a refusal: unknown key, wrong secret, clock, or a lack of permission."""
-    secret = os.environ.get(SECRET_VARIABLE)
+    access = connection.access
     if answer.code in _KEY_CODES:
         return CredentialsError(
             f"the object store {connection.name} does not accept these credentials ({answer})",
             code=codes.ACCESS_DENIED,
             where=uri,
-            remedy=keys_remedy(),
+            remedy=access.keys_remedy,
         )
     if answer.code == "ExpiredToken":
         return CredentialsError(
             f"the object store {connection.name} says that the session token has expired",
             code=codes.ACCESS_DENIED,
             where=uri,
-            remedy=keys_remedy() if secret else "renew AWS_SESSION_TOKEN",
+            remedy=access.keys_remedy if access.secret else "renew AWS_SESSION_TOKEN",
         )
     if answer.code == "RequestTimeTooSkewed":
         return StorageError(
@@ -239,7 +237,7 @@ def refused(answer: Answer, uri: str, connection: Connection) -> StorageError:
             code=codes.CLOCK_SKEWED,
             where=uri,
         )
-    place = f"in the Secret {secret}" if secret else "in the environment"
+    place = f"in the Secret {access.secret}" if access.secret else "in the environment"
     return StorageError(
         f"the object store {connection.name} refused access ({answer})",
         code=codes.ACCESS_DENIED,

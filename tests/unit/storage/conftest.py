@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import deque
 from collections.abc import Iterator
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar, NamedTuple
 
@@ -37,6 +38,7 @@ class RudeServer(ThreadingHTTPServer):
         self.lost_answers = 0  # so many PUTs are carried out, but the connection closes without an answer
         self.honours_conditions = True
         self.requests: list[tuple[str, str, str | None]] = []  # method, path, If-None-Match
+        self.headers: list[Message] = []  # of the same requests
 
     @property
     def endpoint(self) -> str:
@@ -74,6 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _scripted(self) -> bool:
         self.server.requests.append((self.command, self.path, self.headers.get("If-None-Match")))
+        self.server.headers.append(self.headers)
         if self.server.statuses:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self._answer(self.server.statuses.popleft())
@@ -145,7 +148,6 @@ def rude_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RudeServer]:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-test")
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield server
         server.shutdown()
         thread.join()

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
 import pytest
 
+from tests.unit.storage.conftest import RudeServer
 from zhongjing.config.sources import Storage
-from zhongjing.errors import ConfigError
+from zhongjing.errors import ConfigError, NotFoundError
+from zhongjing.storage.admin import BucketAdmin
 from zhongjing.storage.connection import Connection, split_uri
-from zhongjing.storage.credentials import KeySource
+from zhongjing.storage.credentials import Access, Keys, KeySource
 from zhongjing.storage.objects import ObjectStore, open_store
 
 
@@ -83,7 +86,7 @@ def test_credentials_of_a_profile_are_found(tmp_path: Path, monkeypatch: pytest.
         "[team]\naws_access_key_id = AKIDEXAMPLE\naws_secret_access_key = hunter2\n"
     )
     monkeypatch.setenv("AWS_PROFILE", "team")
-    provided = KeySource("store").provide()
+    provided = KeySource(Access.from_environment(os.environ), "store").provide()
     assert provided["access_key_id"] == "AKIDEXAMPLE"
     assert provided["secret_access_key"] == "hunter2"
 
@@ -103,9 +106,53 @@ def test_pickle_carries_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.storage == store.storage
 
 
-def test_text_of_credentials_hides_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-    keys = KeySource("store").keys()
-    assert keys.secret_key == "hunter2"
-    assert "hunter2" not in repr(keys)
+def test_an_access_is_read_once_from_an_environment_and_hides_the_secret() -> None:
+    environment = {
+        "AWS_ENDPOINT_URL": "http://other:1",
+        "AWS_ENDPOINT_URL_S3": "http://store:1",
+        "AWS_DEFAULT_REGION": "cn-north-1",
+        "AWS_REGION": "",
+        "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "hunter2",
+        "AWS_SESSION_TOKEN": "token-token",
+    }
+    access = Access.from_environment(environment)
+    assert (access.endpoint, access.region) == ("http://store:1", "cn-north-1")
+    assert KeySource(access, "store").keys() == Keys("AKIDEXAMPLE", "hunter2", "token-token")
+    connection = Connection.of(Storage(), access)
+    for text in (repr(access), repr(connection), str(access.keys)):
+        assert "hunter2" not in text
+        assert "token-token" not in text
+    assert Access.from_environment({**environment, "AWS_SECRET_ACCESS_KEY": ""}).keys is None
+
+
+def test_the_first_file_that_exists_has_the_keys(tmp_path: Path) -> None:
+    mounted, lent = tmp_path / "mounted", tmp_path / "lent"
+    source = KeySource(Access(credentials_files=(str(mounted), str(lent))), "store")
+    for number, file in enumerate((lent, mounted)):
+        file.write_text(f"[default]\naws_access_key_id = {file.name}\naws_secret_access_key = s\n")
+        assert source.keys().access_key == file.name
+        assert source.version == number
+
+
+def test_a_given_access_counts_whatever_the_environment_says(
+    rude_server: RudeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of another store")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of another store")
+    monkeypatch.setenv("AWS_PROFILE", "of another store")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    access = Access(endpoint=rude_server.endpoint, keys=Keys("key-of-the-test", "secret"))
+    storage = Storage(deadline_seconds=3)
+    open_store(storage, access).put("s3://rude-bucket/a", b"1")
+    with pytest.raises(NotFoundError):  # this server knows no listings
+        BucketAdmin(storage, access).bucket_exists("s3://rude-bucket")
+    assert rude_server.objects == {"/rude-bucket/a": b"1"}
+    assert len(rude_server.headers) == 2
+    for headers in rude_server.headers:
+        assert "Credential=key-of-the-test/" in headers["Authorization"]
+        assert "X-Amz-Security-Token" not in headers

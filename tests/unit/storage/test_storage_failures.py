@@ -21,7 +21,7 @@ from zhongjing.errors import (
 )
 from zhongjing.storage.artifacts import require_conditional_writes
 from zhongjing.storage.connection import Connection
-from zhongjing.storage.credentials import SECRET_VARIABLE
+from zhongjing.storage.credentials import SECRET_VARIABLE, Access
 from zhongjing.storage.failures import translate
 from zhongjing.storage.objects import ObjectStore, open_store
 
@@ -184,13 +184,11 @@ def test_a_store_that_does_not_wait_fails_at_once(rude_server: RudeServer) -> No
 
 
 @pytest.mark.parametrize("s3_code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
-def test_the_remedy_of_refused_keys_names_the_secret_on_a_cluster(
-    s3_code: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connection = Connection.of(Storage(endpoint="http://store.example:9000"))
+def test_the_remedy_of_refused_keys_names_the_secret_on_a_cluster(s3_code: str) -> None:
+    storage = Storage(endpoint="http://store.example:9000")
     words = f"Generic S3 error: Error - Server returned non-2xx status code: 403 X: <Code>{s3_code}</Code>"
-    here = translate(GenericError(words), URI, connection)
-    monkeypatch.setenv(SECRET_VARIABLE, "zj-zhongjing-s3")
+    here = translate(GenericError(words), URI, Connection.of(storage, Access()))
+    connection = Connection.of(storage, Access.from_environment({SECRET_VARIABLE: "zj-zhongjing-s3"}))
     there = translate(GenericError(words), URI, connection)
     assert isinstance(there, CredentialsError)
     assert "AWS_" in here.remedy

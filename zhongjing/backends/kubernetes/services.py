@@ -18,13 +18,8 @@ from zhongjing.config.release import ReleaseConfig
 from zhongjing.config.sources import Storage
 from zhongjing.errors import BackendError, ConfigError, StorageError
 from zhongjing.storage.connection import Connection
+from zhongjing.storage.credentials import Access, Keys, KeySource
 from zhongjing.storage.objects import ObjectStore, open_store
-
-_VARIABLES = {
-    "aws_access_key_id": "AWS_ACCESS_KEY_ID",
-    "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY",
-    "aws_session_token": "AWS_SESSION_TOKEN",
-}
 
 
 class Services:
@@ -90,8 +85,7 @@ def release_store(api: KubeApi, release: ReleaseConfig) -> Iterator[ObjectStore]
 
     The bundled store is reached through a forward, with the credentials of its Secret. To any other one the
     user's own AWS credentials are given where there are some, else those of the Secret. A store that only
-    the cluster can reach (``http://<service>.<namespace>.svc``) is forwarded as well. As everywhere, the
-    client finds credentials in the environment of this process; it is restored at the end.
+    the cluster can reach (``http://<service>.<namespace>.svc``) is forwarded as well.
 
     Raises:
         BackendError: the store cannot be forwarded, or the Secret cannot be read.
@@ -104,16 +98,16 @@ def release_store(api: KubeApi, release: ReleaseConfig) -> Iterator[ObjectStore]
             name, namespace, port = service
             forward = stack.enter_context(Forward(api, name, port, namespace=namespace))
             storage = storage.model_copy(update={"endpoint": forward.url, "addressing_style": "path"})
-            stack.enter_context(_environment(_off_proxies()))
-        if release.storage.bundled or not _has_credentials(storage):
-            stack.enter_context(_environment(_secret_credentials(api, release)))
-        store = open_store(storage)
+        access = Access.from_environment(os.environ)
+        if release.storage.bundled or not _has_keys(storage, access):
+            access = access.using(_secret_keys(api, release))
+        store = open_store(storage, access)
         if release.storage.bundled:
-            _see_to_bucket(store, storage)
+            _see_to_bucket(store, storage, access)
         yield store
 
 
-def _see_to_bucket(store: ObjectStore, storage: Storage) -> None:
+def _see_to_bucket(store: ObjectStore, storage: Storage, access: Access) -> None:
     """Makes the bucket of the bundled store again, which without a volume comes up empty after a restart.
 
     The controller does so too, when it next has something to do.
@@ -125,7 +119,7 @@ def _see_to_bucket(store: ObjectStore, storage: Storage) -> None:
             raise
         from zhongjing.storage.admin import BucketAdmin  # most commands need no boto3
 
-        BucketAdmin(storage).ensure_bucket(storage.uri)
+        BucketAdmin(storage, access).ensure_bucket(storage.uri)
 
 
 def _service_of(release: ReleaseConfig) -> tuple[str, str, int] | None:
@@ -140,54 +134,25 @@ def _service_of(release: ReleaseConfig) -> tuple[str, str, int] | None:
     return None
 
 
-def _has_credentials(storage: Storage) -> bool:
-    from zhongjing.storage.credentials import KeySource
-
+def _has_keys(storage: Storage, access: Access) -> bool:
     try:
-        KeySource(Connection.of(storage).name).keys()
+        KeySource(access, Connection.of(storage, access).name).keys()
     except ConfigError:
         return False
     return True
 
 
-def _secret_credentials(api: KubeApi, release: ReleaseConfig) -> dict[str, str | None]:
+def _secret_keys(api: KubeApi, release: ReleaseConfig) -> Keys | None:
     name = release.storage.secret
     if name is None:
-        return {}  # the pods' own role: nothing that could be lent; the store says what is missing
+        return None  # the pods' own role: nothing that could be lent; the store says what is missing
     profile = default_profile(secret_value(api, name, CREDENTIALS_KEY))
-    if not profile.get("aws_access_key_id") or not profile.get("aws_secret_access_key"):
+    access_key, secret_key = profile.get("aws_access_key_id"), profile.get("aws_secret_access_key")
+    if not access_key or not secret_key:
         raise BackendError(
             "the Secret has no AWS credentials file with a default profile",
             code=codes.INVALID_RELEASE,
             where=f"{release.namespace}/secrets/{name}",
             remedy="its key 'credentials' must hold [default], aws_access_key_id and aws_secret_access_key",
         )
-    return {variable: profile.get(key) or None for key, variable in _VARIABLES.items()}
-
-
-def _off_proxies() -> dict[str, str | None]:
-    """Proxies of the environment are for the world outside, never for a forwarded port."""
-    wanted: dict[str, str | None] = {}
-    for name in ("NO_PROXY", "no_proxy"):
-        hosts = [host for host in os.environ.get(name, "").split(",") if host]
-        wanted[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
-    return wanted
-
-
-@contextlib.contextmanager
-def _environment(wanted: dict[str, str | None]) -> Iterator[None]:
-    """Sets variables (None: unsets) while the block runs."""
-    before = {name: os.environ.get(name) for name in wanted}
-    _set(wanted)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(variables: dict[str, str | None]) -> None:
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    return Keys(access_key, secret_key, profile.get("aws_session_token") or None)

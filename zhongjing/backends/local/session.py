@@ -17,7 +17,7 @@ from typing import Self
 from zhongjing.backends.attempts import kill, live_log, read_log
 from zhongjing.backends.local.attach import attach
 from zhongjing.backends.local.disk_space import DiskWatch
-from zhongjing.backends.local.workdir import LOCAL_NAMESPACE, LOCAL_ROOT, Workdir, use_environment
+from zhongjing.backends.local.workdir import LOCAL_NAMESPACE, LOCAL_ROOT, Workdir
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.codes.command import UNKNOWN_PIPELINE
 from zhongjing.codes.local import WORKDIR_IN_USE
@@ -28,6 +28,7 @@ from zhongjing.errors import BackendError, ConfigError, ConflictError
 from zhongjing.pipeline.prepare import changed_under_way, in_progress
 from zhongjing.pipeline.records import manifest_in_use, read_desired, read_progress, read_status, write
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
+from zhongjing.storage.credentials import Access
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.objects import open_store
@@ -225,10 +226,11 @@ class LocalSession:
         attach(self.workdir, start=start, idle_seconds=self._idle_seconds, package=self._package)
         environment = self.workdir.environment()
         if environment != self._environment:
-            use_environment(environment)
             self._environment = environment
-            self._reads = open_store(self.storage.model_copy(update={"deadline_seconds": READ_SECONDS}))
-            self.store = open_store(self.storage)
+            access = Access.from_environment(environment)
+            hasty = self.storage.model_copy(update={"deadline_seconds": READ_SECONDS})
+            self._reads = open_store(hasty, access)
+            self.store = open_store(self.storage, access)
 
     def _wake(self, pipeline: str) -> None:
         self.workdir.touch("heartbeat")

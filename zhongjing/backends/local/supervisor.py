@@ -33,7 +33,6 @@ from zhongjing.backends.local.workdir import (
     LOCAL_ROOT,
     SupervisorRecord,
     Workdir,
-    use_environment,
 )
 from zhongjing.codes.storage import S3_SERVER_FAILED
 from zhongjing.config.pipeline import TrainingPipeline
@@ -43,6 +42,7 @@ from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence, Reconciler
 from zhongjing.pipeline.repeats import Repeats
 from zhongjing.storage.admin import BucketAdmin
+from zhongjing.storage.credentials import Access
 from zhongjing.storage.embedded import EmbeddedS3
 from zhongjing.storage.files import disk_error
 from zhongjing.storage.layout import Layout
@@ -96,6 +96,7 @@ class Supervisor:
         self._earlier_ray: RayRecord | None = None
         self._heartbeat = Heartbeat(lambda: workdir.touch("alive"))
         self._store: ObjectStore | None = None
+        self._admin: BucketAdmin | None = None
         self._record_lock = threading.Lock()
         self._ending = threading.Event()
         self._moved = threading.Event()
@@ -242,18 +243,20 @@ class Supervisor:
 
     def _use_store(self) -> None:
         environment = self._s3.environment()
-        use_environment(environment)
         self._head.set_environment(environment)
+        access = self._s3.access
         # Passes are repeated anyway, and one that waits long hears late that the server had to move.
         storage = Storage(uri=LOCAL_ROOT, deadline_seconds=STORE_SECONDS)
-        BucketAdmin(Storage(uri=LOCAL_ROOT)).ensure_bucket(LOCAL_ROOT)
-        self._store = open_store(storage)
+        self._admin = BucketAdmin(Storage(uri=LOCAL_ROOT), access)
+        self._admin.ensure_bucket(LOCAL_ROOT)
+        self._store = open_store(storage, access)
         self.workdir.write_environment(environment)
 
     def _remove_stale_uploads(self) -> None:
         """Parts of uploads that were never ended take space and show in no listing."""
+        assert self._admin is not None
         try:
-            removed = BucketAdmin(Storage(uri=LOCAL_ROOT)).abort_stale_uploads(LOCAL_ROOT)
+            removed = self._admin.abort_stale_uploads(LOCAL_ROOT)
         except StorageError as error:
             logger.warning("unfinished uploads could not be removed: %s", error)
         else:
@@ -263,7 +266,7 @@ class Supervisor:
     def _take_over(self, environment: Mapping[str, str]) -> None:
         """Adopts a predecessor's Ray, if its jobs can go on; ends what is left of it otherwise."""
         # Jobs hold the address of the S3 server that they were started with.
-        same_store = _address(environment) == _address(self._s3.environment())
+        same_store = Access.from_environment(environment) == self._s3.access
         ray = self._earlier_ray
         if ray is not None and same_store and self._head.adopt(ray):
             logger.info("adopted the Ray of process %d", ray.process.pid)
@@ -294,7 +297,7 @@ class Supervisor:
             except ZhongjingError as error:
                 logger.error("%s", error)
                 continue
-            if _address(self._s3.environment()) != _address(self.workdir.environment()):
+            if self._s3.access != Access.from_environment(self.workdir.environment()):
                 self._moved.set()
 
     def _follow_store(self) -> None:
@@ -349,11 +352,6 @@ class _Driven:
         """Whether the supervisor must live for this pipeline."""
         reconciler = self.reconciler
         return self.due is not None and reconciler.status is not None and not reconciler.is_waiting
-
-
-def _address(environment: Mapping[str, str]) -> dict[str, str]:
-    """Where a store is, and its keys; not what is said of proxies, which changes with every process."""
-    return {name: value for name, value in environment.items() if name.startswith("AWS_")}
 
 
 def _told(error: ZhongjingError) -> Failure:

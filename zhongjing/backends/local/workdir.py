@@ -159,17 +159,3 @@ class Workdir:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         partial.replace(self.path / name)
-
-
-def use_environment(environment: Mapping[str, str]) -> None:
-    """Makes the workdir's store the one that this process talks to.
-
-    The store's client reads the environment, as every S3 client does. Whatever else it named is left.
-    """
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]
-    os.environ.update(environment)
-    # A proxy of the environment is for the world outside, never for this machine.
-    for name in ("NO_PROXY", "no_proxy"):
-        hosts = [host for host in os.environ.get(name, "").split(",") if host]
-        os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))

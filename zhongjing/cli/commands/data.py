@@ -347,15 +347,11 @@ def _store_for(
         from zhongjing.cli.target import choose
 
         return stack.enter_context(choose(local=local, workdir=workdir).open()).store
-    import os
-
     from zhongjing.config.sources import Storage
     from zhongjing.storage.objects import open_store
 
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION", "us-east-1")
     # A user waits for the answer: an outage that a job would sit out is reported soon.
-    return open_store(Storage(endpoint=endpoint, region=region, deadline_seconds=_PATIENCE_SECONDS))
+    return open_store(Storage(deadline_seconds=_PATIENCE_SECONDS))
 
 
 def report_lines(report: SourceReport) -> list[str]:

@@ -30,6 +30,7 @@ from zhongjing.errors import ZhongjingError
 from zhongjing.storage.admin import BucketAdmin
 from zhongjing.storage.artifacts import require_conditional_writes
 from zhongjing.storage.connection import Connection
+from zhongjing.storage.credentials import Access
 from zhongjing.storage.embedded import EmbeddedS3
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.probe import try_object
@@ -51,8 +52,8 @@ def main() -> None:
         try_store(storage, _send)
         return
     with served(options.serve, storage, _send) as started:
-        if started:
-            try_store(storage, _send)
+        if started is not None:
+            try_store(storage, _send, started)
 
 
 def _clean_up(folder: Path | None) -> None:
@@ -66,35 +67,32 @@ def _send(finding: Finding) -> None:
 
 
 @contextmanager
-def served(folder: Path, storage: Storage, send: Callable[[Finding], None]) -> Iterator[bool]:
-    """A server of our own while the block runs, made this process's store; False if it does not start."""
+def served(folder: Path, storage: Storage, send: Callable[[Finding], None]) -> Iterator[Access | None]:
+    """The access to a server of our own while the block runs; None if it does not start."""
     server = EmbeddedS3(folder)
     began = time.monotonic()
     try:
         server.start()
     except ZhongjingError as error:
         send(of_error("s3 server", error))
-        yield False
+        yield None
         return
     try:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            del os.environ[name]
-        os.environ.update(server.environment())
-        BucketAdmin(storage).ensure_bucket(storage.uri)
+        BucketAdmin(storage, server.access).ensure_bucket(storage.uri)
         send(fine("s3 server", f"a server of its own started in {time.monotonic() - began:.1f} s"))
-        yield True
+        yield server.access
     finally:
         server.stop()
 
 
-def try_store(storage: Storage, send: Callable[[Finding], None]) -> None:
+def try_store(storage: Storage, send: Callable[[Finding], None], given: Access | None = None) -> None:
     """Sends findings about a store: clock, access, conditional writes, speed. Leaves nothing in it."""
     try:
-        connection = Connection.of(storage)
+        connection = Connection.of(storage, given)
         clock = skew(connection)
         if clock is not None:
             send(judge_skew("s3 clock", clock, connection.name, "signatures are refused"))
-        store = open_store(storage)
+        store = open_store(storage, given)
         folder = f"{storage.uri.rstrip('/')}/.zhongjing-doctor-{uuid.uuid4().hex[:12]}"
         send(fine("s3 access", try_object(store, folder)))
         send(conditions(store, folder))
