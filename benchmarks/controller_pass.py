@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import tempfile
 import time
@@ -26,7 +27,6 @@ from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.events import Recorder
 from zhongjing.backends.kubernetes.resources import NAMESPACES, PIPELINES
 from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, Pipelines
-from zhongjing.backends.local.workdir import use_environment
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease
 from zhongjing.controller.fencing import RayCluster
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--queued", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, EmbeddedS3(Path(folder)) as s3, namespace() as api:
-        use_environment(s3.environment())
+        os.environ.update(s3.environment())  # as a pod of the chart has it
         settings = release(api, s3.endpoint)
         BucketAdmin(settings.storage.storage()).ensure_bucket(BUCKET)
         store = open_store(settings.storage.storage())

@@ -138,7 +138,7 @@ def make_client(connection: Connection, source: KeySource, bucket: str, patient:
         # Of a whole request: only a bound, since one that still moves is not given up.
         "timeout": timedelta(minutes=15),
     }
-    if connection.is_local:
+    if endpoint is not None and connection.is_local:
         options |= {"proxy_url": endpoint, "proxy_excludes": "127.0.0.1,localhost"}  # none at all
     if connection.ca_bundle is not None:
         options["root_certificate"] = Path(connection.ca_bundle).read_bytes()
