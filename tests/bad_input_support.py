@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
-import io
 import json
 import os
 import re
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-import pytest
 
+from tests.command_line import in_process
 from zhongjing.backends.local.processes import environment_of
 from zhongjing.storage.identity import start_mark
 
@@ -33,7 +30,6 @@ SEARCHED = "SECRET-OF-A-RECORD"
 
 _HIDDEN = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST")
 _MARK = "ZHONGJING_TEST_MARK"
-_ENTRIES = {"zhongjing": "zhongjing.cli.app", "zhongjing.submit": "zhongjing.submit"}
 _ERROR = re.compile(r"^error\[([A-Za-z0-9]+)\]: (.*)$")
 
 
@@ -134,24 +130,9 @@ class Shell:
     def in_process(
         self, module: str, *arguments: str, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end in this process: the same ``main``, without the seconds of a start."""
-        streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
-        with pytest.MonkeyPatch.context() as patch:
-            for name in set(os.environ) - set(self.environment):
-                patch.delenv(name)
-            for name, value in {**self.environment, **(environment or {})}.items():
-                patch.setenv(name, value)
-            patch.chdir(self.folder)
-            patch.setattr(tempfile, "tempdir", None)
-            patch.setattr(sys, "argv", [f"{module}.py", *arguments])
-            patch.setattr(sys, "stdout", streams[0])
-            patch.setattr(sys, "stderr", streams[1])
-            with pytest.raises(SystemExit) as left:
-                importlib.import_module(_ENTRIES[module]).main()
-        stdout, stderr = (stream.buffer.getvalue().decode() for stream in streams)
-        code = left.value.code
-        assert isinstance(code, int)
-        return subprocess.CompletedProcess(arguments, code, stdout, stderr)
+        """Runs a command to its end in this process."""
+        variables = {**self.environment, **(environment or {})}
+        return in_process(module, *arguments, folder=self.folder, environment=variables)
 
     def processes(self) -> list[str]:
         """Command lines of what still runs of all that was started here, and of its children."""

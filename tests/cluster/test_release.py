@@ -19,12 +19,12 @@ from tests.chart.support import CHART, TINY
 from tests.cluster.kube import Cluster, Release, diagnosis, installed
 from tests.cluster.runs import JobWatch, Run, pods, wait_for_step
 from tests.cluster.strikes import STRIKES, Strike
+from tests.command_line import kept_environment
 from tests.faults import document
 from tests.faults.checks import Comparison, compare, rollout_problems
 from tests.faults.harness import undisturbed_results
 from tests.faults.observe import STAGES, Result
 from tests.faults.place import Place
-from tests.integration.conftest import kept_environment
 from tests.published_bases import MILLIONS, POSITIONS, publish_ziya
 from tests.published_runs import answers_of, recipe_document, write_corpora
 from zhongjing.config.stages import Stage

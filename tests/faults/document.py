@@ -4,6 +4,7 @@ from __future__ import annotations
 
 LARGE = "faults"
 SMALL = "small"
+QUICK = "quick"
 ITERATION_STEPS = 4  # PPO's optimizer steps a rollout (ppoEpochs)
 
 _DOCUMENT = """\
@@ -77,6 +78,22 @@ def small(name: str = SMALL) -> str:
         sft=600,
         ranked=160,
         ppo=24,
+        every=10,
+        deadline=1800,
+    )
+
+
+def quick() -> str:
+    """For a look at every stage: a checkpoint or two of each, an iteration or two of PPO."""
+    return _DOCUMENT.format(
+        name=QUICK,
+        hidden=64,
+        intermediate=176,
+        vocabulary=1024,
+        steps=24,
+        sft=16,
+        ranked=16,
+        ppo=8,
         every=10,
         deadline=1800,
     )

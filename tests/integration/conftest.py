@@ -1,9 +1,8 @@
-"""What integration tests share, above all one small pipeline that is taken through its four stages once."""
+"""What integration tests share."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults import document
+from tests.command_line import kept_environment
 from tests.faults.harness import undisturbed_results
 from tests.faults.observe import Result
 from tests.faults.place import Place
@@ -22,24 +21,12 @@ from zhongjing.storage.layout import Layout, StageLayout
 
 
 @dataclass(frozen=True)
-class Undisturbed:
-    """A run that nothing happened to."""
+class Finished:
+    """A run of all four stages that nothing happened to."""
 
     place: Place
     answer: Mapping[str, Any]  # the JSON object that submit printed
     results: Mapping[Stage, Result]
-
-
-@contextmanager
-def kept_environment() -> Iterator[None]:
-    """Watching a store sets its address and keys for the process; afterwards they are as before."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        os.environ.update(before)
 
 
 @pytest.fixture
@@ -56,14 +43,13 @@ def layout(bucket_uri: str) -> StageLayout:
     return Layout(bucket_uri, "local", "tiny").stage(Stage.SFT, "abc123")
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
-    """The small pipeline of :mod:`tests.faults.document`, complete (about 75 s, once a session)."""
-    place = Place(tmp_path_factory.mktemp("病历 undisturbed ü'&%"), document.small())
+@contextmanager
+def finished_run(place: Place, pipeline: str) -> Iterator[Finished]:
+    """Takes the document of a place through its four stages; the place is gone afterwards."""
     try:
         with kept_environment():
-            results = undisturbed_results(place, document.SMALL)
-        yield Undisturbed(place, json.loads(place.answer.read_text(encoding="utf-8")), results)
+            results = undisturbed_results(place, pipeline)
+        yield Finished(place, json.loads(place.answer.read_text(encoding="utf-8")), results)
     finally:
         place.end()
         shutil.rmtree(place.folder, ignore_errors=True)

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.command_line import in_process
 from zhongjing.backends.local.processes import ProcessRecord, wait_until
 from zhongjing.backends.local.workdir import SupervisorRecord, Workdir
 from zhongjing.config.sources import Storage
@@ -45,7 +46,7 @@ class Report:
 
 
 class Doctor:
-    """Runs ``python -m zhongjing doctor`` in a folder, with a temporary folder of its own."""
+    """Runs ``zhongjing doctor`` in a folder, with a temporary folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,15 +63,8 @@ class Doctor:
         return {**kept, **own, "OMP_NUM_THREADS": "1", **more}
 
     def __call__(self, *arguments: str, **environment: str) -> Report:
-        done = subprocess.run(
-            [sys.executable, "-m", "zhongjing", "doctor", "-o", "json", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=self.work,
-            env=self.environment(**environment),
-            timeout=300,
-            check=False,
-        )
+        words = ("doctor", "-o", "json", *arguments)
+        done = in_process("zhongjing", *words, folder=self.work, environment=self.environment(**environment))
         assert "Traceback" not in done.stderr, done.stderr
         value = json.loads(done.stdout)
         checks = {check["name"]: check for check in value["checks"]}

@@ -9,14 +9,16 @@ import json
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.command_line import in_process, kept_environment
+from tests.faults import document
 from tests.faults.place import Place
-from tests.integration.conftest import Undisturbed, kept_environment
+from tests.integration.conftest import Finished, finished_run
 from zhongjing.backends.local.session import LocalSession
 from zhongjing.config.keys import digest
 from zhongjing.config.stages import Stage
@@ -32,18 +34,9 @@ class Run:
         self.document = place.document
         self.environment = place.environment
 
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "zhongjing", *arguments, "--local", "--workdir", str(self.workdir)]
-
-    def run(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        local = (*arguments, "--local", "--workdir", str(self.workdir))
+        return in_process("zhongjing", *local, folder=self.document.parent, environment=self.environment)
 
     def submit(self, *arguments: str) -> dict[str, Any]:
         done = self.run("submit", "-f", str(self.document), "-o", "json", *arguments)
@@ -53,13 +46,20 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(undisturbed: Undisturbed) -> Run:
-    return Run(undisturbed.place)
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    place = Place(tmp_path_factory.mktemp("病历 finished ü'&%"), document.quick())
+    with finished_run(place, document.QUICK) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def finished(undisturbed: Undisturbed) -> Mapping[str, Any]:
-    return undisturbed.answer
+def run(pipeline: Finished) -> Run:
+    return Run(pipeline.place)
+
+
+@pytest.fixture(scope="module")
+def finished(pipeline: Finished) -> Mapping[str, Any]:
+    return pipeline.answer
 
 
 def test_all_four_stages_leave_a_result(finished: Mapping[str, Any]) -> None:
@@ -69,15 +69,15 @@ def test_all_four_stages_leave_a_result(finished: Mapping[str, Any]) -> None:
     )
     pretrain = finished["stages"]["pretrain"]
     assert pretrain["metrics"]["loss"] < pretrain["metricsBefore"]["loss"]
-    assert finished["stages"]["ppo"]["step"] == 24
+    assert finished["stages"]["ppo"]["step"] == 8
 
 
-def test_every_manifest_says_what_its_key_is_the_digest_of(undisturbed: Undisturbed) -> None:
-    assert set(undisturbed.results) == {Stage.PRETRAIN, Stage.SFT, Stage.RM, Stage.PPO}
-    for stage, result in undisturbed.results.items():
+def test_every_manifest_says_what_its_key_is_the_digest_of(pipeline: Finished) -> None:
+    assert set(pipeline.results) == {Stage.PRETRAIN, Stage.SFT, Stage.RM, Stage.PPO}
+    for stage, result in pipeline.results.items():
         assert digest(result.manifest.key_fields) == result.manifest.key
         assert result.manifest.key_fields["stage"] == stage
-    measured = undisturbed.results[Stage.PPO].manifest.metrics
+    measured = pipeline.results[Stage.PPO].manifest.metrics
     assert {"objective", "reward", "kl"} <= set(measured)
 
 
@@ -178,7 +178,7 @@ print(json.dumps(shapes))
 def test_pulled_models_load_without_our_code(run: Run, finished: Mapping[str, Any], tmp_path: Path) -> None:
     folders = {stage: str(tmp_path / stage) for stage in ("pretrain", "rm", "ppo")}
     for stage, folder in folders.items():
-        done = run.run("pull", f"small/{stage}", folder)
+        done = run.run("pull", f"quick/{stage}", folder)
         assert done.returncode == 0, done.stderr
     loaded = subprocess.run(
         [sys.executable, "-c", LOADS, *(word for pair in folders.items() for word in pair)],

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tests.command_line import kept_environment
 from tests.faults.place import Place, wait_for
-from tests.integration.conftest import kept_environment
 from tests.published_bases import MILLIONS, POSITIONS, publish_ziya, write_qwen25_base
 from tests.published_runs import answers_of, recipe_document, write_corpora
 from zhongjing.cli.app import app

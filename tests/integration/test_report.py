@@ -10,8 +10,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import in_process, kept_environment
 from tests.local_support import JOBS, document, end_supervisor, follow, live, open_session, submit
 from tests.report_support import AWKWARD, KEY, PEM, RECORD, assert_no_trace
 from zhongjing.backends.local.processes import end_marked, wait_until
@@ -60,15 +59,11 @@ class Place:
         """Makes a report and looks for what must not be in it; returns it with what the command printed."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KUBE"))}
         own = {"HOME": str(self.home), "USER": USER, "LOGNAME": USER, "PYTHONPATH": str(ROOT), **COMMAND}
-        command = [sys.executable, "-m", "zhongjing", "report", "--workdir", str(self.workdir), *options]
-        done = subprocess.run(
-            [*command, "-o", "json", "--output", target],
-            env={**kept, **own, "TMPDIR": str(self.home / "t")},
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
+        done = in_process(
+            "zhongjing",
+            *("report", "--workdir", str(self.workdir), *options, "-o", "json", "--output", target),
+            folder=self.home,
+            environment={**kept, **own, "TMPDIR": str(self.home / "t")},
         )
         assert done.returncode == 0, done.stderr
         text = (self.home / target).read_text()
@@ -93,11 +88,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     (home / "t").mkdir(parents=True)
     place = Place(home, home / "w")
     (home / "dialogues.jsonl").write_text(ANSWER)
-    before = dict(os.environ)
-    os.environ.update({"NOTEBOOK_TOKEN": NOTEBOOK, "PYTHONPATH": JOBS})
+    with kept_environment():
+        os.environ.update({"NOTEBOOK_TOKEN": NOTEBOOK, "PYTHONPATH": JOBS})
+        yield from _planted(place)
+
+
+def _planted(place: Place) -> Iterator[Place]:
     try:
         with open_session(place.workdir) as session:
-            user = document(home, "demo", stages=(Stage.SFT,), steps="2")
+            user = document(place.home, "demo", stages=(Stage.SFT,), steps="2")
             user["spec"]["stages"]["sft"]["systemPrompt"] = PROMPT
             user["metadata"]["annotations"] = {"note": f"made with {KEY}"}
             assert follow(session, submit(session, user)).holds(ConditionType.COMPLETE)
@@ -113,9 +112,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             (Path(ray.temporary) / "session_latest" / "logs" / "raylet.err").write_text(LOG)
         yield place
     finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        os.environ.update(before)
         if Workdir(place.workdir).live_record() is not None:
             end_supervisor(place.workdir)
         end_marked(RayHead(place.workdir).mark)

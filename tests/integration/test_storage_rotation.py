@@ -17,7 +17,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from tests.integration.conftest import kept_environment
+from tests.command_line import kept_environment
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage

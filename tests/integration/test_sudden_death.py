@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tests.command_line import kept_environment
 from tests.faults import document
 from tests.faults.checks import Comparison, compare, rollout_problems
 from tests.faults.harness import Blow, Harness, LostError
@@ -22,7 +23,7 @@ from tests.faults.observe import STAGES, Result
 from tests.faults.place import Place, wait_for
 from tests.faults.plan import Phase, Strike
 from tests.faults.victims import Victim
-from tests.integration.conftest import Undisturbed, kept_environment
+from tests.integration.conftest import Finished, finished_run
 from zhongjing.config.stages import Stage
 
 pytestmark = [pytest.mark.integration, pytest.mark.deaths, pytest.mark.timeout(1800)]
@@ -78,8 +79,14 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         shutil.rmtree(place.folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    with finished_run(Place(tmp_path_factory.mktemp("undisturbed"), document.small()), document.SMALL) as run:
+        yield run
+
+
 @pytest.fixture
-def comparison(story: Story, undisturbed: Undisturbed, stage: Stage) -> Comparison:
+def comparison(story: Story, undisturbed: Finished, stage: Stage) -> Comparison:
     assert not story.lost, story.lost
     return compare(undisturbed.results, story.results)[STAGES.index(stage)]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import kept_environment
+from tests.command_line import kept_environment
 from tests.pods import Pods, Run
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.config.sources import Storage
