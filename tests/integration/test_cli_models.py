@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,17 +44,28 @@ TINY = TinyBase.model_validate(
         "maxPositions": 256,
     }
 )
-# What pull printed, run by a Python that has none of our code on its path; prints one number of the model's.
+# What pull printed, run by a Python that has none of our code on its path; prints a number of each model's.
 SCRIPT = """
-import sys
+import json, sys
 sys.modules["zhongjing"] = None
-{lines}
 import torch
-model.eval()
-with torch.no_grad():
-    output = model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
-print(len(tokenizer), output.flatten()[-1].item(), output.shape[-1])
+found = {}
+for name, lines in json.loads(sys.argv[1]).items():
+    loaded = {}
+    exec("\\n".join(lines), loaded)
+    with torch.no_grad():
+        output = loaded["model"].eval()(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
+    found[name] = [len(loaded["tokenizer"]), output.flatten()[-1].item(), output.shape[-1]]
+print(json.dumps(found))
 """
+
+
+FORMS: dict[str, tuple[str, ...]] = {
+    "sft": (),
+    "rm": (),
+    "sft merged": ("--merged",),
+    "rm merged": ("--merged",),
+}
 
 
 def put(session: MemorySession, uri: str, folder: Path) -> None:
@@ -114,93 +127,99 @@ def command(
     return CommandLine(results[0])
 
 
-def computed(lines: list[str], folder: Path) -> tuple[int, float, int]:
-    """Runs the printed lines in another process, from another folder."""
+@dataclass(frozen=True)
+class Pulled:
+    """What pull wrote and told, and what the model computes where none of our code is."""
+
+    folder: Path
+    told: dict[str, Any]
+    tokens: int
+    number: float
+    width: int
+
+
+@pytest.fixture(scope="module")
+def pulled(
+    results: tuple[MemorySession, dict[str, float]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Pulled]:
+    """Both models as adapters and merged; another process loads all of them, from another folder."""
+    root = tmp_path_factory.mktemp("pulled")
+    (root / "zhongjing-runs").mkdir()
+    told: dict[str, dict[str, Any]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for name, options in FORMS.items():
+            kind = name.partition(" ")[0]
+            result = CommandLine(results[0])("pull", f"demo/{kind}", name, *options, "--local", "-o", "json")
+            assert result.exit_code == 0, result.output
+            told[name] = json.loads(result.stdout)
+    lines = json.dumps({name: shown["load"] for name, shown in told.items()})
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(lines="\n".join(lines))],
+        [sys.executable, "-c", SCRIPT, lines],
         capture_output=True,
         text=True,
-        cwd=folder,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    tokens, number, width = done.stdout.split()
-    return int(tokens), float(number), int(width)
+    computed = json.loads(done.stdout)
+    return {name: Pulled(root / name, told[name], *computed[name]) for name in FORMS}
 
 
 @pytest.mark.parametrize(("kind", "width"), [("sft", 480), ("rm", 1)])
 def test_a_pulled_adapter_loads_from_anywhere(
-    command: CommandLine,
-    results: tuple[MemorySession, dict[str, float]],
-    kind: str,
-    width: int,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    pulled: dict[str, Pulled], results: tuple[MemorySession, dict[str, float]], kind: str, width: int
 ) -> None:
-    result = command("pull", f"demo/{kind}", "model", "--local", "-o", "json")
-    assert result.exit_code == 0, result.output
-    shown = json.loads(result.stdout)
-    assert shown["base"] == str(tmp_path / "model" / "base")
-    config = json.loads((tmp_path / "model" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(tmp_path / "model" / "base")
-    assert not list((tmp_path / "model" / "base").glob("made.json"))
-    tokens, number, columns = computed(shown["load"], tmp_path_factory.mktemp("elsewhere"))
-    assert number == pytest.approx(results[1][kind], rel=1e-5)
-    assert columns == width
-    assert tokens > 256
+    found = pulled[kind]
+    assert found.told["base"] == str(found.folder / "base")
+    config = json.loads((found.folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(found.folder / "base")
+    assert not list((found.folder / "base").glob("made.json"))
+    assert found.number == pytest.approx(results[1][kind], rel=1e-5)
+    assert found.width == width
+    assert found.tokens > 256
 
 
 @pytest.mark.parametrize("kind", ["sft", "rm"])
 def test_a_merged_model_stands_alone(
-    command: CommandLine,
-    results: tuple[MemorySession, dict[str, float]],
-    kind: str,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    pulled: dict[str, Pulled], results: tuple[MemorySession, dict[str, float]], kind: str
 ) -> None:
-    result = command("pull", f"demo/{kind}", "model", "--merged", "--local", "-o", "json")
-    assert result.exit_code == 0, result.output
-    shown = json.loads(result.stdout)
-    assert shown["format"] == "full"
-    assert not (tmp_path / "model" / "base").exists()
-    assert not (tmp_path / "model" / "adapter_config.json").exists()
-    _, number, _ = computed(shown["load"], tmp_path_factory.mktemp("elsewhere"))
-    assert number == pytest.approx(results[1][kind], rel=1e-4)
+    found = pulled[f"{kind} merged"]
+    assert found.told["format"] == "full"
+    assert not (found.folder / "base").exists()
+    assert not (found.folder / "adapter_config.json").exists()
+    assert found.number == pytest.approx(results[1][kind], rel=1e-4)
 
 
-def test_chat_answers_from_a_pulled_folder(command: CommandLine, tmp_path: Path) -> None:
-    assert command("pull", "demo/sft", "model", "--local").exit_code == 0
-    once = command("chat", "model", "-q", "感冒怎么办？", "--max-new-tokens", "8")
+def test_chat_answers_from_a_pulled_folder(command: CommandLine, pulled: dict[str, Pulled]) -> None:
+    model = str(pulled["sft"].folder)
+    once = command("chat", model, "-q", "感冒怎么办？", "--max-new-tokens", "8")
     assert once.exit_code == 0, once.output
     assert once.stdout.endswith("\n")
     assert once.stderr == ""
     piped = command(
-        "chat", "model", "--max-new-tokens", "8", stdin="感冒怎么办？\n/reset\n感冒怎么办？\n/exit\n不问了\n"
+        "chat", model, "--max-new-tokens", "8", stdin="感冒怎么办？\n/reset\n感冒怎么办？\n/exit\n不问了\n"
     )
     assert piped.exit_code == 0, piped.output
     assert piped.stdout == once.stdout * 2
     sampled = [
-        command(
-            "chat", "model", "-q", "感冒？", "--max-new-tokens", "8", "--temperature", "5", "--seed", seed
-        )
+        command("chat", model, "-q", "感冒？", "--max-new-tokens", "8", "--temperature", "5", "--seed", seed)
         for seed in ("1", "1", "2")
     ]
     assert sampled[0].stdout == sampled[1].stdout
     assert sampled[0].stdout != sampled[2].stdout
 
 
-def test_chat_refuses_a_reward_model(command: CommandLine) -> None:
-    assert command("pull", "demo/rm", "model", "--local").exit_code == 0
-    result = command("chat", "model", "-q", "感冒怎么办？")
+def test_chat_refuses_a_reward_model(command: CommandLine, pulled: dict[str, Pulled]) -> None:
+    result = command("chat", str(pulled["rm"].folder), "-q", "感冒怎么办？")
     assert result.exit_code == 2
     assert "reward model" in result.stderr
 
 
-def test_a_device_that_is_not_there_is_bad_input(command: CommandLine) -> None:
-    assert command("pull", "demo/sft", "model", "--local").exit_code == 0
-    result = command("chat", "model", "-q", "感冒？", "--device", "cuda:77")
+def test_a_device_that_is_not_there_is_bad_input(command: CommandLine, pulled: dict[str, Pulled]) -> None:
+    result = command("chat", str(pulled["sft"].folder), "-q", "感冒？", "--device", "cuda:77")
     assert result.exit_code == 2
     told = "cannot be loaded" if torch.cuda.is_available() else "error[NoGpu]: --device cuda:77"
     assert told in result.stderr
