@@ -35,13 +35,13 @@ def shell(tmp_path: Path) -> Shell:
 
 
 def test_dry_run_prints_a_document_that_can_be_run(shell: Shell) -> None:
-    first = shell("zhongjing", "submit", "--local", "-f", "my.yaml", "--dry-run")
+    first = shell.in_process("zhongjing", "submit", "--local", "-f", "my.yaml", "--dry-run")
     assert first.returncode == 0, first.stderr
     assert "# sft    run   was never run" in first.stdout
     # The document may be meant for a larger machine than the one that it is looked at on.
     assert "# note: would be refused here: the 512 workers of rm would take 512 cores" in first.stdout
     (shell.folder / "full.yaml").write_text(first.stdout)
-    second = shell("zhongjing", "submit", "--local", "-f", "full.yaml", "--dry-run")
+    second = shell.in_process("zhongjing", "submit", "--local", "-f", "full.yaml", "--dry-run")
     assert second.stdout == first.stdout
     assert not (shell.folder / "zhongjing-runs").exists()
 

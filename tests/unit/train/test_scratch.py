@@ -15,6 +15,7 @@ from zhongjing.train.job.scratch import (
     SIZE_VARIABLE,
     VARIABLE,
     FolderLock,
+    keep_downloads_in_scratch,
     parse_size,
     remove_earlier,
     room,
@@ -83,26 +84,32 @@ def test_a_claim_that_is_given_back_protects_nothing(root: Path) -> None:
     assert names(root) == []
 
 
-def downloads(**environment: str) -> str:
-    code = (
-        "from zhongjing.config.stages import Stage\n"
-        "from zhongjing.train.job import entry\n"
-        "try: entry.main(Stage.SFT, ['--help'])\n"
-        "except SystemExit: pass\n"
-        "from huggingface_hub import constants\n"
-        "print(constants.HF_HUB_CACHE)"
-    )
+DOWNLOADING = """
+from zhongjing.config.stages import Stage
+from zhongjing.train.job import entry
+try: entry.main(Stage.SFT, ["--help"])
+except SystemExit: pass
+from huggingface_hub import constants
+print(constants.HF_HUB_CACHE)
+"""
+
+
+def test_downloads_go_to_scratch(root: Path) -> None:
     known = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))}
-    known.pop(VARIABLE, None)
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**known, **environment}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", DOWNLOADING],
+        env={**known, VARIABLE: str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    return done.stdout.splitlines()[-1]
+    assert done.stdout.splitlines()[-1] == f"{root}/huggingface/hub"
 
 
-def test_downloads_go_to_scratch_unless_a_cache_was_named(root: Path) -> None:
-    assert downloads(**{VARIABLE: str(root)}) == f"{root}/huggingface/hub"
-    assert downloads(**{VARIABLE: str(root), "HF_HOME": "/elsewhere"}) == "/elsewhere/hub"
+def test_a_cache_that_was_named_is_used(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", "/elsewhere")
+    keep_downloads_in_scratch()
+    assert os.environ["HF_HOME"] == "/elsewhere"
 
 
 @pytest.mark.parametrize(
