@@ -6,8 +6,8 @@ UV_VERSION := 0.13.9
 EXTRAS := train,controller,dev
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
-# Processes that share the tests, a file to each: 0 is none but pytest's own.
-WORKERS ?= 2
+# Processes that share the tests, a file to each: one more than two cores, since many tests wait. 0: only pytest's own.
+WORKERS ?= 3
 SEED ?= 0
 KILLS ?= 20
 # The image that trains; the controller's has the same name and "-controller" after it.

@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: a real S3 server for the session, a bucket for each test."""
+"""Fixtures that every test may use: a real S3 server for the session, a folder in it for each test."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from zhongjing.storage.embedded import EmbeddedS3
 from zhongjing.storage.objects import ObjectStore, open_store
 
 _numbers = itertools.count()
+_shared: list[str] = []  # the one bucket of the session, once it is made
 
 # Before torch is imported: a tiny model is no faster on many threads, and xdist's workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,14 +46,26 @@ def s3_environment(s3_server: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> di
     return environment
 
 
-@pytest.fixture
-def bucket_uri(s3_environment: dict[str, str]) -> str:
-    """A new, empty bucket: ``s3://test-...``."""
+def _bucket(name: str) -> str:
     from zhongjing.storage.admin import BucketAdmin
 
-    uri = f"s3://test-{os.getpid()}-{next(_numbers)}"
+    uri = f"s3://test-{os.getpid()}-{name}"
     BucketAdmin(Storage(uri=uri)).ensure_bucket(uri)
     return uri
+
+
+@pytest.fixture
+def bucket_uri(s3_environment: dict[str, str]) -> str:
+    """A folder of the test's own, empty as a new bucket is: ``s3://test-.../...``."""
+    if not _shared:
+        _shared.append(_bucket("all"))
+    return f"{_shared[0]}/{next(_numbers)}"
+
+
+@pytest.fixture
+def new_bucket(s3_environment: dict[str, str]) -> str:
+    """A new bucket, for what looks at all of one: ``s3://test-...``. Takes up to a second to make."""
+    return _bucket(str(next(_numbers)))
 
 
 @pytest.fixture

@@ -108,19 +108,19 @@ def test_failed_download_leaves_the_old_file(store: ObjectStore, bucket_uri: str
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_list_is_by_folder_not_by_letters(store: ObjectStore, bucket_uri: str) -> None:
+def test_list_is_by_folder_not_by_letters(store: ObjectStore, new_bucket: str) -> None:
     for key in ("a/1", "a/b/2", "ab/3", "a.txt"):
-        store.put(f"{bucket_uri}/{key}", b"x")
-    assert [info.uri for info in store.list(f"{bucket_uri}/a")] == [
-        f"{bucket_uri}/a/1",
-        f"{bucket_uri}/a/b/2",
+        store.put(f"{new_bucket}/{key}", b"x")
+    assert [info.uri for info in store.list(f"{new_bucket}/a")] == [
+        f"{new_bucket}/a/1",
+        f"{new_bucket}/a/b/2",
     ]
-    assert [info.uri for info in store.list(f"{bucket_uri}/a/")] == [
-        f"{bucket_uri}/a/1",
-        f"{bucket_uri}/a/b/2",
+    assert [info.uri for info in store.list(f"{new_bucket}/a/")] == [
+        f"{new_bucket}/a/1",
+        f"{new_bucket}/a/b/2",
     ]
-    assert len(list(store.list(bucket_uri))) == 4
-    assert list(store.list(f"{bucket_uri}/none")) == []
+    assert len(list(store.list(new_bucket))) == 4
+    assert list(store.list(f"{new_bucket}/none")) == []
 
 
 def test_list_beyond_one_page(store: ObjectStore, bucket_uri: str) -> None:
@@ -132,13 +132,13 @@ def test_list_beyond_one_page(store: ObjectStore, bucket_uri: str) -> None:
     assert list(store.list(bucket_uri)) == []
 
 
-def test_glob(store: ObjectStore, bucket_uri: str) -> None:
+def test_glob(store: ObjectStore, new_bucket: str) -> None:
     for key in ("data/a.json", "data/b.json", "data/sub/c.json", "data/d.txt"):
-        store.put(f"{bucket_uri}/{key}", b"x")
+        store.put(f"{new_bucket}/{key}", b"x")
 
     def names(pattern: str) -> list[str]:
         return [
-            info.uri.removeprefix(f"{bucket_uri}/data/") for info in store.glob(f"{bucket_uri}/{pattern}")
+            info.uri.removeprefix(f"{new_bucket}/data/") for info in store.glob(f"{new_bucket}/{pattern}")
         ]
 
     assert names("data/*.json") == ["a.json", "b.json"]

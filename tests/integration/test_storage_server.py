@@ -289,19 +289,19 @@ def test_many_buckets_and_bucket_administration(s3_environment: dict[str, str], 
     assert all(store.get(f"{uri}/a") == uri.encode() for uri in uris)
 
 
-def test_stale_multipart_uploads_are_aborted(bucket_uri: str) -> None:
+def test_stale_multipart_uploads_are_aborted(new_bucket: str) -> None:
     admin = BucketAdmin(Storage())
-    bucket = bucket_uri.removeprefix("s3://")
+    bucket = new_bucket.removeprefix("s3://")
     for key in ("checkpoints/a", "checkpoints/b", "other/c"):
         admin._client.create_multipart_upload(Bucket=bucket, Key=key)
-    below = f"{bucket_uri}/checkpoints/"
+    below = f"{new_bucket}/checkpoints/"
     assert sorted(upload["Key"] for upload in admin.multipart_uploads(below)) == [
         "checkpoints/a",
         "checkpoints/b",
     ]
     assert admin.abort_stale_uploads(below, timedelta(hours=1)) == 0, "these are young"
     assert admin.abort_stale_uploads(below, timedelta(0)) == 2
-    assert [upload["Key"] for upload in admin.multipart_uploads(bucket_uri)] == ["other/c"]
+    assert [upload["Key"] for upload in admin.multipart_uploads(new_bucket)] == ["other/c"]
 
 
 @pytest.mark.slow
