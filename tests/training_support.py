@@ -7,7 +7,8 @@ import multiprocessing
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _forked_main(environment: dict[str, str], target: Callable[..., None], *arguments: Any) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*arguments)
+
+
+def start_forked(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Starts ``target(*arguments)`` in a process with this one's environment.
+
+    Torch, transformers and DeepSpeed are imported once, by the server that they all are forked from.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training_preload"])
+    process = context.Process(target=_forked_main, args=(dict(os.environ), target, *arguments))
+    process.start()
+    return process
+
+
 def _rank_main(job: str, folder: str, options: dict[str, Any], environment: dict[str, str]) -> None:
     os.environ.update(environment)
     output = os.open(f"{folder}/output-{environment['RANK']}.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
@@ -129,9 +148,6 @@ def _rank_main(job: str, folder: str, options: dict[str, Any], environment: dict
 def run_ranks(job: str, folder: Path, world_size: int, **options: Any) -> list[dict[str, Any]]:
     """Runs ``tests.training_jobs.<job>(folder, **options)`` in processes; their results by rank."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Torch, transformers and DeepSpeed are imported once, by the server that the ranks are forked from.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training_preload"])
     shared = {
         "WORLD_SIZE": str(world_size),
         "MASTER_ADDR": "127.0.0.1",
@@ -139,14 +155,11 @@ def run_ranks(job: str, folder: Path, world_size: int, **options: Any) -> list[d
         "OMP_NUM_THREADS": "1",
     }
     processes = [
-        context.Process(
-            target=_rank_main,
-            args=(job, str(folder), options, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}),
+        start_forked(
+            _rank_main, job, str(folder), options, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         )
         for rank in range(world_size)
     ]
-    for process in processes:
-        process.start()
     try:
         deadline = time.monotonic() + 240
         while any(process.is_alive() for process in processes) and time.monotonic() < deadline:

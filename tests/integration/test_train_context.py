@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.training_jobs import toy_engine
+from tests.training_support import start_forked
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.codes import storage as codes
 from zhongjing.config.resolve import parse_document, resolve
@@ -22,9 +23,10 @@ from zhongjing.storage.artifacts import request_stop
 from zhongjing.storage.checkpoints import Ranges
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageRequest
-from zhongjing.storage.objects import ObjectStore
+from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity, MetricPoint
 from zhongjing.storage.progress_writer import read_metrics, read_progress
+from zhongjing.train.job import ray_context
 from zhongjing.train.job.ray_context import RayRunContext, TensorBoard
 from zhongjing.train.state import TRAINER_FILE, wanted_ranges
 
@@ -138,31 +140,26 @@ def test_a_checkpoint_of_an_earlier_build_says_how_to_begin_again(
     assert "zhongjing submit --pipeline NAME --rerun STAGE" in str(caught.value.remedy)
 
 
-SUDDEN_DEATH = """
-import os, sys
-from pathlib import Path
-from zhongjing.config.sources import Storage
-from zhongjing.storage.layout import StageLayout
-from zhongjing.storage.objects import open_store
-from tests.integration.test_train_context import context, nothing
+def write_megabytes(folder: Path) -> None:
+    (folder / "state").write_bytes(bytes(9 << 20))
 
-storage = Storage.model_validate_json(sys.argv[1])
-first = context(open_store(storage), storage, StageLayout(sys.argv[2]), Path(sys.argv[3]))
-assert first.latest(nothing) is None
-for step in range(1, 6):
-    first.log("train", step, {"loss": 1.0 / step})
-    if step == 4:
-        first.save(step, lambda folder: (folder / "state").write_bytes(bytes(9 << 20)))
-os._exit(9)  # the uploader lives on, the points of the last seconds were never stored
-"""
+
+def die_suddenly(storage: Storage, layout: StageLayout, spool: Path) -> None:
+    first = context(open_store(storage), storage, layout, spool)
+    assert first.latest(nothing) is None
+    for step in range(1, 6):
+        first.log("train", step, {"loss": 1.0 / step})
+        if step == 4:
+            first.save(step, write_megabytes)
+    os._exit(9)  # the uploader lives on, the points of the last seconds were never stored
 
 
 def test_an_attempt_that_died_suddenly_loses_no_point_and_no_snapshot(
     store: ObjectStore, storage: Storage, layout: StageLayout, tmp_path: Path
 ) -> None:
-    arguments = [storage.model_dump_json(), layout.root, str(tmp_path)]
-    died = subprocess.run([sys.executable, "-c", SUDDEN_DEATH, *arguments], check=False, timeout=60)
-    assert died.returncode == 9
+    died = start_forked(die_suddenly, storage, layout, tmp_path)
+    died.join(240)
+    assert died.exitcode == 9
     second = context(store, storage, layout, tmp_path, attempt=2)
     folder = second.latest(nothing)
     assert folder is not None
@@ -189,44 +186,34 @@ def test_a_stop_of_this_attempt_is_seen_and_of_another_is_not(
         second.close()
 
 
-HANGING = """
-import sys, threading
-from pathlib import Path
-from zhongjing.config.sources import Storage
-from zhongjing.storage.layout import StageLayout
-from zhongjing.storage.objects import open_store
-from zhongjing.train.job import ray_context
-from tests.integration.test_train_context import context, nothing
+def hang(storage: Storage, layout: StageLayout, spool: Path, begun: Path) -> None:
+    ray_context.OTHERS_POLL_SECONDS = 0.1
+    taken = threading.Lock()
 
-ray_context.OTHERS_POLL_SECONDS = 0.1
-storage = Storage.model_validate_json(sys.argv[1])
-taken = threading.Lock()
+    def waits_for_ever() -> None:
+        begun.touch()
+        taken.acquire()
 
-def waits_for_ever():
-    print("hangs", flush=True)
     taken.acquire()
-
-taken.acquire()
-context(open_store(storage), storage, StageLayout(sys.argv[2]), Path(sys.argv[3]), attempt=2, rank=1)
-waits_for_ever()
-"""
+    context(open_store(storage), storage, layout, spool, attempt=2, rank=1)
+    waits_for_ever()
 
 
 def test_a_worker_that_hangs_leaves_its_stacks(
     store: ObjectStore, storage: Storage, layout: StageLayout, tmp_path: Path
 ) -> None:
-    arguments = [storage.model_dump_json(), layout.root, str(tmp_path)]
     uri = f"{layout.logs}/stacks-a2-rank1.txt"
-    with subprocess.Popen([sys.executable, "-c", HANGING, *arguments], stdout=subprocess.PIPE) as worker:
-        try:
-            assert worker.stdout is not None
-            assert worker.stdout.readline() == b"hangs\n"
-            # As the sequencer writes it; an earlier attempt's says nothing to this one.
-            store.put_json(layout.stop(1), {"reason": "Hung", "message": ""})
-            store.put_json(layout.stop(2), {"reason": "Hung", "message": "made no step"})
-            assert wait_until(lambda: store.exists(uri), 30)
-        finally:
-            worker.kill()
+    begun = tmp_path / "begun"
+    worker = start_forked(hang, storage, layout, tmp_path, begun)
+    try:
+        assert wait_until(begun.exists, 240)
+        # As the sequencer writes it; an earlier attempt's says nothing to this one.
+        store.put_json(layout.stop(1), {"reason": "Hung", "message": ""})
+        store.put_json(layout.stop(2), {"reason": "Hung", "message": "made no step"})
+        assert wait_until(lambda: store.exists(uri), 30)
+    finally:
+        worker.kill()
+        worker.join()
     text = store.get(uri).decode()
     assert text.startswith(f"rank1: process {worker.pid} on ")
     main = text.split("\n\n")[1]
