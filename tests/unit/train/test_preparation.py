@@ -76,7 +76,7 @@ def failing(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pr
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     store = open_store(
-        Storage(uri="s3://nowhere", endpoint=f"http://127.0.0.1:{free_port()}", deadline_seconds=1)
+        Storage(uri="s3://nowhere", endpoint=f"http://127.0.0.1:{free_port()}", deadline_seconds=0.1)
     )
 
     def run(

@@ -43,7 +43,7 @@ def test_where_the_store_cannot_be_used_the_attempts_folder_does(
     monkeypatch.setenv(VARIABLE, "s3://bucket/ns/ray/")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2")
-    storage = ray_storage(Storage(endpoint="http://127.0.0.1:9", deadline_seconds=1), tmp_path)
+    storage = ray_storage(Storage(endpoint="http://127.0.0.1:9", deadline_seconds=0.1), tmp_path)
     assert storage.path == str(tmp_path / "ray-train")
     assert "Ray Train cannot use s3://bucket/ns/ray/" in caplog.text
     assert "hunter2" not in caplog.text
