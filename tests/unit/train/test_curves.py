@@ -24,13 +24,18 @@ def training(steps: int) -> list[MetricPoint]:
     return [*points, point("validation", 0, loss=8.2), point("validation", steps, loss=5.0)]
 
 
-def test_every_panel_has_its_file_and_the_overview_comes_first(tmp_path: Path) -> None:
-    files = render_curves(training(60), tmp_path / "curves")
-    names = [file.name for file in files]
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The files of a training of 30 steps; drawing takes a second."""
+    return render_curves(training(30), tmp_path_factory.mktemp("plain") / "curves")
+
+
+def test_every_panel_has_its_file_and_the_overview_comes_first(plain: list[Path]) -> None:
+    names = [file.name for file in plain]
     assert names == ["curves.png", "loss.png", "optimizer.png", "schedule.png"]
-    for file in files:
+    for file in plain:
         assert file.read_bytes().startswith(PNG)
-    assert sorted(path.name for path in (tmp_path / "curves").iterdir()) == sorted(names)
+    assert sorted(path.name for path in plain[0].parent.iterdir()) == sorted(names)
 
 
 def test_ppo_has_reward_and_kl(tmp_path: Path) -> None:
@@ -93,15 +98,13 @@ def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     assert render_curves([*points, point("train", 2, loss=1.0)], tmp_path)
 
 
-def test_spikes_change_the_picture(tmp_path: Path) -> None:
-    plain = render_curves(training(30), tmp_path / "a")[0].read_bytes()
-    marked = render_curves([*training(30), point("spike", 12, gradient_norm=99.0)], tmp_path / "b")[0]
-    assert plain != marked.read_bytes()
+def test_spikes_change_the_picture(plain: list[Path], tmp_path: Path) -> None:
+    marked = render_curves([*training(30), point("spike", 12, gradient_norm=99.0)], tmp_path)[0]
+    assert plain[0].read_bytes() != marked.read_bytes()
 
 
-def test_the_same_points_give_the_same_file(tmp_path: Path) -> None:
-    first = render_curves(training(30), tmp_path / "a")[0].read_bytes()
-    assert render_curves(list(reversed(training(30))), tmp_path / "b")[0].read_bytes() == first
+def test_the_same_points_give_the_same_file(plain: list[Path], tmp_path: Path) -> None:
+    assert render_curves(list(reversed(training(30))), tmp_path)[0].read_bytes() == plain[0].read_bytes()
 
 
 def test_every_curve_of_an_axis_has_the_same_unit() -> None:
