@@ -26,7 +26,6 @@ from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity, MetricPoint
 from zhongjing.storage.progress_writer import read_metrics, read_progress
-from zhongjing.train.job import ray_context
 from zhongjing.train.job.ray_context import RayRunContext, TensorBoard
 from zhongjing.train.state import TRAINER_FILE, wanted_ranges
 
@@ -187,7 +186,7 @@ def test_a_stop_of_this_attempt_is_seen_and_of_another_is_not(
 
 
 def hang(storage: Storage, layout: StageLayout, spool: Path, begun: Path) -> None:
-    ray_context.OTHERS_POLL_SECONDS = 0.1
+    pytest.MonkeyPatch().setattr("zhongjing.train.job.ray_context.OTHERS_POLL_SECONDS", 0.1)
     taken = threading.Lock()
 
     def waits_for_ever() -> None:
