@@ -41,20 +41,16 @@ class Outage:
     def __init__(self, ask: Callable[[], None]) -> None:
         self._ask = ask
         self._asked = False
-        self._error: ZhongjingError | None = None
+        self.error: ZhongjingError | None = None
+        """What was wrong with the store when it was last asked."""
         self._since = self._again = 0.0
         self._pause = _FIRST_PAUSE
         self._repeats = Repeats(logger)
 
     @property
-    def error(self) -> ZhongjingError | None:
-        """What was wrong with the store when it was last asked."""
-        return self._error
-
-    @property
     def holds(self) -> bool:
         """Whether the store could not be used when it was last asked."""
-        return self._error is not None
+        return self.error is not None
 
     def look(self, now: float) -> None:
         """Asks the store if it was never asked, or if it is away and the time to ask it again has come.
@@ -62,7 +58,7 @@ class Outage:
         Args:
             now: seconds since the epoch.
         """
-        if not self._asked or (self._error is not None and now >= self._again):
+        if not self._asked or (self.error is not None and now >= self._again):
             self._look(now)
 
     def explains(self, error: Exception, now: float) -> bool:
@@ -73,20 +69,20 @@ class Outage:
         """
         if not _may_be_outage(error):
             return False
-        if self._error is None:
+        if self.error is None:
             self._look(now)
-        return self._error is not None
+        return self.error is not None
 
     def told(self, now: float) -> ZhongjingError | None:
         """What is wrong with the store, if it has been so for longer than is borne in silence."""
-        late = self._error is not None and now - self._since >= _patience(self._error)
-        return self._error if late else None
+        late = self.error is not None and now - self._since >= _patience(self.error)
+        return self.error if late else None
 
     def wait(self, now: float) -> float:
         """Seconds until something may be new: the store is asked again, or its outage is told."""
-        if self._error is None:
+        if self.error is None:
             return 0.0
-        telling = self._since + _patience(self._error)
+        telling = self._since + _patience(self.error)
         return max(0.0, min([self._again, telling] if telling > now else [self._again]) - now)
 
     def _look(self, now: float) -> None:
@@ -98,14 +94,14 @@ class Outage:
             return
         if self._repeats.forget(_STORE):
             logger.warning("the object store is back after %.0f s", now - self._since)
-        self._error = None
+        self.error = None
         self._pause = _FIRST_PAUSE
 
     def _note(self, error: ZhongjingError, now: float) -> None:
-        if self._error is None:
+        if self.error is None:
             self._since = now
         self._repeats.say(_STORE, f"cannot be used: {sentence(error)}", key=error.code.name)
-        self._error = error
+        self.error = error
         self._again = now + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 

@@ -50,15 +50,14 @@ class KubernetesRecords:
         self._unknown: frozenset[str] = frozenset()
         self.has_news = False
         """Whether live progress was noted that no status says yet."""
-        self.pipeline = pipeline
         self.use(pipeline)
 
     def use(self, pipeline: Pipeline) -> None:
         """Goes on with another version of the object."""
         self.pipeline = pipeline
-        self._live = decode_live(pipeline.status) | {
-            stage: live for stage, live in self._live.items() if stage.value in self._stages(pipeline)
-        }
+        there = pipeline.status.get("stages") or {}
+        noted = {stage: live for stage, live in self._live.items() if stage.value in there}
+        self._live = decode_live(pipeline.status) | noted
 
     def want(self, desired: DesiredState | None) -> None:
         """Sets what :meth:`desired` says; None where the document cannot be run."""
@@ -140,10 +139,10 @@ class KubernetesRecords:
         desired = self._desired
         # Of a document that is refused there is none; until one was looked at, the last one's stays.
         resolved = None if self._refused else self.pipeline.status.get("resolvedSpec")
-        targets = tuple(Stage(name) for name in _targets(self.pipeline))
+        targets = _targets(self.pipeline)
         if desired is not None:
             resolved = desired.document.spec.model_dump(mode="json", exclude_none=True)
-            targets = tuple(desired.targets)
+            targets = desired.targets
         return encode(status, Extras(self._services.release, targets, resolved, self._live, self._layout))
 
     def _write(self, value: Object) -> bool:
@@ -192,14 +191,10 @@ class KubernetesRecords:
             self._services.store.put_record(uri, source)
             self._late[uri] = source
 
-    @staticmethod
-    def _stages(pipeline: Pipeline) -> Object:
-        return pipeline.status.get("stages") or {}
 
-
-def _targets(pipeline: Pipeline) -> list[str]:
-    text = str(pipeline.status.get("targets") or "")
-    return [name for name in text.split(",") if name in set(Stage)]
+def _targets(pipeline: Pipeline) -> list[Stage]:
+    names = str(pipeline.status.get("targets") or "").split(",")
+    return [Stage(name) for name in names if name in set(Stage)]
 
 
 def _said(status: Mapping[str, object]) -> dict[str, object]:

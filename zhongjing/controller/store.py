@@ -17,7 +17,6 @@ from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.diagnosis import S3, Explainer, sentence
 from zhongjing.backends.kubernetes.secrets import CREDENTIALS_KEY, read_secret
 from zhongjing.config.release import ReleaseConfig
-from zhongjing.config.sources import Storage
 from zhongjing.errors import StorageUnavailableError, ZhongjingError
 from zhongjing.pipeline.repeats import Repeats
 from zhongjing.storage.admin import BucketAdmin
@@ -41,26 +40,19 @@ class ReleaseStore:
     def __init__(self, api: KubeApi, release: ReleaseConfig) -> None:
         self._api = api
         self._release = release
-        self._storage = release.storage.storage().model_copy(update={"deadline_seconds": STORE_SECONDS})
+        self.storage = release.storage.storage()
+        """The section that documents get."""
+        hasty = self.storage.model_copy(update={"deadline_seconds": STORE_SECONDS})
         access = Access.from_environment(os.environ)
         self._mounted = Path(access.credentials_files[0])
         self._lent = Path(tempfile.gettempdir()) / f"credentials-{uuid.uuid4().hex}"
         self._lends = access.keys is None and release.storage.secret is not None
         access = replace(access, credentials_files=(str(self._mounted), str(self._lent)))
-        self.objects: ObjectStore = open_store(self._storage, access, waits=False)
-        self._admin = BucketAdmin(self._storage, access, waits=False)
+        self.objects: ObjectStore = open_store(hasty, access, waits=False)
+        self._admin = BucketAdmin(hasty, access, waits=False)
         self._repeats = Repeats(logger)
-        self._ready = False
-
-    @property
-    def storage(self) -> Storage:
-        """The section that documents get."""
-        return self._release.storage.storage()
-
-    @property
-    def is_ready(self) -> bool:
+        self.is_ready = False
         """Whether the store could be used yet."""
-        return self._ready
 
     def ask(self) -> None:
         """Asks the store for next to nothing; makes the bucket of the bundled store where it is missing.
@@ -71,13 +63,13 @@ class ReleaseStore:
         self.follow_keys()
         if self._release.storage.bundled:
             try:
-                self._admin.ensure_bucket(self._storage.uri)
+                self._admin.ensure_bucket(self.storage.uri)
             except StorageUnavailableError as error:
                 raise self._explained(error) from error
         else:
             # A listing: the answer to another question has no words that say why it is refused.
-            next(self.objects.list(f"{self._storage.uri}/{self._release.namespace}/{_NOTHING}"), None)
-        self._ready = True
+            next(self.objects.list(f"{self.storage.uri}/{self._release.namespace}/{_NOTHING}"), None)
+        self.is_ready = True
 
     def _explained(self, error: StorageUnavailableError) -> StorageUnavailableError:
         """With what keeps the pod of the bundled store: its image, its volume, its node."""
@@ -106,7 +98,7 @@ class ReleaseStore:
             self._lent.unlink(missing_ok=True)
             self._lends = False
             return
-        if self._ready or self._lent.exists():
+        if self.is_ready or self._lent.exists():
             return
         try:
             values = read_secret(self._api, secret) or {}

@@ -133,7 +133,10 @@ def _apply(status: PipelineStatus, action: Action, now: float) -> PipelineStatus
     if isinstance(action, Kill | RequestWorkers):
         return status
     before = status.stage(action.stage)
-    after = before.model_copy(update=_changes(before, action, now))
+    if isinstance(action, Submit):
+        after = _submitted(before, action, now)
+    else:
+        after = before.model_copy(update=_changes(before, action, now))
     update: dict[str, Any] = {"stages": {**status.stages, action.stage: after}}
     if isinstance(action, Submit) and status.started_at is None:
         update["started_at"] = stamp(now)
@@ -165,38 +168,29 @@ def _forgive(entry: StageStatus) -> StageStatus:
     return entry.model_copy(update=update)
 
 
-def _changes(
-    before: StageStatus, action: Submit | RequestStop | Mark | ScheduleRetry, now: float
-) -> dict[str, Any]:
-    if isinstance(action, Submit):
-        same = before.submission_id == action.submission_id
-        return {
-            "state": StageState.QUEUED,
-            "key": action.key,
-            # Of a submission that is repeated, the status goes on saying why it could not be made.
-            "reason": before.reason if same else "Submitted",
-            "message": before.message if same else action.message,
-            "remedy": before.remedy if same else None,
-            "failure": None,
-            "attempt": action.attempt,
-            "failures": before.failures if before.key == action.key else 0,
-            "failed_at_step": before.failed_at_step if before.key == action.key else None,
-            "submission_id": action.submission_id,
-            "spec_hash": action.spec_hash,
-            "confirmed": False,
-            "stop_reason": None,
-            "stop_requested_at": None,
-            "manifest_uri": None,
-            "model_uri": None,
-            "fields": dict(action.fields),
-            "changes": list(action.changes),
-            "submitted_at": before.submitted_at if same else stamp(now),
-            "started_at": before.started_at if before.key == action.key else None,
-            "finished_at": None,
-            "next_retry_at": None,
-            "unknown_since": None,
-            "waiting_since": None,
-        }
+def _submitted(before: StageStatus, action: Submit, now: float) -> StageStatus:
+    """A new attempt. Of a submission that is repeated, the status goes on saying why it could not be made."""
+    again = before.submission_id == action.submission_id
+    goes_on = before.key == action.key
+    return StageStatus(
+        state=StageState.QUEUED,
+        key=action.key,
+        reason=before.reason if again else "Submitted",
+        message=before.message if again else action.message,
+        remedy=before.remedy if again else None,
+        attempt=action.attempt,
+        failures=before.failures if goes_on else 0,
+        failed_at_step=before.failed_at_step if goes_on else None,
+        submission_id=action.submission_id,
+        spec_hash=action.spec_hash,
+        fields=dict(action.fields),
+        changes=list(action.changes),
+        submitted_at=before.submitted_at if again else stamp(now),
+        started_at=before.started_at if goes_on else None,
+    )
+
+
+def _changes(before: StageStatus, action: RequestStop | Mark | ScheduleRetry, now: float) -> dict[str, Any]:
     if isinstance(action, RequestStop):
         if before.stop_reason is action.reason:
             return {}

@@ -35,12 +35,8 @@ def read(store: ObjectStore, uri: str, kind: type[R]) -> Versioned[R] | None:
     The ETag is asked for first: should the object change in between, a write with it is refused.
     """
     info = store.head(uri)
-    if info is None:
-        return None
-    try:
-        return Versioned(store.get_record(uri, kind), info.etag)
-    except NotFoundError:
-        return None
+    value = find_record(store, uri, kind) if info is not None else None
+    return Versioned(value, info.etag) if info is not None and value is not None else None
 
 
 def write(store: ObjectStore, uri: str, value: R, etag: str | None) -> Versioned[R]:
@@ -49,9 +45,7 @@ def write(store: ObjectStore, uri: str, value: R, etag: str | None) -> Versioned
     Raises:
         ConflictError: another writer was first.
     """
-    if etag is None:
-        return Versioned(value, store.put_record(uri, value, if_none_match=True))
-    return Versioned(value, store.put_record(uri, value, if_match=etag))
+    return Versioned(value, store.put_record(uri, value, if_none_match=etag is None, if_match=etag))
 
 
 def read_desired(store: ObjectStore, layout: Layout) -> Versioned[DesiredState] | None:
@@ -119,11 +113,6 @@ def find_record(store: ObjectStore, uri: str, kind: type[R]) -> R | None:
         return store.get_record(uri, kind)
     except NotFoundError:
         return None
-
-
-def read_progress(store: ObjectStore, layout: Layout, stage: Stage, key: str) -> Progress | None:
-    """Live progress of a run of a stage, of whichever attempt wrote last."""
-    return find_record(store, layout.stage(stage, key).progress, Progress)
 
 
 def manifest_in_use(store: ObjectStore, layout: Layout, stage: Stage) -> StageManifest | None:

@@ -26,13 +26,14 @@ from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError, ConfigError, ConflictError
 from zhongjing.pipeline.prepare import changed_under_way, in_progress
-from zhongjing.pipeline.records import manifest_in_use, read_desired, read_progress, read_status, write
+from zhongjing.pipeline.records import manifest_in_use, read_desired, read_status, write
 from zhongjing.pipeline.state import DesiredState, PipelineStatus, stamp
 from zhongjing.storage.credentials import Access
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.objects import open_store
 from zhongjing.storage.progress import Progress
+from zhongjing.storage.progress_writer import read_progress
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,9 @@ class LocalSession:
         """Live progress of the stage's current attempt."""
         status = self.status(pipeline)
         key = status.stage(stage).key if status is not None else None
-        return read_progress(self._reads, self.layout(pipeline), stage, key) if key is not None else None
+        return (
+            read_progress(self._reads, self.layout(pipeline).stage(stage, key)) if key is not None else None
+        )
 
     def manifest(self, pipeline: str, stage: Stage) -> StageManifest | None:
         """The result of a stage that is in use, or None if there is none."""

@@ -34,8 +34,8 @@ from zhongjing.storage.manifest import StageManifest
 if TYPE_CHECKING:
     from zhongjing.config.pipeline import TrainingPipeline
     from zhongjing.pipeline.session import Session
-    from zhongjing.pipeline.tokens import Listed
     from zhongjing.planning.shape import Shape
+    from zhongjing.planning.source_tokens import Listed
     from zhongjing.planning.stage_plan import StageEstimate, Terms
 
 LAST = 20
@@ -122,8 +122,8 @@ def plan(
         )
     from zhongjing.cli.commands.config import load
     from zhongjing.config.resolve import resolve
-    from zhongjing.pipeline.tokens import tokens_of_sources
     from zhongjing.planning.hardware import parse_gpus
+    from zhongjing.planning.source_tokens import tokens_of_sources
     from zhongjing.planning.stage_plan import Terms, plan_pipeline
 
     document = resolve(load(str(file) if file is not None else recipe or "tiny"), overrides or ())

@@ -7,7 +7,7 @@ from pathlib import Path
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import recipe, resolve
 from zhongjing.config.stages import Stage
-from zhongjing.pipeline.tokens import BYTES_A_TOKEN, COMPRESSION, tokens_of_sources
+from zhongjing.planning.source_tokens import BYTES_A_TOKEN, COMPRESSION, tokens_of_sources
 
 LOCAL = ("medical-books", "chatmed")
 
