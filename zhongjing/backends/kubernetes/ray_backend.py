@@ -20,11 +20,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from zhongjing.backends.kubernetes.api import KubeApi
-from zhongjing.backends.kubernetes.capacity import Capacity
+from zhongjing.backends.kubernetes.capacity import Availability, Capacity
 from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.diagnosis import Explainer, sentence
 from zhongjing.backends.kubernetes.pod_diagnosis import Finding
@@ -84,7 +84,7 @@ class ClusterBackend:
         self._leftovers = Leftovers(lambda path: self._ask(lambda ray: ray.query(path)))
         self._told: tuple[float, str, list[Finding]] = (float("-inf"), "", [])
         self._lacks: tuple[float, str, str | None] = (float("-inf"), "", None)
-        self._ray: tuple[str, RayJobsBackend] | None = None
+        self._ray: RayJobsBackend | None = None
         self._repeats = Repeats(logger)
         self._lock = threading.Lock()
 
@@ -96,28 +96,25 @@ class ClusterBackend:
             there = self.capacity.ensure_head(_demand(job), job.submission_id)
             # Now, while no job runs: workers that come later have never run anything.
             self._clear(there.pods)
-            if not there.ready:
-                raise self._explained(BackendUnavailableError(there.message, code=codes.WORKERS_STARTING))
+            self._require(there)
         self._ask(lambda ray: ray.submit(job))
 
     def request_workers(self, job: JobRequest) -> None:
         """Asks for the worker pods of a job that is prepared."""
         with _waits():
-            there = self.capacity.ensure_workers(_demand(job))
-            if not there.ready:
-                raise self._explained(BackendUnavailableError(there.message, code=codes.WORKERS_STARTING))
+            self._require(self.capacity.ensure_workers(_demand(job)))
+
+    def _require(self, there: Availability) -> None:
+        if not there.ready:
+            raise self._explained(_starting(there.message))
 
     def describe(self, submission_id: str) -> JobDescription:
         """State of a job; UNKNOWN, and perhaps lost, if this head has never heard of it, or there is none."""
         try:
             job = self._ask(lambda ray: ray.describe(submission_id))
         except BackendUnavailableError as error:
-            workers = self._left_without_head(error)
-            return JobDescription(
-                submission_id=submission_id,
-                state=JobState.UNKNOWN,
-                lost=all(never_ran(pod) for pod in workers),
-            )
+            lost = all(never_ran(pod) for pod in self._left_without_head(error))
+            return JobDescription(submission_id=submission_id, state=JobState.UNKNOWN, lost=lost)
         if job.state is JobState.UNKNOWN and self._is_lost():
             return job.model_copy(update={"lost": True})
         if job.state is JobState.RUNNING:
@@ -136,9 +133,8 @@ class ClusterBackend:
         if now - self._lacks[0] >= EXPLAIN_SECONDS:
             found: tuple[str, str | None] = ("", None)
             try:
-                short = self.capacity.short()
-                if short:
-                    error = self._explained(BackendUnavailableError(short, code=codes.WORKERS_STARTING))
+                if short := self.capacity.short():
+                    error = self._explained(_starting(short))
                     found = (error.message, error.remedy)
             except ZhongjingError as error:
                 logger.info("the worker pods cannot be looked at: %s", error)
@@ -201,8 +197,7 @@ class ClusterBackend:
         if going:
             raise _replaced(going, "processes of an earlier attempt may be there")
         if coming:
-            message = f"{_names(coming)}: what an earlier attempt left there is ending"
-            raise BackendUnavailableError(message, code=codes.WORKERS_STARTING)
+            raise _starting(f"{_names(coming)}: what an earlier attempt left there is ending")
 
     def _explained(self, error: BackendUnavailableError) -> BackendUnavailableError:
         """The error with what keeps Ray's pods, and the code and the remedy of the gravest of it."""
@@ -214,12 +209,14 @@ class ClusterBackend:
             self._told = (now, error.message, findings)
         if not findings:
             return error
+        # What is on its way is no trouble.
         grave = next((each for each in findings if each.code is not codes.POD_STARTING), None)
-        message = f"{error.message}; {sentence(findings)}"
-        if grave is None:
-            code = codes.WORKERS_STARTING  # all that is found is on its way
-            return BackendUnavailableError(message, code=code, where=error.where)
-        return BackendUnavailableError(message, code=grave.code, where=error.where, remedy=grave.remedy)
+        return BackendUnavailableError(
+            f"{error.message}; {sentence(findings)}",
+            code=grave.code if grave is not None else codes.WORKERS_STARTING,
+            where=error.where,
+            remedy=grave.remedy if grave is not None else None,
+        )
 
     def _left_without_head(self, error: BackendUnavailableError) -> list[Object]:
         """The worker pods that are there although no head is: whatever ran in one is over.
@@ -248,18 +245,15 @@ class ClusterBackend:
         Of a job that prepares its driver does not; tasks that it gave to workers do.
         """
         try:
-            listed = self._ask(lambda ray: ray.query("/api/jobs/"))
-            alive = [job for job in listed if job.get("status") in ("PENDING", "RUNNING")]
-            if preparing is None or any(job.get("submission_id") != preparing for job in alive):
-                return bool(alive)
-            return bool(alive) and self._leftovers.tasks_on_workers()
-        except BackendUnavailableError as error:
             try:
+                listed = self._ask(lambda ray: ray.query("/api/jobs/"))
+                alive = [job for job in listed if job.get("status") in ("PENDING", "RUNNING")]
+                if preparing is None or any(job.get("submission_id") != preparing for job in alive):
+                    return bool(alive)
+                return bool(alive) and self._leftovers.tasks_on_workers()
+            except BackendUnavailableError as error:
                 self._left_without_head(error)
-            except BackendUnavailableError as unseen:
-                self._note("the use of Ray", unseen)
-                return True
-            return False
+                return False
         except ZhongjingError as error:
             self._note("the use of Ray", error)
             return True
@@ -287,10 +281,9 @@ class ClusterBackend:
     # Ray
 
     def _jobs(self, *, renew: bool = False) -> RayJobsBackend:
-        """The Jobs API, with the token of the Secret; the same object as long as the token is the same.
+        """The Jobs API, with the token of the Secret, which is read when it is first needed or to be renewed.
 
-        The Secret is read through the API, not from a mounted file: a kubelet brings a change up to two
-        minutes late.
+        It is read through the API, not from a mounted file: a kubelet brings a change up to two minutes late.
 
         Raises:
             BackendUnavailableError: there is no token (yet).
@@ -300,39 +293,27 @@ class ClusterBackend:
                 secret = self._release.ray.token_secret
                 token = (read_secret(self._api, secret) or {}).get(TOKEN_KEY, "").strip()
                 if not token:
-                    message = f"there is no {TOKEN_KEY} in it"
-                    raise BackendUnavailableError(
-                        message, code=codes.SECRET_INCOMPLETE, where=f"secret/{secret}"
-                    )
-                if self._ray is None or self._ray[0] != token:
-                    jobs = RayJobsBackend(
-                        self._address, token, package=self._package, timeout=REQUEST_SECONDS
-                    )
-                    self._ray = (token, jobs)
-            return self._ray[1]
+                    message, where = f"there is no {TOKEN_KEY} in it", f"secret/{secret}"
+                    raise BackendUnavailableError(message, code=codes.SECRET_INCOMPLETE, where=where)
+                self._ray = RayJobsBackend(
+                    self._address, token, package=self._package, timeout=REQUEST_SECONDS
+                )
+            return self._ray
 
     def _ask(self, question: Callable[[RayJobsBackend], T]) -> T:
-        """Asks Ray, a second time if the token has changed.
+        """Asks Ray, a second time with the token read anew.
 
         Raises:
             BackendUnavailableError: no answer, or another token.
         """
-        jobs = self._jobs()
+        with suppress(TokenRefusedError):
+            return question(self._jobs())
         try:
-            return question(jobs)
+            return question(self._jobs(renew=True))
         except TokenRefusedError as error:
-            newer = self._jobs(renew=True)
-            if newer is jobs:
-                raise self._refused(error) from None
-        try:
-            return question(newer)
-        except TokenRefusedError as error:
-            raise self._refused(error) from None
-
-    def _refused(self, error: BackendError) -> BackendUnavailableError:
-        # Ray's pods may not have been rolled yet, or read a Secret that was changed after they started.
-        message = f"Ray does not take the token of secret/{self._release.ray.token_secret}"
-        return BackendUnavailableError(message, code=RAY_TOKEN_REFUSED, where=error.where)
+            # Ray's pods may not have been rolled yet, or read a Secret that was changed after they started.
+            message = f"Ray does not take the token of secret/{self._release.ray.token_secret}"
+            raise BackendUnavailableError(message, code=RAY_TOKEN_REFUSED, where=error.where) from None
 
 
 @contextmanager
@@ -352,10 +333,14 @@ def _demand(job: JobRequest) -> Demand:
     return Demand(job.stage, job.workers, job.resources)
 
 
+def _starting(message: str) -> BackendUnavailableError:
+    return BackendUnavailableError(message, code=codes.WORKERS_STARTING)
+
+
 def _replaced(pods: Sequence[Object], why: str) -> BackendUnavailableError:
     message = f"{_names(pods)}: replaced, because {why}"
     logger.warning("%s", message)
-    return BackendUnavailableError(message, code=codes.WORKERS_STARTING)
+    return _starting(message)
 
 
 def _names(pods: Sequence[Object]) -> str:
