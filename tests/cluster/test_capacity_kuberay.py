@@ -24,8 +24,7 @@ from zhongjing.backends.kubernetes.capacity import IDLE_SINCE, Capacity
 from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.diagnosis import Explainer
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, RAY_CLUSTERS, SECRETS, Object
-from zhongjing.backends.kubernetes.rollout import TOKEN_HASH, Rollout
-from zhongjing.backends.kubernetes.secrets import prepare_secrets
+from zhongjing.backends.kubernetes.secrets import TOKEN_HASH, Rollout, prepare_secrets
 from zhongjing.backends.kubernetes.workloads import GROUP, read_workloads, write
 from zhongjing.codes import pods as codes
 from zhongjing.config.release import ReleaseConfig

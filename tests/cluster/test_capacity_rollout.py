@@ -11,8 +11,7 @@ from tests.cluster.capacity_support import FULLNAME, group, install_head, instal
 from tests.cluster.own_namespace import own_namespace, wait_for
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import DEPLOYMENTS, PODS, SECRETS, STATEFUL_SETS
-from zhongjing.backends.kubernetes.rollout import TOKEN_HASH, Rollout
-from zhongjing.backends.kubernetes.secrets import prepare_secrets
+from zhongjing.backends.kubernetes.secrets import TOKEN_HASH, Rollout, prepare_secrets
 from zhongjing.backends.kubernetes.workloads import is_ready, read_workloads
 
 pytestmark = pytest.mark.cluster

@@ -341,7 +341,7 @@ class LocalSubmission(Submission[Session]):
             self._check_files(stages, empty_store=not workdir.is_dir())
         if dry_run:
             return
-        from zhongjing.backends.local.disk_space import check_disk
+        from zhongjing.backends.local.machine import check_disk
 
         check_disk(workdir)
         if not self._was_applied:
@@ -472,7 +472,7 @@ class ClusterSubmission(Submission["KubernetesSession"]):
         return None
 
     def _check_fit(self, session: KubernetesSession | None, stages: list[Stage]) -> list[str]:
-        from zhongjing.backends.kubernetes.memory import WorkerMemory
+        from zhongjing.backends.kubernetes.demand import WorkerMemory
         from zhongjing.cli.preflight.memory import check_memory
         from zhongjing.pipeline.fit import reader
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from zhongjing.backends.kubernetes.capacity import Capacity
 from zhongjing.backends.kubernetes.demand import Demand
-from zhongjing.backends.kubernetes.rollout import Rollout
+from zhongjing.backends.kubernetes.secrets import Rollout
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.errors import BackendUnavailableError, ConflictError
 from zhongjing.pipeline.backend import (

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 
-from zhongjing.backends.kubernetes.demand import Demand, pods_needed
-from zhongjing.backends.kubernetes.memory import WorkerMemory
+from zhongjing.backends.kubernetes.demand import Demand, WorkerMemory, pods_needed
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.release import WorkerGroup
 from zhongjing.config.stages import Stage

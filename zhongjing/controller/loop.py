@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from zhongjing.backends.kubernetes.demand import WorkerMemory
 from zhongjing.backends.kubernetes.events import Recorder, transitions
-from zhongjing.backends.kubernetes.memory import WorkerMemory
 from zhongjing.backends.kubernetes.releases import CONFIG_LABELS
 from zhongjing.backends.kubernetes.resources import CONFIG_MAPS
 from zhongjing.backends.kubernetes.trainingpipeline import Pipeline, Pipelines

@@ -17,8 +17,7 @@ from zhongjing.backends.kubernetes.api import connect
 from zhongjing.backends.kubernetes.events import Recorder
 from zhongjing.backends.kubernetes.lease import Election, Timing
 from zhongjing.backends.kubernetes.ray_backend import ClusterBackend
-from zhongjing.backends.kubernetes.rollout import Rollout
-from zhongjing.backends.kubernetes.secrets import prepare_secrets
+from zhongjing.backends.kubernetes.secrets import Rollout, prepare_secrets
 from zhongjing.backends.kubernetes.trainingpipeline import Pipelines
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.config.commands import Commands

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.pipeline.support import user_document
-from zhongjing.backends.kubernetes.memory import REMEMBER_SECONDS, WorkerMemory
+from zhongjing.backends.kubernetes.demand import REMEMBER_SECONDS, WorkerMemory
 from zhongjing.backends.kubernetes.resources import NODES, Object
 from zhongjing.codes.cluster import FORBIDDEN
 from zhongjing.config.release import WorkerGroup

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from zhongjing.backends.local.disk_space import PATIENCE_SECONDS, DiskWatch, check_disk
+from zhongjing.backends.local.machine import PATIENCE_SECONDS, DiskWatch, check_disk
 from zhongjing.errors import StorageError
 from zhongjing.storage.embedded import MIN_FREE_BYTES
 

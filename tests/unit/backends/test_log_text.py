@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from zhongjing.backends.log_text import LINE_CHARACTERS, log_lines
+from zhongjing.backends.ray_jobs import LINE_CHARACTERS, log_lines
 
 TEXTS = [
     "",

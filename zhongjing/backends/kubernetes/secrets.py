@@ -7,7 +7,8 @@ controller does, at its start, for those that the release says are its own (``to
 Nothing owns them, and ``helm uninstall`` does not know them: with the keys of the bundled store would go the
 way to the artifacts in its volume. Who wants them gone deletes them by name.
 
-Needs get on the Secrets by name, and create on ``secrets``.
+Needs get on the Secrets by name, and create on ``secrets``; and to start Ray again list and patch on
+``statefulsets`` or get and patch on ``rayclusters``, list and delete on ``pods``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import base64
 import binascii
 import configparser
 import contextlib
+import hashlib
 import json
 import logging
 import secrets
@@ -23,8 +25,17 @@ from collections.abc import Callable, Mapping
 
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.pod_diagnosis import Finding, found
-from zhongjing.backends.kubernetes.resources import SECRETS, Object
-from zhongjing.backends.kubernetes.workloads import COMPONENT, INSTANCE
+from zhongjing.backends.kubernetes.resources import PODS, SECRETS, Object
+from zhongjing.backends.kubernetes.workloads import (
+    COMPONENT,
+    HEAD,
+    INSTANCE,
+    WORKER,
+    end_pod,
+    pod_labels,
+    read_workloads,
+    write,
+)
 from zhongjing.codes import pods as codes
 from zhongjing.codes.cluster import INVALID_RELEASE, POD_NOT_READY
 from zhongjing.config.pipeline import API_GROUP
@@ -223,3 +234,53 @@ def _values(secret: Object) -> dict[str, str]:
         with contextlib.suppress(binascii.Error, UnicodeDecodeError):
             values[key] = base64.b64decode(value, validate=True).decode()
     return values
+
+
+# A token that changes: Ray reads it once, when it starts. Each workload remembers the token that its pods
+# were started with, as a hash in an annotation. When the Secret has another one, all pods of Ray are ended
+# and made again: head and workers at the same time, because neither talks to the other in between. A running
+# stage loses what it did since its last checkpoint. The pod templates stay as they are: a StatefulSet whose
+# template changes makes pods that end from the old one first, and then replaces them one by one.
+
+TOKEN_HASH = f"{API_GROUP}/token-hash"
+END_SECONDS = 20  # what runs in a pod that is rolled has lost its cluster; there is nothing to wait for
+
+
+class Rollout:
+    """Replaces Ray's pods when the token has changed."""
+
+    def __init__(self, api: KubeApi, release: ReleaseConfig) -> None:
+        self._api = api
+        self._release = release
+
+    def follow_token(self) -> bool:
+        """Looks whether the token was changed, and replaces Ray's pods if so; whether it did.
+
+        Two requests while nothing changes. Broken off, it goes on with the next call.
+
+        Raises:
+            ObjectNotFoundError: a workload went in between.
+        """
+        secret = self._release.ray.token_secret
+        token = (read_secret(self._api, secret) or {}).get(TOKEN_KEY, "").strip()
+        if not token:
+            return False
+        current = self._hash(token)
+        workloads = read_workloads(self._api, self._release, head=True)
+        known = {workload.name: workload.annotations.get(TOKEN_HASH) for workload in workloads}
+        changed = any(before not in (None, current) for before in known.values())
+        if changed:
+            logger.info("the Secret %s has another token: Ray is started again", secret)
+            for pod in self._api.find(PODS, labels=pod_labels(self._release, HEAD, WORKER)).items:
+                if not pod["metadata"].get("deletionTimestamp"):
+                    end_pod(self._api, pod, END_SECONDS)
+        for workload in workloads:
+            # Only now: broken off before, it would be done again.
+            if known[workload.name] != current:
+                write(self._api, workload, annotations={TOKEN_HASH: current})
+        return changed
+
+    def _hash(self, token: str) -> str:
+        # Salted with the place: the same token elsewhere has another hash.
+        salt = f"{self._release.namespace}/{self._release.ray.token_secret}/"
+        return hashlib.sha256((salt + token).encode()).hexdigest()[:16]

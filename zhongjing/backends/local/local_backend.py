@@ -8,8 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from zhongjing.backends.local import stacks
-from zhongjing.backends.local.processes import end, is_uploading
+from zhongjing.backends.local.processes import dump_stacks, end, is_uploading
 from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.codes.command import NO_LOG
@@ -91,7 +90,7 @@ class LocalBackend:
 
     def stacks(self, submission_id: str) -> str:
         """Where the processes of a job are that makes no step."""
-        return stacks.dump(self._head.attempt_processes(lambda other: other == submission_id))
+        return dump_stacks(self._head.attempt_processes(lambda other: other == submission_id))
 
     def tail_logs(self, submission_id: str) -> Iterator[str]:
         """Lines of the driver's log."""

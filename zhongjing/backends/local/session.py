@@ -16,7 +16,7 @@ from typing import Self
 
 from zhongjing.backends.attempts import kill, live_log, read_log
 from zhongjing.backends.local.attach import attach
-from zhongjing.backends.local.disk_space import DiskWatch
+from zhongjing.backends.local.machine import DiskWatch
 from zhongjing.backends.local.workdir import LOCAL_NAMESPACE, LOCAL_ROOT, Workdir
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.codes.command import UNKNOWN_PIPELINE
