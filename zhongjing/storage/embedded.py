@@ -44,6 +44,7 @@ from zhongjing.codes import storage as storage_codes
 from zhongjing.codes import unexpected as unexpected_codes
 from zhongjing.errors import StorageError
 from zhongjing.storage.credentials import Access
+from zhongjing.storage.files import write_private
 from zhongjing.storage.identity import start_mark
 from zhongjing.storage.volumes import repair_indexes
 
@@ -217,12 +218,7 @@ class EmbeddedS3:
                 "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
                 "actions": ["Admin", "Read", "Write", "List", "Tagging"],
             }
-            partial = path.with_suffix(".partial")
-            partial.unlink(missing_ok=True)
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                json.dump({"identities": [identity]}, file)
-            partial.replace(path)
+            write_private(path, json.dumps({"identities": [identity]}))
         try:
             keys = json.loads(path.read_text())["identities"][0]["credentials"][0]
             return keys["accessKey"], keys["secretKey"]

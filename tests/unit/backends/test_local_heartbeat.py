@@ -246,6 +246,3 @@ def test_the_lock_tells_who_holds_it(workdir: Workdir) -> None:
     assert lock is not None
     assert workdir.holder() == record(os.getpid())
     lock.close()
-    (workdir.path / ".supervisor.json.123").write_text("half")
-    workdir.tidy()
-    assert not (workdir.path / ".supervisor.json.123").exists()

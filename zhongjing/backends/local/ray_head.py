@@ -38,6 +38,7 @@ from zhongjing.backends.local.temporary import TemporaryFolders
 from zhongjing.backends.ray_jobs import ATTEMPT_VARIABLE, RayJobsBackend
 from zhongjing.codes.ray import RAY_FAILED
 from zhongjing.errors import BackendError
+from zhongjing.storage.files import write_private
 from zhongjing.storage.manifest import Record
 
 logger = logging.getLogger(__name__)
@@ -182,12 +183,7 @@ class RayHead:
 
     def _token(self) -> str:
         if not self.token_file.exists():
-            partial = self.token_file.with_suffix(".partial")
-            partial.unlink(missing_ok=True)
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(32))
-            partial.replace(self.token_file)
+            write_private(self.token_file, secrets.token_hex(32))
         return self.token_file.read_text().strip()
 
     def _launch(self, cpus: int) -> bool:
@@ -256,9 +252,11 @@ class RayHead:
         home.mkdir(exist_ok=True)
         cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
         foreign = ("RAY_", "AWS_")  # another cluster's, another store's
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        environment |= self._environment
-        environment |= {
+        own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        workers = {fork_client.SERVER_VARIABLE: str(self._fork_socket)} if self._preload is not None else {}
+        return {
+            **own,
+            **self._environment,
             MARK_VARIABLE: self.mark,
             # Ray and others write into the home folder. Models that were downloaded there stay in use.
             "HOME": str(home),
@@ -273,10 +271,8 @@ class RayHead:
             "RAY_prestart_worker_first_driver": "0",
             "ZHONGJING_SCRATCH": str(self.folder / "scratch"),
             "PYTHONPATH": python_path(),
+            **workers,
         }
-        if self._preload is not None:
-            environment[fork_client.SERVER_VARIABLE] = str(self._fork_socket)
-        return environment
 
     def _tail(self, lines: int = 12) -> str:
         with contextlib.suppress(OSError):

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -110,7 +111,6 @@ class Supervisor:
             ZhongjingError: a service does not start.
         """
         self._heartbeat.start(SERVICE_SECONDS)
-        self.workdir.tidy()
         earlier = self.workdir.record()
         self._earlier_ray = earlier.ray if earlier is not None else None
         try:
@@ -339,13 +339,13 @@ class Supervisor:
         raise SystemExit(0)
 
 
+@dataclass
 class _Driven:
     """A pipeline and when its next pass is due (None: when something else is wanted)."""
 
-    def __init__(self, reconciler: Reconciler) -> None:
-        self.reconciler = reconciler
-        self.touched = -1.0
-        self.due: float | None = None
+    reconciler: Reconciler
+    touched: float = -1.0
+    due: float | None = None
 
     @property
     def is_active(self) -> bool:
@@ -372,9 +372,8 @@ def _preload(package: str) -> str | None:
 
 def _needed_cpus(document: TrainingPipeline) -> int:
     stages = [document.spec.stages.get(stage) for stage in document.spec.stages.present()]
-    return max(
-        (math.ceil(each.workers * each.resources.cpus) for each in stages if each is not None), default=1
-    )
+    needed = [math.ceil(each.workers * each.resources.cpus) for each in stages if each is not None]
+    return max(needed, default=1)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,6 +15,8 @@ import shutil
 import stat
 from pathlib import Path
 
+from zhongjing.storage.files import write_private
+
 _SOCKET_BYTES = 107
 # "/session_<date>_<time>_<microseconds>_<pid>/sockets/plasma_store"
 _RAY_BYTES = 70
@@ -87,9 +89,7 @@ class TemporaryFolders:
         noted = self._noted()
         if noted is None:
             noted = _SHORT / f"zj-{secrets.token_hex(4)}"
-            partial = self._note.with_suffix(".partial")
-            partial.write_text(str(noted))
-            partial.replace(self._note)
+            write_private(self._note, str(noted))
         # Only a folder that did not exist is surely ours.
         if not _is_own_folder(noted):
             noted.mkdir(mode=0o700)

@@ -30,6 +30,7 @@ from pydantic import Field, ValidationError
 from zhongjing.backends.local.processes import ProcessRecord
 from zhongjing.backends.local.processes import record as process_record
 from zhongjing.backends.local.ray_head import RayRecord
+from zhongjing.storage.files import write_private
 from zhongjing.storage.manifest import Record
 from zhongjing.storage.progress import Failure
 
@@ -77,11 +78,6 @@ class Workdir:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self.path / "pipelines").mkdir(exist_ok=True, mode=0o700)
 
-    def tidy(self) -> None:
-        """Removes what killed predecessors were about to write. For the holder of the lock."""
-        for partial in self.path.glob(".*.json.*"):
-            partial.unlink(missing_ok=True)
-
     def lock(self) -> IO[str] | None:
         """The supervisor's lock, held until the returned file is closed; None if another process has it."""
         file = (self.path / "supervisor.lock").open("a")
@@ -117,7 +113,7 @@ class Workdir:
 
     def write_record(self, record: SupervisorRecord) -> None:
         """Replaces the record at once."""
-        self._write("supervisor.json", record.model_dump_json(indent=2))
+        write_private(self.path / "supervisor.json", record.model_dump_json(indent=2))
 
     def remove_record(self) -> None:
         """Says that no supervisor is here."""
@@ -125,7 +121,7 @@ class Workdir:
 
     def write_environment(self, environment: Mapping[str, str]) -> None:
         """Tells clients how to reach the S3 server."""
-        self._write("environment.json", json.dumps(dict(environment)))
+        write_private(self.path / "environment.json", json.dumps(dict(environment)))
 
     def environment(self) -> dict[str, str]:
         """How to reach the S3 server; empty when no supervisor ever wrote it."""
@@ -151,11 +147,3 @@ class Workdir:
         """Names of all pipelines that were ever applied here."""
         folder = self.path / "pipelines"
         return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-
-    def _write(self, name: str, text: str) -> None:
-        partial = self.path / f".{name}.{os.getpid()}"
-        partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        partial.replace(self.path / name)
