@@ -374,8 +374,7 @@ class LocalSubmission(Submission[Session]):
             raise
 
     def _check_fit(self, session: Session | None, stages: list[Stage]) -> list[str]:
-        from zhongjing.cli.preflight.machine import check_machine
-        from zhongjing.cli.preflight.memory import check_memory
+        from zhongjing.cli.preflight.fit import check_machine, check_memory
         from zhongjing.pipeline.fit import reader
 
         check_machine(self.document, stages)
@@ -384,7 +383,7 @@ class LocalSubmission(Submission[Session]):
 
     @cached_property
     def _terms(self) -> TermsOf:
-        from zhongjing.cli.preflight.memory import terms_here
+        from zhongjing.cli.preflight.fit import terms_here
 
         return terms_here()
 
@@ -473,7 +472,7 @@ class ClusterSubmission(Submission["KubernetesSession"]):
 
     def _check_fit(self, session: KubernetesSession | None, stages: list[Stage]) -> list[str]:
         from zhongjing.backends.kubernetes.demand import WorkerMemory
-        from zhongjing.cli.preflight.memory import check_memory
+        from zhongjing.cli.preflight.fit import check_memory
         from zhongjing.pipeline.fit import reader
 
         assert session is not None, "a cluster is asked for what its workers have"

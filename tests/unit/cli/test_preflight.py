@@ -14,7 +14,7 @@ import pytest
 
 from zhongjing.backends.local import machine
 from zhongjing.cli.example import NAMES, write_examples
-from zhongjing.cli.preflight.machine import check_machine
+from zhongjing.cli.preflight.fit import check_machine
 from zhongjing.cli.preflight.models import check_models
 from zhongjing.cli.preflight.rehearsal import dry_run_data
 from zhongjing.cli.preflight.sources import check_sources
@@ -444,7 +444,7 @@ def test_the_names_of_examples_are_what_is_written(tmp_path: Path) -> None:
 
 def test_who_submits_to_a_cluster_needs_no_psutil() -> None:
     """The client installs neither the training's packages nor the local services'."""
-    modules = "zhongjing.cli.submission, zhongjing.cli.preflight.memory, zhongjing.pipeline.fit"
+    modules = "zhongjing.cli.submission, zhongjing.cli.preflight.fit, zhongjing.pipeline.fit"
     program = f"import sys; sys.modules['psutil'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", program], check=True)
 

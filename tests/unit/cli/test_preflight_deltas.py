@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.published_bases import publish_ziya
+from zhongjing.cli.preflight.deltas import shapes_of
 from zhongjing.cli.preflight.models import check_models
-from zhongjing.cli.preflight.shapes import shapes_of
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import resolve
 from zhongjing.config.sources import DeltaRule

@@ -51,7 +51,7 @@ def check(situation: Situation) -> Iterable[Finding]:
 
 def check_room(document: TrainingPipeline, stage: Stage) -> Finding:
     """Whether a stage's workers find room on this machine."""
-    from zhongjing.cli.preflight.machine import check_machine
+    from zhongjing.cli.preflight.fit import check_machine
 
     settings = document.spec.stages[stage]
     resources = settings.resources
