@@ -189,7 +189,7 @@ def test_put_once(store: ObjectStore, bucket_uri: str) -> None:
 
 
 def test_this_server_has_conditional_writes(store: ObjectStore, bucket_uri: str) -> None:
-    assert store.supports_conditional_writes(f"{bucket_uri}/prefix")
+    store.require_conditional_writes(f"{bucket_uri}/prefix")
     assert list(store.list(bucket_uri)) == []
 
 

@@ -25,7 +25,6 @@ from zhongjing.codes.ray import RAY_REFUSED, RAY_UNREACHABLE
 from zhongjing.config.release import ReleaseConfig, load_release
 from zhongjing.errors import BackendError, BackendUnavailableError, ZhongjingError
 from zhongjing.pipeline.backend import JobDescription, JobState
-from zhongjing.storage.artifacts import require_conditional_writes
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.probe import try_object
 
@@ -256,7 +255,8 @@ class Verification:
 
     def conditions(self) -> str:
         """A second writer is refused: what decides who completed a stage."""
-        require_conditional_writes(*self._folder())
+        store, folder = self._folder()
+        store.require_conditional_writes(folder)
         return "a second write with If-None-Match is refused, a stale one with If-Match too"
 
     def _folder(self) -> tuple[ObjectStore, str]:

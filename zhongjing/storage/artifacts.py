@@ -15,9 +15,8 @@ from zhongjing.errors import ConflictError, NotFoundError, StorageError
 from zhongjing.storage.documents import damaged, parse_record, record_bytes
 from zhongjing.storage.heartbeat import beat
 from zhongjing.storage.layout import StageLayout
-from zhongjing.storage.manifest import ModelArtifact, ModelFile, Record, StageManifest, StageRequest
+from zhongjing.storage.manifest import ModelArtifact, ModelFile, Record, StageManifest
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.storage.refusals import lacks_conditions
 
 MADE = "made.json"  # stands in the folder of a base that is complete, and lists its files
 
@@ -27,26 +26,6 @@ class StopMark(Record):
 
     reason: str
     message: str
-
-
-def require_conditional_writes(store: ObjectStore, uri: str) -> None:
-    """Refuses a server on which two attempts could both believe that they finished.
-
-    Raises:
-        StorageError: the server ignores If-None-Match or If-Match, or does not know them.
-    """
-    if not store.supports_conditional_writes(uri):
-        raise lacks_conditions(uri)
-
-
-def read_request(store: ObjectStore, uri: str) -> StageRequest:
-    """What an attempt is asked to do.
-
-    Raises:
-        NotFoundError: no stop was asked for.
-        StorageError: the object is damaged, or of another release.
-    """
-    return store.get_record(uri, StageRequest)
 
 
 def write_manifest(store: ObjectStore, layout: StageLayout, manifest: StageManifest) -> StageManifest:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -160,6 +161,19 @@ def make_client(connection: Connection, source: KeySource, bucket: str, patient:
         retry_config=retry,
         credential_provider=source.provide,
     )
+
+
+def in_parallel(fetch: Callable[[int], T], items: Sequence[int]) -> Iterator[T]:
+    """Results in order, :data:`TRANSFERS` at a time; after an error nothing new is begun."""
+    if len(items) <= 1:
+        yield from map(fetch, items)
+        return
+    with ThreadPoolExecutor(TRANSFERS, thread_name_prefix="download") as pool:
+        try:
+            yield from pool.map(fetch, items)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def part_size(size: int) -> int:

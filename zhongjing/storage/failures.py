@@ -100,19 +100,15 @@ def call(connection: Connection, uri: str, action: Callable[[], T]) -> T:
 def _gave_up(error: Exception, uri: str, connection: Connection) -> StorageUnavailableError:
     """The error for an outage that outlasted the deadline; a store that answers is told from a silent one."""
     if isinstance(error, KeysRefusedError):
-        refusal = error.refusal
-        return StorageUnavailableError(
-            refusal.message, code=refusal.code, where=refusal.where, remedy=refusal.remedy
-        )
+        of = error.refusal
+        return StorageUnavailableError(of.message, code=of.code, where=of.where, remedy=of.remedy)
     answered = Answer.of(error).status is not None
     did = "fails" if answered else "does not answer"
     if connection.waits:
         did = f"{'kept failing' if answered else 'did not answer'} for {connection.deadline:g} seconds"
-    return StorageUnavailableError(
-        f"the object store {connection.name} {did} ({summary(error)})",
-        code=storage_codes.STORAGE_FAILING if answered else storage_codes.STORAGE_UNREACHABLE,
-        where=uri,
-    )
+    code = storage_codes.STORAGE_FAILING if answered else storage_codes.STORAGE_UNREACHABLE
+    message = f"the object store {connection.name} {did} ({summary(error)})"
+    return StorageUnavailableError(message, code=code, where=uri)
 
 
 def is_passing(error: Exception) -> bool:
@@ -163,19 +159,14 @@ def translate(error: Exception, uri: str, connection: Connection) -> ZhongjingEr
     if isinstance(error, foreign.AlreadyExistsError):
         return ConflictError("the object exists already", code=storage_codes.CONFLICT, where=uri)
     if isinstance(error, foreign.PreconditionError):
-        return ConflictError(
-            "the object was changed by another writer", code=storage_codes.CONFLICT, where=uri
-        )
+        message = "the object was changed by another writer"
+        return ConflictError(message, code=storage_codes.CONFLICT, where=uri)
     if isinstance(error, ValueError):
-        return ConfigError(
-            f"this key cannot be used ({summary(error)})", code=data_codes.INVALID_URI, where=uri
-        )
+        message = f"this key cannot be used ({summary(error)})"
+        return ConfigError(message, code=data_codes.INVALID_URI, where=uri)
     if answer.status is None:
-        return StorageError(
-            f"the object store {connection.name} refused ({summary(error)})",
-            code=storage_codes.STORAGE_REFUSED,
-            where=uri,
-        )
+        message = f"the object store {connection.name} refused ({summary(error)})"
+        return StorageError(message, code=storage_codes.STORAGE_REFUSED, where=uri)
     return translate_answer(answer, uri, connection)
 
 

@@ -26,56 +26,31 @@ from zhongjing.config.stages import Stage
 _RESULT = re.compile(rf"/({'|'.join(Stage)})/[0-9a-z]+/(?:manifest\.json$|model(?:/|$))")
 
 
+class _Below:
+    """An object or folder of that name in the folder of a layout; no trailing slash."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, layout: StageLayout, owner: object = None) -> str:
+        return f"{layout.root}/{self._name}"
+
+
 @dataclass(frozen=True)
 class StageLayout:
     """URIs of one run of one stage; ``root`` is ``.../<stage>/<key>``, without a trailing slash."""
 
     root: str
 
-    @property
-    def manifest(self) -> str:
-        """Completion mark and lineage (:class:`zhongjing.storage.manifest.StageManifest`)."""
-        return f"{self.root}/manifest.json"
-
-    @property
-    def model(self) -> str:
-        """Folder of the resulting model, no trailing slash."""
-        return f"{self.root}/model"
-
-    @property
-    def checkpoints(self) -> str:
-        """Folder of checkpoints, no trailing slash."""
-        return f"{self.root}/checkpoints"
-
-    @property
-    def progress(self) -> str:
-        """Live progress (:class:`zhongjing.storage.progress.Progress`)."""
-        return f"{self.root}/progress.json"
-
-    @property
-    def precision(self) -> str:
-        """What ``precision: auto`` became at the first attempt."""
-        return f"{self.root}/precision.json"
-
-    @property
-    def metrics(self) -> str:
-        """Metric points of the finished stage, JSON lines."""
-        return f"{self.root}/metrics.jsonl"
-
-    @property
-    def quarantine(self) -> str:
-        """Records that could not be read: source, position, reason."""
-        return f"{self.root}/quarantine.jsonl"
-
-    @property
-    def logs(self) -> str:
-        """Folder of logs."""
-        return f"{self.root}/logs"
-
-    @property
-    def curves(self) -> str:
-        """Folder of plots."""
-        return f"{self.root}/curves"
+    manifest = _Below("manifest.json")  # completion and lineage (StageManifest)
+    model = _Below("model")
+    checkpoints = _Below("checkpoints")
+    progress = _Below("progress.json")  # live (Progress)
+    precision = _Below("precision.json")  # what "precision: auto" became at the first attempt
+    metrics = _Below("metrics.jsonl")  # of the finished stage
+    quarantine = _Below("quarantine.jsonl")  # records that could not be read: source, position, reason
+    logs = _Below("logs")
+    curves = _Below("curves")
 
     def metrics_part(self, part: int) -> str:
         """One flushed piece of the metric points of the running stage."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +23,7 @@ from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ConflictError, NotFoundError, StorageError
 from zhongjing.storage import failures, globs
-from zhongjing.storage.client import PART_BYTES, TRANSFERS, Clients, part_size
+from zhongjing.storage.client import PART_BYTES, TRANSFERS, Clients, in_parallel, part_size
 from zhongjing.storage.connection import Connection, split_uri
 from zhongjing.storage.credentials import Access
 from zhongjing.storage.documents import damaged, parse_json, parse_record, record_bytes
@@ -178,16 +177,7 @@ class ObjectStore:
             beat()
             return end - start
 
-        starts = range(0, info.size, PART_BYTES)
-        if len(starts) <= 1:
-            yield from map(fetch, starts)
-            return
-        with ThreadPoolExecutor(TRANSFERS, thread_name_prefix="download") as pool:
-            try:
-                yield from pool.map(fetch, starts)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        yield from in_parallel(fetch, range(0, info.size, PART_BYTES))
 
     def head(self, uri: str) -> ObjectInfo | None:
         """Size, ETag and time of an object, or None if there is none."""
@@ -461,12 +451,15 @@ class ObjectStore:
 
     # The server
 
-    def supports_conditional_writes(self, bucket_uri: str) -> bool:
-        """Whether the server honours If-None-Match and If-Match, tried on an object of its own.
+    def require_conditional_writes(self, folder: str) -> None:
+        """Tries If-None-Match and If-Match on an object of its own.
 
         Some servers ignore the headers, and then two attempts could both believe that they finished.
+
+        Raises:
+            StorageError: the server ignores them, or does not know them.
         """
-        uri = f"{bucket_uri.rstrip('/')}/.probe-{uuid.uuid4().hex}"
+        uri = f"{folder.rstrip('/')}/.probe-{uuid.uuid4().hex}"
         try:
             etag = self.put(uri, b"1", if_none_match=True)
             refused = [
@@ -475,7 +468,8 @@ class ObjectStore:
                 not self._conflicts(uri, b"4", if_match=etag),
                 self._conflicts(uri, b"5", if_match=etag),
             ]
-            return all(refused)
+            if not all(refused):
+                raise lacks_conditions(folder)
         finally:
             self.delete(uri)
 

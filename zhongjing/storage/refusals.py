@@ -159,91 +159,62 @@ def translate(answer: Answer, uri: str, connection: Connection) -> ZhongjingErro
     if answer.status == 412:
         return ConflictError("the object was changed by another writer", code=codes.CONFLICT, where=uri)
     if answer.code in _STYLE_CODES:
-        return ConfigError(
-            f"{store} takes no bucket in the path ({answer})", code=codes.WRONG_ADDRESSING, where=uri
-        )
+        message = f"{store} takes no bucket in the path ({answer})"
+        return ConfigError(message, code=codes.WRONG_ADDRESSING, where=uri)
     if answer.is_full:
         # Not repeated here, where it cannot help; what can wait until there is room may.
         return StorageUnavailableError(f"{store} is full ({answer})", code=codes.STORAGE_FULL, where=uri)
     if answer.code in _REGION_CODES or (answer.status is not None and 300 <= answer.status < 400):
         place = f"; it is in {answer.region}" if answer.region else ""
-        return ConfigError(
-            f"the bucket is not in region {connection.region} of {store}{place} ({answer})",
-            code=codes.WRONG_REGION,
-            where=uri,
-            remedy=f"set spec.storage.region (or AWS_REGION) to {answer.region}" if answer.region else None,
-        )
+        message = f"the bucket is not in region {connection.region} of {store}{place} ({answer})"
+        remedy = f"set spec.storage.region (or AWS_REGION) to {answer.region}" if answer.region else None
+        return ConfigError(message, code=codes.WRONG_REGION, where=uri, remedy=remedy)
     if answer.status in (401, 403) or answer.code in REFUSAL_CODES:
         return refused(answer, uri, connection)
     if any(words in answer.words for words in _TLS_PORT):
-        return ConfigError(
-            f"{store} speaks TLS ({answer})",
-            code=codes.INVALID_STORAGE,
-            where=uri,
-            remedy="write https:// instead of http:// in the endpoint",
-        )
+        remedy = "write https:// instead of http:// in the endpoint"
+        message = f"{store} speaks TLS ({answer})"
+        return ConfigError(message, code=codes.INVALID_STORAGE, where=uri, remedy=remedy)
     checksums = answer.status == 400 and _CHECKSUM_WORDS.search(answer.words) is not None
-    return StorageError(
-        f"{store} refused ({answer})",
-        code=codes.STORAGE_REFUSED,
-        where=uri,
-        remedy="set spec.storage.checksums to whenRequired: the store knows no newer ones"
-        if checksums and connection.checksums != "whenRequired"
-        else None,
-    )
+    remedy = None
+    if checksums and connection.checksums != "whenRequired":
+        remedy = "set spec.storage.checksums to whenRequired: the store knows no newer ones"
+    message = f"{store} refused ({answer})"
+    return StorageError(message, code=codes.STORAGE_REFUSED, where=uri, remedy=remedy)
 
 
 def missing_bucket(uri: str, connection: Connection) -> StorageError:
     """The error for a bucket that does not exist."""
-    bucket, _ = split_uri(uri)
-    return StorageError(
-        f"the bucket {bucket!r} does not exist at {connection.name}",
-        code=codes.BUCKET_NOT_FOUND,
-        where=uri,
-    )
+    message = f"the bucket {split_uri(uri)[0]!r} does not exist at {connection.name}"
+    return StorageError(message, code=codes.BUCKET_NOT_FOUND, where=uri)
 
 
 def lacks_conditions(uri: str, said: str = "") -> StorageError:
     """The error for a store that refuses conditional writes, or ignores what they ask for."""
+    does = "does not do" if said else "ignores"
     words = f": {said}" if said else ""
-    return StorageError(
-        f"this object store {'does not do' if said else 'ignores'} conditional writes "
-        f"(If-None-Match, If-Match){words}",
-        code=codes.NO_CONDITIONAL_WRITES,
-        where=uri,
-    )
+    message = f"this object store {does} conditional writes (If-None-Match, If-Match){words}"
+    return StorageError(message, code=codes.NO_CONDITIONAL_WRITES, where=uri)
 
 
 def refused(answer: Answer, uri: str, connection: Connection) -> StorageError:
     """The error for a refusal: unknown key, wrong secret, clock, or a lack of permission."""
-    access = connection.access
+    access, store = connection.access, f"the object store {connection.name}"
+    remedy = access.keys_remedy
     if answer.code in _KEY_CODES:
-        return CredentialsError(
-            f"the object store {connection.name} does not accept these credentials ({answer})",
-            code=codes.ACCESS_DENIED,
-            where=uri,
-            remedy=access.keys_remedy,
-        )
-    if answer.code == "ExpiredToken":
-        return CredentialsError(
-            f"the object store {connection.name} says that the session token has expired",
-            code=codes.ACCESS_DENIED,
-            where=uri,
-            remedy=access.keys_remedy if access.secret else "renew AWS_SESSION_TOKEN",
-        )
-    if answer.code == "RequestTimeTooSkewed":
-        return StorageError(
-            f"this machine's clock differs too much from that of the object store {connection.name}",
-            code=codes.CLOCK_SKEWED,
-            where=uri,
-        )
-    place = f"in the Secret {access.secret}" if access.secret else "in the environment"
-    return StorageError(
-        f"the object store {connection.name} refused access ({answer})",
-        code=codes.ACCESS_DENIED,
-        where=uri,
-        remedy=f"see that the credentials {place} are this store's and may read and write here",
-    )
+        message = f"{store} does not accept these credentials ({answer})"
+    elif answer.code == "ExpiredToken":
+        message = f"{store} says that the session token has expired"
+        remedy = remedy if access.secret else "renew AWS_SESSION_TOKEN"
+    elif answer.code == "RequestTimeTooSkewed":
+        message = f"this machine's clock differs too much from that of {store}"
+        return StorageError(message, code=codes.CLOCK_SKEWED, where=uri)
+    else:
+        place = f"in the Secret {access.secret}" if access.secret else "in the environment"
+        message = f"{store} refused access ({answer})"
+        remedy = f"see that the credentials {place} are this store's and may read and write here"
+        return StorageError(message, code=codes.ACCESS_DENIED, where=uri, remedy=remedy)
+    return CredentialsError(message, code=codes.ACCESS_DENIED, where=uri, remedy=remedy)
 
 
 def _element(name: str, text: str) -> str | None:

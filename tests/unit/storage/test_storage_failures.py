@@ -19,7 +19,6 @@ from zhongjing.errors import (
     StorageUnavailableError,
     TransientError,
 )
-from zhongjing.storage.artifacts import require_conditional_writes
 from zhongjing.storage.connection import Connection
 from zhongjing.storage.credentials import SECRET_VARIABLE, Access
 from zhongjing.storage.failures import translate
@@ -142,11 +141,10 @@ def test_lost_answer_to_ones_own_write_is_recognised(
 
 
 def test_server_that_ignores_conditions_is_detected(rude_server: RudeServer, rude_store: ObjectStore) -> None:
-    require_conditional_writes(rude_store, "s3://rude-bucket/prefix")
+    rude_store.require_conditional_writes("s3://rude-bucket/prefix")
     rude_server.honours_conditions = False
-    assert not rude_store.supports_conditional_writes("s3://rude-bucket/prefix")
     with pytest.raises(StorageError, match="ignores conditional writes"):
-        require_conditional_writes(rude_store, "s3://rude-bucket/prefix")
+        rude_store.require_conditional_writes("s3://rude-bucket/prefix")
     assert rude_server.objects == {}, "the probe removes its object"
 
 

@@ -28,7 +28,6 @@ from zhongjing.codes import storage as codes
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ZhongjingError
 from zhongjing.storage.admin import BucketAdmin
-from zhongjing.storage.artifacts import require_conditional_writes
 from zhongjing.storage.connection import Connection
 from zhongjing.storage.credentials import Access
 from zhongjing.storage.embedded import EmbeddedS3
@@ -104,7 +103,7 @@ def try_store(storage: Storage, send: Callable[[Finding], None], given: Access |
 def conditions(store: ObjectStore, folder: str) -> Finding:
     """Whether a second writer is refused: what decides who completed a stage."""
     try:
-        require_conditional_writes(store, folder)
+        store.require_conditional_writes(folder)
     except ZhongjingError as error:
         return of_error("s3 conditions", error)
     return fine(

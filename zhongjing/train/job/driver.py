@@ -23,7 +23,7 @@ from zhongjing.codes import training as training_codes
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.errors import ConfigError, StorageError, TrainingError, ZhongjingError
-from zhongjing.storage.artifacts import read_request, require_conditional_writes, write_manifest
+from zhongjing.storage.artifacts import write_manifest
 from zhongjing.storage.files import disk_error
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import (
@@ -67,7 +67,7 @@ def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
 
 def _open(stage: Stage, uri: str) -> Job:
     # Endpoint and credentials come from the environment until the request has told the rest.
-    request = read_request(open_store(Storage()), uri)
+    request = open_store(Storage()).get_record(uri, StageRequest)
     if request.stage is not stage:
         raise ConfigError(
             f"the request is for stage {request.stage}, this is the job of {stage}",
@@ -118,7 +118,7 @@ class Job:
         progress = ProgressWriter(self.store, self.stage_layout)
         try:
             # Manifests are completion marks: a store that would overwrite one is found out before any work.
-            require_conditional_writes(self.store, self.layout.cache)
+            self.store.require_conditional_writes(self.layout.cache)
             prepared = prepare(self.request, self.store, self.layout, self.scratch, self._reporter(progress))
             for warning in prepared.warnings:
                 logger.warning("%s", warning)
