@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import pytest
 
-from tests.unit.pipeline.test_workers import Bench
+from tests.unit.pipeline.bench import World
+from tests.unit.pipeline.test_workers import Slow, slow
 from zhongjing.codes.pods import NO_FITTING_NODE
 from zhongjing.codes.ray import RAY_UNREACHABLE
 from zhongjing.config.commands import Commands
@@ -25,14 +24,14 @@ def refused(where: str) -> None:
     raise BackendUnavailableError("Ray does not answer: [Errno 111]", code=RAY_UNREACHABLE)
 
 
-def away(ticks: int = 0) -> Bench:
+def away(ticks: int = 0) -> World[Slow]:
     """A pipeline that ran for so long before the head went."""
-    bench = Bench()
+    bench = slow()
     bench.cluster.lacking, bench.cluster.steps = None, 20
     if ticks:
-        bench.run(ticks)
+        bench.away(ticks)
     bench.cluster.fault = refused
-    bench.run(5)
+    bench.away(5)
     return bench
 
 
@@ -43,10 +42,10 @@ def test_ray_s_head_is_down_and_the_condition_goes_on_saying_why() -> None:
     assert (condition.message, condition.remedy) == (WHY, "label a node")
     assert (stage.state, stage.attempt, stage.message) == (StageState.QUEUED, 1, WHY)
     status = bench.memory.objects[bench.reconciler.layout.status]
-    bench.run(10)
+    bench.away(10)
     assert bench.memory.objects[bench.reconciler.layout.status] == status, "what is known is written once"
     bench.cluster.fault = lambda where: None
-    bench.run(40)
+    bench.away(40)
     assert (bench.condition().type, bench.stage().attempt) == (ConditionType.COMPLETE, 1)
 
 
@@ -56,10 +55,10 @@ def test_a_remedy_that_names_a_command_is_not_written_again_in_every_pass() -> N
     def full(where: str) -> None:
         raise BackendUnavailableError(WHY, code=NO_FITTING_NODE, remedy="see `kubectl get nodes`")
 
-    bench = Bench()
+    bench = slow()
     bench.reconciler.policy = Policy(commands=Commands("-n train", name="zhongjing"))
     bench.cluster.fault = full
-    bench.run(5)
+    bench.away(5)
     assert bench.condition().remedy == "see `kubectl -n train get nodes`"
     written: list[str] = []
     write = bench.reconciler.records.write_status
@@ -70,7 +69,7 @@ def test_a_remedy_that_names_a_command_is_not_written_again_in_every_pass() -> N
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench.reconciler.records, "write_status", counted)
-        bench.run(10)
+        bench.away(10)
     assert not written
 
 
@@ -78,9 +77,9 @@ def test_what_waits_for_a_head_does_not_hang() -> None:
     bench = away()
     bench.settings = {"progressDeadlineSeconds": 60}
     bench.want(2)
-    bench.run(100)
+    bench.away(100)
     bench.cluster.fault = lambda where: None
-    bench.run(40)
+    bench.away(40)
     assert (bench.condition().type, bench.stage().attempt) == (ConditionType.COMPLETE, 1)
 
 
@@ -89,14 +88,14 @@ def test_ray_s_head_is_down_and_a_pipeline_can_be_suspended_and_goes_on(ticks: i
     bench = away(ticks)
     bench.want(2, suspend=True)
     bench.cluster.jobs.clear()  # it went with its head
-    bench.run(35)
+    bench.away(35)
     assert bench.stage().state is StageState.SUSPENDED
     assert bench.condition().type is ConditionType.SUSPENDED
     bench.want(3)
-    bench.run(20)
+    bench.away(20)
     assert bench.condition().reason == CLUSTER_NOT_READY
     bench.cluster.fault = lambda where: None
-    bench.run(40)
+    bench.away(40)
     assert bench.condition().type is ConditionType.COMPLETE
 
 
@@ -104,9 +103,9 @@ def test_a_job_that_lives_where_it_cannot_be_seen_stops_with_a_checkpoint() -> N
     bench = away(9)
     assert [job.job.submission_id for job in bench.cluster.running()] == ["demo-0123abcd-sft-a1"]
     bench.want(2, suspend=True)
-    bench.run(2)
+    bench.away(2)
     assert not bench.cluster.running(), "the stop object reaches it"
-    bench.run(6)
+    bench.away(6)
     assert bench.stage().state is StageState.SUSPENDED
     assert "stopped with a checkpoint" in bench.stage().message
 
@@ -115,11 +114,11 @@ def test_nothing_starts_beside_a_job_that_may_live_unseen() -> None:
     bench = away(9)
     bench.cluster.deaf = bench.cluster.stuck = True
     bench.want(2, suspend=True)
-    bench.run(40)
+    bench.away(40)
     assert bench.stage().state is StageState.SUSPENDED
     bench.want(3)
     bench.cluster.fault = lambda where: refused(where) if where == "before describe" else None
-    bench.run(10)
+    bench.away(10)
     assert bench.cluster.starts == [(Stage.SFT, bench.stage().key, 1)]
     assert (bench.condition().reason, bench.condition().message) == (
         CLUSTER_NOT_READY,
@@ -128,7 +127,7 @@ def test_nothing_starts_beside_a_job_that_may_live_unseen() -> None:
     # Seen again, it is ended first.
     bench.cluster.deaf = bench.cluster.stuck = False
     bench.cluster.fault = lambda where: None
-    bench.run(40)
+    bench.away(40)
     assert bench.condition().type is ConditionType.COMPLETE
     assert [start[2] for start in bench.cluster.starts] == [1, 2]
 
@@ -138,25 +137,23 @@ def test_ray_s_head_is_down_and_an_edit_of_a_queued_stage_counts() -> None:
     before = bench.stage()
     bench.settings = {"learningRate": 3e-5}
     bench.want(2)
-    bench.run(25)
+    bench.away(25)
     edited = bench.stage()
     assert (edited.state, edited.message) == (StageState.QUEUED, WHY)
     assert edited.key != before.key
     bench.cluster.fault = lambda where: None
-    bench.run(30)
+    bench.away(30)
     assert bench.condition().type is ConditionType.COMPLETE
     assert [start[1] for start in bench.cluster.starts] == [edited.key]
 
 
 def test_a_finished_stage_succeeds_though_the_backend_is_away() -> None:
-    bench = Bench()
+    bench = slow()
     bench.cluster.lacking = None
     for _ in range(40):
-        bench.cluster.tick()
         if not bench.cluster.running() and bench.cluster.starts:
             bench.cluster.fault = refused
-        with suppress(BackendUnavailableError):
-            bench.reconciler.once(bench.cluster.now)
+        bench.away(1)
     assert bench.condition().type is ConditionType.COMPLETE
 
 
@@ -169,5 +166,5 @@ def test_a_backend_that_is_away_is_asked_once_a_pass() -> None:
         refused(where)
 
     bench.cluster.fault = fault
-    bench.run(1)
+    bench.away(1)
     assert asked == ["before describe", "before submit"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.pipeline.bench import condition_of
 from tests.unit.pipeline.decide_support import POLICY, SFT, key_of, kinds, look, result, running, submitted
 from tests.unit.pipeline.support import NOW, UID, desired_state, user_document
 from zhongjing.codes.training import JOB_FAILED
@@ -227,8 +228,7 @@ def test_bad_input_is_not_retried() -> None:
     assert (entry.state, entry.reason, entry.remedy) == (StageState.FAILED, "NoGoodRecord", "repair")
     assert entry.message == "s3://x: too many bad records"
     assert entry.failure == failure
-    condition = status.condition()
-    assert condition is not None
+    condition = condition_of(status)
     assert (condition.type, condition.reason) == (ConditionType.FAILED, "NoGoodRecord")
 
 
@@ -285,8 +285,7 @@ def test_a_lost_worker_is_shown_at_once_and_the_attempt_is_tried_again_within_mi
     gone = "0 of 1 worker pods of group gpu are ready; pod/x: its node does not answer"
     trains = partial(look, activity=Activity.TRAINING, lacks=gone)
     status, actions = trains(desired, running(desired), JobState.RUNNING, stuck=5)
-    condition = status.condition()
-    assert condition is not None
+    condition = condition_of(status)
     assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, "ClusterNotReady")
     assert (condition.message, condition.remedy) == (f"sft (attempt 1): {gone}", "wait")
     assert not [action for action in actions if isinstance(action, RequestStop)]
@@ -313,8 +312,7 @@ def test_what_prepares_needs_no_worker_and_who_has_them_all_may_take_its_time(
         desired, running(desired), JobState.RUNNING, activity=activity, lacks=lacks, stuck=stuck
     )
     assert not [action for action in actions if isinstance(action, RequestStop)]
-    condition = status.condition()
-    assert condition is not None
+    condition = condition_of(status)
     assert condition.reason == "Running"
 
 

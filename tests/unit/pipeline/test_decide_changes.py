@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.unit.pipeline.bench import condition_of
 from tests.unit.pipeline.decide_support import POLICY, SFT, kinds, look, result, running, submitted
 from tests.unit.pipeline.support import NOW, UID, desired_state, frozen, user_document
 from zhongjing.config.stages import Stage
@@ -104,8 +105,7 @@ def test_a_single_stage_does_not_run_what_it_needs() -> None:
     actions = decide(desired, PipelineStatus(uid=UID), Observed(NOW))
     status = apply(PipelineStatus(uid=UID), actions, NOW)
     assert "Submit" not in kinds(actions)
-    condition = status.condition()
-    assert condition is not None
+    condition = condition_of(status)
     assert (condition.type, condition.reason) == (ConditionType.FAILED, "MissingInput")
     assert "--stage pretrain" in (condition.remedy or "")
     actions = decide(desired, status, Observed(NOW, result(desired, Stage.PRETRAIN)))
@@ -126,8 +126,7 @@ def test_a_source_that_is_waited_for_stops_only_what_needs_it() -> None:
 
     done |= result(desired, Stage.SFT)
     status, _ = look(desired, status, JobState.SUCCEEDED, results=done)
-    condition = status.condition()
-    assert condition is not None
+    condition = condition_of(status)
     assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, "WaitingForInput")
     assert "s3://data/rankings.jsonl" in condition.message
     assert status.settled(desired)

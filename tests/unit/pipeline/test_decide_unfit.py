@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
+from tests.unit.pipeline.bench import World, condition_of
 from tests.unit.pipeline.decide_support import key_of, kinds, result, running
 from tests.unit.pipeline.support import (
-    LAYOUT,
     NOW,
     UID,
     Cluster,
@@ -26,8 +26,7 @@ from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.fit import Unfit, Verdict
 from zhongjing.pipeline.observe import Observed
 from zhongjing.pipeline.prepare import in_progress
-from zhongjing.pipeline.reconcile import Cadence, Reconciler
-from zhongjing.pipeline.records import read_status, write
+from zhongjing.pipeline.reconcile import Cadence
 from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
 
 PPO = {Stage.PPO: Unfit(Stage.PPO, "ppo cannot fit: 90 of 78 GiB", "set spec.stages.ppo.microBatchSize=1")}
@@ -42,8 +41,7 @@ def test_nothing_starts_while_a_stage_cannot_fit() -> None:
     entry = status.stage(Stage.PPO)
     assert (entry.state, entry.reason) == (StageState.BLOCKED, "DoesNotFit")
     assert status.stage(Stage.PRETRAIN).state is StageState.PENDING
-    condition = status.condition()
-    assert condition is not None
+    condition = condition_of(status)
     assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, "DoesNotFit")
     assert (condition.message, condition.remedy) == (PPO[Stage.PPO].message, PPO[Stage.PPO].remedy)
     assert status.settled(desired), "who follows is told, and need not wait"
@@ -98,34 +96,13 @@ class Place:
         return Verdict(tuple(each for each in self.unfit if each.stage in self.asked[-1]))
 
 
-class Bench:
-    """A pipeline of two stages, driven by hand."""
+class Bench(World[Cluster]):
+    """A pipeline of two stages at such a place."""
 
     def __init__(self) -> None:
-        self.memory = MemoryStore()
-        self.store = cast(Any, self.memory)
-        self.cluster = Cluster(self.memory)
         self.place = Place()
-        self.reconciler = Reconciler(
-            self.store, LAYOUT, self.cluster, gate=self.place, cadence=Cadence(active=5, waiting=20)
-        )
-        self.want()
-
-    def want(self, generation: int = 1, **spec: Any) -> None:
-        user = user_document(stages=("sft", "rm"))
-        user["spec"] |= spec
-        head = self.memory.head(LAYOUT.desired)
-        desired = desired_state(user, generation=generation)
-        write(self.store, LAYOUT.desired, desired, head.etag if head else None)
-
-    def once(self) -> float | None:
-        self.cluster.tick()
-        return self.reconciler.once(self.cluster.now)
-
-    def status(self) -> PipelineStatus:
-        found = read_status(self.store, LAYOUT)
-        assert found is not None
-        return found.value
+        cadence = Cadence(active=5, waiting=20)
+        super().__init__(Cluster(MemoryStore()), stages=("sft", "rm"), gate=self.place, cadence=cadence)
 
 
 def test_the_place_is_asked_again_until_it_fits() -> None:
@@ -144,7 +121,8 @@ def test_the_place_is_asked_again_until_it_fits() -> None:
 def test_what_is_forced_is_not_planned() -> None:
     bench = Bench()
     bench.once()
-    bench.want(2, force=True)
+    bench.spec["force"] = True
+    bench.want(2)
     bench.once()
     bench.once()
     assert len(bench.cluster.jobs) == 1
@@ -157,12 +135,10 @@ def test_what_has_run_is_no_longer_planned(attempted: bool) -> None:
     bench = Bench()
     if attempted:
         bench.place.unfit = ()
-        for _ in range(4):
-            bench.once()
+        bench.run(4)
         bench.cluster.crash(bench.cluster.running()[0])
         bench.place.unfit = (Unfit(Stage.SFT, "sft cannot fit", "set it smaller"),)
-    for _ in range(60):
-        bench.once()
+    bench.run(60)
     assert (len(bench.cluster.starts) > 1) is attempted
 
 
@@ -177,24 +153,21 @@ def test_no_room_waits_and_is_looked_at_again(attempted: bool) -> None:
     """Whatever was tried before, and forced or not: no attempt finds workers that there cannot be."""
     bench = Bench()
     bench.place.unfit = ()
-    bench.want(2, force=True)
+    bench.spec["force"] = True
+    bench.want(2)
     if attempted:
-        for _ in range(4):
-            bench.once()
+        bench.run(4)
         bench.cluster.crash(bench.cluster.running()[0])
     bench.place.lacks = (Unfit(Stage.SFT, "holds 1 at most", "raise maxReplicas", NO_ROOM),)
-    for _ in range(30):
-        bench.once()
+    bench.run(30)
     assert len(bench.cluster.starts) == attempted
     status = bench.status()
-    condition, entry = status.condition(), status.stage(Stage.SFT)
-    assert condition is not None
+    condition, entry = bench.condition(), bench.stage()
     assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, "NoRoom")
     assert (condition.message, condition.remedy) == ("holds 1 at most", "raise maxReplicas")
     assert (entry.state, entry.reason, status.stands_still) == (StageState.BLOCKED, "NoRoom", True)
     bench.place.lacks = ()
-    for _ in range(40):
-        bench.once()
+    bench.run(40)
     assert bench.status().holds(ConditionType.COMPLETE)
 
 
@@ -211,11 +184,9 @@ def test_no_room_that_a_submission_finds_waits_too() -> None:
     bench.cluster.fault = fault
     for _ in range(3):
         bench.once()
-        condition = bench.status().condition()
-        assert condition is not None
+        condition = bench.condition()
         assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, "NoRoom")
     assert bench.status().stage(Stage.SFT).attempt == 1
     bench.place.lacks, bench.cluster.fault = (), lambda where: None
-    for _ in range(40):
-        bench.once()
+    bench.run(40)
     assert bench.status().holds(ConditionType.COMPLETE)

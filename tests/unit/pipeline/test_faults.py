@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.pipeline.test_reconcile import Bench
+from tests.unit.pipeline.bench import World, condition_of, new_world
+from tests.unit.pipeline.support import Cluster
 from zhongjing.codes import Code, cluster, data, storage
 from zhongjing.config.stages import Stage
 from zhongjing.errors import (
@@ -42,7 +43,7 @@ def refusing(kind: type[ZhongjingError], code: Code, *, of: str) -> Callable[[st
     return fault
 
 
-def held_up(bench: Bench, turn: str | None = None) -> PipelineStatus:
+def held_up(bench: World[Cluster], turn: str | None = None) -> PipelineStatus:
     """A pass that something keeps from going on."""
     with pytest.raises(ZhongjingError, match="refused"):
         bench.reconciler.once(bench.cluster.now, turn)
@@ -53,7 +54,7 @@ def held_up(bench: Bench, turn: str | None = None) -> PipelineStatus:
 @pytest.mark.parametrize("when", ["queued", "running", "retrying", "waiting"])
 def test_a_refusal_of_the_store_fails_no_pipeline(kind: type[ZhongjingError], code: Code, when: str) -> None:
     """Not the queued, nor the one that will be tried again, nor the one that waits for its input."""
-    bench = Bench(waiting=["dialogues"] if when == "waiting" else [])
+    bench = new_world(waiting=["dialogues"] if when == "waiting" else [])
     turn = "waits for other" if when == "queued" else None
     bench.reconciler.once(bench.cluster.now, turn)
     if when in ("running", "retrying"):
@@ -66,8 +67,7 @@ def test_a_refusal_of_the_store_fails_no_pipeline(kind: type[ZhongjingError], co
     bench.memory.fault = refusing(kind, code, of=of)
     bench.cluster.now += 30  # a waited-for source is looked for now and then
     status = held_up(bench, turn)
-    condition = status.condition()
-    assert condition is not None
+    condition = condition_of(status)
     assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, code.name)
     assert condition.remedy == code.remedy
     assert status.stages == before.stages, "nothing is known of them"
@@ -83,7 +83,7 @@ def test_a_refusal_of_the_store_fails_no_pipeline(kind: type[ZhongjingError], co
 
 
 def test_an_unreadable_progress_ends_no_living_job() -> None:
-    bench = Bench()
+    bench = new_world()
     bench.run(4)
     [job] = bench.cluster.running()
     whole = bench.memory.objects[job.place.progress]
@@ -100,7 +100,7 @@ def test_an_unreadable_progress_ends_no_living_job() -> None:
 
 def test_an_unreadable_progress_hides_no_end() -> None:
     """A job that is dead can make it good no more: the stage is tried again."""
-    bench = Bench()
+    bench = new_world()
     bench.run(4)
     [job] = bench.cluster.running()
     bench.cluster.crash(job)
@@ -113,7 +113,7 @@ def test_an_unreadable_progress_hides_no_end() -> None:
 
 def test_an_unreadable_progress_of_a_forgotten_job_says_that_it_began() -> None:
     """It must not be submitted again beside what may live where the backend cannot see it."""
-    bench = Bench()
+    bench = new_world()
     bench.run(4)
     [job] = bench.cluster.running()
     bench.memory.objects[job.place.progress] = b"{cut"
@@ -125,7 +125,7 @@ def test_an_unreadable_progress_of_a_forgotten_job_says_that_it_began() -> None:
 
 
 def test_a_retry_whose_time_is_over_is_not_looked_for_all_the_time() -> None:
-    bench = Bench()
+    bench = new_world()
     bench.reconciler.cadence = Cadence(active=5, waiting=20)
     bench.run(3)
     bench.cluster.crash(bench.cluster.running()[0])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from tests.unit.pipeline.bench import POLICY, condition_of, new_world
 from tests.unit.pipeline.support import (
     LAYOUT,
     Cluster,
@@ -28,43 +29,10 @@ from zhongjing.errors import (
 )
 from zhongjing.pipeline.attempt_logs import LOG_SECONDS
 from zhongjing.pipeline.backend import JobRequest
-from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence, Reconciler
-from zhongjing.pipeline.records import read_status, write
+from zhongjing.pipeline.records import write
 from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
 from zhongjing.storage.manifest import StageRequest
-
-POLICY = Policy(quiet_seconds=3, backoff_seconds=2, hung_stop_seconds=4, stop_seconds=10)
-
-
-class Bench:
-    """A pipeline of one stage, its world, and a reconciler driven by hand."""
-
-    def __init__(self, waiting: Sequence[str] = (), **settings: Any) -> None:
-        self.memory = MemoryStore()
-        self.store = cast(Any, self.memory)
-        self.cluster = Cluster(self.memory)
-        self.want(waiting=waiting, **settings)
-        self.reconciler = Reconciler(self.store, LAYOUT, self.cluster, policy=POLICY)
-
-    def want(
-        self, *, generation: int = 1, suspend: bool = False, waiting: Sequence[str] = (), **settings: Any
-    ) -> None:
-        user = user_document(stages=("sft",), wait=waiting, sft=settings)
-        desired = desired_state(user, generation=generation, suspend=suspend, waiting=waiting)
-        head = self.memory.head(LAYOUT.desired)
-        write(self.store, LAYOUT.desired, desired, head.etag if head else None)
-
-    def run(self, seconds: int) -> PipelineStatus:
-        for _ in range(seconds):
-            self.cluster.tick()
-            self.reconciler.once(self.cluster.now)
-        return self.status()
-
-    def status(self) -> PipelineStatus:
-        found = read_status(self.store, LAYOUT)
-        assert found is not None
-        return found.value
 
 
 def test_nothing_is_wanted() -> None:
@@ -74,7 +42,7 @@ def test_nothing_is_wanted() -> None:
 
 
 def test_the_request_is_there_before_the_job() -> None:
-    bench = Bench()
+    bench = new_world()
     order: list[str] = []
     bench.memory.fault = lambda where: order.append(where) if "put" in where else None
     bench.cluster.fault = order.append
@@ -90,13 +58,13 @@ def test_the_request_is_there_before_the_job() -> None:
 
 def test_a_late_ex_leader_overwrites_no_request() -> None:
     """It was held up between the status and the request, and its successor submitted meanwhile."""
-    bench = Bench()
+    bench = new_world()
     successor = Reconciler(bench.store, LAYOUT, bench.cluster, policy=POLICY)
 
     def held_up(where: str) -> None:
         if where.startswith("before put") and "/requests/" in where:
             bench.memory.fault = lambda where: None
-            bench.want(generation=2, retries=7)  # an edit that changes no result
+            bench.want(2, retries=7)  # an edit that changes no result
             successor.once(bench.cluster.now)
 
     bench.memory.fault = held_up
@@ -111,11 +79,11 @@ def test_a_late_ex_leader_overwrites_no_request() -> None:
 
 
 def test_the_request_of_an_attempt_that_no_backend_knows_follows_the_document() -> None:
-    bench = Bench()
+    bench = new_world()
     bench.cluster.fault = backend_down
     with pytest.raises(BackendUnavailableError):
         bench.reconciler.once(bench.cluster.now)
-    bench.want(generation=2, retries=7)
+    bench.want(2, retries=7)
     bench.cluster.fault = lambda where: None
     bench.reconciler.once(bench.cluster.now)
     [job] = bench.cluster.jobs.values()
@@ -125,7 +93,7 @@ def test_the_request_of_an_attempt_that_no_backend_knows_follows_the_document() 
 
 
 def test_when_the_next_pass_is_due() -> None:
-    bench = Bench()
+    bench = new_world()
     bench.reconciler.cadence = Cadence(active=5, waiting=20)
     assert bench.reconciler.once(bench.cluster.now) == 5
     bench.run(3)
@@ -138,7 +106,7 @@ def test_when_the_next_pass_is_due() -> None:
 
 
 def test_a_finished_stage_is_in_use_before_the_status_says_so() -> None:
-    bench = Bench()
+    bench = new_world()
 
     def look(where: str) -> None:
         if where == f"after put {LAYOUT.status}" and bench.status().stage(Stage.SFT).state.is_done:
@@ -153,7 +121,7 @@ def test_a_finished_stage_is_in_use_before_the_status_says_so() -> None:
 
 
 def test_the_log_of_an_attempt_is_kept() -> None:
-    bench = Bench()
+    bench = new_world()
     bench.run(3)
     bench.cluster.crash(bench.cluster.running()[0])
     bench.run(1)
@@ -164,7 +132,7 @@ def test_the_log_of_an_attempt_is_kept() -> None:
 
 
 def test_a_log_that_takes_too_long_to_read_is_kept_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench()
+    bench = new_world()
     clock = [0.0]
 
     def endless(submission_id: str) -> Iterator[str]:
@@ -184,7 +152,7 @@ def test_a_log_that_takes_too_long_to_read_is_kept_in_part(monkeypatch: pytest.M
 
 
 def test_an_outage_is_told_and_passes() -> None:
-    bench = Bench()
+    bench = new_world()
     bench.run(3)
     before = dict(bench.memory.objects)
     bench.memory.fault = store_down
@@ -196,8 +164,7 @@ def test_an_outage_is_told_and_passes() -> None:
         bench.reconciler.once(bench.cluster.now)
     told = {uri for uri, data in bench.memory.objects.items() if before.get(uri) != data}
     assert told == {LAYOUT.status}, "only the condition says that the backend is away"
-    condition = bench.status().condition()
-    assert condition is not None
+    condition = bench.condition()
     assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, "ClusterNotReady")
     bench.cluster.fault = lambda where: None
     assert bench.run(20).holds(ConditionType.COMPLETE)
@@ -209,22 +176,21 @@ def test_a_refused_submission_fails_the_stage_and_says_why() -> None:
         def submit(self, job: JobRequest) -> None:
             raise BackendError("Ray does not start", code=RAY_FAILED, where="ray.log", remedy="see the log")
 
-    bench = Bench()
+    bench = new_world()
     bench.reconciler.backend = Refusing(bench.memory)
     bench.reconciler.once(bench.cluster.now)
-    condition = bench.status().condition()
-    assert condition is not None
+    condition = bench.condition()
     assert (condition.type, condition.reason) == (ConditionType.FAILED, "SubmissionRefused")
     assert condition.message == "sft: ray.log: Ray does not start"
     assert bench.reconciler.once(bench.cluster.now) is None, "it is not tried for ever"
     # The same wish again tries again.
     bench.reconciler.backend = bench.cluster
-    bench.want(generation=2)
+    bench.want(2)
     assert bench.run(20).holds(ConditionType.COMPLETE)
 
 
 def test_a_hung_job_is_ended_and_goes_on() -> None:
-    bench = Bench(progressDeadlineSeconds=30)
+    bench = new_world(progressDeadlineSeconds=30)
     bench.run(4)
     bench.cluster.stuck = True
     status = bench.run(29)
@@ -239,7 +205,7 @@ def test_a_hung_job_is_ended_and_goes_on() -> None:
 
 
 def test_long_work_within_a_step_is_no_hang_and_a_clock_that_runs_is_no_work() -> None:
-    bench = Bench(progressDeadlineSeconds=30)
+    bench = new_world(progressDeadlineSeconds=30)
     bench.run(4)
     # A merge, an evaluation, a restore: no step for two minutes, but pieces of work.
     bench.cluster.stuck, bench.cluster.heartbeat = True, "works"
@@ -251,7 +217,7 @@ def test_long_work_within_a_step_is_no_hang_and_a_clock_that_runs_is_no_work() -
 
 
 def test_where_an_attempt_hung_is_kept() -> None:
-    bench = Bench(progressDeadlineSeconds=30)
+    bench = new_world(progressDeadlineSeconds=30)
     looked: list[str] = []
 
     def stacks(submission_id: str) -> str:
@@ -270,17 +236,17 @@ def test_where_an_attempt_hung_is_kept() -> None:
 
 
 def test_a_job_that_does_not_obey_is_ended_within_bounds() -> None:
-    bench = Bench()
+    bench = new_world()
     bench.run(3)
     bench.cluster.deaf = bench.cluster.stuck = True
-    bench.want(generation=2, suspend=True)
+    bench.want(2, suspend=True)
     assert bench.run(9).stage(Stage.SFT).state is StageState.RUNNING
     assert bench.run(4).holds(ConditionType.SUSPENDED)
     assert bench.cluster.running() == []
 
 
 def test_a_status_of_an_earlier_pipeline_of_the_name_is_not_taken_over() -> None:
-    bench = Bench()
+    bench = new_world()
     other = PipelineStatus(uid="ffffffff", observed_generation=9)
     write(bench.store, LAYOUT.status, other, None)
     status = bench.run(20)
@@ -289,19 +255,18 @@ def test_a_status_of_an_earlier_pipeline_of_the_name_is_not_taken_over() -> None
 
 
 def test_a_damaged_manifest_is_seen_in_the_status_and_passes_when_it_is_removed() -> None:
-    bench = Bench()
+    bench = new_world()
     bench.run(20)
     key = bench.status().stage(Stage.SFT).key
     assert key is not None
     manifest = LAYOUT.stage(Stage.SFT, key).manifest
     bench.memory.objects[manifest] = b"{damaged"
-    bench.want(generation=2)
+    bench.want(2)
     bench.reconciler = Reconciler(bench.store, LAYOUT, bench.cluster, policy=POLICY)
     with pytest.raises(StorageError, match=r"manifest\.json"):
         bench.reconciler.once(bench.cluster.now)
     status = bench.status()
-    condition = status.condition()
-    assert condition is not None
+    condition = condition_of(status)
     assert (condition.type, condition.reason) == (ConditionType.PROGRESSING, "DamagedObject")
     assert "manifest.json" in condition.message
     assert "--rerun sft" in (condition.remedy or "")
@@ -314,19 +279,19 @@ def test_a_damaged_manifest_is_seen_in_the_status_and_passes_when_it_is_removed(
 
 
 def test_a_damaged_wish_is_an_error() -> None:
-    bench = Bench()
+    bench = new_world()
     bench.memory.objects[LAYOUT.desired] = b"{damaged"
     with pytest.raises(StorageError, match=r"pipeline\.json"):
         bench.reconciler.once(bench.cluster.now)
 
 
 def test_a_removed_result_is_made_again() -> None:
-    bench = Bench()
+    bench = new_world()
     bench.run(20)
     key = bench.status().stage(Stage.SFT).key
     assert key is not None
     del bench.memory.objects[LAYOUT.stage(Stage.SFT, key).manifest]
     bench.cluster.checkpoints.clear()
-    bench.want(generation=2)
+    bench.want(2)
     assert bench.run(20).holds(ConditionType.COMPLETE)
     assert [attempt for _, _, attempt in bench.cluster.starts] == [1, 2]

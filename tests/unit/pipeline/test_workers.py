@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from tests.unit.pipeline.support import LAYOUT, Cluster, Job, MemoryStore, desired_state, user_document
+from tests.unit.pipeline.bench import World
+from tests.unit.pipeline.support import LAYOUT, Cluster, Job, MemoryStore
 from zhongjing.codes.pods import QUOTA_EXCEEDED, WORKERS_STARTING
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendUnavailableError
 from zhongjing.pipeline.backend import ImpossibleJobError, JobRequest
-from zhongjing.pipeline.observe import Policy
-from zhongjing.pipeline.reconcile import Reconciler
-from zhongjing.pipeline.records import read_status, write
 from zhongjing.pipeline.state import (
     CLUSTER_STARTING,
-    Condition,
     ConditionType,
     StageState,
-    StageStatus,
     seconds,
 )
 from zhongjing.storage.progress import Activity
-
-POLICY = Policy(quiet_seconds=3, backoff_seconds=2, hung_stop_seconds=4, stop_seconds=10)
 
 
 class Slow(Cluster):
@@ -51,52 +44,18 @@ class Slow(Cluster):
             self._tell(job, Activity.PREPARING if job.age <= self.prepares else Activity.PREPARED)
 
 
-class Bench:
+def slow(**settings: Any) -> World[Slow]:
     """A pipeline of one stage on such a cluster."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.memory = MemoryStore()
-        self.cluster = Slow(self.memory)
-        self.settings = settings
-        self.want()
-        self.restart()
-
-    def restart(self) -> None:
-        self.reconciler = Reconciler(cast(Any, self.memory), LAYOUT, self.cluster, policy=POLICY)
-
-    def want(self, generation: int = 1, *, suspend: bool = False) -> None:
-        user = user_document(stages=("sft",), sft=self.settings)
-        desired = desired_state(user, generation=generation, suspend=suspend)
-        head = self.memory.head(LAYOUT.desired)
-        write(cast(Any, self.memory), LAYOUT.desired, desired, head.etag if head else None)
-
-    def run(self, ticks: int) -> StageStatus:
-        for _ in range(ticks):
-            self.cluster.tick()
-            with suppress(BackendUnavailableError):
-                self.reconciler.once(self.cluster.now)
-        return self.stage()
-
-    def stage(self) -> StageStatus:
-        found = read_status(cast(Any, self.memory), LAYOUT)
-        assert found is not None
-        return found.value.stage(Stage.SFT)
-
-    def condition(self) -> Condition:
-        found = read_status(cast(Any, self.memory), LAYOUT)
-        assert found is not None
-        condition = found.value.condition()
-        assert condition is not None
-        return condition
+    return World(Slow(MemoryStore()), **settings)
 
 
 def test_workers_are_asked_for_when_the_stage_is_prepared() -> None:
-    bench = Bench(workers=2)
-    assert bench.run(6).state is StageState.RUNNING
+    bench = slow(workers=2)
+    assert bench.away(6).state is StageState.RUNNING
     assert bench.cluster.asked == []
     assert "preparing" in bench.condition().message
     assert "no workers are asked for yet" in bench.condition().message
-    waiting = bench.run(3)
+    waiting = bench.away(3)
     assert (waiting.state, waiting.reason) == (StageState.QUEUED, CLUSTER_STARTING)
     assert "0 of 2 are ready" in waiting.message
     assert (bench.condition().type, bench.condition().reason) == (
@@ -105,86 +64,86 @@ def test_workers_are_asked_for_when_the_stage_is_prepared() -> None:
     )
     assert {(job.submission_id, job.workers) for job in bench.cluster.asked} == {("demo-0123abcd-sft-a1", 2)}
     bench.cluster.lacking = None
-    running = bench.run(1)
+    running = bench.away(1)
     assert (running.state, running.message, running.waiting_since) == (StageState.RUNNING, "", None)
-    bench.run(12)
+    bench.away(12)
     assert bench.condition().type is ConditionType.COMPLETE
     asked = len(bench.cluster.asked)
-    bench.run(3)
+    bench.away(3)
     assert len(bench.cluster.asked) == asked
     assert bench.cluster.starts == [(Stage.SFT, bench.stage().key, 1)]
 
 
 def test_what_is_not_new_is_not_written_while_workers_are_waited_for() -> None:
-    bench = Bench()
-    bench.run(9)
+    bench = slow()
+    bench.away(9)
     before = bench.memory.objects[LAYOUT.status]
-    bench.run(5)
+    bench.away(5)
     assert bench.memory.objects[LAYOUT.status] == before
     bench.cluster.lacking = BackendUnavailableError("no", code=QUOTA_EXCEEDED, remedy="raise it")
-    assert bench.run(1).remedy == "raise it"
+    assert bench.away(1).remedy == "raise it"
 
 
 def test_waiting_for_workers_is_no_hang_and_no_run() -> None:
-    bench = Bench(progressDeadlineSeconds=60, activeDeadlineSeconds=90)
-    bench.run(8)
-    waiting = bench.run(600)
+    bench = slow(progressDeadlineSeconds=60, activeDeadlineSeconds=90)
+    bench.away(8)
+    waiting = bench.away(600)
     assert (waiting.state, waiting.attempt, waiting.stop_reason) == (StageState.QUEUED, 1, None)
     # Another controller finds everything in the status.
     bench.restart()
-    assert bench.run(3).waiting_since == waiting.waiting_since
+    assert bench.away(3).waiting_since == waiting.waiting_since
     bench.cluster.lacking = None
-    running = bench.run(1)
+    running = bench.away(1)
     assert running.started_at is not None
     assert bench.cluster.now - seconds(running.started_at) < 20
-    bench.run(12)
+    bench.away(12)
     assert (bench.condition().type, bench.stage().attempt) == (ConditionType.COMPLETE, 1)
 
 
 def test_workers_that_are_there_and_do_not_begin_hang() -> None:
-    bench = Bench(progressDeadlineSeconds=60)
-    bench.run(300)
+    bench = slow(progressDeadlineSeconds=60)
+    bench.away(300)
     bench.cluster.lacking, bench.cluster.begins = None, False
-    assert bench.run(50).attempt == 1
-    hung = bench.run(20)
+    assert bench.away(50).attempt == 1
+    hung = bench.away(20)
     assert hung.attempt == 2
     assert "did nothing within progressDeadlineSeconds (60 s)" in hung.message
 
 
 @pytest.mark.parametrize("ticks", [4, 20], ids=["preparing", "waiting"])
 def test_a_suspended_stage_asks_for_nothing_more(ticks: int) -> None:
-    bench = Bench()
-    bench.run(ticks)
+    bench = slow()
+    bench.away(ticks)
     bench.want(2, suspend=True)
     asked = len(bench.cluster.asked)
-    suspended = bench.run(4)
+    suspended = bench.away(4)
     assert (suspended.state, suspended.waiting_since) == (StageState.SUSPENDED, None)
     assert len(bench.cluster.asked) == asked
     bench.want(3)
     bench.cluster.lacking = None
-    bench.run(20)
+    bench.away(20)
     assert (bench.condition().type, bench.stage().attempt) == (ConditionType.COMPLETE, 2)
 
 
 def test_a_job_that_is_lost_while_it_waits_is_tried_again() -> None:
-    bench = Bench()
-    bench.run(20)
+    bench = slow()
+    bench.away(20)
     bench.cluster.restart_head()
-    assert bench.run(30).waiting_since is None or bench.stage().attempt == 2
+    assert bench.away(30).waiting_since is None or bench.stage().attempt == 2
     bench.cluster.lacking = None
-    bench.run(30)
+    bench.away(30)
     assert (bench.condition().type, bench.stage().attempt) == (ConditionType.COMPLETE, 2)
 
 
 def test_a_release_that_shrank_meanwhile_is_told_and_may_be_mended() -> None:
-    bench = Bench()
+    bench = slow()
     bench.cluster.lacking = ImpossibleJobError("holds 1 at most", code=WORKERS_STARTING, remedy="raise it")
-    waiting = bench.run(9)
+    waiting = bench.away(9)
     assert (waiting.state, waiting.message, waiting.remedy) == (
         StageState.QUEUED,
         "holds 1 at most",
         "raise it",
     )
     bench.cluster.lacking = None
-    bench.run(15)
+    bench.away(15)
     assert bench.condition().type is ConditionType.COMPLETE
