@@ -188,14 +188,10 @@ class KubeApi:
 
     def allows(self, verb: str, resource: Resource, *, subresource: str = "") -> bool:
         """Whether this user may do ``verb`` in the namespace."""
-        attributes = {
-            "verb": verb,
-            "group": resource.group,
-            "resource": resource.plural,
-            "subresource": subresource,
-        }
-        if resource.namespaced:
-            attributes["namespace"] = self.namespace
+        attributes = {"verb": verb, "group": resource.group, "resource": resource.plural}
+        attributes |= {"subresource": subresource} | (
+            {"namespace": self.namespace} if resource.namespaced else {}
+        )
         review = {
             "apiVersion": ACCESS_REVIEWS.api_version,
             "kind": "SelfSubjectAccessReview",

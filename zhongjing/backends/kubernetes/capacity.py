@@ -151,8 +151,7 @@ class Capacity:
                         taken[group] = number
                         logger.warning("worker group %s was made smaller while a stage runs", group)
             # Noted while it prepared: they would be idle for long the moment that it ends.
-            idle = {IDLE_SINCE: None} if IDLE_SINCE in workload.annotations else {}
-            self._set(workload, {**workload.replicas, **taken} if taken else {}, idle)
+            self._set(workload, {**workload.replicas, **taken} if taken else {}, _not_idle(workload))
 
     def scale_down(self, preparing: str | None = None) -> None:
         """While no stage needs workers: removes those that have been idle for long enough.
@@ -175,25 +174,21 @@ class Capacity:
                 group: max(replicas, self._groups[group].min_replicas, needed.get(group, 0))
                 for group, replicas in workload.replicas.items()
             }
-            self._set(workload, wanted, {IDLE_SINCE: None} if IDLE_SINCE in workload.annotations else {})
+            self._set(workload, wanted, _not_idle(workload))
 
     def _scale_down(self, workload: Workload, now: float, preparing: str | None) -> None:
         floor = {group: self._groups[group].min_replicas for group in workload.groups}
-        surplus = any(number > floor[group] for group, number in workload.replicas.items())
         # Values may have raised the floor since.
         raised = {group: max(number, floor[group]) for group, number in workload.replicas.items()}
         since = workload.annotations.get(IDLE_SINCE)
-        if not surplus:
-            self._set(workload, raised, {IDLE_SINCE: None} if since is not None else {})
-            return
         idle = now - _time(since) if since is not None else -1.0
-        if idle < 0:  # first seen idle, or the clock was set back
+        over = idle >= self._release.ray.idle_seconds
+        if raised == floor:
+            self._set(workload, floor, _not_idle(workload))
+        elif idle < 0 or (over and self._in_use(preparing)):  # first seen idle, or the clock was set back
             self._set(workload, raised, {IDLE_SINCE: stamp(now)})
-        elif idle >= self._release.ray.idle_seconds:
-            if self._in_use(preparing):
-                self._set(workload, raised, {IDLE_SINCE: stamp(now)})
-            else:
-                self._set(workload, floor, {IDLE_SINCE: None})
+        elif over:
+            self._set(workload, floor, {IDLE_SINCE: None})
 
     def _set(
         self, workload: Workload, wanted: Mapping[str, int], annotations: Mapping[str, str | None]
@@ -215,6 +210,10 @@ def _short(needed: Mapping[str, int], workers: Sequence[Object]) -> list[str]:
         if ready < number:
             lacking.append(f"{ready} of {number} worker pods of group {group} are ready")
     return lacking
+
+
+def _not_idle(workload: Workload) -> dict[str, str | None]:
+    return {IDLE_SINCE: None} if IDLE_SINCE in workload.annotations else {}
 
 
 def _set_last(workload: Workload) -> dict[str, int]:

@@ -262,7 +262,7 @@ def _asks(pod: Object) -> str:
             asked.setdefault(name, []).append(str(value))
     parts = [f"{name} {' + '.join(values)}" for name, values in sorted(asked.items())]
     parts += [f"{name}={value}" for name, value in sorted((spec.get("nodeSelector") or {}).items())]
-    return "it asks for " + ", ".join(parts) if parts else "it asks for nothing in particular"
+    return f"it asks for {', '.join(parts) or 'nothing in particular'}"
 
 
 def _node_remedy(pod: Object, text: str) -> str:

@@ -58,22 +58,16 @@ def _missing(api: KubeApi, name: str | None, there: list[str]) -> BackendError:
     if api.context is not None:
         place += f" (context {api.context})"
     if there:
-        return BackendError(
-            f"there is no release {name!r} in {place}",
-            code=codes.NO_RELEASE,
-            remedy=f"there is: {', '.join(there)}",
-        )
-    elsewhere = _elsewhere(api, name)
-    if elsewhere:
+        remedy = f"there is: {', '.join(there)}"
+        return BackendError(f"there is no release {name!r} in {place}", code=codes.NO_RELEASE, remedy=remedy)
+    message = f"Zhongjing is not installed in {place}"
+    if elsewhere := _elsewhere(api, name):
         shown = ", ".join(f"{namespace} ({release})" for namespace, release in elsewhere[:5])
-        return BackendError(
-            f"Zhongjing is not installed in {place}, but in: {shown}",
-            code=codes.NO_RELEASE,
-            remedy=f"add -n {elsewhere[0][0]}",
-        )
+        remedy = f"add -n {elsewhere[0][0]}"
+        return BackendError(f"{message}, but in: {shown}", code=codes.NO_RELEASE, remedy=remedy)
     exists = _exists(api)
     return BackendError(
-        f"Zhongjing is not installed in {place}" + ("" if exists else ", which does not exist"),
+        message + ("" if exists else ", which does not exist"),
         code=codes.NO_RELEASE,
         remedy="name its namespace with -n, or install it: "
         f"`helm install zhongjing ./helm -n {api.namespace}{'' if exists else ' --create-namespace'}`; "

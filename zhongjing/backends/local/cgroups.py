@@ -32,27 +32,12 @@ class Limits:
     killed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Mount:
-    version: int
-    options: frozenset[str]
-    root: str
-    point: Path
-
-
 def read_limits(root: Path = Path("/")) -> Limits:
-    """The limits of this process."""
-    mounts = _mounts(root)
-    memory, memory_used, killed = _memory(_folders(root, mounts, "memory"))
-    tasks, tasks_used = _tasks(_folders(root, mounts, "pids"))
-    return Limits(
-        cpus=_cpus(_folders(root, mounts, "cpu")),
-        memory=memory,
-        memory_used=memory_used,
-        tasks=tasks,
-        tasks_used=tasks_used,
-        killed=killed,
-    )
+    """The limits of this process. Tests put another root of the file system."""
+    memory, memory_used, killed = _memory(_folders(root, "memory"))
+    tasks, tasks_used = _tasks(_folders(root, "pids"))
+    cpus = _cpus(_folders(root, "cpu"))
+    return Limits(cpus, memory, memory_used, tasks, tasks_used, killed)
 
 
 def _memory(folders: list[Path]) -> tuple[int | None, int, int]:
@@ -92,42 +77,28 @@ def _cpus(folders: list[Path]) -> float | None:
     return min(found, default=None)
 
 
-def _mounts(root: Path) -> list[_Mount]:
-    found = []
-    for line in _text(root / "proc/self/mountinfo").splitlines():
-        head, _, tail = line.partition(" - ")
-        left, right = head.split(), tail.split()
-        if len(left) < 5 or len(right) < 3 or right[0] not in ("cgroup", "cgroup2"):
-            continue
-        version = 2 if right[0] == "cgroup2" else 1
-        options = frozenset(right[2].split(","))
-        found.append(_Mount(version, options, left[3], root / left[4].lstrip("/")))
-    return found
-
-
-def _folders(root: Path, mounts: list[_Mount], controller: str) -> list[Path]:
+def _folders(root: Path, controller: str) -> list[Path]:
     """Folders whose limits hold for this process and ``controller``: its group's and those above it."""
     groups: dict[str, str] = {}
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
         groups |= dict.fromkeys(controllers.split(","), group)
-    version = 1 if controller in groups else 2
-    name = controller if version == 1 else ""
-    if name not in groups:
-        return []
-    path = groups[name]
-    for mount in mounts:
-        if mount.version != version or (version == 1 and controller not in mount.options):
+    # A controller that version 1 names has its own tree; version 2 has one tree, named by nothing.
+    kind, name = ("cgroup", controller) if controller in groups else ("cgroup2", "")
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        head, _, tail = line.partition(" - ")
+        left, right = head.split(), tail.split()
+        if len(left) < 5 or len(right) < 3 or right[0] != kind or name not in groups:
             continue
-        inside = path.removeprefix(mount.root) if mount.root != "/" else path
-        folder = mount.point / inside.lstrip("/")
+        if kind == "cgroup" and controller not in right[2].split(","):
+            continue
+        point = root / left[4].lstrip("/")
+        inside = groups[name].removeprefix(left[3]) if left[3] != "/" else groups[name]
+        folder = point / inside.lstrip("/")
         # Without a namespace of its own a container names its group as the host does, and cannot see it.
-        while not folder.is_dir() and folder != mount.point:
+        while not folder.is_dir() and folder != point:
             folder = folder.parent
-        above = [folder]
-        while above[-1] != mount.point:
-            above.append(above[-1].parent)
-        return above
+        return [each for each in (folder, *folder.parents) if each.is_relative_to(point)]
     return []
 
 

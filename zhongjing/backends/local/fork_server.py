@@ -112,16 +112,16 @@ class ForkServer:
         try:
             process = os.fork()
         except OSError:  # no memory, or too many processes: those that live go on
-            for file in files:
-                os.close(file)
-            client.close()
-            return None
+            process = -1
         if process == 0:
             self._leave()
             _become(request, files)
             return request
         for file in files:
             os.close(file)
+        if process < 0:
+            client.close()
+            return None
         self._clients[process] = client
         self._selector.register(client, selectors.EVENT_READ, process)
         with contextlib.suppress(OSError):  # it is dead: that is found next
