@@ -47,8 +47,7 @@ class Api:
 
 
 @pytest.mark.parametrize(
-    ("spec", "condition"),
-    [({}, "Failed"), ({"suspend": False}, "Failed"), ({"suspend": True}, "Suspended")],
+    ("spec", "condition"), [({}, "Failed"), ({"suspend": False}, "Failed"), ({"suspend": True}, "Suspended")]
 )
 def test_one_patch_resumes(spec: dict[str, Any], condition: str, monkeypatch: pytest.MonkeyPatch) -> None:
     api = Api(spec, condition)
