@@ -164,12 +164,11 @@ def collect_doctor(evidence: Evidence, workdir: Path) -> None:
     """Which checks of ``zhongjing doctor --local`` are not fine: names, codes. Takes some seconds."""
 
     def collect() -> dict[str, Any]:
-        from zhongjing.cli.diagnosis.checks import checks, run_checks
-        from zhongjing.cli.diagnosis.children import Children
-        from zhongjing.cli.diagnosis.situation import Situation
+        from zhongjing.cli.diagnosis.checks import Situation, checks, run_checks
+        from zhongjing.cli.diagnosis.probes import Probes
 
-        with Children() as children:
-            situation = Situation(local=True, workdir=workdir.absolute(), children=children)
+        with Probes() as probes:
+            situation = Situation(local=True, workdir=workdir.absolute(), probes=probes)
             listed = checks(situation)
             found = list(run_checks(listed, situation))
         names = frozenset(each.name for each in listed) | {"gpu", "open files", "processes", "sockets"}

@@ -202,7 +202,9 @@ def test_a_release_in_order(api: Memory) -> None:
         "group gpu",
         "quotas",
         "secrets",
+        "images",
         "volumes",
+        "store",
         "network",
     ]
     assert found["group gpu"].finding == (
@@ -278,6 +280,33 @@ WAITING = {
 UNPULLED = pod("zj-ray-head-0", "ray-head", phase="Pending", containerStatuses=[WAITING])
 TAINT = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
 CLAIM = labelled("data-zj-s3-0", "s3", status={"phase": "Pending"})
+
+
+def pull_secret(name: str) -> Callable[[Memory], None]:
+    """Has pods name a pull secret; the one called login is there."""
+
+    def make(api: Memory) -> None:
+        api.objects["secrets"].append({"metadata": {"name": "login"}, "data": {".dockerconfigjson": "e30="}})
+        api.objects["pods"][0]["spec"]["imagePullSecrets"] = [{"name": name}]
+
+    return make
+
+
+def outage(reason: str) -> Object:
+    """A pipeline whose condition has this reason."""
+    said = "s3://b/p: the keys are refused"
+    condition = {"type": "Progressing", "status": "True", "reason": reason, "message": said, "remedy": "r"}
+    return {"metadata": {"name": "demo"}, "status": {"conditions": [condition]}}
+
+
+REFUSED = "failed     s3 access: refused [AccessDenied]"
+
+
+def verified(phase: str, **terminated: str) -> Callable[[Memory], None]:
+    """The pod of ``helm test``."""
+    state = {"terminated": {"finishedAt": "2026-11-23T05:00:00Z", **terminated}}
+    tested = pod("zj-verify", "test", phase=phase, containerStatuses=[{"state": state}])
+    return lambda api: api.objects["pods"].append(tested)
 
 
 @pytest.mark.parametrize(
@@ -380,6 +409,30 @@ CLAIM = labelled("data-zj-s3-0", "s3", status={"phase": "Pending"})
             ("fails", "VolumePending"),
             "pvc/data-zj-s3-0 is Pending",
         ),
+        (pull_secret("login"), "images", ("fine", None), "pull secrets: login"),
+        (pull_secret("keys"), "images", ("warn", "ImagePullFailed"), "secret/keys is missing or no login"),
+        (pull_secret("other"), "images", ("warn", "ImagePullFailed"), "secret/other is missing or no login"),
+        (
+            replace("trainingpipelines", outage("AccessDenied")),
+            "store",
+            ("fails", "AccessDenied"),
+            "the controller, for demo: s3://b/p: the keys are refused",
+        ),
+        (replace("trainingpipelines", outage("Running")), "store", ("fine", None), "s3://b/p at AWS"),
+        (
+            verified("Succeeded"),
+            "network",
+            ("fine", None),
+            "a pod reached Ray and the store",
+        ),
+        (
+            verified("Failed", message=f"fine       ray token: well\n{REFUSED}\n           remedy: r"),
+            "network",
+            ("fails", "PodCrashes"),
+            "failed (2026-11-23T05:00:00Z): s3 access: refused [AccessDenied]",
+        ),
+        (verified("Failed"), "network", ("fails", "PodCrashes"), "its log says why"),
+        (verified("Running"), "network", ("fine", None), "not checked from here"),
     ],
 )
 def test_faults(
@@ -469,6 +522,17 @@ def test_kuberay_that_works(api: Memory) -> None:
     found = looked(api)
     assert told(found["kuberay"]) == ("fine", None)
     assert told(found["group gpu"]) == ("fine", None)
+    assert "may run it" in found["operator"].finding
+    labels = {"app.kubernetes.io/name": "kuberay-operator"}
+    spec = {"template": {"spec": {"containers": [{"image": "quay.io/kuberay/operator:v1.7.0"}]}}}
+    metadata = {"name": "kuberay-operator", "namespace": "ray", "labels": labels}
+    deployment: Object = {"metadata": metadata, "spec": spec, "status": {"readyReplicas": 1}}
+    api.objects["deployments"].append(deployment)
+    finding = looked(api)["operator"]
+    assert told(finding) == ("fine", None)
+    assert "in ray, quay.io/kuberay/operator:v1.7.0: 1 replicas ready" in finding.finding
+    del deployment["status"]
+    assert told(looked(api)["operator"]) == ("fails", "KubeRayNotRunning")
 
 
 DOCUMENT = """\

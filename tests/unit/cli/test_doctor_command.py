@@ -16,10 +16,9 @@ from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.doctor_support import told
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.cli.diagnosis import checks as table
-from zhongjing.cli.diagnosis.checks import Check, run_checks
-from zhongjing.cli.diagnosis.children import Answer, Children
+from zhongjing.cli.diagnosis.checks import Check, Situation, run_checks
 from zhongjing.cli.diagnosis.finding import Finding, fails, fine, warn
-from zhongjing.cli.diagnosis.situation import Situation
+from zhongjing.cli.diagnosis.probes import Probes, complete
 from zhongjing.codes import machine
 from zhongjing.codes.storage import STORAGE_UNREACHABLE
 from zhongjing.errors import StorageUnavailableError
@@ -27,8 +26,8 @@ from zhongjing.errors import StorageUnavailableError
 
 @pytest.fixture
 def situation(tmp_path: Path) -> Iterator[Situation]:
-    with Children() as children:
-        yield Situation(local=True, workdir=tmp_path / "runs", children=children)
+    with Probes() as probes:
+        yield Situation(local=True, workdir=tmp_path / "runs", probes=probes)
 
 
 # Running checks
@@ -78,91 +77,115 @@ def test_a_check_that_hangs_is_cut_off_and_the_others_are_told(situation: Situat
     assert "no answer within 0 s" in found[1].finding
 
 
-# Child processes
+# Probes
 
-CHILD = """
-import os, subprocess, sys, threading
-from zhongjing.cli.diagnosis.children import end_with_parent, tell
-how, mark = sys.argv[1:]
-end_with_parent(lambda: open(mark, "w").close())
-print("noise of a library")
-tell(pid=os.getpid())
-if how == "crash":
-    os.kill(os.getpid(), 11)
-if how == "hang":
-    other = subprocess.Popen(["sleep", "600"])
-    tell(other=other.pid)
-    open(mark + ".began", "w").close()
-    threading.Event().wait()
-raise SystemExit("no more" if how == "fail" else 0)
+PROBE = """
+import os, subprocess, threading
+from pathlib import Path
+from zhongjing.cli.diagnosis.finding import fine
+from zhongjing.cli.diagnosis.probes import clean_up_with
+
+def probe(how, mark):
+    clean_up_with(Path(mark).touch)
+    print("noise of a library", flush=True)
+    yield fine("pid", str(os.getpid()))
+    if how == "crash":
+        os.kill(os.getpid(), 11)
+    if how == "hang":
+        other = subprocess.Popen(["sleep", "600"])
+        yield fine("other", str(other.pid))
+        Path(mark + ".began").touch()
+        threading.Event().wait()
 """
 
 
 @pytest.fixture
-def module(tmp_path: Path) -> dict[str, str]:
-    """The environment in which ``doctor_child`` can be run."""
-    (tmp_path / "doctor_child.py").write_text(CHILD)
+def environment(tmp_path: Path) -> dict[str, str]:
+    """The environment in which ``doctor_probe`` can be run."""
+    (tmp_path / "doctor_probe.py").write_text(PROBE)
     return {**os.environ, "PYTHONPATH": str(tmp_path)}
 
 
-def gone(pid: int) -> bool:
+STEPS = {"pid": machine.TORCH_UNUSABLE, "next": machine.GPU_UNUSABLE}
+
+
+def run(probes: Probes, environment: dict[str, str], how: str, mark: Path, seconds: float) -> list[Finding]:
+    named = {"how": how, "mark": str(mark)}
+    return probes.run("doctor_probe:probe", STEPS, seconds=seconds, environment=environment, **named)
+
+
+def gone(finding: Finding) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        stat = Path(f"/proc/{finding.finding}/stat").read_text()
     except OSError:
         return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+def test_what_a_probe_sent_is_kept(tmp_path: Path, environment: dict[str, str]) -> None:
+    mark = tmp_path / "mark"
+    with Probes() as probes:
+        [first] = run(probes, environment, "end", mark, 60)
+        assert (first.name, *told(first)) == ("pid", "fine", None)
+        assert mark.exists()
+        again, died = run(probes, environment, "crash", mark, 60)
+    assert again.finding != first.finding
+    assert (died.name, *told(died)) == ("next", "fails", "GpuUnusable")
+    assert "died of SIGSEGV" in died.finding
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "death"),
-    [("end", 0, "ended with code 0"), ("fail", 1, "ended with code 1"), ("crash", -11, "died of SIGSEGV")],
+    ("sent", "code", "complaint", "expected", "words"),
+    [
+        (
+            [],
+            1,
+            "Traceback\nImportError: no lib\n",
+            ("pid", "TorchUnusable"),
+            "code 1: ImportError: no",
+        ),
+        (["pid"], 1, "", ("next", "GpuUnusable"), "nothing was said"),
+        (["pid", "next"], -4, "", ("next", "GpuUnusable"), "died of SIGILL"),
+        ([], None, "", ("pid", "CheckHung"), "no answer within 9 s: cut off"),
+    ],
 )
-def test_what_a_child_sent_is_kept(
-    tmp_path: Path, module: dict[str, str], how: str, code: int, death: str
+def test_a_probe_that_does_not_come_to_its_end(
+    sent: list[str], code: int | None, complaint: str, expected: tuple[str, str], words: str
 ) -> None:
-    with Children() as children:
-        answer = children.run("doctor_child", [how, str(tmp_path / "mark")], seconds=30, environment=module)
-    assert answer.code == code
-    assert answer.death == death
-    assert list(answer.merged()) == ["pid"]
-    assert answer.complaint == ("no more" if how == "fail" else "")
-    assert not (tmp_path / "mark").exists()
+    *kept, last = complete([fine(name, "well") for name in sent], STEPS, code, complaint, 9.0)
+    assert [finding.name for finding in kept] == sent
+    assert (last.name, last.code) == expected
+    assert words in last.finding
 
 
-def test_a_child_that_hangs_is_cut_off(tmp_path: Path, module: dict[str, str]) -> None:
-    mark = str(tmp_path / "mark")
-    with Children() as children:
-        answer = children.run("doctor_child", ["hang", mark], seconds=0.5, environment=module)
-    assert answer.code is None
-    assert answer.death == "was cut off"
-    assert [
-        process.pid for process in psutil.process_iter(["cmdline"]) if mark in (process.info["cmdline"] or ())
-    ] == []
+def test_a_probe_that_hangs_is_cut_off(tmp_path: Path, environment: dict[str, str]) -> None:
+    mark = tmp_path / "mark"
+    with Probes() as probes:
+        *_, last = run(probes, environment, "hang", mark, 0.5)
+    assert last.code == "CheckHung"
+    processes = psutil.process_iter(["cmdline"])
+    assert [each.pid for each in processes if str(mark) in " ".join(each.info["cmdline"] or ())] == []
 
 
-def test_the_end_of_doctor_ends_children_with_theirs_and_removes_its_folder(
-    tmp_path: Path, module: dict[str, str]
+def test_the_end_of_doctor_ends_probes_with_theirs_and_removes_its_folder(
+    tmp_path: Path, environment: dict[str, str]
 ) -> None:
     mark = tmp_path / "mark"
-    answers: list[Answer] = []
-    with Children() as children:
-        folder = children.folder()
+    found: list[Finding] = []
+    with Probes() as probes:
+        folder = probes.folder()
         (folder / "file").touch()
-        children.at_end((tmp_path / "ended").touch)
-
-        def work() -> None:
-            answers.append(children.run("doctor_child", ["hang", str(mark)], seconds=300, environment=module))
-
-        thread = threading.Thread(target=work)
+        probes.at_end((tmp_path / "ended").touch)
+        thread = threading.Thread(target=lambda: found.extend(run(probes, environment, "hang", mark, 300)))
         thread.start()
         assert wait_until((tmp_path / "mark.began").exists, 60)
     thread.join(30)
     assert not thread.is_alive()
-    assert mark.exists(), "the child did not clean up"
-    assert wait_until(lambda: gone(answers[0].merged()["other"]), 10)
-    assert gone(answers[0].merged()["pid"])
+    assert mark.exists(), "the probe did not clean up"
+    assert wait_until(lambda: gone(found[0]) and gone(found[1]), 10)
     assert not folder.exists()
     assert (tmp_path / "ended").exists()
-    assert children.run("doctor_child", ["end", str(mark)], seconds=30, environment=module).code is None
+    assert run(probes, environment, "end", mark, 30) == []
 
 
 # The command
@@ -256,7 +279,7 @@ def test_which_checks_are_made(situation: Situation) -> None:
     assert names[0] == "python"
     assert "ray" not in names
     assert "s3" in names
-    deep = Situation(local=True, workdir=situation.workdir, children=situation.children, deep=True)
+    deep = Situation(local=True, workdir=situation.workdir, probes=situation.probes, deep=True)
     assert "ray" in [check.name for check in table.checks(deep)]
-    away = Situation(local=False, workdir=situation.workdir, children=situation.children)
+    away = Situation(local=False, workdir=situation.workdir, probes=situation.probes)
     assert [check.name for check in table.checks(away)] == ["python", "packages", "s3", "cluster"]

@@ -1,7 +1,8 @@
-"""Doctor's judgement of torch and GPUs, from what the probe would send of machines that are not here."""
+"""Doctor's judgement of torch and GPUs, from what torch and the driver say of machines that are not here."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,199 +10,175 @@ from typing import Any
 import pytest
 
 from tests.unit.cli.doctor_support import told
-from zhongjing.cli.diagnosis.accelerator import Hardware, device_files, judge_gpus, judge_torch, pci_cards
-from zhongjing.cli.diagnosis.children import Answer
+from zhongjing.cli.diagnosis import accelerator
+from zhongjing.cli.diagnosis.accelerator import Device, Hardware, device_files, judge_gpus, pci_cards
+from zhongjing.cli.diagnosis.finding import Finding
+from zhongjing.codes.machine import GPU_UNUSABLE
+from zhongjing.errors import TrainingError
+from zhongjing.train.job.accelerator import CudaFacts
 
 GIB = 2**30
-DONE = Answer((), 0, "")
-CPU: dict[str, Any] = {
-    "torch": "2.13.0+cu130",
-    "seconds": 2.5,
-    "cuda": "13.0",
-    "hip": None,
-    "driver": 0,
-    "right": True,
-    "gloo": True,
-    "nccl": True,
-    "available": False,
-    "warning": "",
-    "devices": [],
-}
-H200 = {"index": 0, "name": "NVIDIA H200", "free": 138 * GIB, "total": 139 * GIB}
-GPU = {**CPU, "driver": 13000, "available": True, "devices": [H200]}
-BROKEN = {**CPU, "driver": 13000}
-OLD = {**BROKEN, "driver": 12040}
+CPU = CudaFacts("2.13.0+cu130", built_for="13.0", driver=None, hidden=None, available=False, warning="")
+GPU = replace(CPU, driver=(13, 0), available=True)
+BROKEN = replace(GPU, available=False)
+OLD = replace(BROKEN, driver=(12, 4))
+H200 = Device("NVIDIA H200", free=138 * GIB, total=139 * GIB)
 NONE = Hardware()
 ONE = Hardware(driver=1, files=1, cards=1)
-
-
-def without(facts: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in facts.items() if name not in names}
-
-
-MIG = {**H200, "name": "NVIDIA H200 MIG 1g.18gb"}
+MIG = replace(H200, name="NVIDIA H200 MIG 1g.18gb")
 FAILED = ("fails", "GpuUnusable")
 
 
+def judged(facts: CudaFacts, there: Hardware, *devices: Device, nccl: bool = True) -> Finding:
+    built = f"CUDA {facts.built_for}" if facts.built_for else "CPU"
+    return judge_gpus(facts, devices or ((H200,) if facts.available else ()), there, built=built, nccl=nccl)
+
+
+def broken(message: str) -> Device:
+    return Device("cuda:0 NVIDIA H200", error=TrainingError(message, code=GPU_UNUSABLE))
+
+
 @pytest.mark.parametrize(
-    ("facts", "there", "expected", "words"),
+    ("finding", "expected", "words"),
     [
-        pytest.param(CPU, NONE, ("fine", None), "resources.gpus > 0 will be refused", id="no GPU"),
-        pytest.param(GPU, ONE, ("fine", None), "cuda:0 NVIDIA H200 (138 GiB free of 139 GiB)", id="good"),
-        pytest.param(GPU, ONE, ("fine", None), "driver for CUDA 13.0, torch 2.13.0", id="versions"),
+        pytest.param(judged(CPU, NONE), ("fine", None), "resources.gpus > 0 will be refused", id="no GPU"),
+        pytest.param(judged(GPU, ONE), ("fine", None), "cuda:0 NVIDIA H200 (138 GiB free", id="good"),
+        pytest.param(judged(GPU, ONE), ("fine", None), "driver for CUDA 13.0, torch 2.13.0", id="versions"),
         pytest.param(
-            OLD,
-            ONE,
+            judged(OLD, ONE),
             ("fails", "DriverTooOld"),
             "driver for CUDA 12.4, torch 2.13.0+cu130 (CUDA 13.0)",
             id="driver too old",
         ),
         pytest.param(
-            {**OLD, "available": True, "devices": [H200]},
-            ONE,
+            judged(replace(OLD, available=True), ONE),
             ("fine", None),
             "CUDA 12.4",
             id="an old driver with the compatibility libraries",
         ),
         pytest.param(
-            {**BROKEN, "torch": "2.13.0+cpu", "cuda": None},
-            ONE,
+            judged(replace(BROKEN, torch="2.13.0+cpu", built_for=None), ONE),
             FAILED,
-            "torch 2.13.0+cpu is built for CPU",
+            "torch 2.13.0+cpu (CPU)",
             id="torch for the CPU",
         ),
         pytest.param(
-            CPU, replace(ONE, driver=None), FAILED, "libcuda.so.1", id="container without the library"
+            judged(CPU, replace(ONE, driver=None)), FAILED, "libcuda.so.1", id="container without the library"
         ),
         pytest.param(
-            {**BROKEN, "warning": "CUDA initialization: Error 802: system not yet initialized"},
-            ONE,
+            judged(replace(BROKEN, warning="Error 802: system not yet initialized"), ONE),
             FAILED,
             "Error 802",
             id="fabric manager is not running",
         ),
         pytest.param(
-            {**BROKEN, "warning": "Error 804: forward compatibility was attempted"},
-            replace(ONE, driver=None),
+            judged(
+                replace(BROKEN, warning="Error 804: forward compatibility was attempted"),
+                replace(ONE, driver=None),
+            ),
             FAILED,
             "Error 804",
             id="driver upgraded, not restarted",
         ),
         pytest.param(
-            {**GPU, "devices": [{**H200, "error": "a product of matrices is wrong"}]},
-            ONE,
+            judged(GPU, ONE, broken("the GPU computes wrongly")),
             FAILED,
-            "a product of matrices is wrong",
+            "computes wrongly",
             id="wrong results",
         ),
         pytest.param(
-            {**GPU, "devices": [{"index": 0, "error": "CUDA error: no kernel image"}]},
-            ONE,
+            judged(GPU, ONE, broken("the GPU cannot be used: no kernel image")),
             FAILED,
-            "no kernel image",
+            "cuda:0 NVIDIA H200: the GPU cannot be used: no kernel image",
             id="too new or too old for torch's kernels",
         ),
-        pytest.param(GPU, replace(ONE, driver=2), FAILED, "1 GPU more cannot be used", id="one is lost"),
+        pytest.param(judged(GPU, replace(ONE, driver=2)), FAILED, "1 GPU more cannot be used", id="lost"),
+        pytest.param(judged(GPU, replace(ONE, driver=8), MIG), ("fine", None), "1 GPU usable", id="slice"),
         pytest.param(
-            {**GPU, "devices": [MIG]},
-            replace(ONE, driver=8),
+            judged(replace(GPU, hidden="1"), replace(ONE, driver=2)),
             ("fine", None),
             "1 GPU usable",
-            id="partitioned",
+            id="one hidden",
         ),
         pytest.param(
-            GPU, replace(ONE, driver=2, hidden="1"), ("fine", None), "1 GPU usable", id="one hidden"
+            judged(GPU, replace(ONE, driver=2), H200, H200, nccl=False), FAILED, "without NCCL", id="no NCCL"
         ),
         pytest.param(
-            {**GPU, "nccl": False, "devices": [H200, {**H200, "index": 1}]},
-            replace(ONE, driver=2),
-            FAILED,
-            "without NCCL",
-            id="no NCCL",
-        ),
-        pytest.param(
-            {**GPU, "devices": [{**H200, "free": GIB}]},
-            ONE,
+            judged(GPU, ONE, replace(H200, free=GIB)),
             ("warn", "LittleMemory"),
             "memory of cuda:0 is in use",
             id="full",
         ),
         pytest.param(
-            BROKEN,
-            replace(ONE, driver=0, hidden=""),
+            judged(replace(BROKEN, hidden=""), replace(ONE, driver=0)),
             ("warn", "NoGpu"),
             "CUDA_VISIBLE_DEVICES=''",
             id="hidden",
         ),
         pytest.param(
-            BROKEN,
-            replace(ONE, hidden="7"),
+            judged(replace(BROKEN, hidden="7"), ONE),
             ("warn", "NoGpu"),
             "CUDA_VISIBLE_DEVICES='7'",
             id="hidden by a number that is not there",
         ),
-        pytest.param(CPU, Hardware(hidden="-1"), ("fine", None), "none", id="nothing to hide"),
+        pytest.param(judged(replace(CPU, hidden="-1"), NONE), ("fine", None), "none", id="nothing to hide"),
         pytest.param(
-            CPU, Hardware(cards=2), ("warn", "GpuUnusable"), "2 GPUs of NVIDIA on the PCI", id="PCI"
+            judged(CPU, Hardware(cards=2)), ("warn", "GpuUnusable"), "2 GPUs of NVIDIA on the PCI", id="PCI"
         ),
-        pytest.param(CPU, Hardware(amd=True), FAILED, "AMD GPU", id="AMD with a CUDA torch"),
+        pytest.param(judged(CPU, Hardware(amd=True)), FAILED, "AMD GPU", id="AMD with a CUDA torch"),
     ],
 )
-def test_gpus(facts: dict[str, Any], there: Hardware, expected: tuple[str, str | None], words: str) -> None:
-    finding = judge_gpus(facts, DONE, there)
+def test_gpus(finding: Finding, expected: tuple[str, str | None], words: str) -> None:
     assert told(finding) == expected
     assert words in finding.finding
 
 
-def test_a_crash_at_the_gpu_is_a_finding() -> None:
-    """torch was imported, then the process died as it looked for devices."""
-    facts = without(BROKEN, "available", "warning", "devices")
-    finding = judge_gpus(facts, Answer((), -11, ""), ONE)
-    assert told(finding) == ("fails", "GpuUnusable")
-    assert "torch died of SIGSEGV" in finding.finding
+def test_this_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
 
-
-def test_gpus_without_torch_are_named() -> None:
-    facts = without(BROKEN, "torch", "available")
-    assert told(judge_gpus(facts, DONE, ONE)) == ("warn", "GpuUnusable")
-
-
-def test_torch_that_works() -> None:
-    finding = judge_torch(CPU, DONE)
-    assert told(finding) == ("fine", None)
-    assert finding.finding == "torch 2.13.0+cu130 (CUDA 13.0), imported in 2.5 s"
-
-
-@pytest.mark.parametrize(
-    ("change", "words"), [({"right": False}, "a product of matrices is wrong"), ({"gloo": False}, "gloo")]
-)
-def test_torch_that_does_not(change: dict[str, Any], words: str) -> None:
-    finding = judge_torch({**CPU, **change}, DONE)
+    monkeypatch.setattr("zhongjing.train.job.accelerator.cuda_facts", lambda: CPU)
+    found, gpu = accelerator.probe()
+    assert told(found) == ("fine", None)
+    assert f"torch {torch.__version__}" in found.finding
+    assert gpu.name == "gpu"
+    monkeypatch.setattr("torch.distributed.is_gloo_available", lambda: False)
+    assert "gloo" in next(accelerator.probe()).finding
+    monkeypatch.setattr("torch.equal", lambda *_: False)
+    finding = next(accelerator.probe())
     assert told(finding) == ("fails", "TorchUnusable")
-    assert words in finding.finding
+    assert "a product of matrices is wrong" in finding.finding
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected", "words"),
-    [
-        (
-            Answer((), 1, "Traceback\nModuleNotFoundError: No module named 'torch'"),
-            ("fails", "MissingPackage"),
-            "not installed",
-        ),
-        (
-            Answer((), 1, "Traceback\nImportError: libcudnn.so.9: cannot open shared object file"),
-            ("fails", "TorchUnusable"),
-            "libcudnn.so.9",
-        ),
-        (Answer((), -4, ""), ("fails", "TorchUnusable"), "died of SIGILL"),
-        (Answer((), None, ""), ("fails", "CheckHung"), "did not end within"),
-    ],
-)
-def test_torch_that_cannot_be_imported(answer: Answer, expected: tuple[str, str], words: str) -> None:
-    finding = judge_torch({}, answer)
-    assert told(finding) == expected
-    assert words in finding.finding
+def test_each_device_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def use(device: Any) -> None:
+        if device.index:
+            raise TrainingError("the GPU cannot be used", code=GPU_UNUSABLE, where=f"{device} NVIDIA H200")
+
+    monkeypatch.setattr("zhongjing.train.job.accelerator.cuda_facts", lambda: GPU)
+    monkeypatch.setattr("zhongjing.train.job.accelerator.use_gpu", use)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA H200")
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (138 * GIB, 139 * GIB))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    *_, finding = accelerator.probe()
+    assert told(finding) == FAILED
+    assert finding.finding.startswith("cuda:1 NVIDIA H200: the GPU cannot be used")
+
+
+@pytest.mark.parametrize("missing", ["torch", "numpy"])
+def test_torch_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    class Missing:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "torch":
+                raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    if missing == "torch":
+        [finding] = accelerator.probe()
+        assert told(finding) == ("fails", "MissingPackage")
+    else:
+        with pytest.raises(ModuleNotFoundError):
+            list(accelerator.probe())
 
 
 def test_device_files_and_cards_are_counted(tmp_path: Path) -> None:

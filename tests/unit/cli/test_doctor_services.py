@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -18,12 +19,15 @@ from tests.unit.cli.doctor_support import told
 from zhongjing.backends.local import machine
 from zhongjing.backends.local.processes import ProcessRecord, record, wait_until
 from zhongjing.backends.local.workdir import SupervisorRecord, Workdir
-from zhongjing.cli.diagnosis import cluster, document, ray, store, store_probe, supervisor
-from zhongjing.cli.diagnosis.children import Answer, Children
-from zhongjing.cli.diagnosis.clock import judge_skew
-from zhongjing.cli.diagnosis.situation import Situation
+from zhongjing.cli.diagnosis import cluster, document, ray, store, supervisor
+from zhongjing.cli.diagnosis.checks import Situation
+from zhongjing.cli.diagnosis.finding import skew
+from zhongjing.cli.diagnosis.probes import Probes
+from zhongjing.codes.ray import RAY_FAILED
 from zhongjing.config.resolve import parse_document, resolve
 from zhongjing.config.stages import Stage
+from zhongjing.errors import BackendError
+from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.storage.progress import Failure
 
 # The supervisor
@@ -118,43 +122,68 @@ def test_keys_that_others_can_read(tmp_path: Path) -> None:
     for folder, mode, status in ((0o755, 0o644, "fails"), (0o700, 0o644, "fine"), (0o755, 0o600, "fine")):
         tmp_path.chmod(folder)
         key.chmod(mode)
-        finding = supervisor.check_secrets(tmp_path)
+        finding = supervisor.secrets(tmp_path)
         assert told(finding)[0] == status
         assert (str(key) in finding.finding) == (status == "fails")
 
 
 # Ray
 
-STARTED = {"ready": 8.0}
-RAN = {
-    **STARTED,
-    "job_seconds": 9.0,
-    "ranks": 2,
-    "right": True,
-    "milliseconds": 5.0,
-}
+
+@pytest.mark.parametrize(
+    ("log", "expected", "words"),
+    [
+        (
+            ['{"right": true, "milliseconds": 5.0}'],
+            ("fine", None),
+            "2 workers added up 4 MiB",
+        ),
+        (['{"right": false, "milliseconds": 5.0}'], ("fails", "TorchUnusable"), "sum is wrong"),
+        ([], ("fails", "RayRefused"), "said nothing"),
+    ],
+)
+def test_the_job_of_a_trial(log: list[str], expected: tuple[str, str | None], words: str) -> None:
+    finding = ray.judge_job(iter(["noise", *(f"zhongjing-doctor: {line}" for line in log)]), 9.0)
+    assert told(finding) == expected
+    assert words in finding.finding
+
+
+class Head:
+    """A Ray that does not start, or whose job ends in some state."""
+
+    def __init__(self, state: JobState | None) -> None:
+        self.state = state
+
+    def start(self, cores: int) -> None:
+        if self.state is None:
+            raise BackendError("Ray did not start", code=RAY_FAILED, where="ray.log")
+
+    def stop(self) -> None:
+        pass
+
+    def backend(self, name: str) -> Any:
+        described = JobDescription(submission_id=name, state=self.state or JobState.FAILED, message="why")
+        return SimpleNamespace(
+            start=lambda *_: None, describe=lambda _: described, read_log=lambda _: iter([])
+        )
 
 
 @pytest.mark.parametrize(
-    ("facts", "answer", "expected"),
+    ("state", "expected"),
     [
-        (RAN, Answer((), 0, ""), [("fine", None), ("fine", None)]),
-        ({**RAN, "right": False}, Answer((), 0, ""), [("fine", None), ("fails", "TorchUnusable")]),
-        ({**STARTED, "job_error": "Failed"}, Answer((), 0, ""), [("fine", None), ("fails", "RayRefused")]),
-        (STARTED, Answer((), None, ""), [("fine", None), ("fails", "CheckHung")]),
-        ({}, Answer((), None, ""), [("fails", "RayFailed")]),
-        ({}, Answer((), 1, "Traceback\nImportError: no"), [("fails", "RayFailed")]),
-        (
-            {"error": "Ray did not start", "remedy": "see the log", "code": "RayFailed"},
-            Answer((), 0, ""),
-            [("fails", "RayFailed")],
-        ),
+        (None, [("ray start", "fails", "RayFailed")]),
+        (JobState.FAILED, [("ray start", "fine", None), ("ray job", "fails", "RayRefused")]),
+        (JobState.SUCCEEDED, [("ray start", "fine", None), ("ray job", "fails", "RayRefused")]),
     ],
 )
 def test_a_trial_of_ray(
-    facts: dict[str, Any], answer: Answer, expected: list[tuple[str, str | None]]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: JobState | None,
+    expected: list[tuple[str, str, str | None]],
 ) -> None:
-    assert [told(finding) for finding in ray.judge(facts, answer)] == expected
+    monkeypatch.setattr("zhongjing.backends.local.ray_head.RayHead", lambda _: Head(state))
+    assert [(finding.name, *told(finding)) for finding in ray.probe(str(tmp_path))] == expected
 
 
 # The object store
@@ -169,40 +198,25 @@ def test_a_trial_of_ray(
     ],
 )
 def test_the_stores_clock(seconds: float, status: str, words: str) -> None:
-    finding = judge_skew("s3 clock", seconds, "the store", "signatures are refused")
+    finding = skew("s3 clock", seconds, "the store", "signatures are refused")
     assert told(finding)[0] == status
     assert words in finding.finding
 
 
-def test_a_slow_store() -> None:
-    assert told(store_probe.judge_speed(90.0, 250.0)) == ("fine", None)
-    assert told(store_probe.judge_speed(90.0, 1.0)) == ("warn", "SlowStore")
-
-
-def test_findings_of_a_child_that_was_cut_off_are_kept() -> None:
-    sent = {"name": "s3 access", "status": "fine", "finding": "well", "remedy": None, "code": None}
-    first, last = store.judge(Answer((sent,), None, ""))
-    assert told(first) == ("fine", None)
-    assert told(last) == ("fails", "CheckHung")
-    [broke] = store.judge(Answer((), 1, "Traceback\nKeyError: 'x'"))
-    assert told(broke) == ("fails", "CheckBroke")
-    assert "KeyError: 'x'" in broke.finding
-
-
 @pytest.fixture
 def situation(tmp_path: Path) -> Iterator[Situation]:
-    with Children() as children:
-        yield Situation(local=False, workdir=tmp_path / "runs", children=children, environment={})
+    with Probes() as probes:
+        yield Situation(local=False, workdir=tmp_path / "runs", probes=probes, environment={})
 
 
 def test_no_store_is_said_to_be_none(situation: Situation) -> None:
-    [finding] = store.check(situation)
+    [finding] = store.store(situation)
     assert told(finding) == ("fine", None)
     assert "--storage" in finding.finding
 
 
 def test_no_cluster_is_said_to_be_none(situation: Situation) -> None:
-    [finding] = cluster.check(situation)
+    [finding] = cluster.cluster(situation)
     assert told(finding) == ("fine", None)
     assert "not checked" in finding.finding
 
@@ -225,7 +239,7 @@ def held(situation: Situation, text: str) -> list[tuple[str, str, str | None]]:
     asked = replace(
         situation, local=True, document=resolve(parse_document(text, "my.yaml")), origin="my.yaml"
     )
-    return [(finding.name, *told(finding)) for finding in document.check(asked)]
+    return [(finding.name, *told(finding)) for finding in document.document(asked)]
 
 
 def test_a_document_that_fits(situation: Situation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,5 +268,5 @@ def test_a_document_that_does_not_fit_is_told_all_of_it(
 
 def test_what_a_stage_takes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cores", lambda: 2)
-    finding = document.check_room(resolve(parse_document(DOCUMENT, "my.yaml")), Stage.SFT)
-    assert finding.finding == "2 workers with 1 core, 1Gi of memory each: this machine has them"
+    finding = document.check_capacity(resolve(parse_document(DOCUMENT, "my.yaml")), Stage.SFT)
+    assert finding.finding == "2 workers of 1 CPUs, 1Gi of memory: this machine has them"

@@ -5,13 +5,13 @@ The options are read here; the checks are in :mod:`zhongjing.cli.diagnosis`, imp
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -103,58 +103,40 @@ def doctor(
         )
     if deep and not local:
         raise ConfigError("--deep starts a Ray on this machine", code=INVALID_OPTION, remedy="add --local")
-    from zhongjing.cli.diagnosis.checks import checks, run_checks
-    from zhongjing.cli.diagnosis.children import Children
-    from zhongjing.cli.diagnosis.situation import Situation
+    from zhongjing import __version__
+    from zhongjing.cli.diagnosis.checks import Situation, checks, run_checks
+    from zhongjing.cli.diagnosis.probes import Probes
 
     document = _document(file) if file is not None else None
     console = Console(json_mode=output == Format.JSON)
+    commands = Commands(target.flags if target is not None else None)
     began = time.monotonic()
     findings: list[Finding] = []
-    with Children() as children:
+    with Probes() as probes:
         situation = Situation(
             local=local,
             workdir=(workdir or DEFAULT_WORKDIR).absolute(),
-            children=children,
+            probes=probes,
             cluster=target if isinstance(target, ClusterTarget) else None,
             storage=_storage(storage, endpoint, document, own=target is not None),
             document=document,
             origin=str(file or ""),
             deep=deep,
         )
-        commands = Commands(target.flags if target is not None else None)
         for found in run_checks(_chosen(checks(situation), only or []), situation):
             finding = replace(found, remedy=found.remedy and commands.complete(found.remedy))
             findings.append(finding)
-            for line in lines(finding):
-                console.say(line)
+            console.say(f"{finding.status:<6} {finding.name:<{_NAME_WIDTH}} {finding.finding}")
+            if finding.remedy is not None:
+                console.say(f"  remedy: {finding.remedy}")
     seconds = time.monotonic() - began
-    counts = Counter(finding.status.value for finding in findings)
-    console.say(f"{counts['fine']} fine, {counts['warn']} warn, {counts['fails']} fails ({seconds:.1f} s)")
+    told = Counter(finding.status.value for finding in findings)
+    counts = {status: told[status] for status in ("fine", "warn", "fails")}
+    console.say(f"{', '.join(f'{count} {status}' for status, count in counts.items())} ({seconds:.1f} s)")
     if console.json_mode:
-        console.result(as_object(findings, seconds))
+        listed = [finding.as_dict() for finding in findings]
+        console.result({"version": __version__, "seconds": round(seconds, 3), **counts, "checks": listed})
     return FAILED if counts["fails"] else OK
-
-
-def lines(finding: Finding) -> list[str]:
-    """What people read of a finding: one line, and one with the remedy where not all is fine."""
-    shown = [f"{finding.status:<6} {finding.name:<{_NAME_WIDTH}} {finding.finding}"]
-    if finding.remedy is not None:
-        shown.append(f"  remedy: {finding.remedy}")
-    return shown
-
-
-def as_object(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
-    """What programs read."""
-    from zhongjing import __version__
-
-    counts = Counter(finding.status.value for finding in findings)
-    return {
-        "version": __version__,
-        "seconds": round(seconds, 3),
-        **{status: counts[status] for status in ("fine", "warn", "fails")},
-        "checks": [finding.as_dict() for finding in findings],
-    }
 
 
 def _chosen(checks: list[Check], only: list[str]) -> list[Check]:
@@ -192,8 +174,6 @@ def _storage(
 
     ``own``: the workdir or the release has one of its own, which pods or local runs use.
     """
-    import os
-
     from pydantic import ValidationError
 
     from zhongjing.config.sources import Storage

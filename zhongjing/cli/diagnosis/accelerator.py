@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from zhongjing.cli.diagnosis.children import Answer
 from zhongjing.cli.diagnosis.finding import Finding, fails, fine, gib, warn
-from zhongjing.cli.diagnosis.situation import Situation
 from zhongjing.codes import command, machine
 from zhongjing.codes import local as local_codes
+from zhongjing.errors import TrainingError
+
+if TYPE_CHECKING:
+    from zhongjing.cli.diagnosis.checks import Situation
+    from zhongjing.train.job.accelerator import CudaFacts
 
 SECONDS = 90.0  # an import takes 3 s, and half a minute from a cold disk
-NVIDIA = "0x10de"
+_NVIDIA = "0x10de"
 _DISPLAY = ("0x0300", "0x0302")  # PCI classes of graphics and compute cards
 _SMALL_GPU = 2 * 2**30  # bytes
-
-Facts = Mapping[str, Any]
-"""What :mod:`zhongjing.cli.diagnosis.torch_probe` sent, by name."""
+_SIZE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +33,12 @@ class Hardware:
         files: device files of NVIDIA's GPUs.
         cards: NVIDIA's GPUs on the PCI bus; in a container these are the host's.
         amd: whether there is a device file of AMD's GPUs.
-        hidden: ``CUDA_VISIBLE_DEVICES``, where it is set.
     """
 
     driver: int | None = 0
     files: int = 0
     cards: int = 0
     amd: bool = False
-    hidden: str | None = None
 
     @property
     def count(self) -> int:
@@ -46,23 +46,66 @@ class Hardware:
         return self.files if self.driver is None else self.driver
 
 
-def check(situation: Situation) -> Iterator[Finding]:
-    """Imports torch and tries the GPUs, in a child process."""
-    from zhongjing.backends.local.machine import gpus
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU that torch shows: bytes of memory, and why it cannot be used."""
 
-    answer = situation.children.run(
-        "zhongjing.cli.diagnosis.torch_probe", seconds=SECONDS, environment=situation.environment
-    )
-    facts = answer.merged()
-    hardware = Hardware(
-        driver=gpus(),
-        files=device_files(),
-        cards=pci_cards(),
-        amd=Path("/dev/kfd").exists(),
-        hidden=situation.environment.get("CUDA_VISIBLE_DEVICES"),
-    )
-    yield judge_torch(facts, answer)
-    yield judge_gpus(facts, answer, hardware)
+    name: str
+    free: int = 0
+    total: int = 0
+    error: TrainingError | None = None
+
+
+def torch(situation: Situation) -> list[Finding]:
+    """Imports torch and tries the GPUs, in a process of its own."""
+    steps = {"torch": machine.TORCH_UNUSABLE, "gpu": machine.GPU_UNUSABLE}
+    probe = f"{__name__}:probe"
+    return situation.probes.run(probe, steps, seconds=SECONDS, environment=situation.environment)
+
+
+def probe() -> Iterator[Finding]:
+    """Torch computes, its workers can speak to each other, and it can use each GPU."""
+    began = time.monotonic()
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        said = "not installed: runs on this machine and chat need it"
+        yield fails("torch", said, command.MISSING_PACKAGE, "pip install 'zhongjing[train]'")
+        return
+    hip, seconds = torch.version.hip, time.monotonic() - began
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {hip}" if hip else "CPU"
+    about = f"torch {torch.__version__} ({built}), imported in {seconds:.1f} s"
+    distributed = torch.distributed
+    left = torch.arange(_SIZE * _SIZE, dtype=torch.float32).reshape(_SIZE, _SIZE) % 7
+    if not torch.equal(left, left @ torch.eye(_SIZE)):
+        yield fails("torch", f"{about}: a product of matrices is wrong", machine.TORCH_UNUSABLE)
+    elif not (distributed.is_available() and distributed.is_gloo_available()):
+        yield fails("torch", f"{about}: built without gloo, workers cannot speak", machine.TORCH_UNUSABLE)
+    else:
+        yield fine("torch", about)
+
+    from zhongjing.backends.local.machine import gpus
+    from zhongjing.train.job.accelerator import cuda_facts
+
+    facts = cuda_facts()
+    devices = [_device(index) for index in range(torch.cuda.device_count() if facts.available else 0)]
+    nccl = distributed.is_available() and distributed.is_nccl_available()
+    there = Hardware(gpus(), device_files(), pci_cards(), Path("/dev/kfd").exists())
+    yield judge_gpus(facts, devices, there, built=built, nccl=nccl)
+
+
+def _device(index: int) -> Device:
+    import torch
+
+    from zhongjing.train.job.accelerator import use_gpu
+
+    try:
+        use_gpu(torch.device("cuda", index))
+        return Device(torch.cuda.get_device_name(index), *torch.cuda.mem_get_info(index))
+    except TrainingError as error:
+        return Device(error.where or f"cuda:{index}", error=error)
 
 
 def device_files(folder: Path = Path("/dev")) -> int:
@@ -79,48 +122,35 @@ def pci_cards(folder: Path = Path("/sys/bus/pci/devices")) -> int:
             kind = (device / "class").read_text().strip()
         except OSError:
             continue
-        count += vendor == NVIDIA and kind.startswith(_DISPLAY)
+        count += vendor == _NVIDIA and kind.startswith(_DISPLAY)
     return count
 
 
-def judge_torch(facts: Facts, answer: Answer) -> Finding:
-    """Torch is there, computes, and its workers can speak to each other."""
-    if "torch" not in facts:
-        last = answer.last_words
-        if "No module named 'torch'" in last:
-            said = "not installed: runs on this machine and chat need it"
-            return fails("torch", said, command.MISSING_PACKAGE, "pip install 'zhongjing[train]'")
-        if answer.code is None:
-            return fails("torch", f"its import did not end within {SECONDS:.0f} s", machine.CHECK_HUNG)
-        return fails("torch", f"its import {answer.death}: {last}", machine.TORCH_UNUSABLE)
-    about = f"torch {facts['torch']} ({build(facts)}), imported in {facts['seconds']:.1f} s"
-    if not facts["right"]:
-        return fails("torch", f"{about}: a product of matrices is wrong", machine.TORCH_UNUSABLE)
-    if not facts["gloo"]:
-        return fails("torch", f"{about}: built without gloo, workers cannot speak", machine.TORCH_UNUSABLE)
-    return fine("torch", about)
+def judge_gpus(
+    facts: CudaFacts, devices: Sequence[Device], there: Hardware, *, built: str, nccl: bool
+) -> Finding:
+    """All GPUs that are there can be used; or there are none, and then nothing pretends that there are.
 
-
-def build(facts: Facts) -> str:
-    """What torch was built for: ``CUDA 13.0``, ``ROCm 6.4`` or ``CPU``."""
-    if facts.get("cuda"):
-        return f"CUDA {facts['cuda']}"
-    return f"ROCm {facts['hip']}" if facts.get("hip") else "CPU"
-
-
-def judge_gpus(facts: Facts, answer: Answer, there: Hardware) -> Finding:
-    """All GPUs that are there can be used; or there are none, and then nothing pretends that there are."""
-    if facts.get("available"):
-        return _usable(facts, there)
-    if there.hidden is not None and (there.files or there.count):
+    Args:
+        facts: what torch and the driver say.
+        devices: that torch shows.
+        there: GPUs of the machine.
+        built: what torch was built for: ``CUDA 13.0``, ``ROCm 6.4`` or ``CPU``.
+        nccl: whether torch was built with NCCL.
+    """
+    known = f" for CUDA {facts.driver[0]}.{facts.driver[1]}" if facts.driver else ""
+    versions = f"driver{known}, torch {facts.torch} ({built})"
+    if facts.available:
+        return _usable(facts, devices, there, versions, nccl=nccl)
+    if facts.hidden is not None and (there.files or there.count):
         said = (
-            f"hidden by CUDA_VISIBLE_DEVICES={there.hidden!r}: stages with resources.gpus > 0 will be refused"
+            f"hidden by CUDA_VISIBLE_DEVICES={facts.hidden!r}: stages with resources.gpus > 0 will be refused"
         )
         return warn("gpu", said, local_codes.NO_GPU, "unset CUDA_VISIBLE_DEVICES to train on the GPU")
     if there.count:
-        return _unusable(facts, answer, there.count)
-    if there.amd and not facts.get("hip"):
-        said = f"an AMD GPU is there (/dev/kfd), and torch is built for {build(facts)}"
+        return _unusable(facts, there.count, versions)
+    if there.amd and not built.startswith("ROCm"):
+        said = f"an AMD GPU is there (/dev/kfd), and torch is built for {built}"
         return fails("gpu", said, machine.GPU_UNUSABLE)
     if there.cards:
         said = f"{_counted(there.cards)} of NVIDIA on the PCI bus, but no driver is loaded here"
@@ -136,60 +166,49 @@ def _counted(count: int) -> str:
     return "1 GPU" if count == 1 else f"{count} GPUs"
 
 
-def _versions(facts: Facts) -> str:
-    driver = int(facts.get("driver") or 0)
-    known = f" for CUDA {driver // 1000}.{driver % 1000 // 10}" if driver else ""
-    return f"driver{known}, torch {facts.get('torch', 'unknown')} ({build(facts)})"
-
-
-def _usable(facts: Facts, there: Hardware) -> Finding:
-    devices: list[dict[str, Any]] = facts["devices"]
-    broken = [each for each in devices if each.get("error")]
-    if broken:
-        who = ", ".join(f"cuda:{each['index']} {each.get('name', '')}".strip() for each in broken)
-        return fails("gpu", f"{who}: {broken[0]['error']}; {_versions(facts)}", machine.GPU_UNUSABLE)
+def _usable(
+    facts: CudaFacts, devices: Sequence[Device], there: Hardware, versions: str, *, nccl: bool
+) -> Finding:
+    for each in devices:
+        if each.error is not None:
+            said = f"{each.name}: {each.error.message}; {versions}"
+            return fails("gpu", said, each.error.code, each.error.remedy)
     shown = ", ".join(
-        f"cuda:{each['index']} {each['name']} ({gib(each['free'])} free of {gib(each['total'])})"
-        for each in devices
+        f"cuda:{index} {each.name} ({gib(each.free)} free of {gib(each.total)})"
+        for index, each in enumerate(devices)
     )
-    about = f"{_counted(len(devices))} usable: {shown}; {_versions(facts)}"
-    if not facts["nccl"] and len(devices) > 1:
+    about = f"{_counted(len(devices))} usable: {shown}; {versions}"
+    if not nccl and len(devices) > 1:
         return fails("gpu", f"{about}; torch is built without NCCL", machine.GPU_UNUSABLE)
     # Of partitioned GPUs a process is shown one slice.
-    sliced = any("MIG" in each["name"] for each in devices)
+    sliced = any("MIG" in each.name for each in devices)
     lost = there.count - len(devices)
-    if lost > 0 and there.hidden is None and not sliced:
+    if lost > 0 and facts.hidden is None and not sliced:
         return fails("gpu", f"{about}; {_counted(lost)} more cannot be used", machine.GPU_UNUSABLE)
-    full = [each for each in devices if each["free"] < min(_SMALL_GPU, each["total"] // 2)]
-    if full:
-        said = f"{about}; memory of cuda:{full[0]['index']} is in use"
-        return warn("gpu", said, machine.LITTLE_MEMORY, "nvidia-smi lists the programs that hold it")
+    for index, each in enumerate(devices):
+        if each.free < min(_SMALL_GPU, each.total // 2):
+            said = f"{about}; memory of cuda:{index} is in use"
+            return warn("gpu", said, machine.LITTLE_MEMORY, "nvidia-smi lists the programs that hold it")
     return fine("gpu", about)
 
 
-def _unusable(facts: Facts, answer: Answer, count: int) -> Finding:
+def _unusable(facts: CudaFacts, count: int, versions: str) -> Finding:
     about = f"{_counted(count)} there, and torch cannot use {'it' if count == 1 else 'them'}"
-    if "torch" not in facts:
-        said = f"{_counted(count)} there; not tried, as torch does not load"
-        return warn("gpu", said, machine.GPU_UNUSABLE)
-    if "available" not in facts:
-        return fails("gpu", f"{about}: torch {answer.death} as it looked for them", machine.GPU_UNUSABLE)
-    if not facts.get("cuda"):
+    if facts.built_for is None:
         remedy = "install torch's CUDA build (pytorch.org/get-started), or set resources.gpus: 0"
-        said = f"{about}: torch {facts['torch']} is built for {build(facts)}"
-        return fails("gpu", said, machine.GPU_UNUSABLE, remedy)
+        return fails("gpu", f"{about}: {versions}", machine.GPU_UNUSABLE, remedy)
     # A driver runs every CUDA of its own major version, and older ones.
-    driver, wanted = int(facts.get("driver") or 0) // 1000, int(str(facts["cuda"]).split(".")[0])
-    if 0 < driver < wanted:
-        remedy = f"upgrade the driver to one for CUDA {wanted}, or install a torch for CUDA {driver}"
-        said = f"{about}: the driver is too old: {_versions(facts)}"
-        return fails("gpu", said, machine.DRIVER_TOO_OLD, remedy)
-    if not driver:
+    wanted = int(facts.built_for.split(".")[0])
+    if facts.driver is None:
         remedy = (
             "install the driver's libraries; a container needs the capability 'compute' "
             "(NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
         )
         said = f"{about}: the driver's library libcuda.so.1 is not found or does not answer"
         return fails("gpu", said, machine.GPU_UNUSABLE, remedy)
-    reason = facts.get("warning") or "no reason given"
-    return fails("gpu", f"{about}: {reason}; {_versions(facts)}", machine.GPU_UNUSABLE)
+    if facts.driver[0] < wanted:
+        remedy = f"upgrade the driver to one for CUDA {wanted}, or install a torch for CUDA {facts.driver[0]}"
+        said = f"{about}: the driver is too old: {versions}"
+        return fails("gpu", said, machine.DRIVER_TOO_OLD, remedy)
+    reason = facts.warning.split("(Triggered internally")[0].strip() or "no reason given"
+    return fails("gpu", f"{about}: {' '.join(reason.split())}; {versions}", machine.GPU_UNUSABLE)

@@ -5,29 +5,53 @@ A check that raises or hangs is a finding.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zhongjing.cli.diagnosis import (
-    accelerator,
-    cluster,
-    document,
-    machine,
-    packages,
-    ray,
-    store,
-    supervisor,
-)
+from zhongjing.cli.diagnosis import accelerator, cluster, document, machine, ray, store, supervisor
 from zhongjing.cli.diagnosis.finding import Finding, fails, of_error
-from zhongjing.cli.diagnosis.situation import Situation
+from zhongjing.cli.diagnosis.probes import Probes
 from zhongjing.codes import command
 from zhongjing.codes import machine as codes
 from zhongjing.errors import ZhongjingError
 
-_GRACE = 10.0  # seconds beyond a child's own deadline
+if TYPE_CHECKING:
+    from zhongjing.cli.target import ClusterTarget
+    from zhongjing.config.pipeline import TrainingPipeline
+    from zhongjing.config.sources import Storage
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What was asked for.
+
+    Attributes:
+        local: whether runs are meant to happen on this machine.
+        workdir: of local runs; need not exist.
+        probes: runs what needs a process of its own.
+        cluster: the release to look at; none without a kubeconfig, and with ``local``.
+        storage: the object store to try; none where none was named, and with ``local`` the workdir's.
+        document: the document to hold against this machine or the cluster.
+        origin: the document's file.
+        deep: whether a Ray is started to try it.
+        environment: of the command.
+    """
+
+    local: bool
+    workdir: Path
+    probes: Probes
+    cluster: ClusterTarget | None = None
+    storage: Storage | None = None
+    document: TrainingPipeline | None = None
+    origin: str = ""
+    deep: bool = False
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,36 +61,45 @@ class Check:
     Attributes:
         name: what is looked at; the findings may have names of their own.
         run: looks.
+        asked: whether it belongs to what was asked for.
         seconds: when it is cut off, from the start of all checks on.
     """
 
     name: str
     run: Callable[[Situation], Iterable[Finding]]
+    asked: Callable[[Situation], bool] = lambda _: True
     seconds: float = 30.0
 
 
+def _local(situation: Situation) -> bool:
+    return situation.local
+
+
+def _store(situation: Situation) -> bool:
+    return situation.local or situation.storage is not None or situation.cluster is None
+
+
+CHECKS = (
+    Check("python", machine.python),
+    Check("packages", machine.packages),
+    Check("torch", accelerator.torch, _local, 100.0),
+    Check("cores", machine.cores, _local),
+    Check("memory", machine.memory, _local),
+    Check("disk", machine.disk, _local),
+    Check("limits", machine.limits, _local),
+    Check("ports", machine.ports, _local),
+    Check("supervisor", supervisor.supervisor, _local),
+    Check("s3", store.store, _store, 70.0),
+    Check("ray", ray.ray, lambda situation: situation.deep, 250.0),
+    Check("document", document.document, lambda situation: situation.document is not None, 60.0),
+    Check("cluster", cluster.cluster, lambda situation: not situation.local, 90.0),
+)
+"""All checks, in the order in which they are told."""
+
+
 def checks(situation: Situation) -> list[Check]:
-    """The checks that ``situation`` asks for, in the order in which they are told."""
-    listed = [Check("python", packages.check_python), Check("packages", packages.check)]
-    if situation.local:
-        listed += [
-            Check("torch", accelerator.check, accelerator.SECONDS + _GRACE),
-            Check("cores", machine.check_cores),
-            Check("memory", machine.check_memory),
-            Check("disk", machine.check_disk),
-            Check("limits", machine.check_limits),
-            Check("ports", machine.check_ports),
-            Check("supervisor", supervisor.check),
-        ]
-    if situation.local or situation.storage is not None or situation.cluster is None:
-        listed.append(Check("s3", store.check, store.SECONDS + _GRACE))
-    if situation.deep:
-        listed.append(Check("ray", ray.check, ray.SECONDS + _GRACE))
-    if situation.document is not None:
-        listed.append(Check("document", document.check, 60.0))
-    if not situation.local:
-        listed.append(Check("cluster", cluster.check, 90.0))
-    return listed
+    """The checks that ``situation`` asks for."""
+    return [check for check in CHECKS if check.asked(situation)]
 
 
 def run_checks(checks: Sequence[Check], situation: Situation) -> Iterator[Finding]:

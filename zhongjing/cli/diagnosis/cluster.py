@@ -1,7 +1,7 @@
-"""A release on a cluster, from outside: definition, controller, pods, nodes, quotas, Secrets, volumes, clock.
+"""A release on a cluster, from outside: definition, controller, pods, nodes, quotas, Secrets, store, clock.
 
-Nothing is written, and no pod is started: what only a pod can see ``helm test`` tries. A right that is
-missing is one line, and the other checks go on.
+Nothing is written, and no pod is started: what only a pod can see is told as ``helm test`` and the controller
+saw it. A right that is missing is one line, and the other checks go on.
 """
 
 from __future__ import annotations
@@ -11,27 +11,31 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from zhongjing import __version__
-from zhongjing.cli.diagnosis.clock import judge_skew
-from zhongjing.cli.diagnosis.finding import Finding, fails, fine, of_error, warn
-from zhongjing.cli.diagnosis.situation import Situation
+from zhongjing.cli.diagnosis.finding import Finding, fails, fine, graded, of_error, skew, warn
 from zhongjing.codes import cluster as codes
+from zhongjing.codes import find as find_code
 from zhongjing.codes import pods as pod_codes
+from zhongjing.codes import storage as storage_codes
 from zhongjing.errors import BackendUnavailableError, ZhongjingError
 
 if TYPE_CHECKING:
     from zhongjing.backends.kubernetes.api import KubeApi
     from zhongjing.backends.kubernetes.resources import Object
+    from zhongjing.cli.diagnosis.checks import Situation
     from zhongjing.config.pipeline import TrainingPipeline
     from zhongjing.config.release import ReleaseConfig
 
+FIELDS = "crd_fields.txt"  # generated: what this version writes
 FIELDS = "crd_fields.txt"  # generated: what this version writes
 _SHOWN = 4  # fields in one line
 # What may come right by itself, unless a finding says that it cannot.
 _PASSING = (pod_codes.POD_STARTING, pod_codes.POD_UNSCHEDULABLE, pod_codes.WORKLOAD_MISSING)
 _KUBERAY = (pod_codes.KUBERAY_MISSING, pod_codes.KUBERAY_NOT_RUNNING, pod_codes.PROVISIONER_MISMATCH)
+_OPERATOR = "app.kubernetes.io/name=kuberay-operator"
+_REGISTRY_KEYS = {".dockerconfigjson", ".dockercfg"}
 
 
-def check(situation: Situation) -> Iterator[Finding]:
+def cluster(situation: Situation) -> Iterator[Finding]:
     """Looks at the cluster and the release that the options name."""
     from zhongjing.backends.kubernetes.api import connect
 
@@ -62,25 +66,26 @@ def look(
     from zhongjing.backends.kubernetes.releases import find_release
     from zhongjing.cli.diagnosis.capacity import check_capacity
 
-    skew = api.clock_skew()
+    ahead = api.clock_skew()
     yield fine("api", f"{api.address} answers; the namespace is {api.namespace}")
-    if skew is not None:
-        yield judge_skew("cluster clock", skew, "the API server", "certificates and tokens are refused")
-    yield from _part("crd", lambda: check_definition(api))
+    if ahead is not None:
+        yield skew("cluster clock", ahead, "the API server", "certificates and tokens are refused")
+    yield from _part("crd", lambda: definition(api))
     try:
         release = find_release(api, name)
     except ZhongjingError as error:
         yield _refused("release", error)
         return
-    yield from check_release(api, release)
-    yield from _part("pods", lambda: check_pods(api, release))
+    about = f"{release.release}: chart {release.chart_version}, image {release.image}, {release.provisioner}"
+    other = release.chart_version != __version__
+    more = f"; this command line is {__version__}"
+    yield graded("release", about, codes.INVALID_RELEASE, poor=other, more=more)
+    yield from _part("controller", lambda: [controller(api, release)])
+    yield from _part("pods", lambda: pods(api, release))
     yield from check_capacity(api, release, document, _part)
-    yield from _part("secrets", lambda: check_secrets(api, release))
-    yield from _part("volumes", lambda: check_volumes(api, release))
-    test = f"helm test {release.release} -n {release.namespace}"
-    if api.context is not None:
-        test += f" --kube-context {api.context}"
-    yield fine("network", f"not checked from here: `{test}` tries it between pods, and the store from a pod")
+    for part, run in (("secrets", secrets), ("images", images), ("volumes", volumes), ("store", store)):
+        yield from _part(part, lambda run=run: run(api, release))  # type: ignore[misc]
+    yield from _part("network", lambda: network(api, release))
 
 
 def _part(name: str, run: Callable[[], Iterable[Finding]]) -> list[Finding]:
@@ -102,7 +107,7 @@ def _refused(name: str, error: ZhongjingError) -> Finding:
 # The definition
 
 
-def check_definition(api: KubeApi) -> Iterator[Finding]:
+def definition(api: KubeApi) -> Iterator[Finding]:
     """TrainingPipelines are known, with the fields that this version writes."""
     from zhongjing.backends.kubernetes.resources import DEFINITIONS, PIPELINES
 
@@ -157,17 +162,8 @@ def _listed(fields: set[str]) -> str:
 # The release
 
 
-def check_release(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
-    """Chart and command line are of one version, and a controller is ready."""
-    about = f"{release.release}: chart {release.chart_version}, image {release.image}, {release.provisioner}"
-    if release.chart_version != __version__:
-        yield warn("release", f"{about}; this command line is {__version__}", codes.INVALID_RELEASE)
-    else:
-        yield fine("release", about)
-    yield from _part("controller", lambda: [_controller(api, release)])
-
-
-def _controller(api: KubeApi, release: ReleaseConfig) -> Finding:
+def controller(api: KubeApi, release: ReleaseConfig) -> Finding:
+    """Whether a controller is ready."""
     from zhongjing.backends.kubernetes.diagnosis import CONTROLLER
     from zhongjing.backends.kubernetes.resources import DEPLOYMENTS
     from zhongjing.backends.kubernetes.workloads import pod_labels
@@ -178,36 +174,48 @@ def _controller(api: KubeApi, release: ReleaseConfig) -> Finding:
     name, status = found[0]["metadata"]["name"], found[0].get("status") or {}
     asked, ready = int(found[0]["spec"].get("replicas", 1)), int(status.get("readyReplicas") or 0)
     about = f"deployment/{name}: {ready} of {asked} replicas ready"
-    if asked == 0:
-        remedy = f"`kubectl -n {release.namespace} scale deployment {name} --replicas=2`"
-        return fails("controller", f"{about}: nothing looks after pipelines", codes.POD_NOT_READY, remedy)
-    if ready == 0:
-        return fails("controller", f"{about}: nothing looks after pipelines", codes.POD_NOT_READY)
-    return warn("controller", about, codes.POD_NOT_READY) if ready < asked else fine("controller", about)
+    more = "" if asked and ready else ": nothing looks after pipelines"
+    scale = f"`kubectl -n {release.namespace} scale deployment {name} --replicas=2`"
+    remedy = None if asked else scale
+    bad, poor = not (asked and ready), ready < asked
+    return graded("controller", about, codes.POD_NOT_READY, bad=bad, poor=poor, more=more, remedy=remedy)
 
 
-def check_pods(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
+def pods(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
     """What keeps pods of the release: images, nodes, volumes, crashes, KubeRay."""
     from zhongjing.backends.kubernetes.diagnosis import ALL, Explainer
     from zhongjing.backends.kubernetes.resources import PODS
     from zhongjing.backends.kubernetes.workloads import pod_labels
 
-    pods = api.find(
-        PODS, labels=pod_labels(release, *ALL)
-    ).items  # the explainer leaves out what it may not read
+    # The explainer leaves out what it may not read.
+    there = api.find(PODS, labels=pod_labels(release, *ALL)).items
     obstacles = Explainer(api, release).findings()
-    operated = not any(each.code in _KUBERAY for each in obstacles)
-    if release.provisioner == "kuberay" and operated:
+    if release.provisioner == "kuberay" and not any(each.code in _KUBERAY for each in obstacles):
         yield fine("kuberay", f"its operator looks after raycluster/{release.ray.cluster}")
     for each in obstacles:
         name = "kuberay" if each.code in _KUBERAY else "pods"
         tell = fails if each.fatal or each.code not in _PASSING else warn
         yield tell(name, str(each), each.code, each.remedy)
     if not obstacles:
-        yield fine("pods", f"all {len(pods)} serve, their images were pulled")
+        yield fine("pods", f"all {len(there)} serve, their images were pulled")
+    if release.provisioner == "kuberay":
+        yield from _part("operator", lambda: [operator(api)])
 
 
-def check_secrets(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
+def operator(api: KubeApi) -> Finding:
+    """Which version of KubeRay's operator runs; a provider may run it out of sight."""
+    from zhongjing.backends.kubernetes.resources import DEPLOYMENTS
+
+    found = api.find(DEPLOYMENTS, labels=_OPERATOR, everywhere=True).items
+    if not found:
+        return fine("operator", "no Deployment of KubeRay's is seen: the cluster's provider may run it")
+    metadata, ready = found[0]["metadata"], int((found[0].get("status") or {}).get("readyReplicas") or 0)
+    image = found[0]["spec"]["template"]["spec"]["containers"][0]["image"]
+    about = f"deployment/{metadata['name']} in {metadata['namespace']}, {image}: {ready} replicas ready"
+    return graded("operator", about, pod_codes.KUBERAY_NOT_RUNNING, bad=ready == 0)
+
+
+def secrets(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
     """The store's credentials and Ray's token are there and can be used. No value is told."""
     from zhongjing.backends.kubernetes import secrets
 
@@ -216,25 +224,90 @@ def check_secrets(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
         yield fails("secrets", str(each), each.code, each.remedy)
     if not wrong:
         store = release.storage.secret or "none for the store (the pods' own role)"
-        yield fine(
-            "secrets", f"Ray's token ({release.ray.token_secret}) and the store's keys ({store}) are there"
-        )
+        about = f"Ray's token ({release.ray.token_secret}) and the store's keys ({store}) are there"
+        yield fine("secrets", about)
 
 
-def check_volumes(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
+def images(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
+    """Pull secrets that pods name are there; what a pod could not pull, the line ``pods`` tells."""
+    from zhongjing.backends.kubernetes.diagnosis import ALL
+    from zhongjing.backends.kubernetes.provision import worker_pods
+    from zhongjing.backends.kubernetes.resources import PODS, SECRETS
+    from zhongjing.backends.kubernetes.workloads import pod_labels
+
+    there = api.find(PODS, labels=pod_labels(release, *ALL)).items
+    specs = [*(pod["spec"] for pod in there), *worker_pods(api, release).values()]
+    names = sorted({each["name"] for spec in specs for each in spec.get("imagePullSecrets") or []})
+    missing = [
+        name for name in names if not _REGISTRY_KEYS & set((api.get(SECRETS, name) or {}).get("data") or {})
+    ]
+    for name in missing:
+        said = f"secret/{name} is missing or no login of a registry: images are pulled without it"
+        remedy = f"`kubectl create secret docker-registry {name}`, or correct image.pullSecrets"
+        yield warn("images", said, pod_codes.IMAGE_PULL_FAILED, remedy)
+    if not missing:
+        yield fine("images", f"pull secrets: {', '.join(names) or 'none is named'}")
+
+
+def volumes(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
     """Volume claims of the release are bound."""
     from zhongjing.backends.kubernetes.resources import CLAIMS
     from zhongjing.backends.kubernetes.workloads import INSTANCE
 
+    bound = []
     claims = api.find(CLAIMS, labels=f"{INSTANCE}={release.release}").items
     for claim in claims:
         name, phase = claim["metadata"]["name"], (claim.get("status") or {}).get("phase", "Pending")
-        if phase != "Bound":
-            remedy = f"`kubectl -n {release.namespace} describe pvc {name}` says why"
-            yield fails("volumes", f"pvc/{name} is {phase}", pod_codes.VOLUME_PENDING, remedy)
-    bound = [each for each in claims if (each.get("status") or {}).get("phase") == "Bound"]
-    if len(bound) == len(claims):
-        names = ", ".join(each["metadata"]["name"] for each in bound)
-        yield fine(
-            "volumes", f"{len(bound)} claims are bound ({names})" if bound else "the release has no claims"
-        )
+        if phase == "Bound":
+            bound.append(name)
+            continue
+        remedy = f"`kubectl -n {release.namespace} describe pvc {name}` says why"
+        yield fails("volumes", f"pvc/{name} is {phase}", pod_codes.VOLUME_PENDING, remedy)
+    if not claims:
+        yield fine("volumes", "the release has no claims")
+    elif len(bound) == len(claims):
+        yield fine("volumes", f"{len(bound)} claims are bound ({', '.join(bound)})")
+
+
+# What only pods see
+
+
+def store(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
+    """What the controller says of the store: it uses it from inside, with the release's credentials."""
+    from zhongjing.backends.kubernetes.resources import PIPELINES
+
+    told = set()
+    for pipeline in api.find(PIPELINES).items:
+        for each in (pipeline.get("status") or {}).get("conditions") or []:
+            code = find_code(str(each.get("reason")))
+            known = code in (*storage_codes.GROUP.codes, *storage_codes.SETTINGS.codes)
+            if known and code is not None and each.get("status") == "True" and code not in told:
+                told.add(code)
+                said = f"the controller, for {pipeline['metadata']['name']}: {each.get('message', '')}"
+                yield fails("store", said, code, each.get("remedy"))
+    if not told:
+        at = f"{release.storage.uri} at {release.storage.endpoint or 'AWS'}"
+        yield fine("store", f"{at}: the controller tells of no trouble with it")
+
+
+def network(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
+    """What the pod of the last ``helm test`` found between pods, and of the store from a pod."""
+    from zhongjing.backends.kubernetes.resources import PODS
+
+    test = f"helm test {release.release} -n {release.namespace}"
+    if api.context is not None:
+        test += f" --kube-context {api.context}"
+    pod = api.get(PODS, f"{release.fullname}-verify")
+    status = (pod or {}).get("status") or {}
+    state = ((status.get("containerStatuses") or [{}])[0].get("state") or {}).get("terminated") or {}
+    at = state.get("finishedAt")
+    if status.get("phase") == "Succeeded":
+        yield fine("network", f"a pod reached Ray and the store in the last `{test}` ({at})")
+    elif status.get("phase") == "Failed":
+        lines = str(state.get("message", "")).splitlines()
+        wrong = [line.removeprefix("failed").strip() for line in lines if line.startswith("failed")]
+        said = "; ".join(wrong) or status.get("message") or "its log says why"
+        yield fails("network", f"the last `{test}` failed ({at}): {said}", pod_codes.POD_CRASHES, f"`{test}`")
+    else:
+        said = f"not checked from here: `{test}` tries it between pods, and the store from a pod"
+        yield fine("network", said)

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from zhongjing.cli.diagnosis.finding import Finding, fine, of_error, warn
-from zhongjing.cli.diagnosis.situation import Situation
 from zhongjing.codes import data, model
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ZhongjingError
 from zhongjing.pipeline import graph
 
+if TYPE_CHECKING:
+    from zhongjing.cli.diagnosis.checks import Situation
 
-def check(situation: Situation) -> Iterable[Finding]:
+
+def document(situation: Situation) -> Iterator[Finding]:
     """Makes submit's own checks, all of them: submit stops at the first that fails."""
-    document = situation.document
-    if document is None:
+    asked = situation.document
+    if asked is None:
         return
     from zhongjing.cli.preflight.models import check_models
     from zhongjing.cli.preflight.sources import check_sources
 
-    stages = document.spec.stages.present()
-    if situation.local:
-        for stage in stages:
-            yield check_room(document, stage)
+    stages = asked.spec.stages.present()
+    for stage in stages if situation.local else ():
+        yield check_capacity(asked, stage)
     try:
-        graph.check(document)
-        notes = check_models(document, stages)
+        graph.check(asked)
+        notes = check_models(asked, stages)
     except ZhongjingError as error:
         yield of_error("models", error)
     else:
@@ -36,33 +38,26 @@ def check(situation: Situation) -> Iterable[Finding]:
         yield fine("models", "the models that stages start from fit, as far as they are on this machine")
     empty = situation.local and not situation.workdir.is_dir()
     try:
-        notes = check_sources(document, stages, empty_store=empty)
+        notes = check_sources(asked, stages, empty_store=empty)
     except ZhongjingError as error:
         yield of_error("sources", error)
     else:
         for note in notes:
             yield warn("sources", note, data.NO_GOOD_RECORD)
         if not notes:
-            count = len(document.spec.sources)
-            yield fine(
-                "sources", f"{count} sources of {situation.origin}: what is local is there and is read"
-            )
+            said = f"{len(asked.spec.sources)} sources of {situation.origin}"
+            yield fine("sources", f"{said}: what is local is there and is read")
 
 
-def check_room(document: TrainingPipeline, stage: Stage) -> Finding:
-    """Whether a stage's workers find room on this machine."""
+def check_capacity(document: TrainingPipeline, stage: Stage) -> Finding:
+    """Whether this machine holds a stage's workers."""
+    from zhongjing.backends.kubernetes.demand import Demand
     from zhongjing.cli.preflight.fit import check_machine
 
     settings = document.spec.stages[stage]
-    resources = settings.resources
-    each = [f"{resources.cpus:g} core{'s' if resources.cpus > 1 else ''}"]
-    if resources.gpus:
-        each.append(f"{resources.gpus} GPU")
-    if resources.memory:
-        each.append(f"{resources.memory} of memory")
     try:
         check_machine(document, [stage])
     except ZhongjingError as error:
         return of_error(f"stage {stage}", error)
-    workers = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
-    return fine(f"stage {stage}", f"{workers} with {', '.join(each)} each: this machine has them")
+    demand = Demand(stage.value, settings.workers, settings.resources)
+    return fine(f"stage {stage}", f"{demand}: this machine has them")

@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from zhongjing.codes import Code
+from zhongjing.codes import Code, machine
 from zhongjing.errors import ZhongjingError
+
+SKEW_LIMIT = 300.0  # seconds; S3 refuses signatures that are 15 minutes off
+SKEW_NOTED = 30.0
 
 
 class Status(StrEnum):
@@ -25,7 +28,7 @@ class Finding:
     Attributes:
         name: what was looked at, e.g. ``memory``.
         status: how it is to be taken.
-        finding: what is so, with numbers and units.
+        finding: what was found, with numbers and units.
         remedy: what to do; none where all is fine.
         code: name of the catalogue's code; none where all is fine.
     """
@@ -37,8 +40,8 @@ class Finding:
     code: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The form that ``-o json`` prints and that child processes send."""
-        return {**asdict(self), "status": self.status.value}
+        """The form that ``-o json`` prints and that probes send."""
+        return asdict(self)
 
 
 def fine(name: str, finding: str) -> Finding:
@@ -56,17 +59,41 @@ def fails(name: str, finding: str, code: Code, remedy: str | None = None) -> Fin
     return Finding(name, Status.FAILS, finding, remedy or code.remedy, code.name)
 
 
+def graded(
+    name: str,
+    finding: str,
+    code: Code,
+    *,
+    bad: bool = False,
+    poor: bool = False,
+    more: str = "",
+    remedy: str | None = None,
+) -> Finding:
+    """Fails if ``bad``, warns if ``poor``, each with ``more`` added; else fine."""
+    if not (bad or poor):
+        return fine(name, finding)
+    return (fails if bad else warn)(name, finding + more, code, remedy)
+
+
 def of_error(name: str, error: ZhongjingError) -> Finding:
     """An expected error as a finding."""
     place = f"{error.where}: " if error.where else ""
     return Finding(name, Status.FAILS, f"{place}{error.message}", error.remedy, error.code.name)
 
 
-def of_dict(value: dict[str, Any]) -> Finding:
-    """A finding that a child process sent."""
-    return Finding(
-        value["name"], Status(value["status"]), value["finding"], value.get("remedy"), value.get("code")
-    )
+def skew(name: str, seconds: float, whose: str, harm: str) -> Finding:
+    """Whether this machine's clock is near enough to another's.
+
+    Args:
+        name: of the finding.
+        seconds: that this machine is ahead.
+        whose: the other clock's owner.
+        harm: what comes of a clock that is far off.
+    """
+    off, way = abs(seconds), "ahead of" if seconds > 0 else "behind"
+    about = f"this machine's clock is {off:.1f} s {way} {whose}"
+    more = f": {harm}" if off > SKEW_LIMIT else ""
+    return graded(name, about, machine.WRONG_CLOCK, bad=off > SKEW_LIMIT, poor=off > SKEW_NOTED, more=more)
 
 
 def gib(size: float) -> str:

@@ -1,54 +1,140 @@
-"""Ray itself, with ``--deep``: a head of our own is started, runs a job, and is ended."""
+"""Ray itself, with ``--deep``: a head of our own runs a job whose workers add up a tensor, and is ended.
+
+The way that training's gradients take, without a model. As a program this module is that job.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zhongjing.cli.diagnosis.children import Answer
-from zhongjing.cli.diagnosis.finding import Finding, Status, fails, fine
-from zhongjing.cli.diagnosis.situation import Situation
+from zhongjing.cli.diagnosis.finding import Finding, fails, fine, of_error
+from zhongjing.cli.diagnosis.probes import clean_up_with, remove
 from zhongjing.codes import machine
 from zhongjing.codes import ray as codes
+from zhongjing.errors import ZhongjingError
+
+if TYPE_CHECKING:
+    from zhongjing.backends.local.ray_head import RayHead
+    from zhongjing.cli.diagnosis.checks import Situation
 
 SECONDS = 240.0  # Ray may take two minutes on a starved machine, and the job one and a half
-_PROBE = "zhongjing.cli.diagnosis.ray_probe"
+JOB_SECONDS = 90.0
+RANKS = 2
+ELEMENTS = 2**20  # of float32: 4 MiB, as a bucket of gradients
+_ROUNDS = 5
+_GROUP_SECONDS = 60
+_JOB = "zhongjing-doctor"
+_RESULT = "zhongjing-doctor: "  # before the line that the job ends with
 
 
-def check(situation: Situation) -> Iterable[Finding]:
+def ray(situation: Situation) -> list[Finding]:
     """Starts a Ray of our own in the temporary folder."""
     from zhongjing.backends.local.ray_head import RayHead
 
-    folder = situation.children.folder() / "ray"
-    # Ray's processes are in sessions of their own: whatever becomes of the child, they are ended.
-    situation.children.at_end(RayHead(folder).stop)
-    answer = situation.children.run(
-        _PROBE, ["--folder", str(folder)], seconds=SECONDS, environment=situation.environment
+    folder = situation.probes.folder() / "ray"
+    # Ray's processes are in sessions of their own: whatever becomes of the probe, they are ended.
+    situation.probes.at_end(RayHead(folder).stop)
+    steps = {"ray start": codes.RAY_FAILED, "ray job": codes.RAY_REFUSED}
+    return situation.probes.run(
+        f"{__name__}:probe", steps, seconds=SECONDS, environment=situation.environment, folder=str(folder)
     )
-    return judge(answer.merged(), answer)
 
 
-def judge(facts: Mapping[str, Any], answer: Answer) -> list[Finding]:
-    """Ray started, and a job's workers could add up a tensor."""
-    if "error" in facts:
-        message = str(facts["error"]).strip()
-        return [Finding("ray start", Status.FAILS, message, facts.get("remedy"), facts.get("code"))]
-    if "ready" not in facts:
-        last = answer.last_words
-        return [fails("ray start", f"the trial {answer.death}: {last}", codes.RAY_FAILED)]
-    findings = [fine("ray start", f"a Ray of our own was ready after {facts['ready']:.1f} s")]
-    if "job_error" in facts:
-        findings.append(fails("ray job", str(facts["job_error"]), codes.RAY_REFUSED))
-    elif "right" not in facts:
-        findings.append(fails("ray job", f"the trial {answer.death}", machine.CHECK_HUNG))
-    elif not facts["right"]:
-        findings.append(fails("ray job", "the workers' sum is wrong", machine.TORCH_UNUSABLE))
-    else:
-        findings.append(
-            fine(
-                "ray job",
-                f"{facts['ranks']} workers added up 4 MiB by gloo in {facts['milliseconds']:.0f} ms; the job "
-                f"took {facts['job_seconds']:.1f} s",
-            )
-        )
-    return findings
+def probe(folder: str) -> Iterator[Finding]:
+    """Ray starts, and a job's workers can add up a tensor."""
+    from zhongjing.backends.local.ray_head import RayHead
+
+    head = RayHead(Path(folder))
+    clean_up_with(head.stop)
+    clean_up_with(lambda: remove(Path(folder)))
+    began = time.monotonic()
+    try:
+        head.start(RANKS)
+    except ZhongjingError as error:
+        yield of_error("ray start", error)
+        return
+    yield fine("ray start", f"a Ray of our own was ready after {time.monotonic() - began:.1f} s")
+    try:
+        yield _job(head)
+    except ZhongjingError as error:
+        yield of_error("ray job", error)
+
+
+def _job(head: RayHead) -> Finding:
+    """Submits the job and waits for it."""
+    from zhongjing.pipeline.backend import JobState
+
+    began = time.monotonic()
+    jobs = head.backend("jobs")
+    jobs.start(_JOB, ["-m", __name__], {})
+    job = jobs.describe(_JOB)
+    while not job.state.is_terminal and time.monotonic() - began < JOB_SECONDS:
+        time.sleep(0.2)
+        job = jobs.describe(_JOB)
+    if job.state is not JobState.SUCCEEDED:
+        return fails("ray job", f"{job.state}: {job.message}".rstrip(": "), codes.RAY_REFUSED)
+    return judge_job(jobs.read_log(_JOB), time.monotonic() - began)
+
+
+def judge_job(log: Iterator[str], seconds: float) -> Finding:
+    """What the job's log says; ``seconds`` is how long it took."""
+    found = [line.removeprefix(_RESULT) for line in log if line.startswith(_RESULT)]
+    if not found:
+        return fails("ray job", "the job ended well and said nothing", codes.RAY_REFUSED)
+    result = json.loads(found[-1])
+    if not result["right"]:
+        return fails("ray job", "the workers' sum is wrong", machine.TORCH_UNUSABLE)
+    took = f"in {result['milliseconds']:.0f} ms; the job took {seconds:.1f} s"
+    return fine("ray job", f"{RANKS} workers added up 4 MiB by gloo {took}")
+
+
+# The job
+
+
+def reduce(rank: int, port: int) -> tuple[bool, float]:
+    """Joins the group and adds up a tensor; returns whether the sum is right, and milliseconds a round."""
+    import torch
+    from torch import distributed
+
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=rank,
+        world_size=RANKS,
+        timeout=timedelta(seconds=_GROUP_SECONDS),
+    )
+    try:
+        right = True
+        began = time.monotonic()
+        for _ in range(_ROUNDS):
+            values = torch.full((ELEMENTS,), float(rank + 1))
+            distributed.all_reduce(values)
+            right = right and bool((values == RANKS * (RANKS + 1) / 2).all())
+        return right, (time.monotonic() - began) / _ROUNDS * 1000
+    finally:
+        distributed.destroy_process_group()
+
+
+def main() -> None:
+    """Runs the workers and prints what they found."""
+    import ray
+
+    from zhongjing.backends.local.processes import free_ports
+
+    ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+    [port] = free_ports(1)
+    worker = ray.remote(num_cpus=1)(reduce)
+    answers = ray.get([worker.remote(rank, port) for rank in range(RANKS)])
+    result = {"right": all(right for right, _ in answers), "milliseconds": max(each for _, each in answers)}
+    sys.stdout.write(f"\n{_RESULT}{json.dumps(result)}\n")
+
+
+if __name__ == "__main__":
+    main()
