@@ -121,9 +121,7 @@ def _serve(folder: Path, storage: Storage) -> tuple[Finding, Access]:
 
 def conditions(store: ObjectStore, folder: str) -> Finding:
     """Whether a second writer is refused: what decides who completed a stage."""
-    from zhongjing.storage.artifacts import require_conditional_writes
-
-    require_conditional_writes(store, folder)
+    store.require_conditional_writes(folder)
     said = "a second write with If-None-Match is refused, a changed one with If-Match too"
     return fine("s3 conditions", said)
 
