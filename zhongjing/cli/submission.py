@@ -20,11 +20,11 @@ import yaml
 
 from zhongjing.cli.commands.config import as_yaml
 from zhongjing.cli.console import Console
-from zhongjing.cli.display.text import table
+from zhongjing.cli.display.rehearsal import forecast_lines, forecast_object
 from zhongjing.cli.errors import OK
 from zhongjing.cli.example import is_example, parse, with_examples, with_uris
 from zhongjing.cli.options import DEFAULT_RECIPE, StageTarget
-from zhongjing.cli.target import ClusterTarget, LocalTarget, Target, find
+from zhongjing.cli.target import ClusterTarget, LocalTarget, Target
 from zhongjing.cli.uploads import PlannedStore, Uploads, announcer, plan_uploads, send
 from zhongjing.cli.watch import attend
 from zhongjing.codes.cluster import FORBIDDEN
@@ -74,24 +74,6 @@ class Order:
         if self.stage is None:
             return []
         return document.spec.stages.present() if self.stage is StageTarget.ALL else [Stage(self.stage.value)]
-
-
-def written_of(name: str, target: Target) -> UserDocument:
-    """What a pipeline that is there was applied with, its local sources by their absolute paths.
-
-    Raises:
-        ConfigError: there is no such pipeline.
-        BackendError: the target cannot be reached.
-    """
-    with target.open() as session:
-        desired = find(session, name)
-    uris = {source.name: source.uri for source in desired.document.spec.sources}
-    spec = dict(desired.user.get("spec") or {})
-    spec["sources"] = [
-        {**source, "uri": uris.get(source.get("name"), source.get("uri"))}
-        for source in spec.get("sources") or ()
-    ]
-    return UserDocument({**desired.user, "spec": spec}, desired.origin or f"the pipeline {name}", {})
 
 
 def submission(order: Order, target: Target, console: Console) -> Submission[Any]:
@@ -144,7 +126,8 @@ class Submission(ABC, Generic[_S]):
             self.console.say(f"no document is given (-f): runs the recipe {DEFAULT_RECIPE} on example data")
         self._check_here(dry_run=False)
         with ExitStack() as stack:
-            session = self._open()
+            session = self._open(dry_run=False)
+            assert session is not None, "only a dry run makes no work directory"
             stack.enter_context(session)
             self._refuse_another_document(session)
             user = self._place_files(session, stack, dry_run=False)
@@ -169,7 +152,7 @@ class Submission(ABC, Generic[_S]):
             self._say([*doubts, *prepared.notes])
             if not changed:
                 self.console.say(f"{self.name}: runs already, attached to it")
-            self.console.say_lines([*_plan_lines(prepared.forecasts), *self._hints(session)])
+            self.console.say_lines([*forecast_lines(prepared.forecasts), *self._hints(session)])
             return attend(session, desired, self.console, wait=wait, wait_for_input=wait_for_input)
 
     def dry_run(self, *, as_text: bool) -> int:
@@ -179,7 +162,7 @@ class Submission(ABC, Generic[_S]):
         """
         self._check_here(dry_run=True)
         with ExitStack() as stack:
-            session = self._open_to_look()
+            session = self._open(dry_run=True)
             if session is None:
                 forecasts = self._first_forecasts()
                 data, text = _as_shown(self.document)
@@ -201,11 +184,11 @@ class Submission(ABC, Generic[_S]):
 
         lines, counts = dry_run_data(self.document, runs, origin=self.user.origin, tokenize=self.tokenizes)
         if as_text:
-            for line in [*(f"note: {note}" for note in self.notes), *_plan_lines(forecasts), *lines]:
+            for line in [*(f"note: {note}" for note in self.notes), *forecast_lines(forecasts), *lines]:
                 self.console.raw(f"# {line}\n")
             self.console.raw(text)
         else:
-            plan = [_plan_object(each) for each in forecasts]
+            plan = [forecast_object(each) for each in forecasts]
             self.console.result({"document": data, "plan": plan, "notes": self.notes, "data": counts})
         return OK
 
@@ -220,12 +203,12 @@ class Submission(ABC, Generic[_S]):
         """
 
     @abstractmethod
-    def _open(self) -> _S:
-        """The session of the target, made if need be. Raises ConfigError, BackendError."""
+    def _open(self, *, dry_run: bool) -> _S | None:
+        """The session of the target, made if need be; None: a dry run where nothing was ever run.
 
-    @abstractmethod
-    def _open_to_look(self) -> _S | None:
-        """The same for a dry run; None: nothing was ever run there, and nothing is made to find that out."""
+        Raises:
+            ConfigError, BackendError: the target cannot be made or reached.
+        """
 
     @abstractmethod
     def _place_files(self, session: _S, stack: ExitStack, *, dry_run: bool) -> UserDocument:
@@ -347,12 +330,11 @@ class LocalSubmission(Submission[Session]):
         if not self._was_applied:
             self._check_fit(None, self.targets)
 
-    def _open(self) -> Session:
+    def _open(self, *, dry_run: bool) -> Session | None:
+        if dry_run:
+            return self.target.open() if self.target.workdir.is_dir() else None
         self.console.say(f"{self.name}: runs in {self.target.workdir}")
         return self.target.open(create=True)
-
-    def _open_to_look(self) -> Session | None:
-        return self.target.open() if self.target.workdir.is_dir() else None
 
     def _place_files(self, session: Session, stack: ExitStack, *, dry_run: bool) -> UserDocument:
         if self._was_applied:
@@ -420,40 +402,35 @@ class ClusterSubmission(Submission["KubernetesSession"]):
     def _check_here(self, *, dry_run: bool) -> None:
         self._check_files(graph.closure(self.document, self.targets))
 
-    def _open(self) -> KubernetesSession:
+    def _open(self, *, dry_run: bool) -> KubernetesSession:
         session = self.target.open()
-        where = f"the namespace {session.namespace} (release {session.release.release})"
-        self.console.say(f"{self.name}: runs in {where}")
+        if not dry_run:
+            where = f"the namespace {session.namespace} (release {session.release.release})"
+            self.console.say(f"{self.name}: runs in {where}")
         return session
-
-    def _open_to_look(self) -> KubernetesSession:
-        return self.target.open()
 
     def _place_files(self, session: KubernetesSession, stack: ExitStack, *, dry_run: bool) -> UserDocument:
         self._uploads = plan_uploads(self.user, self.document, session.layout(self.name), stack)
         self.notes += self._uploads.notes
         if dry_run:
             self.notes += self._uploads.not_sent()
-            if _may_see_store(session):
+            if self._refused_store(session) is None:
                 session.use(PlannedStore(session.store, self._uploads.files))
         return self._uploads.user
 
     def _send_files(self, session: KubernetesSession) -> None:
         if not self._uploads.files:
             return
-        try:
-            store = session.store
-        except BackendError as error:
-            if error.code is not FORBIDDEN:
-                raise
+        refused = self._refused_store(session)
+        if refused is not None:
             raise BackendError(
-                f"the local files of the document cannot be uploaded: {error.message}",
+                f"the local files of the document cannot be uploaded: {refused.message}",
                 code=FORBIDDEN,
-                where=error.where,
+                where=refused.where,
                 remedy="have the ClusterRole edit bound in the namespace (it holds all that is needed: "
                 "services, secrets, pods/portforward), or name s3:// URIs, which need no upload",
-            ) from error
-        send(store, self._uploads, self.console)
+            ) from refused
+        send(session.store, self._uploads, self.console)
 
     def _prepare(self, session: KubernetesSession, user: UserDocument, *, dry_run: bool) -> Prepared:
         if self.order.refresh_data:
@@ -476,7 +453,7 @@ class ClusterSubmission(Submission["KubernetesSession"]):
         from zhongjing.pipeline.fit import reader
 
         assert session is not None, "a cluster is asked for what its workers have"
-        store = session.store if _may_see_store(session) else None
+        store = session.store if self._refused_store(session) is None else None
         terms_of = WorkerMemory(session.api, session.release).terms
         return check_memory(self.document, stages, terms_of, reader(store))
 
@@ -505,37 +482,8 @@ def _is_applied(session: Session, desired: DesiredState) -> bool:
     return there is not None and (there.uid, there.generation) == (desired.uid, desired.generation)
 
 
-def _may_see_store(session: KubernetesSession) -> bool:
-    try:
-        _ = session.store
-    except BackendError:
-        return False
-    return True
-
-
 def _runs(forecasts: list[Forecast]) -> list[Stage]:
     return [each.stage for each in forecasts if each.action == "run"]
-
-
-def _plan_lines(forecasts: list[Forecast]) -> list[str]:
-    """What becomes of each stage, as a table; where several fields changed, each on a line of its own."""
-    rows = [[each.stage.value, each.action, each.reason] for each in forecasts]
-    header, *shown = table(["stage", "plan", "why"], rows)
-    lines = [header] if forecasts else []
-    for forecast, row in zip(forecasts, shown, strict=True):
-        lines.append(row)
-        lines += [f"{'':10}{change}" for change in forecast.changes if len(forecast.changes) > 1]
-    return lines
-
-
-def _plan_object(forecast: Forecast) -> dict[str, Any]:
-    return {
-        "stage": forecast.stage.value,
-        "action": forecast.action,
-        "reason": forecast.reason,
-        "key": forecast.key,
-        "changes": list(forecast.changes),
-    }
 
 
 def _as_shown(document: TrainingPipeline) -> tuple[dict[str, Any], str]:

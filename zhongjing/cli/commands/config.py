@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,11 +13,17 @@ from zhongjing.cli.console import Console
 from zhongjing.cli.errors import guarded
 from zhongjing.cli.options import SETTINGS, Overrides
 from zhongjing.codes.command import INVALID_OPTION, UNKNOWN_RECIPE
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.resolve import (
+    UserDocument,
+    load_document,
+    recipe,
+    recipe_names,
+    recipe_text,
+    resolve,
+    to_yaml,
+)
 from zhongjing.errors import ConfigError
-
-if TYPE_CHECKING:
-    from zhongjing.config.pipeline import TrainingPipeline
-    from zhongjing.config.resolve import UserDocument
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,8 +51,6 @@ def show(
     output: Annotated[str, typer.Option("--output", "-o", help="yaml or json.")] = "yaml",
 ) -> None:
     """Print a document with every default filled in."""
-    from zhongjing.config.resolve import resolve
-
     if output not in ("yaml", "json"):
         raise ConfigError(
             f"a document is printed as yaml or json, not {output}", code=INVALID_OPTION, where="--output"
@@ -82,8 +86,6 @@ def load(what: str) -> UserDocument:
     Raises:
         ConfigError: there is neither.
     """
-    from zhongjing.config.resolve import load_document, recipe, recipe_names
-
     if Path(what).is_file() or "/" in what or what.endswith((".yaml", ".yml", ".json")):
         return load_document(what)
     if what not in recipe_names():
@@ -98,15 +100,11 @@ def load(what: str) -> UserDocument:
 
 def text_of(what: str) -> str:
     """The text of a file, or of a recipe, that :func:`load` has taken."""
-    from zhongjing.config.resolve import recipe_names, recipe_text
-
     return recipe_text(what) if what in recipe_names() else Path(what).read_text(encoding="utf-8")
 
 
 def as_yaml(document: TrainingPipeline) -> str:
     """The document as YAML, the names that Hugging Face uses for its batch sizes as comments above."""
-    from zhongjing.config.resolve import to_yaml
-
     comments = "".join(f"# {line}\n" for line in equivalents(document))
     return comments + to_yaml(document)
 

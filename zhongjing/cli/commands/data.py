@@ -15,8 +15,11 @@ import typer
 from zhongjing.cli.commands.pull import refuse_full
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import BAD_INPUT, OK, guarded
+from zhongjing.cli.example import is_example, parse, with_example_files, write_examples
 from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, Workdir
 from zhongjing.codes.command import INVALID_OPTION
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.resolve import load_document, parse_document, resolve
 from zhongjing.config.sources import Kind
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, DataError
@@ -24,7 +27,6 @@ from zhongjing.storage.listing import left_out_text
 from zhongjing.storage.manifest import unused_text
 
 if TYPE_CHECKING:
-    from zhongjing.config.pipeline import TrainingPipeline
     from zhongjing.config.sources import Source
     from zhongjing.data.inspect import Lengths, SourceReport
     from zhongjing.data.rehearsal import StageRehearsal
@@ -264,8 +266,6 @@ def _stage_of(document: TrainingPipeline, source: str | None, stage: Stage | Non
 
 def _document_of(uri: str, stage: Stage | None, scratch: Path) -> tuple[TrainingPipeline, Stage]:
     """A document made up of a bare source, and the stage: told from the records unless given."""
-    from zhongjing.config.resolve import parse_document, resolve
-
     uri = _path_of(uri, scratch)
     kind = _KIND_OF[stage] if stage is not None else _kind_of(uri)
     chosen = stage or _STAGE_OF[kind]
@@ -283,8 +283,6 @@ def _kind_of(uri: str) -> Kind:
 
 def _path_of(uri: str, folder: Path) -> str:
     """The URI; of an example the path of its file, written into ``folder``."""
-    from zhongjing.cli.example import is_example, parse, write_examples
-
     if not is_example(uri):
         return uri
     name, seed, scale = parse(uri, uri)
@@ -298,9 +296,6 @@ def _reads(document: TrainingPipeline, stage: Stage) -> set[str]:
 
 def _document(file: Path, folder: Path) -> TrainingPipeline:
     """A document, its examples written into ``folder``."""
-    from zhongjing.cli.example import with_example_files
-    from zhongjing.config.resolve import load_document, resolve
-
     return with_example_files(resolve(load_document(file)), folder)
 
 
@@ -314,8 +309,6 @@ def example(
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
 ) -> None:
     """Write the synthetic example corpora: textbook, dialogues, rankings, prompts."""
-    from zhongjing.cli.example import write_examples
-
     refuse_full(folder, force=force)
     console = Console()
     for name, path in write_examples(folder, seed, scale).items():

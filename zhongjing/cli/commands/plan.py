@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zhongjing.cli.commands.config import load
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.text import table
 from zhongjing.cli.errors import FAILED, OK, guarded
@@ -26,13 +27,14 @@ from zhongjing.cli.options import (
 from zhongjing.cli.target import Target, choose, find
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.codes.model import MODEL_NOT_FOUND
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.resolve import resolve
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, MissingInputError
 from zhongjing.planning.hardware import size_text
 from zhongjing.storage.manifest import StageManifest
 
 if TYPE_CHECKING:
-    from zhongjing.config.pipeline import TrainingPipeline
     from zhongjing.pipeline.session import Session
     from zhongjing.planning.shape import Shape
     from zhongjing.planning.source_tokens import Listed
@@ -120,8 +122,6 @@ def plan(
         raise ConfigError(
             "--file and --recipe are two documents", code=INVALID_OPTION, remedy="give one of them"
         )
-    from zhongjing.cli.commands.config import load
-    from zhongjing.config.resolve import resolve
     from zhongjing.planning.hardware import parse_gpus
     from zhongjing.planning.source_tokens import tokens_of_sources
     from zhongjing.planning.stage_plan import Terms, plan_pipeline

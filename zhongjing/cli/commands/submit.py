@@ -13,8 +13,10 @@ import typer
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import guarded
 from zhongjing.cli.options import DEFAULT_RECIPE, DocumentFormat, Overrides, StageTarget, pipelines
-from zhongjing.cli.target import Target, on_target
+from zhongjing.cli.target import Target, find, on_target
 from zhongjing.codes.command import INVALID_OPTION
+from zhongjing.config.resolve import UserDocument, apply_overrides, load_document
+from zhongjing.config.resolve import recipe as load_recipe
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError
 
@@ -121,15 +123,13 @@ def submit(
             code=INVALID_OPTION,
             remedy="give one of them",
         )
-    from zhongjing.cli.submission import Order, submission, written_of
-    from zhongjing.config.resolve import apply_overrides, load_document
-    from zhongjing.config.resolve import recipe as recipe_document
+    from zhongjing.cli.submission import Order, submission
 
     file = file or document
     if pipeline is not None:
-        user = written_of(pipeline, target)
+        user = _written_of(pipeline, target)
     else:
-        user = load_document(file) if file is not None else recipe_document(recipe or DEFAULT_RECIPE)
+        user = load_document(file) if file is not None else load_recipe(recipe or DEFAULT_RECIPE)
     order = Order(
         user=apply_overrides(user, (*(overrides or ()), *(("spec.force=true",) if force else ()))),
         is_default=not given,
@@ -141,3 +141,21 @@ def submit(
     if dry_run:
         return submitted.dry_run(as_text=output is not DocumentFormat.JSON)
     return submitted.run(wait=not no_wait, wait_for_input=wait_for_input)
+
+
+def _written_of(name: str, target: Target) -> UserDocument:
+    """What a pipeline that is there was applied with, its local sources by their absolute paths.
+
+    Raises:
+        ConfigError: there is no such pipeline.
+        BackendError: the target cannot be reached.
+    """
+    with target.open() as session:
+        desired = find(session, name)
+    uris = {source.name: source.uri for source in desired.document.spec.sources}
+    spec = dict(desired.user.get("spec") or {})
+    spec["sources"] = [
+        {**source, "uri": uris.get(source.get("name"), source.get("uri"))}
+        for source in spec.get("sources") or ()
+    ]
+    return UserDocument({**desired.user, "spec": spec}, desired.origin or f"the pipeline {name}", {})

@@ -1,12 +1,13 @@
-"""What stages would make of their sources, and single examples as they are trained on: lines for people."""
+"""What would become of stages and their sources, and single examples as they are trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zhongjing.cli.display.losses import data_table
 from zhongjing.cli.display.text import table
+from zhongjing.pipeline.prepare import Forecast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,6 +18,28 @@ if TYPE_CHECKING:
 # Around what is to be learnt; on a terminal it is green besides.
 TARGET = ("\u27e6", "\u27e7")
 _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
+
+
+def forecast_lines(forecasts: list[Forecast]) -> list[str]:
+    """What becomes of each stage, as a table; where several fields changed, each on a line of its own."""
+    rows = [[each.stage.value, each.action, each.reason] for each in forecasts]
+    header, *shown = table(["stage", "plan", "why"], rows)
+    lines = [header] if forecasts else []
+    for forecast, row in zip(forecasts, shown, strict=True):
+        lines.append(row)
+        lines += [f"{'':10}{change}" for change in forecast.changes if len(forecast.changes) > 1]
+    return lines
+
+
+def forecast_object(forecast: Forecast) -> dict[str, Any]:
+    """The same of one stage, for programs."""
+    return {
+        "stage": forecast.stage.value,
+        "action": forecast.action,
+        "reason": forecast.reason,
+        "key": forecast.key,
+        "changes": list(forecast.changes),
+    }
 
 
 def rehearsal_lines(stages: Sequence[StageRehearsal]) -> list[str]:
