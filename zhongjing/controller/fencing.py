@@ -12,12 +12,7 @@ from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.secrets import Rollout
 from zhongjing.codes.storage import CONFLICT
 from zhongjing.errors import BackendUnavailableError, ConflictError
-from zhongjing.pipeline.backend import (
-    Backend,
-    ImpossibleJobError,
-    JobDescription,
-    JobRequest,
-)
+from zhongjing.pipeline.backend import Backend, ImpossibleJobError, JobDescription, JobRequest
 from zhongjing.pipeline.repeats import Repeats
 
 logger = logging.getLogger(__name__)

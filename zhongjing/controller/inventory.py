@@ -20,12 +20,7 @@ _PAUSE_SECONDS = 2.0  # after a watch that broke off
 
 
 class Inventory:
-    """What there is, by name.
-
-    Args:
-        pipelines: the API.
-        resync_seconds: between full listings.
-    """
+    """What there is, by name; listed in full every ``resync_seconds``."""
 
     def __init__(self, pipelines: Pipelines, resync_seconds: float) -> None:
         self._pipelines = pipelines

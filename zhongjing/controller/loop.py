@@ -30,12 +30,7 @@ from zhongjing.controller.queue import holds_cluster, is_ours, is_queued, is_ref
 from zhongjing.controller.services import Services
 from zhongjing.controller.spec import Specs
 from zhongjing.controller.store import ReleaseStore
-from zhongjing.errors import (
-    BackendError,
-    ConflictError,
-    ObjectConflictError,
-    ZhongjingError,
-)
+from zhongjing.errors import BackendError, ConflictError, ObjectConflictError, ZhongjingError
 from zhongjing.pipeline.faults import sentence
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Cadence
@@ -54,19 +49,9 @@ _ROUND = "a pass over the pipelines failed"
 
 
 class Controller:
-    """Drives the pipelines of one release.
+    """Drives the pipelines of one release, while ``may_act`` says that this process leads.
 
-    Args:
-        pipelines: the API.
-        release: this release.
-        store: documents and artifacts.
-        ray: the release's Ray.
-        may_act: whether this process leads.
-        recorder: writes events.
-        metrics: of this process.
-        policy: times of decisions.
-        cadence: times between passes of a pipeline.
-        resync_seconds: between full listings.
+    Every ``resync_seconds`` the API's objects are listed in full.
     """
 
     def __init__(

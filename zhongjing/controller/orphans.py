@@ -8,15 +8,15 @@ While one lives it has the cluster.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.config.release import ReleaseConfig
-from zhongjing.config.stages import Stage
-from zhongjing.controller.fencing import ClusterJobs
-from zhongjing.controller.queue import orphans, verification
+from zhongjing.config.stages import Resources, Stage
+from zhongjing.controller.fencing import RELEASE, ClusterJobs
 from zhongjing.controller.services import Services
+from zhongjing.controller.verify import CPUS, GPUS, VERIFIES
 from zhongjing.errors import BackendError, ZhongjingError
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.faults import unavailable
@@ -27,17 +27,12 @@ from zhongjing.storage.layout import Layout
 
 logger = logging.getLogger(__name__)
 
+_ALIVE = (JobState.PENDING, JobState.RUNNING)
 _AGAIN_SECONDS = 10.0  # until a job that does not end is ended once more
 
 
 class Orphans:
-    """Finds and stops them.
-
-    Args:
-        backend: lists jobs.
-        services: shared by all pipelines.
-        release: this release.
-    """
+    """Finds and stops them."""
 
     def __init__(self, backend: ClusterJobs, services: Services, release: ReleaseConfig) -> None:
         self._backend = backend
@@ -74,8 +69,10 @@ class Orphans:
         if fence.unseen is not None:
             fence.unseen = None
             self._repeats.forget("Ray's jobs cannot be listed")
-        self.verification = verification(jobs, self._release.release, self._release.namespace)
-        alive = orphans(jobs, pipelines, self._release.release, self._release.namespace)
+        # What another namespace has on the same Ray is none of our business.
+        jobs = [job for job in jobs if job.metadata.get("namespace") == self._release.namespace]
+        self.verification = verification(jobs, self._release.release)
+        alive = orphans(jobs, pipelines, self._release.release)
         self._asked = {job.submission_id: self._asked.get(job.submission_id, now) for job in alive}
         self._ended = {name: at for name, at in self._ended.items() if name in self._asked}
         self.holder = f"{alive[0].submission_id}, a job whose pipeline was deleted" if alive else None
@@ -108,3 +105,34 @@ class Orphans:
         except (KeyError, ValueError):
             return None
         return layout.stage(stage, key).stop(attempt)
+
+
+def orphans(
+    jobs: Iterable[JobDescription], pipelines: Iterable[Pipeline], release: str
+) -> list[JobDescription]:
+    """Jobs of a release that are alive and belong to none of its pipelines any more.
+
+    A job that was submitted by hand, or by another release on the same Ray, is none.
+    """
+    known = tuple(f"{each.name}-{each.short_uid}-" for each in pipelines)
+    return [
+        job
+        for job in jobs
+        if job.state in _ALIVE
+        and job.metadata.get(RELEASE) == release
+        and not job.submission_id.startswith(known)
+    ]
+
+
+def verification(jobs: Iterable[JobDescription], release: str) -> Demand | None:
+    """What the job of a ``helm test`` of this release asks for, while it is alive."""
+    for job in jobs:
+        told = job.metadata
+        if job.state not in _ALIVE or told.get(VERIFIES) != release:
+            continue
+        try:
+            resources = Resources(cpus=float(told.get(CPUS, 1)), gpus=int(told.get(GPUS, 0)))
+        except ValueError:
+            continue  # submitted by hand: no test asks for that
+        return Demand(job.submission_id, 1, resources)
+    return None

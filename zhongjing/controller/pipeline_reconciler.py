@@ -40,12 +40,7 @@ _DEFECT_SECONDS = 20.0
 
 
 class PipelineReconciler:
-    """One pipeline of this release.
-
-    Args:
-        services: shared.
-        pipeline: the object as it was first seen.
-    """
+    """One pipeline of this release; made of the object as it was first seen."""
 
     def __init__(self, services: Services, pipeline: Pipeline) -> None:
         self._services = services

@@ -79,12 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class ControllerProcess:
-    """One controller: stands for election, and drives pipelines while it leads.
-
-    Args:
-        release: the release that it belongs to.
-        options: of the command line.
-    """
+    """One controller: stands for election, and drives pipelines while it leads."""
 
     def __init__(self, release: ReleaseConfig, options: argparse.Namespace) -> None:
         self._release = release

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from zhongjing.backends.kubernetes.demand import Demand
 from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.codes import cluster, document
-from zhongjing.config.stages import Resources
-from zhongjing.controller.fencing import RELEASE
-from zhongjing.controller.verify import CPUS, GPUS, VERIFIES
-from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.state import QUEUED, RETRYING, ConditionType, StageState
 from zhongjing.storage.progress import Activity
 
@@ -74,42 +69,3 @@ def queue_order(pipelines: Iterable[Pipeline]) -> list[Pipeline]:
     return sorted(
         pipelines, key=lambda each: (not holds_cluster(each), -each.priority, each.created, each.name)
     )
-
-
-def orphans(
-    jobs: Iterable[JobDescription], pipelines: Iterable[Pipeline], release: str, namespace: str
-) -> list[JobDescription]:
-    """Jobs that are alive and belong to no object any more.
-
-    Args:
-        jobs: all that the cluster's Ray knows.
-        pipelines: the objects that are this release's.
-        release: name of this release.
-        namespace: of this release.
-    """
-    known = {f"{each.name}-{each.short_uid}-" for each in pipelines}
-    found = []
-    for job in jobs:
-        if job.state not in (JobState.PENDING, JobState.RUNNING):
-            continue
-        # Submitted by hand, or by another release on the same Ray: none of our business.
-        if job.metadata.get("namespace") != namespace or job.metadata.get(RELEASE) != release:
-            continue
-        if not any(job.submission_id.startswith(prefix) for prefix in known):
-            found.append(job)
-    return found
-
-
-def verification(jobs: Iterable[JobDescription], release: str, namespace: str) -> Demand | None:
-    """What the job of a ``helm test`` of this release asks for, while it is alive."""
-    for job in jobs:
-        told = job.metadata
-        if (told.get("namespace"), told.get(VERIFIES)) != (namespace, release):
-            continue
-        if job.state in (JobState.PENDING, JobState.RUNNING):
-            try:
-                resources = Resources(cpus=float(told.get(CPUS, 1)), gpus=int(told.get(GPUS, 0)))
-            except ValueError:
-                continue  # submitted by hand: no test asks for that
-            return Demand(job.submission_id, 1, resources)
-    return None

@@ -30,13 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class KubernetesRecords:
-    """The desired state and the status of one pipeline; the resource version is the fence.
-
-    Args:
-        services: shared by all pipelines.
-        layout: of the pipeline.
-        pipeline: the object.
-    """
+    """The desired state and the status of one pipeline; the resource version is the fence."""
 
     def __init__(self, services: Services, layout: Layout, pipeline: Pipeline) -> None:
         self._services = services

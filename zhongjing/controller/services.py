@@ -20,18 +20,8 @@ from zhongjing.storage.objects import ObjectStore
 class Services:
     """What all pipelines of a controller share.
 
-    Attributes:
-        pipelines: the API.
-        store: documents and artifacts.
-        outage: whether the store can be used.
-        specs: what objects want.
-        backend: where jobs run.
-        gate: says which stages cannot fit there.
-        release: name of this release.
-        policy: times of decisions.
-        cadence: times between passes.
-        may_act: whether this process still leads.
-        on_change: called after a write with the object, its status before and its status after.
+    ``may_act`` says whether this process still leads. ``on_change`` is called after a write with the object,
+    its status before and its status after.
     """
 
     pipelines: Pipelines

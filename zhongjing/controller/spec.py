@@ -39,9 +39,7 @@ _REQUEST = re.compile(rf"/({'|'.join(Stage)})/[0-9a-z]+/requests/a(\d+)\.json$")
 class Specs:
     """Makes and remembers the desired state of each pipeline.
 
-    Args:
-        store: where ``pipeline.json`` and the sources are.
-        storage: the section that documents get: the release decides where artifacts are.
+    ``storage`` is the section that documents get: the release decides where artifacts are.
     """
 
     def __init__(self, store: ObjectStore, storage: Storage) -> None:

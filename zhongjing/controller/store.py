@@ -30,12 +30,7 @@ _NOTHING = ".outage"  # a folder that is never there
 
 
 class ReleaseStore:
-    """The store of a release.
-
-    Args:
-        api: has the Secret with the keys.
-        release: the release.
-    """
+    """The store of a release, whose keys are in a Secret."""
 
     def __init__(self, api: KubeApi, release: ReleaseConfig) -> None:
         self._api = api

@@ -87,10 +87,7 @@ def _stop_wanted(
         return StopReason.LOST, f"did nothing for {context.policy.lost_seconds:g} s without {view.job.lacks}"
     limit = context.desired.document.spec.progress_deadline_seconds or settings.progress_deadline_seconds
     if view.stuck_seconds > limit:
-        return (
-            StopReason.HUNG,
-            f"did nothing within progressDeadlineSeconds ({limit} s)",
-        )
+        return (StopReason.HUNG, f"did nothing within progressDeadlineSeconds ({limit} s)")
     return None
 
 

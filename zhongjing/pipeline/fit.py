@@ -26,14 +26,7 @@ TermsOf = Callable[[AnySettings], Terms]
 
 @dataclass(frozen=True)
 class Unfit:
-    """A stage that by the plan cannot fit.
-
-    Attributes:
-        stage: which.
-        message: planned and usable memory, in GiB; or the workers that are asked for, and those there can be.
-        remedy: the smallest changes, as fields.
-        code: DOES_NOT_FIT, or NO_ROOM.
-    """
+    """A stage that by the plan cannot fit: what it takes and what there is, and the smallest changes."""
 
     stage: Stage
     message: str
@@ -43,12 +36,7 @@ class Unfit:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the plan says of the stages that will run.
-
-    Attributes:
-        unfit: those that cannot fit.
-        unknown: what could not be told, each a sentence.
-    """
+    """The stages that cannot fit, and in a sentence each what could not be told."""
 
     unfit: tuple[Unfit, ...] = ()
     unknown: tuple[str, ...] = ()

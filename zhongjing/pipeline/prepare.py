@@ -21,14 +21,7 @@ from zhongjing.pipeline.local_files import OnUpload
 from zhongjing.pipeline.plan import Plan, known_sources, make_plan, missing_input
 from zhongjing.pipeline.records import done_stages
 from zhongjing.pipeline.session import Session
-from zhongjing.pipeline.state import (
-    ConditionType,
-    DesiredState,
-    PipelineStatus,
-    StageState,
-    placed,
-    stamp,
-)
+from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, StageState, placed, stamp
 
 
 @dataclass(frozen=True)
@@ -178,10 +171,7 @@ def _name(user: Mapping[str, Any], written: Mapping[str, Any]) -> str:
 
 
 def _resolve(
-    session: Session,
-    user: Mapping[str, Any],
-    overrides: Sequence[str],
-    previous: DesiredState | None,
+    session: Session, user: Mapping[str, Any], overrides: Sequence[str], previous: DesiredState | None
 ) -> TrainingPipeline:
     document = resolve(user, overrides, defaults_of(previous))
     # Another process must find the local files.

@@ -92,12 +92,10 @@ class Reconciler:
     """Drives one pipeline. Losing it costs patience (times since it first looked), never correctness.
 
     Args:
-        store: where the pipeline's artifacts are.
-        layout: the pipeline.
+        store, layout: where the pipeline's artifacts are.
         backend: where its jobs run.
         records: where its two documents are; none: in the store.
-        policy: times of decisions.
-        cadence: times between passes.
+        policy, cadence: times of decisions, and between passes.
         gate: says which stages cannot fit; none: all are started.
     """
 

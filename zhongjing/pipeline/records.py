@@ -79,12 +79,7 @@ class Records(Protocol):
 
 
 class StoredRecords:
-    """Both documents in the object store, fenced by If-Match.
-
-    Args:
-        store: where they are.
-        layout: the pipeline.
-    """
+    """Both documents in the object store, fenced by If-Match."""
 
     def __init__(self, store: ObjectStore, layout: Layout) -> None:
         self._store = store

@@ -12,23 +12,11 @@ from zhongjing.backends.kubernetes.events import transitions
 from zhongjing.backends.kubernetes.trainingpipeline import FINALIZER, Pipeline
 from zhongjing.config.stages import Resources, Stage
 from zhongjing.controller.finalizers import is_expired, lacks_finalizer
-from zhongjing.controller.queue import (
-    holds_cluster,
-    is_ours,
-    orphans,
-    preparing,
-    queue_order,
-    verification,
-)
+from zhongjing.controller.orphans import orphans, verification
+from zhongjing.controller.queue import holds_cluster, is_ours, preparing, queue_order
 from zhongjing.pipeline.actions import Conclude, apply
 from zhongjing.pipeline.backend import JobDescription, JobState
-from zhongjing.pipeline.state import (
-    ConditionType,
-    PipelineStatus,
-    StageState,
-    StageStatus,
-    stamp,
-)
+from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState, StageStatus, stamp
 
 
 def pipeline(
@@ -146,11 +134,10 @@ def test_jobs_of_pipelines_that_are_gone() -> None:
         job("a-99999999-sft-a1"),  # of an object of the same name, deleted
         job("gone-33333333-ppo-a2", JobState.PENDING),
         job("ended-33333333-ppo-a2", JobState.SUCCEEDED),
-        job("elsewhere-33333333-ppo-a2", namespace="other"),
         job("shared-33333333-ppo-a2", release="other"),
         JobDescription(submission_id="by-hand", state=JobState.RUNNING),
     ]
-    assert [each.submission_id for each in orphans(jobs, there, "zj", "ns")] == [
+    assert [each.submission_id for each in orphans(jobs, there, "zj")] == [
         "a-99999999-sft-a1",
         "gone-33333333-ppo-a2",
     ]
@@ -162,15 +149,15 @@ def verifying(state: JobState = JobState.PENDING, **metadata: str) -> JobDescrip
 
 
 def test_what_helm_test_asks_for() -> None:
-    asked = verification([job("a-1-sft-a1"), verifying()], "zj", "ns")
+    asked = verification([job("a-1-sft-a1"), verifying()], "zj")
     assert asked == Demand("verify-1", 1, Resources(cpus=1, gpus=0))
-    asked = verification([verifying(JobState.RUNNING, gpus="1")], "zj", "ns")
+    asked = verification([verifying(JobState.RUNNING, gpus="1")], "zj")
     assert asked is not None
     assert asked.resources.gpus == 1
     # It is no forgotten job, and another release's is not ours to make room for.
-    assert orphans([verifying()], [], "zj", "ns") == []
-    others = [verifying(verifies="other"), verifying(namespace="other"), verifying(JobState.SUCCEEDED)]
-    assert verification([job("a-1-sft-a1"), *others], "zj", "ns") is None
+    assert orphans([verifying()], [], "zj") == []
+    others = [verifying(verifies="other"), verifying(JobState.SUCCEEDED)]
+    assert verification([job("a-1-sft-a1"), *others], "zj") is None
 
 
 def test_a_settled_pipeline_is_left_alone_until_its_spec_changes() -> None:

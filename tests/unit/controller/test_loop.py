@@ -88,25 +88,28 @@ def test_settings_of_the_store_that_a_deletion_finds_wrong_break_no_whole_pass(
     assert world.objects.condition("b-here")[:2] == ("Progressing", "Running")
 
 
+LEFT_OVER = {
+    "namespace": "ns",
+    "release": "zj",
+    "stage": "sft",
+    "key": "k",
+    "attempt": "1",
+    "pipeline": "gone",
+}
+
+
+def left_over(world: World, name: str, **metadata: str) -> None:
+    """A job that runs, of a pipeline that is gone unless its metadata say otherwise."""
+    world.jobs.known[name] = JobDescription(
+        submission_id=name, state=JobState.RUNNING, metadata=LEFT_OVER | metadata
+    )
+
+
 def test_a_job_left_over_that_cannot_be_asked_to_stop_breaks_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     world.objects.apply("here")
-    told = {
-        "namespace": "ns",
-        "release": "zj",
-        "stage": "sft",
-        "key": "k",
-        "attempt": "1",
-        "pipeline": "gone",
-    }
-    world.jobs.known["gone-1-sft-a1"] = JobDescription(
-        submission_id="gone-1-sft-a1", state=JobState.RUNNING, metadata=told
-    )
-    world.jobs.known["odd"] = JobDescription(
-        submission_id="odd",
-        state=JobState.RUNNING,
-        metadata={"namespace": "ns", VERIFIES: "zj", GPUS: "half of one"},
-    )
+    left_over(world, "gone-1-sft-a1")
+    left_over(world, "odd", release="", **{VERIFIES: "zj", GPUS: "half of one"})
 
     def exists(uri: str) -> bool:
         raise ConfigError("the bucket is elsewhere", code=WRONG_REGION)
@@ -114,6 +117,16 @@ def test_a_job_left_over_that_cannot_be_asked_to_stop_breaks_no_pass(monkeypatch
     monkeypatch.setattr(world.store, "exists", exists)
     world.run(NOW)
     assert world.objects.condition("here")[:2] == ("Progressing", "Queued")
+
+
+@pytest.mark.parametrize("metadata", [{"namespace": "other"}, {"release": "other"}])
+def test_what_others_have_on_the_same_ray_is_left_alone(metadata: dict[str, str]) -> None:
+    world = World()
+    world.objects.apply("here")
+    left_over(world, "gone-1-sft-a1", **metadata)
+    world.run(NOW)
+    assert world.objects.condition("here")[:2] == ("Progressing", "Running")
+    assert "gone-1-sft-a1" in world.jobs.known
 
 
 def test_a_workload_that_was_deleted_breaks_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,12 +33,7 @@ def test_helm_test_names_the_image_that_is_missing(monkeypatch: pytest.MonkeyPat
     lines: list[str] = []
     monkeypatch.setattr("zhongjing.controller.verify.PATIENCE", 0.0)
     check = Verification(
-        release(),
-        "http://127.0.0.1:9",
-        token="t",
-        seconds=1.0,
-        tell=lines.append,
-        findings=lambda: [missing],
+        release(), "http://127.0.0.1:9", token="t", seconds=1.0, tell=lines.append, findings=lambda: [missing]
     )
     for name in ("objects", "conditions"):
         monkeypatch.setattr(check, name, lambda: "")

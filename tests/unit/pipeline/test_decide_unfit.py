@@ -9,14 +9,7 @@ import pytest
 
 from tests.unit.pipeline.bench import World, condition_of
 from tests.unit.pipeline.decide_support import key_of, kinds, result, running
-from tests.unit.pipeline.support import (
-    NOW,
-    UID,
-    Cluster,
-    MemoryStore,
-    desired_state,
-    user_document,
-)
+from tests.unit.pipeline.support import NOW, UID, Cluster, MemoryStore, desired_state, user_document
 from zhongjing.codes.pods import NO_ROOM
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage

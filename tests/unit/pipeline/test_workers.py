@@ -12,12 +12,7 @@ from zhongjing.codes.pods import QUOTA_EXCEEDED, WORKERS_STARTING
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendUnavailableError
 from zhongjing.pipeline.backend import ImpossibleJobError, JobRequest
-from zhongjing.pipeline.state import (
-    CLUSTER_STARTING,
-    ConditionType,
-    StageState,
-    seconds,
-)
+from zhongjing.pipeline.state import CLUSTER_STARTING, ConditionType, StageState, seconds
 from zhongjing.storage.progress import Activity
 
 
@@ -58,10 +53,7 @@ def test_workers_are_asked_for_when_the_stage_is_prepared() -> None:
     waiting = bench.away(3)
     assert (waiting.state, waiting.reason) == (StageState.QUEUED, CLUSTER_STARTING)
     assert "0 of 2 are ready" in waiting.message
-    assert (bench.condition().type, bench.condition().reason) == (
-        ConditionType.PROGRESSING,
-        CLUSTER_STARTING,
-    )
+    assert (bench.condition().type, bench.condition().reason) == (ConditionType.PROGRESSING, CLUSTER_STARTING)
     assert {(job.submission_id, job.workers) for job in bench.cluster.asked} == {("demo-0123abcd-sft-a1", 2)}
     bench.cluster.lacking = None
     running = bench.away(1)
