@@ -17,7 +17,7 @@ from tests.cluster.crd_support import apply_crd, with_crd
 from tests.cluster.own_namespace import own_namespace
 from zhongjing.backends.kubernetes.api import KubeApi, connect
 from zhongjing.backends.kubernetes.events import Note, Recorder
-from zhongjing.backends.kubernetes.lease import Election, Timing
+from zhongjing.backends.kubernetes.lease import Election
 from zhongjing.backends.kubernetes.resources import (
     CONFIG_MAPS,
     EVENTS,
@@ -309,7 +309,7 @@ def test_events_stand_at_the_object(api: KubeApi) -> None:
 
 # Election
 
-TIMING = Timing.of(3.0)
+LEASE_SECONDS = 3.0
 
 
 class Severed(KubeApi):
@@ -332,8 +332,8 @@ def name(api: KubeApi) -> Iterator[str]:
 
 def test_who_cannot_renew_stops_before_another_leads(api: KubeApi, name: str) -> None:
     severed = Severed(api.client, api.namespace)
-    first = Election(severed, name, "first", timing=TIMING)
-    second = Election(api, name, "second", timing=TIMING)
+    first = Election(severed, name, "first", duration=LEASE_SECONDS)
+    second = Election(api, name, "second", duration=LEASE_SECONDS)
     both: list[float] = []
     ending = threading.Event()
 
@@ -348,11 +348,11 @@ def test_who_cannot_renew_stops_before_another_leads(api: KubeApi, name: str) ->
         first.start()
         assert first.wait(5)
         second.start()
-        assert not second.wait(2 * TIMING.duration), "a lease that is renewed was taken"
+        assert not second.wait(2 * LEASE_SECONDS), "a lease that is renewed was taken"
         severed.cut = True
-        assert second.wait(3 * TIMING.duration)
+        assert second.wait(3 * LEASE_SECONDS)
         severed.cut = False
-        assert not first.wait(TIMING.duration), "it leads beside the one that took over"
+        assert not first.wait(LEASE_SECONDS), "it leads beside the one that took over"
         lease = api.get(LEASES, name)
         assert lease is not None
         assert lease["spec"]["holderIdentity"] == "second"
@@ -361,7 +361,7 @@ def test_who_cannot_renew_stops_before_another_leads(api: KubeApi, name: str) ->
         began = time.monotonic()
         second.close()
         assert first.wait(5)
-        assert time.monotonic() - began < TIMING.duration
+        assert time.monotonic() - began < LEASE_SECONDS
     finally:
         ending.set()
         watcher.join()
@@ -372,12 +372,12 @@ def test_who_cannot_renew_stops_before_another_leads(api: KubeApi, name: str) ->
 
 def test_an_outage_of_the_api_is_survived(api: KubeApi, name: str) -> None:
     severed = Severed(api.client, api.namespace)
-    alone = Election(severed, name, "alone", timing=TIMING)
+    alone = Election(severed, name, "alone", duration=LEASE_SECONDS)
     alone.start()
     try:
         assert alone.wait(5)
         severed.cut = True
-        assert wait_until(lambda: not alone.is_leader, 2 * TIMING.duration)
+        assert wait_until(lambda: not alone.is_leader, 2 * LEASE_SECONDS)
         severed.cut = False
         assert wait_until(lambda: alone.is_leader, 5), "it does not stand for election again"
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 from zhongjing import __version__
 from zhongjing.backends.kubernetes.api import connect
 from zhongjing.backends.kubernetes.events import Recorder
-from zhongjing.backends.kubernetes.lease import Election, Timing
+from zhongjing.backends.kubernetes.lease import DURATION, Election
 from zhongjing.backends.kubernetes.ray_backend import ClusterBackend
 from zhongjing.backends.kubernetes.secrets import Rollout, prepare_secrets
 from zhongjing.backends.kubernetes.trainingpipeline import Pipelines
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ray-package", default="jobs", help=argparse.SUPPRESS)
     parser.add_argument("--cadence", type=float, default=CADENCE.active, help=argparse.SUPPRESS)
-    parser.add_argument("--lease", type=float, default=Timing.duration, help=argparse.SUPPRESS)
+    parser.add_argument("--lease", type=float, default=DURATION, help=argparse.SUPPRESS)
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser
 
@@ -91,7 +91,7 @@ class ControllerProcess:
             connect(options.context, release.namespace, seconds=_LEASE_SECONDS),
             f"{release.fullname}-controller",
             self._identity,
-            timing=Timing.of(options.lease),
+            duration=options.lease,
         )
         self._metrics = Metrics()
         self._metrics.observe(lambda: self._election.is_leader, lambda: self._api.requests)

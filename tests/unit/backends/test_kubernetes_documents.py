@@ -6,28 +6,21 @@ from typing import Any
 
 import pytest
 
+from tests.releases import release_config
 from tests.unit.cli.fakes import desired_state, user_document
 from zhongjing.backends.kubernetes.documents import changes, refusal, to_desired, to_object
 from zhongjing.backends.kubernetes.resources import Object
 from zhongjing.backends.kubernetes.trainingpipeline import Pipeline
 from zhongjing.codes import cluster as cluster_codes
 from zhongjing.codes import document as document_codes
-from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease
+from zhongjing.config.release import StorageRelease
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError
 from zhongjing.pipeline.state import DesiredState
 from zhongjing.storage.manifest import FrozenObject, FrozenSource
 
-RELEASE = ReleaseConfig(
-    release="zj",
-    fullname="zj-zhongjing",
+RELEASE = release_config(
     namespace="train",
-    chart_version="0.1.0",
-    image="zhongjing:0.1.0",
-    provisioner="static",
-    ray=RayRelease(
-        cluster="zj", service="head", token_secret="t", token_managed=True, groups=[], scaling="none"
-    ),
     storage=StorageRelease(bundled=False, uri="s3://release", endpoint="http://store:9000"),
 )
 FROZEN = FrozenSource(

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.releases import release_config
 from zhongjing.backends.kubernetes.diagnosis import Scene, explain, sentence
 from zhongjing.backends.kubernetes.pod_diagnosis import Finding, about_pod, found
 from zhongjing.backends.kubernetes.resources import Object
 from zhongjing.codes import pods as codes
-from zhongjing.config.release import RayRelease, ReleaseConfig, StorageRelease, WorkerGroup
+from zhongjing.config.release import ReleaseConfig, WorkerGroup
 from zhongjing.pipeline.state import seconds, stamp
 
 NOW = seconds("2026-11-23T04:00:00Z")
@@ -25,35 +26,10 @@ def ago(passed: float) -> str:
 
 
 def release(provisioner: str = "static") -> ReleaseConfig:
-    kuberay = provisioner == "kuberay"
-    group = WorkerGroup(
-        name="gpu",
-        workload="gpu" if kuberay else "zhongjing-ray-gpu",
-        cpus=32,
-        gpus=4,
-        memory="320Gi",
-        min_replicas=0,
-        max_replicas=2,
-    )
-    return ReleaseConfig.model_validate(
-        {
-            "release": "zhongjing",
-            "fullname": FULLNAME,
-            "namespace": "lab",
-            "chart_version": "0.1.0",
-            "image": "zhongjing:0.1.0",
-            "provisioner": provisioner,
-            "ray": RayRelease(
-                cluster=FULLNAME,
-                service="zhongjing-ray-head",
-                token_secret="zhongjing-ray-token",
-                token_managed=True,
-                groups=[group],
-                scaling="controller",
-            ),
-            "storage": StorageRelease(bundled=True, uri="s3://zhongjing"),
-        }
-    )
+    workload = "gpu" if provisioner == "kuberay" else "zhongjing-ray-gpu"
+    sizes: dict[str, Any] = {"cpus": 32, "gpus": 4, "memory": "320Gi", "min_replicas": 0, "max_replicas": 2}
+    group = WorkerGroup(name="gpu", workload=workload, **sizes)
+    return release_config(group, fullname=FULLNAME, provisioner=provisioner, ray={"cluster": FULLNAME})
 
 
 def pod(name: str = "zhongjing-ray-gpu-0", *, made: float = 300, **status: Any) -> Object:

@@ -14,7 +14,6 @@ import logging
 import math
 import threading
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from zhongjing.backends.kubernetes.api import KubeApi
@@ -25,27 +24,11 @@ from zhongjing.pipeline.repeats import Repeats
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Times of an election, in seconds.
+DURATION = 15.0
+"""Seconds: a Lease that has not changed for so long may be taken."""
 
-    Attributes:
-        duration: a Lease that has not changed for so long may be taken.
-        margin: the leader stops so long before.
-        renew: between renewals.
-        retry: between looks of those who do not lead.
-    """
-
-    duration: float = 15.0
-    margin: float = 3.0
-    renew: float = 5.0
-    retry: float = 2.0
-
-    @classmethod
-    def of(cls, duration: float) -> Timing:
-        """The same proportions for another duration, in seconds."""
-        part = duration / cls.duration
-        return cls(duration, cls.margin * part, cls.renew * part, cls.retry * part)
+# Parts of the duration: the leader stops so long before its end; between renewals; between looks of others.
+_MARGIN, _RENEW, _RETRY = 1 / 5, 1 / 3, 2 / 15
 
 
 class Election:
@@ -53,7 +36,9 @@ class Election:
 
     Args:
         api: its requests should time out well within the duration.
+        name: of the Lease.
         identity: of this process; two processes never have the same.
+        duration: in seconds.
         labels: of the Lease, when it is made.
     """
 
@@ -63,13 +48,13 @@ class Election:
         name: str,
         identity: str,
         *,
-        timing: Timing | None = None,
+        duration: float = DURATION,
         labels: dict[str, str] | None = None,
     ) -> None:
         self._api = api
         self._name = name
         self._identity = identity
-        self._timing = timing or Timing()
+        self._duration = duration
         self._labels = labels or {}
         self._subject = f"lease {name}"
         self._repeats = Repeats(logger)
@@ -100,7 +85,7 @@ class Election:
         with self._changed:
             self._changed.notify_all()
         if self._thread.is_alive():
-            self._thread.join(self._timing.duration)
+            self._thread.join(self._duration)
         if not self.is_leader:
             return
         self._until = 0.0
@@ -131,7 +116,7 @@ class Election:
                 led = leads
                 with self._changed:
                     self._changed.notify_all()
-            self._ending.wait(self._timing.renew if leads else self._timing.retry)
+            self._ending.wait(self._duration * (_RENEW if leads else _RETRY))
 
     def _attempt(self) -> None:
         """Makes, takes or renews the Lease, where that is allowed."""
@@ -152,7 +137,7 @@ class Election:
                 logger.info("takes the lease %s over from %s", self._name, holder or "no holder")
             spec |= self._held()
             self._api.replace(LEASES, lease)
-        self._until = began + self._timing.duration - self._timing.margin
+        self._until = began + self._duration * (1 - _MARGIN)
 
     def _may_take(self, lease: Object) -> bool:
         spec = lease["spec"]
@@ -163,7 +148,7 @@ class Election:
         if mark != self._observed[0]:
             self._observed = (mark, now)
             return False
-        duration = float(spec.get("leaseDurationSeconds") or self._timing.duration)
+        duration = float(spec.get("leaseDurationSeconds") or self._duration)
         return now - self._observed[1] > duration
 
     def _fresh(self) -> Object:
@@ -177,7 +162,7 @@ class Election:
     def _held(self) -> Object:
         return {
             "holderIdentity": self._identity,
-            "leaseDurationSeconds": math.ceil(self._timing.duration),
+            "leaseDurationSeconds": math.ceil(self._duration),
             "renewTime": _micro_time(),
         }
 

@@ -1,15 +1,17 @@
-"""A Kubernetes API that does not answer: the caller is told, and nothing else is said."""
+"""A Kubernetes API that does not answer, or answers nonsense: the caller waits, and is told once."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
 
-from zhongjing.backends.kubernetes.api import connect
-from zhongjing.backends.kubernetes.lease import Election, Timing
+from zhongjing.backends.kubernetes.api import KubeApi, connect
+from zhongjing.backends.kubernetes.lease import Election
 from zhongjing.backends.kubernetes.resources import PODS
 from zhongjing.backends.local.processes import free_ports, wait_until
 from zhongjing.errors import BackendUnavailableError
@@ -34,10 +36,24 @@ def test_an_api_that_is_away_is_logged_once(
             with pytest.raises(BackendUnavailableError, match="does not answer"):
                 api.find(PODS)
         assert caplog.messages == [], "a client's retries are nobody's news"
-        election = Election(api, "zj", "me", timing=Timing.of(0.5))
+        election = Election(api, "zj", "me", duration=0.5)
         election.start()
         assert wait_until(lambda: api.requests - before >= 6, 10)
         election.close()
     [said] = [each for each in caplog.messages if each.startswith("lease zj: ")]
     assert "does not answer" in said
     assert caplog.messages == [said]
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>sign in</html>", b'{"items": [', b"\xff", b"[]", b"null"])
+def test_an_answer_that_is_no_object_is_an_api_that_does_not_answer(body: bytes) -> None:
+    response = SimpleNamespace(status=200, data=body)
+    client = SimpleNamespace(
+        configuration=SimpleNamespace(host="https://api"),
+        user_agent="test",
+        update_params_for_auth=lambda *given: None,
+        rest_client=SimpleNamespace(request=lambda *given, **more: SimpleNamespace(response=response)),
+    )
+    api = KubeApi(cast(Any, client), "ns")
+    with pytest.raises(BackendUnavailableError, match="does not answer"):
+        api.find(PODS)
