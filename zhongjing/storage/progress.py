@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from zhongjing.config.stages import Stage
+from zhongjing.errors import ZhongjingError
 from zhongjing.storage.manifest import MixtureCounts, Record, SourceCounts
 
 
@@ -44,6 +45,12 @@ class Failure(Record):
     remedy: str | None = None
     retriable: bool = False
     traceback_uri: str | None = None
+
+    @classmethod
+    def of(cls, error: ZhongjingError, **more: Any) -> Failure:
+        """What an error of ours says."""
+        said = {"code": error.code.name, "message": error.message, "where": error.where}
+        return cls(error=type(error).__name__, **said, remedy=error.remedy, **more)
 
 
 class Progress(Record):

@@ -88,13 +88,8 @@ class KubeApi:
         self.namespace = namespace
         self.context = context
         self._seconds = seconds
-        self._count = 0
+        self.requests = 0  # made so far
         self._lock = threading.Lock()
-
-    @property
-    def requests(self) -> int:
-        """Requests made so far."""
-        return self._count
 
     @property
     def address(self) -> str:
@@ -305,7 +300,7 @@ class KubeApi:
     def _call(self, request: Request, seconds: float | None = None) -> urllib3.BaseHTTPResponse:
         """The answer to a request that succeeded, its body still to be read."""
         with self._lock:
-            self._count += 1
+            self.requests += 1
         headers: dict[str, str] = {"Accept": "application/json", "User-Agent": self.client.user_agent}
         if request.body is not None:
             headers["Content-Type"] = request.content

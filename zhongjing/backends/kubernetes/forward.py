@@ -63,7 +63,8 @@ class Forward:
         self._service_port = port
         self._namespace = namespace or api.namespace
         self._target: Target | None = None
-        self._failure: BackendError | None = None
+        self.failure: BackendError | None = None
+        """Why the last connection could not be made, None when it could."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -81,11 +82,6 @@ class Forward:
     def url(self) -> str:
         """``http://127.0.0.1:<port>``."""
         return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def failure(self) -> BackendError | None:
-        """Why the last connection could not be made, None when it could."""
-        return self._failure
 
     def open(self, port: int = 0) -> Self:
         """Begins to listen, once a connection to the pod has been tried.
@@ -167,9 +163,9 @@ class Forward:
             try:
                 socket = await self._dial()
             except BackendError as error:
-                self._failure = error
+                self.failure = error
                 return
-            self._failure = None
+            self.failure = None
             try:
                 ways = [
                     asyncio.create_task(_upwards(reader, socket)),
@@ -204,7 +200,7 @@ class Forward:
                 await writer.drain()
             elif channel == _ERROR:
                 text = bytes(message.data[1:]).decode(errors="replace").strip()
-                self._failure = BackendUnavailableError(
+                self.failure = BackendUnavailableError(
                     f"the pod does not take the connection: {text}",
                     code=codes.POD_NOT_READY,
                     where=self._place,

@@ -79,19 +79,14 @@ class Monitor:
         self._clock = clock
         self._last = sign()
         self._looked = clock()
-        self._heard = False
+        self.heard = False  # whether a sign came since this began to listen
         self.silence = 0.0
-
-    @property
-    def heard(self) -> bool:
-        """Whether a sign came since this began to listen."""
-        return self._heard
 
     def check(self) -> bool:
         """Looks once; returns whether it has been silent for too long. To be called a few times a second."""
         now, sign = self._clock(), self._sign()
         if sign != self._last:
-            self._last, self._heard, self.silence = sign, True, 0.0
+            self._last, self.heard, self.silence = sign, True, 0.0
         else:
             self.silence += min(now - self._looked, _LONGEST_LOOK)
         self._looked = now

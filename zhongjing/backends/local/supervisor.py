@@ -326,7 +326,7 @@ class Supervisor:
                     version=zhongjing.__version__,
                     active=self._active,
                     ready=self._ready,
-                    failure=_told(self._error) if self._error is not None else None,
+                    failure=Failure.of(self._error) if self._error is not None else None,
                     s3_endpoint=self._s3.endpoint if self._ready else None,
                     token_file=str(self._head.token_file),
                     ray=self._head.record or self._earlier_ray,
@@ -352,16 +352,6 @@ class _Driven:
         """Whether the supervisor must live for this pipeline."""
         reconciler = self.reconciler
         return self.due is not None and reconciler.status is not None and not reconciler.is_waiting
-
-
-def _told(error: ZhongjingError) -> Failure:
-    return Failure(
-        error=type(error).__name__,
-        code=error.code.name,
-        message=error.message,
-        where=error.where,
-        remedy=error.remedy,
-    )
 
 
 def _preload(package: str) -> str | None:

@@ -111,15 +111,7 @@ def describe_failure(error: BaseException, traceback_uri: str | None = None) -> 
     if isinstance(error, ZhongjingError):
         # Bad input and a run that the guard could not save end the same way every time.
         hopeless = isinstance(error, ConfigError | DataError | TrainingError) or error.code in _LASTING
-        return Failure(
-            error=type(error).__name__,
-            code=error.code.name,
-            message=error.message,
-            where=error.where,
-            remedy=error.remedy,
-            retriable=not hopeless,
-            traceback_uri=traceback_uri,
-        )
+        return Failure.of(error, retriable=not hopeless, traceback_uri=traceback_uri)
     rank = error.rank if isinstance(error, WorkerFailedError) else None
     inner = error.error if isinstance(error, WorkerFailedError) else error
     code = recognise(inner)
