@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.state import DesiredState, PipelineStatus
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
-from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Progress
+
+if TYPE_CHECKING:
+    from zhongjing.storage.objects import ObjectStore
 
 
 class Session(Protocol):

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.cli.fakes import desired_state, pipeline_status, stage_status
 from zhongjing.cli.display.view import RunView, view
-from zhongjing.cli.watch import ending, exit_code, problem, problem_keys
+from zhongjing.cli.outcome import ending, exit_code, problem, problem_keys
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.state import ConditionType, StageState
 from zhongjing.storage.progress import Failure

@@ -85,10 +85,7 @@ def chat(
 
 
 def _talk(folder: Path, question: str | None, system: str | None, **settings: Any) -> int | None:
-    reply = load_reply(
-        folder,
-        **settings,
-    )
+    reply = load_reply(folder, **settings)
     talk = Conversation(reply, Console(), system=trained_system(folder) if system is None else system)
     if question is not None:
         talk.ask(question)

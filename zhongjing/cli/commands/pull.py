@@ -223,7 +223,9 @@ def _fetch_model(
     adapter = partial / "adapter"
     store.download_folder(model.uri, adapter, model.files or None)
     base = _fetch_base(store, model.base_uri, partial / BASE_FOLDER)
-    _merge(base, adapter, partial / "merged")
+    from zhongjing.model.export import merge_adapter
+
+    merge_adapter(base, adapter, partial / "merged")
     shutil.rmtree(adapter)
     shutil.rmtree(partial / BASE_FOLDER, ignore_errors=True)
     for file in list((partial / "merged").iterdir()):
@@ -273,12 +275,6 @@ def _refer_to(partial: Path, base: Path, folder: Path) -> None:
     config.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _merge(base: Path, adapter: Path, out: Path) -> None:
-    from zhongjing.model.export import merge_adapter
-
-    merge_adapter(base, adapter, out)
-
-
 def _fetch_curves(session: Session, manifest: StageManifest, folder: Path) -> None:
     layout = session.layout(manifest.pipeline).stage(manifest.stage, manifest.key)
     try:
@@ -295,14 +291,11 @@ def _fetch_curves(session: Session, manifest: StageManifest, folder: Path) -> No
 def loading_lines(folder: Path, stage: str, *, adapter: bool) -> list[str]:
     """Three lines of Python that load the folder."""
     place = json.dumps(str(folder.resolve()), ensure_ascii=False)
-    package = "peft" if adapter else "transformers"
-    prefix = "AutoPeftModelFor" if adapter else "AutoModelFor"
-    kind = f"{prefix}SequenceClassification" if stage == "rm" else f"{prefix}CausalLM"
-    imports = (
-        f"from peft import {kind}; from transformers import AutoTokenizer"
-        if adapter
-        else f"from {package} import {kind}, AutoTokenizer"
-    )
+    head = "SequenceClassification" if stage == "rm" else "CausalLM"
+    kind, imports = f"AutoModelFor{head}", f"from transformers import AutoModelFor{head}, AutoTokenizer"
+    if adapter:
+        kind = f"AutoPeftModelFor{head}"
+        imports = f"from peft import {kind}; from transformers import AutoTokenizer"
     labels = ", num_labels=1" if stage == "rm" else ""
     return [
         imports,

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from zhongjing.cli.console import Console
+from zhongjing.cli.display.plain import sentence
+from zhongjing.cli.display.summary import overview_lines, result, status_lines
+from zhongjing.cli.display.view import RunView
 from zhongjing.cli.errors import INTERRUPTED, OK, guarded
 from zhongjing.cli.options import Format, OptionalName, OutputFormat, StageOption
+from zhongjing.cli.outcome import ending
 from zhongjing.cli.target import Target, find, on_target
+from zhongjing.cli.watch import attend, display_for, follow, look, results_of
 from zhongjing.codes.command import NO_LOG
 from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.config.commands import Commands
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, MissingInputError
+from zhongjing.pipeline.session import Session
+from zhongjing.pipeline.state import ConditionType, DesiredState
 from zhongjing.storage.progress import Activity
-
-if TYPE_CHECKING:
-    from zhongjing.cli.display.view import RunView
-    from zhongjing.pipeline.session import Session
-    from zhongjing.pipeline.state import DesiredState
 
 _BEFORE_TRAINING = (None, Activity.STARTING, Activity.PREPARING, Activity.PREPARED)
 
@@ -61,8 +63,6 @@ def status(
     output: OutputFormat = Format.TEXT,
 ) -> int:
     """Show what runs: stages, progress, held-out metrics, time left."""
-    from zhongjing.cli.watch import look, results_of
-
     console = Console(json_mode=output == Format.JSON)
     with target.open() as session:
         if watch:
@@ -70,9 +70,8 @@ def status(
         if name is not None or len(session.pipelines()) == 1:
             _show(session, console, look(session, find(session, name)))
             return OK
-        from zhongjing.cli.display.summary import overview_lines, result
-
-        views = _views(session)
+        with session.snapshot():
+            views = [look(session, find(session, each)) for each in session.pipelines()]
         if console.json_mode:
             results = {each.name: result(each, results_of(session, each, console)) for each in views}
             console.result({"pipelines": results})
@@ -84,16 +83,7 @@ def status(
     return OK
 
 
-def _views(session: Session) -> list[RunView]:
-    from zhongjing.cli.watch import look
-
-    with session.snapshot():
-        return [look(session, find(session, each)) for each in session.pipelines()]
-
-
 def _watch(session: Session, desired: DesiredState, console: Console) -> int:
-    from zhongjing.cli.watch import display_for, follow
-
     try:
         with display_for(console) as display:
             shown = follow(session, desired, display, wait_for_input=True)
@@ -106,9 +96,6 @@ def _watch(session: Session, desired: DesiredState, console: Console) -> int:
 
 
 def _show(session: Session, console: Console, shown: RunView) -> None:
-    from zhongjing.cli.display.summary import result, status_lines
-    from zhongjing.cli.watch import ending, results_of
-
     results = results_of(session, shown, console)
     if console.json_mode:
         console.result(result(shown, results))
@@ -129,8 +116,6 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage ends.")] = False,
 ) -> None:
     """Print the log of a stage's job."""
-    from zhongjing.cli.watch import look
-
     console = Console()
     with target.open() as session:
         desired = find(session, name)
@@ -147,8 +132,6 @@ def logs(
 
 def _say_what_it_prepares(shown: RunView, stage: Stage, console: Console) -> None:
     """A job that prepares writes little or nothing: says so on stderr."""
-    from zhongjing.cli.display.plain import sentence
-
     found = next(each for each in shown.stages if each.stage is stage)
     if found.state.is_active and found.activity in _BEFORE_TRAINING:
         console.warn(f"{stage}: {sentence(found)} (there may be no log yet)")
@@ -188,9 +171,6 @@ def stop(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has stopped.")] = True,
 ) -> int:
     """Stop a run with a checkpoint (`resume` goes on from it)."""
-    from zhongjing.cli.watch import display_for, follow, look
-    from zhongjing.pipeline.state import ConditionType
-
     console = Console()
     with target.open() as session:
         desired = find(session, name)
@@ -219,8 +199,6 @@ def resume(
     output: OutputFormat = Format.TEXT,
 ) -> int:
     """Let a stopped or failed run go on from its last checkpoint."""
-    from zhongjing.cli.watch import attend
-
     console = Console(json_mode=output == Format.JSON)
     with target.open() as session:
         desired = session.resume(find(session, name).pipeline)
