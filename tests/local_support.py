@@ -12,7 +12,6 @@ from typing import Any
 
 import psutil
 
-from zhongjing.backends.local import attach
 from zhongjing.backends.local.processes import marked, wait_until
 from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.backends.local.session import LocalSession
@@ -43,8 +42,6 @@ def end_supervisor(path: Path) -> None:
     assert record is not None
     os.kill(record.process.pid, signal.SIGTERM)
     assert wait_until(lambda: not record.process.is_alive, 30)
-    for started in attach._STARTED:
-        started.poll()  # a handle that was never asked warns when it is collected
     assert not marked(RayHead(path).mark), "Ray processes are left behind"
 
 

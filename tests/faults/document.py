@@ -28,7 +28,7 @@ spec:
       data: [{{source: textbook}}]
       precision: fp32
       epochs: 100
-      maxSteps: {steps}
+      maxSteps: {pretrain}
       maxLength: 96
       globalBatchSize: 8
       microBatchSize: 4
@@ -39,7 +39,7 @@ spec:
       checkpoints: {{everySteps: {every}}}
       progressDeadlineSeconds: {deadline}
     sft: {{<<: *common, data: [{{source: dialogues}}], maxSteps: {sft}, workers: 1}}
-    rm: {{<<: *common, data: [{{source: rankings}}], microBatchSize: 2, maxSteps: {ranked}, workers: 1}}
+    rm: {{<<: *common, data: [{{source: rankings}}], microBatchSize: 2, maxSteps: {rm}, workers: 1}}
     ppo:
       <<: *common
       data: [{{source: prompts}}]
@@ -50,66 +50,30 @@ spec:
 """
 
 
+def _document(name: str, hidden: int, vocabulary: int, every: int, deadline: int, **steps: int) -> str:
+    """The steps are by stage. Starting a worker takes half of ``deadline`` (seconds) on a busy machine."""
+    sizes = {"hidden": hidden, "intermediate": hidden * 11 // 4, "vocabulary": vocabulary}
+    return _DOCUMENT.format(name=name, every=every, deadline=deadline, **sizes, **steps)
+
+
 def large() -> str:
     """For the run of many kills: pretraining's checkpoints are uploaded by a process of their own."""
-    return _DOCUMENT.format(
-        name=LARGE,
-        hidden=128,
-        intermediate=352,
-        vocabulary=2048,
-        steps=240,
-        sft=240,
-        ranked=120,
-        ppo=80,
-        every=15,
-        deadline=60,  # of a frozen worker; a starved machine may need half of it to start one
-    )
+    return _document(LARGE, 128, 2048, every=15, deadline=60, pretrain=240, sft=240, rm=120, ppo=80)
 
 
 def small(name: str = SMALL) -> str:
-    """For runs that nothing happens to, on this machine and on a cluster."""
-    return _DOCUMENT.format(
-        name=name,
-        hidden=64,
-        intermediate=176,
-        vocabulary=1024,
-        steps=100,
-        # A step takes 10 to 30 ms, and a stop is seen some two seconds later: before the last one.
-        sft=600,
-        ranked=160,
-        ppo=24,
-        every=10,
-        deadline=1800,
-    )
+    """For runs that nothing happens to, on this machine and on a cluster.
+
+    A step of sft takes 10 to 30 ms, and a stop is seen some two seconds later: before the last one.
+    """
+    return _document(name, 64, 1024, every=10, deadline=1800, pretrain=100, sft=600, rm=160, ppo=24)
 
 
 def quick() -> str:
-    """For a look at every stage: a checkpoint or two of each, an iteration or two of PPO."""
-    return _DOCUMENT.format(
-        name=QUICK,
-        hidden=64,
-        intermediate=176,
-        vocabulary=1024,
-        steps=24,
-        sft=16,
-        ranked=16,
-        ppo=8,
-        every=10,
-        deadline=1800,
-    )
+    """For a look at every stage: a checkpoint or two of each, two iterations of PPO."""
+    return _document(QUICK, 64, 1024, every=10, deadline=1800, pretrain=24, sft=16, rm=16, ppo=8)
 
 
 def cluster(name: str) -> str:
     """For a cluster: every stage long enough that a fault reaches it after its first checkpoint."""
-    return _DOCUMENT.format(
-        name=name,
-        hidden=128,
-        intermediate=352,
-        vocabulary=1024,
-        steps=400,
-        sft=500,
-        ranked=240,
-        ppo=80,
-        every=20,
-        deadline=120,  # of a frozen worker; starting on a busy node takes half of it
-    )
+    return _document(name, 128, 1024, every=20, deadline=120, pretrain=400, sft=500, rm=240, ppo=80)

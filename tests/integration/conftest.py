@@ -16,8 +16,19 @@ from tests.faults.harness import undisturbed_results
 from tests.faults.observe import Result
 from tests.faults.place import Place
 from tests.local_support import JOBS
+from zhongjing.backends.local import attach
 from zhongjing.config.stages import Stage
 from zhongjing.storage.layout import Layout, StageLayout
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ended_supervisors() -> Iterator[None]:
+    """Supervisors that this process started are children of it, and are ended before it."""
+    yield
+    for supervisor in attach._STARTED:
+        if supervisor.poll() is None:
+            supervisor.terminate()
+            supervisor.wait(60)
 
 
 @dataclass(frozen=True)
