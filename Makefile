@@ -6,8 +6,10 @@ UV_VERSION := 0.13.9
 EXTRAS := train,controller,dev
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
-# Processes that share the tests, a file to each: one more than two cores, since many tests wait. 0: only pytest's own.
+# Processes that share the tests, a file to each: 0 is none but pytest's own. One more than two cores, since many
+# tests wait; the slow ones take two cores each.
 WORKERS ?= 3
+SLOW_WORKERS ?= 2
 SEED ?= 0
 KILLS ?= 20
 # The image that trains; the controller's has the same name and "-controller" after it.
@@ -15,7 +17,9 @@ IMAGE ?= zhongjing:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BASE_IMAGE ?= debian:bookworm-slim
 # More for the builder, for instance BUILD_ARGS="--build-arg UV_DEFAULT_INDEX=URL --build-arg PIP_INDEX_URL=URL".
 BUILD_ARGS ?=
-SHARED := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
+# Folders of the tests that need neither a cluster nor a GPU.
+TESTS ?= tests/chart tests/integration tests/unit
+SHARED := $(BIN)/python -m pytest $(TESTS) --dist loadfile --no-loadscope-reorder --durations 15
 CLUSTER := $(BIN)/python -m pytest tests/cluster --durations 15
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
@@ -43,13 +47,13 @@ docs: setup  ## the documentation as pages, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 test: setup  ## the default tests: unit, integration and what the chart renders (needs Helm, or Go to build it)
-	$(SHARED) -m "not slow and not deaths and not gpu and not cluster" $(PYTEST_ARGS)
+	$(SHARED) -n $(WORKERS) -m "not slow and not deaths and not gpu and not cluster" $(PYTEST_ARGS)
 
 test-slow: setup  ## what takes long and rarely breaks: sudden deaths, full disks, new keys, published bases, the tutorial
-	$(SHARED) -m "(slow or deaths) and not gpu and not cluster" $(PYTEST_ARGS)
+	$(SHARED) -n $(SLOW_WORKERS) -m "(slow or deaths) and not gpu and not cluster" $(PYTEST_ARGS)
 
 test-deaths: setup  ## of these, the sudden deaths of every part, compared with a run of the real stages that had none
-	$(SHARED) -m deaths $(PYTEST_ARGS)
+	$(SHARED) -n $(SLOW_WORKERS) -m deaths $(PYTEST_ARGS)
 
 test-all: test test-slow  ## all that needs neither a cluster nor a GPU
 

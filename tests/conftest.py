@@ -20,12 +20,16 @@ _shared: list[str] = []  # the one bucket of the session, once it is made
 # Before torch is imported: a tiny model is no faster on many threads, and xdist's workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-_LONGEST = ("test_sudden_death.py", "test_pipeline.py", "test_published_base.py", "test_tutorial.py")
+_LONGEST = (
+    *("test_sudden_death.py", "test_published_base.py", "test_tutorial.py", "test_data_cache.py"),
+    *("test_pipeline.py", "test_backend_local.py", "test_bad_input.py", "test_storage_server.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: no worker ends with one of them while the others have nothing to do."""
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    rank = {name: at for at, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(scope="session")
