@@ -35,23 +35,21 @@ def keep(error: BaseException, workdir: Path) -> Path | None:
     Returns:
         The file, or None if nothing can be written anywhere.
     """
+    from zhongjing.storage.files import write_private
+
     now = datetime.now(UTC)
-    text = _describe(error, now)
-    for folder in _folders(workdir):
+    text = _describe(error, now).encode(errors="backslashreplace")
+    own = [workdir.resolve() / "logs"] if workdir.is_dir() else []
+    for folder in (*own, *stray_folders()):
+        file = folder / f"error-{now:%Y%m%dT%H%M%S.%fZ}-{os.getpid()}.log"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file = _write(folder, f"error-{now:%Y%m%dT%H%M%S.%fZ}-{os.getpid()}.log", text)
+            write_private(file, text)
         except OSError:
             continue  # a disk that is full, or not ours to write, may be the very error
         _prune(folder)
         return file
     return None
-
-
-def _folders(workdir: Path) -> Iterator[Path]:
-    if workdir.is_dir():
-        yield workdir.resolve() / "logs"
-    yield from stray_folders()
 
 
 def stray_folders() -> Iterator[Path]:
@@ -71,34 +69,18 @@ def _describe(error: BaseException, now: datetime) -> str:
 
     from zhongjing import __version__
 
+    folder = "(removed)"
+    with contextlib.suppress(OSError):
+        folder = str(Path.cwd())
     head = {
         "time": now.isoformat(timespec="seconds"),
         "version": f"zhongjing {__version__}, Python {platform.python_version()}, {platform.platform()}",
         "command": shlex.join(COMMAND_LINE.get() or sys.argv),
-        "folder": _current_folder(),
+        "folder": folder,
         "error": f"{type(error).__name__} {getattr(error, 'code', '')}".strip(),
     }
     lines = [f"{name}: {value}\n" for name, value in head.items()]
     return "".join([*lines, "\n", *traceback.format_exception(error)])
-
-
-def _current_folder() -> str:
-    try:
-        return str(Path.cwd())
-    except OSError:
-        return "(removed)"
-
-
-def _write(folder: Path, name: str, text: str) -> Path:
-    partial = folder / f".{name}.partial"
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        return partial.rename(folder / name)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _prune(folder: Path) -> None:

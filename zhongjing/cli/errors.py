@@ -94,7 +94,7 @@ def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        console = Console(json_mode=kwargs.get("output") == "json")
+        console = Console(json_mode="json" in (kwargs.get("output") or ()))
         try:
             code = command(*args, **kwargs) or OK
         except KeyboardInterrupt:

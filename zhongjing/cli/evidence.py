@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zhongjing.cli.facts import Facts, Log, gpu_of, known, version_of
+from zhongjing.cli.options import DEFAULT_WORKDIR
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError, NotFoundError, StorageUnavailableError
 from zhongjing.storage.progress import MetricPoint
 
 if TYPE_CHECKING:
     from zhongjing.backends.kubernetes.session import KubernetesSession
+    from zhongjing.cli.target import Target
     from zhongjing.pipeline.session import Session
     from zhongjing.storage.objects import ObjectInfo
 
@@ -122,17 +124,12 @@ def _machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "coresUsable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
-    try:
+    with suppress(ModuleNotFoundError):  # part of zhongjing[train]: a client of clusters does without
         import psutil
-    except ModuleNotFoundError:
-        return found  # part of zhongjing[train]: a client of clusters does without
-    memory = psutil.virtual_memory()
-    return {
-        **found,
-        "memory": memory.total,
-        "memoryFree": memory.available,
-        "swap": psutil.swap_memory().total,
-    }
+
+        memory = psutil.virtual_memory()
+        found |= {"memory": memory.total, "memoryFree": memory.available, "swap": psutil.swap_memory().total}
+    return found
 
 
 def _gpus() -> list[dict[str, Any]] | None:
@@ -160,22 +157,24 @@ def _settings(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value if _PLAIN.fullmatch(value) else "set" for name, value in given.items()}
 
 
-def collect_doctor(evidence: Evidence, workdir: Path) -> None:
-    """Which checks of ``zhongjing doctor --local`` are not fine: names, codes. Takes some seconds."""
+def collect_doctor(evidence: Evidence, target: Target) -> None:
+    """Which checks of ``zhongjing doctor`` are not fine: names, codes. Takes some seconds."""
+    from zhongjing.cli.diagnosis.checks import Situation, checks, run_checks
+    from zhongjing.cli.diagnosis.probes import Probes
+    from zhongjing.cli.target import LocalTarget
 
     def collect() -> dict[str, Any]:
-        from zhongjing.cli.diagnosis.checks import Situation, checks, run_checks
-        from zhongjing.cli.diagnosis.probes import Probes
-
+        here = target if isinstance(target, LocalTarget) else None
+        workdir = here.workdir if here else DEFAULT_WORKDIR
+        cluster = None if isinstance(target, LocalTarget) else target
         with Probes() as probes:
-            situation = Situation(local=True, workdir=workdir.absolute(), probes=probes)
-            listed = checks(situation)
-            found = list(run_checks(listed, situation))
-        names = frozenset(each.name for each in listed) | {"gpu", "open files", "processes", "sockets"}
+            situation = Situation(here is not None, workdir.absolute(), probes, cluster)
+            found = list(run_checks(checks(situation), situation))
         return {
             "statuses": Counter(each.status.value for each in found),
+            # The first word is ours; what follows may be the name of a worker group.
             "notFine": [
-                {"check": known(each.name, names), "status": each.status.value, "code": known(each.code)}
+                {"check": each.name.split()[0], "status": each.status.value, "code": known(each.code)}
                 for each in found
                 if each.code is not None
             ],
@@ -216,19 +215,17 @@ def collect_workdir(evidence: Evidence, path: Path) -> None:
 
 def _logs_of(path: Path, temporary: Path) -> dict[str, list[Path]]:
     """Logs of a workdir by kind; those of Ray lie below its temporary folder."""
-    ray: defaultdict[str, list[Path]] = defaultdict(list)
+    logs: defaultdict[str, list[Path]] = defaultdict(list)
     for root, _, names in os.walk(temporary / "session_latest" / "logs"):
         for name in names:
             kind = next((each for each in _RAY_LOGS if name.startswith(each)), None)
             if kind is not None:
-                ray[f"ray/{kind}"].append(Path(root, name))
-    return {
-        "supervisor": [path / "supervisor.log"],
-        "ray": [path / "ray.log"],
-        "s3": [path / "s3" / "weed.log", path / "s3" / "weed.log.1"],
-        "commands": list((path / "logs").glob("*.log")),
-        **ray,
-    }
+                logs[f"ray/{kind}"].append(Path(root, name))
+    logs["supervisor"] = [path / "supervisor.log"]
+    logs["ray"] = [path / "ray.log"]
+    logs["s3"] = [path / "s3" / "weed.log", path / "s3" / "weed.log.1"]
+    logs["commands"] = list((path / "logs").glob("*.log"))
+    return logs
 
 
 def _read_logs(files: Iterable[Path]) -> dict[str, Any]:
@@ -330,16 +327,14 @@ def _points(text: str) -> dict[tuple[str, int], MetricPoint]:
 
 
 def collect_cluster(evidence: Evidence, session: KubernetesSession) -> None:
-    """The release, what keeps it, its pods, the newest events, and the nodes."""
-    from zhongjing.backends.kubernetes.diagnosis import ALL, Explainer
-    from zhongjing.backends.kubernetes.resources import CORE_EVENTS, NODES, PODS, RAY_CLUSTERS
+    """The release, its pods, the newest events, and the nodes."""
+    from zhongjing.backends.kubernetes.diagnosis import ALL
+    from zhongjing.backends.kubernetes.resources import CORE_EVENTS, NODES, PODS
     from zhongjing.backends.kubernetes.workloads import pod_labels
 
-    api, release, told = session.api, session.release, evidence.facts.kubernetes
-    evidence.add("release", lambda: evidence.facts.record(release))
-    evidence.add("kuberayIsServed", lambda: api.serves(RAY_CLUSTERS))
-    evidence.add("obstacles", lambda: [each.code.name for each in Explainer(api, release).findings()])
-    evidence.add("pods", lambda: told(api.find(PODS, labels=pod_labels(release, *ALL)).items))
+    api, told = session.api, evidence.facts.kubernetes
+    evidence.add("release", lambda: evidence.facts.record(session.release))
+    evidence.add("pods", lambda: told(api.find(PODS, labels=pod_labels(session.release, *ALL)).items))
     evidence.add("events", lambda: told(sorted(api.find(CORE_EVENTS).items, key=_seen, reverse=True)))
     evidence.add("nodes", lambda: told(api.find(NODES).items))
 

@@ -26,6 +26,8 @@ from zhongjing.backends.kubernetes.resources import Object, Request
 from zhongjing.cli.diagnosis.capacity import judge_group
 from zhongjing.cli.diagnosis.cluster import look
 from zhongjing.cli.diagnosis.finding import Finding
+from zhongjing.cli.evidence import Evidence, collect_doctor
+from zhongjing.cli.target import ClusterTarget
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.release import RELEASE_KEY
 from zhongjing.config.resolve import parse_document, resolve
@@ -570,6 +572,16 @@ def test_an_api_that_is_away_ends_it(api: Memory) -> None:
     api.away = True
     with pytest.raises(BackendUnavailableError, match="does not answer"):
         list(look(api))
+
+
+def test_a_report_has_what_doctor_finds(api: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_module, "connect", lambda *_: api)
+    api.objects["nodes"] = [node("n1", gpus=0)]
+    evidence = Evidence()
+    collect_doctor(evidence, ClusterTarget("lab"))
+    found = evidence.parts["doctor"]
+    assert found["notFine"] == [{"check": "group", "status": "fails", "code": "NoFittingNode"}]
+    assert found["statuses"]["fine"] > 10
 
 
 def test_the_command(

@@ -8,20 +8,20 @@ import os
 import tarfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import guarded
-from zhongjing.cli.options import Format, KubeContext, Local, Namespace, OptionalName, Release
-from zhongjing.cli.options import Workdir as WorkdirOption
-from zhongjing.cli.target import OPENER, ClusterTarget, choose, find
+from zhongjing.cli.options import DEFAULT_WORKDIR, Format, OptionalName
+from zhongjing.cli.target import OPENER, ClusterTarget, LocalTarget, Target, find, on_target
 from zhongjing.codes.command import INVALID_OPTION, TARGET_IN_USE, UNKNOWN_PIPELINE
 from zhongjing.codes.ray import NOTHING_RUNS
 from zhongjing.errors import BackendError, ConfigError, ZhongjingError
 
 if TYPE_CHECKING:
+    from zhongjing.backends.kubernetes.session import KubernetesSession
     from zhongjing.cli.evidence import Evidence
     from zhongjing.pipeline.session import Session
 
@@ -75,95 +75,53 @@ Doctor = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 
 
+@guarded
+@on_target()
 def report(
     *,
+    target: Target,
     name: OptionalName = None,
     output: Output = None,
     doctor: Doctor = True,
     force: Force = False,
-    local: Local = False,
-    workdir: WorkdirOption = None,
-    namespace: Namespace = None,
-    context: KubeContext = None,
-    release: Release = None,
 ) -> None:
     """Write the facts that an issue report needs to one file, without secrets or record text."""
-    values = output or []
-    _report(
-        output=Format.JSON if Format.JSON in values else Format.TEXT,
-        targets=[value for value in values if value not in tuple(Format)],
-        name=name,
-        doctor=doctor,
-        force=force,
-        local=local,
-        workdir=workdir,
-        namespace=namespace,
-        context=context,
-        release=release,
-    )
-
-
-@guarded
-def _report(
-    *,
-    output: Format,
-    targets: list[str],
-    name: str | None,
-    doctor: bool,
-    force: bool,
-    local: bool,
-    workdir: Path | None,
-    namespace: str | None,
-    context: str | None,
-    release: str | None,
-) -> None:
-    from zhongjing.cli.evidence import Evidence, collect_machine
+    from zhongjing.cli import evidence as collected
 
     now = time.time()
-    target = _target(targets, now, force=force)
-    place = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
-    if workdir is not None and not workdir.is_dir():
-        raise BackendError("nothing was run here yet", code=NOTHING_RUNS, where=str(workdir))
-    console = Console(json_mode=output == Format.JSON)
-    evidence = Evidence()
+    values = output or []
+    file = _file([value for value in values if value not in tuple(Format)], now, force=force)
+    console = Console(json_mode=Format.JSON in values)
+    evidence = collected.Evidence()
     console.say("collecting versions and settings")
-    collect_machine(evidence, dict(os.environ))  # before a session is opened: that changes the environment
-    if isinstance(place, ClusterTarget):
-        subject = _of_cluster(evidence, place, name, console)
-    else:
-        subject = _of_workdir(evidence, place.workdir, name, console, doctor=doctor)
-    size = _write(target, evidence, now, force=force)
-    console.say(f"the report is in {target} ({max(size // 1024, 1)} kB): attach it to the issue")
+    collected.collect_machine(evidence, dict(os.environ))
+    if isinstance(target, LocalTarget):
+        _of_workdir(evidence, target.workdir, name, console)
+    if doctor:
+        console.say("collecting what doctor finds")
+        collected.collect_doctor(evidence, target)
+    subject = _of_run(evidence, target, name, console)
+    size = _write(file, evidence, now, force=force)
+    console.say(f"the report is in {file} ({max(size // 1024, 1)} kB): attach it to the issue")
     console.say("it holds numbers, states, codes and versions; no names, no keys, no text of records or logs")
-    if evidence.gaps:
-        console.say("left out:")
-    gaps = [
-        (part, error.message if isinstance(error, ZhongjingError) else str(error))
-        for part, error in evidence.gaps
-    ]
-    for part, why in gaps:
-        console.say(f"  {part}: {why}")
+    left_out = [{"what": part, "why": getattr(error, "message", str(error))} for part, error in evidence.gaps]
+    console.say_lines(["left out:"] if left_out else [])
+    console.say_lines(f"  {gap['what']}: {gap['why']}" for gap in left_out)
     if console.json_mode:
-        console.result(
-            {
-                "archive": str(target.resolve()),
-                "bytes": size,
-                "pipeline": subject,
-                "leftOut": [{"what": part, "why": why} for part, why in gaps],
-            }
-        )
+        told = {"archive": str(file.resolve()), "bytes": size, "pipeline": subject, "leftOut": left_out}
+        console.result(told)
 
 
-def _target(targets: list[str], now: float, *, force: bool) -> Path:
+def _file(names: list[str], now: float, *, force: bool) -> Path:
     """Where the report goes.
 
     Raises:
         ConfigError: it is no report's name, exists already, or its folder does not.
     """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-    names = targets or [f"zhongjing-report-{stamp}.json"]
-    target = Path(names[0])
-    if len(names) > 1 or not target.name.endswith(SUFFIXES):
+    first, *others = names or [f"zhongjing-report-{stamp}.json"]
+    target = Path(first)
+    if others or not target.name.endswith(SUFFIXES):
         raise ConfigError(
             f"cannot be used: {', '.join(names)}",
             code=INVALID_OPTION,
@@ -185,91 +143,73 @@ def _refuse_existing(target: Path, *, force: bool) -> None:
     if target.is_dir():
         raise ConfigError("is a folder", code=TARGET_IN_USE, where=str(target))
     if target.exists() and not force:
-        raise ConfigError(
-            "the file is there already",
-            code=TARGET_IN_USE,
-            where=str(target),
-            remedy="give another one with --output, or --force to replace it",
-        )
+        remedy = "give another one with --output, or --force to replace it"
+        raise ConfigError("the file is there already", code=TARGET_IN_USE, where=str(target), remedy=remedy)
 
 
-def _of_cluster(evidence: Evidence, place: ClusterTarget, name: str | None, console: Console) -> str | None:
-    """Collects what a cluster tells of a run; returns the pipeline's name, if there is one.
+def _of_workdir(evidence: Evidence, workdir: Path, name: str | None, console: Console) -> None:
+    """Collects what a workdir has beside its runs.
+
+    Raises:
+        ConfigError: there is no such pipeline.
+        BackendError: the workdir was named and is not there.
+    """
+    from zhongjing.cli.evidence import collect_stray_logs, collect_workdir
+
+    collect_stray_logs(evidence)
+    if workdir.is_dir():
+        console.say("collecting the workdir's records")
+        collect_workdir(evidence, workdir)
+    elif workdir != DEFAULT_WORKDIR:
+        raise BackendError("nothing was run here yet", code=NOTHING_RUNS, where=str(workdir))
+    elif name is not None:
+        raise ConfigError(f"there is no pipeline {name!r}", code=UNKNOWN_PIPELINE, where=str(workdir))
+
+
+def _of_run(evidence: Evidence, target: Target, name: str | None, console: Console) -> str | None:
+    """Collects a run and its release; returns the pipeline's name, None if there are no pipelines yet.
 
     Raises:
         BackendError: the cluster cannot be reached, or has no release there.
         ConfigError: there is no such pipeline, or there are several and none was named.
     """
-    from zhongjing.cli.evidence import collect_cluster
+    from zhongjing.cli.evidence import collect_cluster, collect_run
 
-    with place.open() as session:
-        console.say("collecting what the cluster says")
-        collect_cluster(evidence, session)
-        return _of_run(evidence, session, name, console)
-
-
-def _of_workdir(
-    evidence: Evidence, place: Path, name: str | None, console: Console, *, doctor: bool
-) -> str | None:
-    """Collects what this machine tells of a run; returns the pipeline's name, if there is one.
-
-    Raises:
-        ConfigError: there is no such pipeline, or there are several and none was named.
-    """
-    from zhongjing.cli.evidence import collect_doctor, collect_stray_logs, collect_workdir
-
-    collect_stray_logs(evidence)
-    nothing = BackendError("nothing was run here yet", code=NOTHING_RUNS, where=str(place))
-    if place.is_dir():
-        console.say("collecting the workdir's records")
-        collect_workdir(evidence, place)
-    elif name is not None:
-        raise ConfigError(f"there is no pipeline {name!r}", code=UNKNOWN_PIPELINE, where=str(place))
-    if doctor:
-        console.say("collecting what doctor finds")
-        collect_doctor(evidence, place)
-    if not place.is_dir():
-        evidence.gap("run", nothing)
-        return None
     try:
-        with _open_session(place, console) as session:
-            return _of_run(evidence, session, name, console)
+        with _open(target, console) as session:
+            if isinstance(target, ClusterTarget):
+                collect_cluster(evidence, cast("KubernetesSession", session))
+            if name is None and not session.pipelines():
+                raise BackendError("there are no pipelines here yet", code=NOTHING_RUNS)
+            name = find(session, name).pipeline
+            console.say(f"collecting the run {name}")
+            collect_run(evidence, session, name)
     except ZhongjingError as error:
-        if error.code is UNKNOWN_PIPELINE:
+        if error.code is UNKNOWN_PIPELINE or (
+            isinstance(target, ClusterTarget) and error.code is not NOTHING_RUNS
+        ):
             raise
         # A store or supervisor that does not start is what reports are made of: the rest is kept.
         evidence.gap("run", error)
-        return name
+    return name
 
 
-def _open_session(place: Path, console: Console) -> Session:
-    """The workdir's session; its services are only started where none runs.
+def _open(target: Target, console: Console) -> Session:
+    """The session; a workdir's services are only started where none runs.
 
     Raises:
-        BackendError: they do not start.
+        BackendError: there is none, or they do not start.
     """
+    if isinstance(target, ClusterTarget):
+        console.say("collecting what the cluster says")
+        return target.open()
+    if not target.workdir.is_dir():
+        raise BackendError("nothing was run here yet", code=NOTHING_RUNS, where=str(target.workdir))
     try:
-        return OPENER.get()(place, False)
+        return OPENER.get()(target.workdir, False)
     except BackendError:
         console.say("starting the workdir's services: the run lies in its S3 server")
-        return OPENER.get()(place, True)
-
-
-def _of_run(evidence: Evidence, session: Session, name: str | None, console: Console) -> str | None:
-    """Collects a run; returns its name, None if there are no pipelines yet.
-
-    Raises:
-        ConfigError: there is no such pipeline, or there are several and none was named.
-    """
-    from zhongjing.cli.evidence import collect_run
-
-    if name is None and not session.pipelines():
-        evidence.gap("run", BackendError("there are no pipelines here yet", code=NOTHING_RUNS))
-        return None
-    name = find(session, name).pipeline
-    console.say(f"collecting the run {name}")
-    collect_run(evidence, session, name)
-    return name
+        return OPENER.get()(target.workdir, True)
 
 
 def _write(target: Path, evidence: Evidence, now: float, *, force: bool) -> int:
@@ -279,7 +219,7 @@ def _write(target: Path, evidence: Evidence, now: float, *, force: bool) -> int:
         ConfigError: the file appeared in the meantime.
         StorageError: it cannot be written; the disk may be full.
     """
-    from zhongjing.storage.files import disk_error
+    from zhongjing.storage.files import disk_error, write_private
 
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
     text = json.dumps({"about": ABOUT, "time": stamp, **evidence.parts}, indent=1)
@@ -292,13 +232,8 @@ def _write(target: Path, evidence: Evidence, now: float, *, force: bool) -> int:
             archive.addfile(member, io.BytesIO(data))
         data = packed.getvalue()
     _refuse_existing(target, force=force)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        partial.replace(target)
+        write_private(target, data)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise disk_error(error, target) from error
     return len(data)
