@@ -17,7 +17,7 @@ try:
     import typer
 
     from zhongjing.cli.app import add_submit
-    from zhongjing.cli.console import bear_every_character
+    from zhongjing.cli.console import escape_unencodable
     from zhongjing.cli.errors import run
     from zhongjing.cli.options import SETTINGS
 except ModuleNotFoundError as error:
@@ -29,7 +29,7 @@ add_submit(app)
 
 def main() -> None:
     """Runs the command line of this process and exits."""
-    bear_every_character()
+    escape_unencodable()
     sys.exit(run(app, sys.argv[1:], "python -m zhongjing.submit"))
 
 

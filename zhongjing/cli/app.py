@@ -19,7 +19,7 @@ from zhongjing.cli.commands import (
     runs,
     submit,
 )
-from zhongjing.cli.console import bear_every_character
+from zhongjing.cli.console import escape_unencodable
 from zhongjing.cli.errors import run
 from zhongjing.cli.options import SETTINGS
 
@@ -91,5 +91,5 @@ def _options(
 
 def main() -> None:
     """Runs the command line of this process and exits."""
-    bear_every_character()
+    escape_unencodable()
     sys.exit(run(app, sys.argv[1:], "zhongjing"))

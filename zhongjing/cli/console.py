@@ -58,8 +58,8 @@ class Console:
         sys.stdout.flush()
 
 
-def bear_every_character() -> None:
-    """Lets this process's streams bear what their encoding lacks, in what is read and in what is written.
+def escape_unencodable() -> None:
+    """Has this process's streams escape what their encoding lacks, in what is read and in what is written.
 
     A terminal that is said to be ASCII is taken for UTF-8, as Python itself takes that of the C locale (PEP
     538). In any other encoding an escape stands for what it lacks, or for bytes that are none of it.

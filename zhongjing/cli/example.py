@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from zhongjing.codes.command import UNKNOWN_RECIPE
@@ -32,23 +31,15 @@ NAMES = (
 
 
 def with_examples(user: UserDocument, folder: Path) -> UserDocument:
-    """What the user wrote, its ``example://`` sources written below ``folder`` and named by their paths.
+    """A document that is right, its ``example://`` sources written below ``folder`` and named by their paths.
 
     Raises:
         ConfigError: an example of that name does not exist, or its seed or scale is no number.
     """
-    spec = user.get("spec")
-    sources = spec.get("sources") if isinstance(spec, Mapping) else None
-    if not isinstance(spec, Mapping) or not isinstance(sources, list):
-        return user  # validation says what is wrong
-    uris = {each.get("name"): each.get("uri") for each in sources if isinstance(each, Mapping)}
-    paths = _written(uris, folder)
-    changed = [
-        {**each, "uri": paths[each["name"]]}
-        if isinstance(each, Mapping) and each.get("name") in paths
-        else each
-        for each in sources
-    ]
+    spec = user["spec"]
+    sources = spec.get("sources") or []
+    paths = _written({each["name"]: each["uri"] for each in sources}, folder)
+    changed = [{**each, "uri": paths.get(each["name"], each["uri"])} for each in sources]
     return user.holding({**user, "spec": {**spec, "sources": changed}}) if paths else user
 
 
@@ -68,12 +59,12 @@ def with_uris(document: TrainingPipeline, uris: Mapping[str, str]) -> TrainingPi
     return document.model_copy(update={"spec": document.spec.model_copy(update={"sources": sources})})
 
 
-def _written(uris: Mapping[Any, Any], folder: Path) -> dict[str, str]:
+def _written(uris: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Writes the examples among sources, given by name and URI; returns their paths by name."""
     written: dict[tuple[int, float], dict[str, Path]] = {}
     paths: dict[str, str] = {}
     for source, uri in uris.items():
-        if not isinstance(uri, str) or not is_example(uri):
+        if not is_example(uri):
             continue
         name, seed, scale = parse(uri, f"spec.sources.{source}.uri")
         if (seed, scale) not in written:

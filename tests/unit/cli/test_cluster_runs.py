@@ -28,7 +28,7 @@ contexts: [{name: prod, context: {cluster: c, user: u}}]
 
 
 class ClusterSession(MemorySession):
-    """A place that goes on without whoever watches, and says what keeps it."""
+    """A place that goes on without the command that watches it, and says what keeps it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ def test_what_the_condition_says_already_is_not_said_again(cluster: ClusterSessi
     assert watch(cluster) == ["pod/zj-1: no image"]
 
 
-def test_a_run_that_goes_on_asks_nobody(cluster: ClusterSession) -> None:
+def test_a_run_that_goes_on_asks_nothing(cluster: ClusterSession) -> None:
     cluster.frames = [*frames(30), END]
     assert watch(cluster) == []
     assert cluster.asked == 0

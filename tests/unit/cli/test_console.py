@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from zhongjing.cli.console import Console, bear_every_character
+from zhongjing.cli.console import Console, escape_unencodable
 
 PAINTED = "\x1b[36m(worker pid=7)\x1b[0m \x1b]8;;http://x\x07发烧\x1b]8;;\x07 50\x1b[K %"
 
@@ -49,7 +49,7 @@ def test_escapes_never_go_into_pipes(terminal: bool, monkeypatch: pytest.MonkeyP
         ("utf-8", b"\xff", "\\xff", "发烧😀 é"),
     ],
 )
-def test_terminals_that_are_not_utf8_bear_every_character(
+def test_terminals_that_are_not_utf8_show_every_character(
     monkeypatch: pytest.MonkeyPatch, encoding: str, typed: bytes, heard: str, shown: str
 ) -> None:
     read, out, err = (
@@ -57,7 +57,7 @@ def test_terminals_that_are_not_utf8_bear_every_character(
     )
     for name, stream in (("stdin", read), ("stdout", out), ("stderr", err)):
         monkeypatch.setattr(f"sys.{name}", stream)
-    bear_every_character()
+    escape_unencodable()
     assert sys.stdin.readline() == heard + "\n"
     console = Console()
     console.raw("发烧😀 é\n")

@@ -94,7 +94,7 @@ def test_an_error_shows_code_place_remedy_and_traceback(
     assert "Traceback (most recent call last)" in text
 
 
-def test_what_nobody_foresaw_has_a_code_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_error_has_a_code_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(app_that(ZeroDivisionError("division by zero")), ["-o", "json"], "work") == 1
     shown = capsys.readouterr()
     found = json.loads(shown.out)

@@ -290,7 +290,7 @@ def test_a_run_that_does_not_end_at_once_is_not_waited_for(
     assert "demo: is ending; the same command goes on from the last checkpoint" in result.stderr
 
 
-def test_a_third_ctrl_c_leaves_and_asks_nobody(
+def test_a_third_ctrl_c_leaves_and_asks_nothing(
     command: CommandLine, session: MemorySession, my_yaml: Path
 ) -> None:
     session.frames = [KeyboardInterrupt()]
@@ -308,7 +308,7 @@ def test_a_third_ctrl_c_leaves_and_asks_nobody(
 
 
 def test_a_lost_race_is_prepared_again(command: CommandLine, session: MemorySession, my_yaml: Path) -> None:
-    session.refusals = [ConflictError("somebody wrote first", code=CONFLICT)]
+    session.refusals = [ConflictError("another command wrote first", code=CONFLICT)]
     session.frames = [(DONE, {})]
     assert submit(command).exit_code == 0
     assert len(session.calls) == 2
@@ -556,7 +556,7 @@ def test_a_dry_run_says_what_would_be_refused(
     assert "# note: would be refused here: sft cannot fit" in result.stdout
 
 
-def test_a_base_that_nobody_knows_is_no_reason_to_refuse(
+def test_an_unknown_base_is_no_reason_to_refuse(
     command: CommandLine, session: MemorySession, my_yaml: Path
 ) -> None:
     session.frames = [(DONE, {})]

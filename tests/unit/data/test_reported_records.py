@@ -14,7 +14,7 @@ import pytest
 from tests.unit.data import build_support
 from tests.unit.data.build_support import Bench
 from tests.unit.data.reading import one, reason, said, turns
-from zhongjing.cli.display.losses import sentence
+from zhongjing.cli.display.counts import counts_line
 from zhongjing.config.sources import Columns, Kind
 from zhongjing.config.stages import Stage
 from zhongjing.data.layouts import parse
@@ -310,7 +310,7 @@ def test_of_two_readings_that_fit_none_is_taken_and_the_field_that_decides_is_na
 def test_the_reading_is_told_in_one_line_of_the_job(bench: Bench) -> None:
     bench.source("own", "ranking", [{"prompt": Q, "answers": [BAD, GOOD], "scores": [1, 9], "note": "注"}])
     (counts,) = bench.build(Stage.RM, "own", validationFraction=0.0).counts
-    assert sentence(counts) == (
+    assert counts_line(counts) == (
         "own: 1 read, 1 kept; read as answers by score, the highest best; not used: note (1 records, "
         "1 characters)"
     )

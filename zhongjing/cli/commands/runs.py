@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from zhongjing.cli.console import Console
-from zhongjing.cli.display.plain import sentence
+from zhongjing.cli.display.plain import stage_line
 from zhongjing.cli.display.summary import overview_lines, result, status_lines
 from zhongjing.cli.display.view import RunView
 from zhongjing.cli.errors import INTERRUPTED, OK, guarded
@@ -134,7 +134,7 @@ def _say_what_it_prepares(shown: RunView, stage: Stage, console: Console) -> Non
     """A job that prepares writes little or nothing: says so on stderr."""
     found = next(each for each in shown.stages if each.stage is stage)
     if found.state.is_active and found.activity in _BEFORE_TRAINING:
-        console.warn(f"{stage}: {sentence(found)} (there may be no log yet)")
+        console.warn(f"{stage}: {stage_line(found)} (there may be no log yet)")
 
 
 def _latest_stage(session: Session, desired: DesiredState) -> Stage:

@@ -11,7 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from zhongjing.cli.display.losses import News
+from zhongjing.cli.display.counts import News
 from zhongjing.cli.display.view import RunView, StageView
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.state import StageState

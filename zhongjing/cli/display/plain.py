@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from zhongjing.cli.display.losses import News
+from zhongjing.cli.display.counts import News
 from zhongjing.cli.display.text import clock
 from zhongjing.cli.display.view import RunView, StageView
 from zhongjing.config.stages import Stage
@@ -73,13 +73,13 @@ class PlainDisplay:
         due = self._now() - self._spoken.get(stage.stage, self._start) >= self._every
         if changed or (due and stage.activity is Activity.TRAINING):
             self._spoken[stage.stage] = self._now()
-            self._line(stage.stage, sentence(stage))
+            self._line(stage.stage, stage_line(stage))
 
     def _line(self, stage: Stage | str, text: str) -> None:
         self._write(f"[{clock(self._now() - self._start)}] {stage:<9}{text}".rstrip())
 
 
-def sentence(stage: StageView) -> str:
+def stage_line(stage: StageView) -> str:
     """What a stage is doing, in one line."""
     if stage.activity is Activity.TRAINING:
         parts = [f"training {stage.step}/{stage.total_steps}", stage.headline, stage.speed, stage.eta]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zhongjing.cli.display.losses import data_table
+from zhongjing.cli.display.counts import data_table
 from zhongjing.cli.display.text import table
 from zhongjing.pipeline.prepare import Forecast
 

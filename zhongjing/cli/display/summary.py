@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zhongjing.cli.display.losses import losses, losses_object, validation_line
+from zhongjing.cli.display.counts import count_lines, count_object, validation_line
 from zhongjing.cli.display.text import filled, table
 from zhongjing.cli.display.view import RunView, StageView
 from zhongjing.config.stages import Stage
@@ -25,7 +25,7 @@ def summary(view: RunView, manifests: Mapping[Stage, StageManifest]) -> list[str
     if not manifests:
         return []
     lines = metric_table(view.stages, manifests)
-    found = losses(view.stages, manifests)
+    found = count_lines(view.stages, manifests)
     lines += ["", *found] if found else []
     lines += ["", "artifacts"]
     for stage, manifest in manifests.items():
@@ -144,7 +144,7 @@ def _stage_result(stage: StageView, manifests: Mapping[Stage, StageManifest]) ->
         "metricsBefore": dict(manifest.metrics_before) if manifest is not None else {},
         "metrics": dict(manifest.metrics) if manifest is not None else {},
         "testMetrics": dict(manifest.test_metrics) if manifest is not None else {},
-        **losses_object(stage, manifest),
+        **count_object(stage, manifest),
         "seconds": manifest.seconds if manifest is not None else None,
         "memory": manifest.memory.model_dump(mode="json")
         if manifest is not None and manifest.memory is not None
@@ -210,5 +210,5 @@ def status_lines(view: RunView, manifests: Mapping[Stage, StageManifest]) -> lis
             ]
         )
     header = ["stage", "state", "attempt", "step", "training", "held-out", "speed", "left"]
-    found = losses(view.stages, manifests)
+    found = count_lines(view.stages, manifests)
     return [*lines, *filled(header, rows), *(["", *found] if found else [])]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zhongjing.cli.display.losses import data_table
+from zhongjing.cli.display.counts import data_table
 from zhongjing.config.commands import Commands
 from zhongjing.config.keys import tokenizer_sources
 from zhongjing.config.pipeline import TrainingPipeline

@@ -59,7 +59,7 @@ def _lines(stage: StageView) -> Iterator[str]:
     if progress is None:
         return
     for counts in progress.sources:
-        yield f"data {sentence(counts)}"
+        yield f"data {counts_line(counts)}"
     for group in progress.mixture:
         if group.repeated:
             drawn = f"{group.drawn} an epoch of {group.samples}"
@@ -78,7 +78,7 @@ def validation_line(stage: StageView) -> str:
     return f"held-out{at}: {describe(stage.stage, progress.validation)}"
 
 
-def sentence(counts: SourceCounts) -> str:
+def counts_line(counts: SourceCounts) -> str:
     """``dialogues: 342 read, 339 kept, 234 cut, 3 duplicate``."""
     values = counts.model_dump(mode="python", by_alias=False)
     shown = [
@@ -105,7 +105,7 @@ def data_table(counts: Mapping[Stage, Sequence[SourceCounts]]) -> list[str]:
     return filled(header, rows, right=range(2, len(header)))
 
 
-def losses(stages: Sequence[StageView], manifests: Mapping[Stage, StageManifest]) -> list[str]:
+def count_lines(stages: Sequence[StageView], manifests: Mapping[Stage, StageManifest]) -> list[str]:
     """Tables of records and mixtures, and all warnings: from results, else from what runs."""
     facts = {stage.stage: _facts(stage, manifests.get(stage.stage)) for stage in stages}
     lines = data_table({stage: sources for stage, (sources, _, _) in facts.items() if sources})
@@ -127,7 +127,7 @@ def losses(stages: Sequence[StageView], manifests: Mapping[Stage, StageManifest]
     return lines
 
 
-def losses_object(stage: StageView, manifest: StageManifest | None) -> dict[str, Any]:
+def count_object(stage: StageView, manifest: StageManifest | None) -> dict[str, Any]:
     """The same of one stage, for programs."""
     sources, mixture, warnings = _facts(stage, manifest)
     return {
