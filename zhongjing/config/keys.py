@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -39,10 +40,16 @@ def training_fields(model: BaseModel) -> dict[str, Any]:
         if not isinstance(extra, dict) or extra.get("x-tag") != "training":
             continue
         value = getattr(model, name)
-        if extra.get("x-later") and value == info.get_default(call_default_factory=True, validated_data={}):
+        if extra.get("x-later") and value == _default(type(model), name):
             continue
         fields[info.alias or name] = _plain(value)
     return fields
+
+
+@cache
+def _default(kind: type[BaseModel], name: str) -> Any:
+    """Of a field. Pydantic looks at a factory's signature each time, and keys are made in every pass."""
+    return kind.model_fields[name].get_default(call_default_factory=True, validated_data={})
 
 
 def _plain(value: Any) -> Any:
