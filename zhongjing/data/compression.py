@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol, cast
 
 from zhongjing.codes import command as command_codes
-from zhongjing.codes import data as data_codes
+from zhongjing.data.records import unreadable
 from zhongjing.errors import DataError
 
 _GZIP, _ZSTD, _BZIP2 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh"
@@ -114,10 +114,9 @@ class _Decompressed(io.RawIOBase):
         return len(data)
 
     def _damaged(self, what: str) -> DataError:
-        return DataError(
+        return unreadable(
             f"the {self._name} archive {what}, after {self._position} bytes of its content",
-            code=data_codes.UNREADABLE_SOURCE,
-            remedy=f"upload it again; `{self._name} -t FILE` tells whether the original is whole",
+            f"upload it again; `{self._name} -t FILE` tells whether the original is whole",
         )
 
 
@@ -184,10 +183,9 @@ class _ZstdFrame:
             return cast("bytes", self._frame.decompress(data))
         except self._error as error:
             if "too much memory" in str(error):
-                raise DataError(
+                raise unreadable(
                     "the zstd archive needs a window of more than 128 MiB",
-                    code=data_codes.UNREADABLE_SOURCE,
-                    remedy="compress it again without --long, or with --long=27 at most",
+                    "compress it again without --long, or with --long=27 at most",
                 ) from None
             raise OSError(str(error)) from None
 

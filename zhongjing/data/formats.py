@@ -19,6 +19,7 @@ from typing import Literal
 from zhongjing.codes import data as data_codes
 from zhongjing.codes import document as document_codes
 from zhongjing.data.json_values import is_turn, value_end
+from zhongjing.data.records import unreadable
 from zhongjing.errors import DataError
 
 Format = Literal["json", "jsonl", "csv", "text", "parquet"]
@@ -100,10 +101,9 @@ def sniff(
         return Detected("parquet", None)
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
-            raise DataError(
+            raise unreadable(
                 f"the object is compressed ({name})",
-                code=data_codes.UNREADABLE_SOURCE,
-                remedy="decompress it first; text compressed once by gzip, zstd or bzip2 is read as it is",
+                "decompress it first; text compressed once by gzip, zstd or bzip2 is read as it is",
             )
     encoding = _known(encoding_hint) if encoding_hint != "auto" else detect_encoding(head, complete=complete)
     text = _decoder(encoding).decode(head, complete)
@@ -132,10 +132,8 @@ def detect_encoding(head: bytes, *, complete: bool = False) -> str:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if b"\0" in head:
-        raise DataError(
-            "the object is binary, not text",
-            code=data_codes.UNREADABLE_SOURCE,
-            remedy="if it is UTF-16 without a mark, set `encoding: utf-16-le`",
+        raise unreadable(
+            "the object is binary, not text", "if it is UTF-16 without a mark, set `encoding: utf-16-le`"
         )
     high = len(head.translate(None, _ASCII))
     if high == 0 or _undecodable(head, "utf-8", complete) / high <= _DAMAGE_TOLERATED:
@@ -147,10 +145,8 @@ def detect_encoding(head: bytes, *, complete: bool = False) -> str:
     }
     fitting = {codec: share for codec, share in fitting.items() if share >= _COMMON_ALONE}
     if not fitting:
-        raise DataError(
-            "the object is neither UTF-8 nor GB18030 nor Big5 text",
-            code=data_codes.UNREADABLE_SOURCE,
-            remedy="name its codec under `encoding`",
+        raise unreadable(
+            "the object is neither UTF-8 nor GB18030 nor Big5 text", "name its codec under `encoding`"
         )
     (best, share), *others = sorted(fitting.items(), key=lambda item: -item[1])
     if others and (share < _COMMON_BEST or share - others[0][1] < _COMMON_LEAD):

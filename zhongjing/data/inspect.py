@@ -11,7 +11,7 @@ import statistics
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -75,23 +75,25 @@ class SourceReport(Document):
     objects: list[ObjectReport]
     left_out: list[str] = Field(description="names of files of the folder that are about the data")
     layouts: dict[str, int]
-    read: int
-    kept: int
-    duplicates: int = Field(description="equal in every turn to an earlier record of the source")
-    same_opening: int = Field(description="records that open like an earlier one: same split, same unit")
+    read: int = 0
+    kept: int = 0
+    duplicates: int = Field(default=0, description="equal in every turn to an earlier record of the source")
+    same_opening: int = Field(
+        default=0, description="records that open like an earlier one: same split, same unit"
+    )
     truncated: int = Field(description="dialogues whose last question has no answer; it is left out")
     unused: dict[str, Unused] = Field(description="by key: what went into no record")
     private_use: int = Field(description="records with private-use characters: is the encoding right?")
-    rejected: int
+    rejected: int = 0
     reasons: dict[str, int]
     examples: list[Located]
     limit: float = Field(description="fraction of rejected records above which a stage stops")
     turns: dict[int, int] = Field(description="dialogues and prompts by number of user turns")
-    with_system: int
+    with_system: int = 0
     answers: dict[int, int] = Field(description="rankings by number of answers")
-    ties: int = Field(description="rankings with a tie")
+    ties: int = Field(default=0, description="rankings with a tie")
     departments: dict[str, int]
-    without_department: int
+    without_department: int = 0
     characters: Lengths = Field(description="of a record, over all its texts")
     tokens: Lengths | None = Field(
         default=None, description="of a record's texts, without a template's tokens"
@@ -243,20 +245,18 @@ def _inspect(
     section_characters: int,
 ) -> SourceReport:
     stats = ReadStats()
-    seen = _Seen()
+    seen = _Seen(count)
     error: str | None = None
     records = itertools.chain.from_iterable(
         read_object(uri, source, store, section_characters=section_characters, stats=stats) for uri in objects
     )
     try:
         for record in itertools.islice(records, max_records):
-            seen.add(record, count)
+            seen.add(record)
     except DataError as damage:
         error = str(damage)
-    if error is None and not seen.read:
+    if error is None and not seen.tally["read"]:
         error = "the source is empty: it has no records"
-    if count is not None:
-        seen.count_tokens(count)
     return SourceReport(
         name=source.name,
         uri=source.uri,
@@ -264,98 +264,91 @@ def _inspect(
         objects=[_object_report(uri, stats, store) for uri in objects],
         left_out=left_out,
         layouts=dict(stats.layouts.most_common()),
-        read=seen.read,
-        kept=seen.read - sum(seen.reasons.values()) - seen.duplicates,
-        duplicates=seen.duplicates,
-        same_opening=seen.same_opening,
         truncated=stats.truncated,
         unused=stats.unused.report(),
         private_use=stats.private_use,
-        rejected=sum(seen.reasons.values()),
-        reasons=dict(seen.reasons.most_common()),
-        examples=seen.examples,
         limit=source.max_quarantine_fraction,
-        turns=dict(sorted(seen.turns.items())),
-        with_system=seen.with_system,
-        answers=dict(sorted(seen.answers.items())),
-        ties=seen.ties,
-        departments=dict(seen.departments.most_common()),
-        without_department=seen.without_department,
-        characters=lengths(seen.characters),
-        tokens=None if count is None else lengths(seen.tokens),
         error=error,
+        **seen.report(),
     )
 
 
 class _Seen:
-    """What has been seen of one source."""
+    """What has been seen of one source, counted by the names of :class:`SourceReport`."""
 
-    def __init__(self) -> None:
-        self.read = 0
-        self.duplicates = 0
-        self.same_opening = 0
-        self.reasons: Counter[str] = Counter()
-        self.examples: list[Located] = []
-        self.turns: Counter[int] = Counter()
-        self.with_system = 0
-        self.answers: Counter[int] = Counter()
-        self.ties = 0
-        self.departments: Counter[str] = Counter()
-        self.without_department = 0
-        self.characters: list[int] = []
-        self.tokens: list[int] = []
+    def __init__(self, count: TokenCounter | None) -> None:
+        self.tally: Counter[str] = Counter()
+        self._count = count
+        self._reasons: Counter[str] = Counter()
+        self._examples: list[Located] = []
+        self._turns: Counter[int] = Counter()
+        self._answers: Counter[int] = Counter()
+        self._departments: Counter[str] = Counter()
+        self._characters: list[int] = []
+        self._tokens: list[int] = []
         self._pending: list[str] = []
         self._contents: set[bytes] = set()
         self._units: set[bytes] = set()
 
-    def add(self, record: Record | Rejected, count: TokenCounter | None) -> None:
+    def add(self, record: Record | Rejected) -> None:
         """Takes the next record."""
-        self.read += 1
+        self.tally["read"] += 1
         if isinstance(record, Rejected):
-            self.reasons[record.reason] += 1
-            if len(self.examples) < _LOCATED and self.reasons[record.reason] <= _LOCATED_OF_ONE:
+            self.tally["rejected"] += 1
+            self._reasons[record.reason] += 1
+            if len(self._examples) < _LOCATED and self._reasons[record.reason] <= _LOCATED_OF_ONE:
                 at = record.position
-                self.examples.append(
-                    Located(
-                        uri=at.uri, index=at.index, line=at.line, reason=record.reason, sha256=record.sha256
-                    )
-                )
+                told = {"reason": record.reason, "sha256": record.sha256}
+                self._examples.append(Located(uri=at.uri, index=at.index, line=at.line, **told))
             return
         content, unit = content_of(record), unit_of(record)
         if content in self._contents:
-            self.duplicates += 1
+            self.tally["duplicates"] += 1
             return
+        self.tally["kept"] += 1
+        self.tally["same_opening"] += unit in self._units
         self._contents.add(content)
-        self.same_opening += unit in self._units
         self._units.add(unit)
         self._shape(record)
         texts = list(record_texts(record))
-        self.characters.append(sum(map(len, texts)))
-        if count is not None:
+        self._characters.append(sum(map(len, texts)))
+        if self._count is not None:
             self._pending.append("\n".join(texts))
             if len(self._pending) >= _TOKENISED_TOGETHER:
-                self.count_tokens(count)
+                self._count_tokens(self._count)
 
-    def count_tokens(self, count: TokenCounter) -> None:
-        """Counts the tokens of what has been taken since the last call."""
+    def _count_tokens(self, count: TokenCounter) -> None:
         if self._pending:
-            self.tokens += count(self._pending)
+            self._tokens += count(self._pending)
             self._pending = []
 
     def _shape(self, record: Record) -> None:
         if isinstance(record, TextRecord):
             return
         turns = record.prompt if isinstance(record, Ranking) else record.turns
-        self.with_system += turns[0].role == "system"
-        self.turns[sum(turn.role == "user" for turn in turns)] += 1
+        self.tally["with_system"] += turns[0].role == "system"
+        self._turns[sum(turn.role == "user" for turn in turns)] += 1
         if isinstance(record, Ranking):
-            self.answers[len(record.answers)] += 1
-            self.ties += len(set(record.ranks)) < len(record.ranks)
+            self._answers[len(record.answers)] += 1
+            self.tally["ties"] += len(set(record.ranks)) < len(record.ranks)
         if isinstance(record, Dialogue):
-            if record.department is None:
-                self.without_department += 1
-            else:
-                self.departments[record.department] += 1
+            self.tally["without_department"] += record.department is None
+            self._departments.update([record.department] if record.department is not None else [])
+
+    def report(self) -> dict[str, Any]:
+        """The fields of a :class:`SourceReport` that tell of records."""
+        if self._count is not None:
+            self._count_tokens(self._count)
+        return {
+            **self.tally,
+            "reasons": dict(self._reasons.most_common()),
+            "examples": self._examples,
+            "turns": dict(sorted(self._turns.items())),
+            "answers": dict(sorted(self._answers.items())),
+            "departments": dict(self._departments.most_common()),
+            "characters": lengths(self._characters),
+            "tokens": None if self._count is None else lengths(self._tokens),
+        }
 
 
 def lengths(values: Sequence[int]) -> Lengths:

@@ -14,9 +14,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TextIO
 
-from zhongjing.codes import data as data_codes
 from zhongjing.data import published_keys as keys
-from zhongjing.data.records import BadRow, Row, has_undecodable
+from zhongjing.data.records import BadRow, Row, has_undecodable, unreadable
 from zhongjing.errors import DataError
 
 _WINDOW = 1 << 20  # characters read at a time
@@ -119,11 +118,10 @@ def _elements(window: _Window, index: int, opened: int) -> Iterator[Row | BadRow
     while True:
         window.skip(_BETWEEN)
         if window.at >= len(window.data):
-            raise DataError(
+            raise unreadable(
                 f"the JSON array that opens in line {opened} has no end: the object is cut off after record "
                 f"{index}",
-                code=data_codes.UNREADABLE_SOURCE,
-                remedy="publish the whole file again",
+                "publish the whole file again",
             )
         if window.data[window.at] == "]":
             window.advance(window.at + 1)
@@ -156,10 +154,9 @@ def _blank_end(data: str, start: int) -> int:
 
 def _outside(window: _Window) -> DataError:
     what = {"]": "a bracket that closes no array", "}": "a brace that closes no object"}
-    return DataError(
+    return unreadable(
         f"line {window.line}: {what.get(window.data[window.at], 'text')} is outside the JSON values",
-        code=data_codes.UNREADABLE_SOURCE,
-        remedy="correct the file there or, if it has a value on each line, set `format: jsonl`",
+        "correct the file there or, if it has a value on each line, set `format: jsonl`",
     )
 
 
@@ -214,10 +211,9 @@ class _Window:
             if end is not None:
                 break
             if self.ended or len(self.data) - self.at > _RECORD_LIMIT:
-                raise DataError(
+                raise unreadable(
                     f"record {index} (line {self.line}) has no end: the object is cut off or damaged there",
-                    code=data_codes.UNREADABLE_SOURCE,
-                    remedy="correct the file, or write one record a line so that damage stays in its line",
+                    "correct the file, or write one record a line so that damage stays in its line",
                 )
             self.more()
         row = parse_json(self.data[start:end], index, self.line)

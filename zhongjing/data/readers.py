@@ -35,6 +35,7 @@ from zhongjing.data.records import (
     Turn,
     Turns,
     record_texts,
+    unreadable,
 )
 from zhongjing.data.rows import iter_rows, mapping_row, open_text
 from zhongjing.data.sections import cut_sections
@@ -129,10 +130,9 @@ def read_stream(
     )
     stats.detected[uri] = detected
     if detected.format == "parquet" and stream is not compressed:
-        raise DataError(
+        raise unreadable(
             "the object is a compressed parquet file, which cannot be read from its end",
-            code=data_codes.UNREADABLE_SOURCE,
-            remedy="decompress it first; parquet compresses its own pages",
+            "decompress it first; parquet compresses its own pages",
         )
     reading = _Reading(uri, source, forbidden, stats)
     if detected.format == "text" and source.kind is Kind.TEXT:

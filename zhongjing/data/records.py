@@ -14,6 +14,7 @@ from typing import Literal
 from zhongjing.codes import Code
 from zhongjing.codes import data as codes
 from zhongjing.config.sources import Kind
+from zhongjing.errors import DataError
 
 Role = Literal["system", "user", "assistant"]
 
@@ -140,6 +141,11 @@ class RejectedError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.code = code
+
+
+def unreadable(message: str, remedy: str) -> DataError:
+    """An object that cannot be read as a whole."""
+    return DataError(message, code=codes.UNREADABLE_SOURCE, remedy=remedy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from zhongjing.codes import command as command_codes
 from zhongjing.codes import data as data_codes
 from zhongjing.data.formats import Detected
 from zhongjing.data.json_values import json_values, parse_json, value_end
-from zhongjing.data.records import BadRow, Row
+from zhongjing.data.records import BadRow, Row, unreadable
 from zhongjing.data.table import table_rows
 from zhongjing.errors import DataError
 
@@ -85,10 +85,9 @@ def _parquet(stream: BinaryIO) -> Iterator[Row | BadRow]:
         file = ParquetFile(stream)
         names = file.schema_arrow.names
         if len(set(names)) < len(names):
-            raise DataError(
+            raise unreadable(
                 "two columns of the parquet file have the same name: one of them would be lost",
-                code=data_codes.UNREADABLE_SOURCE,
-                remedy="give every column its own name",
+                "give every column its own name",
             )
         for batch in file.iter_batches(batch_size=1024):
             for value in batch.to_pylist():

@@ -11,9 +11,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from zhongjing.codes import data as data_codes
-from zhongjing.data.records import BadRow, Row
-from zhongjing.errors import DataError
+from zhongjing.data.records import BadRow, Row, unreadable
 
 _RUNAWAY_LINES = 5000  # a quoted field over more lines than this was never closed
 _ROWS_IN_A_FIELD = 2  # lines that look like rows; a single one may be a sentence with a comma in it
@@ -68,18 +66,15 @@ def _header(reader: Iterator[list[str]]) -> list[str]:
         except StopIteration:
             return []
         except csv.Error:
-            raise DataError(
-                "the header of the table has a quote that is not closed",
-                code=data_codes.UNREADABLE_SOURCE,
-                remedy="correct the table's first line",
+            raise unreadable(
+                "the header of the table has a quote that is not closed", "correct the table's first line"
             ) from None
     stripped = [name.strip().lstrip("\ufeff") for name in fields]
     names = [name or f"column {number}" for number, name in enumerate(stripped, start=1)]
     if len(set(names)) < len(names):
-        raise DataError(
+        raise unreadable(
             "two columns of the table have the same name: one of them would be lost",
-            code=data_codes.UNREADABLE_SOURCE,
-            remedy="give every column its own name in the table's first line",
+            "give every column its own name in the table's first line",
         )
     return names
 
@@ -120,10 +115,9 @@ class _LineRecorder:
 
     def __next__(self) -> str:
         if len(self._taken) > _RUNAWAY_LINES:
-            raise DataError(
+            raise unreadable(
                 f"the quote that opens in line {self._line} is not closed within {_RUNAWAY_LINES} lines",
-                code=data_codes.UNREADABLE_SOURCE,
-                remedy="correct the quotes of that line",
+                "correct the quotes of that line",
             )
         line = next(self._lines)
         self._taken.append(line)

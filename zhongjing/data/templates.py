@@ -69,11 +69,9 @@ def default_template(tokenizer: PreTrainedTokenizerBase) -> str:
     if _IM_START in vocabulary and _IM_END in vocabulary:
         return CHATML_TEMPLATE
     if not tokenizer.eos_token:
-        raise ConfigError(
+        raise _invalid(
             "the tokenizer has neither a chat template, nor ChatML's markers, nor an EOS token",
-            code=codes.INVALID_TEMPLATE,
-            where="spec.base.chatTemplate",
-            remedy="give a template, and a tokenizer with a token that ends a turn",
+            "give a template, and a tokenizer with a token that ends a turn",
         )
     return PLAIN_TEMPLATE
 
@@ -95,22 +93,18 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase, given: str | None =
     """
     named = tokenizer.chat_template
     if isinstance(named, dict) and not given and own_template(tokenizer) is None:
-        raise ConfigError(
+        raise _invalid(
             f"the tokenizer has the chat templates {', '.join(sorted(named))}, and no default",
-            code=codes.INVALID_TEMPLATE,
-            where="spec.base.chatTemplate",
-            remedy="give the one to train with as base.chatTemplate",
+            "give the one to train with as base.chatTemplate",
         )
     template = given or own_template(tokenizer) or default_template(tokenizer)
     if template != named:
         tokenizer.chat_template = template
     form = chat_format(tokenizer)
     if not is_within(_QUESTION, form.render((Turn("user", _QUESTION),), generation=True)):
-        raise ConfigError(
+        raise _invalid(
             "the chat template cuts or rewrites questions",
-            code=codes.INVALID_TEMPLATE,
-            where="spec.base.chatTemplate",
-            remedy="give a template that writes the content of a turn as it is",
+            "give a template that writes the content of a turn as it is",
         )
     if form.outline(("user", "assistant")) is None:
         form.answered((Turn("user", "?"), Turn("assistant", ".")))
@@ -166,11 +160,9 @@ class ChatFormat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         own = own_template(tokenizer)
         if own is None:
-            raise ConfigError(
+            raise _invalid(
                 "the tokenizer has no chat template that is the default",
-                code=codes.INVALID_TEMPLATE,
-                where="spec.base.chatTemplate",
-                remedy="name one, or use ensure_chat_template",
+                "name one, or use ensure_chat_template",
             )
         self.tokenizer = tokenizer
         self.template = tokenizer.chat_template
@@ -196,11 +188,10 @@ class ChatFormat:
             )
         except jinja2.TemplateError as error:
             roles = ", ".join(turn.role for turn in turns[:3])
-            raise ConfigError(
+            raise _invalid(
                 f"the chat template refuses a dialogue beginning with {roles} ({type(error).__name__})",
-                code=codes.INVALID_TEMPLATE,
+                "use a template that takes these roles, or data without them",
                 where="chat_template",
-                remedy="use a template that takes these roles, or data without them",
             ) from None  # a template may quote the dialogue, and tracebacks are kept
         return cast("str", rendered)
 
@@ -252,12 +243,11 @@ class ChatFormat:
         """
         match = self.special.search(after)
         if match is None:
-            raise ConfigError(
+            raise _invalid(
                 "the chat template writes no special token at the end of an assistant turn, "
                 "so the model would never learn to stop",
-                code=codes.INVALID_TEMPLATE,
+                "end assistant turns with the tokenizer's EOS or another special token",
                 where="chat_template",
-                remedy="end assistant turns with the tokenizer's EOS or another special token",
             )
         return match.end()
 
@@ -296,12 +286,11 @@ class ChatFormat:
         """
         prompt, whole = self.render(turns[:-1], generation=True), self.render(turns)
         if not whole.startswith(prompt):
-            raise ConfigError(
+            raise _invalid(
                 "the chat template's prompt is not how it begins the answered dialogue, so training could "
                 "not show the model what it will see",
-                code=codes.INVALID_TEMPLATE,
+                "set base.chatTemplate to a template whose generation prompt is a prefix of the whole",
                 where="chat_template",
-                remedy="set base.chatTemplate to a template whose generation prompt is a prefix of the whole",
             )
         return whole, len(prompt)
 
@@ -316,6 +305,10 @@ class ChatFormat:
         if parts[1::2] != [str(index) for index in range(len(roles))]:
             return None
         return tuple(parts[::2])
+
+
+def _invalid(message: str, remedy: str, where: str = "spec.base.chatTemplate") -> ConfigError:
+    return ConfigError(message, code=codes.INVALID_TEMPLATE, where=where, remedy=remedy)
 
 
 def is_within(content: str, text: str) -> bool:
