@@ -91,63 +91,20 @@ def read_object(
         MissingInputError: there is no such object.
     """
     stats = ReadStats() if stats is None else stats
+    reading = _Reading(uri, source, forbidden, stats)
     if uri.startswith(HF_SCHEME):
-        yield from _Reading(uri, source, forbidden, stats).rows(_hub_rows(uri))
+        yield from reading.rows(_hub_rows(uri))
         return
     with open_object(uri, store) as stream:
         stats.stream = stream
         try:
-            yield from read_stream(
-                stream, uri, source, section_characters=section_characters, forbidden=forbidden, stats=stats
-            )
+            yield from reading.stream(stream, section_characters)
         except DataError as error:
             raise DataError(
                 error.message, code=error.code, where=error.where or uri, remedy=error.remedy
             ) from None
         finally:
             stats.stream = None
-
-
-def read_stream(
-    stream: BinaryIO,
-    uri: str,
-    source: Source,
-    *,
-    section_characters: int = 2000,
-    forbidden: re.Pattern[str] | None = None,
-    stats: ReadStats | None = None,
-) -> Iterator[Record | Rejected]:
-    """Reads an open, seekable stream, compressed or not; see :func:`read_object`."""
-    stats = ReadStats() if stats is None else stats
-    compressed, stream = stream, decompressed(stream)
-    head = stream.read(SNIFF_BYTES)
-    stream.seek(0)
-    detected = sniff(
-        head,
-        complete=len(head) < SNIFF_BYTES,
-        format_hint=source.format,
-        encoding_hint=source.encoding,
-    )
-    stats.detected[uri] = detected
-    if detected.format == "parquet" and stream is not compressed:
-        raise unreadable(
-            "the object is a compressed parquet file, which cannot be read from its end",
-            "decompress it first; parquet compresses its own pages",
-        )
-    reading = _Reading(uri, source, forbidden, stats)
-    if detected.format == "text" and source.kind is Kind.TEXT:
-        text = open_text(stream, detected)
-        try:
-            sections = cut_sections(text, section_characters)
-            rows = (
-                Row.of_text(index, section.line, {"text": section.text}, section.text)
-                for index, section in enumerate(sections)
-            )
-            yield from reading.rows(rows, layout="sections")
-        finally:
-            text.detach()
-        return
-    yield from reading.rows(iter_rows(stream, detected))
 
 
 @dataclass(slots=True)
@@ -158,6 +115,29 @@ class _Reading:
     source: Source
     forbidden: re.Pattern[str] | None
     stats: ReadStats
+
+    def stream(self, stored: BinaryIO, section_characters: int) -> Iterator[Record | Rejected]:
+        stream = decompressed(stored)
+        head = stream.read(SNIFF_BYTES)
+        stream.seek(0)
+        hints = {"format_hint": self.source.format, "encoding_hint": self.source.encoding}
+        detected = sniff(head, complete=len(head) < SNIFF_BYTES, **hints)
+        self.stats.detected[self.uri] = detected
+        if detected.format == "parquet" and stream is not stored:
+            raise unreadable(
+                "the object is a compressed parquet file, which cannot be read from its end",
+                "decompress it first; parquet compresses its own pages",
+            )
+        if detected.format != "text" or self.source.kind is not Kind.TEXT:
+            yield from self.rows(iter_rows(stream, detected))
+            return
+        text = open_text(stream, detected)
+        try:
+            sections = enumerate(cut_sections(text, section_characters))
+            rows = (Row.of_text(index, one.line, {"text": one.text}, one.text) for index, one in sections)
+            yield from self.rows(rows, layout="sections")
+        finally:
+            text.detach()
 
     def rows(self, rows: Iterator[Row | BadRow], layout: str | None = None) -> Iterator[Record | Rejected]:
         columns = None if layout is not None or self.source.columns == Columns() else self.source.columns

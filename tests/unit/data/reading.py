@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
-from typing import Any
+from typing import Any, cast
 
-from tests.unit.data.support import json_lines
+from tests.unit.data.support import MemoryStore, json_lines
 from zhongjing.config.sources import Kind, Source
-from zhongjing.data.readers import ReadStats, read_stream
+from zhongjing.data.readers import ReadStats, read_object
 from zhongjing.data.records import Dialogue, Prompt, Record, Rejected
 
 AILMENTS = ("高血压", "糖尿病", "胃炎", "湿疹", "便秘", "失眠", "哮喘", "偏头痛", "颈椎病", "感冒")
@@ -41,8 +40,9 @@ def read(
 ) -> list[Record | Rejected]:
     """The records of a file."""
     source = Source.model_validate({"name": "x", "uri": "s3://b/x", "kind": kind, **fields})
-    stream = io.BytesIO(data if isinstance(data, bytes) else data.encode())
-    return list(read_stream(stream, "s3://b/x", source, stats=stats))
+    store = MemoryStore()
+    store.put("s3://b/x", data if isinstance(data, bytes) else data.encode())
+    return list(read_object("s3://b/x", source, cast("Any", store), stats=stats))
 
 
 def one(record: Any, kind: Kind = Kind.DIALOGUE, **fields: Any) -> Record | Rejected:

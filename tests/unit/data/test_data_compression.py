@@ -12,17 +12,16 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import zstandard
 
-from tests.unit.data.support import MemoryStore, json_lines
+from tests.unit.data.reading import read
+from tests.unit.data.support import json_lines
 from zhongjing.config.sources import Kind, Source
 from zhongjing.data.compression import decompressed
 from zhongjing.data.inspect import inspect_sources
 from zhongjing.data.readers import ReadStats, read_object
-from zhongjing.data.records import Record, Rejected
 from zhongjing.errors import DataError
 
 TALKS = json_lines([{"prompt": f"第{i}个问题?", "response": f"第{i}个回答。"} for i in range(500)])
@@ -36,14 +35,6 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "zstd": zstandard.ZstdCompressor().compress,
 }
 every_compressor = pytest.mark.parametrize("compressor", COMPRESSORS)
-
-
-def read(data: bytes, kind: Kind = Kind.DIALOGUE, **fields: Any) -> list[Record | Rejected]:
-    store = MemoryStore()
-    # The names of compressed files tell as little as those of others.
-    store.put("s3://b/x.json", data)
-    source = Source(name="x", uri="s3://b/x.json", kind=kind, **fields)
-    return list(read_object("s3://b/x.json", source, cast("Any", store)))
 
 
 @every_compressor
@@ -87,7 +78,7 @@ def test_an_archive_that_is_cut_short_is_an_error_that_names_it(compressor: str,
     whole = COMPRESSORS[compressor](TALKS)
     with pytest.raises(DataError, match=f"{compressor} archive is cut short") as caught:
         read(whole[: int(left if left > 1 else left * len(whole))])
-    assert caught.value.where == "s3://b/x.json"
+    assert caught.value.where == "s3://b/x"
     assert f"{compressor} -t" in (caught.value.remedy or "")
 
 
@@ -100,7 +91,7 @@ def test_a_damaged_archive_is_an_error_that_names_it(compressor: str) -> None:
         damaged[index] ^= 0x5A
     with pytest.raises(DataError, match=f"{compressor} archive is damaged") as caught:
         read(bytes(damaged))
-    assert caught.value.where == "s3://b/x.json"
+    assert caught.value.where == "s3://b/x"
 
 
 @every_compressor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
 
@@ -10,9 +9,9 @@ import pytest
 
 from tests.unit.data.reading import dumps, pairs, read, table
 from zhongjing.codes import data as codes
-from zhongjing.config.sources import Kind, Source
+from zhongjing.config.sources import Kind
 from zhongjing.data.formats import detect_encoding, sniff
-from zhongjing.data.readers import ReadStats, read_stream
+from zhongjing.data.readers import ReadStats
 from zhongjing.data.records import Record, Rejected
 from zhongjing.data.sections import cut_sections
 from zhongjing.errors import DataError
@@ -197,9 +196,8 @@ def test_an_encoding_that_is_a_guess_is_refused_with_the_field_that_decides(code
 
 def test_private_use_characters_are_counted_as_a_sign_of_a_wrong_encoding() -> None:
     stats = ReadStats()
-    source = Source(name="x", uri="x", kind=Kind.TEXT)
     data = json.dumps({"text": "头\ue001痛"}).encode() + b"\n" + dumps({"text": "头痛"}).encode()
-    assert len(list(read_stream(io.BytesIO(data), "x", source, stats=stats))) == 2
+    assert len(read(data, Kind.TEXT, stats)) == 2
     assert stats.private_use == 1
 
 

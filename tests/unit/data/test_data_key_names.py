@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.unit.data.reading import read
 from tests.unit.data.support import json_lines
 from zhongjing.codes import data as codes
-from zhongjing.config.sources import Source
-from zhongjing.data.readers import read_stream
-from zhongjing.data.records import Record, Rejected
-
-
-def read(data: bytes, kind: str = "dialogue", **source: Any) -> list[Record | Rejected]:
-    given = Source.model_validate({"name": "a", "uri": "a", "kind": kind, **source})
-    return list(read_stream(io.BytesIO(data), "a", given))
+from zhongjing.config.sources import Kind
+from zhongjing.data.records import Rejected
 
 
 def written(reason: str) -> dict[str, str]:
@@ -54,7 +48,7 @@ def written(reason: str) -> dict[str, str]:
 def test_unknown_keys_are_named_with_the_line_to_copy(
     kind: str, record: dict[str, Any], columns: dict[str, str]
 ) -> None:
-    [refused] = read(json_lines([record]), kind)
+    [refused] = read(json_lines([record]), Kind(kind))
     assert isinstance(refused, Rejected)
     assert refused.code is codes.UNKNOWN_LAYOUT
     assert all(key in refused.reason for key in record)
@@ -76,7 +70,7 @@ def test_unknown_keys_are_named_with_the_line_to_copy(
 def test_a_known_question_beside_unknown_keys_names_them_too(
     kind: str, record: dict[str, Any], columns: dict[str, str]
 ) -> None:
-    [refused] = read(json_lines([record]), kind)
+    [refused] = read(json_lines([record]), Kind(kind))
     assert isinstance(refused, Rejected)
     assert all(key in refused.reason for key in record)
     assert written(refused.reason) == columns

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import pytest
 
+from tests.unit.data import reading
 from tests.unit.data.support import json_lines
 from zhongjing.codes import data as codes
-from zhongjing.config.sources import Source
+from zhongjing.config.sources import Kind
 from zhongjing.config.stages import RmSettings, Stage
 from zhongjing.data.losses import data_warnings
-from zhongjing.data.readers import ReadStats, read_stream
+from zhongjing.data.readers import ReadStats
 from zhongjing.data.records import Dialogue, Ranking, Record, Rejected
 from zhongjing.storage.manifest import SourceCounts
 
@@ -21,8 +21,7 @@ COLUMNS = {"prompt": "问题", "response": "回答"}
 
 def read(data: bytes, kind: str = "dialogue", **source: Any) -> tuple[list[Record | Rejected], ReadStats]:
     stats = ReadStats()
-    given = Source.model_validate({"name": "a", "uri": "a", "kind": kind, **source})
-    return list(read_stream(io.BytesIO(data), "a", given, stats=stats)), stats
+    return reading.read(data, Kind(kind), stats, **source), stats
 
 
 def rows(column: str, *values: object, questions: int = 3) -> bytes:
