@@ -36,7 +36,8 @@ from transformers import AutoModelForCausalLM
 from zhongjing.config.sources import Source, TinyBase
 from zhongjing.config.stages import Lora, Stage
 from zhongjing.data.batches import collate, partition
-from zhongjing.data.encoding import Encoded, RecordEncoder
+from zhongjing.data.chat import Encoded
+from zhongjing.data.encoding import RecordEncoder
 from zhongjing.data.packing import WindowPacker
 from zhongjing.data.readers import read_object
 from zhongjing.data.records import Record, Rejected

@@ -39,9 +39,9 @@ from zhongjing.data.cachekey import (
     tested_sources,
     tokenizer_files_digest,
 )
-from zhongjing.data.chat import Unfit
+from zhongjing.data.chat import Encoded, Unfit
 from zhongjing.data.corpus import Corpus, Shard
-from zhongjing.data.encoding import Encoded, count
+from zhongjing.data.encoding import count
 from zhongjing.data.order import groups_by_category
 from zhongjing.data.outputs import CacheOutputs
 from zhongjing.data.parts import Encode, PartMaker, Purpose, encode_here, remove_parts

@@ -44,6 +44,16 @@ class Unfit(Enum):
     MASKED = "a turn is marked not to be trained on; pretraining would learn it as any text"
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Tokens of one record: segments of a sample, or a ``document`` that is yet to be packed."""
+
+    segments: tuple[Segment, ...] = ()
+    ranks: tuple[int, ...] | None = None
+    truncated: bool = False
+    document: IdArray | None = None
+
+
 def rewrites_answers(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> bool:
     """Whether an answer of a dialogue would not be learned as it stands; nothing is tokenised."""
     form = chat_format(tokenizer)
@@ -55,18 +65,17 @@ def encode_dialogues(
     dialogues: Sequence[Sequence[Turn]],
     max_length: int,
     system_prompt: str | None = None,
-) -> list[tuple[tuple[Segment, ...], bool] | Unfit]:
-    """Dialogues as segments, tokenised together.
+) -> list[Encoded | Unfit]:
+    """Dialogues (an assistant's turn last) as segments, tokenised together.
 
     Args:
         tokenizer: a fast tokenizer with a chat template.
-        dialogues: turns of each, an assistant last.
+        dialogues: turns of each.
         max_length: longest segment, in tokens.
         system_prompt: system turn for dialogues that have none.
 
     Returns:
-        For each dialogue its segments and whether something was cut, or why it has none. One segment, or one
-        an assistant turn where the template rewrites history.
+        One segment a dialogue, or one an assistant turn where the template rewrites history.
 
     Raises:
         ConfigError: the template cannot be trained with.
@@ -75,18 +84,14 @@ def encode_dialogues(
     prepared = [_with_system(_up_to_learned(turns), system_prompt) for turns in dialogues]
     rendered = [_render_dialogue(form, turns) for turns in prepared]
     encodings = iter(_encode(tokenizer, [r.text for r in rendered if r is not None]))
-    results: list[tuple[tuple[Segment, ...], bool] | Unfit] = []
+    results: list[Encoded | Unfit] = []
     for turns, text in zip(prepared, rendered, strict=True):
         if text is None:
             rewritten = _rewrites(form, turns)
             results.append(Unfit.REWRITTEN if rewritten else _turn_by_turn(form, turns, max_length))
             continue
         tokens = _Tokens.of(tokenizer, text, next(encodings))
-        if len(tokens.ids) <= max_length:
-            results.append(((tokens.segment(),), False))
-        else:
-            fitted = _fit(form, turns, max_length, _render_dialogue, tokens)
-            results.append(Unfit.TOO_LONG if fitted is None else ((fitted[0].segment(),), True))
+        results.append(_fit(form, turns, max_length, _render_dialogue, tokens))
     return results
 
 
@@ -95,21 +100,10 @@ def encode_prompt(
     turns: Sequence[Turn],
     max_length: int,
     system_prompt: str | None = None,
-) -> tuple[Segment, bool] | None:
-    """A prompt, ending with what begins an answer; no targets.
-
-    Args:
-        tokenizer: a fast tokenizer with a chat template.
-        turns: a user turn last.
-        max_length: longest segment, in tokens.
-        system_prompt: system turn where there is none.
-
-    Returns:
-        The segment and whether it was cut; None if the template's own tokens leave no room for the question.
-    """
+) -> Encoded | Unfit:
+    """A prompt (a user turn last), ending with what begins an answer; no targets. Else as a dialogue."""
     form = chat_format(tokenizer)
-    fitted = _fit(form, _with_system(turns, system_prompt), max_length, _render_prompt)
-    return None if fitted is None else (fitted[0].segment(), fitted[1])
+    return _fit(form, _with_system(turns, system_prompt), max_length, _render_prompt)
 
 
 def encode_ranking(
@@ -118,21 +112,13 @@ def encode_ranking(
     answers: Sequence[str],
     max_length: int,
     system_prompt: str | None = None,
-) -> tuple[tuple[Segment, ...], bool] | Unfit:
-    """A prompt with each of its answers, each ending with the token that ends a turn; no targets.
+    *,
+    ranks: tuple[int, ...] | None = None,
+) -> Encoded | Unfit:
+    """A prompt with each of its answers, a segment each, ending with the token that ends a turn; no targets.
 
     All segments have the same prompt tokens: what the longest answer leaves no room for is cut for all, or
     the answers would be told apart by what their prompts lack.
-
-    Args:
-        tokenizer: a fast tokenizer with a chat template.
-        prompt: a user turn last.
-        answers: any number.
-        max_length: longest segment, in tokens.
-        system_prompt: system turn where there is none.
-
-    Returns:
-        A segment an answer and whether the prompt was cut, or why there are none.
     """
     form = chat_format(tokenizer)
     turns = _with_system(prompt, system_prompt)
@@ -150,7 +136,7 @@ def encode_ranking(
         if len(tokens[longest].ids) <= max_length:
             # The answer is what is compared, not learned by heart: no token is a target.
             segments = tuple(Segment(t.ids, np.zeros(len(t.ids), np.bool_)) for t in tokens)
-            return segments, cut
+            return Encoded(segments, ranks, cut)
         shorter = _shorten(turns, tokens[longest], max_length)
         if shorter is None:
             return Unfit.TOO_LONG
@@ -297,9 +283,7 @@ def _fill(pieces: tuple[str, ...], turns: Turns) -> tuple[str, tuple[int, ...]]:
     return "".join(parts) + pieces[-1], tuple(contents)
 
 
-def _turn_by_turn(
-    form: ChatFormat, turns: Turns, max_length: int
-) -> tuple[tuple[Segment, ...], bool] | Unfit:
+def _turn_by_turn(form: ChatFormat, turns: Turns, max_length: int) -> Encoded | Unfit:
     """A segment for each assistant turn, behind the history that inference would show it."""
     segments: list[Segment] = []
     truncated = False
@@ -307,30 +291,28 @@ def _turn_by_turn(
         if not _is_learned(turn):
             continue
         fitted = _fit(form, turns[: index + 1], max_length, _render_last)
-        if fitted is None:
-            if index == len(turns) - 1:
-                return Unfit.TOO_LONG
-            truncated = True
-            continue
-        segments.append(fitted[0].segment())
-        truncated = truncated or fitted[1]
-    return tuple(segments), truncated
+        if isinstance(fitted, Encoded):
+            segments += fitted.segments
+        elif index == len(turns) - 1:
+            return fitted
+        truncated = truncated or isinstance(fitted, Unfit) or fitted.truncated
+    return Encoded(tuple(segments), truncated=truncated)
 
 
 def _fit(
     form: ChatFormat, turns: Turns, max_length: int, render: _Renderer, tokens: _Tokens | None = None
-) -> tuple[_Tokens, bool] | None:
-    """The longest end of a dialogue that fits; None if nothing does. ``tokens``: of the whole, if known."""
+) -> Encoded | Unfit:
+    """The longest end of a dialogue that fits. ``tokens``: of the whole, if known."""
     cut = False
     while True:
         if tokens is None:
             text = render(form, turns) or _render_last(form, turns)
             tokens = _Tokens.of(form.tokenizer, text, _encode(form.tokenizer, [text.text])[0])
         if len(tokens.ids) <= max_length:
-            return tokens, cut
+            return Encoded((tokens.segment(),), truncated=cut)
         shorter = _shorten(turns, tokens, max_length)
         if shorter is None:
-            return None
+            return Unfit.TOO_LONG
         turns, tokens, cut = shorter, None, True
 
 

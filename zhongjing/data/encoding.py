@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from zhongjing.codes.document import INVALID_TEMPLATE
 from zhongjing.config.stages import Stage
 from zhongjing.data.chat import (
+    Encoded,
     Unfit,
     encode_dialogues,
     encode_prompt,
@@ -23,7 +21,6 @@ from zhongjing.data.chat import (
     rewrites_answers,
 )
 from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, TextRecord, Turn
-from zhongjing.data.samples import Segment
 from zhongjing.data.split import Split
 from zhongjing.data.templates import chat_format, ensure_chat_template, is_within, special_tokens
 from zhongjing.data.tokenizer_folder import load_tokenizer
@@ -40,16 +37,6 @@ def adapt(record: Record, stage: Stage) -> Record:
     if isinstance(record, Ranking):
         return Prompt(record.prompt, record.position)
     return record
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Tokens of one record: segments of a sample, or a ``document`` that is yet to be packed."""
-
-    segments: tuple[Segment, ...] = ()
-    ranks: tuple[int, ...] | None = None
-    truncated: bool = False
-    document: npt.NDArray[np.int32] | None = None
 
 
 def count(made: Encoded | Unfit, split: Split, tally: Counter[str]) -> None:
@@ -142,19 +129,15 @@ class RecordEncoder:
         if self._stage is Stage.SFT:
             turns = [record.turns for record in records if isinstance(record, Dialogue)]
             assert len(turns) == len(records), "sft reads dialogues, as the document's validation says"
-            found = encode_dialogues(self.tokenizer, turns, self._max_length, self._system_prompt)
-            return [one if isinstance(one, Unfit) else Encoded(one[0], None, one[1]) for one in found]
+            return encode_dialogues(self.tokenizer, turns, self._max_length, self._system_prompt)
         return [self._one(record) for record in records]
 
     def _one(self, record: Record) -> Encoded | Unfit:
+        limits = (self._max_length, self._system_prompt)
         if isinstance(record, Ranking):
-            ranking = encode_ranking(
-                self.tokenizer, record.prompt, record.answers, self._max_length, self._system_prompt
-            )
-            return ranking if isinstance(ranking, Unfit) else Encoded(ranking[0], record.ranks, ranking[1])
+            return encode_ranking(self.tokenizer, record.prompt, record.answers, *limits, ranks=record.ranks)
         assert isinstance(record, Prompt), "rm reads rankings and ppo prompts, as the validation says"
-        prompt = encode_prompt(self.tokenizer, record.turns, self._max_length, self._system_prompt)
-        return Unfit.TOO_LONG if prompt is None else Encoded((prompt[0],), None, prompt[1])
+        return encode_prompt(self.tokenizer, record.turns, *limits)
 
 
 def _document(record: Record) -> str | None:

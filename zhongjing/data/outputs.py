@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zhongjing.data.encoding import Encoded
+from zhongjing.data.chat import Encoded
 from zhongjing.data.packing import WindowPacker
 from zhongjing.data.records import Rejected
 from zhongjing.data.shards import SplitWriter

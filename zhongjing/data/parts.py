@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from zhongjing.config.stages import Stage
-from zhongjing.data.chat import Unfit
+from zhongjing.data.chat import Encoded, Unfit
 from zhongjing.data.corpus import Shard
-from zhongjing.data.encoding import Encoded, RecordEncoder
+from zhongjing.data.encoding import RecordEncoder
 from zhongjing.data.records import Record, record_texts
 from zhongjing.data.samples import Segment
 from zhongjing.errors import NotFoundError

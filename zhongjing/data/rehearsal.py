@@ -17,9 +17,9 @@ from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Source
 from zhongjing.config.stages import Stage
 from zhongjing.data.cachekey import has_test_data, longest_sample
-from zhongjing.data.chat import Unfit
+from zhongjing.data.chat import Encoded, Unfit
 from zhongjing.data.corpus import Corpus
-from zhongjing.data.encoding import Encoded, RecordEncoder, count
+from zhongjing.data.encoding import RecordEncoder, count
 from zhongjing.data.inspect import Lengths, lengths
 from zhongjing.data.losses import data_warnings, length_field
 from zhongjing.data.records import Position, Rejected

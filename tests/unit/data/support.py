@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from zhongjing.codes.storage import CONFLICT, DAMAGED_OBJECT, OBJECT_NOT_FOUND
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.data.chat import Unfit, encode_dialogues
+from zhongjing.data.chat import Encoded, Unfit, encode_dialogues
 from zhongjing.data.records import Turn
-from zhongjing.data.samples import Sample, Segment
+from zhongjing.data.samples import Sample
 from zhongjing.data.templates import chat_format
 from zhongjing.errors import ConflictError, NotFoundError, StorageError
 from zhongjing.storage.manifest import FrozenObject, FrozenSource
@@ -148,7 +148,7 @@ def make_tokenizer(template: str | None, *, chatml: bool, bos: bool = False) -> 
 
 def encode_dialogue(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], longest: int, system: str | None = None
-) -> tuple[tuple[Segment, ...], bool] | None:
+) -> Encoded | None:
     """One dialogue as encode_dialogues() gives it; None where it is unfit."""
     (found,) = encode_dialogues(tokenizer, [turns], longest, system)
     return None if isinstance(found, Unfit) else found

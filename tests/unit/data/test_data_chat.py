@@ -73,7 +73,7 @@ def test_tokens_are_the_templates_and_targets_the_answers_with_their_end(
 ) -> None:
     encoded = encode_dialogue(tokenizer, TALK, LONG)
     assert encoded is not None
-    (segment,), truncated = encoded
+    (segment,), truncated = encoded.segments, encoded.truncated
     assert not truncated
     assert segment.ids.tolist() == template_ids(tokenizer, TALK)
     assert segment.ids.dtype == np.int32
@@ -100,7 +100,7 @@ def test_training_tokens_are_inference_tokens(tokenizer: PreTrainedTokenizerFast
         turns = dialogue(*contents, system=system)
         encoded = encode_dialogue(tokenizer, turns, LONG)
         assert encoded is not None
-        segments = encoded[0]
+        segments = encoded.segments
         answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
         assert len(segments) == (rounds if rewrites_history(tokenizer) and rounds > 1 else 1)
         for number, index in enumerate(answers):
@@ -122,12 +122,12 @@ def test_a_token_over_the_border_of_an_answer_is_split_there(plain: PreTrainedTo
     whole = template_ids(vocabulary, turns)
     encoded = encode_dialogue(vocabulary, turns, LONG)
     assert encoded is not None
-    ids = encoded[0][0].ids.tolist()
+    ids = encoded.segments[0].ids.tolist()
     assert ids != whole
     prompt = template_ids(vocabulary, turns[:1], generation=True)
     assert ids[: len(prompt)] == prompt
     assert vocabulary.decode(ids) == vocabulary.decode(whole)
-    assert learned(vocabulary, encoded[0][0]) == ["x射线</s>"]
+    assert learned(vocabulary, encoded.segments[0]) == ["x射线</s>"]
 
 
 def test_templates_that_rewrite_history_are_detected(
@@ -140,7 +140,7 @@ def test_reasoning_is_learned_where_it_is_last_and_gone_from_history(qwen3: PreT
     turns = dialogue("头痛", "<think>\n可能是感冒\n</think>\n\n多休息", "还有呢", "喝水")
     encoded = encode_dialogue(qwen3, turns, LONG)
     assert encoded is not None
-    first, second = encoded[0]
+    first, second = encoded.segments
     assert learned(qwen3, first) == ["<think>\n可能是感冒\n</think>\n\n多休息<|im_end|>"]
     assert learned(qwen3, second) == ["<think>\n\n</think>\n\n喝水<|im_end|>"]
     assert "可能是感冒" not in qwen3.decode(second.ids)
@@ -157,12 +157,12 @@ def test_too_long_loses_whole_exchanges_from_the_front(
     head = 1 if system else 0
     whole = encode_dialogue(tokenizer, turns, LONG)
     assert whole is not None
-    longest = max(len(segment.ids) for segment in whole[0])
+    longest = max(len(segment.ids) for segment in whole.segments)
     kept_before = 6
     for limit in range(longest - 1, 110, -37):
         encoded = encode_dialogue(tokenizer, turns, limit)
         assert encoded is not None
-        segments, truncated = encoded
+        segments, truncated = encoded.segments, encoded.truncated
         assert truncated
         assert max(len(segment.ids) for segment in segments) <= limit
         last = segments[-1]
@@ -187,7 +187,7 @@ def test_a_long_question_is_cut_from_the_left_and_the_answer_never(
     turns = dialogue(question, "多休息，多喝水。")
     encoded = encode_dialogue(tokenizer, turns, 120)
     assert encoded is not None
-    (segment,), truncated = encoded
+    (segment,), truncated = encoded.segments, encoded.truncated
     assert truncated
     assert 100 < len(segment.ids) <= 120
     text = tokenizer.decode(segment.ids)
@@ -210,8 +210,8 @@ def test_batches_give_what_single_dialogues_give(tokenizer: PreTrainedTokenizerF
         alone = encode_dialogue(tokenizer, talk, 150, "系统")
         assert (alone is None) == isinstance(found, Unfit)
         if alone is not None and not isinstance(found, Unfit):
-            assert alone[1] == found[1]
-            assert [s.ids.tolist() for s in alone[0]] == [s.ids.tolist() for s in found[0]]
+            assert alone.truncated == found.truncated
+            assert [s.ids.tolist() for s in alone.segments] == [s.ids.tolist() for s in found.segments]
     assert together[1] is Unfit.TOO_LONG
 
 
@@ -220,24 +220,24 @@ def test_the_system_prompt_is_for_dialogues_without_one(chatml: PreTrainedTokeni
     without = encode_dialogue(chatml, dialogue("问", "答"), LONG, "另一个")
     assert with_own is not None
     assert without is not None
-    assert "另一个" not in chatml.decode(with_own[0][0].ids)
-    assert without[0][0].ids.tolist() == template_ids(chatml, dialogue("问", "答", system="另一个"))
+    assert "另一个" not in chatml.decode(with_own.segments[0].ids)
+    assert without.segments[0].ids.tolist() == template_ids(chatml, dialogue("问", "答", system="另一个"))
 
 
 @pytest.mark.parametrize("tokenizer", FAMILIES, indirect=True)
 def test_prompts_end_where_an_answer_begins(tokenizer: PreTrainedTokenizerFast) -> None:
     turns = TALK[:4]
     encoded = encode_prompt(tokenizer, turns, LONG)
-    assert encoded is not None
-    segment, truncated = encoded
+    assert not isinstance(encoded, Unfit)
+    (segment,), truncated = encoded.segments, encoded.truncated
     assert not truncated
     assert segment.ids.tolist() == template_ids(tokenizer, turns, generation=True)
     assert not segment.target.any()
     shorter = encode_prompt(tokenizer, turns, len(segment.ids) - 1)
-    assert shorter is not None
-    assert shorter[1]
-    assert shorter[0].ids.tolist() == template_ids(tokenizer, (turns[0], turns[3]), generation=True)
-    assert encode_prompt(tokenizer, turns, 3) is None
+    assert not isinstance(shorter, Unfit)
+    assert shorter.truncated
+    assert shorter.segments[0].ids.tolist() == template_ids(tokenizer, (turns[0], turns[3]), generation=True)
+    assert encode_prompt(tokenizer, turns, 3) is Unfit.TOO_LONG
 
 
 @pytest.mark.parametrize("tokenizer", FAMILIES, indirect=True)
@@ -246,17 +246,17 @@ def test_ranked_answers_share_their_prompt_and_end_with_the_turn(tokenizer: PreT
     encoded = encode_ranking(tokenizer, TALK[:4], answers, LONG)
     assert not isinstance(encoded, Unfit)
     prompt = template_ids(tokenizer, TALK[:4], generation=True)
-    for answer, segment in zip(answers, encoded[0], strict=True):
+    for answer, segment in zip(answers, encoded.segments, strict=True):
         assert segment.ids[: len(prompt)].tolist() == prompt
         assert segment.ids[-1] == tokenizer.eos_token_id
         assert str(tokenizer.decode(segment.ids)).endswith(answer + str(tokenizer.eos_token))
         assert not segment.target.any()
-    longest = max(len(segment.ids) for segment in encoded[0])
+    longest = max(len(segment.ids) for segment in encoded.segments)
     cut = encode_ranking(tokenizer, TALK[:4], answers, longest - 1)
     assert not isinstance(cut, Unfit)
-    assert cut[1]
+    assert cut.truncated
     shorter = template_ids(tokenizer, (TALK[0], TALK[3]), generation=True)
-    assert all(segment.ids[: len(shorter)].tolist() == shorter for segment in cut[0])
+    assert all(segment.ids[: len(shorter)].tolist() == shorter for segment in cut.segments)
     assert encode_ranking(tokenizer, TALK[:4], ["短", "长" * 400], 100) is Unfit.TOO_LONG
 
 
@@ -323,4 +323,4 @@ def test_the_longest_real_dialogue_takes_seconds_not_minutes(chatml: PreTrainedT
     turns = dialogue(*(CORPUS[i % 4] for i in range(330)))
     encoded = encode_dialogue(chatml, turns, 1024)
     assert encoded is not None
-    assert len(encoded[0][0].ids) > 900
+    assert len(encoded.segments[0].ids) > 900

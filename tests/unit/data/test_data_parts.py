@@ -19,9 +19,9 @@ from tests.unit.data.build_support import QUARANTINE, Bench, qa
 from tests.unit.data.support import QWEN3_LIKE_TEMPLATE, MemoryStore, json_lines, make_tokenizer
 from zhongjing.config.stages import Stage
 from zhongjing.data import build, corpus
-from zhongjing.data.chat import Unfit
+from zhongjing.data.chat import Encoded, Unfit
 from zhongjing.data.corpus import Shard
-from zhongjing.data.encoding import Encoded, RecordEncoder, adapt
+from zhongjing.data.encoding import RecordEncoder, adapt
 from zhongjing.data.outputs import CacheOutputs
 from zhongjing.data.parts import PartMaker, encode_here, remove_parts
 from zhongjing.data.readers import ReadStats, read_object

@@ -119,7 +119,7 @@ def test_sharegpt_keeps_its_longest_dialogue(
     assert len(longest.turns) == 330
     encoded = encode_dialogue(chatml, longest.turns, 2048)
     assert encoded is not None
-    assert encoded[1]
+    assert encoded.truncated
 
 
 def test_toyhom_quoted_line_breaks_and_missing_questions(real_data: Callable[[str], Path]) -> None:

@@ -77,7 +77,7 @@ def test_every_character_of_an_answer_is_learned_or_its_record_is_counted(
         assert thoughts  # only a template that cuts thoughts refuses, and says so
         assert found is Unfit.REWRITTEN
         return
-    texts = learned(published, found[0])
+    texts = learned(published, found.segments)
     assert len(texts) == 2
     for text, wanted in zip(texts, said, strict=True):
         # Qwen3's writes empty thoughts where there are none.
@@ -94,7 +94,7 @@ def test_no_token_of_a_turn_marked_not_to_train_is_a_target(
     ]
     (found,) = encode_dialogues(published, [(ASKED, said[0], ASKED_AGAIN, said[1])], 100_000)
     assert not isinstance(found, Unfit)
-    segments, cut = found
+    segments, cut = found.segments, found.truncated
     assert not cut
     (text,) = learned(published, segments)
     assert text.removeprefix("<think></think>") == "".join((LAST, FIRST)[wrong].split())
@@ -108,7 +108,7 @@ def test_a_turn_that_is_too_long_to_learn_is_no_reason_to_drop_what_is_learned(
     turns = (ASKED, answer(FIRST), ASKED_AGAIN, answer(WRONG * 500, learn=False))
     (found,) = encode_dialogues(chatml, [turns], 128)
     assert not isinstance(found, Unfit)
-    assert learned(chatml, found[0]) == [FIRST]
+    assert learned(chatml, found.segments) == [FIRST]
 
 
 def test_marked_turns_in_a_build(bench: Bench, chatml: PreTrainedTokenizerFast) -> None:
@@ -143,7 +143,7 @@ def test_bases_that_peers_could_not_train_or_stop_train_and_stop(case: str, tmp_
     end = turn_end_id(tokenizer)
     (found,) = encode_dialogues(tokenizer, [(ASKED, answer(FIRST))], 512)
     assert not isinstance(found, Unfit)
-    ((segment,), _) = found
+    (segment,) = found.segments
     assert segment.ids[segment.target][-1] == end
     assert end in end_ids(tokenizer)
     assert padding_id(tokenizer) != end

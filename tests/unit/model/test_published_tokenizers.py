@@ -94,7 +94,7 @@ def test_training_tokens_are_inference_tokens(name: str, first: int, folder: Fol
     end, turns = tokenizer.get_vocab()[published.turn_end], TALK[first:]
     encoded = encode_dialogue(tokenizer, turns, LONG)
     assert encoded is not None
-    segments, cut = encoded
+    segments, cut = encoded.segments, encoded.truncated
     assert not cut
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     assert len(segments) == (2 if rewrites_history(tokenizer) else 1)
@@ -114,11 +114,11 @@ def test_training_tokens_are_inference_tokens(name: str, first: int, folder: Fol
         whole = inferred(tokenizer, turns, prompt=False)
         assert segments[0].ids.tolist()[: len(whole)] == whole
     asked = encode_prompt(tokenizer, turns[:-1], LONG)
-    assert asked is not None
-    assert asked[0].ids.tolist() == inferred(tokenizer, turns[:-1], prompt=True)
+    assert not isinstance(asked, Unfit)
+    assert asked.segments[0].ids.tolist() == inferred(tokenizer, turns[:-1], prompt=True)
     ranked = encode_ranking(tokenizer, turns[:-1], [turns[-1].content, "不知道"], LONG)
     assert not isinstance(ranked, Unfit)
-    assert {int(segment.ids[-1]) for segment in ranked[0]} == {end}
+    assert {int(segment.ids[-1]) for segment in ranked.segments} == {end}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -153,7 +153,7 @@ def test_thoughts_that_a_template_cuts_are_found(folder: Folder) -> None:
     for turns in (alone, earlier):
         encoded = encode_dialogues(qwen, [turns], LONG)[0]
         assert not isinstance(encoded, Unfit)
-        first = encoded[0][0]
+        first = encoded.segments[0]
         assert thought.content in str(qwen.decode(first.ids[first.target]))
 
 
@@ -209,7 +209,7 @@ def test_tokens_do_not_depend_on_the_day(qwen: Path) -> None:
     tokenizer = trained_with(with_template(qwen, dated))
     encoded = encode_dialogues(tokenizer, [TALK], LONG)[0]
     assert not isinstance(encoded, Unfit)
-    assert "Today Date: 26 Jul 2024" in str(tokenizer.decode(encoded[0][0].ids))
+    assert "Today Date: 26 Jul 2024" in str(tokenizer.decode(encoded.segments[0].ids))
 
 
 @pytest.mark.parametrize(

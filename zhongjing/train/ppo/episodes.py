@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from zhongjing.data.chat import Unfit, encode_prompt, encode_ranking
+from zhongjing.data.chat import Encoded, encode_prompt, encode_ranking
 from zhongjing.data.records import Turn
 from zhongjing.data.samples import PackedRow
 
@@ -153,9 +153,9 @@ def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     question, answer = (Turn("user", "?"),), "."
     prompt = encode_prompt(tokenizer, question, _LONGEST_FRAME)
     ranked = encode_ranking(tokenizer, question, [answer], _LONGEST_FRAME)
-    assert prompt is not None, "a question of one character fits"
-    assert not isinstance(ranked, Unfit), "an answer of one character fits"
-    after = ranked[0][0].ids.tolist()[len(prompt[0].ids) :]
+    assert isinstance(prompt, Encoded), "a question of one character fits"
+    assert isinstance(ranked, Encoded), "an answer of one character fits"
+    after = ranked.segments[0].ids.tolist()[len(prompt.segments[0].ids) :]
     content = tokenizer.encode(answer, add_special_tokens=False)
     # Where the answer's last character melts into what follows it, only the last token is sure to close.
     return tuple(after[len(content) :] if after[: len(content)] == content else after[-1:])
