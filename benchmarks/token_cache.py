@@ -28,10 +28,9 @@ from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Source, Storage, TinyBase
 from zhongjing.config.stages import Stage
 from zhongjing.data.build import build_token_cache
-from zhongjing.data.parts import encode_here
 from zhongjing.data.readers import read_object
 from zhongjing.data.records import Dialogue, Position, Turn, record_texts
-from zhongjing.data.tasks import encode_by
+from zhongjing.data.tasks import encode_by, encode_here
 from zhongjing.data.templates import CHATML_TEMPLATE
 from zhongjing.model.base import make_tiny_base
 from zhongjing.storage.admin import BucketAdmin

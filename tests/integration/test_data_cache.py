@@ -25,10 +25,10 @@ from zhongjing.data import tasks as tasks_module
 from zhongjing.data.batches import fetch_step
 from zhongjing.data.build import build_token_cache
 from zhongjing.data.order import SampleOrder
-from zhongjing.data.parts import Encode, PartMaker, Purpose, encode_here
+from zhongjing.data.parts import Encode, PartMaker, Purpose
 from zhongjing.data.readers import read_object
 from zhongjing.data.records import Dialogue, Position, Rejected, Turn
-from zhongjing.data.tasks import encode_by
+from zhongjing.data.tasks import encode_by, encode_here
 from zhongjing.data.templates import CHATML_TEMPLATE
 from zhongjing.data.tokens import open_split
 from zhongjing.errors import DataError, StorageError

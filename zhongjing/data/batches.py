@@ -27,7 +27,7 @@ def partition(sizes: Sequence[int], world_size: int, budget: int) -> list[list[l
 
     Args:
         sizes: tokens of each sample of the step.
-        world_size: number of ranks.
+        world_size: ranks.
         budget: most tokens of a micro-batch. A sample above it gets a micro-batch of its own.
 
     Returns:
@@ -97,15 +97,8 @@ def fetch_step(
 ) -> list[MicroBatch]:
     """The micro-batches of ``rank``, by :func:`partition`: only own samples are read, sizes are in the index.
 
-    Args:
-        sample_set: where the samples are.
-        indices: the step's samples, the same on every rank and in the same order.
-        rank: whose micro-batches.
-        world_size: number of ranks.
-        budget: most tokens of a micro-batch.
-
-    Returns:
-        As many micro-batches as every other rank gets; dummy batches have no targets and no samples.
+    ``indices`` are the step's samples, the same on every rank and in the same order. Every rank gets as many
+    micro-batches; dummies have no targets and no samples.
     """
     chosen = np.asarray(indices, dtype=np.int64)
     sizes: list[int] = sample_set.tokens[chosen].tolist()
@@ -116,14 +109,10 @@ def fetch_step(
 
 
 def collate(samples: Sequence[Sample]) -> MicroBatch:
-    """Lays samples out as tensors, as :class:`zhongjing.data.samples.MicroBatch` documents.
+    """Lays whole samples out as tensors on the CPU; see :class:`zhongjing.data.samples.MicroBatch`.
 
-    Args:
-        samples: whole samples, with all their segments; none gives a dummy: a row of one segment of two
-            tokens (so that a loss shifted by one is not over an empty tensor), no targets, no samples.
-
-    Returns:
-        The micro-batch, on the CPU.
+    None gives a dummy: a row of one segment of two tokens (so that a loss shifted by one is not over an empty
+    tensor), no targets, no samples.
     """
     if not samples:
         blank = np.zeros(2, dtype=np.int64)

@@ -44,9 +44,10 @@ from zhongjing.data.corpus import Corpus, Shard
 from zhongjing.data.encoding import count
 from zhongjing.data.order import groups_by_category
 from zhongjing.data.outputs import CacheOutputs
-from zhongjing.data.parts import Encode, PartMaker, Purpose, encode_here, remove_parts
+from zhongjing.data.parts import Encode, PartMaker, Purpose
 from zhongjing.data.records import Dialogue, Record, Rejected, record_texts
 from zhongjing.data.rejections import Rejections, check_answers, check_source
+from zhongjing.data.tasks import encode_here
 from zhongjing.data.tokens import CacheManifest, TokenCacheRef, read_manifest, reference
 from zhongjing.errors import ConflictError, DataError, MissingInputError, NotFoundError
 from zhongjing.storage.layout import Layout
@@ -81,8 +82,8 @@ def build_token_cache(  # noqa: PLR0917
     Args:
         store: where sources and cache are.
         layout: names of the pipeline's objects.
-        document: the resolved document.
-        stage: the stage.
+        document: resolved.
+        stage: one that it has.
         sources: frozen listings of the stage's sources, and of every source with test data.
         tokenizer_folder: local folder of the tokenizer, chat template included.
         report: is told what is being done and how much of it is done, 0 to 1, about once a second; an error
@@ -125,7 +126,7 @@ def build_token_cache(  # noqa: PLR0917
         _copy_quarantine(store, uri, quarantine_uri)
         for counts in manifest.counts:
             check_source(document.spec.source(counts.name), counts, Rejections(), quarantine_uri)
-    remove_parts(store, uri)
+    store.delete_folder(f"{uri}/parts")
     return reference(uri, manifest)
 
 

@@ -53,11 +53,7 @@ def cache_key_fields(
 ) -> dict[str, Any]:
     """Everything that the key of a stage's token cache is a hash of.
 
-    Args:
-        document: the resolved document.
-        stage: a stage that it has.
-        source_digests: digest of each frozen source, by name.
-        tokenizer: from :func:`tokenizer_files_digest`; covers the chat template.
+    ``tokenizer`` is :func:`tokenizer_files_digest`, which covers the chat template.
     """
     settings = document.spec.stages[stage]
     by_category = groups_by_category(settings)

@@ -71,7 +71,7 @@ def encode_dialogues(
     Args:
         tokenizer: a fast tokenizer with a chat template.
         dialogues: turns of each.
-        max_length: longest segment, in tokens.
+        max_length: of a segment, in tokens.
         system_prompt: system turn for dialogues that have none.
 
     Returns:
@@ -149,13 +149,6 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     What looks like a special token in a document is text there (``</s>`` strikes text out in HTML). A
     tokenizer whose EOS ends a turn may have another token for documents (:data:`DOCUMENT_ENDS`); that is
     taken then.
-
-    Args:
-        tokenizer: a fast tokenizer.
-        texts: documents or sections.
-
-    Returns:
-        Token ids of each, int32 [length].
     """
     begin = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
     found = (tokenizer.convert_tokens_to_ids(token) for token in DOCUMENT_ENDS)

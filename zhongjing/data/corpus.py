@@ -43,10 +43,7 @@ Listen = Callable[[Source, int], None]
 class Shard:
     """A run of a source's records, and what became of those that are not in it.
 
-    Args:
-        source: the source.
-        number: of the shard, over all sources.
-        begin: bytes of the sources that were read before it.
+    ``number`` counts over all sources, of which ``begin`` bytes were read before it, ``end`` with it.
     """
 
     source: Source
@@ -90,9 +87,9 @@ class Corpus:
 
     Args:
         store: where they are.
-        stage: the stage.
-        settings: its settings.
-        encoder: configured for the stage; tells what must not stand in a text.
+        stage: whose.
+        settings: of the stage.
+        encoder: configured for it; tells what must not stand in a text.
         listen: is called while something is read.
         max_records: of a source that are read; none: all.
     """
@@ -140,9 +137,7 @@ class Corpus:
     def shards(self, reading: Sequence[tuple[Source, FrozenSource]], tests: set[bytes]) -> Iterator[Shard]:
         """The sources one after another; each ends with a shard that may be empty.
 
-        Args:
-            reading: sources and their listings.
-            tests: units of test data: other records that equal them are counted as leaks.
+        Records that equal ``tests``, units of test data, are counted as leaks.
 
         Raises:
             DataError: an object cannot be read.

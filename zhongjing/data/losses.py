@@ -22,14 +22,7 @@ def data_warnings(
     counts: Sequence[SourceCounts],
     mixture: Sequence[MixtureCounts] = (),
 ) -> list[str]:
-    """One sentence for each loss above ``settings.warn_above_fraction``, and for scores that look like ranks.
-
-    Args:
-        stage: the stage.
-        settings: of the stage.
-        counts: of its sources.
-        mixture: of its training samples.
-    """
+    """A sentence for each loss above ``settings.warn_above_fraction``, and for scores that look like ranks."""
     limit = settings.warn_above_fraction
     found: list[str] = []
     for source in counts:

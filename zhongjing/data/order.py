@@ -27,13 +27,8 @@ _DEFAULT_MAX_REPEATS = 4.0  # the default of spec.stages.sft.mixture.maxRepeats,
 def mixture_of(settings: AnySettings) -> tuple[dict[str, float] | None, float]:
     """The weights of a stage's mixture groups, and how often a group may be repeated in an epoch.
 
-    Groups are categories where ``mixture`` is set, else sources (:func:`groups_by_category`).
-
-    Args:
-        settings: the stage's settings.
-
-    Returns:
-        Weights by group name (None: every group keeps its natural size) and the repeats allowed.
+    Groups are categories where ``mixture`` is set, else sources (:func:`groups_by_category`). Without
+    weights every group keeps its natural size.
 
     Raises:
         ConfigError: both ``mixture`` and weights of sources are set.
@@ -65,10 +60,7 @@ def mixture_counts(
 ) -> list[MixtureCounts]:
     """What each group of a stage's mixture has, and gives to an epoch; empty without weights.
 
-    Args:
-        groups: group of each training sample, int [samples].
-        group_names: names that ``groups`` indexes.
-        settings: the stage's.
+    ``groups``: of each training sample, int [samples]; ``group_names`` is what it indexes.
 
     Raises:
         DataError: as of :class:`SampleOrder`.
@@ -91,15 +83,7 @@ def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def permutation(length: int, *keys: int) -> IntArray:
-    """A permutation of ``range(length)`` that depends on ``keys`` alone.
-
-    Args:
-        length: number of elements.
-        keys: what tells permutations apart, e.g. (seed, epoch); taken modulo 2**64.
-
-    Returns:
-        int64 [length].
-    """
+    """A permutation of ``range(length)``, int64, that depends on ``keys`` (modulo 2**64) alone."""
     state = np.zeros(1, dtype=np.uint64)
     for key in keys:
         state = mix(state ^ np.uint64(key & 0xFFFFFFFFFFFFFFFF))
@@ -166,15 +150,7 @@ class SampleOrder:
         return consumed / self.epoch_size
 
     def indices(self, start: int, count: int) -> IntArray:
-        """Samples ``start`` to ``start + count`` of the infinite order.
-
-        Args:
-            start: samples consumed since the beginning of the training.
-            count: how many are wanted; they may span epochs.
-
-        Returns:
-            Indices into the sample set, int64 [count].
-        """
+        """Samples ``start`` (consumed so far) to ``start + count`` of the infinite order, int64 [count]."""
         if start < 0 or count < 0:
             raise ValueError(f"start {start} and count {count} must not be negative")
         parts: list[IntArray] = []

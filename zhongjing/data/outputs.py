@@ -24,7 +24,7 @@ class CacheOutputs:
     Args:
         store: where to.
         uri: folder of the cache.
-        dtype: type of a token in the cache.
+        dtype: of a token.
         window: tokens of a pretraining window.
         scratch: local folder.
         quarantine_uri: where the stage's quarantine goes; the cache keeps a copy without text.

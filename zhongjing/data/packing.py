@@ -61,10 +61,6 @@ class WindowPacker:
 def pack(lengths: Sequence[int], capacity: int) -> Iterator[list[int]]:
     """Packs pieces into windows, first fit over a few open windows, in a fixed shuffled order.
 
-    Args:
-        lengths: tokens of each piece, none above ``capacity``.
-        capacity: most tokens of a window.
-
     Yields:
         Positions of the pieces of each window; every piece occurs once.
     """

@@ -32,12 +32,7 @@ if TYPE_CHECKING:
 
 _BATCH = 256  # records tokenised together
 _LONG_BATCH = 1 << 19  # characters after which a batch is tokenised, however few its records
-_FATES: tuple[Unfit | None, ...] = (
-    None,
-    Unfit.TOO_LONG,
-    Unfit.REWRITTEN,
-    Unfit.MASKED,
-)  # by the number in a part
+_FATES = (None, Unfit.TOO_LONG, Unfit.REWRITTEN, Unfit.MASKED)  # by the number in a part
 # Files of a tokenizer folder, and the small ones of a model that it may share the folder with.
 _TOKENIZER_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 
@@ -124,16 +119,6 @@ The third argument is called at least every few seconds, with the next shard and
 """
 
 
-def encode_here(
-    maker: PartMaker, shards: Iterable[Shard], listen: Callable[[Shard, float], None]
-) -> Iterator[Shard]:
-    """Tokenises in this process, one shard after another."""
-    made = maker.made()
-    for shard in shards:
-        encode_one(maker, shard, made, listen)
-        yield shard
-
-
 def encode_one(
     maker: PartMaker, shard: Shard, made: set[str], listen: Callable[[Shard, float], None]
 ) -> None:
@@ -141,11 +126,6 @@ def encode_one(
     records = shard.records
     if records and shard.name not in made:
         maker.make(shard.name, records, lambda part: listen(shard, part))
-
-
-def remove_parts(store: ObjectStore, uri: str) -> None:
-    """Removes the parts of the cache at ``uri``, which is complete."""
-    store.delete_folder(f"{uri}/parts")
 
 
 def _batches(records: Sequence[Record]) -> Iterator[list[Record]]:

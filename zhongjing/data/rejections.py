@@ -64,11 +64,7 @@ def place(position: Position) -> str:
 def check_source(source: Source, counts: SourceCounts, rejections: Rejections, quarantine_uri: str) -> None:
     """Ends the preparation of a stage where a source is not what it should be.
 
-    Args:
-        source: the source.
-        counts: what became of its records.
-        rejections: why records were not read; empty where that is not known any more.
-        quarantine_uri: where they are listed.
+    ``rejections`` (why records were not read) is empty where that is not known any more.
 
     Raises:
         DataError: it has no record, no good record, or more bad ones than it may have.
@@ -104,11 +100,6 @@ def check_answers(source: Source, records: Iterable[Record | Rejected], encoder:
 
     Their template writes of an answer only what stands behind ``</think>``, also where it is the one to be
     learned. Other templates cost nothing here; what else they rewrite is counted when it is tokenised.
-
-    Args:
-        source: the source.
-        records: all its records.
-        encoder: configured for the stage.
 
     Raises:
         DataError: more records lose part of an answer than the source's maxQuarantineFraction allows.

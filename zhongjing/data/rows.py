@@ -18,14 +18,9 @@ from zhongjing.errors import DataError
 
 
 def iter_rows(stream: BinaryIO, detected: Detected) -> Iterator[Row | BadRow]:
-    """Cuts an object into raw records.
+    """Raw records of an object, from its beginning, counted from 0, damaged ones among them.
 
-    Args:
-        stream: the object, from its beginning; closed by the caller.
-        detected: how it is written. Text gives a row for each line that is not blank.
-
-    Yields:
-        Rows in the object's order, counted from 0, damaged ones among them.
+    Text gives a row for each line that is not blank. The caller closes the stream.
 
     Raises:
         DataError: the object as a whole is damaged, so what follows cannot be told apart.

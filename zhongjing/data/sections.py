@@ -25,12 +25,7 @@ def cut_sections(lines: Iterable[str], characters: int) -> Iterator[Section]:
     asked for. So the cuts follow from the text near them: what is added or changed at one place of a book
     moves no section elsewhere, and none of them changes sides between training and held-out.
 
-    Args:
-        lines: the text, a paragraph a line; blank lines are left out.
-        characters: length of a section, about.
-
-    Yields:
-        Sections, paragraphs joined by line breaks. A paragraph that is too long is cut at sentence ends.
+    Paragraphs are lines; blank ones are left out. One that is too long is cut at sentence ends.
     """
     paragraphs: list[str] = []
     length, first = 0, 1

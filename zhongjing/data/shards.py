@@ -28,8 +28,8 @@ class SplitWriter:
     Args:
         store: where to.
         uri: folder of the cache.
-        split: name of the split.
-        dtype: type of a token in the cache.
+        split: which split.
+        dtype: of a token.
         scratch: local folder for the shard being filled.
         block_tokens: tokens of a block, a multiple of 8; None: as many as make 4 MiB.
         blocks_per_shard: blocks of a shard.

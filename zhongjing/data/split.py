@@ -21,15 +21,7 @@ _OPENING_CHARACTERS = 16
 
 
 def bucket(text_key: str | bytes, salt: str) -> float:
-    """A number in [0, 1) that depends on ``text_key`` and ``salt`` alone, uniform over keys.
-
-    Args:
-        text_key: the unit.
-        salt: tells independent decisions apart.
-
-    Returns:
-        The number, of 53 bits.
-    """
+    """A number of 53 bits in [0, 1), uniform over keys; ``salt`` tells independent decisions apart."""
     data = text_key.encode("utf-8") if isinstance(text_key, str) else text_key
     digest = hashlib.blake2b(data, digest_size=8, key=salt.encode("utf-8")).digest()
     return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
@@ -38,17 +30,7 @@ def bucket(text_key: str | bytes, salt: str) -> float:
 def assign(
     unit: bytes, *, test_fraction: float, validation_fraction: float, test_only: bool = False
 ) -> Split:
-    """The split of a unit.
-
-    Args:
-        unit: from :func:`unit_of`.
-        test_fraction: part of the source that is test data.
-        validation_fraction: part of the rest that is held out for validation.
-        test_only: whether the whole source is test data.
-
-    Returns:
-        train, validation or test.
-    """
+    """The split of a unit (:func:`unit_of`); validation takes its part of what the test data leave."""
     if test_only or bucket(unit, "test") < test_fraction:
         return "test"
     return "validation" if bucket(unit, "validation") < validation_fraction else "train"

@@ -17,13 +17,7 @@ READ_BYTES = 8 << 20
 
 
 class ObjectStream(io.RawIOBase):
-    """A seekable stream over an object, fetched by ranged GETs of :data:`READ_BYTES`.
-
-    Args:
-        store: where the object is.
-        uri: its s3:// URI.
-        size: its length in bytes.
-    """
+    """A seekable stream over an object of ``size`` bytes, fetched by ranged GETs of :data:`READ_BYTES`."""
 
     def __init__(self, store: ObjectStore, uri: str, size: int) -> None:
         super().__init__()
@@ -70,14 +64,7 @@ class ObjectStream(io.RawIOBase):
 
 
 def open_object(uri: str, store: ObjectStore | None = None) -> BinaryIO:
-    """Opens an s3:// object or a local file for reading.
-
-    Args:
-        uri: s3:// URI, file:// URI or path.
-        store: needed for s3://.
-
-    Returns:
-        A seekable binary stream.
+    """Opens an s3:// object or a local file (path or file://) as a seekable stream.
 
     Raises:
         MissingInputError: there is no such object or file.

@@ -77,6 +77,10 @@ def encode_by(connect: Callable[[PartMaker], Tasks | None]) -> Encode:
     return encode
 
 
+encode_here = encode_by(lambda maker: None)
+"""Tokenises in this process, one shard after another."""
+
+
 def _overlapped(
     tasks: Tasks,
     maker: PartMaker,

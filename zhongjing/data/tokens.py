@@ -121,13 +121,6 @@ def read_manifest(store: ObjectStore, uri: str) -> CacheManifest | None:
 class TokenSplit:
     """A split of a token cache: a :class:`zhongjing.data.samples.SampleSet`. Safe to use from threads.
 
-    Args:
-        store: where it is.
-        uri: folder of the cache.
-        manifest: its manifest.
-        split: which split.
-        memory: bytes of blocks that may be kept.
-
     Attributes:
         tokens: of each sample, int64 [samples].
         targets: likewise.
@@ -279,14 +272,7 @@ class TokenSplit:
 def open_split(store: ObjectStore, uri: str, split: Split, *, memory: int = READ_MEMORY) -> TokenSplit:
     """Opens a split of a token cache.
 
-    Args:
-        store: where it is.
-        uri: folder of the cache (:class:`TokenCacheRef`).
-        split: train, validation or test.
-        memory: bytes of blocks that may be kept in this process.
-
-    Returns:
-        The split; its index is in memory, its tokens are fetched when asked for.
+    Its index is in memory then, its tokens are fetched when asked for; ``memory`` bytes of them are kept.
 
     Raises:
         DataError: there is no cache there, or it is damaged.

@@ -30,13 +30,7 @@ def shape_of_base(base: Base, read: Read) -> Shape | None:
 
 
 def shape_of(reference: str, read: Read, revision: str | None = None) -> Shape | None:
-    """The shape of a model: by its config.json, where that can be reached, else by its published name.
-
-    Args:
-        reference: an s3:// URI, a local folder or a hub id.
-        read: reads an object of the store.
-        revision: of a hub id.
-    """
+    """The shape of a model (s3:// URI, folder or hub id): by its config.json, else by its published name."""
     config = _config(reference, read, revision)
     return of_config(config) if config is not None else of_name(reference)
 

@@ -36,12 +36,7 @@ class RowSize:
 
     @classmethod
     def of(cls, shape: Shape, width: int) -> RowSize:
-        """Of a model.
-
-        Args:
-            shape: its sizes.
-            width: bytes of a number that it computes with: also that of fused adapters.
-        """
+        """Of a model that computes, also in fused adapters, with numbers of ``width`` bytes."""
         growth = shape.kv * width
         # MLP: gate, up and their product; around it residual, norm (fp32 on the way), queries, keys, values.
         reading = width * (3 * shape.intermediate + 6 * shape.hidden) + 8 * shape.hidden

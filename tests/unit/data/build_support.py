@@ -11,7 +11,8 @@ from tests.unit.data.support import MemoryStore, document, freeze, json_lines
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.data.build import build_token_cache
-from zhongjing.data.parts import Encode, encode_here
+from zhongjing.data.parts import Encode
+from zhongjing.data.tasks import encode_here
 from zhongjing.data.tokens import TokenCacheRef, TokenSplit, open_split
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource

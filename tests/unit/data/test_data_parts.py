@@ -23,10 +23,11 @@ from zhongjing.data.chat import Encoded, Unfit
 from zhongjing.data.corpus import Shard
 from zhongjing.data.encoding import RecordEncoder, adapt
 from zhongjing.data.outputs import CacheOutputs
-from zhongjing.data.parts import PartMaker, encode_here, remove_parts
+from zhongjing.data.parts import PartMaker
 from zhongjing.data.readers import ReadStats, read_object
 from zhongjing.data.records import Record, Rejected
 from zhongjing.data.split import assign, content_of, unit_of
+from zhongjing.data.tasks import encode_here
 from zhongjing.data.tokens import TokenCacheRef, read_manifest
 from zhongjing.storage.objects import ObjectStore
 
@@ -175,7 +176,7 @@ def losing(
 ) -> Iterator[Shard]:
     """Another build of the same cache ends and removes the parts."""
     for shard in encode_here(maker, shards, listen):
-        remove_parts(maker.store, maker.uri)
+        maker.store.delete_folder(f"{maker.uri}/parts")
         yield shard
 
 

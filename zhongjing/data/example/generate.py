@@ -67,12 +67,7 @@ class Quality:
 
 
 def generate(seed: int = 0, scale: float = 1.0) -> ExampleData:
-    """Makes all corpora in memory.
-
-    Args:
-        seed: decides everything, the held-out conditions among it.
-        scale: factor on the number of conditions and records; 1 is what the tiny recipe is tuned for.
-    """
+    """Makes all corpora in memory; ``scale`` multiplies conditions and records (the tiny recipe's is 1)."""
     seen, held_out = _choose(seed, scale)
     taught = (*seen, *held_out)
 
