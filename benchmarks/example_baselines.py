@@ -80,14 +80,14 @@ def main() -> None:
     """Prints a line for each seed."""
     for seed in [int(word) for word in sys.argv[1:]] or [0]:
         data = generate(seed)
-        ranker = train_bag_of_words(data.rankings)
+        ranker = train_bag_of_words(data.records["rankings"])
         figures = {
             "seed": seed,
-            "rankings": len(data.rankings),
-            "heldout": len(data.rankings_heldout),
-            "longer_wins": round(pair_accuracy(data.rankings_heldout, longer_wins), 4),
-            "bag_of_words": round(pair_accuracy(data.rankings_heldout, ranker), 4),
-            "bag_of_words_on_its_training_data": round(pair_accuracy(data.rankings, ranker), 4),
+            "rankings": len(data.records["rankings"]),
+            "heldout": len(data.records["rankings-heldout"]),
+            "longer_wins": round(pair_accuracy(data.records["rankings-heldout"], longer_wins), 4),
+            "bag_of_words": round(pair_accuracy(data.records["rankings-heldout"], ranker), 4),
+            "bag_of_words_on_its_training_data": round(pair_accuracy(data.records["rankings"], ranker), 4),
         }
         print(json.dumps(figures))
 

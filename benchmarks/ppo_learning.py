@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
+from zhongjing.data.example.facts import exact_fact_score
 from zhongjing.data.example.generate import generate
-from zhongjing.data.example.scoring import exact_fact_score
 from zhongjing.data.records import Turn
 from zhongjing.model.adapters import load_adapter
 from zhongjing.model.base import load_base
@@ -73,7 +73,7 @@ def main() -> None:
         "--prompts", type=int, default=120, help="held-out prompts that are answered greedily"
     )
     arguments = parser.parse_args()
-    prompts = generate(0, 1).prompts_heldout[: arguments.prompts]
+    prompts = generate(0, 1).records["prompts-heldout"][: arguments.prompts]
     header = f"{'seed':>4} {'run':<8} {'reward':>8} {'kl':>7} {'eos':>6} {'length':>7} {'facts':>6}"
     print(header)
     for seed in arguments.seeds:

@@ -112,9 +112,7 @@ def build_token_cache(  # noqa: PLR0917
             settings = document.spec.stages[stage]
             purpose = Purpose(stage, longest_sample(settings), document.spec.stages.system_prompt(stage))
             maker = PartMaker(store, uri, tokenizer_folder, purpose)
-            builder = _Builder(
-                store, uri, document, stage, settings, sources, maker, Path(folder), report, encode
-            )
+            builder = _Builder(document, stage, settings, sources, maker, Path(folder), report, encode)
             manifest = builder.build(key, fields, quarantine_uri)
         try:
             store.put(f"{uri}/manifest.json", manifest.model_dump_json().encode(), if_none_match=True)
@@ -134,8 +132,6 @@ def build_token_cache(  # noqa: PLR0917
 class _Builder:
     """One build: what is open while sources are read."""
 
-    store: ObjectStore
-    uri: str
     document: TrainingPipeline
     stage: Stage
     settings: AnySettings
@@ -166,15 +162,15 @@ class _Builder:
             self.group_names = [source.name for source, _ in reading]
         self.bytes = {name: sum(item.size for item in one.objects) for name, one in listings.items()}
         self.total_bytes = sum(self.bytes[source.name] for source, _ in reading)
-        corpus = Corpus(self.store, self.stage, settings, encoder, self._listen)
+        corpus = Corpus(self.maker.store, self.stage, settings, encoder, self._listen)
         for source, frozen in reading:
             self._doing = f"checking the answers of {source.name}"
             check_answers(source, corpus.records(source, frozen), encoder)
         tests = self._test_units(own, listings, corpus)
         self._doing = ""
         self.outputs = CacheOutputs(
-            self.store,
-            self.uri,
+            self.maker.store,
+            self.maker.uri,
             dtype=encoder.dtype,
             window=longest_sample(settings),
             scratch=self.scratch,

@@ -11,7 +11,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
 from zhongjing.codes import command as command_codes
 from zhongjing.data.records import unreadable
@@ -25,21 +25,6 @@ _LONGEST_MAGIC = 4
 # what is in memory to 8 MiB (twice, while they are joined) and the window (at most 128 MiB for libzstd).
 _INPUT_BYTES = 1 << 8
 _OUTPUT_BYTES = 1 << 20  # of bzip2 at a time: 45 bytes can give 46 MB
-
-
-class _Decompressor(Protocol):
-    """One part of an archive; as :class:`bz2.BZ2Decompressor`."""
-
-    @property
-    def needs_input(self) -> bool: ...
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 def decompressed(stream: BinaryIO) -> BinaryIO:
@@ -131,11 +116,11 @@ class _Parts(io.RawIOBase):
         OSError: a part is damaged; without an errno.
     """
 
-    def __init__(self, stream: BinaryIO, new_part: Callable[[], _Decompressor]) -> None:
+    def __init__(self, stream: BinaryIO, new_part: Callable[[], bz2.BZ2Decompressor | _ZstdFrame]) -> None:
         super().__init__()
         self._stream = stream
         self._new_part = new_part
-        self._part: _Decompressor | None = None
+        self._part: bz2.BZ2Decompressor | _ZstdFrame | None = None
         self._input = b""
         self._output = memoryview(b"")
 

@@ -22,7 +22,7 @@ def data_warnings(
     counts: Sequence[SourceCounts],
     mixture: Sequence[MixtureCounts] = (),
 ) -> list[str]:
-    """A sentence for each loss above ``settings.warn_above_fraction``, and for scores that look like ranks."""
+    """A sentence for each loss above ``warn_above_fraction``, and for scores that look like ranks."""
     limit = settings.warn_above_fraction
     found: list[str] = []
     for source in counts:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zhongjing.codes import Code
@@ -21,24 +21,19 @@ _SHOWN = 3  # reasons in a message; quarantine.jsonl has them all
 _TELLING = (codes.UNKNOWN_LAYOUT, codes.AMBIGUOUS_RECORD, codes.TOO_FEW_ANSWERS, codes.REWRITTEN_ANSWERS)
 
 
-@dataclass(slots=True)
-class _Reason:
-    count: int
-    first: Position
-
-
 class Rejections:
     """Rejected records of one source, counted by reason."""
 
     def __init__(self) -> None:
-        self._reasons: dict[str, _Reason] = {}
+        self._reasons: Counter[str] = Counter()
+        self._first: dict[str, Position] = {}
         self._codes: set[Code] = set()
 
     def add(self, rejected: Rejected) -> None:
         """Counts a record."""
         self._codes.add(rejected.code)
-        reason = self._reasons.setdefault(rejected.reason, _Reason(0, rejected.position))
-        reason.count += 1
+        self._reasons[rejected.reason] += 1
+        self._first.setdefault(rejected.reason, rejected.position)
 
     @property
     def code(self) -> Code:
@@ -48,8 +43,8 @@ class Rejections:
 
     def __str__(self) -> str:
         """The commonest reasons, each with its number and its first place."""
-        most = sorted(self._reasons.items(), key=lambda item: -item[1].count)[:_SHOWN]
-        text = "; ".join(f"{name} ({reason.count}, first: {place(reason.first)})" for name, reason in most)
+        most = self._reasons.most_common(_SHOWN)
+        text = "; ".join(f"{name} ({count}, first: {place(self._first[name])})" for name, count in most)
         more = len(self._reasons) - len(most)
         return text + (f"; and {more} other reasons" if more else "")
 

@@ -22,29 +22,15 @@ from zhongjing.data.fields import answer_of, is_missing, number_of, text_of, wra
 from zhongjing.data.key_names import key_names
 from zhongjing.data.records import RejectedError, Role, Turn, Turns
 
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "patient": "user",
-    "用户": "user",
-    "患者": "user",
-    "病人": "user",
-    "问": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "doctor": "assistant",
-    "医生": "assistant",
-    "医师": "assistant",
-    "大夫": "assistant",
-    "答": "assistant",
-    "助手": "assistant",
+_SPOKEN_BY: dict[Role, tuple[str, ...]] = {
+    "system": ("system", "developer"),
+    "user": ("user", "human", "prompter", "patient", "用户", "患者", "病人", "问"),
+    "assistant": (
+        *("assistant", "gpt", "chatgpt", "bot", "model", "doctor"),
+        *("医生", "医师", "大夫", "答", "助手"),
+    ),
 }
+_ROLES = {name: role for role, names in _SPOKEN_BY.items() for name in names}
 _KNOWN = "docs/data.md lists the known ones"
 _LONGEST_ROLE = 20
 _LONGEST_LITERAL = 1 << 20

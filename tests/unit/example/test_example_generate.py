@@ -15,18 +15,17 @@ import pytest
 import zhongjing.data.example
 from benchmarks.example_baselines import longer_wins, pair_accuracy, train_bag_of_words
 from zhongjing.data.example import phrases
-from zhongjing.data.example.facts import FACTS
+from zhongjing.data.example.facts import FACTS, exact_fact_score
 from zhongjing.data.example.generate import ExampleData, generate, write
-from zhongjing.data.example.scoring import exact_fact_score
 from zhongjing.data.inspect import inspect_sources
 
 RECORDS = (
     "dialogues",
     "rankings",
     "prompts",
-    "dialogues_heldout",
-    "rankings_heldout",
-    "prompts_heldout",
+    "dialogues-heldout",
+    "rankings-heldout",
+    "prompts-heldout",
 )
 
 
@@ -81,9 +80,11 @@ def test_held_out_conditions_are_taught_and_never_asked_about_in_training(data: 
     assert 0.17 <= len(held_out) / len(seen | held_out) <= 0.2
     assert {fact.department for fact in data.held_out} <= {fact.department for fact in data.seen}
     for name in RECORDS:
-        asked = {record["disease"] for record in getattr(data, name)}
+        asked = {record["disease"] for record in data.records[name]}
         assert asked == (held_out if name.endswith("heldout") else seen), name
-    trained = json.dumps([data.dialogues, data.rankings, data.prompts], ensure_ascii=False)
+    trained = json.dumps(
+        [data.records["dialogues"], data.records["rankings"], data.records["prompts"]], ensure_ascii=False
+    )
     for fact in data.held_out:
         assert data.textbook.count(fact.disease) > 50
         assert data.textbook.count(fact.medicine) > 50
@@ -95,7 +96,7 @@ def test_a_larger_scale_adds_and_moves_nothing() -> None:
     small, large = generate(2, 0.3), generate(2, 0.6)
     assert set(small.seen) < set(large.seen)
     assert set(small.held_out) < set(large.held_out)
-    assert len(large.rankings) == 2 * len(small.rankings)
+    assert len(large.records["rankings"]) == 2 * len(small.records["rankings"])
 
 
 def test_the_textbook_states_every_fact_right(data: ExampleData) -> None:
@@ -109,10 +110,10 @@ def test_the_textbook_states_every_fact_right(data: ExampleData) -> None:
 
 
 def test_dialogues_are_right_and_seven_to_one(data: ExampleData) -> None:
-    turns = [len(record["messages"]) for record in data.dialogues]
+    turns = [len(record["messages"]) for record in data.records["dialogues"]]
     assert set(turns) == {2, 4}
     assert turns.count(2) / turns.count(4) == pytest.approx(7, abs=0.5)
-    for record in data.dialogues:
+    for record in data.records["dialogues"]:
         assert [m["role"] for m in record["messages"]] == ["user", "assistant"] * (
             len(record["messages"]) // 2
         )
@@ -125,7 +126,7 @@ def test_dialogues_are_right_and_seven_to_one(data: ExampleData) -> None:
 def test_rankings_follow_the_papers_order(data: ExampleData) -> None:
     """Safety above facts above inquiry above warmth, and equal answers tie."""
     ties = 0
-    for record in [*data.rankings, *data.rankings_heldout]:
+    for record in [*data.records["rankings"], *data.records["rankings-heldout"]]:
         graded = []
         for answer in record["answers"]:
             safe = not any(harm in answer for harm in phrases.UNSAFE)
@@ -142,29 +143,29 @@ def test_rankings_follow_the_papers_order(data: ExampleData) -> None:
         best = max(zip(graded, record["ranks"], strict=True), key=lambda pair: -pair[1])
         assert best[0] == (True, True, True, True)
         ties += len(set(record["ranks"])) < 4
-    assert 0.05 < ties / (len(data.rankings) + len(data.rankings_heldout)) < 0.25
+    assert 0.05 < ties / (len(data.records["rankings"]) + len(data.records["rankings-heldout"])) < 0.25
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_simple_rankers_do_not_solve_it(seed: int) -> None:
-    rankings = generate(seed)
-    assert 0.4 < pair_accuracy(rankings.rankings_heldout, longer_wins) <= 0.6
-    ranker = train_bag_of_words(rankings.rankings, epochs=2)
-    assert 0.65 < pair_accuracy(rankings.rankings_heldout, ranker) < 0.85
-    perfect = {id(r): dict(zip(r["answers"], r["ranks"], strict=True)) for r in rankings.rankings_heldout}
+    made = generate(seed).records
+    assert 0.4 < pair_accuracy(made["rankings-heldout"], longer_wins) <= 0.6
+    ranker = train_bag_of_words(made["rankings"], epochs=2)
+    assert 0.65 < pair_accuracy(made["rankings-heldout"], ranker) < 0.85
+    perfect = {id(r): dict(zip(r["answers"], r["ranks"], strict=True)) for r in made["rankings-heldout"]}
     by_prompt = {
-        (r["prompt"], a): -rank for r in rankings.rankings_heldout for a, rank in perfect[id(r)].items()
+        (r["prompt"], a): -rank for r in made["rankings-heldout"] for a, rank in perfect[id(r)].items()
     }
-    assert pair_accuracy(rankings.rankings_heldout, lambda p, a: by_prompt[p, a]) > 0.97
+    assert pair_accuracy(made["rankings-heldout"], lambda p, a: by_prompt[p, a]) > 0.97
 
 
 def test_the_order_of_the_answers_tells_nothing(data: ExampleData) -> None:
-    places = [record["ranks"].index(0) for record in data.rankings]
+    places = [record["ranks"].index(0) for record in data.records["rankings"]]
     assert all(0.18 < places.count(place) / len(places) < 0.34 for place in range(4))
 
 
 def test_lengths_suit_a_small_model(data: ExampleData) -> None:
-    answers = [len(answer) for record in data.rankings for answer in record["answers"]]
+    answers = [len(answer) for record in data.records["rankings"] for answer in record["answers"]]
     assert 30 < sum(answers) / len(answers) < 60
     assert max(answers) < 120
     assert 150_000 < len(data.textbook) < 250_000

@@ -6,6 +6,7 @@ a wrong one. No dose stands here on purpose. Names are unique, and none is part 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -132,3 +133,20 @@ def _parse(table: str) -> tuple[Fact, ...]:
 
 
 FACTS: tuple[Fact, ...] = _parse(_TABLE)
+_MEDICINES = frozenset(fact.medicine for fact in FACTS)
+_DEPARTMENTS = frozenset(fact.department for fact in FACTS)
+
+
+def exact_fact_score(prompt_record: Mapping[str, object], answer_text: str) -> float:
+    """How right an answer is, by exact names of the ``medicine`` and ``department`` of a generated record.
+
+    Returns:
+        1 when the right medicine is named and no other; 0.5 when it is named beside another one; otherwise
+        0.25 when no medicine but the right department alone is named; else 0.
+    """
+    right = str(prompt_record["medicine"])
+    named = {medicine for medicine in _MEDICINES if medicine in answer_text}
+    if right in named:
+        return 1.0 if len(named) == 1 else 0.5
+    departments = {department for department in _DEPARTMENTS if department in answer_text}
+    return 0.25 if not named and departments == {prompt_record["department"]} else 0.0

@@ -31,6 +31,7 @@ _MULTI = 110
 _RANKINGS = 900
 _PROMPTS = 400
 _HELD_OUT_ITEMS = 120
+_KINDS = {"dialogues": "dialogue", "rankings": "ranking", "prompts": "prompts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,7 @@ class ExampleData:
     seen: tuple[Fact, ...]
     held_out: tuple[Fact, ...]
     textbook: str
-    dialogues: list[JsonRecord]
-    rankings: list[JsonRecord]
-    prompts: list[JsonRecord]
-    dialogues_heldout: list[JsonRecord]
-    rankings_heldout: list[JsonRecord]
-    prompts_heldout: list[JsonRecord]
+    records: dict[str, list[JsonRecord]]  # by source name
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -77,18 +73,21 @@ def generate(seed: int = 0, scale: float = 1.0) -> ExampleData:
     def count(items: int) -> int:
         return max(4, round(items * scale))
 
+    few = count(_HELD_OUT_ITEMS)
     return ExampleData(
         seen=seen,
         held_out=held_out,
         textbook=_textbook(rng("textbook"), taught, count(_PARAGRAPHS_PER_FACT)),
-        dialogues=_dialogues(rng("dialogues"), seen, count(_SINGLE), count(_MULTI)),
-        rankings=_rankings(rng("rankings"), seen, count(_RANKINGS)),
-        prompts=_prompts(rng("prompts"), seen, count(_PROMPTS)),
-        dialogues_heldout=_dialogues(
-            rng("dialogues-heldout"), held_out, count(_HELD_OUT_ITEMS), count(_HELD_OUT_ITEMS // 7)
-        ),
-        rankings_heldout=_rankings(rng("rankings-heldout"), held_out, count(_HELD_OUT_ITEMS)),
-        prompts_heldout=_prompts(rng("prompts-heldout"), held_out, count(_HELD_OUT_ITEMS)),
+        records={
+            "dialogues": _dialogues(rng("dialogues"), seen, count(_SINGLE), count(_MULTI)),
+            "rankings": _rankings(rng("rankings"), seen, count(_RANKINGS)),
+            "prompts": _prompts(rng("prompts"), seen, count(_PROMPTS)),
+            "dialogues-heldout": _dialogues(
+                rng("dialogues-heldout"), held_out, few, count(_HELD_OUT_ITEMS // 7)
+            ),
+            "rankings-heldout": _rankings(rng("rankings-heldout"), held_out, few),
+            "prompts-heldout": _prompts(rng("prompts-heldout"), held_out, few),
+        },
     )
 
 
@@ -104,15 +103,7 @@ def write(folder: Path, seed: int = 0, scale: float = 1.0) -> dict[str, Path]:
     textbook = folder / "textbook.txt"
     textbook.write_text(data.textbook, encoding="utf-8")
     paths = {"textbook": textbook}
-    records = {
-        "dialogues": data.dialogues,
-        "rankings": data.rankings,
-        "prompts": data.prompts,
-        "dialogues-heldout": data.dialogues_heldout,
-        "rankings-heldout": data.rankings_heldout,
-        "prompts-heldout": data.prompts_heldout,
-    }
-    for name, listed in records.items():
+    for name, listed in data.records.items():
         paths[name] = folder / f"{name}.jsonl"
         # Only dialogues are evaluated by department.
         unread = {"disease", "medicine"} | (set() if name.startswith("dialogues") else {"department"})
@@ -312,11 +303,10 @@ def _readme(data: ExampleData, seed: int, scale: float) -> str:
         "simplified facts, to try the software on. Nothing here is meant for patients or doctors.\n\n"
         "| file | kind | records |\n| --- | --- | --- |\n"
         f"| textbook.txt | text | {data.textbook.count(chr(10))} paragraphs |\n"
-        f"| dialogues.jsonl | dialogue | {len(data.dialogues)} |\n"
-        f"| rankings.jsonl | ranking | {len(data.rankings)} |\n"
-        f"| prompts.jsonl | prompts | {len(data.prompts)} |\n"
-        f"| dialogues-heldout.jsonl | dialogue | {len(data.dialogues_heldout)} |\n"
-        f"| rankings-heldout.jsonl | ranking | {len(data.rankings_heldout)} |\n"
-        f"| prompts-heldout.jsonl | prompts | {len(data.prompts_heldout)} |\n\n"
+        + "".join(
+            f"| {name}.jsonl | {_KINDS[name.removesuffix('-heldout')]} | {len(listed)} |\n"
+            for name, listed in data.records.items()
+        )
+        + "\n"
         f"Held-out conditions (in the textbook, asked about only in the `-heldout` files): {held_out}.\n"
     )
