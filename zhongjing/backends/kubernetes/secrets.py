@@ -22,6 +22,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.pod_diagnosis import Finding, found
@@ -69,11 +70,11 @@ def check_secrets(api: KubeApi, release: ReleaseConfig) -> list[Finding]:
     not fit the store's.
     """
     ray, storage = release.ray, release.storage
-    findings = _check(api, ray.token_secret, _token_faults, {TOKEN_KEY}, managed=ray.token_managed)
+    findings = _check(api, ray.token_secret, {TOKEN_KEY}, _token_fault, managed=ray.token_managed)
     if storage.secret is not None:
         keys = {CREDENTIALS_KEY, IDENTITIES_KEY} if storage.bundled else {CREDENTIALS_KEY}
-        faults = _store_faults if storage.bundled else _credential_faults
-        findings += _check(api, storage.secret, faults, keys, managed=False)
+        fault_of = partial(_credential_fault, bundled=storage.bundled)
+        findings += _check(api, storage.secret, keys, fault_of, managed=False)
     return findings
 
 
@@ -91,17 +92,17 @@ def secret_value(api: KubeApi, name: str, key: str) -> str:
     """
     secret = api.get(SECRETS, name)
     where = f"{api.namespace}/secrets/{name}"
-    if key not in ((secret or {}).get("data") or {}):
+    if secret is None or key not in (secret.get("data") or {}):
         raise BackendError(
             f"the Secret has no key {key!r}" if secret else "there is no such Secret",
             code=POD_NOT_READY,
             where=where,
             remedy="the controller makes it when it starts; see: `kubectl get pods`, `helm list`",
         )
-    value = _values(secret or {}).get(key)
-    if value is None:
+    values = _values(secret)
+    if key not in values:
         raise BackendError(f"the Secret's key {key!r} is no text", code=INVALID_RELEASE, where=where)
-    return value
+    return values[key]
 
 
 def ray_token(api: KubeApi, release: ReleaseConfig) -> str:
@@ -121,13 +122,13 @@ def default_profile(credentials: str) -> dict[str, str]:
     return dict(parser[_PROFILE]) if parser.has_section(_PROFILE) else {}
 
 
+_WHY = {"s3": "the artifacts of the bundled store cannot be read without it", "ray-head": "Ray's token"}
+
+
 def _make(api: KubeApi, release: ReleaseConfig, name: str, component: str, values: Mapping[str, str]) -> None:
     """Makes a Secret, unless there is one of that name."""
     if api.get(SECRETS, name) is not None:
         return
-    why = (
-        "the artifacts of the bundled store cannot be read without it" if component == "s3" else "Ray's token"
-    )
     body: Object = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -143,7 +144,7 @@ def _make(api: KubeApi, release: ReleaseConfig, name: str, component: str, value
                 "app.kubernetes.io/managed-by": f"{release.fullname}-controller",
             },
             "annotations": {
-                KEEP: why,
+                KEEP: _WHY[component],
                 # No tool that finds it among what it did not install shall clear it away.
                 "helm.sh/resource-policy": "keep",
                 "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
@@ -178,7 +179,7 @@ _Values = Mapping[str, str]
 
 
 def _check(
-    api: KubeApi, name: str, faults: Callable[[_Values], list[str]], keys: set[str], *, managed: bool
+    api: KubeApi, name: str, keys: set[str], fault_of: Callable[[_Values], str | None], *, managed: bool
 ) -> list[Finding]:
     place = f"secret/{name}"
     values = read_secret(api, name)
@@ -186,45 +187,41 @@ def _check(
         files = " ".join(f"--from-file={key}=<file>" for key in sorted(keys))
         remedy = f"`kubectl create secret generic {name} {files}`"
         return [found(codes.SECRET_INCOMPLETE, place, "does not exist", remedy=remedy, fatal=True)]
-    told = [f"has no key {key}" for key in sorted(keys) if not values.get(key, "").strip()]
-    remedy = (
-        f"`kubectl delete secret {name}`, and restart the controller: it makes another" if managed else ""
-    )
+    again = f"`kubectl delete secret {name}`, and restart the controller: it makes another"
+    faults: list[str | None] = [
+        f"has no key {key}" for key in sorted(keys) if not values.get(key, "").strip()
+    ]
     return [
-        found(codes.SECRET_INCOMPLETE, place, fault, remedy=remedy, fatal=True)
-        for fault in told or faults(values)
+        found(codes.SECRET_INCOMPLETE, place, fault, remedy=again if managed else "", fatal=True)
+        for fault in faults or [fault_of(values)]
+        if fault is not None
     ]
 
 
-def _token_faults(values: _Values) -> list[str]:
+def _token_fault(values: _Values) -> str | None:
     token = values[TOKEN_KEY].strip()
     if any(character.isspace() or not character.isprintable() for character in token):
-        return [f"its {TOKEN_KEY} is not one word of printable characters"]
-    return []
+        return f"its {TOKEN_KEY} is not one word of printable characters"
+    return None
 
 
-def _credential_faults(values: _Values) -> list[str]:
-    return [] if default_profile(values[CREDENTIALS_KEY]) else [_NO_PROFILE]
-
-
-def _store_faults(values: _Values) -> list[str]:
-    """Whether server and clients of the bundled store have the same keys."""
+def _credential_fault(values: _Values, bundled: bool) -> str | None:
+    """Whether there are keys, and those of the bundled store's server are the same."""
     profile = default_profile(values[CREDENTIALS_KEY])
     if not profile:
-        return [_NO_PROFILE]
+        return f"its {CREDENTIALS_KEY} has no profile [{_PROFILE}] as the AWS tools read it"
+    if not bundled:
+        return None
     try:
         identities = json.loads(values[IDENTITIES_KEY])["identities"]
         known = {
             (pair["accessKey"], pair["secretKey"]) for each in identities for pair in each["credentials"]
         }
     except (ValueError, LookupError, TypeError):
-        return [f"its {IDENTITIES_KEY} is no list of identities as SeaweedFS reads it"]
+        return f"its {IDENTITIES_KEY} is no list of identities as SeaweedFS reads it"
     if (profile.get("aws_access_key_id"), profile.get("aws_secret_access_key")) not in known:
-        return [f"the keys in its {CREDENTIALS_KEY} are not among those of its {IDENTITIES_KEY}"]
-    return []
-
-
-_NO_PROFILE = f"its {CREDENTIALS_KEY} has no profile [{_PROFILE}] as the AWS tools read it"
+        return f"the keys in its {CREDENTIALS_KEY} are not among those of its {IDENTITIES_KEY}"
+    return None
 
 
 def _values(secret: Object) -> dict[str, str]:
