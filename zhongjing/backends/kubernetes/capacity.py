@@ -54,19 +54,12 @@ REPLICAS = f"{API_GROUP}/replicas"
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a stage finds now what it needs.
+    """Whether a stage finds now what it needs."""
 
-    Attributes:
-        ready: whether it may go on.
-        needed: worker pods that it takes, by group.
-        message: why not, one sentence.
-        pods: the Ray pods, as they were just seen.
-    """
-
-    ready: bool
-    needed: Mapping[str, int]
-    message: str = ""
-    pods: Sequence[Object] = field(default=(), repr=False)
+    ready: bool  # whether it may go on
+    needed: Mapping[str, int]  # worker pods that it takes, by group
+    message: str = ""  # why not, one sentence
+    pods: Sequence[Object] = field(default=(), repr=False)  # the Ray pods, as they were just seen
 
 
 class Capacity:

@@ -25,21 +25,13 @@ _WORDS = 600  # characters of Kubernetes' own words that are kept
 
 @dataclass(frozen=True)
 class Finding:
-    """One reason why something of the release does not run.
+    """One reason why something of the release does not run."""
 
-    Attributes:
-        code: from the catalogue.
-        place: the object, as ``kubectl`` takes it: ``pod/zhongjing-ray-head-0``.
-        message: what is wrong, or still under way.
-        remedy: what to do.
-        fatal: whether it can never come right by itself.
-    """
-
-    code: Code
-    place: str
-    message: str
-    remedy: str
-    fatal: bool = False
+    code: Code  # from the catalogue
+    place: str  # the object, as `kubectl` takes it: `pod/zhongjing-ray-head-0`
+    message: str  # what is wrong, or still under way
+    remedy: str  # what to do
+    fatal: bool = False  # whether it can never come right by itself
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}"
@@ -55,23 +47,14 @@ def found(code: Code, place: str, message: str, *, remedy: str = "", fatal: bool
 
 @dataclass(frozen=True)
 class Rule:
-    """What it means that Kubernetes gives a reason, with a message.
+    """What it means that Kubernetes gives a reason, with a message."""
 
-    Attributes:
-        reasons: pattern of the reason of a container's state, of a pod's status or of an event.
-        text: pattern that the message holds.
-        code: from the catalogue.
-        message: ours; ``{text}`` is Kubernetes'.
-        remedy: the code's own unless given.
-        fatal: whether it can never come right by itself.
-    """
-
-    reasons: str
-    text: str
-    code: Code
-    message: str
-    remedy: str = ""
-    fatal: bool = False
+    reasons: str  # pattern of the reason of a container's state, of a pod's status or of an event
+    text: str  # pattern that the message holds
+    code: Code  # from the catalogue
+    message: str  # ours; `{text}` is Kubernetes'
+    remedy: str = ""  # the code's own unless given
+    fatal: bool = False  # whether it can never come right by itself
 
 
 _PULLS = "ImagePullBackOff|ErrImagePull|RegistryUnavailable"

@@ -37,21 +37,14 @@ _METRICS = 32
 
 @dataclass(frozen=True)
 class Extras:
-    """What a TrainingPipeline's status has beside a :class:`PipelineStatus`.
+    """What a TrainingPipeline's status has beside a :class:`PipelineStatus`."""
 
-    Args:
-        release: which release took the pipeline up.
-        targets: stages asked for.
-        resolved: the resolved ``spec``; None while there is none.
-        live: progress of stages, from :func:`live_progress`.
-        layout: where the listings of late sources are; needed where there are any.
-    """
-
-    release: str
-    targets: Sequence[Stage] = ()
-    resolved: Object | None = None
+    release: str  # which release took the pipeline up
+    targets: Sequence[Stage] = ()  # stages asked for
+    resolved: Object | None = None  # the resolved `spec`; None while there is none
+    # Progress of stages, from :func:`live_progress`.
     live: Mapping[Stage, Object] = field(default_factory=dict)
-    layout: Layout | None = None
+    layout: Layout | None = None  # where the listings of late sources are; needed where there are any
 
 
 def encode(status: PipelineStatus, extras: Extras) -> Object:

@@ -36,16 +36,11 @@ Changes = Mapping[str, str | None]
 
 @dataclass(frozen=True)
 class Workload:
-    """One object that makes Ray pods.
+    """One object that makes Ray pods."""
 
-    Attributes:
-        resource: its kind.
-        object: as it was read.
-        groups: the worker groups whose pods it makes; a list index where they stand in one object.
-    """
-
-    resource: Resource
-    object: Object
+    resource: Resource  # its kind
+    object: Object  # as it was read
+    # The worker groups whose pods it makes; a list index where they stand in one object.
     groups: Mapping[str, int]
 
     @property

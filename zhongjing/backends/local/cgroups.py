@@ -13,23 +13,14 @@ _UNLIMITED = 2**60  # version 1 writes a number near 2**63 where there is no lim
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the control groups of a process allow; none where they limit nothing.
+    """What the control groups of a process allow; none where they limit nothing."""
 
-    Attributes:
-        cpus: processor time, in cores.
-        memory: bytes.
-        memory_used: bytes of ``memory`` that are used, without what the kernel gives back on demand.
-        tasks: processes and threads.
-        tasks_used: how many of ``tasks`` there are.
-        killed: how many processes of the group were killed because its memory was full.
-    """
-
-    cpus: float | None = None
-    memory: int | None = None
-    memory_used: int = 0
-    tasks: int | None = None
-    tasks_used: int = 0
-    killed: int = 0
+    cpus: float | None = None  # processor time, in cores
+    memory: int | None = None  # bytes
+    memory_used: int = 0  # bytes of `memory` that are used, without what the kernel gives back on demand
+    tasks: int | None = None  # processes and threads
+    tasks_used: int = 0  # how many of `tasks` there are
+    killed: int = 0  # how many processes of the group were killed because its memory was full
 
 
 def read_limits(root: Path = Path("/")) -> Limits:

@@ -49,17 +49,11 @@ _PADDING = "ZHONGJING_FORK_PADDING"
 
 @dataclass(frozen=True)
 class Request:
-    """A process to be forked.
+    """A process to be forked."""
 
-    Attributes:
-        arguments: of Python: ``-m module ...`` or ``script ...``.
-        environment: all of it.
-        folder: its working directory.
-    """
-
-    arguments: list[str]
-    environment: dict[str, str]
-    folder: str
+    arguments: list[str]  # of Python: `-m module ...` or `script ...`
+    environment: dict[str, str]  # all of it
+    folder: str  # its working directory
 
 
 class ForkServer:
