@@ -118,7 +118,7 @@ class KubeApi:
         namespace: str | None = None,
         everywhere: bool = False,
     ) -> Listing:
-        """All objects that match, page by page."""
+        """All objects that match the selectors of labels and fields, page by page."""
         place = None if everywhere else self._place(resource, namespace)
         query: dict[str, Any] = {"limit": _PAGE, "labelSelector": labels, "fieldSelector": fields}
         items: list[Object] = []
@@ -236,18 +236,10 @@ class KubeApi:
         force: bool = False,
         dry_run: bool = False,
     ) -> Object:
-        """Changes an object.
+        """Changes an object by a merge patch, a JSON patch (a list), or an object to apply.
 
-        Args:
-            resource: the kind of objects.
-            name: of the object.
-            patch: a merge patch, a JSON patch (a list), or an object to apply. A ``resourceVersion`` in it
-                must be the current one.
-            kind: what ``patch`` is.
-            subresource: e.g. ``status`` or ``scale``.
-            field_manager: of server-side apply.
-            force: takes fields over from other managers (apply only).
-            dry_run: changes nothing.
+        A ``resourceVersion`` in it must be the current one. ``subresource`` is ``status`` or ``scale``, say;
+        with ``force`` an object that is applied takes fields over from other managers.
 
         Raises:
             ObjectConflictError: the object has changed in between, or another manager owns a field.
@@ -265,17 +257,16 @@ class KubeApi:
     ) -> bool:
         """Deletes an object, and later what it owns; False if there is none (any more).
 
+        A pod has ``grace_seconds`` to end; none: what its spec says.
+
         Raises:
             ObjectConflictError: the object of that name has another uid.
         """
-        options: Object = {
-            "apiVersion": "v1",
-            "kind": "DeleteOptions",
-            "propagationPolicy": "Background",
-            "preconditions": {"uid": uid} if uid is not None else None,
-            "gracePeriodSeconds": grace_seconds,
-        }
-        body = {key: value for key, value in options.items() if value is not None}
+        body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
         try:
             self._json(Request("DELETE", resource, self._place(resource), name, body=body))
         except ObjectNotFoundError:

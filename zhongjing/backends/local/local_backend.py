@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 
-from zhongjing.backends.local.processes import dump_stacks, end, is_uploading
+from zhongjing.backends.local.processes import StartLimit, dump_stacks, end, is_uploading
 from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.backends.ray_jobs import RayJobsBackend
 from zhongjing.codes.command import NO_LOG
@@ -40,7 +39,7 @@ class LocalBackend:
         self._cpus = cpus
         self._package = package
         self._on_change = on_change
-        self._starts: deque[float] = deque(maxlen=MAX_STARTS)
+        self._limit = StartLimit("Ray", MAX_STARTS, START_WINDOW)
         self._silent_since: float | None = None
         self._lock = threading.RLock()
         self._stopped: set[str] = set()
@@ -105,15 +104,13 @@ class LocalBackend:
             there = self._head.record
             if self._head.is_running and there is not None and there.cpus >= needed:
                 return
-            now = time.monotonic()
-            if len(self._starts) == MAX_STARTS and now - self._starts[0] < START_WINDOW:
+            if self._limit.is_reached():
                 raise BackendError(
-                    f"Ray died {MAX_STARTS} times within {START_WINDOW / 60:.0f} minutes",
+                    self._limit.message,
                     code=RAY_FAILED,
                     where=str(self._head.log),
                     remedy="see the log; too little memory is the usual reason",
                 )
-            self._starts.append(now)
             try:
                 self._head.start(needed)
             finally:

@@ -45,18 +45,14 @@ def gpus() -> int | None:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None and listed.strip() in ("", "-1"):
         return 0
-    program = shutil.which("nvidia-smi")
-    if program is None:
+    answer = _nvidia_smi("-L")
+    if answer is None and shutil.which("nvidia-smi") is None:
         devices = [path for pattern in _GPU_DEVICES for path in Path("/dev").glob(pattern)]
         return None if devices else 0
-    try:
-        done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode != 0:
+    if answer is None:
         # A driver that does not answer: whether torch finds a GPU, its own check says.
         return None
-    lines = done.stdout.splitlines()
+    lines = answer.splitlines()
     # Slices of a partitioned GPU stand below it, indented, and only they can be used.
     slices = sum(line.lstrip().startswith("MIG ") for line in lines)
     found = slices or sum(line.startswith("GPU ") for line in lines)
@@ -65,24 +61,29 @@ def gpus() -> int | None:
     return found
 
 
+def _nvidia_smi(*arguments: str) -> str | None:
+    """What the driver's program prints; None where it is missing, fails or does not answer."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
 def gpu_memory() -> int | None:
     """Bytes of a GPU of this machine, as its driver counts them; None where that cannot be told.
 
     Nothing is said of GPUs of several sizes, nor of partitioned ones: which a job gets is not known here.
     nvidia-smi gives ``memory.total`` in MiB (``nvidia-smi --help-query-gpu``).
     """
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    query = [program, "--query-gpu=memory.total,mig.mode.current", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode != 0:
+    answer = _nvidia_smi("--query-gpu=memory.total,mig.mode.current", "--format=csv,noheader,nounits")
+    if answer is None:
         return None
     sizes = []
-    for line in done.stdout.splitlines():
+    for line in answer.splitlines():
         size, _, partitioned = (part.strip() for part in line.partition(","))
         if not size.isdecimal() or partitioned == "Enabled":
             return None

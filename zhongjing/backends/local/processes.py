@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -127,6 +128,23 @@ def end(processes: Iterable[psutil.Process], *, force: bool, grace: float) -> No
         with contextlib.suppress(psutil.Error):
             process.kill() if force else process.terminate()
     psutil.wait_procs(listed, timeout=grace)
+
+
+class StartLimit:
+    """Counts starts of a service: with ``most`` of them within ``seconds`` something kills it every time."""
+
+    def __init__(self, name: str, most: int, seconds: float) -> None:
+        self.message = f"{name} died {most} times within {seconds / 60:.0f} minutes"
+        self._seconds = seconds
+        self._starts: deque[float] = deque(maxlen=most)
+
+    def is_reached(self) -> bool:
+        """Whether the service may not be started again now; notes the start otherwise."""
+        now = time.monotonic()
+        if len(self._starts) == self._starts.maxlen and now - self._starts[0] < self._seconds:
+            return True
+        self._starts.append(now)
+        return False
 
 
 def free_ports(count: int, low: int = 22_100, high: int = 31_900) -> list[int]:

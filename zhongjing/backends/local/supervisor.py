@@ -17,7 +17,6 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from types import FrameType
 import zhongjing
 from zhongjing.backends.local.heartbeat import Heartbeat
 from zhongjing.backends.local.local_backend import LocalBackend
-from zhongjing.backends.local.processes import record
+from zhongjing.backends.local.processes import StartLimit, record
 from zhongjing.backends.local.ray_head import RayHead, RayRecord
 from zhongjing.backends.local.temporary import clear_scratch
 from zhongjing.backends.local.workdir import (
@@ -102,7 +101,6 @@ class Supervisor:
         self._ending = threading.Event()
         self._moved = threading.Event()
         self._watcher = threading.Thread(target=self._watch_store, name="s3", daemon=True)
-        self._s3_starts: deque[float] = deque(maxlen=S3_RESTARTS)
 
     def run(self) -> None:
         """Starts the services, drives pipelines until idle, ends the services.
@@ -276,19 +274,15 @@ class Supervisor:
 
     def _watch_store(self) -> None:
         """Starts the S3 server again when it dies: on its old ports, so that jobs and clients find it."""
+        limit = StartLimit("the S3 server", S3_RESTARTS, S3_WINDOW)
         while not self._ending.wait(TICK):
             if self._s3.is_running:
                 continue
-            now = time.monotonic()
-            if len(self._s3_starts) == S3_RESTARTS and now - self._s3_starts[0] < S3_WINDOW:
-                self._error = StorageError(
-                    f"the S3 server died {S3_RESTARTS} times within {S3_WINDOW / 60:.0f} minutes",
-                    code=S3_SERVER_FAILED,
-                    where=str(self._s3.log),
-                )
+            if limit.is_reached():
+                place = str(self._s3.log)
+                self._error = StorageError(limit.message, code=S3_SERVER_FAILED, where=place)
                 self._ending.set()
                 return
-            self._s3_starts.append(now)
             logger.warning("the S3 server died; it is started again")
             # The threads of a killed process may hold its ports a little longer than the process is there.
             self._ending.wait(1.0)
