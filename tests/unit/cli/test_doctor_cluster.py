@@ -19,10 +19,10 @@ from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.doctor_support import told
 from tools.crd import crd
 from zhongjing import __version__
-from zhongjing.backends.kubernetes import api as api_module
 from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.failures import refused, unreachable
 from zhongjing.backends.kubernetes.resources import Object, Request
+from zhongjing.cli.diagnosis import cluster as cluster_module
 from zhongjing.cli.diagnosis.capacity import judge_group
 from zhongjing.cli.diagnosis.cluster import look
 from zhongjing.cli.diagnosis.finding import Finding
@@ -575,7 +575,7 @@ def test_an_api_that_is_away_ends_it(api: Memory) -> None:
 
 
 def test_a_report_has_what_doctor_finds(api: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_module, "connect", lambda *_: api)
+    monkeypatch.setattr(cluster_module, "connect", lambda *_: api)
     api.objects["nodes"] = [node("n1", gpus=0)]
     evidence = Evidence()
     collect_doctor(evidence, ClusterTarget("lab"))
@@ -596,7 +596,7 @@ def test_the_command(
         asked.extend(given)
         return api
 
-    monkeypatch.setattr(api_module, "connect", connect)
+    monkeypatch.setattr(cluster_module, "connect", connect)
     done = command("doctor", "-n", "lab", "-o", "json")
     assert done.exit_code == 0, done.output
     assert asked == [None, "lab"]

@@ -10,49 +10,53 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
-from zhongjing.cli.diagnosis.finding import Finding, fails, fine, gib, of_error, warn
+from kubernetes.utils.quantity import parse_quantity
+
+from zhongjing.backends.kubernetes.api import KubeApi
+from zhongjing.backends.kubernetes.demand import Demand, pods_needed
+from zhongjing.backends.kubernetes.provision import worker_pods
+from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, NODE_POOLS, NODES, PODS, QUOTAS, Object
+from zhongjing.backends.kubernetes.workloads import WORKER, pod_labels
+from zhongjing.cli.diagnosis.finding import Finding, fails, fine, gib, graded, of_error, warn
 from zhongjing.codes import pods as codes
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.release import ReleaseConfig
 from zhongjing.errors import BackendError, ZhongjingError
-
-if TYPE_CHECKING:
-    from zhongjing.backends.kubernetes.api import KubeApi
-    from zhongjing.backends.kubernetes.resources import Object
-    from zhongjing.config.pipeline import TrainingPipeline
-    from zhongjing.config.release import ReleaseConfig
 
 DISK = "ephemeral-storage"
 _BYTES = ("memory", DISK)
 
 Part = Callable[[str, Callable[[], Iterable[Finding]]], list[Finding]]
-Asked = dict[str, Decimal]
-"""Amounts by resource, e.g. ``nvidia.com/gpu``; in quotas also ``limits.memory``, ``pods`` and others."""
+Plans = Mapping[str, Mapping[str, int]]
+"""Pods of each worker group that something takes."""
+Amounts = dict[str, Decimal]
+"""By resource, e.g. ``nvidia.com/gpu``; in quotas also ``limits.memory``, ``pods`` and others."""
 
 
 def check_capacity(
     api: KubeApi, release: ReleaseConfig, document: TrainingPipeline | None, part: Part
 ) -> Iterator[Finding]:
     """Whether the cluster can hold worker pods: one of each group, or those of a document's stages."""
-    from zhongjing.backends.kubernetes.provision import worker_pods
-
-    plans: dict[str, dict[str, int]] = {}
-    if document is None:
-        plans = {f"one pod of {group.name}": {group.name: 1} for group in release.ray.groups}
-    else:
-        for stage, plan in stage_pods(release, document).items():
-            if isinstance(plan, Finding):
-                yield plan
-            else:
-                plans[f"stage {stage}"] = plan
+    plans = {f"one pod of {group.name}": {group.name: 1} for group in release.ray.groups}
+    if document is not None:
+        plans = {}
+        for stage in document.spec.stages.present():
+            settings = document.spec.stages[stage]
+            demand = Demand(stage.value, settings.workers, settings.resources)
+            try:
+                plans[f"stage {stage}"] = pods_needed(release.ray.groups, demand)
+            except ZhongjingError as error:  # the release can never hold its workers
+                yield of_error(f"stage {stage}", error)
     pods: dict[str, Object] = {}
 
-    def read_groups() -> list[Finding]:
+    def read_groups() -> Iterator[Finding]:
         pods.update(worker_pods(api, release))
-        missing = [group.name for group in release.ray.groups if group.name not in pods]
-        said = f"nothing describes the pods of {', '.join(missing)}"
-        remedy = "upgrade the release: the chart makes a ConfigMap for each group"
-        return [fails("worker groups", said, codes.WORKLOAD_MISSING, remedy)] if missing else []
+        missing = ", ".join(group.name for group in release.ray.groups if group.name not in pods)
+        if missing:
+            remedy = "upgrade the release: the chart makes a ConfigMap for each group"
+            said = f"nothing describes the pods of {missing}"
+            yield fails("worker groups", said, codes.WORKLOAD_MISSING, remedy)
 
     yield from part("worker groups", read_groups)
     if pods:
@@ -60,30 +64,11 @@ def check_capacity(
         yield from part("quotas", lambda: check_quotas(api, release, pods, plans))
 
 
-def stage_pods(release: ReleaseConfig, document: TrainingPipeline) -> dict[str, dict[str, int] | Finding]:
-    """The pods of each group that a stage takes, or why the release can never hold its workers."""
-    from zhongjing.backends.kubernetes.demand import Demand, pods_needed
-
-    found: dict[str, dict[str, int] | Finding] = {}
-    for stage in document.spec.stages.present():
-        settings = document.spec.stages[stage]
-        demand = Demand(stage.value, settings.workers, settings.resources)
-        try:
-            found[stage.value] = pods_needed(release.ray.groups, demand)
-        except ZhongjingError as error:
-            found[stage.value] = of_error(f"stage {stage}", error)
-    return found
-
-
 # Nodes
 
 
-def check_nodes(
-    api: KubeApi, pods: Mapping[str, Object], plans: Mapping[str, Mapping[str, int]]
-) -> Iterator[Finding]:
+def check_nodes(api: KubeApi, pods: Mapping[str, Object], plans: Plans) -> Iterator[Finding]:
     """Whether nodes can hold the pods of each group."""
-    from zhongjing.backends.kubernetes.resources import NODES
-
     nodes = api.find(NODES).items
     needed: Counter[str] = Counter()
     for plan in plans.values():
@@ -109,30 +94,30 @@ def judge_group(group: str, spec: Object, nodes: list[Object], needed: int, *, s
     room = [_fits(_allocatable(node), asked) for node in open_]
     what = ", ".join(_amount(each, value) for each, value in sorted(asked.items())) or "nothing"
     about = f"a pod asks for {what}"
-    tell = warn if scales else fails
-    hint = " An autoscaler may make such nodes." if scales else ""
     if not open_:
         selector = ", ".join(f"{key}={value}" for key, value in (spec.get("nodeSelector") or {}).items())
-        why = (
-            f"none of {len(nodes)} nodes is ready, has the labels ({selector or 'none'}) and no other taints"
-        )
+        about += f"; none of {len(nodes)} nodes is ready, has the labels ({selector or 'none'})"
+        about += " and no other taints"
         remedy = "see `kubectl get nodes --show-labels`, and set nodeSelector and tolerations of the group"
-        return tell(name, f"{about}; {why}.{hint}", codes.NO_FITTING_NODE, remedy)
-    if not sum(room):
+    elif not sum(room):
         most = {each: max(_allocatable(node).get(each, Decimal(0)) for node in open_) for each in asked}
         short = [each for each in sorted(asked) if most[each] < asked[each]]
         why = ", ".join(f"{each} (at most {_amount(each, most[each])})" for each in short)
-        why = f"no node has enough {why}" if short else "no node has all of it"
-        return tell(name, f"{about}; {why}.{hint}", codes.NO_FITTING_NODE, _remedy(short, most))
-    holding = sum(1 for each in room if each)
-    about += f"; {holding} of {len(nodes)} nodes can hold {sum(room)} pods"
-    if needed > sum(room):
+        about += f"; no node has enough {why}" if short else "; no node has all of it"
+        remedy = _remedy(short, most)
+    else:
+        holding = sum(1 for each in room if each)
+        about += f"; {holding} of {len(nodes)} nodes can hold {sum(room)} pods"
+        if needed <= sum(room):
+            return fine(name, about)
+        about += f", {needed} are needed"
         remedy = "add nodes, or lower workers of the stage"
-        return tell(name, f"{about}, {needed} are needed.{hint}", codes.NO_FITTING_NODE, remedy)
-    return fine(name, about)
+    if scales:
+        return warn(name, f"{about}. An autoscaler may make such nodes.", codes.NO_FITTING_NODE, remedy)
+    return fails(name, f"{about}.", codes.NO_FITTING_NODE, remedy)
 
 
-def _remedy(short: list[str], most: Asked) -> str:
+def _remedy(short: list[str], most: Amounts) -> str:
     told = []
     devices = [each for each in short if "/" in each]
     if any(most[each] == 0 for each in devices):
@@ -148,8 +133,6 @@ def _remedy(short: list[str], most: Asked) -> str:
 
 def _autoscaler(api: KubeApi) -> bool:
     """Whether Karpenter or the cluster autoscaler is seen."""
-    from zhongjing.backends.kubernetes.resources import CONFIG_MAPS, NODE_POOLS
-
     try:
         if api.serves(NODE_POOLS):
             return True
@@ -180,13 +163,13 @@ def _tolerates(toleration: Object, taint: Object) -> bool:
     return all(toleration.get(each, "") == taint.get(each, "") for each in ("key", "value"))
 
 
-def _allocatable(node: Object) -> Asked:
+def _allocatable(node: Object) -> Amounts:
     return _amounts((node.get("status") or {}).get("allocatable") or {})
 
 
-def _fits(has: Asked, asked: Asked) -> int:
+def _fits(has: Amounts, asked: Amounts) -> int:
     """How many pods fit into an empty node."""
-    counts = [math.floor(has.get(each, Decimal(0)) / value) for each, value in asked.items() if value]
+    counts = [math.floor(has.get(each, 0) / value) for each, value in asked.items() if value]
     return min([*counts, int(has.get("pods", Decimal(110)))])
 
 
@@ -194,64 +177,51 @@ def _fits(has: Asked, asked: Asked) -> int:
 
 
 def check_quotas(
-    api: KubeApi, release: ReleaseConfig, pods: Mapping[str, Object], plans: Mapping[str, Mapping[str, int]]
+    api: KubeApi, release: ReleaseConfig, pods: Mapping[str, Object], plans: Plans
 ) -> Iterator[Finding]:
     """Whether the namespace's quotas let the pods be made. Quotas of a scope are not looked at."""
-    from zhongjing.backends.kubernetes.resources import PODS, QUOTAS
-    from zhongjing.backends.kubernetes.workloads import WORKER, pod_labels
-
-    quotas = [each for each in api.find(QUOTAS).items if not _scoped(each)]
+    quotas = [
+        each for each in api.find(QUOTAS).items if not {"scopes", "scopeSelector"} & set(each["spec"] or {})
+    ]
     if not quotas:
         yield fine("quotas", f"the namespace {api.namespace} has none")
         return
-    running = _added(
-        _charged(pod["spec"]) for pod in api.find(PODS, labels=pod_labels(release, WORKER)).items
-    )
+    workers = api.find(PODS, labels=pod_labels(release, WORKER)).items
+    running = _added(_charged(pod["spec"]) for pod in workers)
     for plan, groups in plans.items():
         each = (pods[group] for group, count in groups.items() if group in pods for _ in range(count))
         charged = _added(map(_charged, each))
-        yield from judge_quotas(quotas, plan, charged, running)
+        for quota in quotas:
+            yield judge_quota(quota, plan, charged, running)
 
 
-def judge_quotas(quotas: list[Object], plan: str, charged: Asked, running: Asked) -> Iterator[Finding]:
+def judge_quota(quota: Object, plan: str, charged: Amounts, running: Amounts) -> Finding:
     """What keeps a plan's pods.
 
     Args:
-        quotas: of the namespace.
+        quota: of the namespace.
         plan: what the pods are for.
         charged: what they count.
         running: what worker pods count that are there already, and that the plan uses first.
     """
-    for quota in quotas:
-        status = quota.get("status") or {}
-        hard = _amounts(status.get("hard") or quota["spec"].get("hard") or {})
-        used = _amounts(status.get("used") or {})
-        name = quota["metadata"]["name"]
-        over = {each: hard[each] for each in sorted(charged) if each in hard and charged[each] > hard[each]}
-        none = Decimal(0)
-        others = {each: max(used.get(each, none) - running.get(each, none), none) for each in hard}
-        free = {each: hard[each] - others[each] for each in hard}
-        full = {each: free[each] for each in sorted(charged) if each in free and charged[each] > free[each]}
-        remedy = f"`kubectl describe quota {name}`; have it raised, or lower the worker groups"
-        for short, tell, words in ((over, fails, "allows"), (full, warn, "has left")):
-            if short:
-                told = ", ".join(
-                    f"{_amount(each, charged[each])} (it {words} {_amount(each, most)})"
-                    for each, most in short.items()
-                )
-                yield tell(
-                    "quotas", f"{plan} takes more than the quota {name}: {told}", codes.QUOTA_EXCEEDED, remedy
-                )
-                break
-        else:
-            yield fine("quotas", f"{plan} fits into the quota {name}")
+    status, called = quota.get("status") or {}, quota["metadata"]["name"]
+    hard = _amounts(status.get("hard") or quota["spec"].get("hard") or {})
+    used = _amounts(status.get("used") or {})
+    free = {name: most - max(used.get(name, 0) - running.get(name, 0), 0) for name, most in hard.items()}
+    over = [each for each in sorted(charged) if each in hard and charged[each] > hard[each]]
+    full = [each for each in sorted(charged) if each in hard and charged[each] > free[each]]
+    if not (over or full):
+        return fine("quotas", f"{plan} fits into the quota {called}")
+    most, words = (hard, "allows") if over else (free, "has left")
+    told = ", ".join(
+        f"{_amount(each, charged[each])} (it {words} {_amount(each, most[each])})" for each in over or full
+    )
+    said = f"{plan} takes more than the quota {called}: {told}"
+    remedy = f"`kubectl describe quota {called}`; have it raised, or lower the worker groups"
+    return graded("quotas", said, codes.QUOTA_EXCEEDED, bad=bool(over), poor=True, remedy=remedy)
 
 
-def _scoped(quota: Object) -> bool:
-    return bool(quota["spec"].get("scopes") or quota["spec"].get("scopeSelector"))
-
-
-def _charged(spec: Object) -> Asked:
+def _charged(spec: Object) -> Amounts:
     """What a pod counts in quotas, by each name that a quota may have for it."""
     asked = requests(spec)
     charged = {"pods": Decimal(1), "count/pods": Decimal(1), **asked}
@@ -263,16 +233,16 @@ def _charged(spec: Object) -> Asked:
 # Amounts
 
 
-def requests(spec: Object) -> Asked:
+def requests(spec: Object) -> Amounts:
     """What a pod asks of a node; a limit without a request is one (Kubernetes sets it so)."""
     asked = _added(_container(each) for each in spec.get("containers") or [])
     for each in spec.get("initContainers") or []:
         for name, value in _container(each).items():
-            asked[name] = max(asked.get(name, Decimal(0)), value)
+            asked[name] = max(asked.get(name, value), value)
     return asked
 
 
-def _container(container: Object) -> Asked:
+def _container(container: Object) -> Amounts:
     return _amounts(_resources(container, "limits") | _resources(container, "requests"))
 
 
@@ -280,20 +250,18 @@ def _resources(container: Object, kind: str) -> dict[str, str]:
     return (container.get("resources") or {}).get(kind) or {}
 
 
-def _amounts(values: Mapping[str, object]) -> Asked:
-    from kubernetes.utils.quantity import parse_quantity
-
+def _amounts(values: Mapping[str, object]) -> Amounts:
     return {name: parse_quantity(str(value)) for name, value in values.items()}
 
 
-def _added(parts: Iterable[Asked]) -> Asked:
-    total: Asked = {}
+def _added(parts: Iterable[Amounts]) -> Amounts:
+    total: Amounts = {}
     for part in parts:
         for name, value in part.items():
             total[name] = total.get(name, Decimal(0)) + value
     return total
 
 
-def _amount(name: str, value: Decimal) -> str:
+def _amount(name: str, value: Decimal | int) -> str:
     """``4 nvidia.com/gpu``, ``320 GiB memory``."""
     return f"{gib(float(value))} {name}" if name.rpartition(".")[2] in _BYTES else f"{float(value):g} {name}"

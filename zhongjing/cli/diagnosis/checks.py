@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zhongjing.cli.diagnosis import accelerator, cluster, document, machine, ray, store, supervisor
+from zhongjing.cli.diagnosis import accelerator, document, machine, ray, store, supervisor
 from zhongjing.cli.diagnosis.finding import Finding, fails, of_error
 from zhongjing.cli.diagnosis.probes import Probes
 from zhongjing.codes import command
@@ -79,6 +79,12 @@ def _store(situation: Situation) -> bool:
     return situation.local or situation.storage is not None or situation.cluster is None
 
 
+def _cluster(situation: Situation) -> Iterable[Finding]:
+    from zhongjing.cli.diagnosis.cluster import cluster  # loads the client of Kubernetes
+
+    return cluster(situation)
+
+
 CHECKS = (
     Check("python", machine.python),
     Check("packages", machine.packages),
@@ -92,7 +98,7 @@ CHECKS = (
     Check("s3", store.store, _store, 70.0),
     Check("ray", ray.ray, lambda situation: situation.deep, 250.0),
     Check("document", document.document, lambda situation: situation.document is not None, 60.0),
-    Check("cluster", cluster.cluster, lambda situation: not situation.local, 90.0),
+    Check("cluster", _cluster, lambda situation: not situation.local, 90.0),
 )
 """All checks, in the order in which they are told."""
 

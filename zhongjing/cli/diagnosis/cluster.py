@@ -11,21 +11,34 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from zhongjing import __version__
+from zhongjing.backends.kubernetes.api import KubeApi, connect
+from zhongjing.backends.kubernetes.diagnosis import ALL, CONTROLLER, Explainer
+from zhongjing.backends.kubernetes.provision import worker_pods
+from zhongjing.backends.kubernetes.releases import find_release
+from zhongjing.backends.kubernetes.resources import (
+    CLAIMS,
+    DEFINITIONS,
+    DEPLOYMENTS,
+    PIPELINES,
+    PODS,
+    SECRETS,
+    Object,
+)
+from zhongjing.backends.kubernetes.secrets import check_secrets
+from zhongjing.backends.kubernetes.workloads import INSTANCE, pod_labels
+from zhongjing.cli.diagnosis.capacity import check_capacity
 from zhongjing.cli.diagnosis.finding import Finding, fails, fine, graded, of_error, skew, warn
 from zhongjing.codes import cluster as codes
 from zhongjing.codes import find as find_code
 from zhongjing.codes import pods as pod_codes
 from zhongjing.codes import storage as storage_codes
+from zhongjing.config.pipeline import TrainingPipeline
+from zhongjing.config.release import ReleaseConfig
 from zhongjing.errors import BackendUnavailableError, ZhongjingError
 
 if TYPE_CHECKING:
-    from zhongjing.backends.kubernetes.api import KubeApi
-    from zhongjing.backends.kubernetes.resources import Object
     from zhongjing.cli.diagnosis.checks import Situation
-    from zhongjing.config.pipeline import TrainingPipeline
-    from zhongjing.config.release import ReleaseConfig
 
-FIELDS = "crd_fields.txt"  # generated: what this version writes
 FIELDS = "crd_fields.txt"  # generated: what this version writes
 _SHOWN = 4  # fields in one line
 # What may come right by itself, unless a finding says that it cannot.
@@ -37,8 +50,6 @@ _REGISTRY_KEYS = {".dockerconfigjson", ".dockercfg"}
 
 def cluster(situation: Situation) -> Iterator[Finding]:
     """Looks at the cluster and the release that the options name."""
-    from zhongjing.backends.kubernetes.api import connect
-
     target = situation.cluster
     if target is None:
         yield fine("cluster", "not checked: no release was named (-n NAMESPACE; it takes a kubeconfig)")
@@ -63,9 +74,6 @@ def look(
     Raises:
         BackendUnavailableError: the API does not answer.
     """
-    from zhongjing.backends.kubernetes.releases import find_release
-    from zhongjing.cli.diagnosis.capacity import check_capacity
-
     ahead = api.clock_skew()
     yield fine("api", f"{api.address} answers; the namespace is {api.namespace}")
     if ahead is not None:
@@ -109,8 +117,6 @@ def _refused(name: str, error: ZhongjingError) -> Finding:
 
 def definition(api: KubeApi) -> Iterator[Finding]:
     """TrainingPipelines are known, with the fields that this version writes."""
-    from zhongjing.backends.kubernetes.resources import DEFINITIONS, PIPELINES
-
     if not api.serves(PIPELINES):
         yield fails("crd", f"the cluster does not know {PIPELINES.full_name}", codes.CRD_MISSING)
         return
@@ -131,8 +137,6 @@ def definition(api: KubeApi) -> Iterator[Finding]:
 
 def definition_fields(definition: Object) -> set[str]:
     """Paths of all fields of the definition's version that this release speaks."""
-    from zhongjing.backends.kubernetes.resources import PIPELINES
-
     versions = (definition.get("spec") or {}).get("versions") or []
     found: set[str] = set()
     for version in versions:
@@ -164,10 +168,6 @@ def _listed(fields: set[str]) -> str:
 
 def controller(api: KubeApi, release: ReleaseConfig) -> Finding:
     """Whether a controller is ready."""
-    from zhongjing.backends.kubernetes.diagnosis import CONTROLLER
-    from zhongjing.backends.kubernetes.resources import DEPLOYMENTS
-    from zhongjing.backends.kubernetes.workloads import pod_labels
-
     found = api.find(DEPLOYMENTS, labels=pod_labels(release, CONTROLLER)).items
     if not found:
         return fails("controller", "its Deployment does not exist", pod_codes.WORKLOAD_MISSING)
@@ -183,10 +183,6 @@ def controller(api: KubeApi, release: ReleaseConfig) -> Finding:
 
 def pods(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
     """What keeps pods of the release: images, nodes, volumes, crashes, KubeRay."""
-    from zhongjing.backends.kubernetes.diagnosis import ALL, Explainer
-    from zhongjing.backends.kubernetes.resources import PODS
-    from zhongjing.backends.kubernetes.workloads import pod_labels
-
     # The explainer leaves out what it may not read.
     there = api.find(PODS, labels=pod_labels(release, *ALL)).items
     obstacles = Explainer(api, release).findings()
@@ -204,8 +200,6 @@ def pods(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
 
 def operator(api: KubeApi) -> Finding:
     """Which version of KubeRay's operator runs; a provider may run it out of sight."""
-    from zhongjing.backends.kubernetes.resources import DEPLOYMENTS
-
     found = api.find(DEPLOYMENTS, labels=_OPERATOR, everywhere=True).items
     if not found:
         return fine("operator", "no Deployment of KubeRay's is seen: the cluster's provider may run it")
@@ -217,9 +211,7 @@ def operator(api: KubeApi) -> Finding:
 
 def secrets(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
     """The store's credentials and Ray's token are there and can be used. No value is told."""
-    from zhongjing.backends.kubernetes import secrets
-
-    wrong = secrets.check_secrets(api, release)
+    wrong = check_secrets(api, release)
     for each in wrong:
         yield fails("secrets", str(each), each.code, each.remedy)
     if not wrong:
@@ -230,11 +222,6 @@ def secrets(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
 
 def images(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
     """Pull secrets that pods name are there; what a pod could not pull, the line ``pods`` tells."""
-    from zhongjing.backends.kubernetes.diagnosis import ALL
-    from zhongjing.backends.kubernetes.provision import worker_pods
-    from zhongjing.backends.kubernetes.resources import PODS, SECRETS
-    from zhongjing.backends.kubernetes.workloads import pod_labels
-
     there = api.find(PODS, labels=pod_labels(release, *ALL)).items
     specs = [*(pod["spec"] for pod in there), *worker_pods(api, release).values()]
     names = sorted({each["name"] for spec in specs for each in spec.get("imagePullSecrets") or []})
@@ -251,9 +238,6 @@ def images(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
 
 def volumes(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
     """Volume claims of the release are bound."""
-    from zhongjing.backends.kubernetes.resources import CLAIMS
-    from zhongjing.backends.kubernetes.workloads import INSTANCE
-
     bound = []
     claims = api.find(CLAIMS, labels=f"{INSTANCE}={release.release}").items
     for claim in claims:
@@ -274,8 +258,6 @@ def volumes(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
 
 def store(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
     """What the controller says of the store: it uses it from inside, with the release's credentials."""
-    from zhongjing.backends.kubernetes.resources import PIPELINES
-
     told = set()
     for pipeline in api.find(PIPELINES).items:
         for each in (pipeline.get("status") or {}).get("conditions") or []:
@@ -292,8 +274,6 @@ def store(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
 
 def network(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
     """What the pod of the last ``helm test`` found between pods, and of the store from a pod."""
-    from zhongjing.backends.kubernetes.resources import PODS
-
     test = f"helm test {release.release} -n {release.namespace}"
     if api.context is not None:
         test += f" --kube-context {api.context}"
