@@ -19,7 +19,7 @@ import torch
 
 from zhongjing.codes import storage as codes
 from zhongjing.errors import NotFoundError, StorageError
-from zhongjing.storage.checkpoints import Wanted
+from zhongjing.storage.checkpoint_records import Wanted
 from zhongjing.storage.files import is_disk_full
 from zhongjing.storage.progress import Activity
 from zhongjing.train.barrier import first, meet

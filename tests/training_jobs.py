@@ -20,7 +20,7 @@ from tests.training_support import dialogues, rankings, stage_inputs
 from zhongjing.config.stages import PretrainSettings, RmSettings, SftSettings
 from zhongjing.data.samples import PackedRow, SampleSet
 from zhongjing.errors import DataError
-from zhongjing.storage.checkpoints import Ranges
+from zhongjing.storage.checkpoint_records import Ranges
 from zhongjing.storage.heartbeat import HEARTBEAT, beat
 from zhongjing.storage.progress import Activity
 from zhongjing.train import barrier as barrier_module

@@ -13,7 +13,7 @@ from zhongjing.errors import ZhongjingError
 from zhongjing.pipeline.records import find_record, read_status
 from zhongjing.pipeline.state import PipelineStatus, StageStatus
 from zhongjing.storage.artifacts import read_manifest
-from zhongjing.storage.checkpoints import list_steps
+from zhongjing.storage.checkpoint_records import list_steps
 from zhongjing.storage.credentials import Access
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageManifest

@@ -22,10 +22,11 @@ import pytest
 from zhongjing.backends.local.processes import wait_until
 from zhongjing.config.sources import Storage
 from zhongjing.errors import NotFoundError, StorageError, StorageUnavailableError
+from zhongjing.storage import checkpoint_download as download_module
 from zhongjing.storage import checkpoint_upload as upload_module
-from zhongjing.storage import checkpoints as checkpoints_module
+from zhongjing.storage.checkpoint_records import Ranges, is_ranged
 from zhongjing.storage.checkpoint_upload import NICENESS
-from zhongjing.storage.checkpoints import CheckpointStore, Ranges, is_ranged
+from zhongjing.storage.checkpoints import CheckpointStore
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.objects import ObjectInfo, ObjectStore, open_store
 
@@ -407,7 +408,7 @@ WEIGHTS, MOMENTS = 5 * BLOCK + 100, 10 * BLOCK + 200  # of each of the two ranks
 @pytest.fixture
 def stored(store: ObjectStore, layout: StageLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what two ranks have stored in steps 10 and 20, in small blocks."""
-    monkeypatch.setattr(checkpoints_module, "BLOCK_BYTES", BLOCK)
+    monkeypatch.setattr(download_module, "BLOCK_BYTES", BLOCK)
     monkeypatch.setattr(upload_module, "BLOCK_BYTES", BLOCK)
     ranks = ranks_of(store, layout, tmp_path / "spool", keep=2)
     files = tmp_path / "files"

@@ -9,7 +9,8 @@ import pytest
 
 from zhongjing.codes import storage as codes
 from zhongjing.errors import StorageError
-from zhongjing.storage.checkpoints import MANIFEST, CheckpointStore
+from zhongjing.storage.checkpoint_records import MANIFEST
+from zhongjing.storage.checkpoints import CheckpointStore
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.objects import ObjectStore
 

@@ -20,7 +20,7 @@ from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.errors import StorageError
 from zhongjing.storage.artifacts import request_stop
-from zhongjing.storage.checkpoints import Ranges
+from zhongjing.storage.checkpoint_records import Ranges
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore, open_store

@@ -102,8 +102,7 @@ def upload_model(
     files = store.upload_folder(folder, uri)
     if not files:
         raise StorageError("the model folder is empty", code=codes.UNUSABLE_FILE, where=str(folder))
-    kept = {f"{uri}/{file.name}" for file in files}
-    store.delete([info.uri for info in store.list(uri) if info.uri not in kept])
+    store.delete_folder(uri, keep=[file.name for file in files])
     return ModelArtifact(uri=uri, format=format, base_uri=base_uri, files=files)
 
 

@@ -1,7 +1,7 @@
 """Uploads one checkpoint from the spool: the low-priority process beside the training.
 
-Started by :class:`zhongjing.storage.checkpoints.CheckpointStore` as
-``python -m zhongjing.storage.checkpoint_upload JOB``, one a rank; credentials come through the environment.
+Started by :class:`zhongjing.storage.uploader.Upload`, one a rank, as
+``python -m zhongjing.storage.checkpoint_upload JOB``; credentials come through the environment.
 Files first, then word that this rank's part is there; rank 0's waits for the others' word, writes the
 manifest, and rotates. An error is left as ``error.json`` beside the job.
 """
@@ -16,25 +16,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from zhongjing.codes import storage as codes
 from zhongjing.errors import ConflictError, NotFoundError, StorageError, TransientError, ZhongjingError
-from zhongjing.storage.checkpoints import (
-    BEATS,
+from zhongjing.storage.checkpoint_records import (
     BLOCK_BYTES,
-    CANCELLED,
     MANIFEST,
     MOMENTS_SUFFIX,
-    ORPHAN_SECONDS,
     CheckpointFile,
     CheckpointManifest,
     CheckpointPart,
-    UploaderKilledError,
-    UploadJob,
     is_ranged,
     list_steps,
     remove_checkpoint,
@@ -43,8 +37,8 @@ from zhongjing.storage.documents import parse_json, parse_record, record_bytes
 from zhongjing.storage.files import block_digests
 from zhongjing.storage.heartbeat import HEARTBEAT
 from zhongjing.storage.layout import StageLayout
-from zhongjing.storage.manifest import ModelFile
 from zhongjing.storage.objects import ObjectStore, open_store
+from zhongjing.storage.uploader import BEATS, CANCELLED, ERROR, ORPHAN_SECONDS, UploaderKilledError, UploadJob
 
 logger = logging.getLogger("zhongjing.checkpoint_upload")
 
@@ -84,7 +78,7 @@ def perform(path: Path) -> int:
         job = parse_record(parse_json(path.read_bytes(), str(path)), UploadJob, str(path))
         upload(open_store(job.storage), job, path.with_name(CANCELLED))
     except ZhongjingError as error:
-        (path.parent / "error.json").write_text(json.dumps(error.as_dict()))
+        path.with_name(ERROR).write_text(json.dumps(error.as_dict()))
         logger.error("%s", error)
         return error.exit_code
     shutil.rmtree(path.parent, ignore_errors=True)
@@ -120,7 +114,7 @@ def upload(store: ObjectStore, job: UploadJob, cancelled: Path) -> None:
     store.put_once(f"{uri}/{MANIFEST}", record_bytes(manifest))
     logger.info("step %d is complete: %d bytes", job.step, sum(file.size for file in files))
     if job.ranks > 1:
-        _sweep(store, uri, files)
+        store.delete_folder(uri, keep=[MANIFEST, *(file.name for file in files)])
     rotate(store, layout, job.keep)
 
 
@@ -167,12 +161,6 @@ def _other_parts(store: ObjectStore, uri: str, job: UploadJob, cancelled: Path) 
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
     return files
-
-
-def _sweep(store: ObjectStore, uri: str, files: Sequence[ModelFile]) -> None:
-    """Removes what is no part of the checkpoint that has just been completed."""
-    kept = {f"{uri}/{name}" for name in (MANIFEST, *(file.name for file in files))}
-    store.delete([info.uri for info in store.list(uri) if info.uri not in kept])
 
 
 def rotate(store: ObjectStore, layout: StageLayout, keep: int) -> list[int]:

@@ -346,9 +346,10 @@ class ObjectStore:
                     lambda client, _, batch=batch: obstore.delete(client, batch),  # type: ignore[misc]
                 )
 
-    def delete_folder(self, uri: str) -> int:
-        """Deletes everything below a folder and returns how many objects that were."""
-        found = [info.uri for info in self.list(uri)]
+    def delete_folder(self, uri: str, keep: Iterable[str] = ()) -> int:
+        """Deletes everything below a folder but the names to keep; returns how many objects that were."""
+        kept = {f"{uri}/{name}" for name in keep}
+        found = [info.uri for info in self.list(uri) if info.uri not in kept]
         self.delete(found)
         return len(found)
 

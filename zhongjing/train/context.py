@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from zhongjing.storage.checkpoints import Wanted
+from zhongjing.storage.checkpoint_records import Wanted
 from zhongjing.storage.progress import Activity
 
 

@@ -24,7 +24,7 @@ import torch
 
 from zhongjing.codes import storage as codes
 from zhongjing.errors import StorageError
-from zhongjing.storage.checkpoints import MOMENTS_SUFFIX, WEIGHTS_SUFFIX, Ranges
+from zhongjing.storage.checkpoint_records import MOMENTS_SUFFIX, WEIGHTS_SUFFIX, Ranges
 from zhongjing.storage.documents import check_version
 from zhongjing.storage.heartbeat import beat
 from zhongjing.train.engine import Engine

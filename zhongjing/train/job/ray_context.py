@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from zhongjing.storage.checkpoints import CheckpointStore, Wanted
+from zhongjing.storage.checkpoint_records import Wanted
+from zhongjing.storage.checkpoints import CheckpointStore
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.errors import ConfigError
-from zhongjing.storage.checkpoints import is_uploading
 from zhongjing.storage.manifest import StageRequest
+from zhongjing.storage.uploader import is_uploading
 
 VARIABLE = "ZHONGJING_SCRATCH"
 SIZE_VARIABLE = "ZHONGJING_SCRATCH_SIZE"
