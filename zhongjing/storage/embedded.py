@@ -34,10 +34,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 from zhongjing.codes import command as command_codes
 from zhongjing.codes import storage as storage_codes
@@ -78,6 +79,8 @@ class EmbeddedS3:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
+        self.log = self.folder / "weed.log"
+        self._ports_file = self.folder / "ports.json"
         self._process: subprocess.Popen[bytes] | None = None
         self._running: _Running | None = None
 
@@ -89,15 +92,6 @@ class EmbeddedS3:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-    @property
-    def log(self) -> Path:
-        """The server's log."""
-        return self.folder / "weed.log"
-
-    @property
-    def _ports_file(self) -> Path:
-        return self.folder / "ports.json"
 
     @property
     def endpoint(self) -> str:
@@ -156,7 +150,8 @@ class EmbeddedS3:
         if self.is_running:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._start_lock():
+        with (self.folder / "start.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if self._adopt():
                 return
             self._end_strays()
@@ -230,12 +225,6 @@ class EmbeddedS3:
                 remedy="remove the file: new ones are made, the data stays",
             ) from error
 
-    @contextlib.contextmanager
-    def _start_lock(self) -> Any:
-        with (self.folder / "start.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     def _adopt(self) -> bool:
         running = self._recorded()
         if running is None:
@@ -301,36 +290,31 @@ class EmbeddedS3:
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("wb") as log:
             process = self._spawn(ports, data, log)
+        ready, died = False, None
         try:
             ready = _wait(lambda: process.poll() is not None or _is_ready(ports), READY_SECONDS)
-        except BaseException:
-            process.kill()
-            process.wait()
-            _remove_sockets(ports)
-            raise
-        if process.poll() is not None:
-            _remove_sockets(ports)
-            tail = self._log_tail()
-            if "address already in use" in tail:
-                return False
-            raise StorageError(
-                f"the embedded S3 server ended with code {process.returncode} while it started:\n{tail}",
-                code=storage_codes.S3_SERVER_FAILED,
-                where=str(self.log),
-            )
-        if not ready:
-            process.kill()
-            process.wait()
-            _remove_sockets(ports)
-            raise StorageError(
-                f"the embedded S3 server was not ready after {READY_SECONDS:g} seconds:\n{self._log_tail()}",
-                code=storage_codes.S3_SERVER_FAILED,
-                where=str(self.log),
-            )
-        self._process = process
-        self._running = _Running(process.pid, start_mark(process.pid) or "", ports)
-        (self.folder / "server.json").write_text(json.dumps(asdict(self._running)))
-        return True
+            died = process.poll()
+        finally:
+            if died is not None or not ready:
+                process.kill()
+                process.wait()
+                _remove_sockets(ports)
+        if ready and died is None:
+            self._process = process
+            self._running = _Running(process.pid, start_mark(process.pid) or "", ports)
+            (self.folder / "server.json").write_text(json.dumps(asdict(self._running)))
+            return True
+        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
+        if died is not None and "address already in use" in tail:
+            return False
+        did = f"was not ready after {READY_SECONDS:g} seconds"
+        if died is not None:
+            did = f"ended with code {died} while it started"
+        raise StorageError(
+            f"the embedded S3 server {did}:\n{tail}",
+            code=storage_codes.S3_SERVER_FAILED,
+            where=str(self.log),
+        )
 
     def _spawn(self, ports: dict[str, int], data: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
         # No inherited AWS_* (the server would take them for administrators) and no foreign configuration.
@@ -369,9 +353,6 @@ class EmbeddedS3:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-
-    def _log_tail(self, lines: int = 8) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
 def weed_binary() -> Path:
@@ -424,7 +405,7 @@ def _fetch(url: str) -> bytes | None:
         return None
 
 
-def _wait(condition: Any, seconds: float) -> bool:
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -172,7 +172,7 @@ class MetricsWriter:
         self._pending: list[bytes] = []
         self._open = b""  # content of the part that still grows
         self._part: int | None = None  # its number, known once the store was asked
-        self._worker = _Worker("metrics", interval, lambda: bool(self._pending), self._flush)
+        self._worker = _Worker("metrics", interval, lambda: bool(self._pending), self.flush)
 
     def add(self, point: MetricPoint) -> None:
         """Hands over a point; returns at once and never raises for the store's sake."""
@@ -180,14 +180,6 @@ class MetricsWriter:
         with self._lock:
             self._pending.append(line)
         self._worker.wake()
-
-    def flush(self) -> None:
-        """Writes what is pending.
-
-        Raises:
-            StorageError: the store did not take it; it stays pending.
-        """
-        self._flush()
 
     def unstored(self) -> bytes:
         """JSON lines of the points that the store may not have yet, for a checkpoint that is being taken."""
@@ -239,7 +231,7 @@ class MetricsWriter:
         Raises:
             StorageError: a part is damaged or the store refused; nothing is lost then.
         """
-        self._flush()
+        self.flush()
         with self._flushing:
             points = read_metrics(self._store, self._layout)
             self._store.put(self._layout.metrics, _lines(points))
@@ -251,7 +243,12 @@ class MetricsWriter:
         """Writes what is pending and ends the thread; False if the store did not take it in time."""
         return self._worker.close(seconds) and not self._pending
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Writes what is pending.
+
+        Raises:
+            StorageError: the store did not take it; it stays pending.
+        """
         with self._flushing:
             if self._part is None:
                 parts = _list_parts(self._store, self._layout)
