@@ -26,7 +26,7 @@ NAME_RULE = "takes small Latin letters, digits and hyphens, with a letter or dig
 
 
 class DocumentModel(BaseModel):
-    """Base of all parts of a document: camelCase outside, unknown keys refused, immutable."""
+    """Base of what is written as YAML or JSON: camelCase outside, unknown keys refused, immutable."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import Field, ValidationError
 
 from zhongjing.codes.cluster import INVALID_RELEASE
+from zhongjing.config.fields import DocumentModel
 from zhongjing.config.sources import Storage
 from zhongjing.errors import ConfigError
 
@@ -23,15 +23,7 @@ RELEASE_KEY = "release.yaml"
 Provisioner = Literal["static", "kuberay"]
 
 
-class ReleaseModel(BaseModel):
-    """Base of the parts: camelCase outside, unknown keys refused (chart and image are of one version)."""
-
-    model_config = ConfigDict(
-        extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, frozen=True
-    )
-
-
-class WorkerGroup(ReleaseModel):
+class WorkerGroup(DocumentModel):
     """Pods of one kind that Ray workers run in."""
 
     name: str
@@ -48,7 +40,7 @@ class WorkerGroup(ReleaseModel):
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels of nodes for its pods")
 
 
-class RayRelease(ReleaseModel):
+class RayRelease(DocumentModel):
     """The Ray cluster."""
 
     cluster: str = Field(description="kuberay: name of the RayCluster; static: prefix of the workloads")
@@ -63,7 +55,7 @@ class RayRelease(ReleaseModel):
     idle_seconds: float = Field(default=600.0, ge=0, description="workers without a stage go after so long")
 
 
-class StorageRelease(ReleaseModel):
+class StorageRelease(DocumentModel):
     """The object store."""
 
     bundled: bool = Field(description="whether the chart runs it")
@@ -92,7 +84,7 @@ class StorageRelease(ReleaseModel):
         )
 
 
-class ReleaseConfig(ReleaseModel):
+class ReleaseConfig(DocumentModel):
     """An installed release."""
 
     version: Literal[1] = 1

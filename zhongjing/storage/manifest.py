@@ -9,27 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import ConfigDict, Field
 
+from zhongjing.config.fields import DocumentModel
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 
 MANIFEST_VERSION: Final = 1
 
 
-class Record(BaseModel):
-    """Base of stored JSON: camelCase outside; unknown keys are kept out so that damage is seen."""
+class Record(DocumentModel):
+    """Base of stored JSON; unknown keys are kept out so that damage is seen."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-        serialize_by_alias=True,
-        frozen=True,
-        protected_namespaces=(),
-    )
+    model_config = ConfigDict(protected_namespaces=())  # a field may be called model
 
 
 class FrozenObject(Record):
