@@ -41,6 +41,7 @@ class KubernetesRecords:
         self._refused = False
         self._seed: Mapping[Stage, int] = {}
         self._sent: tuple[str, Object] = ("", {})
+        self._decoded: tuple[str, PipelineStatus] | None = None  # with the version that it is of
         self._unknown: frozenset[str] = frozenset()
         self.has_news = False
         """Whether live progress was noted that no status says yet."""
@@ -90,18 +91,23 @@ class KubernetesRecords:
         Raises:
             StorageError: it was edited by hand, or the listing of a late source is gone.
         """
+        if self._decoded is None or self._decoded[0] != self.pipeline.version:
+            self._decoded = self.pipeline.version, self._decode()
+        status = self._decoded[1]
+        if status.stages or not self._seed:
+            return status
+        seeded = {stage: StageStatus(attempt=attempt) for stage, attempt in self._seed.items()}
+        return status.model_copy(update={"stages": seeded})
+
+    def _decode(self) -> PipelineStatus:
         try:
-            status = decode(self.pipeline.status, self.pipeline.short_uid, self._listing)
+            return decode(self.pipeline.status, self.pipeline.short_uid, self._listing)
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(
                 f"the status cannot be read: {' '.join(str(error).split())[:300]}",
                 code=UNREADABLE_STATUS,
                 where=f"{self.pipeline.namespace}/trainingpipelines/{self.pipeline.name}",
             ) from error
-        if status.stages or not self._seed:
-            return status
-        seeded = {stage: StageStatus(attempt=attempt) for stage, attempt in self._seed.items()}
-        return status.model_copy(update={"stages": seeded})
 
     def write_status(self, status: PipelineStatus, version: str | None) -> str:
         """Writes the status.

@@ -340,9 +340,8 @@ class Reconciler:
         except BackendError as error:
             self._staleness.excuse(entry.submission_id, now)  # what waits for workers does not hang
             self._unready = unavailable(error)
-            why = held_up(error)
-            update = {"waiting_since": entry.waiting_since or stamp(now)}
-            return [Mark(stage, StageState.QUEUED, why.reason, why.message, why.remedy, update), why]
+            since = entry.waiting_since or stamp(now)
+            return _marked(stage, StageState.QUEUED, held_up(error), waiting_since=since)
         if entry.waiting_since is None:
             return []
         return [Mark(stage, StageState.RUNNING, "Running", update=entry.waited(now))]
@@ -369,12 +368,11 @@ class Reconciler:
             logger.warning("%s", error)  # the next pass sees it and takes another id
         except BackendUnavailableError as error:
             self._unready = error
-            why = held_up(error)
-            return [Mark(stage, StageState.QUEUED, why.reason, why.message, why.remedy), why]
+            return _marked(stage, StageState.QUEUED, held_up(error))
         except ImpossibleJobError as error:
             # Another release may hold it: the gate looks again.
             why = Conclude(ConditionType.PROGRESSING, error.code.name, sentence(error), error.remedy)
-            return [Mark(stage, StageState.BLOCKED, why.reason, why.message, why.remedy), why]
+            return _marked(stage, StageState.BLOCKED, why)
         except TransientError:
             raise
         except BackendError as error:
@@ -452,3 +450,8 @@ def _held_up(error: ZhongjingError, desired: DesiredState, status: PipelineStatu
     if isinstance(error, BackendError) or status.observed_generation == desired.generation:
         return [why]
     return [Adopt(desired.generation), why]
+
+
+def _marked(stage: Stage, state: StageState, why: Conclude, **update: str) -> list[Action]:
+    """What holds for a stage, and so for the whole pipeline."""
+    return [Mark(stage, state, why.reason, why.message, why.remedy, update), why]
