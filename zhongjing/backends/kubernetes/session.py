@@ -6,11 +6,11 @@ something in it is asked for (results, logs of the past, uploads), Ray when a lo
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Self
 
 from pydantic import ValidationError
@@ -257,10 +257,7 @@ class KubernetesSession:
         self, pipeline: str, stage: Stage, *, follow: bool = False, attempt: int | None = None
     ) -> Iterator[str]:
         """Lines of the driver's log of an attempt: from Ray while it runs, else from the store."""
-
-        def live(identity: str) -> Iterator[str] | None:
-            return self._services.live_log(identity, follow=follow)
-
+        live = partial(self._services.live_log, follow=follow)
         return read_log(self, pipeline, stage, attempt, live, past=False)
 
     # Being there
@@ -277,10 +274,9 @@ class KubernetesSession:
             return ["the controller has not seen the pipeline yet"]
         return [f"{finding}\n  remedy: {finding.remedy}" for finding in found]
 
-    @contextlib.contextmanager
-    def heartbeat(self) -> Iterator[None]:
+    def heartbeat(self) -> AbstractContextManager[None]:
         """Nothing is needed: the controller lives by itself."""
-        yield
+        return nullcontext()
 
     def close(self) -> None:
         """Ends the session and its forwards; pipelines go on."""

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -184,11 +185,8 @@ class LocalSession:
         self, pipeline: str, stage: Stage, *, follow: bool = False, attempt: int | None = None
     ) -> Iterator[str]:
         """Lines of the driver's log of an attempt (the latest), live or from the store."""
-
-        def live(identity: str) -> Iterator[str] | None:
-            return live_log(self._jobs(), identity, follow=follow)
-
-        return read_log(self, pipeline, stage, attempt, live, past=True)
+        jobs = self._jobs()
+        return read_log(self, pipeline, stage, attempt, partial(live_log, jobs, follow=follow), past=True)
 
     # Being there
 
@@ -245,26 +243,21 @@ class LocalSession:
         for name in self.workdir.pipelines():
             other = self.desired(name) if name != pipeline else None
             if other is not None and in_progress(other, self.status(name)):
-                raise ConfigError(
-                    f"the pipeline {name} runs in this workdir",
-                    code=WORKDIR_IN_USE,
-                    where=str(self.workdir.path),
-                    remedy=f"wait for it, stop it (`zhongjing stop {name} --local`), or give another "
-                    "--workdir",
-                )
+                remedy = f"wait for it, stop it (`zhongjing stop {name} --local`), or give another --workdir"
+                raise self._in_use(f"the pipeline {name} runs in this workdir", remedy)
 
     def _refuse_change(self, old: DesiredState, new: DesiredState) -> None:
         status = self.status(old.pipeline)
-        if not in_progress(old, status):
-            return
-        changes = changed_under_way(old, new, status)
+        changes = changed_under_way(old, new, status) if in_progress(old, status) else []
         if changes:
-            raise ConfigError(
-                f"the pipeline {old.pipeline} runs with another document ({'; '.join(changes)})",
-                code=WORKDIR_IN_USE,
-                where=str(self.workdir.path),
-                remedy=f"wait for it, or stop it first: `zhongjing stop {old.pipeline} --local`",
+            name = old.pipeline
+            remedy = f"wait for it, or stop it first: `zhongjing stop {name} --local`"
+            raise self._in_use(
+                f"the pipeline {name} runs with another document ({'; '.join(changes)})", remedy
             )
+
+    def _in_use(self, message: str, remedy: str) -> ConfigError:
+        return ConfigError(message, code=WORKDIR_IN_USE, where=str(self.workdir.path), remedy=remedy)
 
     def _set_suspend(self, pipeline: str, *, suspend: bool) -> DesiredState:
         layout = self.layout(pipeline)
@@ -277,11 +270,8 @@ class LocalSession:
             if there.suspend == suspend and (suspend or going):
                 self._wake(pipeline)
                 return there
-            update = {
-                "suspend": suspend,
-                "generation": there.generation + 1,
-                "updated_at": stamp(time.time()),
-            }
+            now = stamp(time.time())
+            update = {"suspend": suspend, "generation": there.generation + 1, "updated_at": now}
             try:
                 written = write(self.store, layout.desired, there.model_copy(update=update), stored.etag)
             except ConflictError:

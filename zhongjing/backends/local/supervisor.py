@@ -122,14 +122,17 @@ class Supervisor:
             self._write_record()
             self._watcher.start()
             self._loop()
-        except ZhongjingError as error:
-            self._fail(error)
-            raise
-        except OSError as error:
-            # A disk that is full or read-only, a file where a folder should be: no defect of ours.
-            failure = disk_error(error, Path(os.fsdecode(error.filename or self.workdir.path)))
-            self._fail(failure)
-            raise failure from error
+        except (ZhongjingError, OSError) as error:
+            if isinstance(error, ZhongjingError):
+                self._error = error
+            else:
+                # A disk that is full or read-only, a file where a folder should be: no defect of ours.
+                self._error = disk_error(error, Path(os.fsdecode(error.filename or self.workdir.path)))
+            with contextlib.suppress(OSError):  # the clients read it, if the disk takes it
+                self._write_record()
+            if self._error is error:
+                raise
+            raise self._error from error
         finally:
             # From here nothing may interrupt the clean-up.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -304,12 +307,6 @@ class Supervisor:
             self._use_store()
             self._driven.clear()
             self._head.stop()
-            self._write_record()
-
-    def _fail(self, error: ZhongjingError) -> None:
-        """Leaves word for the clients, if the disk takes it."""
-        self._error = error
-        with contextlib.suppress(OSError):
             self._write_record()
 
     def _write_record(self) -> None:
