@@ -315,11 +315,11 @@ def _awaiting(finding: Finding | None, text: str, managed: Sequence[str]) -> Fin
 
 
 def _limit(pod: Object, container: str) -> str:
-    for each in (pod.get("spec") or {}).get("containers") or []:
-        limit = ((each.get("resources") or {}).get("limits") or {}).get("memory")
-        if each.get("name") == container and limit:
-            return f": its limit is {limit}"
-    return ""
+    containers = [
+        each for each in (pod.get("spec") or {}).get("containers") or [] if each["name"] == container
+    ]
+    limits = [((each.get("resources") or {}).get("limits") or {}).get("memory") for each in containers]
+    return f": its limit is {limits[0]}" if limits and limits[0] else ""
 
 
 def _starting(pod: Object, place: str, status: Mapping[str, object], events: Sequence[Object]) -> Finding:
