@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -170,9 +169,9 @@ def test_a_request_that_cannot_be_served_ends_neither_the_server_nor_what_lives(
     _seen(living)
     with socket.socket(socket.AF_UNIX) as other:
         other.connect(server[1][SERVER_VARIABLE])
-        body = json.dumps({"arguments": [], "another": 1}).encode()
-        socket.send_fds(other, [struct.pack("!I", len(body))], [0, 1, 2])
-        other.sendall(body)
+        (folder / "request").write_text(json.dumps({"arguments": [], "another": 1}))
+        with (folder / "request").open() as request:
+            socket.send_fds(other, [b"?"], [0, 1, 2, request.fileno()])
         assert other.recv(1) == b""
     fork = ForkServer(folder / "own")
     client = _start(folder, {**server[1], SERVER_VARIABLE: str(folder / "own")}, "-m", "told", "3")

@@ -31,15 +31,15 @@ def main() -> None:
     if server is None or request is None:
         _start(arguments)
         return
-    body = json.dumps(
-        {"arguments": request, "environment": dict(os.environ), "folder": os.getcwd()}  # noqa: PTH109
-    ).encode()
-    try:
-        socket.send_fds(server, [struct.pack("!I", len(body))], [0, 1, 2])
-        server.sendall(body)
-        forked = server.recv(1)
-    except OSError:
-        forked = b""
+    with os.fdopen(os.memfd_create("request"), "w", encoding="utf-8") as file:
+        folder = os.getcwd()  # noqa: PTH109
+        file.write(json.dumps({"arguments": request, "environment": dict(os.environ), "folder": folder}))
+        file.flush()
+        try:
+            socket.send_fds(server, [b"?"], [0, 1, 2, file.fileno()])
+            forked = server.recv(1)
+        except OSError:
+            forked = b""
     if not forked:
         _start(arguments)
         return

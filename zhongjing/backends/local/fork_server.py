@@ -34,8 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-# A request: its length, then JSON. The client's standard files travel with the first part.
-LENGTH = struct.Struct("!I")
+# A request is one byte, with which travel the client's standard files and a file of JSON.
 STATUS = struct.Struct("!i")
 SIGNAL = struct.Struct("!B")
 FORKED = b"+"
@@ -165,19 +164,13 @@ class ForkServer:
 
 
 def _read(client: socket.socket) -> tuple[Request, list[int]]:
-    head, files, _, _ = socket.recv_fds(client, LENGTH.size, 3)
+    _, files, _, _ = socket.recv_fds(client, 1, 4)
     try:
-        if len(head) != LENGTH.size or len(files) != 3:
+        if len(files) != 4:
             raise ValueError("no request")
-        (left,) = LENGTH.unpack(head)
-        parts = []
-        while left:
-            part = client.recv(min(left, 1 << 16))
-            if not part:
-                raise ValueError("a request without its end")
-            parts.append(part)
-            left -= len(part)
-        return Request(**json.loads(b"".join(parts))), files
+        with os.fdopen(files.pop(), encoding="utf-8") as content:
+            content.seek(0)
+            return Request(**json.load(content)), files
     except BaseException:
         for file in files:
             os.close(file)
