@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.manifests import stage_manifest
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConflictError, StorageError
 from zhongjing.storage import artifacts
 from zhongjing.storage.documents import record_bytes
 from zhongjing.storage.layout import Layout, StageLayout
-from zhongjing.storage.manifest import Lineage, ModelArtifact, StageManifest
+from zhongjing.storage.manifest import ModelArtifact, StageManifest
 from zhongjing.storage.objects import ObjectStore
 
 pytestmark = pytest.mark.integration
@@ -30,38 +31,11 @@ def stage(layout: Layout) -> StageLayout:
 
 
 def manifest(attempt: int, **changes: Any) -> StageManifest:
-    fields: dict[str, Any] = {
-        "pipeline": "tiny",
-        "namespace": "local",
-        "stage": Stage.SFT,
-        "key": "abc123",
-        "attempt": attempt,
-        "submission_id": f"tiny-01234567-sft-a{attempt}",
-        "started_at": "2026-11-22T20:00:00Z",
-        "finished_at": "2026-11-22T20:10:00Z",
-        "seconds": 600.0,
-        "model": ModelArtifact(uri="s3://bucket/model", format="adapter", base_uri="s3://bucket/base"),
-        "inputs": [],
-        "sources": [],
-        "steps": 10,
-        "best_step": 8,
-        "samples": 640,
-        "tokens": 12345,
-        "spikes": 0,
-        "metrics_before": {"loss": 8.3},
-        "metrics": {"loss": 2.1},
-        "document": {"kind": "TrainingPipeline"},
-        "lineage": Lineage(
-            code_version="0.1.0",
-            python="3.11",
-            packages={},
-            host="h",
-            platform="linux",
-            workers=2,
-            device="cpu",
-        ),
-    }
-    return StageManifest.model_validate({**fields, **changes})
+    model = ModelArtifact(uri="s3://bucket/model", format="adapter", base_uri="s3://bucket/base")
+    submission = f"tiny-01234567-sft-a{attempt}"
+    return stage_manifest(
+        Stage.SFT, pipeline="tiny", attempt=attempt, submission_id=submission, model=model, **changes
+    )
 
 
 def test_manifest_is_written_once(store: ObjectStore, stage: StageLayout) -> None:

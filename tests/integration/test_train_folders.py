@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.manifests import stage_manifest
 from tests.training_support import tiny_base
 from zhongjing.codes import model as codes
 from zhongjing.codes import storage as storage_codes
@@ -16,7 +17,6 @@ from zhongjing.model.weights import WeightReader
 from zhongjing.storage.artifacts import MADE, upload_model, write_manifest
 from zhongjing.storage.heartbeat import HEARTBEAT
 from zhongjing.storage.layout import Layout, StageLayout
-from zhongjing.storage.manifest import Lineage, StageManifest
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.train.job.folders import DownloadStoppedError, Folders, until
 
@@ -33,32 +33,7 @@ def result(store: ObjectStore, bucket_uri: str, base: Path) -> StageLayout:
     """A finished pretrain stage."""
     layout = Layout(bucket_uri, "local", "x").stage(Stage.PRETRAIN, "abc123")
     model = upload_model(store, base, layout.model, format="full")
-    manifest = StageManifest(
-        pipeline="x",
-        namespace="local",
-        stage=Stage.PRETRAIN,
-        key="abc123",
-        attempt=1,
-        submission_id="x-pretrain-a1",
-        started_at="2026-11-22T20:00:00Z",
-        finished_at="2026-11-22T20:10:00Z",
-        seconds=600.0,
-        model=model,
-        inputs=[],
-        sources=[],
-        steps=1,
-        best_step=1,
-        samples=1,
-        tokens=1,
-        spikes=0,
-        metrics_before={},
-        metrics={},
-        document={},
-        lineage=Lineage(
-            code_version="0", python="3", packages={}, host="h", platform="l", workers=1, device="cpu"
-        ),
-    )
-    write_manifest(store, layout, manifest)
+    write_manifest(store, layout, stage_manifest(Stage.PRETRAIN, model=model))
     return layout
 
 

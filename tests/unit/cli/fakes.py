@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.manifests import stage_manifest
 from zhongjing.codes.storage import DAMAGED_OBJECT, OBJECT_NOT_FOUND
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import resolve
@@ -25,7 +26,7 @@ from zhongjing.pipeline.state import (
     StageStatus,
 )
 from zhongjing.storage.layout import Layout
-from zhongjing.storage.manifest import Lineage, ModelArtifact, StageManifest
+from zhongjing.storage.manifest import ModelArtifact, StageManifest
 from zhongjing.storage.objects import ObjectInfo
 from zhongjing.storage.progress import Activity, Progress
 
@@ -124,31 +125,22 @@ def manifest(stage: Stage, *, name: str = "demo", **more: Any) -> StageManifest:
     root = f"s3://zhongjing/local/{name}/{stage}/{key}"
     fields: dict[str, Any] = {
         "pipeline": name,
-        "namespace": "local",
-        "stage": stage,
         "key": key,
-        "attempt": 1,
         "submission_id": f"{name}-{UID}-{stage}-a1",
         "started_at": TIME,
         "finished_at": TIME,
         "seconds": 75.0,
         "model": ModelArtifact(uri=f"{root}/model", format="full"),
-        "inputs": [],
-        "sources": [],
         "steps": 100,
         "best_step": 75,
         "samples": 800,
         "tokens": 12000,
-        "spikes": 0,
         "metrics_before": {"loss": 6.5, "perplexity": 665.1},
         "metrics": {"loss": 3.25, "perplexity": 25.8},
         "test_metrics": {"loss": 3.5},
         "document": document(name).model_dump(mode="json", by_alias=True),
-        "lineage": Lineage(
-            code_version="0.1.0", python="3.11", packages={}, host="h", platform="p", workers=1, device="cpu"
-        ),
     }
-    return StageManifest(**{**fields, **more})
+    return stage_manifest(stage, **{**fields, **more})
 
 
 class MemoryStore:

@@ -6,33 +6,16 @@ import pytest
 
 from tests.faults.checks import compare, rollout_problems
 from tests.faults.observe import STAGES, Result
+from tests.manifests import stage_manifest
 from zhongjing.config.stages import Stage
-from zhongjing.storage.manifest import Lineage, ModelArtifact, ModelFile, StageManifest
+from zhongjing.storage.manifest import ModelArtifact, ModelFile, StageManifest
 from zhongjing.storage.progress import MetricPoint
 
 
 def manifest(stage: Stage, loss: float, digest: str = "d", **fields: int) -> StageManifest:
-    counts = {"steps": 4, "best_step": 4, "samples": 8, "tokens": 80, "spikes": 0} | fields
-    return StageManifest(
-        pipeline="p",
-        namespace="n",
-        stage=stage,
-        key="k",
-        attempt=1,
-        submission_id="s",
-        started_at="",
-        finished_at="",
-        seconds=1.0,
-        model=ModelArtifact(uri="s3://x", format="full", files=[ModelFile(name="m", size=1, sha256=digest)]),
-        inputs=[],
-        sources=[],
-        metrics_before={"loss": 2.0},
-        metrics={"loss": loss},
-        document={},
-        lineage=Lineage(
-            code_version="", python="", packages={}, host="", platform="", workers=1, device="cpu"
-        ),
-        **counts,
+    artifact = ModelArtifact(uri="s3://x", format="full", files=[ModelFile(name="m", size=1, sha256=digest)])
+    return stage_manifest(
+        stage, model=artifact, metrics_before={"loss": 2.0}, metrics={"loss": loss}, **fields
     )
 
 

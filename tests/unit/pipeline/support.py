@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.manifests import stage_manifest
 from zhongjing.codes.ray import FOREIGN_JOB, RAY_UNREACHABLE
 from zhongjing.codes.storage import CONFLICT, OBJECT_NOT_FOUND, STORAGE_UNREACHABLE
 from zhongjing.config.resolve import resolve
@@ -23,7 +24,6 @@ from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import (
     FrozenObject,
     FrozenSource,
-    Lineage,
     ModelArtifact,
     Record,
     StageManifest,
@@ -112,30 +112,13 @@ def desired_state(
 def manifest_of(request: StageRequest) -> StageManifest:
     """A manifest as the job of ``request`` writes it."""
     place = LAYOUT.stage(request.stage, request.key)
-    return StageManifest(
-        pipeline="demo",
-        namespace="local",
-        stage=request.stage,
+    return stage_manifest(
+        request.stage,
         key=request.key,
         attempt=request.attempt,
         submission_id=request.submission_id,
-        started_at=stamp(NOW),
-        finished_at=stamp(NOW),
-        seconds=1.0,
         model=ModelArtifact(uri=place.model, format="full"),
         inputs=request.inputs,
-        sources=[],
-        steps=1,
-        best_step=1,
-        samples=1,
-        tokens=1,
-        spikes=0,
-        metrics_before={},
-        metrics={},
-        document={},
-        lineage=Lineage(
-            code_version="0", python="3", packages={}, host="h", platform="p", workers=1, device="cpu"
-        ),
     )
 
 
