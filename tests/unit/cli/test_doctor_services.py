@@ -130,22 +130,10 @@ def test_keys_that_others_can_read(tmp_path: Path) -> None:
 # Ray
 
 
-@pytest.mark.parametrize(
-    ("log", "expected", "words"),
-    [
-        (
-            ['{"right": true, "milliseconds": 5.0}'],
-            ("fine", None),
-            "2 workers added up 4 MiB",
-        ),
-        (['{"right": false, "milliseconds": 5.0}'], ("fails", "TorchUnusable"), "sum is wrong"),
-        ([], ("fails", "RayRefused"), "said nothing"),
-    ],
-)
-def test_the_job_of_a_trial(log: list[str], expected: tuple[str, str | None], words: str) -> None:
-    finding = ray.judge_job(iter(["noise", *(f"zhongjing-doctor: {line}" for line in log)]), 9.0)
-    assert told(finding) == expected
-    assert words in finding.finding
+def test_the_job_of_a_trial() -> None:
+    assert told(ray.judge_job(["noise"], 9.0)) == ("fine", None)
+    wrong = ray.judge_job(["noise", "zhongjing-doctor: the sum is wrong"], 9.0)
+    assert told(wrong) == ("fails", "TorchUnusable")
 
 
 class Head:
@@ -173,7 +161,7 @@ class Head:
     [
         (None, [("ray start", "fails", "RayFailed")]),
         (JobState.FAILED, [("ray start", "fine", None), ("ray job", "fails", "RayRefused")]),
-        (JobState.SUCCEEDED, [("ray start", "fine", None), ("ray job", "fails", "RayRefused")]),
+        (JobState.SUCCEEDED, [("ray start", "fine", None), ("ray job", "fine", None)]),
     ],
 )
 def test_a_trial_of_ray(
@@ -236,9 +224,7 @@ spec:
 
 
 def held(situation: Situation, text: str) -> list[tuple[str, str, str | None]]:
-    asked = replace(
-        situation, local=True, document=resolve(parse_document(text, "my.yaml")), origin="my.yaml"
-    )
+    asked = replace(situation, local=True, document=resolve(parse_document(text, "my.yaml")))
     return [(finding.name, *told(finding)) for finding in document.document(asked)]
 
 

@@ -120,7 +120,6 @@ def doctor(
             cluster=target if isinstance(target, ClusterTarget) else None,
             storage=_storage(storage, endpoint, document, own=target is not None),
             document=document,
-            origin=str(file or ""),
             deep=deep,
         )
         for found in run_checks(_chosen(checks(situation), only or []), situation):

@@ -38,7 +38,6 @@ class Situation:
         cluster: the release to look at; none without a kubeconfig, and with ``local``.
         storage: the object store to try; none where none was named, and with ``local`` the workdir's.
         document: the document to hold against this machine or the cluster.
-        origin: the document's file.
         deep: whether a Ray is started to try it.
         environment: of the command.
     """
@@ -49,7 +48,6 @@ class Situation:
     cluster: ClusterTarget | None = None
     storage: Storage | None = None
     document: TrainingPipeline | None = None
-    origin: str = ""
     deep: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 

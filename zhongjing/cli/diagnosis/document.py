@@ -45,8 +45,7 @@ def document(situation: Situation) -> Iterator[Finding]:
         for note in notes:
             yield warn("sources", note, data.NO_GOOD_RECORD)
         if not notes:
-            said = f"{len(asked.spec.sources)} sources of {situation.origin}"
-            yield fine("sources", f"{said}: what is local is there and is read")
+            yield fine("sources", f"{len(asked.spec.sources)} sources: what is local is there and is read")
 
 
 def check_capacity(document: TrainingPipeline, stage: Stage) -> Finding:

@@ -79,10 +79,9 @@ def packages(situation: Situation) -> Iterator[Finding]:
         wrong = [fault for each in listed if (fault := _fault_of(each)) is not None]
         missing = any(fault.endswith("missing") for fault in wrong)
         code = command.MISSING_PACKAGE if missing else codes.UNTESTED_PACKAGES
-        if wrong:
-            yield fails(name, f"not as zhongjing asks for: {', '.join(wrong)}", code, remedy)
-        else:
-            yield fine(name, f"{len(listed)} packages are within their ranges")
+        said = f"not as zhongjing asks for: {', '.join(wrong)}"
+        about = f"{len(listed)} packages are within their ranges"
+        yield fails(name, said, code, remedy) if wrong else fine(name, about)
 
 
 def _applies(asked: Requirement, extra: str) -> bool:
