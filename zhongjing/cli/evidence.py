@@ -10,7 +10,6 @@ import platform
 import re
 import shutil
 import stat
-import subprocess
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -133,21 +132,15 @@ def _machine() -> dict[str, Any]:
 
 
 def _gpus() -> list[dict[str, Any]] | None:
-    program = shutil.which("nvidia-smi")
-    if program is None:
+    if shutil.which("nvidia-smi") is None:
         return None
-    asked = "name,memory.total,memory.used,driver_version"
-    done = subprocess.run(
-        [program, f"--query-gpu={asked}", "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=True,
-    )
-    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
+    from zhongjing.backends.local.machine import nvidia_smi
+
+    query = "--query-gpu=name,memory.total,memory.used,driver_version"
+    lines = (nvidia_smi(query, "--format=csv,noheader,nounits") or "").splitlines()
     return [
         {"name": gpu_of(name), "totalMiB": int(total), "usedMiB": int(used), "driver": version_of(driver)}
-        for name, total, used, driver in rows
+        for name, total, used, driver in ([cell.strip() for cell in line.split(",")] for line in lines)
     ]
 
 

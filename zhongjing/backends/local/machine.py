@@ -45,7 +45,7 @@ def gpus() -> int | None:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None and listed.strip() in ("", "-1"):
         return 0
-    answer = _nvidia_smi("-L")
+    answer = nvidia_smi("-L")
     if answer is None and shutil.which("nvidia-smi") is None:
         devices = [path for pattern in _GPU_DEVICES for path in Path("/dev").glob(pattern)]
         return None if devices else 0
@@ -61,7 +61,7 @@ def gpus() -> int | None:
     return found
 
 
-def _nvidia_smi(*arguments: str) -> str | None:
+def nvidia_smi(*arguments: str) -> str | None:
     """What the driver's program prints; None where it is missing, fails or does not answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
@@ -79,7 +79,7 @@ def gpu_memory() -> int | None:
     Nothing is said of GPUs of several sizes, nor of partitioned ones: which a job gets is not known here.
     nvidia-smi gives ``memory.total`` in MiB (``nvidia-smi --help-query-gpu``).
     """
-    answer = _nvidia_smi("--query-gpu=memory.total,mig.mode.current", "--format=csv,noheader,nounits")
+    answer = nvidia_smi("--query-gpu=memory.total,mig.mode.current", "--format=csv,noheader,nounits")
     if answer is None:
         return None
     sizes = []
