@@ -26,5 +26,5 @@ def release_config(
     of_ray |= {"groups": list(groups), "scaling": "controller", **(ray or {})}
     fields: dict[str, Any] = {"release": "zj", "fullname": "zj", "namespace": "ns", "chart_version": "0"}
     fields |= {"image": "zhongjing:0", "provisioner": "static", **changes}
-    kept = storage or StorageRelease(bundled=True, uri="s3://b")
+    kept = storage or StorageRelease(bundled=True, uri="s3://zhongjing")
     return ReleaseConfig(ray=RayRelease(**of_ray), storage=kept, **fields)
