@@ -32,6 +32,7 @@ from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.codes.local import UNUSABLE_WORKDIR
 from zhongjing.codes.ray import NO_CLUSTER, NOTHING_RUNS
 from zhongjing.config.commands import Commands
+from zhongjing.config.resolve import recipe_names
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendError, ConfigError, ZhongjingError
 
@@ -232,9 +233,11 @@ def commands_of(options: Mapping[str, Any]) -> Commands:
         with suppress(ZhongjingError):  # the very error, perhaps
             strict = "overrides" in options
             flags = choose(local=here, workdir=options.get("workdir"), **given, strict=strict).flags
+    word = options.get("document")
+    is_recipe = word in recipe_names()
     named = {
-        "-f": options.get("file") or options.get("document"),
-        "--recipe": options.get("recipe"),
+        "-f": options.get("file") or (None if is_recipe else word),
+        "--recipe": options.get("recipe") or (word if is_recipe else None),
         "--pipeline": options.get("pipeline"),
     }
     document = [word for name, value in named.items() if value for word in (name, str(value))]

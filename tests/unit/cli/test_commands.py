@@ -187,7 +187,11 @@ def test_what_a_command_finds_out_itself_is_left_out() -> None:
             },
             "-f 'a b.yaml' --set x=1 --force --stage rm --local --workdir w",
         ),
-        ({"local": True, "document": Path("m.yaml"), "overrides": []}, "-f m.yaml --stage rm --local"),
+        ({"local": True, "document": "m.yaml", "overrides": []}, "-f m.yaml --stage rm --local"),
+        (
+            {"local": True, "document": "zhongjing-13b", "overrides": []},
+            "--recipe zhongjing-13b --stage rm --local",
+        ),
         ({"local": True, "overrides": []}, "--recipe tiny --stage rm --local"),
         ({"local": True, "pipeline": "my", "overrides": None}, "--pipeline my --stage rm --local"),
         ({"local": True, "namespace": None, "force": True}, "--pipeline demo --stage rm --local"),

@@ -26,6 +26,7 @@ from tests.unit.cli.fakes import (
 from zhongjing.codes.local import WORKDIR_IN_USE
 from zhongjing.codes.ray import RAY_UNREACHABLE
 from zhongjing.codes.storage import CONFLICT
+from zhongjing.config.resolve import recipe_origin
 from zhongjing.config.stages import Stage
 from zhongjing.errors import BackendUnavailableError, ConfigError, ConflictError
 from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState
@@ -370,7 +371,7 @@ def test_an_unexpected_error_leaves_a_log_and_no_traceback(
         (("--stage", "ppo"), "the pipeline has no stage ppo"),
         (("--rerun", "pretrain"), "the pipeline has no stage pretrain"),
         (("--recipe", "tiny"), "--file and --recipe are 2 documents"),
-        (("other.yaml",), "FILE and --file are 2 documents"),
+        (("tiny",), "FILE and --file are 2 documents"),
         (("-o", "yaml"), "-o yaml prints a document"),
         (("--wait-for-input", "--no-wait"), "contradict each other"),
         (("--release", "z"), "--release belong"),
@@ -385,6 +386,15 @@ def test_bad_input_is_2_and_starts_nothing(
     assert "Traceback" not in result.output
     assert command.workdirs == []
     assert session.calls == []
+
+
+def test_a_document_may_be_a_word(command: CommandLine, session: MemorySession) -> None:
+    applied = command("submit", "tiny", "--local", "--no-wait")
+    assert applied.exit_code == 0, applied.output
+    assert session.wanted["tiny"].origin == recipe_origin("tiny")
+    wrong = command("submit", "teeny", "--local")
+    assert wrong.exit_code == 2
+    assert "teeny: there is no such file and no such recipe" in wrong.stderr
 
 
 def test_without_local_and_without_a_cluster(command: CommandLine, my_yaml: Path, workdir: Path) -> None:

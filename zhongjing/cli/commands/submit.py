@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from zhongjing.cli.commands.config import load
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import guarded
 from zhongjing.cli.options import DEFAULT_RECIPE, DocumentFormat, Overrides, StageTarget, pipelines
@@ -48,7 +49,7 @@ def submit(
     *,
     target: Target,
     document: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Document to run, as with --file.")
+        str | None, typer.Argument(metavar="FILE", help="Document to run: a file, or a recipe's name.")
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="Document to run (YAML or JSON).")
@@ -125,9 +126,10 @@ def submit(
         )
     from zhongjing.cli.submission import Order, submission
 
-    file = file or document
     if pipeline is not None:
         user = _written_of(pipeline, target)
+    elif document is not None:
+        user = load(document)
     else:
         user = load_document(file) if file is not None else load_recipe(recipe or DEFAULT_RECIPE)
     order = Order(
