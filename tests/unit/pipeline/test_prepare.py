@@ -13,7 +13,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.errors import MissingInputError
 from zhongjing.pipeline.prepare import Prepared, changed_under_way, prepare
 from zhongjing.pipeline.reconcile import Reconciler
-from zhongjing.pipeline.records import read_desired, read_status, write
+from zhongjing.pipeline.records import find_record, read_desired, write
 from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, StageState
 from zhongjing.storage.layout import Layout
 
@@ -33,12 +33,10 @@ class StoreSession:
         return Layout("s3://bucket", "local", pipeline)
 
     def desired(self, pipeline: str) -> DesiredState | None:
-        found = read_desired(self.store, self.layout(pipeline))
-        return found.value if found else None
+        return find_record(self.store, self.layout(pipeline).desired, DesiredState)
 
     def status(self, pipeline: str) -> PipelineStatus | None:
-        found = read_status(self.store, self.layout(pipeline))
-        return found.value if found else None
+        return find_record(self.store, self.layout(pipeline).status, PipelineStatus)
 
     def warm(self) -> None:
         self.warmed += 1
