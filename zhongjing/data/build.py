@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zhongjing.codes import data as codes
+from zhongjing.config.keys import digest
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Category, Source
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.data.cachekey import (
-    cache_key,
     cache_key_fields,
     has_test_data,
     longest_sample,
@@ -103,7 +103,7 @@ def build_token_cache(  # noqa: PLR0917
     """
     digests = {source.name: source.digest for source in sources}
     fields = cache_key_fields(document, stage, digests, tokenizer_files_digest(tokenizer_folder))
-    key = cache_key(fields)
+    key = digest(fields)
     uri = layout.tokens(key)
     manifest = read_manifest(store, uri)
     if manifest is None:

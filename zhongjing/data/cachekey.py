@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zhongjing.codes import model as codes
-from zhongjing.config.keys import digest, training_fields
+from zhongjing.config.keys import training_fields
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Kind, Source
 from zhongjing.config.stages import AnySettings, PpoSettings, PretrainSettings, SftSettings, Stage
@@ -51,7 +51,7 @@ def section_characters_of(settings: AnySettings) -> int:
 def cache_key_fields(
     document: TrainingPipeline, stage: Stage, source_digests: Mapping[str, str], tokenizer: str
 ) -> dict[str, Any]:
-    """Everything that the key of a stage's token cache is a hash of.
+    """Everything that the key of a stage's token cache is a hash (:func:`digest`) of.
 
     ``tokenizer`` is :func:`tokenizer_files_digest`, which covers the chat template.
     """
@@ -79,11 +79,6 @@ def cache_key_fields(
         "data": [told(source) for source in sources],
         "tests": [told(source) for source in tests],
     }
-
-
-def cache_key(fields: Mapping[str, Any]) -> str:
-    """Key (16 hex characters) of the fields."""
-    return digest(fields)
 
 
 def tokenizer_files_digest(folder: Path) -> str:

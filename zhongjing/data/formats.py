@@ -223,8 +223,8 @@ def _json_format(text: str, complete: bool) -> Literal["json", "jsonl"] | None:
     if len(lines) == 1 and not complete:
         return "jsonl"  # a record longer than what was looked at
     # Over several lines, or damaged. An object inside another one may have a line for itself, too.
-    whole = sum(line.startswith("{") and _is_json(line) for line in lines)
-    damaged = end is None or not _is_json(start[:end])
+    whole = sum(line.startswith("{") and _parsed(line) is not None for line in lines)
+    damaged = end is None or _parsed(start[:end]) is None
     return "jsonl" if damaged and 2 * whole >= len(lines) - 1 > 0 else "json"
 
 
@@ -251,10 +251,6 @@ def _parsed(line: str) -> object:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
-
-
-def _is_json(line: str) -> bool:
-    return _parsed(line) is not None
 
 
 def _delimiter(text: str, complete: bool) -> str | None:

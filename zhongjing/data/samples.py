@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -85,8 +85,34 @@ class SampleSet(Protocol):
         ...
 
 
+class _Tensors:
+    """Tensors that go to a device together."""
+
+    __slots__ = ()
+
+    def to(self, device: torch.device) -> Self:
+        """The same on ``device``."""
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Self:
+        """The same in page-locked memory, from where a GPU copies while it computes."""
+        return self._changed(torch.Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        this: Any = self  # a dataclass
+        changes: dict[str, Any] = {}
+        for field in fields(this):
+            held = getattr(self, field.name)
+            if isinstance(held, torch.Tensor):
+                changes[field.name] = change(held)
+            elif isinstance(held, _Tensors):
+                changes[field.name] = held._changed(change)
+        same: Self = replace(this, **changes)
+        return same
+
+
 @dataclass(frozen=True, slots=True)
-class PackedRow:
+class PackedRow(_Tensors):
     """S segments one after the other in a single row of T tokens: what a model is called with.
 
     Attention must be isolated by segment (:mod:`zhongjing.model.attention`). Where segments begin is known on
@@ -130,17 +156,9 @@ class PackedRow:
             self.lengths * 2,
         )
 
-    def to(self, device: torch.device) -> PackedRow:
-        """The same row on ``device``."""
-        return _changed(self, lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pinned(self) -> PackedRow:
-        """The same row in page-locked memory, from where a GPU copies while it computes."""
-        return _changed(self, torch.Tensor.pin_memory)
-
 
 @dataclass(frozen=True, slots=True)
-class MicroBatch:
+class MicroBatch(_Tensors):
     """What one forward pass takes: segments of whole samples in a packed row, and what is asked of them."""
 
     row: PackedRow
@@ -155,26 +173,3 @@ class MicroBatch:
     def is_dummy(self) -> bool:
         """A micro-batch of no weight that keeps the ranks in step (ZeRO-2 communicates in every backward)."""
         return not self.sample_indices
-
-    def to(self, device: torch.device) -> MicroBatch:
-        """The same micro-batch on ``device``."""
-        return _changed(self, lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pinned(self) -> MicroBatch:
-        """The same micro-batch in page-locked memory."""
-        return _changed(self, torch.Tensor.pin_memory)
-
-
-Tensors = TypeVar("Tensors", PackedRow, MicroBatch)
-
-
-def _changed(value: Tensors, change: Callable[[torch.Tensor], torch.Tensor]) -> Tensors:
-    """The same with every tensor in it changed."""
-    changes: dict[str, Any] = {}
-    for field in fields(value):
-        held = getattr(value, field.name)
-        if isinstance(held, torch.Tensor):
-            changes[field.name] = change(held)
-        elif isinstance(held, PackedRow):
-            changes[field.name] = _changed(held, change)
-    return replace(value, **changes)

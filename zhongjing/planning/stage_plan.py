@@ -85,7 +85,7 @@ def plan_stage(stage: Stage, settings: AnySettings, shape: Shape, terms: Terms) 
     """The estimate of one stage."""
     limit = limit_of(settings, terms)
     memory = plan_memory(shape, settings, limit)
-    problems = _problems(settings, memory, terms)
+    problems = find_problems(settings, shape, terms)
     tokens = _tokens(stage, settings, terms)
     hours = _hours(settings, shape, terms, tokens)
     trained = trained_parameters(shape, settings)
@@ -112,11 +112,8 @@ def plan_stage(stage: Stage, settings: AnySettings, shape: Shape, terms: Terms) 
 
 def find_problems(settings: AnySettings, shape: Shape, terms: Terms) -> list[str]:
     """What does not fit, in words; nothing where the limits are not known."""
-    return _problems(settings, plan_memory(shape, settings, limit_of(settings, terms)), terms)
-
-
-def _problems(settings: AnySettings, memory: Memory, terms: Terms) -> list[str]:
     limit = limit_of(settings, terms)
+    memory = plan_memory(shape, settings, limit)
     problems = []
     what, needed = ("GPU", memory.peak) if memory.on_gpu else ("worker", memory.host)
     if limit is not None and needed > limit:

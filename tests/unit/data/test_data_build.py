@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from tests.unit.data import build_support
 from tests.unit.data.build_support import LAYOUT, QUARANTINE, Bench, qa
 from tests.unit.data.support import MemoryStore, document
+from zhongjing.config.keys import digest
 from zhongjing.config.stages import Stage
 from zhongjing.data.build import build_token_cache
-from zhongjing.data.cachekey import cache_key, cache_key_fields
+from zhongjing.data.cachekey import cache_key_fields
 from zhongjing.data.corpus import corpus_texts
 from zhongjing.data.tokens import TokenCacheRef
 from zhongjing.storage.manifest import SourceCounts
@@ -109,13 +110,11 @@ def test_an_unfinished_build_is_no_cache(bench: Bench) -> None:
 def test_the_key_changes_with_what_changes_the_bytes(bench: Bench, change: dict[str, Any]) -> None:
     bench.source("qa", "dialogue", qa(0, 5))
     digests, tokenizer = {"qa": "d"}, "t"
-    before = cache_key(cache_key_fields(bench.document(Stage.SFT, "qa"), Stage.SFT, digests, tokenizer))
+    before = digest(cache_key_fields(bench.document(Stage.SFT, "qa"), Stage.SFT, digests, tokenizer))
     bench.sources[0].update(change.pop("source", {}))
     digests["qa"] = change.pop("digest", "d")
     tokenizer = change.pop("tokenizer", "t")
-    after = cache_key(
-        cache_key_fields(bench.document(Stage.SFT, "qa", **change), Stage.SFT, digests, tokenizer)
-    )
+    after = digest(cache_key_fields(bench.document(Stage.SFT, "qa", **change), Stage.SFT, digests, tokenizer))
     assert before != after
 
 
