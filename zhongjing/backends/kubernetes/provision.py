@@ -76,7 +76,8 @@ def provision(api: KubeApi, release: ReleaseConfig, replicas: Mapping[str, int])
         logger.info("%s %s is %s", manifest["kind"], name, "made" if known is None else "brought up to date")
         body = _filled(manifest, known, release, replicas)
         body["metadata"].setdefault("annotations", {})[APPLIED] = mark
-        body["metadata"]["ownerReferences"] = [_owner(config)]
+        owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": config["metadata"]["name"]}
+        body["metadata"]["ownerReferences"] = [owner | {"uid": config["metadata"]["uid"]}]
         made = api.patch(resource, name, body, kind="apply", force=True, field_manager=FIELD_MANAGER)
         there[name] = Workload(resource, made, groups_of(resource, made, release))
     return list(there.values())
@@ -126,8 +127,3 @@ def _filled(
             if spec["groupName"] in strategies:
                 spec.setdefault("scaleStrategy", strategies[spec["groupName"]])
     return body
-
-
-def _owner(config: Object) -> Object:
-    metadata = config["metadata"]
-    return {"apiVersion": "v1", "kind": "ConfigMap", "name": metadata["name"], "uid": metadata["uid"]}

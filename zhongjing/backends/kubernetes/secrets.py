@@ -262,7 +262,9 @@ class Rollout:
         token = (read_secret(self._api, secret) or {}).get(TOKEN_KEY, "").strip()
         if not token:
             return False
-        current = self._hash(token)
+        # Salted with the place: the same token elsewhere has another hash.
+        salt = f"{self._release.namespace}/{secret}/"
+        current = hashlib.sha256((salt + token).encode()).hexdigest()[:16]
         workloads = read_workloads(self._api, self._release, head=True)
         known = {workload.name: workload.annotations.get(TOKEN_HASH) for workload in workloads}
         changed = any(before not in (None, current) for before in known.values())
@@ -276,8 +278,3 @@ class Rollout:
             if known[workload.name] != current:
                 write(self._api, workload, annotations={TOKEN_HASH: current})
         return changed
-
-    def _hash(self, token: str) -> str:
-        # Salted with the place: the same token elsewhere has another hash.
-        salt = f"{self._release.namespace}/{self._release.ray.token_secret}/"
-        return hashlib.sha256((salt + token).encode()).hexdigest()[:16]

@@ -200,7 +200,8 @@ _EACH_SECONDS = 5.0
 
 def dump_stacks(processes: Iterable[psutil.Process], *, seconds: float = 30.0) -> str:
     """What each process is and where it is; never raises."""
-    program = _program()
+    beside = Path(sys.executable).with_name("py-spy")
+    program = str(beside) if beside.is_file() else shutil.which("py-spy")
     deadline = time.monotonic() + seconds
     parts = []
     for process in list(processes)[:_MOST]:
@@ -230,8 +231,3 @@ def _stacks(program: str | None, pid: int, seconds: float) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"could not be looked at: {error}"
     return done.stdout.strip() if done.returncode == 0 else f"could not be looked at: {done.stderr.strip()}"
-
-
-def _program() -> str | None:
-    beside = Path(sys.executable).with_name("py-spy")
-    return str(beside) if beside.is_file() else shutil.which("py-spy")

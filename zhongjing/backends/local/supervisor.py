@@ -82,7 +82,9 @@ class Supervisor:
         self.workdir = workdir
         self._idle_seconds = idle_seconds
         self._s3 = EmbeddedS3(workdir.s3)
-        self._head = RayHead(workdir.path, preload=_preload(package))
+        imports = f"{package}.preload"  # the module with the imports of a package's jobs, if it has one
+        known = importlib.util.find_spec(imports) is not None
+        self._head = RayHead(workdir.path, preload=imports if known else None)
         self._backend = LocalBackend(
             self._head, cpus=self._cpus, package=package, on_change=self._write_record
         )
@@ -190,7 +192,10 @@ class Supervisor:
         for name in self.workdir.pipelines():
             driven = self._driven.get(name)
             if driven is None:
-                driven = self._driven[name] = _Driven(self._reconciler(name))
+                assert self._store is not None
+                layout = Layout(LOCAL_ROOT, LOCAL_NAMESPACE, name)
+                reconciler = Reconciler(self._store, layout, self._backend, policy=POLICY, cadence=CADENCE)
+                driven = self._driven[name] = _Driven(reconciler)
             touched = self.workdir.touched(f"pipelines/{name}")
             if touched != driven.touched or (driven.due is not None and time.time() >= driven.due):
                 driven.touched = touched
@@ -229,11 +234,6 @@ class Supervisor:
                 self._backend.warm()
         except BackendError as error:
             logger.error("%s", error)  # a submission is told
-
-    def _reconciler(self, name: str) -> Reconciler:
-        assert self._store is not None
-        layout = Layout(LOCAL_ROOT, LOCAL_NAMESPACE, name)
-        return Reconciler(self._store, layout, self._backend, policy=POLICY, cadence=CADENCE)
 
     def _cpus(self) -> int:
         """Logical CPUs that every wanted stage finds room in, one at a time."""
@@ -343,12 +343,6 @@ class _Driven:
         """Whether the supervisor must live for this pipeline."""
         reconciler = self.reconciler
         return self.due is not None and reconciler.status is not None and not reconciler.is_waiting
-
-
-def _preload(package: str) -> str | None:
-    """Name of the module with the imports of a package's jobs, if it has one."""
-    name = f"{package}.preload"
-    return name if importlib.util.find_spec(name) is not None else None
 
 
 def _needed_cpus(document: TrainingPipeline) -> int:
