@@ -74,15 +74,21 @@ def _forbidden(message: str, told: dict[str, Any], where: str) -> BackendError:
         # A quota or an admission policy, which answer 403 as well.
         return BackendError(message, code=codes.OBJECT_REFUSED, where=where)
     group = f".{denied['group']}" if denied["group"] else ""
-    kind = f"{denied['resource']}{group}"
-    place = f" in the namespace {denied['namespace']}" if denied["namespace"] else " in the whole cluster"
-    option = f" -n {denied['namespace']}" if denied["namespace"] else " -A"
+    return forbidden(denied["verb"], f"{denied['resource']}{group}", denied["namespace"], where)
+
+
+def forbidden(
+    verb: str, kind: str, namespace: str | None, where: str, *, needed: str | None = None
+) -> BackendError:
+    """The error for what this user may not do; ``needed`` are the verbs of a Role that allows it."""
+    place = f" in the namespace {namespace}" if namespace else " in the whole cluster"
+    option = f" -n {namespace}" if namespace else " -A"
     return BackendError(
-        f"may not {denied['verb']} {kind}{place}",
+        f"may not {verb} {kind}{place}",
         code=codes.FORBIDDEN,
         where=where,
-        remedy=f"have a Role bound that allows {denied['verb']} on {kind}; check it with: "
-        f"kubectl auth can-i {denied['verb']} {kind}{option}",
+        remedy=f"have a Role bound that allows {needed or verb} on {kind}; check it with: "
+        f"`kubectl auth can-i {verb} {kind}{option}`",
     )
 
 

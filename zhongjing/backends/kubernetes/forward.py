@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from zhongjing.backends.kubernetes.api import CONNECT_SECONDS, KubeApi
-from zhongjing.backends.kubernetes.failures import unreachable
+from zhongjing.backends.kubernetes.failures import forbidden, unreachable
 from zhongjing.backends.kubernetes.pod_diagnosis import about_pod
 from zhongjing.backends.kubernetes.resources import PODS, SERVICES, Object
 from zhongjing.backends.kubernetes.workloads import is_ready
@@ -271,14 +271,8 @@ class Forward:
         if status == 401:
             return BackendError("the API refuses the credentials", code=codes.NOT_LOGGED_IN)
         if status == 403:
-            check = f"`kubectl auth can-i create pods/portforward -n {target.namespace}`"
-            return BackendError(
-                f"may not create pods/portforward in the namespace {target.namespace}",
-                code=codes.FORBIDDEN,
-                where=place,
-                remedy=f"have a Role bound that allows get and create on pods/portforward; check it with: "
-                f"{check}",
-            )
+            verbs = "get and create"
+            return forbidden("create", "pods/portforward", target.namespace, place, needed=verbs)
         return BackendUnavailableError(
             f"the API answers {status} to a port-forward: {message}", code=codes.POD_NOT_READY, where=place
         )
