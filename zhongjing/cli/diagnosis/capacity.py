@@ -27,7 +27,7 @@ from zhongjing.errors import BackendError, ZhongjingError
 DISK = "ephemeral-storage"
 _BYTES = ("memory", DISK)
 
-Part = Callable[[str, Callable[[], Iterable[Finding]]], list[Finding]]
+Part = Callable[..., list[Finding]]
 Plans = Mapping[str, Mapping[str, int]]
 """Pods of each worker group that something takes."""
 Amounts = dict[str, Decimal]
@@ -60,8 +60,8 @@ def check_capacity(
 
     yield from part("worker groups", read_groups)
     if pods:
-        yield from part("nodes", lambda: check_nodes(api, pods, plans))
-        yield from part("quotas", lambda: check_quotas(api, release, pods, plans))
+        yield from part("nodes", check_nodes, api, pods, plans)
+        yield from part("quotas", check_quotas, api, release, pods, plans)
 
 
 # Nodes

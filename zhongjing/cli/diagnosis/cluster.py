@@ -78,7 +78,7 @@ def look(
     yield fine("api", f"{api.address} answers; the namespace is {api.namespace}")
     if ahead is not None:
         yield skew("cluster clock", ahead, "the API server", "certificates and tokens are refused")
-    yield from _part("crd", lambda: definition(api))
+    yield from _part("crd", definition, api)
     try:
         release = find_release(api, name)
     except ZhongjingError as error:
@@ -88,18 +88,17 @@ def look(
     other = release.chart_version != __version__
     more = f"; this command line is {__version__}"
     yield graded("release", about, codes.INVALID_RELEASE, poor=other, more=more)
-    yield from _part("controller", lambda: [controller(api, release)])
-    yield from _part("pods", lambda: pods(api, release))
+    yield from _part("controller", controller, api, release)
+    yield from _part("pods", pods, api, release)
     yield from check_capacity(api, release, document, _part)
-    for part, run in (("secrets", secrets), ("images", images), ("volumes", volumes), ("store", store)):
-        yield from _part(part, lambda run=run: run(api, release))  # type: ignore[misc]
-    yield from _part("network", lambda: network(api, release))
+    for run in (secrets, images, volumes, store, network):
+        yield from _part(run.__name__, run, api, release)
 
 
-def _part(name: str, run: Callable[[], Iterable[Finding]]) -> list[Finding]:
+def _part(name: str, run: Callable[..., Iterable[Finding]], *arguments: object) -> list[Finding]:
     """One part's findings; what it may not read, or cannot, is a finding too."""
     try:
-        return list(run())
+        return list(run(*arguments))
     except BackendUnavailableError:
         raise
     except ZhongjingError as error:
@@ -166,11 +165,12 @@ def _listed(fields: set[str]) -> str:
 # The release
 
 
-def controller(api: KubeApi, release: ReleaseConfig) -> Finding:
+def controller(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
     """Whether a controller is ready."""
     found = api.find(DEPLOYMENTS, labels=pod_labels(release, CONTROLLER)).items
     if not found:
-        return fails("controller", "its Deployment does not exist", pod_codes.WORKLOAD_MISSING)
+        yield fails("controller", "its Deployment does not exist", pod_codes.WORKLOAD_MISSING)
+        return
     name, status = found[0]["metadata"]["name"], found[0].get("status") or {}
     asked, ready = int(found[0]["spec"].get("replicas", 1)), int(status.get("readyReplicas") or 0)
     about = f"deployment/{name}: {ready} of {asked} replicas ready"
@@ -178,7 +178,7 @@ def controller(api: KubeApi, release: ReleaseConfig) -> Finding:
     scale = f"`kubectl -n {release.namespace} scale deployment {name} --replicas=2`"
     remedy = None if asked else scale
     bad, poor = not (asked and ready), ready < asked
-    return graded("controller", about, codes.POD_NOT_READY, bad=bad, poor=poor, more=more, remedy=remedy)
+    yield graded("controller", about, codes.POD_NOT_READY, bad=bad, poor=poor, more=more, remedy=remedy)
 
 
 def pods(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
@@ -195,18 +195,19 @@ def pods(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
     if not obstacles:
         yield fine("pods", f"all {len(there)} serve, their images were pulled")
     if release.provisioner == "kuberay":
-        yield from _part("operator", lambda: [operator(api)])
+        yield from _part("operator", operator, api)
 
 
-def operator(api: KubeApi) -> Finding:
+def operator(api: KubeApi) -> Iterator[Finding]:
     """Which version of KubeRay's operator runs; a provider may run it out of sight."""
     found = api.find(DEPLOYMENTS, labels=_OPERATOR, everywhere=True).items
     if not found:
-        return fine("operator", "no Deployment of KubeRay's is seen: the cluster's provider may run it")
+        yield fine("operator", "no Deployment of KubeRay's is seen: the cluster's provider may run it")
+        return
     metadata, ready = found[0]["metadata"], int((found[0].get("status") or {}).get("readyReplicas") or 0)
     image = found[0]["spec"]["template"]["spec"]["containers"][0]["image"]
     about = f"deployment/{metadata['name']} in {metadata['namespace']}, {image}: {ready} replicas ready"
-    return graded("operator", about, pod_codes.KUBERAY_NOT_RUNNING, bad=ready == 0)
+    yield graded("operator", about, pod_codes.KUBERAY_NOT_RUNNING, bad=ready == 0)
 
 
 def secrets(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
