@@ -131,6 +131,14 @@ def test_numbers_are_numbers_as_kubectl_reads_them(text: str) -> None:
         ("spec.seed", "takes path=value"),
         ("spec.base={uri: IDEA-CCNL/Ziya-LLaMA-13B-v1}", "use base.delta with base.root"),
         ("spec.base={delta: x}", "delta and root belong together"),
+        (
+            "spec={base: {tiny: {}}, sources: [{name: talks, uri: t, kind: dialogue}], targets: [rm], "
+            "stages: {sft: {data: [{source: talks}]}}}",
+            "the pipeline has no stage rm",
+        ),
+        ("spec.stages.sft.learning_rate=1e-4", "did you mean 'learningRate'"),
+        ("spec.stages.sft.lora={target_modules: [q_proj]}", "did you mean 'targetModules'"),
+        ("spec.stages.sft={data: [{source: talks}], from_: base}", "did you mean 'from'"),
         ("spec.sources.books.uri=${ZHONGJING_NOT_SET}", "ZHONGJING_NOT_SET is not set"),
     ],
 )
@@ -217,6 +225,7 @@ def test_several_problems_are_all_listed_and_the_first_gives_the_code() -> None:
         ("spec.sources.talks.kind=text", "WrongSourceKind", "my.yaml, line 12: spec.stages.sft.data[0]"),
         ("spec.sources.talks.kind=songs", "InvalidValue", "--set spec.sources[1].kind"),
         ("spec.targets=[sft, dance]", "UnknownStage", "--set spec.targets[1]"),
+        ("spec.stages.sft.precision=fp16", "InvalidPrecision", "--set spec.stages.sft.precision"),
         ("sft.epochs=4", "UnknownField", "--set sft.epochs"),
         ("spec.seed", "InvalidOverride", None),
         ("spec.sources.books.uri=${ZHONGJING_NOT_SET}", "UnsetVariable", "--set spec.sources[0].uri"),
@@ -226,6 +235,10 @@ def test_what_came_by_set_is_not_looked_for_in_the_file(override: str, code: str
     with pytest.raises(ConfigError) as caught:
         document(override)
     assert (caught.value.code.name, caught.value.where) == (code, where)
+
+
+def test_fp16_with_a_gpu_is_taken() -> None:
+    document("spec.stages.sft.precision=fp16", "spec.stages.sft.resources.gpus=1")
 
 
 @pytest.mark.parametrize(
