@@ -1,4 +1,4 @@
-"""Processes of this machine, recognised for sure: a process id alone may belong to another one by now."""
+"""Processes of this machine: recognised for sure (an id may be used again), found, ended and looked into."""
 
 from __future__ import annotations
 
