@@ -170,6 +170,64 @@ def test_a_registry_that_refuses_and_one_that_does_not_answer(words: str, fatal:
     assert words in finding.message
 
 
+@pytest.mark.parametrize(
+    ("reason", "text", "code", "fatal"),
+    [
+        ("ErrImageNeverPull", "not present with pull policy of Never", codes.IMAGE_PULL_FAILED, True),
+        ("CreateContainerConfigError", 'secret "own" not found', codes.POD_MISCONFIGURED, True),
+        ("CreateContainerConfigError", 'secret "t" not found', codes.POD_MISCONFIGURED, False),
+        (
+            "CreateContainerConfigError",
+            "has runAsNonRoot and image will run as root",
+            codes.POD_MISCONFIGURED,
+            True,
+        ),
+        ("RunContainerError", "exec: no such file or directory", codes.POD_CRASHES, True),
+        ("CreateContainerError", "context deadline exceeded", codes.POD_CRASHES, False),
+    ],
+)
+def test_a_container_that_does_not_start(reason: str, text: str, code: object, fatal: bool) -> None:
+    """The Secret ``t`` is one that the controller makes: it is only late."""
+    waiting = {"waiting": {"reason": reason, "message": text}}
+    finding = only(pod(containerStatuses=[{"name": "ray", "image": "zhongjing:0", "state": waiting}]))
+    assert (finding.code, finding.fatal) == (code, fatal)
+    assert text in finding.message
+
+
+@pytest.mark.parametrize(
+    ("reason", "text", "code", "fatal"),
+    [
+        ("FailedMount", 'MountVolume.SetUp failed: secret "own" not found', codes.POD_MISCONFIGURED, True),
+        ("FailedMount", 'MountVolume.SetUp failed: secret "t" not found', codes.POD_MISCONFIGURED, False),
+        ("FailedAttachVolume", "Multi-Attach error for volume", codes.VOLUME_PENDING, False),
+        ("FailedCreatePodSandBox", "no IP addresses available", codes.POD_STARTING, False),
+    ],
+)
+def test_a_pod_that_is_held_before_its_containers(reason: str, text: str, code: object, fatal: bool) -> None:
+    held = pod(containerStatuses=[{"name": "ray", "state": {"waiting": {"reason": "ContainerCreating"}}}])
+    finding = only(held, events=(event(reason, text, held),))
+    assert (finding.code, finding.fatal) == (code, fatal)
+    assert text in finding.message
+
+
+@pytest.mark.parametrize(
+    ("reason", "text", "fatal"),
+    [
+        ("FailedBinding", "no persistent volumes available and no storage class is set", True),
+        ("ProvisioningFailed", 'storageclass.storage.k8s.io "fast" not found', True),
+        ("ProvisioningFailed", "rpc error: no quota", False),
+    ],
+)
+def test_a_volume_claim_that_is_not_bound(reason: str, text: str, fatal: bool) -> None:
+    waiting = unschedulable("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.")
+    waiting["spec"]["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": "data-0"}}]
+    claim = {"metadata": {"name": "data-0"}}
+    finding = only(waiting, events=(event(reason, text, claim, "PersistentVolumeClaim"),))
+    assert (finding.code, finding.fatal) == (codes.VOLUME_PENDING, fatal)
+    assert f"its volume claim data-0 is not bound: {text}" in finding.message
+    assert "its volume is not there" in only(waiting).message
+
+
 def test_a_container_that_runs_again_for_long_has_no_past() -> None:
     ended = {"exitCode": 1, "reason": "Error", "finishedAt": ago(30)}
     container = {
