@@ -43,6 +43,7 @@ from zhongjing.data.readers import read_object
 from zhongjing.data.records import Record, Rejected
 from zhongjing.data.samples import Sample
 from zhongjing.data.templates import CHATML_TEMPLATE
+from zhongjing.data.tokenizer_folder import load_tokenizer
 from zhongjing.model.adapters import add_lora
 from zhongjing.model.base import load_base, make_tiny_base
 from zhongjing.model.causal import backbone, linear_cross_entropy, output_layer, target_losses
@@ -247,7 +248,7 @@ def main() -> None:
         corpus = [*texts(records(data / "CMtMedQA_sample.json", "dialogue"))]
         corpus += texts(islice(records(data / "medical_qa_corpus.jsonl", "dialogue"), 3000))
         make_tiny_base(folder, BASE, corpus, 0, CHATML_TEMPLATE)
-        encoder = RecordEncoder.load(folder)
+        encoder = RecordEncoder(load_tokenizer(folder))
         chats = dialogues(data, encoder, arguments.dialogues)
         steps = [chats[start : start + 2 * MICRO_BATCH] for start in range(0, len(chats), 2 * MICRO_BATCH)]
         for name, lora in (("sft full", False), ("sft lora", True)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,7 +22,6 @@ from zhongjing.data.chat import (
 from zhongjing.data.records import Dialogue, Prompt, Ranking, Record, TextRecord, Turn
 from zhongjing.data.split import Split
 from zhongjing.data.templates import chat_format, ensure_chat_template, is_within, special_tokens
-from zhongjing.data.tokenizer_folder import load_tokenizer
 from zhongjing.data.tokens import TokenType
 from zhongjing.errors import ConfigError
 
@@ -64,15 +62,6 @@ class RecordEncoder:
         self._stage = Stage.SFT
         self._max_length = 0
         self._system_prompt: str | None = None
-
-    @classmethod
-    def load(cls, folder: Path) -> RecordEncoder:
-        """From a tokenizer folder.
-
-        Raises:
-            DataError: it cannot be loaded, or only by code of its own.
-        """
-        return cls(load_tokenizer(folder))
 
     def configure(self, stage: Stage, max_length: int, system_prompt: str | None) -> None:
         """Sets what the records are encoded for.

@@ -24,6 +24,7 @@ from zhongjing.data.corpus import Shard
 from zhongjing.data.encoding import RecordEncoder
 from zhongjing.data.records import Record, record_texts
 from zhongjing.data.samples import Segment
+from zhongjing.data.tokenizer_folder import load_tokenizer
 from zhongjing.errors import NotFoundError
 from zhongjing.storage.heartbeat import beat
 
@@ -64,7 +65,7 @@ class PartMaker:
 
     def __init__(self, store: ObjectStore, uri: str, tokenizer: Path, purpose: Purpose) -> None:
         self.uri = uri
-        self.encoder = RecordEncoder.load(tokenizer)
+        self.encoder = RecordEncoder(load_tokenizer(tokenizer))
         self.encoder.configure(purpose.stage, purpose.max_length, purpose.system_prompt)
         self.store = store
         self._tokenizer = tokenizer

@@ -71,11 +71,8 @@ class Rehearsal:
     """A stage's reading of its sources.
 
     Args:
-        document: resolved.
-        stage: one that it has.
         encoder: with the tokenizer and chat template that the stage will have; is configured here.
         listings: of the stage's sources and of all test data that is to be compared with.
-        store: needed for s3:// only.
         max_records: of a source that are read; none: all.
 
     Raises:

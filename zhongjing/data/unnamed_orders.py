@@ -40,8 +40,8 @@ def check_first_best(record: Fields, count: int, listing: Sequence[str], ignored
         name = path if is_name(path) else "a list of numbers"
         raise RejectedError(
             f"{name} beside the answers may say their order: name it as columns.ranks (1 is the best) or "
-            "columns.scores (the highest is the best), beside columns.answers; if it says neither, write "
-            f"`columns: {{ignore: [{name}]}}`",
+            "columns.scores (the highest is the best), beside columns.answers; if it says neither, "
+            "name it in columns.ignore",
             codes.AMBIGUOUS_RECORD,
         )
 

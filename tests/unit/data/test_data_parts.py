@@ -28,6 +28,7 @@ from zhongjing.data.readers import ReadStats, read_object
 from zhongjing.data.records import Record, Rejected
 from zhongjing.data.split import assign, content_of, unit_of
 from zhongjing.data.tasks import encode_here
+from zhongjing.data.tokenizer_folder import load_tokenizer
 from zhongjing.data.tokens import TokenCacheRef, read_manifest
 from zhongjing.storage.objects import ObjectStore
 
@@ -91,7 +92,7 @@ def record_by_record(
     manifest = read_manifest(cast("ObjectStore", bench.memory), ref.uri)
     assert manifest is not None
     listings = {frozen.name: frozen for frozen in bench.frozen}
-    encoder = RecordEncoder.load(bench.tokenizer)
+    encoder = RecordEncoder(load_tokenizer(bench.tokenizer))
     longest = manifest.fields["maxLength"]
     encoder.configure(stage, longest, document.spec.stages.system_prompt(stage))
 

@@ -196,7 +196,9 @@ def test_templates_that_change_questions_are_refused(change: str, qwen: Path) ->
 
 def test_a_system_turn_that_the_template_leaves_out_is_refused(qwen: Path) -> None:
     without = "{% for m in messages if m.role != 'system' %}"
-    encoder = RecordEncoder.load(with_template(qwen, CHATML.replace("{% for m in messages %}", without)))
+    encoder = RecordEncoder(
+        load_tokenizer(with_template(qwen, CHATML.replace("{% for m in messages %}", without)))
+    )
     encoder.configure(Stage.PRETRAIN, LONG, "你是一名医生。")
     with pytest.raises(ConfigError, match="leaves the system turn out") as caught:
         encoder.configure(Stage.SFT, LONG, "你是一名医生。")
