@@ -76,7 +76,7 @@ def conclude(context: DecisionContext, status: PipelineStatus) -> Conclude:
         if told and not context.desired.suspend:
             return Conclude(ConditionType.PROGRESSING, first.reason, first.message, first.remedy)
         if away is not None and not context.desired.suspend:
-            return Conclude(ConditionType.PROGRESSING, away.reason, away.message, away.remedy)
+            return away
         view = context.observed.attempts.get(active[0])
         if view is not None and view.lacks_workers and not context.desired.suspend:
             message = f"{names}: {view.job.lacks}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from zhongjing.config.commands import Commands
 from zhongjing.config.stages import Stage
+from zhongjing.pipeline.actions import Conclude
 from zhongjing.pipeline.backend import JobDescription, JobState
 from zhongjing.pipeline.fit import Unfit
 from zhongjing.storage.progress import Activity, Progress
@@ -63,22 +64,13 @@ class AttemptView:
 
 
 @dataclass(frozen=True)
-class Away:
-    """Why the backend does not answer: reason, message and remedy of a condition."""
-
-    reason: str
-    message: str
-    remedy: str | None = None
-
-
-@dataclass(frozen=True)
 class Observed:
     """Everything seen in one pass.
 
     Jobs are read before progress, and progress before manifests: a job writes its manifest before it ends,
     so a manifest that is missing after the job's end was never written. ``blocked_by`` says why no stage may
     start now: another pipeline has the cluster. ``unfit`` has the stages that would not fit into memory.
-    While the backend is ``away`` the state of a job is UNREACHABLE.
+    ``away`` is the condition while the backend does not answer: the state of a job is UNREACHABLE then.
     """
 
     now: float
@@ -86,7 +78,7 @@ class Observed:
     attempts: Mapping[Stage, AttemptView] = field(default_factory=dict)
     blocked_by: str | None = None
     unfit: Mapping[Stage, Unfit] = field(default_factory=dict)
-    away: Away | None = None
+    away: Conclude | None = None
 
 
 @dataclass(frozen=True)

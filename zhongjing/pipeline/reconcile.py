@@ -52,11 +52,10 @@ from zhongjing.pipeline.faults import (
     is_documents,
     sentence,
     unavailable,
-    unready_reason,
 )
 from zhongjing.pipeline.fit import Gate, Unfit
 from zhongjing.pipeline.freeze import freeze_source
-from zhongjing.pipeline.observe import AttemptView, Away, Observed, Policy, ResultView
+from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
 from zhongjing.pipeline.plan import Plan, make_plan, make_request
 from zhongjing.pipeline.records import Records, StoredRecords, find_record
 from zhongjing.pipeline.repeats import Repeats
@@ -239,8 +238,7 @@ class Reconciler:
                 results[stage, key] = result
         waits = blocked_by is not None or desired.suspend
         unfit = {} if waits else self._find_unfit(desired, status, plan, results)
-        error = self._away
-        away = Away(unready_reason(error), sentence(error), error.remedy) if error is not None else None
+        away = held_up(self._away) if self._away is not None else None
         return Observed(now, results, attempts, blocked_by, unfit, away)
 
     def _describe(self, submission_id: str) -> JobDescription:
