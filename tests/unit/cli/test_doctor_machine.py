@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections import namedtuple
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,6 @@ from zhongjing.cli.diagnosis.finding import Finding, gib
 from zhongjing.cli.diagnosis.probes import Probes
 
 GIB = 2**30
-Inodes = namedtuple("Inodes", "f_favail")
 
 
 @pytest.fixture
@@ -28,33 +27,106 @@ def situation(tmp_path: Path) -> Situation:
     return Situation(local=True, workdir=tmp_path / "runs", probes=Probes())
 
 
-# Interpreter and packages
+Patches = dict[str, Any]
+"""What a machine answers, by the names of what is asked."""
+MACHINE = "zhongjing.cli.diagnosis.machine"
+
+
+def python(version: str, system: str = "linux") -> Patches:
+    return {"platform.python_version": lambda: version, f"{MACHINE}.sys": SimpleNamespace(platform=system)}
+
+
+def cores(usable: int, load: float) -> Patches:
+    loads = {"os.cpu_count": lambda: 16, "os.getloadavg": lambda: (load, load, load)}
+    return {"zhongjing.backends.local.machine.cores": lambda: usable, **loads}
+
+
+def memory(**limits: int) -> Patches:
+    found = SimpleNamespace(total=16 * GIB, available=12 * GIB)
+    return {"psutil.virtual_memory": lambda: found, f"{MACHINE}.read_limits": lambda: Limits(**limits)}
+
+
+def shared(free: int | None) -> Patches:
+    usage = SimpleNamespace(free=free)
+    return {"pathlib.Path.is_dir": lambda _: free is not None, "psutil.disk_usage": lambda _: usage}
+
+
+def disk(free: int, inodes: int) -> Patches:
+    usage, files = SimpleNamespace(free=free), SimpleNamespace(f_favail=inodes)
+    return {"psutil.disk_usage": lambda _: usage, "os.statvfs": lambda _: files}
+
+
+def mount(kind: str, fault: str | None = None) -> Patches:
+    mounted = [SimpleNamespace(mountpoint="/", fstype=kind)]
+    return {"psutil.disk_partitions": lambda **_: mounted, f"{MACHINE}.fault_of": lambda _: fault}
+
+
+def limit(hard: int, used: int = 0, **group: int) -> Patches:
+    own = {"resource.getrlimit": lambda _: (hard, hard), "os.getuid": lambda: 1000}
+    return {**own, f"{MACHINE}.own_tasks": lambda: used, f"{MACHINE}.read_limits": lambda: Limits(**group)}
 
 
 @pytest.mark.parametrize(
-    ("version", "system", "expected"),
+    ("check", "index", "patches", "expected", "words"),
     [
-        ("3.11.7", "linux", ("fine", None)),
-        ("3.13.0rc1", "linux", ("fine", None)),
-        ("3.10.12", "linux", ("fails", "UnsupportedPython")),
-        ("3.14.0", "linux", ("fails", "UnsupportedPython")),
-        ("3.12.1", "darwin", ("warn", "UnsupportedPython")),
+        (machine.python, 0, python("3.11.7"), "fine", "Python 3.11.7"),
+        (machine.python, 0, python("3.13.0rc1"), "fine", "linux"),
+        (machine.python, 0, python("3.10.12"), "fails UnsupportedPython", "3.10.12"),
+        (machine.python, 0, python("3.14.0"), "fails UnsupportedPython", "3.14.0"),
+        (machine.python, 0, python("3.12.1", "darwin"), "warn UnsupportedPython", "only Linux is tested"),
+        (machine.cores, 0, cores(16, 1.0), "fine", "16 cores, load 1.0"),
+        (machine.cores, 0, cores(4, 1.0), "fine", "4 cores by the container's limit"),
+        (machine.cores, 0, cores(1, 1.0), "warn FewCores", "1 core by"),
+        (machine.cores, 0, cores(16, 33.0), "warn FewCores", "keep them busy"),
+        (machine.memory, 0, memory(), "fine", "12 GiB available of 16 GiB"),
+        (machine.memory, 0, memory(memory=8 * GIB, memory_used=GIB), "fine", "7.0 GiB available of 8.0 GiB"),
+        (machine.memory, 0, memory(memory=8 * GIB, memory_used=4 * GIB), "warn LittleMemory", "4.0 GiB"),
+        (machine.memory, 0, memory(memory=4 * GIB), "fails LittleMemory", "takes about 5.0 GiB"),
+        (machine.memory, 0, memory(memory=64 * GIB), "fine", "12 GiB available of 16 GiB"),
+        (machine.memory, 0, memory(memory=8 * GIB, killed=2), "warn LittleMemory", "2 processes of this"),
+        (machine.memory, 1, shared(7 * GIB), "fine", "7.0 GiB free at /dev/shm"),
+        (machine.memory, 1, shared(64 * 2**20), "warn LittleSharedMemory", "Ray takes 256 MiB"),
+        (machine.memory, 1, shared(None), "warn LittleSharedMemory", "there is no /dev/shm"),
+        (machine.disk, 0, disk(80 * GIB, 10**6), "fine", "80 GiB free at /"),
+        (machine.disk, 0, disk(80 * GIB, 0), "fine", "80 GiB free at /"),
+        (machine.disk, 0, disk(3 * GIB, 0), "warn LittleDisk", "3.0 GiB free"),
+        (machine.disk, 0, disk(GIB // 2, 0), "fails LittleDisk", "512 MiB free"),
+        (machine.disk, 0, disk(80 * GIB, 100), "fails LittleDisk", "only 100 inodes"),
+        (machine.disk, 1, mount("ext4"), "fine", "ext4 at /"),
+        (machine.disk, 1, mount("overlay"), "fine", "overlay"),
+        (machine.disk, 1, mount("nfs4"), "warn UnusableFileSystem", "network or shared"),
+        (machine.disk, 1, mount("fuse.sshfs"), "warn UnusableFileSystem", "network or shared"),
+        (machine.disk, 1, mount("tmpfs"), "warn UnusableFileSystem", "lives in memory"),
+        (machine.disk, 1, mount("nfs", "has no locks (x)"), "fails UnusableFileSystem", "has no locks (x)"),
+        (machine.disk, 1, mount("ext4", "cannot be written (x)"), "fails UnusableWorkdir", "written (x)"),
+        (machine.limits, 0, limit(524288), "fine", "at most 524288"),
+        (machine.limits, 0, limit(-1), "fine", "unlimited"),
+        (machine.limits, 0, limit(2048), "warn LowLimit", "Ray wants 4096"),
+        (machine.limits, 0, limit(0), "fails LowLimit", "at most 0"),
+        (machine.limits, 1, limit(-1, 10), "fine", "no limit"),
+        (machine.limits, 1, limit(4096, 96), "fine", "this user may start 4000 more"),
+        (machine.limits, 1, limit(4096, 3000), "warn LowLimit", "1096 more"),
+        (machine.limits, 1, limit(4096, 5000), "fails LowLimit", "0 more"),
+        (machine.limits, 1, limit(4096, 96, tasks=100, tasks_used=50), "fails LowLimit", "the container may"),
     ],
 )
-def test_python(
+def test_findings(
     situation: Situation,
     monkeypatch: pytest.MonkeyPatch,
-    version: str,
-    system: str,
-    expected: tuple[str, str | None],
+    check: Callable[[Situation], Iterator[Finding]],
+    index: int,
+    patches: Patches,
+    expected: str,
+    words: str,
 ) -> None:
-    monkeypatch.setattr("platform.python_version", lambda: version)
-    monkeypatch.setattr(machine, "sys", SimpleNamespace(platform=system))
-    [finding] = machine.python(situation)
-    assert told(finding) == expected
-    assert version in finding.finding
-    assert system in finding.finding
+    for name, value in patches.items():
+        monkeypatch.setattr(name, value)
+    finding = list(check(situation))[index]
+    assert " ".join(filter(None, told(finding))) == expected
+    assert words in finding.finding
 
+
+# Interpreter and packages
 
 ASKED = ["rich>=14", 'torch>=2.11; extra == "train"', 'ray[default]<2.61,>=2.60; extra == "train"']
 VERSIONS = {"rich": "15.0.0", "torch": "2.13.0+cu130", "ray": "2.60.0"}
@@ -114,111 +186,7 @@ def test_this_environment_is_read(situation: Situation, monkeypatch: pytest.Monk
     assert told(*machine.packages(situation)) == ("warn", "MissingPackage")
 
 
-# Cores and memory
-
-
-@pytest.mark.parametrize(
-    ("cores", "load", "status", "words"),
-    [
-        (16, 1.0, "fine", "16 cores, load 1.0"),
-        (4, 1.0, "fine", "4 cores by the container's limit or the process's affinity, of 16"),
-        (1, 1.0, "warn", "1 core by"),
-        (16, 33.0, "warn", "keep them busy"),
-    ],
-)
-def test_cores(
-    situation: Situation, monkeypatch: pytest.MonkeyPatch, cores: int, load: float, status: str, words: str
-) -> None:
-    monkeypatch.setattr("zhongjing.backends.local.machine.cores", lambda: cores)
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
-    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
-    [finding] = machine.cores(situation)
-    assert told(finding)[0] == status
-    assert words in finding.finding
-
-
-@pytest.mark.parametrize(
-    ("limits", "status", "words"),
-    [
-        (Limits(), "fine", "12 GiB available of 16 GiB"),
-        (Limits(memory=8 * GIB, memory_used=GIB), "fine", "7.0 GiB available of 8.0 GiB (the container's"),
-        (Limits(memory=8 * GIB, memory_used=4 * GIB), "warn", "4.0 GiB available of 8.0 GiB"),
-        (Limits(memory=4 * GIB), "fails", "takes about 5.0 GiB"),
-        (Limits(memory=64 * GIB), "fine", "12 GiB available of 16 GiB"),
-        (Limits(memory=8 * GIB, killed=2), "warn", "2 processes of this container were killed"),
-    ],
-)
-def test_memory(
-    situation: Situation, monkeypatch: pytest.MonkeyPatch, limits: Limits, status: str, words: str
-) -> None:
-    total = SimpleNamespace(total=16 * GIB, available=12 * GIB)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: total)
-    monkeypatch.setattr(machine, "read_limits", lambda: limits)
-    finding = next(iter(machine.memory(situation)))
-    assert told(finding)[0] == status
-    assert words in finding.finding
-
-
-@pytest.mark.parametrize(("free", "status"), [(7 * GIB, "fine"), (64 * 2**20, "warn"), (None, "warn")])
-def test_shared_memory(
-    situation: Situation, monkeypatch: pytest.MonkeyPatch, free: int | None, status: str
-) -> None:
-    monkeypatch.setattr(Path, "is_dir", lambda _: free is not None)
-    monkeypatch.setattr("psutil.disk_usage", lambda _: SimpleNamespace(free=free))
-    _, finding = machine.memory(situation)
-    assert told(finding)[0] == status
-    assert status == "fine" or "--shm-size" in str(finding.remedy)
-
-
 # The disk
-
-
-@pytest.mark.parametrize(
-    ("free", "inodes", "status", "words"),
-    [
-        (80 * GIB, 10**6, "fine", "80 GiB free at /"),
-        (80 * GIB, 0, "fine", "80 GiB free at /"),
-        (3 * GIB, 0, "warn", "3.0 GiB free"),
-        (GIB // 2, 0, "fails", "512 MiB free"),
-        (80 * GIB, 100, "fails", "only 100 inodes"),
-    ],
-)
-def test_disk(
-    situation: Situation, monkeypatch: pytest.MonkeyPatch, free: int, inodes: int, status: str, words: str
-) -> None:
-    monkeypatch.setattr("psutil.disk_usage", lambda _: SimpleNamespace(free=free))
-    monkeypatch.setattr("os.statvfs", lambda _: Inodes(inodes))
-    finding = next(iter(machine.disk(situation)))
-    assert told(finding)[0] == status
-    assert words in finding.finding
-
-
-@pytest.mark.parametrize(
-    ("kind", "fault", "expected", "words"),
-    [
-        ("ext4", None, ("fine", None), "ext4 at /"),
-        ("overlay", None, ("fine", None), "overlay"),
-        ("nfs4", None, ("warn", "UnusableFileSystem"), "network or shared"),
-        ("fuse.sshfs", None, ("warn", "UnusableFileSystem"), "network or shared"),
-        ("tmpfs", None, ("warn", "UnusableFileSystem"), "lives in memory"),
-        ("nfs", "has no locks (x)", ("fails", "UnusableFileSystem"), "has no locks (x)"),
-        ("ext4", "cannot be written (x)", ("fails", "UnusableWorkdir"), "cannot be written (x)"),
-    ],
-)
-def test_file_system(
-    situation: Situation,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    fault: str | None,
-    expected: tuple[str, str | None],
-    words: str,
-) -> None:
-    mounted = [SimpleNamespace(mountpoint="/", fstype=kind)]
-    monkeypatch.setattr("psutil.disk_partitions", lambda all: mounted)
-    monkeypatch.setattr(machine, "fault_of", lambda _: fault)
-    _, finding, _ = machine.disk(situation)
-    assert told(finding) == expected
-    assert words in finding.finding
 
 
 def test_a_real_folder_has_all_and_nothing_stays_in_it(situation: Situation, tmp_path: Path) -> None:
@@ -257,42 +225,6 @@ def test_sockets_of_a_long_path_go_elsewhere() -> None:
 
 
 # Limits and ports
-
-
-@pytest.mark.parametrize(
-    ("hard", "status"), [(524288, "fine"), (-1, "fine"), (2048, "warn"), (256, "fails"), (0, "fails")]
-)
-def test_open_files(situation: Situation, monkeypatch: pytest.MonkeyPatch, hard: int, status: str) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda _: (hard, hard))
-    assert told(next(iter(machine.limits(situation))))[0] == status
-
-
-@pytest.mark.parametrize(
-    ("limit", "used", "group", "status", "words"),
-    [
-        (-1, 10, Limits(), "fine", "no limit"),
-        (4096, 96, Limits(), "fine", "this user may start 4000 more"),
-        (4096, 3000, Limits(), "warn", "1096 more"),
-        (4096, 5000, Limits(), "fails", "0 more"),
-        (4096, 96, Limits(tasks=100, tasks_used=50), "fails", "the container may start 50 more"),
-    ],
-)
-def test_processes(
-    situation: Situation,
-    monkeypatch: pytest.MonkeyPatch,
-    limit: int,
-    used: int,
-    group: Limits,
-    status: str,
-    words: str,
-) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda _: (limit, limit))
-    monkeypatch.setattr("os.getuid", lambda: 1000)
-    monkeypatch.setattr(machine, "own_tasks", lambda: used)
-    monkeypatch.setattr(machine, "read_limits", lambda: group)
-    finding = list(machine.limits(situation))[1]
-    assert told(finding)[0] == status
-    assert words in finding.finding
 
 
 def test_limits_of_this_process(situation: Situation, monkeypatch: pytest.MonkeyPatch) -> None:
