@@ -45,7 +45,7 @@ def test_a_stage_on_nf4_is_the_stage_on_the_rounded_base(tmp_path: Path, base: s
     assert "quantization_config" not in config
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.slow)])
 def test_a_stopped_stage_on_nf4_goes_on_bit_for_bit(tmp_path: Path, base: str, precision: str) -> None:
     settings = {**SETTINGS, "precision": precision, "gradient_checkpointing": True}
     whole = train(tmp_path / "whole", stage="sft", base=base, settings=settings)
