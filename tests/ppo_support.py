@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-from zhongjing.config.sources import TinyBase
+from tests.training_support import TEMPLATE, tiny
 from zhongjing.config.stages import Lora, PpoSettings
 from zhongjing.data.samples import Sample, SampleSet, Segment
 from zhongjing.model.adapters import add_lora, save_adapter
@@ -22,10 +22,6 @@ from zhongjing.model.reward import build_reward_model, save_reward_model
 from zhongjing.train.stages.inputs import StageInputs
 
 TEXTS = ["感冒的典型症状是发热、咳嗽、流鼻涕，多喝水，注意休息。", "高血压患者应当低盐饮食，按时服药。"] * 20
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 @dataclass(frozen=True)
@@ -70,21 +66,6 @@ class Prompts:
         return found
 
 
-def tiny(family: str) -> TinyBase:
-    return TinyBase.model_validate(
-        {
-            "family": family,
-            "hiddenSize": 32,
-            "intermediateSize": 48,
-            "layers": 2,
-            "heads": 4,
-            "kvHeads": 2,
-            "vocabularySize": 320,
-            "maxPositions": 128,
-        }
-    )
-
-
 def shake(model: PeftModel, seed: int) -> None:
     """Gives B random values: a fresh adapter would change nothing, and every test would pass."""
     generator = torch.Generator().manual_seed(seed)
@@ -95,7 +76,7 @@ def shake(model: PeftModel, seed: int) -> None:
 
 def make_folders(root: Path, family: str) -> Folders:
     folders = Folders(root / "base", root / "sft", root / "rm")
-    make_tiny_base(folders.base, tiny(family), TEXTS, 3, TEMPLATE)
+    make_tiny_base(folders.base, tiny(family=family, vocabulary_size=320), TEXTS, 3, TEMPLATE)
     lora = Lora.model_validate({"rank": 4, "alpha": 8.0, "dropout": 0.0})
     sft = add_lora(load_base(folders.base, dtype=torch.float32), lora, "default", 5)
     shake(sft, 6)

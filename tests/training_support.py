@@ -78,19 +78,16 @@ def rankings(count: int, *, answers: int = 4, seed: int = 0, first: int = 50) ->
     return ListSamples(samples)
 
 
+def tiny(**changes: Any) -> TinyBase:
+    """A model of a few ten thousand parameters."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "layers": 2, "heads": 4, "kv_heads": 2}
+    return TinyBase(**{**sizes, "vocabulary_size": 400, "max_positions": 128, **changes})
+
+
 def tiny_base(folder: Path, **changes: Any) -> Path:
-    """Writes a random model of a few ten thousand parameters with its tokenizer."""
-    settings = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "layers": 2,
-        "heads": 4,
-        "kv_heads": 2,
-        "vocabulary_size": 400,
-        "max_positions": 128,
-    }
+    """Writes such a model, random, with its tokenizer."""
     texts = ["感冒有哪些症状？", "高血压患者应该注意什么？", "a b c d e f g"] * 20
-    make_tiny_base(folder, TinyBase(**{**settings, **changes}), texts, 0, TEMPLATE)
+    make_tiny_base(folder, tiny(**changes), texts, 0, TEMPLATE)
     assert len(load_tokenizer(folder)) > 100
     return folder
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.training_support import TEMPLATE, tiny
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.fakes import MemorySession, desired_state, manifest
-from zhongjing.config.sources import TinyBase
 from zhongjing.config.stages import Lora, Stage
 from zhongjing.model.adapters import add_lora, save_adapter
 from zhongjing.model.base import load_base, make_tiny_base
@@ -28,22 +28,8 @@ pytestmark = pytest.mark.integration
 
 BASE = "s3://zhongjing/local/cache/bases/abc"
 TEXTS = ["感冒的典型症状是发热、咳嗽、流鼻涕，多喝水，注意休息。", "胃炎患者常有上腹痛、反酸。"] * 20
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 LORA = Lora.model_validate({"rank": 4, "alpha": 8, "dropout": 0.0})
-TINY = TinyBase.model_validate(
-    {
-        "hiddenSize": 32,
-        "intermediateSize": 48,
-        "layers": 2,
-        "heads": 4,
-        "kvHeads": 2,
-        "vocabularySize": 480,
-        "maxPositions": 256,
-    }
-)
+TINY = tiny(vocabulary_size=480, max_positions=256)
 # What pull printed, run by a Python that has none of our code on its path; prints a number of each model's.
 SCRIPT = """
 import json, sys

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zhongjing.config.sources import TinyBase
+from tests.training_support import TEMPLATE, tiny
 from zhongjing.model.base import make_tiny_base
 
 TEXTS = [
@@ -15,25 +15,6 @@ TEXTS = [
     "高血压患者应当低盐饮食，按时服药，定期测量血压。It's 120/80 mmHg, don't worry.",
     "胃炎患者常有上腹痛、反酸，可到消化内科做胃镜检查。",
 ] * 20
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def _tiny(family: str, layers: int) -> TinyBase:
-    return TinyBase.model_validate(
-        {
-            "family": family,
-            "hiddenSize": 32,
-            "intermediateSize": 48,
-            "layers": layers,
-            "heads": 4,
-            "kvHeads": 2,
-            "vocabularySize": 480,
-            "maxPositions": 128,
-        }
-    )
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +31,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 def make_base(folder: Path, family: str, seed: int = 7, layers: int = 2) -> None:
-    make_tiny_base(folder, _tiny(family, layers), TEXTS, seed, TEMPLATE)
+    make_tiny_base(folder, tiny(family=family, layers=layers, vocabulary_size=480), TEXTS, seed, TEMPLATE)
 
 
 @pytest.fixture(scope="session")
