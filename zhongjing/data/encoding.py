@@ -50,11 +50,7 @@ def count(made: Encoded | Unfit, split: Split, tally: Counter[str]) -> None:
 
 
 class RecordEncoder:
-    """Tokenises records for one stage.
-
-    Args:
-        tokenizer: a fast tokenizer; gets a chat template if it has none.
-    """
+    """Tokenises records for one stage; a tokenizer without a chat template gets one."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         ensure_chat_template(tokenizer)

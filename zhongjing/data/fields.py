@@ -103,11 +103,7 @@ def wrapped(value: object) -> object:
 
 
 def unused_in(value: object) -> dict[str, int]:
-    """Characters of what was not taken, by path: ``options``, ``messages[].weight``; nothing that is empty.
-
-    Args:
-        value: what :func:`wrapped` gave of a record.
-    """
+    """Characters of what was not taken of a wrapped record, by path: ``options``, ``messages[].weight``."""
     found: dict[str, int] = {}
     _collect(value, "", found)
     return found

@@ -77,13 +77,7 @@ def unknown_keys(record: object, kind: Kind) -> str:
 
 
 def missing_key(path: str, names: Collection[str], columns: Columns) -> str:
-    """Why a record has not what ``columns`` names: its keys, the one perhaps meant, the line to write.
-
-    Args:
-        path: what ``columns`` names and the record does not have.
-        names: the record's keys.
-        columns: of the source.
-    """
+    """Why a record has no ``path`` of ``columns``: its keys, the one perhaps meant, the line to write."""
     reason = f"the key {path!r} named under `columns` is missing"
     told = key_names(names)
     if not told or path.partition(".")[0] in names:

@@ -20,10 +20,8 @@ from zhongjing.data.unnamed_orders import FIRST_BEST, is_order
 def pair_of(better: object, worse: object, prompt: Turns) -> Parsed:
     """A ranking of chosen and rejected answers: each a text, a turn, turns, or a list of texts.
 
-    Args:
-        better: the chosen one.
-        worse: the rejected one; several (of which none is better than another) where it is a list.
-        prompt: turns before them; empty where both hold the whole dialogue.
+    ``worse`` may be several, of which none is better than another; ``prompt`` is empty where both hold the
+    whole dialogue.
 
     Raises:
         RejectedError: they have no prompt, or not the same one.

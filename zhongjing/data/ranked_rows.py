@@ -36,12 +36,7 @@ class RankedRows:
         self._questions: dict[bytes, _Question] = {}
 
     def check(self, value: object, record: Dialogue, unused: Mapping[str, int]) -> None:
-        """Takes the next record.
-
-        Args:
-            value: the raw record.
-            record: the dialogue that was read from it.
-            unused: what of it was not used, by key.
+        """Takes the next record, raw and as it was read, and what of it was not used, by key.
 
         Raises:
             RejectedError: its question had another answer before, and an unused column with a name such as

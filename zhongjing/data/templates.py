@@ -151,11 +151,7 @@ class Outline:
 
 
 class ChatFormat:
-    """A tokenizer's chat template, looked at from outside.
-
-    Args:
-        tokenizer: must have a chat template.
-    """
+    """A tokenizer's chat template, looked at from outside."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         own = own_template(tokenizer)
@@ -276,10 +272,7 @@ class ChatFormat:
         return next(match.group() for match in self.special.finditer(rendered) if match.end() == end)
 
     def answered(self, turns: Sequence[Turn]) -> tuple[str, int]:
-        """A dialogue as it is with its last answer, and where that answer begins.
-
-        Args:
-            turns: an assistant last.
+        """A dialogue (an assistant's turn last) as it is with its last answer, and where that answer begins.
 
         Raises:
             ConfigError: the dialogue does not begin with what inference would show the model.

@@ -49,10 +49,6 @@ def check_first_best(record: Fields, count: int, listing: Sequence[str], ignored
 def like_ranks(scores: object, name: str) -> bool:
     """Whether the scores of a record's answers are the numbers from 1 to that of the answers, each once.
 
-    Args:
-        scores: as the record has them.
-        name: of their key.
-
     Raises:
         RejectedError: they are, and their key is named after ranks: the order would be the opposite.
     """

@@ -116,36 +116,23 @@ def of_tiny(tiny: TinyBase) -> Shape:
     )
 
 
-def _llama(  # noqa: PLR0917
-    hidden: int,
-    intermediate: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    vocabulary: int,
-    *,
-    tied: bool = False,
-) -> Shape:
-    return Shape(hidden, intermediate, layers, heads, kv_heads, hidden // heads, vocabulary, tied)
-
-
-def _qwen2(  # noqa: PLR0917
-    hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocabulary: int
-) -> Shape:
-    tied = vocabulary == 151936  # the small ones
+def _published(family: str, *sizes: int, tied: bool = False) -> Shape:
+    """Of hidden, intermediate, layers, heads, key-value heads and vocabulary."""
+    hidden, intermediate, layers, heads, kv_heads, vocabulary = sizes
     return Shape(
-        hidden, intermediate, layers, heads, kv_heads, hidden // heads, vocabulary, tied, biases=True
+        *(hidden, intermediate, layers, heads, kv_heads),
+        head_dim=128 if family == "qwen3" else hidden // heads,
+        vocabulary=vocabulary,
+        tied=tied,
+        biases=family == "qwen2",
+        qk_norms=family == "qwen3",
     )
 
 
-def _qwen3(hidden: int, intermediate: int, layers: int, heads: int, *, tied: bool) -> Shape:
-    return Shape(hidden, intermediate, layers, heads, 8, 128, 151936, tied, qk_norms=True)
-
-
-_LLAMA_7B = _llama(4096, 11008, 32, 32, 32, 32000)
-_LLAMA_13B = _llama(5120, 13824, 40, 40, 40, 32000)
-_LLAMA3_8B = _llama(4096, 14336, 32, 32, 8, 128256)
-_YI_6B = _llama(4096, 11008, 32, 32, 4, 64000)
+_LLAMA_7B = _published("llama", 4096, 11008, 32, 32, 32, 32000)
+_LLAMA_13B = _published("llama", 5120, 13824, 40, 40, 40, 32000)
+_LLAMA3_8B = _published("llama", 4096, 14336, 32, 32, 8, 128256)
+_YI_6B = _published("llama", 4096, 11008, 32, 32, 4, 64000)
 
 # As the publishers' config.json say, so that the planner answers offline. Looked up: Llama 2, 3.1, 3.2,
 # Qwen2.5 and Qwen3 in litgpt/config.py of Lightning-AI/litgpt (commit 2685705), which links each config.json;
@@ -160,22 +147,22 @@ _KNOWN: dict[str, Shape] = {
     "meta-llama-3-8b": _LLAMA3_8B,
     "meta-llama-3.1-8b": _LLAMA3_8B,
     "llama-3.1-8b": _LLAMA3_8B,
-    "llama-3.2-1b": _llama(2048, 8192, 16, 32, 8, 128256, tied=True),
-    "llama-3.2-3b": _llama(3072, 8192, 28, 24, 8, 128256, tied=True),
-    "qwen2.5-0.5b": _qwen2(896, 4864, 24, 14, 2, 151936),
-    "qwen2.5-1.5b": _qwen2(1536, 8960, 28, 12, 2, 151936),
-    "qwen2.5-3b": _qwen2(2048, 11008, 36, 16, 2, 151936),
-    "qwen2.5-7b": _qwen2(3584, 18944, 28, 28, 4, 152064),
-    "qwen2.5-14b": _qwen2(5120, 13824, 48, 40, 8, 152064),
-    "qwen2.5-32b": _qwen2(5120, 27648, 64, 40, 8, 152064),
-    "qwen3-0.6b": _qwen3(1024, 3072, 28, 16, tied=True),
-    "qwen3-1.7b": _qwen3(2048, 6144, 28, 16, tied=True),
-    "qwen3-4b": _qwen3(2560, 9728, 36, 32, tied=True),
-    "qwen3-8b": _qwen3(4096, 12288, 36, 32, tied=False),
-    "qwen3-14b": _qwen3(5120, 17408, 40, 40, tied=False),
+    "llama-3.2-1b": _published("llama", 2048, 8192, 16, 32, 8, 128256, tied=True),
+    "llama-3.2-3b": _published("llama", 3072, 8192, 28, 24, 8, 128256, tied=True),
+    "qwen2.5-0.5b": _published("qwen2", 896, 4864, 24, 14, 2, 151936, tied=True),
+    "qwen2.5-1.5b": _published("qwen2", 1536, 8960, 28, 12, 2, 151936, tied=True),
+    "qwen2.5-3b": _published("qwen2", 2048, 11008, 36, 16, 2, 151936, tied=True),
+    "qwen2.5-7b": _published("qwen2", 3584, 18944, 28, 28, 4, 152064),
+    "qwen2.5-14b": _published("qwen2", 5120, 13824, 48, 40, 8, 152064),
+    "qwen2.5-32b": _published("qwen2", 5120, 27648, 64, 40, 8, 152064),
+    "qwen3-0.6b": _published("qwen3", 1024, 3072, 28, 16, 8, 151936, tied=True),
+    "qwen3-1.7b": _published("qwen3", 2048, 6144, 28, 16, 8, 151936, tied=True),
+    "qwen3-4b": _published("qwen3", 2560, 9728, 36, 32, 8, 151936, tied=True),
+    "qwen3-8b": _published("qwen3", 4096, 12288, 36, 32, 8, 151936),
+    "qwen3-14b": _published("qwen3", 5120, 17408, 40, 40, 8, 151936),
     "yi-6b": _YI_6B,
     "yi-9b": replace(_YI_6B, layers=48),
-    "yi-34b": _llama(7168, 20480, 60, 56, 8, 64000),
+    "yi-34b": _published("llama", 7168, 20480, 60, 56, 8, 64000),
 }
 
 
