@@ -10,9 +10,8 @@ from zhongjing.backends.local.workdir import LOCAL_NAMESPACE, LOCAL_ROOT
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ZhongjingError
-from zhongjing.pipeline.records import find_record, read_status
+from zhongjing.pipeline.records import read_status
 from zhongjing.pipeline.state import PipelineStatus, StageStatus
-from zhongjing.storage.artifacts import read_manifest
 from zhongjing.storage.checkpoint_records import list_steps
 from zhongjing.storage.credentials import Access
 from zhongjing.storage.layout import Layout, StageLayout
@@ -88,7 +87,7 @@ class Observer:
         progress = None
         if entry.key is not None:
             try:
-                progress = find_record(self.store, self._stage(stage, entry).progress, Progress)
+                progress = self.store.find_record(self._stage(stage, entry).progress, Progress)
             except ZhongjingError:
                 return None
         if progress is not None and progress.attempt != entry.attempt:
@@ -123,7 +122,7 @@ class Observer:
         assert status is not None
         entry = status.stage(stage)
         assert entry.key is not None
-        manifest = read_manifest(self.store, self.layout.stage(stage, entry.key))
+        manifest = self.store.find_record(self.layout.stage(stage, entry.key).manifest, StageManifest)
         assert manifest is not None, f"{stage} is not done"
         return Result(manifest, tuple(read_metrics(self.store, self._stage(stage, entry))))
 

@@ -39,30 +39,30 @@ def manifest(attempt: int, **changes: Any) -> StageManifest:
 
 
 def test_manifest_is_written_once(store: ObjectStore, stage: StageLayout) -> None:
-    assert artifacts.read_manifest(store, stage) is None
+    assert store.find_record(stage.manifest, StageManifest) is None
     first = artifacts.write_manifest(store, stage, manifest(1))
-    assert artifacts.read_manifest(store, stage) == first
+    assert store.find_record(stage.manifest, StageManifest) == first
     # The same attempt again, at another time of day: the answer to the first write was lost.
     again = artifacts.write_manifest(store, stage, manifest(1, finished_at="2026-11-22T20:10:05Z"))
     assert again == first
     with pytest.raises(ConflictError, match=r"attempt 1 .* completed this stage before attempt 2") as caught:
         artifacts.write_manifest(store, stage, manifest(2))
     assert caught.value.where == stage.manifest
-    assert artifacts.read_manifest(store, stage) == first
+    assert store.find_record(stage.manifest, StageManifest) == first
 
 
 def test_manifest_of_a_newer_release(store: ObjectStore, stage: StageLayout) -> None:
     document = json.loads(record_bytes(manifest(1)))
     store.put_json(stage.manifest, {**document, "version": 2, "novelty": {}})
     with pytest.raises(StorageError, match="version 2; this program knows 1") as caught:
-        artifacts.read_manifest(store, stage)
+        store.find_record(stage.manifest, StageManifest)
     assert caught.value.where == stage.manifest
 
 
 def test_damaged_manifest(store: ObjectStore, stage: StageLayout) -> None:
     store.put(stage.manifest, record_bytes(manifest(1))[:-20])
     with pytest.raises(StorageError, match="not valid JSON") as caught:
-        artifacts.read_manifest(store, stage)
+        store.find_record(stage.manifest, StageManifest)
     assert caught.value.where == stage.manifest
 
 

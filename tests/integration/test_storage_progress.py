@@ -16,7 +16,7 @@ from zhongjing.storage.heartbeat import Heartbeat
 from zhongjing.storage.layout import StageLayout
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity, MetricPoint, Progress
-from zhongjing.storage.progress_writer import MetricsWriter, ProgressWriter, read_metrics, read_progress
+from zhongjing.storage.progress_writer import MetricsWriter, ProgressWriter, read_metrics
 
 pytestmark = pytest.mark.integration
 
@@ -39,14 +39,14 @@ def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 
 def stored_step(store: ObjectStore, layout: StageLayout) -> int | None:
-    found = read_progress(store, layout)
+    found = store.find_record(layout.progress, Progress)
     return None if found is None else found.step
 
 
 def test_progress_is_rate_limited_but_a_change_is_written_at_once(
     store: ObjectStore, layout: StageLayout
 ) -> None:
-    assert read_progress(store, layout) is None
+    assert store.find_record(layout.progress, Progress) is None
     writer = ProgressWriter(store, layout, interval=30)
     writer.write(progress(0, Activity.STARTING))
     assert eventually(lambda: stored_step(store, layout) == 0)
@@ -76,13 +76,13 @@ def test_work_between_two_reports_is_published_and_idleness_is_not(
     writer = ProgressWriter(store, layout, interval=0.05, heartbeat=heartbeat)
     writer.write(progress(3, Activity.EVALUATING))
     assert eventually(lambda: stored_step(store, layout) == 3)
-    idle = read_progress(store, layout)
+    idle = store.find_record(layout.progress, Progress)
     time.sleep(0.4)
-    assert read_progress(store, layout) == idle, "nothing was done, so nothing is claimed"
+    assert store.find_record(layout.progress, Progress) == idle, "nothing was done, so nothing is claimed"
     heartbeat.beat(0.25)
 
     def told() -> tuple[int, float | None]:
-        found = read_progress(store, layout)
+        found = store.find_record(layout.progress, Progress)
         assert found is not None
         return found.beats, found.fraction
 
@@ -95,7 +95,7 @@ def test_work_between_two_reports_is_published_and_idleness_is_not(
 def test_progress_of_an_earlier_release_is_read(store: ObjectStore, layout: StageLayout) -> None:
     old = progress(3).model_dump(mode="json", by_alias=True, exclude={"beats", "fraction"})
     store.put_json(layout.progress, old)
-    assert read_progress(store, layout) == progress(3)
+    assert store.find_record(layout.progress, Progress) == progress(3)
 
 
 def test_an_outage_never_reaches_the_training(

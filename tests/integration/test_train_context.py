@@ -24,8 +24,8 @@ from zhongjing.storage.checkpoint_records import Ranges
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageRequest
 from zhongjing.storage.objects import ObjectStore, open_store
-from zhongjing.storage.progress import Activity, MetricPoint
-from zhongjing.storage.progress_writer import read_metrics, read_progress
+from zhongjing.storage.progress import Activity, MetricPoint, Progress
+from zhongjing.storage.progress_writer import read_metrics
 from zhongjing.train.job.ray_context import RayRunContext, TensorBoard
 from zhongjing.train.state import TRAINER_FILE, wanted_ranges
 
@@ -94,7 +94,7 @@ def test_an_attempt_goes_on_where_the_last_one_saved(
     first.wait_saved()
     first.report(Activity.TRAINING, step=4, total_steps=9, message="on its way")
     first.close()
-    progress = read_progress(store, layout)
+    progress = store.find_record(layout.progress, Progress)
     assert progress is not None
     assert (progress.step, progress.checkpoint_step, progress.message) == (4, 3, "on its way")
 
@@ -114,7 +114,7 @@ def test_an_attempt_goes_on_where_the_last_one_saved(
         (4, 0.2),
     ]
     assert read_metrics(store, layout) == points
-    progress = read_progress(store, layout)
+    progress = store.find_record(layout.progress, Progress)
     assert progress is not None
     assert (progress.attempt, progress.message, progress.checkpoint_step) == (2, "", 3)
 

@@ -13,8 +13,7 @@ from tests.pods import Run
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.storage.objects import ObjectStore
-from zhongjing.storage.progress import Activity
-from zhongjing.storage.progress_writer import read_progress
+from zhongjing.storage.progress import Activity, Progress
 from zhongjing.train.job import driver, ray_storage
 from zhongjing.train.job.scratch import VARIABLE
 
@@ -40,7 +39,7 @@ def test_a_stop_is_heard_while_the_data_are_prepared(
     _, uri = run.request(Stage.PRETRAIN, 1)
     store.put_json(layout.stop(1), {"reason": "Suspended", "message": ""})
     assert driver.main(Stage.PRETRAIN, ["--request", uri]) == 0
-    progress = read_progress(store, layout)
+    progress = store.find_record(layout.progress, Progress)
     assert progress is not None
     assert (progress.activity, progress.attempt, progress.step) == (Activity.SUSPENDED, 1, 0)
     assert progress.failure is None
@@ -63,7 +62,7 @@ def test_a_stop_is_heard_while_workers_are_waited_for(
         """A request that Ray cannot grant."""
 
         def wait(self, seconds: float) -> bool:
-            progress = read_progress(store, layout)
+            progress = store.find_record(layout.progress, Progress)
             if progress is not None:
                 assert (progress.activity, progress.message) == (Activity.PREPARED, "waits for 1 worker")
                 store.put_json(layout.stop(1), {"reason": "Suspended", "message": ""})
@@ -80,7 +79,7 @@ def test_a_stop_is_heard_while_workers_are_waited_for(
     assert driver.main(Stage.PRETRAIN, ["--request", uri]) == 0
     assert asked == [[{"CPU": 1.0}]]
     assert len(gone) == 1
-    progress = read_progress(store, layout)
+    progress = store.find_record(layout.progress, Progress)
     assert progress is not None
     assert (progress.activity, progress.failure) == (Activity.SUSPENDED, None)
 

@@ -18,11 +18,11 @@ from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.backend import JobState
 from zhongjing.storage.admin import BucketAdmin
-from zhongjing.storage.artifacts import read_manifest
 from zhongjing.storage.embedded import EmbeddedS3
+from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.objects import ObjectStore, open_store
-from zhongjing.storage.progress import Activity
-from zhongjing.storage.progress_writer import read_metrics, read_progress
+from zhongjing.storage.progress import Activity, Progress
+from zhongjing.storage.progress_writer import read_metrics
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -172,7 +172,7 @@ def test_a_stage_whose_node_is_drained_stops_and_goes_on_where_no_disk_is_shared
     pods.submit(first, uri)
 
     def training() -> bool:
-        progress = read_progress(store, layout)
+        progress = store.find_record(layout.progress, Progress)
         return progress is not None and progress.activity is Activity.TRAINING and progress.step > 0
 
     assert wait_until(training, 180)
@@ -189,7 +189,7 @@ def test_a_stage_whose_node_is_drained_stops_and_goes_on_where_no_disk_is_shared
     log = pods.log(first.submission_id)
     assert job.state is JobState.SUCCEEDED, log
     assert "stops with a checkpoint: node" in log
-    progress = read_progress(store, layout)
+    progress = store.find_record(layout.progress, Progress)
     assert progress is not None
     assert progress.activity is Activity.SUSPENDED, log
     assert progress.checkpoint_step == progress.step < 400
@@ -202,7 +202,7 @@ def test_a_stage_whose_node_is_drained_stops_and_goes_on_where_no_disk_is_shared
     pods.submit(second, uri)
 
     def prepared() -> bool:
-        progress = read_progress(store, layout)
+        progress = store.find_record(layout.progress, Progress)
         return progress is not None and (progress.attempt, progress.activity) == (2, Activity.PREPARED)
 
     # It prepares without a worker, and waits for one.
@@ -211,7 +211,7 @@ def test_a_stage_whose_node_is_drained_stops_and_goes_on_where_no_disk_is_shared
     job = pods.wait_for(second.submission_id)
     log = pods.log(second.submission_id)
     assert job.state is JobState.SUCCEEDED, log
-    manifest = read_manifest(store, layout)
+    manifest = store.find_record(layout.manifest, StageManifest)
     assert manifest is not None
     assert (manifest.steps, manifest.attempt, manifest.lineage.workers) == (400, 2, 2)
     assert manifest.memory is not None

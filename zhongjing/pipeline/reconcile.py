@@ -57,7 +57,7 @@ from zhongjing.pipeline.fit import Gate, Unfit
 from zhongjing.pipeline.freeze import freeze_source
 from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
 from zhongjing.pipeline.plan import Plan, make_plan, make_request
-from zhongjing.pipeline.records import Records, StoredRecords, find_record
+from zhongjing.pipeline.records import Records, StoredRecords
 from zhongjing.pipeline.repeats import Repeats
 from zhongjing.pipeline.staleness import Staleness
 from zhongjing.pipeline.state import (
@@ -71,8 +71,9 @@ from zhongjing.pipeline.state import (
     seconds,
     stamp,
 )
-from zhongjing.storage.artifacts import read_manifest, request_stop
+from zhongjing.storage.artifacts import request_stop
 from zhongjing.storage.layout import Layout
+from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.objects import ObjectInfo, ObjectStore
 from zhongjing.storage.progress import Activity, Progress
 
@@ -257,7 +258,7 @@ class Reconciler:
         one in seconds; of one that is dead it never mattered.
         """
         try:
-            progress = find_record(self.store, self.layout.stage(stage, key).progress, Progress)
+            progress = self.store.find_record(self.layout.stage(stage, key).progress, Progress)
         except StorageError as error:
             if error.code not in UNREADABLE:
                 raise
@@ -296,7 +297,7 @@ class Reconciler:
         if known is not None:
             # A manifest never changes, but a user may have deleted it.
             return known if self.store.exists(place.manifest) else None
-        manifest = read_manifest(self.store, place)
+        manifest = self.store.find_record(place.manifest, StageManifest)
         if manifest is None:
             return None
         result = ResultView(place.manifest, manifest.model.uri, manifest.attempt, manifest.submission_id)

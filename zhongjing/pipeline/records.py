@@ -12,7 +12,6 @@ from typing import Generic, Protocol, TypeVar
 from zhongjing.config.stages import Stage
 from zhongjing.errors import NotFoundError
 from zhongjing.pipeline.state import DesiredState, PipelineStatus
-from zhongjing.storage.artifacts import read_manifest
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import Record, StageManifest
 from zhongjing.storage.objects import ObjectStore
@@ -35,7 +34,7 @@ def read(store: ObjectStore, uri: str, kind: type[R]) -> Versioned[R] | None:
     The ETag is asked for first: should the object change in between, a write with it is refused.
     """
     info = store.head(uri)
-    value = find_record(store, uri, kind) if info is not None else None
+    value = store.find_record(uri, kind) if info is not None else None
     return Versioned(value, info.etag) if info is not None and value is not None else None
 
 
@@ -102,21 +101,13 @@ class StoredRecords:
         return write(self._store, self._layout.status, status, version).etag
 
 
-def find_record(store: ObjectStore, uri: str, kind: type[R]) -> R | None:
-    """A record, or None if there is none."""
-    try:
-        return store.get_record(uri, kind)
-    except NotFoundError:
-        return None
-
-
 def manifest_in_use(store: ObjectStore, layout: Layout, stage: Stage) -> StageManifest | None:
     """The manifest of the result of a stage that ``current.json`` names, or None if there is none."""
     try:
         current = store.get_json(layout.current(stage))
     except NotFoundError:
         return None
-    return read_manifest(store, layout.stage(stage, str(current["key"])))
+    return store.find_record(layout.stage(stage, str(current["key"])).manifest, StageManifest)
 
 
 def done_stages(store: ObjectStore, layout: Layout, keys: dict[Stage, str | None]) -> dict[Stage, bool]:
@@ -126,6 +117,7 @@ def done_stages(store: ObjectStore, layout: Layout, keys: dict[Stage, str | None
         StorageError: a manifest is damaged, or of a newer release: no job is needed to find that out.
     """
     return {
-        stage: key is not None and read_manifest(store, layout.stage(stage, key)) is not None
+        stage: key is not None
+        and store.find_record(layout.stage(stage, key).manifest, StageManifest) is not None
         for stage, key in keys.items()
     }

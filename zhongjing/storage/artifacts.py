@@ -52,18 +52,6 @@ def write_manifest(store: ObjectStore, layout: StageLayout, manifest: StageManif
     return manifest
 
 
-def read_manifest(store: ObjectStore, layout: StageLayout) -> StageManifest | None:
-    """The manifest of a stage, or None while it is not done.
-
-    Raises:
-        StorageError: the object is damaged, or of another release.
-    """
-    try:
-        return store.get_record(layout.manifest, StageManifest)
-    except NotFoundError:
-        return None
-
-
 def request_stop(store: ObjectStore, uri: str, reason: str, message: str) -> None:
     """Asks an attempt to stop with a checkpoint; asking twice is harmless, the first reason stands.
 
@@ -117,7 +105,7 @@ def model_files(store: ObjectStore, uri: str) -> list[ModelFile] | None:
         StorageError: what was written down is damaged, or of a newer release.
     """
     if uri.endswith("/model"):
-        manifest = read_manifest(store, StageLayout(uri.removesuffix("/model")))
+        manifest = store.find_record(StageLayout(uri.removesuffix("/model")).manifest, StageManifest)
         return manifest.model.files or None if manifest is not None and manifest.model.uri == uri else None
     mark = f"{uri}/{MADE}"
     try:

@@ -444,6 +444,13 @@ class ObjectStore:
         """
         return parse_record(self.get_json(uri), kind, uri)
 
+    def find_record(self, uri: str, kind: type[R]) -> R | None:
+        """A stored record, or None if there is none. Raises as :meth:`get_record` does."""
+        try:
+            return self.get_record(uri, kind)
+        except NotFoundError:
+            return None
+
     def put_record(
         self, uri: str, record: Record, *, if_none_match: bool = False, if_match: str | None = None
     ) -> str:

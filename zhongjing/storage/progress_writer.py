@@ -267,18 +267,6 @@ class MetricsWriter:
                 self._open = content
 
 
-def read_progress(store: ObjectStore, layout: StageLayout) -> Progress | None:
-    """The progress of a run of a stage, or None before its first.
-
-    Raises:
-        StorageError: the object is damaged.
-    """
-    try:
-        return store.get_record(layout.progress, Progress)
-    except NotFoundError:
-        return None
-
-
 def read_metrics(store: ObjectStore, layout: StageLayout) -> list[MetricPoint]:
     """All metric points in the order in which they were logged, while the stage runs and after.
 

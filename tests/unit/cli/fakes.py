@@ -182,6 +182,9 @@ class MemoryStore:
         assert isinstance(self.records[uri], kind)
         return self.records[uri]
 
+    def find_record(self, uri: str, kind: type[Any]) -> Any:
+        return self.get_record(uri, kind) if uri in self.records else None
+
     def exists(self, uri: str) -> bool:
         return uri in self.objects or uri in self.records
 

@@ -189,6 +189,12 @@ class MemoryStore:
     def get_record(self, uri: str, kind: type[R]) -> R:
         return parse_record(self.get_json(uri), kind, uri)
 
+    def find_record(self, uri: str, kind: type[R]) -> R | None:
+        try:
+            return self.get_record(uri, kind)
+        except NotFoundError:
+            return None
+
     def put_record(
         self, uri: str, record: Record, *, if_none_match: bool = False, if_match: str | None = None
     ) -> str:

@@ -13,7 +13,7 @@ from zhongjing.config.stages import Stage
 from zhongjing.errors import MissingInputError
 from zhongjing.pipeline.prepare import Prepared, changed_under_way, prepare
 from zhongjing.pipeline.reconcile import Reconciler
-from zhongjing.pipeline.records import find_record, read_desired, write
+from zhongjing.pipeline.records import read_desired, write
 from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, StageState
 from zhongjing.storage.layout import Layout
 
@@ -33,10 +33,12 @@ class StoreSession:
         return Layout("s3://bucket", "local", pipeline)
 
     def desired(self, pipeline: str) -> DesiredState | None:
-        return find_record(self.store, self.layout(pipeline).desired, DesiredState)
+        found: DesiredState | None = self.store.find_record(self.layout(pipeline).desired, DesiredState)
+        return found
 
     def status(self, pipeline: str) -> PipelineStatus | None:
-        return find_record(self.store, self.layout(pipeline).status, PipelineStatus)
+        found: PipelineStatus | None = self.store.find_record(self.layout(pipeline).status, PipelineStatus)
+        return found
 
     def warm(self) -> None:
         self.warmed += 1

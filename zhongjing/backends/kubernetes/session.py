@@ -39,7 +39,7 @@ from zhongjing.errors import (
     ZhongjingError,
 )
 from zhongjing.pipeline.plan import make_plan
-from zhongjing.pipeline.records import done_stages, find_record, manifest_in_use
+from zhongjing.pipeline.records import done_stages, manifest_in_use
 from zhongjing.pipeline.state import ConditionType, DesiredState, PipelineStatus, stamp
 from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import FrozenSource, StageManifest
@@ -354,7 +354,7 @@ class KubernetesSession:
         if self._services.has_store:
             key = (pipeline.uid, int(pipeline.status.get("observedGeneration") or 0))
             if key not in self._stored:
-                self._stored[key] = find_record(self.store, self.layout(pipeline.name).desired, DesiredState)
+                self._stored[key] = self.store.find_record(self.layout(pipeline.name).desired, DesiredState)
             stored = self._stored[key]
         return to_desired(pipeline, self.release, stored)
 

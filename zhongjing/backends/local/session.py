@@ -34,7 +34,6 @@ from zhongjing.storage.layout import Layout
 from zhongjing.storage.manifest import StageManifest
 from zhongjing.storage.objects import open_store
 from zhongjing.storage.progress import Progress
-from zhongjing.storage.progress_writer import read_progress
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +115,9 @@ class LocalSession:
         """Live progress of the stage's current attempt."""
         status = self.status(pipeline)
         key = status.stage(stage).key if status is not None else None
-        return (
-            read_progress(self._reads, self.layout(pipeline).stage(stage, key)) if key is not None else None
-        )
+        if key is None:
+            return None
+        return self._reads.find_record(self.layout(pipeline).stage(stage, key).progress, Progress)
 
     def manifest(self, pipeline: str, stage: Stage) -> StageManifest | None:
         """The result of a stage that is in use, or None if there is none."""

@@ -273,11 +273,9 @@ def _history(target: Target, name: str | None, console: Console) -> int:
 
 def _manifests(session: Session, pipeline: str) -> list[StageManifest]:
     """Results of a pipeline that were measured, also those that are no longer in use."""
-    from zhongjing.pipeline.records import find_record
-
     store, home = session.store, session.layout(pipeline).home
     uris = [info.uri for info in store.list(home) if _MANIFEST.search(info.uri)]
-    found = (find_record(store, uri, StageManifest) for uri in uris)
+    found = (store.find_record(uri, StageManifest) for uri in uris)
     return [each for each in found if each is not None and each.memory is not None]
 
 

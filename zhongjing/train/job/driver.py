@@ -36,7 +36,7 @@ from zhongjing.storage.manifest import (
 )
 from zhongjing.storage.objects import ObjectStore, open_store
 from zhongjing.storage.progress import Activity, Progress, time_stamp
-from zhongjing.storage.progress_writer import ProgressWriter, read_progress
+from zhongjing.storage.progress_writer import ProgressWriter
 from zhongjing.train.job.failures import cause_of, describe_failure
 from zhongjing.train.job.lineage import lineage
 from zhongjing.train.job.prepare import prepare
@@ -270,7 +270,7 @@ class Job:
         logger.info("memory of a worker: %s", manifest.memory)
         write_manifest(self.store, self.stage_layout, manifest)
         writer = ProgressWriter(self.store, self.stage_layout)
-        last = read_progress(self.store, self.stage_layout)
+        last = self.store.find_record(self.stage_layout.progress, Progress)
         if last is not None:
             writer.write(
                 last.model_copy(
@@ -292,7 +292,7 @@ class Job:
         failure = describe_failure(error, uri)
         try:
             self.store.put(uri, text.encode())
-            last = read_progress(self.store, self.stage_layout)
+            last = self.store.find_record(self.stage_layout.progress, Progress)
             if last is None or last.attempt != self.request.attempt:
                 last = self._progress(Activity.FAILED)
             writer = ProgressWriter(self.store, self.stage_layout)

@@ -38,7 +38,7 @@ from zhongjing.model.base import (
 from zhongjing.model.delta import merge_delta
 from zhongjing.model.tokenizer import padding_id, save_tokenizer
 from zhongjing.model.weights import WeightReader
-from zhongjing.storage.artifacts import MADE, read_manifest
+from zhongjing.storage.artifacts import MADE
 from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import StageInput, StageManifest, StageRequest
 from zhongjing.storage.objects import ObjectStore
@@ -282,7 +282,7 @@ class _Preparation:
         """The manifest of a reward model that a stage made: what it measured on held-out answers."""
         if reward is None or not reward.startswith("s3://") or not reward.endswith("/model"):
             return None
-        return read_manifest(self.store, StageLayout(reward.removesuffix("/model")))
+        return self.store.find_record(StageLayout(reward.removesuffix("/model")).manifest, StageManifest)
 
     def _check_accuracy(
         self, settings: AnySettings, reward: str | None, judged: StageManifest | None
