@@ -40,11 +40,11 @@ class ReleaseGate:
 
     def capacity(self, document: TrainingPipeline, stages: Iterable[Stage]) -> list[Unfit]:
         """The stages whose workers the release can never hold."""
+        if self._groups is None:
+            return []
         unfit = []
         for stage in stages:
-            settings = document.spec.stages.get(stage)
-            if settings is None or self._groups is None:
-                continue
+            settings = document.spec.stages[stage]
             try:
                 pods_needed(self._groups, Demand(stage, settings.workers, settings.resources))
             except ImpossibleJobError as error:

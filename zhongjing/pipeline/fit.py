@@ -87,9 +87,7 @@ def judge(document: TrainingPipeline, stages: Iterable[Stage], terms_of: TermsOf
     unknown: dict[str, list[Stage]] = {}
     shapes: dict[str, Shape | None] = {}
     for stage in stages:
-        settings = document.spec.stages.get(stage)
-        if settings is None:
-            continue
+        settings = document.spec.stages[stage]
         reference = graph.start_of(document, stage)[1].reference
         if reference not in shapes:
             base = document.spec.base

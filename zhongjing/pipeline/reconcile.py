@@ -179,7 +179,7 @@ class Reconciler:
         self._publish(after)
         # Before the status, which fences: who is late finds another request than this one.
         self._requests = {
-            action.stage: self.store.head(self._request_uri(action.stage, action.key, action.attempt))
+            action.stage: self.store.head(self.layout.stage(action.stage, action.key).request(action.attempt))
             for action in actions
             if isinstance(action, Submit)
         }
@@ -386,9 +386,6 @@ class Reconciler:
             logger.info("submitted %s%s", action.submission_id, "" if waited else f" ({action.message})")
         return []
 
-    def _request_uri(self, stage: Stage, key: str, attempt: int) -> str:
-        return self.layout.stage(stage, key).request(attempt)
-
     def _job(self, desired: DesiredState, stage: Stage, entry: StageStatus) -> JobRequest:
         """The job of the attempt in the status."""
         settings = desired.document.spec.stages[stage]
@@ -405,7 +402,7 @@ class Reconciler:
         return JobRequest(
             submission_id=entry.submission_id,
             stage=stage,
-            request_uri=self._request_uri(stage, entry.key, entry.attempt),
+            request_uri=self.layout.stage(stage, entry.key).request(entry.attempt),
             metadata=metadata,
             workers=settings.workers,
             resources=settings.resources,
