@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from typing import Any
 
@@ -9,6 +10,12 @@ import pytest
 import typer
 
 from zhongjing.cli.app import app
+
+
+@functools.cache
+def built() -> Any:
+    """The program's commands, built once: that takes longer than a parse."""
+    return typer.main.get_command(app)
 
 
 def parse(line: str, where: str) -> None:
@@ -21,7 +28,7 @@ def parse(line: str, where: str) -> None:
     words = shlex.split(line)
     words = words[: next((at for at, word in enumerate(words) if word in ("|", ">", "<", "&&")), len(words))]
     words = ["submit", *words[3:]] if words[:3] == ["python", "-m", "zhongjing.submit"] else words[1:]
-    command: Any = typer.main.get_command(app)
+    command: Any = built()
     try:
         while hasattr(command, "commands") and words and not words[0].startswith("-"):
             command, words = command.commands[words[0]], words[1:]
