@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from typing import Any
 
 from zhongjing.config.defaults import DEFAULTS, names
@@ -29,7 +28,3 @@ def json_schema() -> dict[str, Any]:
         "title": "TrainingPipeline",
         **schema,
     }
-
-
-if __name__ == "__main__":
-    runpy.run_module("tools.generate", run_name="__main__")  # its former name
