@@ -155,6 +155,7 @@ def test_a_workdir_is_0700_from_the_start_and_what_a_run_writes_is_its_owners(
         given.touch("heartbeat")
         given.write_environment({"A": "b"})
         with monkeypatch.context() as patch:
+            patch.setattr(attach, "_STARTED", [])  # what is started here is no process
             patch.setattr(subprocess, "Popen", lambda *_, **options: started.append(options["umask"]))
             attach._spawn(given, None, "jobs")
     finally:
