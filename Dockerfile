@@ -36,7 +36,9 @@ FROM tools AS requirements
 COPY pyproject.toml constraints.txt /src/
 RUN mkdir /requirements && cd /src && python3 -c 'import sys, tomllib; \
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-[open(f"/requirements/{extra}.txt", "w").write("\n".join(sorted(project["dependencies"] + project["optional-dependencies"][extra])) + "\n") for extra in ("train", "controller")]' \
+extras = project["optional-dependencies"]; \
+images = {"train": extras["train"] + extras["construct"], "controller": extras["controller"]}; \
+[open(f"/requirements/{image}.txt", "w").write("\n".join(sorted(project["dependencies"] + needed)) + "\n") for image, needed in images.items()]' \
     && grep -v '^#' constraints.txt > /requirements/constraints.txt
 
 # ---- The code, byte-compiled: pods have a read-only root.

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
-EXTRAS := train,controller,dev
+EXTRAS := train,construct,controller,dev
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 # Processes that share the tests, a file to each: 0 is none but pytest's own. One more than two cores, since many

@@ -1,0 +1,77 @@
+"""A step of data construction: what one record becomes.
+
+A step sees one record at a time and nothing else, so records may be handled in any order and by any process,
+and an interrupted run goes on where it was. Name, version and parameters go into the key of the output
+(:func:`zhongjing.construct.manifest.key_of`): who changes what a step makes of a record raises its version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from zhongjing.codes import Code
+from zhongjing.codes import data as codes
+from zhongjing.data.records import Record, Rejected, record_texts
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step made of a record.
+
+    Attributes:
+        records: what goes on to the next step; none: the record is left out.
+        counts: what was done, by a label of the step's own, e.g. ``{"phone": 2}``. They are summed up over
+            all records and stand in the manifest: a label never holds text of a record.
+        quarantined: why the record, or a part of it, is left out because it cannot be used. A record that is
+            left out by design has a count instead.
+    """
+
+    records: tuple[Record, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    quarantined: Rejected | None = None
+
+
+class Step(Protocol):
+    """One step. Pure: the same record and parameters give the same outcome, in every process.
+
+    It is pickled into other processes. What is large or cannot be pickled is made there, at the first use.
+    """
+
+    @property
+    def name(self) -> str:
+        """A word: ``deidentify``."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Raised with every change of what the step makes of a record."""
+        ...
+
+    def parameters(self) -> dict[str, object]:
+        """All else that decides the outcome, as JSON; of a large file its digest. No secrets: it is kept."""
+        ...
+
+    def apply(self, record: Record) -> Outcome:
+        """What becomes of a record. Records that it returns keep the position of the one that they come from.
+
+        Raises:
+            ZhongjingError: the step cannot work at all; the run ends. A record that cannot be used is
+                ``quarantined`` instead.
+        """
+        ...
+
+
+def rejected(record: Record, reason: str, code: Code = codes.UNUSABLE_RECORD) -> Rejected:
+    """The quarantine entry of a record that was read; it holds the texts, which the runner stores on request.
+
+    Args:
+        record: as the step was given it.
+        reason: in a few words, without any of the record's text.
+        code: from the catalogue.
+    """
+    text = "\n".join(record_texts(record))
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return Rejected(record.position, reason, digest, text, code)
