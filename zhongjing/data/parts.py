@@ -120,15 +120,6 @@ The third argument is called at least every few seconds, with the next shard and
 """
 
 
-def encode_one(
-    maker: PartMaker, shard: Shard, made: set[str], listen: Callable[[Shard, float], None]
-) -> None:
-    """Tokenises a shard in this process, unless its part is among those ``made``."""
-    records = shard.records
-    if records and shard.name not in made:
-        maker.make(shard.name, records, lambda part: listen(shard, part))
-
-
 def _batches(records: Sequence[Record]) -> Iterator[list[Record]]:
     batch: list[Record] = []
     characters = 0

@@ -1,4 +1,7 @@
-"""Shards tokenised by other processes, some at a time, and taken in their order."""
+"""Shards tokenised by other processes, some at a time, and taken in their order.
+
+So are other pieces of work: those of data construction.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from zhongjing.data.corpus import Shard
-from zhongjing.data.parts import Encode, PartMaker, encode_one
-from zhongjing.data.records import Record
 from zhongjing.errors import ZhongjingError
 from zhongjing.storage.heartbeat import beat
 
@@ -26,13 +26,60 @@ PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 
 
+class Piece(Protocol):
+    """A run of records that is worked on as a whole: a shard, say."""
+
+    @property
+    def name(self) -> str:
+        """Of what is made of it."""
+        ...
+
+    @property
+    def records(self) -> Sequence[Any]:
+        """What is in it; of an empty piece nothing is made."""
+        ...
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is as large as pieces get."""
+        ...
+
+
+class Maker(Protocol):
+    """Makes something of pieces and stores it. It may be pickled into any process."""
+
+    @property
+    def uri(self) -> str:
+        """Folder of what it makes; tells makers apart."""
+        ...
+
+    def made(self) -> set[str]:
+        """Names of what is there already."""
+        ...
+
+    def make(self, name: str, records: Sequence[Any], listen: Callable[[float], None] = ...) -> None:
+        """Makes what one piece becomes."""
+        ...
+
+
+PieceT = TypeVar("PieceT", bound=Piece)
+MakerT = TypeVar("MakerT", bound=Maker)
+
+
+def encode_one(maker: Maker, shard: PieceT, made: set[str], listen: Callable[[PieceT, float], None]) -> None:
+    """Works on a piece in this process, unless what it becomes is among those ``made``."""
+    records = shard.records
+    if records and shard.name not in made:
+        maker.make(shard.name, records, lambda part: listen(shard, part))
+
+
 class Tasks(Protocol):
-    """Processes that tokenise shards; a task is what :meth:`submit` returns."""
+    """Processes that work on pieces; a task is what :meth:`submit` returns."""
 
     places: int
     """Tasks that may run at a time."""
 
-    def submit(self, name: str, records: Sequence[Record]) -> Any:
+    def submit(self, name: str, records: Sequence[Any]) -> Any:
         """Begins to make a part."""
         ...
 
@@ -49,30 +96,35 @@ class Tasks(Protocol):
         ...
 
 
-def encode_by(connect: Callable[[PartMaker], Tasks | None]) -> Encode:
-    """Tokenises by tasks what is more than :data:`SHARDS_HERE`.
+def encode_by(
+    connect: Callable[[MakerT], Tasks | None], *, here: int | None = None, patience: float | None = None
+) -> Callable[[MakerT, Iterable[PieceT], Callable[[PieceT, float], None]], Iterator[PieceT]]:
+    """Tokenises by tasks what is more than some whole shards.
 
     Args:
         connect: starts processes for a cache; None if there is no room for any.
+        here: so many; None: :data:`SHARDS_HERE`.
+        patience: in place of :data:`PATIENCE_SECONDS`.
     """
 
     def encode(
-        maker: PartMaker, shards: Iterable[Shard], listen: Callable[[Shard, float], None]
-    ) -> Iterator[Shard]:
+        maker: MakerT, shards: Iterable[PieceT], listen: Callable[[PieceT, float], None]
+    ) -> Iterator[PieceT]:
         made = maker.made()
+        first = SHARDS_HERE if here is None else here
         remaining = iter(shards)
         tasks: Tasks | None = None
         whole = 0
         for shard in remaining:
             whole += shard.is_full and shard.name not in made
-            if whole == SHARDS_HERE + 1 and (tasks := connect(maker)) is not None:
+            if whole == first + 1 and (tasks := connect(maker)) is not None:
                 remaining = itertools.chain([shard], remaining)
                 break
             encode_one(maker, shard, made, listen)
             yield shard
         if tasks is not None:
             with closing(tasks):
-                yield from _overlapped(tasks, maker, remaining, made, listen)
+                yield from _overlapped(tasks, maker, remaining, made, listen, patience)
 
     return encode
 
@@ -81,17 +133,19 @@ encode_here = encode_by(lambda maker: None)
 """Tokenises in this process, one shard after another."""
 
 
-def _overlapped(
+def _overlapped(  # noqa: PLR0917
     tasks: Tasks,
-    maker: PartMaker,
-    shards: Iterator[Shard],
+    maker: MakerT,
+    shards: Iterator[PieceT],
     made: set[str],
-    listen: Callable[[Shard, float], None],
-) -> Iterator[Shard]:
-    waiting: deque[tuple[Shard, Any]] = deque()  # bounded: their records are in memory
+    listen: Callable[[PieceT, float], None],
+    bears: float | None,
+) -> Iterator[PieceT]:
+    waiting: deque[tuple[PieceT, Any]] = deque()  # bounded: their records are in memory
     running: list[Any] = []
     ended: StopIteration | ZhongjingError | None = None
-    last, patience = time.monotonic(), PATIENCE_SECONDS
+    longest = PATIENCE_SECONDS if bears is None else bears
+    last, patience = time.monotonic(), longest
     while True:
         while ended is None and len(running) < tasks.places and len(waiting) < 2 * tasks.places:
             try:
@@ -110,13 +164,13 @@ def _overlapped(
         finished = tasks.finished(running, _POLL_SECONDS if task in running else 0.0) if running else []
         if finished:
             running = [one for one in running if one not in finished]
-            last, patience = time.monotonic(), PATIENCE_SECONDS
+            last, patience = time.monotonic(), longest
             beat()
         if task in running:
             listen(shard, 0.0)
             if time.monotonic() - last < patience:
                 continue
-            logger.warning("no task has ended for %.0f s; this process tokenises as well", PATIENCE_SECONDS)
+            logger.warning("no task has ended for %.0f s; this process works as well", longest)
             running.remove(task)  # should it run after all, it makes the same
             patience = 0.0
             encode_one(maker, shard, made, listen)

@@ -14,8 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from zhongjing.data.parts import PartMaker
-from zhongjing.data.records import Record
+from zhongjing.data.tasks import Maker
 from zhongjing.errors import ZhongjingError
 from zhongjing.model.kv_cache import free_bytes
 from zhongjing.train.job import ray_cluster
@@ -27,10 +26,10 @@ _MOST_ON_OWN_NODE = 4  # a head has its own work
 _TASK_BYTES = 2 << 30  # transformers and torch take 0.6 GB, a shard on its way less than 0.2
 _RETRIES = 3
 
-_makers: dict[str, PartMaker] = {}  # in a task's process: the one in use
+_makers: dict[str, Maker] = {}  # in a task's process: the one in use
 
 
-def connect(maker: PartMaker) -> RayTasks | None:
+def connect(maker: Maker) -> RayTasks | None:
     """Tasks for a cache, or None if this process is as good."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -49,7 +48,7 @@ def connect(maker: PartMaker) -> RayTasks | None:
         options = {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
     if places < 2:
         return None
-    logger.info("tokenising by %d tasks", places)
+    logger.info("working by %d tasks", places)
     return RayTasks(maker, places, options)
 
 
@@ -62,7 +61,7 @@ class RayTasks:
         options: what a task asks for.
     """
 
-    def __init__(self, maker: PartMaker, places: int, options: dict[str, Any]) -> None:
+    def __init__(self, maker: Maker, places: int, options: dict[str, Any]) -> None:
         import ray
 
         self.places = places
@@ -77,7 +76,7 @@ class RayTasks:
             **options,
         )
 
-    def submit(self, name: str, records: Sequence[Record]) -> Any:
+    def submit(self, name: str, records: Sequence[Any]) -> Any:
         """Begins to make a part."""
         task = self._task.remote(self._maker, self._uri, name, list(records))
         self._running.add(task)
@@ -123,7 +122,7 @@ class RayTasks:
         self._running.clear()
 
 
-def _make(maker: list[Any], uri: str, name: str, records: Sequence[Record]) -> None:
+def _make(maker: list[Any], uri: str, name: str, records: Sequence[Any]) -> None:
     import ray
 
     if uri not in _makers:
