@@ -1,7 +1,8 @@
 """The files that a source's URI stands for: the same ones for a look, an upload and a training.
 
 A path or key names one file, a folder all that is below it, a glob what it matches. What tells about data
-and is none (README.md, LICENSE, dataset_info.json) is left out of folders and globs.
+and is none (README.md, LICENSE, dataset_info.json) is left out of folders and globs; so is what a constructed
+source notes of itself (``_manifest.json``, ``_made/``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _ABOUT = re.compile(
     r"|dataset_infos?\.json|dataset_dict\.json|state\.json",
     re.IGNORECASE,
 )
+_NOTES = re.compile(r"(?:^|/)(?:_made/[^/]+|_manifest\.json)$")  # zhongjing.construct
 Item = TypeVar("Item", Path, "ObjectInfo")
 
 
@@ -46,7 +48,7 @@ def local_listing(uri: str) -> Listing:
         found = [file for file in path.rglob("*") if not is_hidden(file.relative_to(path))]
     else:
         found = [Path(name) for name in glob.glob(text, recursive=True)]  # noqa: PTH207 - pathlib globs no absolute pattern
-    files = sorted(file.absolute() for file in found if file.is_file())
+    files = sorted(file.absolute() for file in found if file.is_file() and not is_note(file.as_posix()))
     return Listing(*_parted(files, lambda file: file.name))
 
 
@@ -62,7 +64,8 @@ def stored_listing(store: ObjectStore, uri: str) -> tuple[list[ObjectInfo], list
         return [info for info in found if info.size > 0], []
     if not found and not uri.endswith("/"):
         found = list(store.glob(f"{uri}/"))  # a folder, written without its slash
-    return _parted([info for info in found if info.size > 0], lambda info: info.uri.rpartition("/")[2])
+    data = [info for info in found if info.size > 0 and not is_note(info.uri)]
+    return _parted(data, lambda info: info.uri.rpartition("/")[2])
 
 
 def left_out_text(names: Sequence[str]) -> str:
@@ -84,6 +87,11 @@ def expand(uri: str) -> str:
 def is_hidden(path: Path) -> bool:
     """Whether a relative path has a part that begins with a dot."""
     return any(part.startswith(".") for part in path.parts)
+
+
+def is_note(path: str) -> bool:
+    """Whether a path or URI is what a constructed source notes of itself."""
+    return _NOTES.search(path) is not None
 
 
 def _parted(items: Iterable[Item], name_of: Callable[[Item], str]) -> tuple[list[Item], list[str]]:
