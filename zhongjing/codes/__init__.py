@@ -13,6 +13,7 @@ from __future__ import annotations
 from zhongjing.codes import (
     cluster,
     command,
+    construct,
     data,
     document,
     local,
@@ -32,6 +33,7 @@ GROUPS: tuple[Group, ...] = (
     document.GROUP,
     command.GROUP,
     data.GROUP,
+    construct.GROUP,
     model.GROUP,
     local.GROUP,
     ray.GROUP,

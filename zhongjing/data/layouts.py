@@ -64,8 +64,9 @@ def parse(value: object, columns: Columns | None, kind: Kind, role_marks: RoleMa
         return Parsed("lines", text=text_of(value, "the line"))
     record = wrapped(value)
     ignored = columns.ignore if columns is not None else ()
-    if ignored and isinstance(record, Fields):
-        record = Fields({name: record.peek(name) for name in record if name not in ignored})
+    if isinstance(record, Fields) and (ignored or keys.ORIGIN in record):
+        left_out = {*ignored, keys.ORIGIN}
+        record = Fields({name: record.peek(name) for name in record if name not in left_out})
     if isinstance(record, list):
         parsed = Parsed("messages", turns=turn_list(record), unused=unused_in(record))
     elif not isinstance(record, Fields):

@@ -68,5 +68,8 @@ TOOLS = ("tools", "functions")
 VERDICTS = ("kto_tag", "label")
 REFUSABLE = {*MEDIA, *TOOLS, *VERDICTS, "completions", "positive_messages", "negative_messages"}
 
+ORIGIN = "_origin"
+"""Where a constructed record comes from (:mod:`zhongjing.construct.parts`): told nowhere as left out."""
+
 CAPITALS = ("Question", "Complex_CoT", "Response", "Answer", "Options", "Input", "Output", "Instruction")
 """Published with a capital; read as their lower case."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import parse_qs, urlsplit
@@ -105,6 +105,13 @@ def read_object(
             ) from None
         finally:
             stats.stream = None
+
+
+def read_rows(
+    uri: str, rows: Iterable[Row | BadRow], source: Source, stats: ReadStats | None = None
+) -> Iterator[Record | Rejected]:
+    """Reads raw records as those of the object ``uri``; else as :func:`read_object`."""
+    return _Reading(uri, source, None, ReadStats() if stats is None else stats).rows(iter(rows))
 
 
 @dataclass(slots=True)

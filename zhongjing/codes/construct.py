@@ -1,0 +1,19 @@
+"""What can be wrong while training data are made of raw records."""
+
+from zhongjing.codes.code import BAD_INPUT, Group
+
+GROUP = Group("Data construction", BAD_INPUT)
+_code = GROUP.code
+
+OUTPUT_IN_USE = _code(
+    "OutputInUse",
+    "The output's place holds something else.",
+    cause="Another run wrote there, with other input, steps or parameters; or the files are of other origin.",
+    remedy="give another output, or remove what is there",
+)
+STEP_FAILED = _code(
+    "StepFailed",
+    "A step of data construction failed at a record.",
+    cause="A mistake in the step, or a record of a kind that it was not made for.",
+    remedy="report it with the place in the code that the message names; the record's text is not needed",
+)

@@ -1,0 +1,300 @@
+"""Runs steps over a source: from S3 (or files of this machine) to S3, part by part.
+
+::
+
+    source --read, cut--> parts --steps, anywhere--> part-NNNNN.jsonl --all there--> _manifest.json
+          (data/readers.py)   (construct/parts.py)
+
+One process reads; memory holds a few parts. A part that is there is not made again, so a run that was killed
+goes on where it was, and its output is the same to the byte. Everything below the output's folder belongs to
+one key (:func:`~zhongjing.construct.manifest.key_of`): a run with another key is refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+import zhongjing
+from zhongjing.codes import construct as codes
+from zhongjing.config.sources import Source
+from zhongjing.construct import processes
+from zhongjing.construct.inputs import check_apart, check_unchanged, freeze
+from zhongjing.construct.manifest import (
+    MANIFEST_NAME,
+    PartRecord,
+    SourceManifest,
+    StepRecord,
+    find_manifest,
+    key_of,
+    parents_of,
+)
+from zhongjing.construct.parts import Entry, Part, PartMaker, cut, part_name
+from zhongjing.construct.step import Step
+from zhongjing.data.readers import ReadStats, read_object
+from zhongjing.data.records import Rejected
+from zhongjing.data.rejections import Rejections, check_source
+from zhongjing.data.tasks import encode_by
+from zhongjing.errors import ConfigError, ConflictError, StorageError
+from zhongjing.storage.manifest import FrozenObject, FrozenSource, Record, SourceCounts
+
+if TYPE_CHECKING:
+    from zhongjing.storage.objects import ObjectStore
+
+_PATIENCE_SECONDS = 3600.0  # a part may wait for others' answers; nobody makes it a second time meanwhile
+
+Work = Callable[[PartMaker, Iterable[Part], Callable[[Part, float], None]], Iterator[Part]]
+"""Where parts are made: yields them in their order, each once it is there (:func:`encode_by`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        fraction: of the source's bytes, 0 to 1.
+        records: that were read and are done.
+        seconds_left: None: not known yet.
+    """
+
+    fraction: float
+    records: int
+    seconds_left: float | None
+
+
+Listen = Callable[[Progress], None]
+"""Is told often how far a run is. It may raise, to end the run."""
+
+
+class Begun(Record):
+    """What an output's folder belongs to; the first thing that is written there."""
+
+    key: str
+    steps: list[StepRecord]
+
+
+def in_processes(count: int | None = None) -> Work:
+    """Makes parts by processes of this machine, once there is more than one.
+
+    Args:
+        count: how many processes; None: one for each core that this process may use.
+    """
+    return encode_by(partial(processes.connect, places=count), here=1, patience=_PATIENCE_SECONDS)
+
+
+here: Work = encode_by(lambda maker: None)
+"""Makes parts in this process, one after another."""
+
+
+def construct(
+    store: ObjectStore,
+    source: Source,
+    steps: Sequence[Step],
+    out: str,
+    *,
+    work: Work = here,
+    listen: Listen = lambda _: None,
+) -> SourceManifest:
+    """Makes a source by steps, or finds it made.
+
+    Args:
+        store: where the output goes, and an s3:// source is.
+        source: what is read, as a document would say it; its ``keep_text`` lets texts into the quarantine.
+        steps: in their order; one name each.
+        out: folder of the output, s3://.
+        work: where parts are made.
+        listen: is told how far it is.
+
+    Returns:
+        The manifest, which is in the store.
+
+    Raises:
+        MissingInputError: the source does not exist.
+        DataError: the source cannot be read, has too many unusable records or changed; or a step failed.
+        ConfigError: the output's folder holds something else.
+    """
+    out = out.rstrip("/")
+    check_apart(source, out)
+    frozen = freeze(store, source)
+    key = key_of(source, frozen, steps)
+    done = _claim(store, out, key, steps)
+    if done is not None:
+        return done
+    maker = PartMaker(store, out, key, _read_back(source), tuple(steps), source.keep_text)
+    reading = Reading(store, source, frozen)
+    told = _Told(listen, max(1, reading.size))
+    there = maker.made()
+    count = 0
+    for part in work(maker, cut(reading.entries(), lambda: reading.position), told.working):
+        told.made(part, new=part.name not in there)
+        count += 1
+    reading.check(f"{out}/_made")
+    check_unchanged(store, source, frozen)
+    manifest = _manifest(store, source, frozen, maker, count)
+    try:
+        store.put_record(f"{out}/{MANIFEST_NAME}", manifest, if_none_match=True)
+    except ConflictError:  # of another run with this key: it made the same
+        return store.get_record(f"{out}/{MANIFEST_NAME}", SourceManifest)
+    return manifest
+
+
+def _claim(store: ObjectStore, out: str, key: str, steps: Sequence[Step]) -> SourceManifest | None:
+    """Takes the output's folder for a key; the manifest where it is complete."""
+    mark = f"{out}/_made/begun.json"
+    begun = store.find_record(mark, Begun)
+    if begun is None:
+        first = next(iter(store.list(out)), None)
+        if first is not None:
+            raise ConfigError(
+                "there are objects in the output's folder that no construction wrote",
+                code=codes.OUTPUT_IN_USE,
+                where=first.uri,
+            )
+        begun = Begun(key=key, steps=[StepRecord.of(step) for step in steps])
+        try:
+            store.put_record(mark, begun, if_none_match=True)
+        except ConflictError:
+            begun = store.get_record(mark, Begun)
+    if begun.key != key:
+        names = ", ".join(f"{step.name} {step.version}" for step in begun.steps) or "no steps"
+        raise ConfigError(
+            f"the output's folder belongs to another construction ({names}; key {begun.key}, this is {key}): "
+            "input, steps or parameters are not the same",
+            code=codes.OUTPUT_IN_USE,
+            where=out,
+        )
+    return find_manifest(store, out)
+
+
+def _read_back(source: Source) -> Source:
+    """How the output of a source is read."""
+    return Source(name=source.name, uri="s3://output/", kind=source.kind, role_marks=source.role_marks)
+
+
+class Reading:
+    """A source while it is read, once.
+
+    Args:
+        store: needed for s3://.
+        source: as a document says it.
+        frozen: its objects.
+    """
+
+    def __init__(self, store: ObjectStore | None, source: Source, frozen: FrozenSource) -> None:
+        self.position = 0  # bytes that were read
+        self.size = sum(item.size for item in frozen.objects)
+        self._store = store
+        self._source = source
+        self._frozen = frozen
+        self._read = 0
+        self._rejections = Rejections()
+        self._rejected = 0
+
+    def entries(self) -> Iterator[Entry]:
+        """Records and rejections, in the order of the listing."""
+        before = 0
+        for item in self._frozen.objects:
+            stats = ReadStats()
+            for entry in read_object(item.uri, self._source, self._store, stats=stats):
+                self._read += 1
+                if isinstance(entry, Rejected):
+                    self._rejected += 1
+                    self._rejections.add(entry)
+                # A compressed stream may be closed, a parquet file is read from its end.
+                stream = stats.stream
+                self.position = before + (0 if stream is None else min(stream.tell(), item.size))
+                yield entry
+            before += item.size
+            self.position = before
+
+    def check(self, quarantine: str) -> None:
+        """Raises DataError where the source has no record, or too many that cannot be used."""
+        counts = SourceCounts(
+            name=self._source.name,
+            digest=self._frozen.digest,
+            read=self._read,
+            quarantined=self._rejected,
+        )
+        check_source(self._source, counts, self._rejections, quarantine)
+
+
+class _Told:
+    """Turns what is heard of parts into progress with the time that is left."""
+
+    def __init__(self, listen: Listen, size: int) -> None:
+        self._listen = listen
+        self._size = size
+        self._records = 0
+        self._begin: tuple[float, float] | None = None  # when work began, and how much was done then
+
+    def working(self, part: Part, portion: float) -> None:
+        if self._begin is None:
+            self._begin = (time.monotonic(), part.begin / self._size)
+        self._tell((part.begin + portion * (part.end - part.begin)) / self._size)
+
+    def made(self, part: Part, *, new: bool) -> None:
+        self._records += len(part.records)
+        if new or self._begin is not None:
+            self.working(part, 1.0)
+        else:
+            self._tell(part.end / self._size)
+
+    def _tell(self, fraction: float) -> None:
+        fraction = min(1.0, fraction)
+        left = None
+        if self._begin is not None:
+            began, before = self._begin
+            if fraction > before:
+                left = (time.monotonic() - began) * (1.0 - fraction) / (fraction - before)
+        self._listen(Progress(fraction, self._records, left))
+
+
+def _manifest(
+    store: ObjectStore, source: Source, frozen: FrozenSource, maker: PartMaker, count: int
+) -> SourceManifest:
+    noted = maker.noted()
+    parts: list[PartRecord] = []
+    for number in range(count):
+        if part_name(number) not in noted:
+            raise StorageError(
+                "a part was removed while others were made",
+                code=codes.OUTPUT_IN_USE,
+                where=f"{maker.uri}/{part_name(number)}.jsonl",
+                remedy="run the command again: it is made anew",
+            )
+        parts.append(noted[part_name(number)])
+    counts: dict[str, Counter[str]] = {step.name: Counter() for step in maker.steps}
+    reasons: Counter[str] = Counter()
+    for part in parts:
+        for step, done in part.counts.items():
+            counts[step].update(done)
+        reasons.update(part.quarantined)
+    parents, complete = parents_of(store, frozen.objects)
+    return SourceManifest(
+        key=maker.key,
+        kind=source.kind,
+        steps=[StepRecord.of(step) for step in maker.steps],
+        inputs=frozen.objects,
+        input_digest=frozen.digest,
+        parents=parents,
+        complete=complete,
+        read=sum(part.read for part in parts),
+        written=sum(part.written for part in parts),
+        characters=sum(part.characters for part in parts),
+        counts={step: dict(sorted(done.items())) for step, done in counts.items()},
+        quarantined=dict(sorted(reasons.items())),
+        parts=[
+            FrozenObject(
+                uri=f"{maker.uri}/{part_name(part.number)}.jsonl", size=part.size, digest=part.sha256
+            )
+            for part in parts
+        ],
+        license=source.license,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        code_version=zhongjing.__version__,
+    )
