@@ -198,7 +198,8 @@ class KeySource:
 
     def _credentials_file(self) -> str:
         names = self._access.credentials_files
-        return next((name for name in names if Path(name).expanduser().exists()), names[0])
+        # Not asked by exists(): a home folder that is not ours to look into would be an error of it.
+        return next((name for name in names if _fingerprint(name) is not None), names[0])
 
 
 def _fingerprint(name: str) -> tuple[int, int, int] | None:

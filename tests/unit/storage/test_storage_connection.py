@@ -135,6 +135,12 @@ def test_the_first_file_that_exists_has_the_keys(tmp_path: Path) -> None:
         assert source.version == number
 
 
+def test_files_that_may_not_be_looked_at_have_no_keys() -> None:
+    closed = Access(credentials_files=("/" + "x" * 300,))  # as a home folder that is another user's
+    with pytest.raises(ConfigError, match="no credentials"):
+        KeySource(closed, "store").keys()
+
+
 def test_a_given_access_counts_whatever_the_environment_says(
     rude_server: RudeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
