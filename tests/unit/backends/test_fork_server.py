@@ -186,6 +186,24 @@ def test_a_request_that_cannot_be_served_ends_neither_the_server_nor_what_lives(
     assert living.wait(10) == 7
 
 
+_NO_FILES = """
+import os
+from zhongjing.backends.local import fork_client
+def none_left(name):
+    raise OSError(24, "Too many open files")
+os.memfd_create = none_left
+fork_client.main()
+"""
+
+
+def test_a_client_that_cannot_ask_goes_on_alone(
+    folder: Path, server: tuple[subprocess.Popen[bytes], dict[str, str]]
+) -> None:
+    command = [sys.executable, "-c", _NO_FILES, "-m", "told", "3"]
+    alone = subprocess.Popen(command, env=server[1], cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert (_seen(alone)["pid"], alone.wait(10)) == (alone.pid, 3)
+
+
 def no_room() -> int:
     raise BlockingIOError(errno.EAGAIN, "no room for one more process")
 

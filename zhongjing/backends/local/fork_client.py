@@ -31,15 +31,15 @@ def main() -> None:
     if server is None or request is None:
         _start(arguments)
         return
-    with os.fdopen(os.memfd_create("request"), "w", encoding="utf-8") as file:
-        folder = os.getcwd()  # noqa: PTH109
-        file.write(json.dumps({"arguments": request, "environment": dict(os.environ), "folder": folder}))
-        file.flush()
-        try:
+    folder = os.getcwd()  # noqa: PTH109
+    try:
+        with os.fdopen(os.memfd_create("request"), "w", encoding="utf-8") as file:
+            file.write(json.dumps({"arguments": request, "environment": dict(os.environ), "folder": folder}))
+            file.flush()
             socket.send_fds(server, [b"?"], [0, 1, 2, file.fileno()])
-            forked = server.recv(1)
-        except OSError:
-            forked = b""
+        forked = server.recv(1)
+    except OSError:
+        forked = b""
     if not forked:
         _start(arguments)
         return
