@@ -76,13 +76,18 @@ def read_log(
             remedy="leave --attempt out for the latest one",
         )
     silent: TransientError | None = None
+    told = False
     if past or (entry.state.is_active and number == entry.attempt):
         try:
             lines = live(submission_id(desired, stage, number))
+            for line in lines or ():
+                told = True
+                yield line
             if lines is not None:
-                yield from lines
                 return
         except TransientError as error:
+            if told:
+                raise  # the kept log has the same lines again
             silent = error
     try:
         yield from _kept_log(session, pipeline, stage, number, entry)
