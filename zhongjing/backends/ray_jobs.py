@@ -249,6 +249,8 @@ class RayJobsBackend:
                 yield answer
         except (urllib3.exceptions.HTTPError, OSError) as error:
             reason = error.__cause__ or error  # urllib3's own words begin with names of its objects
+            if isinstance(reason, urllib3.exceptions.ProtocolError):
+                reason = reason.args[-1]
             raise BackendUnavailableError(
                 f"Ray does not answer: {reason}", code=RAY_UNREACHABLE, where=self.address
             ) from None  # the request, and with it the token, would stand in the trace

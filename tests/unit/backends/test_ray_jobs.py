@@ -40,6 +40,8 @@ class Server:
                 body = json.loads(self.rfile.read(length)) if length else None
                 outer.asked.append((self.command, self.path, dict(self.headers), body))
                 status, content = outer.answers.get((self.command, self.path), (404, "does not exist"))
+                if status == 0:
+                    return  # the head dies before it answers
                 data = (content if isinstance(content, str) else json.dumps(content)).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data) + outer.cut_off))
@@ -214,6 +216,15 @@ def test_an_answer_that_is_cut_off_is_no_answer(server: Server, jobs: RayJobsBac
     with pytest.raises(BackendUnavailableError, match="Ray does not answer"):
         jobs.jobs()
     assert jobs.is_ready() is False
+
+
+def test_a_connection_that_is_closed_is_told_without_the_library_s_objects(
+    server: Server, jobs: RayJobsBackend
+) -> None:
+    server.answers["GET", "/api/jobs/"] = (0, "")
+    with pytest.raises(BackendUnavailableError) as closed:
+        jobs.jobs()
+    assert closed.value.message == "Ray does not answer: Remote end closed connection without response"
 
 
 def test_an_answer_of_another_server_is_no_answer(server: Server, jobs: RayJobsBackend) -> None:
