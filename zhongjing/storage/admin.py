@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -175,6 +176,10 @@ def _client(connection: Connection, keys: Keys) -> S3Client:
     session = botocore.session.Session()
     # A profile that the environment names and no file has would be an error, and the keys are known.
     session.get_component("config_store").set_config_provider("profile", ConstantProvider(None))
+    # Nor do files count that the environment names for another store: they may be unreadable.
+    session.set_config_variable("credentials_file", os.devnull)
+    if connection.is_local:
+        session.set_config_variable("config_file", os.devnull)
     return boto3.session.Session(botocore_session=session).client(
         "s3",
         aws_access_key_id=keys.access_key,

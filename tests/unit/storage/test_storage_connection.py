@@ -142,8 +142,10 @@ def test_files_that_may_not_be_looked_at_have_no_keys() -> None:
 
 
 def test_a_given_access_counts_whatever_the_environment_says(
-    rude_server: RudeServer, monkeypatch: pytest.MonkeyPatch
+    rude_server: RudeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    for name in ("config", "credentials"):  # as the environment names them
+        (tmp_path / name).write_text("no file that the AWS tools can read")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of another store")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of another store")
