@@ -198,17 +198,21 @@ def choose(
     )
 
 
-def on_target(*, strict: bool = False) -> Callable[[Callable[..., _R]], Callable[..., _R]]:
+def on_target(
+    *, strict: bool = False, check: Callable[[Mapping[str, Any]], None] = lambda _: None
+) -> Callable[[Callable[..., _R]], Callable[..., _R]]:
     """Gives a command the options that name a target. It is called with what they mean, as ``target``.
 
     Args:
         strict: as in :func:`choose`.
+        check: refuses the command's own options, whether there is a cluster or not.
     """
 
     def decorate(command: Callable[..., _R]) -> Callable[..., _R]:
         @functools.wraps(command)
         def run(**given: Any) -> _R:
             chosen = {name: given.pop(name) for name in _OPTIONS}
+            check(given)
             return command(target=choose(**chosen, strict=strict), **given)
 
         own = inspect.signature(command, eval_str=True).parameters
@@ -234,7 +238,7 @@ def commands_of(options: Mapping[str, Any]) -> Commands:
             strict = "overrides" in options
             flags = choose(local=here, workdir=options.get("workdir"), **given, strict=strict).flags
     word = options.get("document")
-    is_recipe = word in recipe_names()
+    is_recipe = word in recipe_names() and not Path(word).is_file()
     named = {
         "-f": options.get("file") or (None if is_recipe else word),
         "--recipe": options.get("recipe") or (word if is_recipe else None),

@@ -202,6 +202,14 @@ def test_a_remedy_names_the_document_that_the_command_was_given(options: dict[st
     assert told == f"zhongjing submit {made}"
 
 
+def test_a_file_may_have_the_name_of_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny").touch()
+    monkeypatch.chdir(tmp_path)
+    commands = target.commands_of({"local": True, "document": "tiny", "overrides": []})
+    told = commands.complete("`zhongjing submit --pipeline demo --stage rm`")
+    assert told == "zhongjing submit -f tiny --stage rm --local"
+
+
 # submit without a document
 
 

@@ -501,6 +501,7 @@ def test_other_outputs_are_refused(command: CommandLine, workdir: Path, tmp_path
     result = command("report", "--local", "--no-doctor", "--force", "--output", value)
     assert result.exit_code == 2
     assert "remedy" in result.stderr
+    assert command("report", "-n", "train", "-o", value).exit_code == 2  # whether there is a cluster or not
 
 
 def test_an_unknown_pipeline_is_an_error(command: CommandLine, workdir: Path, tmp_path: Path) -> None:

@@ -402,6 +402,8 @@ def test_without_local_and_without_a_cluster(command: CommandLine, my_yaml: Path
     assert result.exit_code == 3
     assert "--local" in result.stderr
     assert "no usable kubeconfig" in result.stderr
+    for wrong in (("-o", "yaml"), ("tiny", "-f", "my.yaml"), ("--wait-for-input", "--no-wait")):
+        assert command("submit", *wrong).exit_code == 2  # whether there is a cluster or not
 
 
 def test_dry_run_in_a_fresh_place_starts_nothing(

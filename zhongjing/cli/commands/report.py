@@ -7,8 +7,9 @@ import json
 import os
 import tarfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -75,8 +76,12 @@ Doctor = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 
 
+def _check_output(options: Mapping[str, Any]) -> None:
+    _file(options["output"], time.time(), force=options["force"])
+
+
 @guarded
-@on_target()
+@on_target(check=_check_output)
 def report(
     *,
     target: Target,
@@ -89,9 +94,8 @@ def report(
     from zhongjing.cli import evidence as collected
 
     now = time.time()
-    values = output or []
-    file = _file([value for value in values if value not in tuple(Format)], now, force=force)
-    console = Console(json_mode=Format.JSON in values)
+    file = _file(output, now, force=force)
+    console = Console(json_mode=Format.JSON in (output or ()))
     evidence = collected.Evidence()
     console.say("collecting versions and settings")
     collected.collect_machine(evidence, dict(os.environ))
@@ -112,13 +116,14 @@ def report(
         console.result(told)
 
 
-def _file(names: list[str], now: float, *, force: bool) -> Path:
+def _file(output: list[str] | None, now: float, *, force: bool) -> Path:
     """Where the report goes.
 
     Raises:
         ConfigError: it is no report's name, exists already, or its folder does not.
     """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    names = [value for value in output or () if value not in tuple(Format)]
     first, *others = names or [f"zhongjing-report-{stamp}.json"]
     target = Path(first)
     if others or not target.name.endswith(SUFFIXES):

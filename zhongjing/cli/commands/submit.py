@@ -5,8 +5,9 @@ The options are read here; the path from them to a run is :mod:`zhongjing.cli.su
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,8 +44,32 @@ Exit codes: 0 done, 1 a stage failed or waits for input, 2 bad input, 3 backend 
 """
 
 
+_DOCUMENTS = {"document": "FILE", "file": "--file", "recipe": "--recipe", "pipeline": "--pipeline"}
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raises ConfigError where options contradict each other."""
+    named = [option for name, option in _DOCUMENTS.items() if options[name] is not None]
+    if len(named) > 1:
+        raise ConfigError(
+            f"{' and '.join(named)} are {len(named)} documents",
+            code=INVALID_OPTION,
+            remedy="give one of them",
+        )
+    if options["output"] is DocumentFormat.YAML and not options["dry_run"]:
+        raise ConfigError(
+            "-o yaml prints a document", code=INVALID_OPTION, remedy="add --dry-run, or use -o json"
+        )
+    if options["wait_for_input"] and options["no_wait"]:
+        raise ConfigError(
+            "--wait-for-input and --no-wait contradict each other",
+            code=INVALID_OPTION,
+            remedy="give one of them",
+        )
+
+
 @guarded
-@on_target(strict=True)
+@on_target(strict=True, check=_check_options)
 def submit(
     *,
     target: Target,
@@ -106,24 +131,6 @@ def submit(
     ] = False,
 ) -> int:
     """Bring stages about: pretrain, sft, rm, ppo, or all of them."""
-    named = {"FILE": document, "--file": file, "--recipe": recipe, "--pipeline": pipeline}
-    given = [option for option, value in named.items() if value is not None]
-    if len(given) > 1:
-        raise ConfigError(
-            f"{' and '.join(given)} are {len(given)} documents",
-            code=INVALID_OPTION,
-            remedy="give one of them",
-        )
-    if output is DocumentFormat.YAML and not dry_run:
-        raise ConfigError(
-            "-o yaml prints a document", code=INVALID_OPTION, remedy="add --dry-run, or use -o json"
-        )
-    if wait_for_input and no_wait:
-        raise ConfigError(
-            "--wait-for-input and --no-wait contradict each other",
-            code=INVALID_OPTION,
-            remedy="give one of them",
-        )
     from zhongjing.cli.submission import Order, submission
 
     if pipeline is not None:
@@ -134,7 +141,7 @@ def submit(
         user = load_document(file) if file is not None else load_recipe(recipe or DEFAULT_RECIPE)
     order = Order(
         user=apply_overrides(user, (*(overrides or ()), *(("spec.force=true",) if force else ()))),
-        is_default=not given,
+        is_default=document is None and file is None and recipe is None and pipeline is None,
         stage=stage,
         rerun=tuple(rerun or ()),
         refresh_data=refresh_data,
