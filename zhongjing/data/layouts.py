@@ -167,17 +167,18 @@ def _ranked(record: Fields, kind: Kind) -> Parsed | None:
 def _numbered(record: Fields, kind: Kind) -> Parsed | None:
     """A column for each answer, and one for its rank or score: ``答案1``, ``排名1``, ``答案2``, ``排名2``."""
     columns = _numbered_columns(tuple(record))
-    if len(columns["answers"]) < 2 or not (prompt := prompt_of(record)).turns:
+    numbers = columns["answers"]
+    if len(numbers) < 2 or not (prompt := prompt_of(record)).turns:
         return None
     # A question with fewer answers than others has empty cells.
-    there = [number for number, name in columns["answers"].items() if not is_missing(record.peek(name))]
+    there = [number for number, name in numbers.items() if not is_missing(record.peek(name))]
 
     def beside(what: str) -> list[object] | None:
-        cells = {number: record[name] for number, name in columns[what].items()}
-        given = any(not is_missing(cell) for cell in cells.values())
+        cells = {number: record[name] for number, name in columns[what].items() if number in numbers}
+        given = any(not is_missing(cells.get(number)) for number in there)
         return [cells.get(number) for number in there] if given else None
 
-    answers = [record[columns["answers"][number]] for number in there]
+    answers = [record[numbers[number]] for number in there]
     graded = ordered(answers, beside("ranks"), beside("scores"), best_first=False)
     return replace(graded, turns=prompt.turns, unused=prompt.unused)
 
@@ -276,9 +277,12 @@ def _prompt_only(record: Fields, kind: Kind) -> Parsed | None:
 
 
 def _plain_text(record: Fields, kind: Kind) -> Parsed | None:
-    if kind in (Kind.DIALOGUE, Kind.RANKING) and not record.names.isdisjoint(keys.ROLES):
-        return None  # a turn
     name = record.present(keys.TEXTS)[0]
+    if kind in (Kind.DIALOGUE, Kind.RANKING) and not record.names.isdisjoint(keys.ROLES):
+        held = record.peek(name)
+        # A text with role marks is a whole dialogue: `from` beside it may say where it is from.
+        if not isinstance(held, str) or marked_turns(held) is None:
+            return None  # a turn
     return Parsed(name, text=text_of(record[name], "the text"))
 
 

@@ -137,7 +137,8 @@ def ordered(
         places = list(zip(by_rank, by_score, strict=True))
         if any((a - c) * (b - d) < 0 for a, b in places for c, d in places):
             raise RejectedError(
-                "ranks and scores order the answers differently: name the one that counts under `columns`",
+                "ranks and scores order the answers differently: name the one that counts under `columns`, "
+                "or the other in columns.ignore",
                 codes.AMBIGUOUS_RECORD,
             )
     if by_rank is not None:

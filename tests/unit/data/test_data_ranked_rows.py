@@ -155,12 +155,36 @@ def test_numbered_columns_are_answers_with_their_ranks(header: str, layout: str)
         ("问题,答案1,排名1,答案2,排名3", "q,a,1,b,2", "a rank is not a number"),
         ("问题,答案1,排名1,回答1,排名2", "q,a,1,b,2", "both belong to answer 1"),
         ("问题,答案1,排名1,答案2,排名2", "q,a,1,,", "only one answer"),
+        ("问题,答案1,排名1,答案2,排名2,评分1,评分2", "q,a,1,b,2,3,9", "or the other in columns.ignore"),
     ],
 )
 def test_numbered_columns_without_an_order_are_refused(header: str, row: str, reason: str) -> None:
     [refused], _ = read(f"{header}\n{row}\n".encode(), "ranking")
     assert isinstance(refused, Rejected)
     assert reason in refused.reason
+
+
+def test_of_contradicting_columns_those_to_ignore_can_be_named() -> None:
+    source = {"columns": {"ignore": ["评分1", "评分2"]}}
+    [record], _ = read(
+        "问题,答案1,排名1,答案2,排名2,评分1,评分2\nq,a,1,b,2,3,9\n".encode(), "ranking", **source
+    )
+    assert isinstance(record, Ranking)
+    assert record.ranks == (0, 1)
+
+
+def test_a_column_that_belongs_to_no_answer_orders_nothing() -> None:
+    [record], stats = read(b"question,answer1,rank1,answer2,rank2,scored\nq,a,2,b,1,yes\n", "ranking")
+    assert isinstance(record, Ranking)
+    assert record.ranks == (1, 0)
+    assert list(stats.unused.report()) == ["scored"]
+
+
+def test_from_may_say_where_a_dialogue_with_role_marks_is_from() -> None:
+    data = b'{"from": "forum", "text": "Human: hi\\nAssistant: yes"}\n'
+    [record], _ = read(data, roleMarks="split")
+    assert isinstance(record, Dialogue)
+    assert [turn.role for turn in record.turns] == ["user", "assistant"]
 
 
 @pytest.mark.parametrize("roles", ["role,content", "角色,内容", "说话人,发言"])
