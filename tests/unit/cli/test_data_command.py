@@ -210,6 +210,9 @@ def test_data_show_says_why_it_shows_nothing(command: CommandLine, tmp_path: Pat
     assert "of 1 records none can be shown as rm has them: 1 cannot be used" in result.stderr
     assert "remedy: these can be shown: --stage sft" in result.stderr
     assert "of 0 records none" in command("data", "show", "empty.jsonl", "--text").stderr
+    result = command("data", "show", "example://rankings?scale=0.05", "--stage", "sft", "--text")
+    assert "none can be shown as sft has them" in result.stderr
+    assert "remedy: these can be shown: --stage rm" in result.stderr
     data = user_document(stages=("sft", "rm"))
     data["spec"]["sources"][0]["uri"] = "s3://b/far.jsonl"
     data["spec"]["sources"][1]["uri"] = str(

@@ -195,7 +195,7 @@ def show(
                 each for each in document.spec.stages.present() if listings.keys() & _reads(document, each)
             ]
             if file is None and uri is not None:
-                able = [_STAGE_OF[_kind_of(uri)]]
+                able = [_STAGE_OF[_kind_of(document.spec.sources[0].uri)]]
             raise _nothing(looked, uri or str(file), [each.value for each in able if each is not chosen])
     if not (text or is_terminal):
         console.warn("note: records' text is shown on a terminal only; --text writes it elsewhere")
