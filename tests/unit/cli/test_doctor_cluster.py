@@ -298,6 +298,7 @@ def outage(reason: str) -> Object:
     """A pipeline whose condition has this reason."""
     said = "s3://b/p: the keys are refused"
     condition = {"type": "Progressing", "status": "True", "reason": reason, "message": said, "remedy": "r"}
+    condition["lastTransitionTime"] = "2026-11-23T05:00:00Z"
     return {"metadata": {"name": "demo"}, "status": {"conditions": [condition]}}
 
 
@@ -418,7 +419,7 @@ def verified(phase: str, **terminated: str) -> Callable[[Memory], None]:
             replace("trainingpipelines", outage("AccessDenied")),
             "store",
             ("fails", "AccessDenied"),
-            "the controller, for demo: s3://b/p: the keys are refused",
+            "the controller, for demo since 2026-11-23T05:00:00Z: s3://b/p: the keys are refused",
         ),
         (replace("trainingpipelines", outage("Running")), "store", ("fine", None), "s3://b/p at AWS"),
         (

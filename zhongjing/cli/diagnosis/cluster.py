@@ -266,7 +266,8 @@ def store(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
             known = code in (*storage_codes.GROUP.codes, *storage_codes.SETTINGS.codes)
             if known and code is not None and each.get("status") == "True" and code not in told:
                 told.add(code)
-                said = f"the controller, for {pipeline['metadata']['name']}: {each.get('message', '')}"
+                since = f" since {each['lastTransitionTime']}" if "lastTransitionTime" in each else ""
+                said = f"the controller, for {pipeline['metadata']['name']}{since}: {each.get('message', '')}"
                 yield fails("store", said, code, each.get("remedy"))
     if not told:
         at = f"{release.storage.uri} at {release.storage.endpoint or 'AWS'}"
