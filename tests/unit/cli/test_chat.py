@@ -125,3 +125,4 @@ def test_a_folder_that_is_no_model_is_bad_input_and_loads_nothing(command: Comma
     result = command("chat", "tiny/sft", "-q", "x")
     assert "this is a result: chat takes the folder" in result.stderr
     assert "remedy: fetch one: zhongjing pull tiny/sft ./model --local" in result.stderr
+    assert "zhongjing pull tiny/ppo ./model" in command("chat", "tiny/rm", "-q", "x").stderr

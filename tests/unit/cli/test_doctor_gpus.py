@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from tests.unit.cli.doctor_support import told
 from zhongjing.cli.diagnosis import accelerator
 from zhongjing.cli.diagnosis.accelerator import Device, Hardware, device_files, judge_gpus, pci_cards
-from zhongjing.cli.diagnosis.finding import Finding
+from zhongjing.cli.diagnosis.checks import Situation
+from zhongjing.cli.diagnosis.finding import Finding, fails
+from zhongjing.codes.command import MISSING_PACKAGE
 from zhongjing.codes.machine import GPU_UNUSABLE
 from zhongjing.errors import TrainingError
 from zhongjing.train.job.accelerator import CudaFacts
@@ -179,6 +182,18 @@ def test_torch_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, missing: s
     else:
         with pytest.raises(ModuleNotFoundError):
             list(accelerator.probe())
+
+
+@pytest.mark.parametrize(("files", "names"), [(0, ["torch"]), (2, ["torch", "gpu"])])
+def test_gpus_without_torch_are_named(monkeypatch: pytest.MonkeyPatch, files: int, names: list[str]) -> None:
+    missing = fails("torch", "not installed", MISSING_PACKAGE)
+    monkeypatch.setattr(accelerator, "device_files", lambda: files)
+    probes = SimpleNamespace(run=lambda *_, **__: [missing])
+    found = accelerator.torch(cast("Situation", SimpleNamespace(probes=probes, environment={})))
+    assert [each.name for each in found] == names
+    if files:
+        assert told(found[-1]) == ("warn", "GpuUnusable")
+        assert "2 GPUs there" in found[-1].finding
 
 
 def test_device_files_and_cards_are_counted(tmp_path: Path) -> None:

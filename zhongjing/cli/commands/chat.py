@@ -194,7 +194,10 @@ def kind_of(folder: Path) -> str:
         if folder.is_dir():
             message = "this is no model folder: it has neither config.json nor adapter_config.json"
         elif stage in set(Stage):
-            message, result = "this is a result: chat takes the folder that it was pulled into", str(folder)
+            message = "this is a result: chat takes the folder that it was pulled into"
+            result = (
+                f"{folder.parent}/ppo" if stage == Stage.RM else str(folder)
+            )  # a reward model does not talk
         raise DataError(
             message,
             code=MODEL_NOT_FOUND,

@@ -60,7 +60,12 @@ def torch(situation: Situation) -> list[Finding]:
     """Imports torch and tries the GPUs, in a process of its own."""
     steps = {"torch": machine.TORCH_UNUSABLE, "gpu": machine.GPU_UNUSABLE}
     probe = f"{__name__}:probe"
-    return situation.probes.run(probe, steps, seconds=SECONDS, environment=situation.environment)
+    found = situation.probes.run(probe, steps, seconds=SECONDS, environment=situation.environment)
+    count = device_files()
+    if count and all(each.name != "gpu" for each in found):
+        said = f"{_counted(count)} there; not tried, as torch does not load"
+        found.append(warn("gpu", said, machine.GPU_UNUSABLE))
+    return found
 
 
 def probe() -> Iterator[Finding]:
