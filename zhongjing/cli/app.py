@@ -17,6 +17,7 @@ from zhongjing.cli.commands import (
     pull,
     report,
     runs,
+    stats,
     submit,
 )
 from zhongjing.cli.console import escape_unencodable
@@ -69,6 +70,7 @@ app.command("dashboard", epilog=dashboard.EPILOG)(dashboard.dashboard)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
 app.command("report", epilog=report.EPILOG)(report.report)
 app.add_typer(config.app, name="config")
+data.app.command("stats", epilog=stats.EPILOG)(stats.stats)
 app.add_typer(data.app, name="data")
 
 

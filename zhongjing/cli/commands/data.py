@@ -107,10 +107,10 @@ def inspect(
     with TemporaryDirectory(prefix="zhongjing-inspect-") as folder, ExitStack() as stack:
         scratch = Path(folder)
         document = _document(file, scratch) if file is not None else None
-        targets = _targets(uris or [], document, scratch)
+        targets = targets_of(uris or [], document, scratch)
         report = inspect_sources(
             targets,
-            store=_store_for(targets, stack, local=local, workdir=workdir),
+            store=store_for(targets, stack, local=local, workdir=workdir),
             kind=kind,
             tokenizer_folder=tokenizer,
             max_records=max_records,
@@ -315,7 +315,7 @@ def example(
         console.say(f"{name:<20}{path}")
 
 
-def _targets(uris: list[str], document: TrainingPipeline | None, folder: Path) -> list[Source | str]:
+def targets_of(uris: list[str], document: TrainingPipeline | None, folder: Path) -> list[Source | str]:
     """What is to be inspected; examples are written into ``folder``. Raises ConfigError: nothing is named."""
     targets: list[Source | str] = [_path_of(uri, folder) for uri in uris]
     if document is not None:
@@ -329,7 +329,7 @@ def _targets(uris: list[str], document: TrainingPipeline | None, folder: Path) -
     return targets
 
 
-def _store_for(
+def store_for(
     targets: list[Source | str], stack: ExitStack, *, local: bool, workdir: Path | None
 ) -> ObjectStore | None:
     """The object store, if anything is to be read from one."""
