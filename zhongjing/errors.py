@@ -15,6 +15,8 @@
     │   ├── ObjectNotFoundError    no such Kubernetes object
     │   ├── ObjectConflictError    another writer was first to change or to make a Kubernetes object
     │   └── BackendUnavailableError  (transient) no answer
+    ├── LanguageModelError         a language model that is asked over HTTP refused, or may not be asked
+    │   └── LanguageModelUnavailableError  (transient) no answer within the time allowed
     └── TrainingError              a stage cannot go on: names the step and the last good checkpoint
 
 Classes are for programs: what to catch, and whether to retry (``TransientError`` is a mark beside the tree:
@@ -131,6 +133,14 @@ class ObjectConflictError(BackendError):
 
 class BackendUnavailableError(BackendError, TransientError):
     """The backend did not answer; it may come back."""
+
+
+class LanguageModelError(ZhongjingError):
+    """A language model that is asked over HTTP refused, or may not be asked."""
+
+
+class LanguageModelUnavailableError(LanguageModelError, TransientError):
+    """The language model did not answer within the time allowed; it may come back."""
 
 
 class TrainingError(ZhongjingError):

@@ -1,0 +1,34 @@
+"""No text leaves the house before it is de-identified: what every step asks that sends text to an API."""
+
+from __future__ import annotations
+
+from zhongjing.codes import language_model as codes
+from zhongjing.construct.manifest import SourceManifest
+from zhongjing.errors import LanguageModelError
+
+STEP = "deidentify"
+
+
+def require_deidentified(
+    manifest: SourceManifest | None, source: str, *, accept_identifiable: bool = False
+) -> None:
+    """Refuses a source whose records did not all go through de-identification.
+
+    Args:
+        manifest: of the source; None: it has none.
+        source: its URI.
+        accept_identifiable: the user says that the source holds no patient's text, or takes the risk.
+
+    Raises:
+        LanguageModelError: it is not de-identified (``NotDeidentified``).
+    """
+    if accept_identifiable or (manifest is not None and manifest.has_passed(STEP)):
+        return
+    what = (
+        "it has no manifest" if manifest is None else f"no step {STEP} stands in its lineage for every record"
+    )
+    raise LanguageModelError(
+        f"the source would be sent to a language model, and {what}",
+        code=codes.NOT_DEIDENTIFIED,
+        where=source,
+    )
