@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def ask(
     """Asks the same thing so often, one after the other."""
     with ScriptedServer(fine, script) as scripted:
         key = KeySource(environment=KEY_NAME)
-        where = Server(**{"base_url": scripted.base_url, "model": "tiny", "key": key} | server)
+        where = replace(Server(scripted.base_url, "tiny", key), **server)
         client = ChatClient(where, Sampling(max_tokens=64, seed=7), Pace(Limits()), patience)
 
         async def run() -> list[Completion]:

@@ -73,7 +73,7 @@ def test_a_budget_is_never_exceeded_and_room_is_waited_for() -> None:
 def test_limits_that_cannot_be() -> None:
     for wrong in ({"concurrency": 0}, {"requests_per_minute": -1.0}, {"budget": 5.0}):
         with pytest.raises(ConfigError):
-            Limits(**wrong)  # type: ignore[arg-type]
+            Limits(**wrong)
 
 
 def test_processes_share_what_is_allowed() -> None:
