@@ -6,7 +6,9 @@ where a part ends, and what stands in it depends on nothing but them and the ste
 same bytes of a part, and what an interrupted run left is overwritten by the same.
 
 Records are written in layouts that the data plane reads back (:mod:`zhongjing.data.layouts`), each with the
-place that it comes from under ``_origin``. What would not be read back as it is, is quarantined.
+place that it comes from under ``_origin``: ``2#17`` is record 17 of ``inputs[2]`` in the manifest, both from
+0. It has no names of files, which may be those of patients. What would not be read back as it is, is
+quarantined.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +118,7 @@ class PartMaker:
         key: of the output.
         source: how what is written is read back: kind and role marks.
         steps: in their order.
+        inputs: URIs of the objects that are read, in their order.
         keep_text: whether the quarantine may hold texts.
     """
 
@@ -124,6 +127,7 @@ class PartMaker:
     key: str
     source: Source
     steps: tuple[Step, ...]
+    inputs: tuple[str, ...]
     keep_text: bool = False
 
     def noted(self) -> dict[str, PartRecord]:
@@ -148,7 +152,7 @@ class PartMaker:
             DataError: a step failed; names the step and the record's place.
         """
         number = int(name.rpartition("-")[2])
-        making = Making(self.steps, self.source)
+        making = Making(self.steps, self.source, self.inputs)
         for index, entry in enumerate(records):
             making.add(entry)
             if index % _LISTEN_EVERY == 0:
@@ -180,15 +184,17 @@ class Making:
     Args:
         steps: in their order.
         source: how what is written is read back.
+        inputs: URIs of the objects that the records come from.
     """
 
-    def __init__(self, steps: Sequence[Step], source: Source) -> None:
+    def __init__(self, steps: Sequence[Step], source: Source, inputs: Sequence[str]) -> None:
         self.lines: list[str] = []
         self.characters = 0
         self.counts: dict[str, Counter[str]] = {step.name: Counter() for step in steps}
         self.quarantine: list[tuple[str, Rejected]] = []
         self._steps = steps
         self._source = source
+        self._places = {uri: place for place, uri in enumerate(inputs)}
 
     @property
     def reasons(self) -> Counter[str]:
@@ -208,7 +214,7 @@ class Making:
         for step in self._steps:
             records = tuple(made for record in records for made in self._through(step, record))
         for record in records:
-            line = line_of(record)
+            line = line_of(record, self._places)
             problem = _unlike(record, line, self._source)
             if problem is not None:
                 self.quarantine.append((WRITER, rejected(record, problem)))
@@ -238,9 +244,16 @@ class Making:
         return outcome.records
 
 
-def line_of(record: Record) -> str:
-    """A record as a line of JSON, with its line break."""
-    return json.dumps(_layout_of(record), ensure_ascii=False, separators=(", ", ": ")) + "\n"
+def line_of(record: Record, places: Mapping[str, int]) -> str:
+    """A record as a line of JSON, with its line break.
+
+    Args:
+        record: what is written.
+        places: of the inputs among all, by URI.
+    """
+    held = _layout_of(record)
+    held[ORIGIN] = f"{places[record.position.uri]}#{record.position.index}"
+    return json.dumps(held, ensure_ascii=False) + "\n"
 
 
 def _layout_of(record: Record) -> dict[str, Any]:
@@ -254,7 +267,6 @@ def _layout_of(record: Record) -> dict[str, Any]:
         held = {"messages": _turns(record.turns)}
     if isinstance(record, Dialogue) and record.department is not None:
         held["department"] = record.department
-    held[ORIGIN] = f"{record.position.uri}#{record.position.index}"
     return held
 
 

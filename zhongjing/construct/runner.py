@@ -125,7 +125,8 @@ def construct(
     done = _claim(store, out, key, steps)
     if done is not None:
         return done
-    maker = PartMaker(store, out, key, _read_back(source), tuple(steps), source.keep_text)
+    inputs = tuple(item.uri for item in frozen.objects)
+    maker = PartMaker(store, out, key, _read_back(source), tuple(steps), inputs, source.keep_text)
     reading = Reading(store, source, frozen)
     told = _Told(listen, max(1, reading.size))
     there = maker.made()

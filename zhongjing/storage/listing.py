@@ -2,7 +2,7 @@
 
 A path or key names one file, a folder all that is below it, a glob what it matches. What tells about data
 and is none (README.md, LICENSE, dataset_info.json) is left out of folders and globs; so is what a constructed
-source notes of itself (``_manifest.json``, ``_made/``).
+source notes of itself (``_manifest.json``, ``_made/``). One that is not complete is not there.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _ABOUT = re.compile(
     re.IGNORECASE,
 )
 _NOTES = re.compile(r"(?:^|/)(?:_made/[^/]+|_manifest\.json)$")  # zhongjing.construct
+_PART = re.compile(r"part-\d{5,}\.jsonl")
 Item = TypeVar("Item", Path, "ObjectInfo")
 
 
@@ -64,8 +65,14 @@ def stored_listing(store: ObjectStore, uri: str) -> tuple[list[ObjectInfo], list
         return [info for info in found if info.size > 0], []
     if not found and not uri.endswith("/"):
         found = list(store.glob(f"{uri}/"))  # a folder, written without its slash
-    data = [info for info in found if info.size > 0 and not is_note(info.uri)]
-    return _parted(data, lambda info: info.uri.rpartition("/")[2])
+    data, left_out = _parted(
+        [info for info in found if info.size > 0 and not is_note(info.uri)], lambda info: _split(info.uri)[1]
+    )
+    unfinished = _unfinished(store, data)
+    kept = [info for info in data if _split(info.uri)[0] not in unfinished]
+    if len(kept) < len(data):
+        left_out.append(f"{len(data) - len(kept)} objects of a constructed source that is not complete")
+    return kept, left_out
 
 
 def left_out_text(names: Sequence[str]) -> str:
@@ -87,6 +94,21 @@ def expand(uri: str) -> str:
 def is_hidden(path: Path) -> bool:
     """Whether a relative path has a part that begins with a dot."""
     return any(part.startswith(".") for part in path.parts)
+
+
+def _unfinished(store: ObjectStore, infos: Sequence[ObjectInfo]) -> set[str]:
+    """Folders among those of the objects in which a construction has begun and not ended."""
+    folders = {folder for folder, name in (_split(info.uri) for info in infos) if _PART.fullmatch(name)}
+    return {
+        folder
+        for folder in folders
+        if store.exists(f"{folder}/_made/begun.json") and not store.exists(f"{folder}/_manifest.json")
+    }
+
+
+def _split(uri: str) -> tuple[str, str]:
+    folder, _, name = uri.rpartition("/")
+    return folder, name
 
 
 def is_note(path: str) -> bool:

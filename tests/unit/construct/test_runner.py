@@ -102,7 +102,7 @@ def test_a_source_is_made_in_parts_with_counts_and_read_back(
     assert [turn.content for turn in first.turns] == ["第0个问题？", "第0个回答。"]
     assert all(isinstance(record, Dialogue) and len(record.turns) == 2 for record in found)
     line = json.loads(store.get(f"{out}/part-00000.jsonl").splitlines()[1])
-    assert line["_origin"] == f"{bucket_uri}/raw/a.jsonl#1"
+    assert line["_origin"] == "0#1"
     assert told[-1].fraction == 1.0
     assert told[-1].records == 44
     fractions = [each.fraction for each in told]
@@ -170,6 +170,12 @@ def test_a_source_with_too_many_bad_records_is_not_complete(
         construct(store, strict, [Marked()], f"{bucket_uri}/clean")
     assert caught.value.code is data_codes.TOO_MANY_BAD_RECORDS
     assert find_manifest(store, f"{bucket_uri}/clean") is None
+    # Nobody trains on half of a source: to a listing it is not there.
+    assert store.exists(f"{bucket_uri}/clean/part-00000.jsonl")
+    for uri in ("clean", "clean/", "clean/*.jsonl"):
+        found, left_out = stored_listing(store, f"{bucket_uri}/{uri}")
+        assert not found
+        assert "not complete" in left_out[0]
 
 
 @pytest.mark.usefixtures("small_parts")
