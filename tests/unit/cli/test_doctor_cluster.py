@@ -294,10 +294,10 @@ def pull_secret(name: str) -> Callable[[Memory], None]:
     return make
 
 
-def outage(reason: str) -> Object:
+def outage(reason: str, kind: str = "Progressing") -> Object:
     """A pipeline whose condition has this reason."""
     said = "s3://b/p: the keys are refused"
-    condition = {"type": "Progressing", "status": "True", "reason": reason, "message": said, "remedy": "r"}
+    condition = {"type": kind, "status": "True", "reason": reason, "message": said, "remedy": "r"}
     condition["lastTransitionTime"] = "2026-11-23T05:00:00Z"
     return {"metadata": {"name": "demo"}, "status": {"conditions": [condition]}}
 
@@ -420,6 +420,12 @@ def verified(phase: str, **terminated: str) -> Callable[[Memory], None]:
             "store",
             ("fails", "AccessDenied"),
             "the controller, for demo since 2026-11-23T05:00:00Z: s3://b/p: the keys are refused",
+        ),
+        (
+            replace("trainingpipelines", outage("AccessDenied", "Failed")),
+            "store",
+            ("warn", "AccessDenied"),
+            "the controller, for demo",
         ),
         (replace("trainingpipelines", outage("Running")), "store", ("fine", None), "s3://b/p at AWS"),
         (

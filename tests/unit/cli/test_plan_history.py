@@ -60,10 +60,12 @@ def test_as_an_object(command: CommandLine) -> None:
     assert last["errorPercent"] == 1.67
 
 
-def test_a_name_without_history_is_no_document(command: CommandLine) -> None:
+def test_a_word_without_history_is_a_document(command: CommandLine) -> None:
+    assert command("plan", "tiny").stdout == command("plan", "--recipe", "tiny").stdout
     result = command("plan", "demo")
     assert result.exit_code == 2
-    assert "--history" in result.stderr
+    assert "the recipes are: " in result.stderr
+    assert "a FILE, --file or --recipe" in command("plan", "tiny", "--recipe", "tiny").stderr
 
 
 def test_the_end_of_a_run_shows_both() -> None:

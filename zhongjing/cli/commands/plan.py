@@ -50,7 +50,7 @@ EPILOG = """
 \b
 Examples:
   zhongjing plan --recipe zhongjing-13b --gpus 4xA100-80G
-  zhongjing plan -f my.yaml --gpus 8xH100 --gpu-hour 2.5 --tokens 400000000
+  zhongjing plan my.yaml --gpus 8xH100 --gpu-hour 2.5 --tokens 400000000
   zhongjing plan -f my.yaml --set spec.stages.sft.microBatchSize=1 -o json
   zhongjing plan --history --local             what the last runs took, and by how much the plan erred
 
@@ -99,7 +99,11 @@ def plan(
         typer.Option("--history", help="Instead: what the last stages took, beside what was planned."),
     ] = False,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="With --history: of one pipeline; else of all.")
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Document: a file, or a recipe's name. With --history: of one pipeline; else of all.",
+        ),
     ] = None,
     local: Local = False,
     workdir: Workdir = None,
@@ -112,21 +116,15 @@ def plan(
     if history:
         target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
         return _history(target, name, Console(json_mode=output is Format.JSON))
-    if name is not None:
+    if sum(each is not None for each in (name, file, recipe)) > 1:
         raise ConfigError(
-            f"{name} is a pipeline, and a plan is made of a document",
-            code=INVALID_OPTION,
-            remedy="give the document with -f or --recipe; or add --history for the runs of a pipeline",
-        )
-    if file is not None and recipe is not None:
-        raise ConfigError(
-            "--file and --recipe are two documents", code=INVALID_OPTION, remedy="give one of them"
+            "more than one document is given", code=INVALID_OPTION, remedy="give a FILE, --file or --recipe"
         )
     from zhongjing.planning.hardware import parse_gpus
     from zhongjing.planning.source_tokens import tokens_of_sources
     from zhongjing.planning.stage_plan import Terms, plan_pipeline
 
-    document = resolve(load(str(file) if file is not None else recipe or "tiny"), overrides or ())
+    document = resolve(load(str(file) if file is not None else recipe or name or "tiny"), overrides or ())
     here = _this_machine() if local else Terms()
     terms = Terms(
         gpus=parse_gpus(gpus) if gpus else here.gpus,

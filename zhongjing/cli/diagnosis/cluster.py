@@ -35,6 +35,7 @@ from zhongjing.codes import storage as storage_codes
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.release import ReleaseConfig
 from zhongjing.errors import BackendUnavailableError, ZhongjingError
+from zhongjing.pipeline.state import ConditionType
 
 if TYPE_CHECKING:
     from zhongjing.cli.diagnosis.checks import Situation
@@ -268,7 +269,9 @@ def store(api: KubeApi, release: ReleaseConfig) -> Iterator[Finding]:
                 told.add(code)
                 since = f" since {each['lastTransitionTime']}" if "lastTransitionTime" in each else ""
                 said = f"the controller, for {pipeline['metadata']['name']}{since}: {each.get('message', '')}"
-                yield fails("store", said, code, each.get("remedy"))
+                # A pipeline that failed long ago says nothing of the store as it is.
+                ended = each.get("type") == ConditionType.FAILED
+                yield (warn if ended else fails)("store", said, code, each.get("remedy"))
     if not told:
         at = f"{release.storage.uri} at {release.storage.endpoint or 'AWS'}"
         yield fine("store", f"{at}: the controller tells of no trouble with it")
