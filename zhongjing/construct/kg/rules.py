@@ -292,16 +292,14 @@ def _targets(graph: Graph, kind: Meaning) -> set[str]:
 
 # ``不要超过``: a ceiling that is given, not an amount that is refused.
 _CEILING = re.compile(r"(?:超过|多于|大于|高于|超出|过)\s*$")
-_TOO_MUCH = re.compile(r"太多|过量|超量|超标|多了")
+_TOO_MUCH = re.compile(r"太多|过量|超量|超标|多了|不安全|不行|不可以|不妥|危险|(?:太|过|偏)大")
 
 
 def _is_refused(text: str, clause: tuple[int, int], start: int) -> bool:
     """Whether an amount is named to warn of it."""
     if _CEILING.search(text, clause[0], start):
         return False
-    return next(speech.refusals(text, clause[0], start), None) is not None or bool(
-        _TOO_MUCH.search(text, clause[0], clause[1])
-    )
+    return speech.says_no(text, clause[0], start) or bool(_TOO_MUCH.search(text, clause[0], clause[1]))
 
 
 def _whose(

@@ -45,8 +45,13 @@ _REFUSAL = re.compile(
     r"|没必要|无需|无须|用不着|甭|(?<![特级性分区鉴个派])别(?![的人处名称样])|勿|切莫|莫要|忌|禁|慎|避(?!孕|光)"
     r"|远离|杜绝|拒绝|放弃"
     r"|停(?:用|了|掉|药|服|止|下|一停)|戒|撤|断掉"
-    r"|有风险|风险(?:大|高)|危险|有害|伤(?:胃|肝|肾|身)|(?:会|可|能|易|使|令)[^,]{0,6}(?:加重|诱发|恶化|升高)|出事|出问题|致命|中毒|相克|犯冲|冲突|矛盾"
+    r"|相克|犯冲|冲突|矛盾"
     r"|(?:治|管|对|救|碰|吃|用|沾|喝|服|使)不(?:了|得|上|好|成)|无效|没用|没效|不对症|隔开|间隔|错开|等到"
+)
+# Words of harm are about what was named before them, whatever follows.
+_HARM = re.compile(
+    r"有风险|风险(?:大|高)|危险|有害|伤(?:胃|肝|肾|身)|(?:会|可能?|容易|易|使|令)[^,]{0,6}(?:加重|诱发|恶化|升高)"
+    r"|出事|出问题|致命|中毒|不安全"
 )
 # What may stand behind a refusal that is about a name before it; ``A 平时不要吃辛辣`` refuses no A.
 _BARE = re.compile(
@@ -68,7 +73,7 @@ _DENIED_BEFORE = re.compile(
     r"(?:过|有|得过?|患过?|查出|发现|合并|明显的?|任何|什么|其他的?)*[^,。!?;]{0,6}$"
 )
 _DENIED_AFTER = re.compile(
-    r"^[^,。!?;]{0,5}?(?:没有|没得|没患|没查|没犯|没这|不是|排除|阴性|正常|未见|已经?好|痊愈|早好|治好)"
+    r"^[^,。!?;]{0,5}?(?:没有|没得|没患|没查|没犯|没这|不是|排除|阴性|正常|未见|(?:已经?|早就?|早已|都)(?:好|痊愈|治好))"
 )
 _DOUBT = re.compile(r"是不是|会不会|该不会|难道|怀疑|排除过")
 _RELATIVE = re.compile(
@@ -130,8 +135,17 @@ def mask(text: str, mentions: Sequence[Mention]) -> str:
 
 def refusals(text: str, start: int, end: int) -> Iterator[Span]:
     """Places of words that refuse, between two places of a text."""
+    yield from _matches(_REFUSAL, text, start, end)
+
+
+def says_no(text: str, start: int, end: int) -> bool:
+    """Whether a part of a text refuses or warns."""
+    return any(next(_matches(pattern, text, start, end), None) for pattern in (_REFUSAL, _HARM))
+
+
+def _matches(pattern: re.Pattern[str], text: str, start: int, end: int) -> Iterator[Span]:
     part = _COMFORT.sub(lambda match: " " * len(match[0]), text[start:end])
-    for match in _REFUSAL.finditer(part):
+    for match in pattern.finditer(part):
         yield start + match.start(), start + match.end()
 
 
@@ -149,6 +163,9 @@ def stances(text: str, sentence: Sentence, mentions: Sequence[Mention]) -> list[
             if not here and _BARE.match(text, cue[1], clause[1]):
                 before = [number for number, each in enumerate(mentions) if each.end <= clause[0]]
                 forbidden.update(before[-1:])
+        for cue in _matches(_HARM, text, *clause):
+            named = [number for number, each in enumerate(mentions) if each.end <= cue[0]]
+            forbidden.update(number for number in named if number in here or not here)
         if here and _HISTORY.search(text, clause[0], mentions[here[-1]].end + 4):
             told.update(here)
     return [
@@ -213,7 +230,7 @@ def answers_yes(text: str) -> Span | None:
     for sentence in sentences(text):
         if is_question(text, sentence):
             continue
-        if next(refusals(text, sentence.start, sentence.end), None):
+        if says_no(text, sentence.start, sentence.end):
             return None
         match = _COMFORT.search(text, sentence.start, sentence.end) or _YES.search(
             text, sentence.start, sentence.end
