@@ -100,6 +100,9 @@ def _table() -> dict[int, int]:
     for traditional, simple in zip(ideographs, simplified, strict=True):
         if len(simple) == 1 and simple != traditional:
             table[ord(traditional)] = ord(simple)
+    # 薴 becomes 苧, and 苧 becomes 苎: folding once must do what folding twice does.
+    for code, folded in table.items():
+        table[code] = table.get(folded, folded)
     return table
 
 

@@ -115,7 +115,9 @@ class Rules:
         kinds = (Meaning.TREATS, Meaning.CONTRAINDICATED, Meaning.INTERACTS, Meaning.USAGE, Meaning.SUITS)
         self._things = {name for kind in kinds for name in graph.heads(kind)}
         self._treatable = _targets(graph, Meaning.TREATS)
-        self._conditions = (self._treatable | _targets(graph, Meaning.CONTRAINDICATED)) - self._things
+        known = self._treatable | _targets(graph, Meaning.CONTRAINDICATED)
+        narrower = {name for name in graph.heads(Meaning.IS_A) if graph.wider(name) & known}
+        self._conditions = (known | narrower) - self._things
         self._ranges = {name: ranges for name in self._things if (ranges := list(self._dose_ranges(name)))}
 
     def check(self, turns: Turns) -> list[Finding]:
@@ -238,7 +240,11 @@ class Rules:
         treats = self._graph.meant(Meaning.TREATS, advice.name)
         against = self._graph.meant(Meaning.CONTRAINDICATED, advice.name).keys()
         conditions = [each for each in patient.conditions if each not in against]
-        if not treats or not conditions or any(each not in self._treatable for each in conditions):
+        if (
+            not treats
+            or not conditions
+            or not all(self._graph.wider(each) & self._treatable for each in conditions)
+        ):
             return
         wider = {name for condition in conditions for name in self._graph.wider(condition)}
         signs = {sign for each in treats for sign in self._graph.meant(Meaning.SYMPTOM, each)}

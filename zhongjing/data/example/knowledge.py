@@ -178,11 +178,15 @@ def graph_rows(seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
+def lines(rows: Sequence[dict[str, Any]]) -> str:
+    """One object a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """Writes one object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(lines, encoding="utf-8")
+    path.write_text(lines(rows), encoding="utf-8")
     return path
 
 
