@@ -42,7 +42,7 @@ def found(rules: Rules, *turns: str) -> list[tuple[str, str, str | None]]:
     return [(each.rule, each.name, each.against) for each in check(rules, *turns)]
 
 
-CONTRAINDICATED = [("contraindication", "布洛芬", "胃溃疡")]
+CONTRAINDICATED: list[tuple[str, str, str | None]] = [("contraindication", "布洛芬", "胃溃疡")]
 
 
 def test_a_finding_has_its_triple_its_turn_and_its_place(rules: Rules) -> None:
