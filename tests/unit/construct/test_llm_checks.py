@@ -103,6 +103,11 @@ def test_a_fault_of_an_answer(name: str, text: str) -> None:
     assert fault.reason.isascii()
 
 
+def test_what_doctors_say_is_no_fault() -> None:
+    for said in ("以下是几点建议，请您参考。", "其他定期复查就行。", "这不能替代医生当面检查。"):
+        assert isinstance(NORMALIZE.read(CASE, replies(GOOD[0] + said, GOOD[1])), tuple)
+
+
 def test_a_substance_that_no_list_has() -> None:
     fault = NORMALIZE.read(CASE, replies(GOOD[0] + "必要时换用左氧氟沙星。", GOOD[1]))
     assert isinstance(fault, Fault)
