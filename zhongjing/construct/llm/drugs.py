@@ -22,14 +22,14 @@ from zhongjing.errors import DataError
 
 # Parts of names: the character before them tells most names apart (阿莫西林, 氨苄西林).
 _STEMS = (
-    "西林 沙星 霉素 环素 培南 洛芬 昔布 伐他汀 地平 普利 沙坦 拉唑 替丁 洛尔 列汀 列净 "
-    "列酮 米松 尼松 奈德 唑仑 西泮 芬酸 氨酚 康唑 硝唑 洛韦 他韦 雷他定 利嗪 特罗 鲁司特 "
-    "法林 匹林 格雷 立酮 西汀 必利 噻嗪 呋塞米 单抗 替尼"
-).split()
+    "西林|沙星|霉素|环素|培南|洛芬|昔布|伐他汀|地平|普利|沙坦|拉唑|替丁|洛尔|"
+    "列汀|列净|列酮|米松|尼松|奈德|唑仑|西泮|芬酸|氨酚|康唑|硝唑|洛韦|他韦|"
+    "雷他定|利嗪|特罗|鲁司特|法林|匹林|格雷|立酮|西汀|必利|噻嗪|单抗|替尼"
+)
 # Names that are used without anything before them.
-_ALONE = ("舍曲林", "呋塞米", "他汀", "胰岛素", "肝素", "双胍", "可的松")
+_ALONE = "舍曲林|呋塞米|他汀|胰岛素|肝素|双胍|可的松"
 _CEPHALOSPORINS = "克肟|克洛|拉定|呋辛|曲松|氨苄|地尼|丙烯|哌酮|他啶|唑林|噻肟|羟氨苄|泊肟|西丁"
-_SUBSTANCE = re.compile(f".?(?:{'|'.join(_STEMS)})|{'|'.join(_ALONE)}|头孢(?:{_CEPHALOSPORINS})?")
+_SUBSTANCE = re.compile(f".?(?:{_STEMS})|{_ALONE}|头孢(?:{_CEPHALOSPORINS})?")
 _SHORTEST = 2
 
 
