@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from zhongjing.codes import construct as codes
 from zhongjing.config.sources import Source
 from zhongjing.construct.manifest import PartRecord
-from zhongjing.construct.step import Step, rejected
+from zhongjing.construct.step import BatchStep, Outcome, Step, rejected
 from zhongjing.data.published_keys import ORIGIN
 from zhongjing.data.readers import read_rows
 from zhongjing.data.records import (
@@ -153,11 +153,16 @@ class PartMaker:
         """
         number = int(name.rpartition("-")[2])
         making = Making(self.steps, self.source, self.inputs)
-        for index, entry in enumerate(records):
-            making.add(entry)
-            if index % _LISTEN_EVERY == 0:
+        heard = 0
+
+        def told(fraction: float) -> None:
+            nonlocal heard
+            if heard % _LISTEN_EVERY == 0:
                 beat()
-                listen(index / len(records))
+                listen(fraction)
+            heard += 1
+
+        making.add_all(records, told)
         data = "".join(making.lines).encode()
         self.store.put(f"{self.uri}/{name}.jsonl", data)
         quarantine = f"{self.uri}/{_MADE}/quarantine-{number:05d}.jsonl"
@@ -202,29 +207,54 @@ class Making:
         return Counter(f"{step}: {one.reason}" for step, one in self.quarantine)
 
     def add(self, entry: Entry) -> None:
-        """Takes the next record, or what could not be read.
+        """Takes one more record. Raises as :meth:`add_all` does."""
+        self.add_all([entry])
+
+    def add_all(self, entries: Sequence[Entry], told: Callable[[float], None] = lambda _: None) -> None:
+        """Takes the next records, and what could not be read: all through a step before the next step.
+
+        Args:
+            entries: in their order, in which they are written and quarantined as well.
+            told: hears after each record and step how far it is, 0 to 1.
 
         Raises:
             DataError: a step failed.
         """
-        if isinstance(entry, Rejected):
-            self.quarantine.append((READER, entry))
-            return
-        records: tuple[Record, ...] = (entry,)
-        for step in self._steps:
-            records = tuple(made for record in records for made in self._through(step, record))
-        for record in records:
-            line = line_of(record, self._places)
-            problem = _unlike(record, line, self._source)
-            if problem is not None:
-                self.quarantine.append((WRITER, rejected(record, problem)))
-                continue
-            self.lines.append(line)
-            self.characters += sum(map(len, record_texts(record)))
+        held: list[list[Record]] = [[] if isinstance(entry, Rejected) else [entry] for entry in entries]
+        left = [[(READER, entry)] if isinstance(entry, Rejected) else [] for entry in entries]
+        for number, step in enumerate(self._steps):
+            flat = [(index, record) for index, records in enumerate(held) for record in records]
+            held = [[] for _ in entries]
+            outcomes = self._outcomes(step, [record for _, record in flat])
+            for done, ((index, _), outcome) in enumerate(zip(flat, outcomes, strict=True)):
+                self.counts[step.name].update(outcome.counts)
+                held[index].extend(outcome.records)
+                if outcome.quarantined is not None:
+                    left[index].append((step.name, outcome.quarantined))
+                told((number + done / len(flat)) / len(self._steps))
+        for records, reasons in zip(held, left, strict=True):
+            self.quarantine.extend(reasons)
+            for record in records:
+                self._write(record)
 
-    def _through(self, step: Step, record: Record) -> tuple[Record, ...]:
+    def _write(self, record: Record) -> None:
+        line = line_of(record, self._places)
+        problem = _unlike(record, line, self._source)
+        if problem is not None:
+            self.quarantine.append((WRITER, rejected(record, problem)))
+            return
+        self.lines.append(line)
+        self.characters += sum(map(len, record_texts(record)))
+
+    @staticmethod
+    def _outcomes(step: Step, records: Sequence[Record]) -> Iterator[Outcome]:
+        """What becomes of each record, in order."""
+        done = 0
         try:
-            outcome = step.apply(record)
+            outcomes = step.apply_all(records) if isinstance(step, BatchStep) else map(step.apply, records)
+            for outcome in outcomes:
+                yield outcome
+                done += 1
         except ZhongjingError:
             raise
         except Exception as error:
@@ -236,12 +266,8 @@ class Making:
             raise DataError(
                 f"the step {step.name} failed: {type(error).__name__}{at}",
                 code=codes.STEP_FAILED,
-                where=place(record.position),
+                where=place(records[min(done, len(records) - 1)].position),
             ) from None
-        self.counts[step.name].update(outcome.counts)
-        if outcome.quarantined is not None:
-            self.quarantine.append((step.name, outcome.quarantined))
-        return outcome.records
 
 
 def line_of(record: Record, places: Mapping[str, int]) -> str:

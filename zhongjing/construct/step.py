@@ -8,9 +8,9 @@ and an interrupted run goes on where it was. Name, version and parameters go int
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from zhongjing.codes import Code
 from zhongjing.codes import data as codes
@@ -61,6 +61,15 @@ class Step(Protocol):
             ZhongjingError: the step cannot work at all; the run ends. A record that cannot be used is
                 ``quarantined`` instead.
         """
+        ...
+
+
+@runtime_checkable
+class BatchStep(Step, Protocol):
+    """A step that waits for others, so that it handles many records at a time. As pure as any."""
+
+    def apply_all(self, records: Iterable[Record]) -> Iterator[Outcome]:
+        """What becomes of each record, in their order. Raises as :meth:`Step.apply` does."""
         ...
 
 

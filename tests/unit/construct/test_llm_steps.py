@@ -21,12 +21,13 @@ from tests.unit.construct.scripted_server import (
 )
 from zhongjing.codes import language_model as codes
 from zhongjing.codes import storage as storage_codes
-from zhongjing.config.sources import Storage
+from zhongjing.config.sources import Kind, Source, Storage
 from zhongjing.construct.llm.batch import Batch, Desk
 from zhongjing.construct.llm.expand import ExpandStep
 from zhongjing.construct.llm.ledger import StoredAnswer
 from zhongjing.construct.llm.limits import Limits, Prices
 from zhongjing.construct.llm.normalize import NormalizeStep
+from zhongjing.construct.runner import construct
 from zhongjing.construct.step import Outcome
 from zhongjing.data.records import Dialogue, Position, Record, TextRecord
 from zhongjing.errors import LanguageModelError, StorageError
@@ -237,3 +238,33 @@ def test_expand_makes_several_turns(storage: Storage) -> None:
     assert (record.turns[0], record.department) == (dialogue(0).turns[0], "神经内科")
     assert (first.counts["expanded"], first.counts["turns added"]) == (1, 2)
     assert second == Outcome((long,), {"not terse": 1})
+
+
+def test_a_source_made_by_both_steps_is_asked_for_many_records_at_a_time(
+    storage: Storage, store: ObjectStore
+) -> None:
+    """The runner gives a part to a step of this kind as a whole; a resumed run asks nothing."""
+
+    def both(body: Body) -> str:
+        return inquiring(body) if "doctor" in body["messages"][0]["content"] else polite(body)
+
+    answer = "布洛芬0.3g，一天2次。"
+    rows = [{"instruction": f"第{number}个问题，头疼怎么办？", "output": answer} for number in range(24)]
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    store.put(f"{storage.uri}/raw/a.jsonl", data)
+    source = Source(name="raw", uri=f"{storage.uri}/raw", kind=Kind.DIALOGUE)
+    with ScriptedServer(both) as server:
+        server.delay = 0.05
+        desk = desk_at(server, storage)
+        steps = [ExpandStep(desk), NormalizeStep(desk)]
+        made = construct(store, source, steps, f"{storage.uri}/one")
+        assert (made.read, made.written, made.quarantined) == (24, 24, {})
+        assert made.counts["expand"]["expanded"] == made.counts["normalize"]["normalized"] == 24
+        assert (made.has_passed("normalize"), len(server.bodies)) == (True, 48)
+        assert server.most_under_way == 4
+        again = construct(store, source, steps, f"{storage.uri}/two")
+        assert len(server.bodies) == 48
+        assert [part.digest for part in again.parts] == [part.digest for part in made.parts]
+        steps[0].close()
+    line = json.loads(store.get(f"{storage.uri}/one/part-00000.jsonl").splitlines()[0])
+    assert "您好，请问这种情况持续多久了" in json.dumps(line, ensure_ascii=False)
