@@ -21,6 +21,7 @@ def test_numbers(text: str) -> None:
     [
         ("0.25～0.5g".replace("～", "~"), "250", "500", "mg"),
         ("每次250mg至500mg", "250", "500", "mg"),
+        ("0。75g", "750", "750", "mg"),
         ("两片", "2", "2", "片"),
         ("一到两粒", "1", "2", "粒"),
         ("半片", "0.5", "0.5", "片"),
@@ -35,7 +36,7 @@ def test_amounts(text: str, low: str, high: str, unit: str) -> None:
     assert (found.low, found.high, found.unit) == (Decimal(low), Decimal(high), unit)
 
 
-@pytest.mark.parametrize("text", ["三天", "2周", "5岁", "10mgx", "第二"])
+@pytest.mark.parametrize("text", ["三天", "2周", "5岁", "10mgx", "第二", "05克"])
 def test_no_amounts(text: str) -> None:
     assert not list(quantities(text))
 

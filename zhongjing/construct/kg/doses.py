@@ -30,7 +30,7 @@ _CHINESE = {
     "零": 0, "〇": 0, "一": 1, "二": 2, "两": 2, "三": 3, "四": 4,
     "五": 5, "六": 6, "七": 7, "八": 8, "九": 9,
 }  # fmt: skip
-_NUMBER = r"(?:\d+(?:\.\d+)?|[零〇一二两三四五六七八九十百千半]+(?:点[零〇一二三四五六七八九]+)?)"
+_NUMBER = r"(?:\d+(?:[.。]\d+)?|[零〇一二两三四五六七八九十百千半]+(?:点[零〇一二三四五六七八九]+)?)"
 _QUANTITY = re.compile(
     rf"(?P<low>{_NUMBER})\s*(?P<inner>{_UNITS})?\s*(?:(?:-|~|—|–|至|到)+\s*(?P<high>{_NUMBER})\s*)?"
     rf"(?P<unit>{_UNITS})(?P<half>半)?(?![a-z])"
@@ -94,8 +94,10 @@ _PIECES = frozenset({"片", "粒", "袋", "支", "包", "丸", "枚"})
 
 def number(text: str) -> Decimal | None:
     """A number in digits or Chinese characters (``三``, ``十二``, ``一百五十``, ``零点五``, ``半``)."""
+    if re.match(r"0\d", text):  # 05: a point was lost, and nobody knows where
+        return None
     try:
-        return Decimal(text)
+        return Decimal(text.replace("。", "."))
     except InvalidOperation:
         pass
     if text == "半":

@@ -27,7 +27,8 @@ class Stance(Enum):
     TOLD = "told"  # what the patient took or takes
 
 
-_SENTENCE = re.compile(r"[^。!?;\n]+[。!?;\n]*")
+# A full stop between digits is a decimal point in the wrong script: ``0。5g``.
+_SENTENCE = re.compile(r"(?:[^。!?;\n]|(?<=\d)。(?=\d))+[。!?;\n]*")
 _CLAUSE = re.compile(r"[^,:,]+[,:,]*")
 
 # Words with a negation that permit or comfort: taken out before refusals are looked for.
@@ -51,7 +52,12 @@ _REFUSAL = re.compile(
 # Words of harm are about what was named before them, whatever follows.
 _HARM = re.compile(
     r"有风险|风险(?:大|高)|危险|有害|伤(?:胃|肝|肾|身)|(?:会|可能?|容易|易|使|令)[^,]{0,6}(?:加重|诱发|恶化|升高)"
-    r"|出事|出问题|致命|中毒|不安全"
+    r"|(?:会|可能|能够?|易)(?:再次)?(?:引起|引发|导致|造成|诱发|致使)|出事|出问题|致命|中毒|不安全"
+)
+# Names behind these words in a clause are said to bring an illness about.
+_CAUSES = re.compile(
+    r"(?:诱因|病因|起因|原因|诱发因素|致病因素|危险因素|过敏原|致敏物)"
+    r"[^。!?;]{0,8}(?:包括|主要有|常见的?有|可以是|可能是|是|为|如)"
 )
 # What may stand behind a refusal that is about a name before it; ``A 平时不要吃辛辣`` refuses no A.
 _BARE = re.compile(
@@ -157,6 +163,9 @@ def stances(text: str, sentence: Sentence, mentions: Sequence[Mention]) -> list[
     told: set[int] = set()
     for clause in sentence.clauses:
         here = [number for number, each in enumerate(mentions) if clause[0] <= each.start < clause[1]]
+        cause = _CAUSES.search(text, *clause)
+        if cause:
+            told.update(number for number in here if mentions[number].start >= cause.end())
         for cue in refusals(text, *clause):
             forbidden.update(_refused(text, cue, clause, here, mentions))
             # ``A 对 B 有风险，不建议``: the clause speaks of what was named last.
