@@ -200,7 +200,7 @@ def test_a_form_that_is_refused_is_not_asked_for_again(forms: tuple[str, ...], l
 
 
 def test_a_field_that_the_server_does_not_know_is_answered_422() -> None:
-    # transformers serve refuses fields that it does not use (HTTPException 422, a body with "detail").
+    # Servers made with FastAPI: a field outside their model is HTTPException 422.
     script: Script = lambda _, body: Fault(422) if "response_format" in body else None  # noqa: E731
     answers, server, _ = ask(script, times=2)
     assert ([answer.form for answer in answers], len(server.bodies)) == ([Form.TEXT, Form.TEXT], 4)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +35,8 @@ from zhongjing.construct.step import Outcome
 from zhongjing.data.records import Dialogue, Position, Record, TextRecord
 from zhongjing.errors import LanguageModelError, StorageError
 from zhongjing.storage.objects import ObjectStore
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -268,3 +273,18 @@ def test_a_source_made_by_both_steps_is_asked_for_many_records_at_a_time(
         steps[0].close()
     line = json.loads(store.get(f"{storage.uri}/one/part-00000.jsonl").splitlines()[0])
     assert "您好，请问这种情况持续多久了" in json.dumps(line, ensure_ascii=False)
+
+
+def test_a_forked_process_opens_its_own_batch() -> None:
+    """In a process of its own: newer Pythons warn of a fork beside threads."""
+    script = """
+import os
+from zhongjing.construct.llm import batch
+batch._open["desk"] = None
+pid = os.fork()
+if pid == 0:
+    os._exit(10 + len(batch._open))
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+os._exit(0 if (code, len(batch._open)) == (10, 1) else 1)
+"""
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0

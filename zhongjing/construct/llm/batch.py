@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
@@ -206,3 +207,7 @@ def _disconnect_all() -> None:
     # The store is not asked any more: it may have gone before this process.
     while _open:
         _open.popitem()[1].disconnect()
+
+
+# A forked process has its parent's batches without their threads: it opens its own.
+os.register_at_fork(after_in_child=_open.clear)
