@@ -21,7 +21,7 @@ from typing import Any
 
 from zhongjing.data.example.facts import FACTS
 
-# Second names, as they are in use. None is part of another name of the graph.
+# Second names, as they are in use. None is part of a name of something else.
 ALIASES: dict[str, tuple[str, ...]] = {
     "阿司匹林": ("乙酰水杨酸",),
     "对乙酰氨基酚": ("扑热息痛", "泰诺林"),
