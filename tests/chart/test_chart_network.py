@@ -324,6 +324,9 @@ LEADER = "zhongjing_controller_leader{" + CONTROLLER + "}"
 QUEUE = "zhongjing_controller_queue_length{" + CONTROLLER + "}"
 FAILED = "zhongjing_controller_pipelines{" + CONTROLLER + ',state="Failed"}'
 HEAD = 'up{namespace="training",app_kubernetes_io_component="ray-head"}'
+_OF_STAGE = 'seconds{{namespace="training",pipeline="p",stage="{}"}}'
+STEP = "ray_zhongjing_train_step_" + _OF_STAGE
+DATA = "ray_zhongjing_train_data_" + _OF_STAGE
 
 
 @pytest.mark.parametrize(
@@ -336,8 +339,22 @@ HEAD = 'up{namespace="training",app_kubernetes_io_component="ray-head"}'
         ({LEADER: "1x120", HEAD: "0x120"}, {"ZhongjingRayHeadDown"}),
         ({LEADER: "1x120", QUEUE: "0x120", FAILED: "_x55 1x70"}, {"ZhongjingPipelineFailed"}),
         ({LEADER: "_x58 1x70", QUEUE: "_x58 0x70", FAILED: "_x58 1x70"}, set()),
+        ({STEP.format("sft"): "10x120", DATA.format("sft"): "4x120"}, {"ZhongjingWaitsForData"}),
+        ({STEP.format("sft"): "10x120", DATA.format("sft"): "2x120"}, set()),
+        ({STEP.format("ppo"): "10x120", DATA.format("ppo"): "8x120"}, set()),
     ],
-    ids=["nothing scraped", "well", "nobody leads", "all gone", "head down", "failed", "failed long ago"],
+    ids=[
+        "nothing scraped",
+        "well",
+        "nobody leads",
+        "all gone",
+        "head down",
+        "failed",
+        "failed long ago",
+        "waits for data",
+        "data in time",
+        "rollouts",
+    ],
 )
 def test_no_alert_fires_where_nothing_is_scraped(
     promtool: str, tmp_path: Path, series: dict[str, str], firing: set[str]

@@ -15,9 +15,21 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-# Commands that take --local, --workdir, -n, --context and --release; doctor and inspect take the first two.
-_PLACED = ("submit", "status", "logs", "stop", "resume", "pull", "curves", "plan", "dashboard", "report")
-_LOCAL_ONLY = ("doctor", "data inspect")
+# Commands that take --local, --workdir, -n, --context and --release; inspect takes the first two.
+_PLACED = (
+    "submit",
+    "status",
+    "logs",
+    "stop",
+    "resume",
+    "pull",
+    "curves",
+    "plan",
+    "dashboard",
+    "report",
+    "doctor",
+)
+_LOCAL_ONLY = ("data inspect",)
 _MARKED = re.compile(r"`((?:zhongjing|kubectl|helm) [^`]+)`")
 _PLACE = re.compile(
     r"(?<!\S)(--local|(?:--workdir|--namespace|-n|--context|--release)[ =]('[^']*'|\S+))(?!\S)"

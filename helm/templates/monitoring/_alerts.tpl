@@ -12,7 +12,7 @@
       labels: {severity: critical, namespace: {{ $namespace }}}
       annotations:
         summary: No controller leads in {{ $namespace }}.
-        description: Stages that run go on, but nothing is started, retried or told. Look at the controller's pods and their log.
+        description: Stages that run go on, but no stage is started or retried and no status is updated. Look at the controller's pods and their log.
     - alert: ZhongjingControllerFailing
       expr: sum(increase(zhongjing_controller_failures_total{ {{- $controller -}} }[15m])) > 10
       for: 5m
@@ -63,7 +63,8 @@
         summary: {{ `The loss of {{ $labels.stage }} of {{ $labels.pipeline }} is not a number.` | quote }}
         description: The spike guard lowers the learning rate; if it does not recover, lower learningRate.
     - alert: ZhongjingWaitsForData
-      expr: avg by (pipeline, stage) (avg_over_time(ray_zhongjing_train_data_seconds{ {{- $training -}} }[30m])) > 0.3 * avg by (pipeline, stage) (avg_over_time(ray_zhongjing_train_step_seconds{ {{- $training -}} }[30m]))
+      # Not of ppo: its data are rollouts, which the GPUs make.
+      expr: avg by (pipeline, stage) (avg_over_time(ray_zhongjing_train_data_seconds{ {{- $training -}} ,stage!="ppo"}[30m])) > 0.3 * avg by (pipeline, stage) (avg_over_time(ray_zhongjing_train_step_seconds{ {{- $training -}} ,stage!="ppo"}[30m]))
       for: 30m
       labels: {severity: info, namespace: {{ $namespace }}}
       annotations:

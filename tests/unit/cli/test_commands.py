@@ -150,7 +150,7 @@ def test_the_catalogue_names_its_commands_in_marks() -> None:
         ("-n t", "`kubectl get tp --all-namespaces`", "kubectl get tp --all-namespaces"),
         ("--local", "`kubectl get pods`", "kubectl get pods"),
         ("--local --workdir r", "`zhongjing doctor --local`", "zhongjing doctor --local --workdir r"),
-        ("-n t", "`zhongjing doctor --local`", "zhongjing doctor --local"),
+        ("-n t", "`zhongjing doctor --local`", "zhongjing doctor -n t"),
         ("-n t", "`zhongjing plan -f FILE`", "zhongjing plan -f my.yaml -n t"),
         (None, "`zhongjing pull NAME/ppo ./model --local`", "zhongjing pull demo/ppo ./model --local"),
         ("-n t", "`zhongjing config show tiny --brief`", "zhongjing config show tiny --brief"),
