@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -131,9 +132,11 @@ def construct(
     told = _Told(listen, max(1, reading.size))
     there = maker.made()
     count = 0
-    for part in work(maker, cut(reading.entries(), lambda: reading.position), told.working):
-        told.made(part, new=part.name not in there)
-        count += 1
+    # Closed before an error is told: left to the collector, files would be closed under their readers.
+    with closing(reading.entries()) as entries:
+        for part in work(maker, cut(entries, lambda: reading.position), told.working):
+            told.made(part, new=part.name not in there)
+            count += 1
     reading.check(f"{out}/_made")
     check_unchanged(store, source, frozen)
     manifest = _manifest(store, source, frozen, maker, count)
@@ -196,20 +199,20 @@ class Reading:
         self._rejections = Rejections()
         self._rejected = 0
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Generator[Entry]:
         """Records and rejections, in the order of the listing."""
         before = 0
         for item in self._frozen.objects:
             stats = ReadStats()
-            for entry in read_object(item.uri, self._source, self._store, stats=stats):
-                self._read += 1
-                if isinstance(entry, Rejected):
-                    self._rejected += 1
-                    self._rejections.add(entry)
-                # A compressed stream may be closed, a parquet file is read from its end.
-                stream = stats.stream
-                self.position = before + (0 if stream is None else min(stream.tell(), item.size))
-                yield entry
+            with closing(read_object(item.uri, self._source, self._store, stats=stats)) as found:
+                for entry in found:
+                    self._read += 1
+                    if isinstance(entry, Rejected):
+                        self._rejected += 1
+                        self._rejections.add(entry)
+                    stream = stats.stream
+                    self.position = before + (0 if stream is None else min(stream.tell(), item.size))
+                    yield entry
             before += item.size
             self.position = before
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import parse_qs, urlsplit
@@ -72,7 +72,7 @@ def read_object(
     section_characters: int = 2000,
     forbidden: re.Pattern[str] | None = None,
     stats: ReadStats | None = None,
-) -> Iterator[Record | Rejected]:
+) -> Generator[Record | Rejected]:
     """Reads one object of a source.
 
     Args:
