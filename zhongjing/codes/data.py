@@ -41,13 +41,14 @@ SOURCE_CHANGED = _code(
     "SourceChanged",
     "A source is not what it was when the pipeline was created.",
     cause="Its objects were replaced or cut: listings are frozen, so that a re-run reads the same data.",
-    remedy="restore the objects, or submit the document again as a new pipeline",
+    remedy="restore the objects, or read them as they are now: submit with --refresh-data",
 )
 TOO_MANY_BAD_RECORDS = _code(
     "TooManyBadRecords",
     "More of a source's records are bad than maxQuarantineFraction allows.",
     cause="Part of the file is damaged, or is of another kind or layout than the rest.",
-    remedy="look at quarantine.jsonl, and correct the data or raise the source's maxQuarantineFraction",
+    remedy="look at quarantine.jsonl, and correct the data, then submit with --refresh-data, or raise the "
+    "source's maxQuarantineFraction",
 )
 REWRITTEN_ANSWERS = _code(
     "RewrittenAnswers",
@@ -60,7 +61,7 @@ NO_GOOD_RECORD = _code(
     "Every record of a stage's sources is bad or was left out.",
     cause="The wrong kind or field names, samples that are all longer than maxLength, or all duplicates.",
     remedy="look at the sources with `zhongjing data inspect -f FILE`, and correct kind, columns, "
-    "maxLength or data",
+    "maxLength or data (corrected data: submit with --refresh-data)",
 )
 AMBIGUOUS_RECORD = _code(
     "AmbiguousRecord",
@@ -96,7 +97,7 @@ UNUSABLE_RECORD = _code(
     "UnusableRecord",
     "A record or dialogue cannot be used as it is.",
     cause="It has no words, ends with the wrong speaker, or is longer than the model can see.",
-    remedy="correct or remove it; the message names the place",
+    remedy="correct or remove it (the message names the place), then submit with --refresh-data",
 )
 MISSING_INPUT = _code(
     "MissingInput",

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,9 +121,10 @@ def build_token_cache(  # noqa: PLR0917
             manifest = read_manifest(store, uri) or manifest
     else:
         report("the token cache is there", 1.0)
-        _copy_quarantine(store, uri, quarantine_uri)
+        rejections = _copy_quarantine(store, uri, quarantine_uri)
         for counts in manifest.counts:
-            check_source(document.spec.source(counts.name), counts, Rejections(), quarantine_uri)
+            source = document.spec.source(counts.name)
+            check_source(source, counts, rejections.get(counts.name, Rejections()), quarantine_uri)
     store.delete_folder(f"{uri}/parts")
     return reference(uri, manifest)
 
@@ -300,13 +301,20 @@ def _unfit(record: Record, source: Source, why: Unfit) -> Rejected:
     )
 
 
-def _copy_quarantine(store: ObjectStore, uri: str, quarantine_uri: str) -> None:
+def _copy_quarantine(store: ObjectStore, uri: str, quarantine_uri: str) -> dict[str, Rejections]:
+    """Gives the stage the list of a cache's bad records; returns them by source."""
     try:
-        store.put(quarantine_uri, store.get(f"{uri}/quarantine.jsonl"), if_none_match=True)
+        listed = store.get(f"{uri}/quarantine.jsonl")
     except NotFoundError:
-        return  # every record could be read
-    except ConflictError:
-        return  # this stage's own list, which may hold text, stays
+        return {}  # every record could be read
+    # Where there is this stage's own list, which may hold text, it stays.
+    with suppress(ConflictError):
+        store.put(quarantine_uri, listed, if_none_match=True)
+    found: dict[str, Rejections] = {}
+    for line in listed.splitlines():
+        rejected = Rejected.from_json(line)
+        found.setdefault(rejected.position.source, Rejections()).add(rejected)
+    return found
 
 
 def _summary(counts: Sequence[SourceCounts]) -> str:

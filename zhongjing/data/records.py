@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zhongjing.codes import Code
+from zhongjing.codes import Code, find
 from zhongjing.codes import data as codes
 from zhongjing.config.sources import Kind
 from zhongjing.errors import DataError
@@ -172,6 +172,14 @@ class Rejected:
         if self.text is not None:
             line["text"] = self.text
         return json.dumps(line, ensure_ascii=True)
+
+    @classmethod
+    def from_json(cls, line: bytes) -> Rejected:
+        """The record that a line of :meth:`as_json` names; a code of another release is UNUSABLE_RECORD."""
+        told = json.loads(line)
+        position = Position(told["source"], told["uri"], told["index"], told["line"])
+        code = find(told.get("code", "")) or codes.UNUSABLE_RECORD
+        return cls(position, told["reason"], told["sha256"], told.get("text"), code)
 
 
 def record_texts(record: Record) -> Iterator[str]:

@@ -59,7 +59,7 @@ def place(position: Position) -> str:
 def check_source(source: Source, counts: SourceCounts, rejections: Rejections, quarantine_uri: str) -> None:
     """Ends the preparation of a stage where a source is not what it should be.
 
-    ``rejections`` (why records were not read) is empty where that is not known any more.
+    ``rejections`` says why records were not read.
 
     Raises:
         DataError: it has no record, no good record, or more bad ones than it may have.
@@ -85,8 +85,8 @@ def check_source(source: Source, counts: SourceCounts, rejections: Rejections, q
             f"cannot be used, {source.max_quarantine_fraction:.1%} are allowed{why}",
             code=codes.TOO_MANY_BAD_RECORDS,
             where=source.uri,
-            remedy=f"see {quarantine_uri}; correct the source, name its keys under `columns`, or raise "
-            "maxQuarantineFraction",
+            remedy=f"see {quarantine_uri}; correct the source, then submit with --refresh-data; or name its "
+            "keys under `columns`, or raise maxQuarantineFraction",
         )
 
 

@@ -9,7 +9,7 @@ from zhongjing.codes.training import DEADLINE_EXCEEDED
 from zhongjing.config.stages import Stage
 from zhongjing.pipeline.actions import SUSPENDED, Action, Conclude, Kill, Mark, RequestStop, Submit, apply
 from zhongjing.pipeline.context import DecisionContext
-from zhongjing.pipeline.observe import ResultView
+from zhongjing.pipeline.observe import AttemptView, ResultView
 from zhongjing.pipeline.plan import StagePlan, missing_input
 from zhongjing.pipeline.state import (
     CLUSTER_NOT_READY,
@@ -254,14 +254,18 @@ def _runnable(
     if view is not None and not context.is_over(view) and entry.key is not None:
         message = "the backend gave the job up, but its progress moves; asked to stop"
         return [RequestStop(stage, entry.key, entry.attempt, StopReason.LOST, message)]
-    return [context.submit(node, entry, entry.attempt + 1, _start_message(node, entry))]
+    return [context.submit(node, entry, entry.attempt + 1, _start_message(node, entry, view))]
 
 
-def _start_message(node: StagePlan, entry: StageStatus) -> str:
+def _start_message(node: StagePlan, entry: StageStatus, view: AttemptView | None) -> str:
     if entry.key is None or entry.attempt == 0:
         return "first run"
     if entry.key != node.key:
-        return "the document asks for another result than the last one"
+        return "its settings or data changed"
     if entry.next_retry_at is None or entry.reason == "Resuming":
+        progress = view.progress if view is not None else None
+        made_none = progress is not None and not progress.step and not progress.checkpoint_step
+        if made_none and entry.failed_at_step is None:
+            return "begins again: the last attempt made no step"
         return "goes on where it stopped"
     return f"tries again: {entry.message}"

@@ -15,7 +15,7 @@ from zhongjing.codes.model import MODEL_NOT_FOUND
 from zhongjing.config.keys import digest
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Source
-from zhongjing.errors import ConfigError, MissingInputError
+from zhongjing.errors import ConfigError, DataError, MissingInputError
 from zhongjing.pipeline.graph import needs
 from zhongjing.pipeline.local_files import LocalFile, OnUpload, hash_files, upload_files
 from zhongjing.pipeline.state import FrozenReference
@@ -228,20 +228,37 @@ def _missing(source: Source) -> MissingInputError:
 
 
 def _changes(store: ObjectStore, source: Source, frozen: FrozenSource) -> Iterator[str]:
-    """Says so where what is there now is, by names and sizes, not what was frozen."""
+    """Says so where what is there now is not what was frozen: names, sizes, contents of changed files."""
     scheme = _scheme(source.uri)
     if scheme == "s3":
         now = [(item.digest, item.size) for item in _list_objects(store, source.uri)]
         before = [(item.digest, item.size) for item in frozen.objects]
+        edited = False
     elif scheme is None:
         files = local_files(source.uri)
         now = [(path.name, path.stat().st_size) for path in files]
         before = [(item.uri.rpartition("/")[2], item.size) for item in frozen.objects]
+        edited = now == before and any(
+            _was_edited(store, path, item) for path, item in zip(files, frozen.objects, strict=True)
+        )
     else:
         return
     if not now:
         yield f"source {source.name}: its files are gone; the pipeline keeps using its own copy"
-    elif now != before:
+    elif now != before or edited:
         yield (
-            f"source {source.name} has changed since it was first used; --refresh-data takes it as it is now"
+            f"source {source.name} ({source.uri}) has changed, and the pipeline still reads the copy that it "
+            "first saw; add --refresh-data to read it as it is now"
         )
+
+
+def _was_edited(store: ObjectStore, path: Path, item: FrozenObject) -> bool:
+    """Whether a file of the same size has another content; read only if it was touched after its upload."""
+    stored = store.head(item.uri)
+    stat = path.stat()
+    if stored is not None and max(stat.st_mtime, stat.st_ctime) <= stored.last_modified.timestamp():
+        return False
+    try:
+        return hash_files([path])[0][1] != item.digest
+    except DataError:
+        return True  # the pipeline has its copy, and can go on without this one

@@ -39,7 +39,9 @@ def test_quarantine_above_the_limit_stops_and_says_where(bench: Bench) -> None:
     bench.sources[0]["maxQuarantineFraction"] = 0.03
     assert bench.build(Stage.SFT, "qa").counts[0].quarantined == 3
     bench.sources[0]["maxQuarantineFraction"] = 0.02
-    with pytest.raises(DataError, match=r"2\.0% are allowed"):
+    with pytest.raises(
+        DataError, match=r"2\.0% are allowed: the answer is empty \(3, first: s3://b/qa line 98"
+    ):
         bench.build(Stage.SFT, "qa")
 
 

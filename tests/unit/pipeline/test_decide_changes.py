@@ -11,7 +11,7 @@ from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.decide import decide
 from zhongjing.pipeline.observe import Observed
 from zhongjing.pipeline.state import ConditionType, PipelineStatus, StageState, StopReason
-from zhongjing.storage.progress import Activity
+from zhongjing.storage.progress import Activity, Failure
 
 
 def test_suspend_stops_with_a_checkpoint_and_resume_goes_on() -> None:
@@ -35,6 +35,17 @@ def test_suspend_stops_with_a_checkpoint_and_resume_goes_on() -> None:
     assert status.stage(Stage.SFT).attempt == 2
     assert status.stage(Stage.SFT).failures == 0
     assert status.stage(Stage.SFT).message == "goes on where it stopped"
+
+
+def test_a_stage_that_made_no_step_begins_again() -> None:
+    desired = desired_state(SFT)
+    broken = Failure(error="DataError", code="TooManyBadRecords", message="bad", retriable=False)
+    status, _ = look(desired, running(desired), JobState.FAILED, activity=Activity.FAILED, failure=broken)
+    assert status.stage(Stage.SFT).state is StageState.FAILED
+    again = desired_state(SFT, generation=2)
+    status, _ = look(again, status, JobState.FAILED, activity=Activity.FAILED, failure=broken)
+    assert status.stage(Stage.SFT).attempt == 2
+    assert status.stage(Stage.SFT).message == "begins again: the last attempt made no step"
 
 
 def test_a_stop_that_does_not_come_is_forced() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -141,6 +143,25 @@ def test_a_listing_stays_frozen_and_a_change_is_noted(tmp_path: Path) -> None:
     for file in tmp_path.iterdir():
         file.unlink()
     assert "its own copy" in run(store, {"uri": str(tmp_path)}, known=known).notes[0]
+
+
+def test_a_corrected_file_of_the_same_size_is_noted(tmp_path: Path) -> None:
+    file = tmp_path / "rank.csv"
+    file.write_text("1,1")
+    store = MemoryStore()
+    known = {"s0": (str(file), run(store, {"uri": str(file)}).sources[0])}
+    later = datetime(2028, 1, 1, tzinfo=UTC).timestamp()  # than the upload, by the store's clock
+    os.utime(file, (later, later))
+    assert run(store, {"uri": str(file)}, known=known).notes == [], "touched, not changed"
+    file.write_text("1,2")
+    os.utime(file, (later, later))
+    again = run(store, {"uri": str(file)}, known=known, upload=False)
+    assert again.sources == [known["s0"][1]]
+    [note] = again.notes
+    assert "source s0" in note
+    assert "--refresh-data" in note
+    store.objects.clear()
+    assert run(store, {"uri": str(file)}, known=known).notes == [note], "no upload to compare with"
 
 
 def test_a_local_base_is_uploaded_as_a_folder(tmp_path: Path) -> None:
