@@ -147,6 +147,7 @@ def test_json_that_is_nearly_right_is_mended_and_a_cut_answer_never() -> None:
         '```json\n{"replies": [{"turn": 2, "text": "您好"}]}\n```',
         '好的，结果如下：{"replies": [{"turn": 2, "text": "您好",}]}',
         "{'replies': [{'turn': 2, 'text': '您好'}]}",
+        '<think>要写{"replies": 两条？</think>\n{"replies": [{"turn": 2, "text": "您好"}]}',
     ):
         value = read_answer(text, "stop", Replies)
         assert isinstance(value, Replies)

@@ -214,6 +214,31 @@ def test_a_request_that_is_refused_in_every_form_is_the_records_own_fault() -> N
         ask(first(error(400, "context_length_exceeded")))
 
 
+def test_a_server_that_refuses_everything_is_not_asked_for_every_record() -> None:
+    def run(script: Script, times: int) -> list[str]:
+        with ScriptedServer(fine, script) as scripted:
+            server = Server(scripted.base_url, "tiny", KeySource(environment=KEY_NAME))
+            client = ChatClient(server, Sampling(), Pace(Limits()), IMPATIENT)
+
+            async def refused() -> list[str]:
+                reasons: list[str] = []
+                async with client:
+                    for _ in range(times):
+                        try:
+                            await client.complete(MESSAGES, SCHEMA)
+                        except RequestRefusedError as error:
+                            reasons.append(error.reason)
+                return reasons
+
+            return asyncio.run(refused())
+
+    with pytest.raises(LanguageModelError, match="every request") as caught:
+        run(lambda *_: Fault(400), 30)
+    assert caught.value.code is codes.INVALID_MODEL_SERVER
+    # One answer shows that it is the records.
+    assert len(run(lambda number, _: Fault(400) if number else None, 30)) == 29
+
+
 def test_the_newer_name_of_the_length_is_found() -> None:
     def script(_: int, body: Body) -> Fault | None:
         return error(400, "unsupported_parameter", param="max_tokens") if "max_tokens" in body else None

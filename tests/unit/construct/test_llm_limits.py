@@ -39,6 +39,17 @@ def test_no_more_is_sent_than_allowed(limits: Limits, tokens: int, most: int) ->
     assert most * 0.9 <= sent_within(pace, now, 60, tokens) <= most + 1
 
 
+def test_tokens_of_answers_count_as_well() -> None:
+    now = [0.0]
+    pace = Pace(Limits(tokens_per_minute=6000), lambda: now[0])
+    sent = 0
+    while now[0] <= 120:
+        now[0] += pace.delay(100)
+        pace.correct(200)  # it took 300
+        sent += 1
+    assert 36 <= sent <= 44  # 12,000 tokens in two minutes
+
+
 def test_a_pause_holds_for_every_request() -> None:
     now = [0.0]
     pace = Pace(Limits(), lambda: now[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 import json_repair
@@ -10,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from zhongjing.construct.llm.checks import Fault
 
 T = TypeVar("T", bound=BaseModel)
+_THOUGHTS = re.compile(
+    r"\s*<think>.*?</think>", re.DOTALL
+)  # of reasoning models, where a server leaves them in
 
 
 class AnswerModel(BaseModel):
@@ -27,6 +31,7 @@ def read_answer(text: str, finish_reason: str, kind: type[T]) -> T | Fault:
         return Fault("cut", "the answer was cut at max_tokens", "结果太长，没有写完，请写得简洁些")
     if finish_reason == "content_filter" or not text.strip():
         return Fault("empty", "the answer is empty", "没有给出结果")
+    text = _THOUGHTS.sub("", text)
     if not _is_closed(text):
         return Fault("no json", "the answer is no whole JSON", "结果不是完整的JSON对象")
     try:

@@ -152,6 +152,7 @@ class Author:
         found = await self._in_thread(self._ledger.find, key)
         if found is not None:
             self.counts["looked up"] += 1
+            self._client.has_answered = True
             return found
         slot = await self._slots.get()
         try:

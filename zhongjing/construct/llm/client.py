@@ -26,8 +26,9 @@ from zhongjing.codes import language_model as codes
 from zhongjing.construct.llm.limits import Pace, Tokens, most_tokens
 from zhongjing.construct.llm.refusals import Refusal, refusal
 from zhongjing.construct.llm.server import Sampling, Server
-from zhongjing.errors import LanguageModelUnavailableError
+from zhongjing.errors import LanguageModelError, LanguageModelUnavailableError
 
+_REFUSALS = 20  # records that are refused before any is answered: then it is not the records
 _MOST_BYTES = 8 << 20  # of a body: a server that sends more than this is none
 
 Message = Mapping[str, str]
@@ -96,6 +97,8 @@ class ChatClient:
     """Asks one model; for the tasks of one event loop. An asynchronous context manager.
 
     Attributes:
+        has_answered: whether this model has answered, now or (as who looks answers up knows) before. Until then
+            many refusals in a row are not the records' fault.
         counts: ``requests`` that were sent, and of those that failed ``failed: REASON``.
     """
 
@@ -114,6 +117,8 @@ class ChatClient:
         self._form = Form.SCHEMA
         self._session: aiohttp.ClientSession | None = None
         self._stopped = asyncio.Event()
+        self.has_answered = False
+        self._refused = 0
         self.counts: Counter[str] = Counter()
 
     async def __aenter__(self) -> ChatClient:
@@ -157,6 +162,8 @@ class ChatClient:
             await self._pace.admit(about, self._sleep)
             result = await self._try(messages, schema, form)
             if isinstance(result, Completion):
+                self._pace.correct(result.usage.total - about)
+                self.has_answered = True
                 if first_refusal is not None:
                     self._form = max(self._form, form)  # it was the form indeed
                 return result
@@ -205,6 +212,14 @@ class ChatClient:
             return Form(form + 1), first or result
         told = first or result
         if told.is_of_the_record:
+            self._refused += not told.names_the_record
+            if not self.has_answered and self._refused >= _REFUSALS:
+                raise LanguageModelError(
+                    f"the server refuses every request: {told.reason}",
+                    code=codes.INVALID_MODEL_SERVER,
+                    where=self._server.name,
+                    remedy="see the server's log: perhaps a parameter or the model's chat template does not suit it",
+                )
             raise RequestRefusedError(f"the server does not take the request: {told.reason}")
         raise told.stop(self._server)
 

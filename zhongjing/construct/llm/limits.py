@@ -143,6 +143,11 @@ class Pace:
         while (left := self._paused_until - self._clock()) > 0:
             await sleep(left)
 
+    def correct(self, tokens: int) -> None:
+        """Books what a request took beyond what was booked for it (below 0: what it did not take)."""
+        if self._tokens is not None:
+            self._tokens.wait(tokens)
+
     def pause(self, seconds: float) -> None:
         """Nothing is sent for so long: the server has asked for it."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)

@@ -77,9 +77,14 @@ class Refusal:
     @property
     def is_of_the_record(self) -> bool:
         """Whether other records may fare better."""
-        if self._has(_OF_THE_RECORD) or self.status == 413:
+        if self.names_the_record:
             return True
         return self.status in (400, 422) and not self._has(_PARAMETER | _NO_FUNDS | _NO_MODEL | _BAD_KEY)
+
+    @property
+    def names_the_record(self) -> bool:
+        """Whether the server says that it is the record: its length, or a filter."""
+        return self._has(_OF_THE_RECORD) or self.status == 413
 
     @property
     def wants_other_length_field(self) -> bool:
