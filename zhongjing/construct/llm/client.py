@@ -97,7 +97,7 @@ class ChatClient:
     """Asks one model; for the tasks of one event loop. An asynchronous context manager.
 
     Attributes:
-        has_answered: whether this model has answered, now or (as who looks answers up knows) before. Until then
+        has_answered: whether this model has answered, now or before (who looks answers up knows). Until then
             many refusals in a row are not the records' fault.
         counts: ``requests`` that were sent, and of those that failed ``failed: REASON``.
     """
@@ -218,7 +218,7 @@ class ChatClient:
                     f"the server refuses every request: {told.reason}",
                     code=codes.INVALID_MODEL_SERVER,
                     where=self._server.name,
-                    remedy="see the server's log: perhaps a parameter or the model's chat template does not suit it",
+                    remedy="see the server's log: a parameter or the chat template may not suit the model",
                 )
             raise RequestRefusedError(f"the server does not take the request: {told.reason}")
         raise told.stop(self._server)
