@@ -42,13 +42,13 @@ def model(rows: int, entries: int, positions: int = 64) -> dict[str, str]:
 
 
 USAGE = [
-    Case("unknown option", "InvalidOption", 2, ["--unknown", "--help"], ["--local", "--unknown"], log=False),
-    Case("unknown stage", "InvalidOption", 2, ["dpo", "ppo"], ["--local", "--stage", "dpo"], log=False),
+    Case("unknown option", "InvalidOption", 2, ["--unknown", "--help"], ["--local", "--unknown"]),
+    Case("unknown stage", "InvalidOption", 2, ["dpo", "ppo"], ["--local", "--stage", "dpo"]),
     Case(
         "two documents",
         "InvalidOption",
         2,
-        ["--file and --recipe", "give one of them"],
+        ["--file and --recipe", "give --file or --recipe, not both"],
         ["--local", "-f", "my.yaml", "--recipe", "tiny"],
     ),
     Case(
@@ -85,7 +85,6 @@ USAGE = [
         2,
         ["--workdir", "my.yaml"],
         ["--local", "-f", "my.yaml", "--workdir", "my.yaml"],
-        log=False,
     ),
     Case(
         "a workdir that cannot be made",

@@ -19,6 +19,7 @@ import psutil
 
 from tests.command_line import in_process
 from zhongjing.backends.local.processes import environment_of
+from zhongjing.codes.code import BAD_INPUT
 from zhongjing.storage.identity import start_mark
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ class Case:
         files: what is written into the folder before, by name, over what stands there for every case.
         environment: variables of the command.
         module: what is run.
-        log: whether a traceback is kept; a command line that cannot be parsed has none.
         json: whether the command has ``-o json``.
         said: what stands on stdout before the error comes up.
     """
@@ -59,7 +59,6 @@ class Case:
     files: Mapping[str, str | bytes] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     module: str = "zhongjing.submit"
-    log: bool = True
     json: bool = True
     said: str = ""
 
@@ -218,7 +217,10 @@ def check_people(
     for word in case.words:
         assert word in f"{told.message}\n{told.remedy}", done.stderr
     assert SEARCHED not in done.stdout + done.stderr
-    assert (told.log is not None) == case.log, done.stderr
+    if case.exit_code == BAD_INPUT:  # no traceback is kept on this machine; a stage that ran has its own
+        assert told.log is None or told.log.startswith("s3://"), done.stderr
+    else:
+        assert told.log is not None, done.stderr
     if told.log is not None:
         kept = read(told.log)
         assert "Traceback (most recent call last)" in kept

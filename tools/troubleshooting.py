@@ -25,7 +25,6 @@ Generated from `zhongjing/codes` by `make generated`; do not edit.
 ```
 error[UnknownField]: my.yaml, line 7: spec.stages.sft.learningRte: unknown key (did you mean 'learningRate'?)
   remedy: docs/configuration.md lists every field with its unit and default
-  traceback: /home/me/.local/state/zhongjing/logs/error-20260102T030405.678901Z-4242.log
 ```
 
 The word in brackets is the code: it has a section below, with what usually brings it about and what to do.
@@ -57,9 +56,10 @@ a success.
 
 ### Tracebacks
 
-No traceback is shown, and all are kept: in `logs/` of the workdir if there is one, else in
-`${XDG_STATE_HOME:-~/.local/state}/zhongjing/logs/`, else in the temporary folder. The newest 20 stay. Only
-their owner may read them. Wrong options have none.
+Bad input (exit code 2) has no traceback: the message names the place and the remedy. The traceback of any
+other failure is kept in a file that the line `traceback:` names: in `logs/` of the workdir if there is one,
+else in `${XDG_STATE_HOME:-~/.local/state}/zhongjing/logs/`, else in the temporary folder. The newest 20 files
+stay. Only their owner may read them.
 
 ### Looking further
 

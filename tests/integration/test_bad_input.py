@@ -28,6 +28,7 @@ from tests.bad_input_support import (
     finish,
     listing,
 )
+from zhongjing.codes.code import BAD_INPUT
 
 pytestmark = pytest.mark.integration
 
@@ -61,7 +62,8 @@ def test_refused_before_anything_starts(shell: Shell, case: Case) -> None:
         check_programs(case, each)
     assert listing(shell.folder) == before  # so no workdir either
     assert listing(shell.temporary) == {}
-    assert len(list((shell.state / "zhongjing" / "logs").glob("*"))) == (len(forms) if case.log else 0)
+    kept = 0 if case.exit_code == BAD_INPUT else len(forms)
+    assert len(list((shell.state / "zhongjing" / "logs").glob("*"))) == kept
     assert shell.processes() == []
 
 

@@ -10,7 +10,8 @@ code   meaning
 130    interrupted
 =====  =================================================================================================
 
-Every error but a wrong option has its traceback in a file (:mod:`zhongjing.cli.errorlog`), which is named.
+The traceback of a failure is kept in a file (:mod:`zhongjing.cli.errorlog`), which the message names. Bad
+input has none: code, place and remedy say all.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
 
 
 def report(error: Exception, console: Console, options: Mapping[str, Any]) -> int:
-    """Tells of the error that ended a command, keeps its traceback; returns the exit code.
+    """Tells of the error that ended a command, keeps a failure's traceback; returns the exit code.
 
     Args:
         error: what ended it.
@@ -122,7 +123,7 @@ def report(error: Exception, console: Console, options: Mapping[str, Any]) -> in
     """
     workdir = options.get("workdir") or DEFAULT_WORKDIR
     expected = error if isinstance(error, ZhongjingError) else _recognised(error, workdir)
-    log = errorlog.keep(error, workdir)
+    log = None if _is_bad_input(error) else errorlog.keep(error, workdir)
     trace = str(log) if log is not None else None
     if expected is not None:
         problem, code = problem_of(expected, trace), expected.exit_code
@@ -132,6 +133,10 @@ def report(error: Exception, console: Console, options: Mapping[str, Any]) -> in
         found = unexpected.UNEXPECTED
         problem, code = Problem(kind, found.name, message, None, found.remedy, trace), found.exit_code
     return _tell(_complete(problem, options), code, console)
+
+
+def _is_bad_input(error: Exception) -> bool:
+    return isinstance(error, ZhongjingError) and error.exit_code == BAD_INPUT
 
 
 def _complete(problem: Problem, options: Mapping[str, Any]) -> Problem:
@@ -216,7 +221,8 @@ def _is_typer(error: Exception) -> bool:
 
 def _message_of(error: Exception) -> str:
     formatted = getattr(error, "format_message", None)
-    return str(formatted()) if formatted is not None else str(error)
+    message = str(formatted()) if formatted is not None else str(error)
+    return message.replace(": Value error, ", ": ")  # pydantic's words before those of a check
 
 
 def _recognised(error: Exception, workdir: Path) -> ZhongjingError | None:

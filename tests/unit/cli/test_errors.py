@@ -19,7 +19,7 @@ from zhongjing.codes.storage import ACCESS_DENIED
 from zhongjing.codes.training import DIVERGED
 from zhongjing.codes.unexpected import UNEXPECTED
 from zhongjing.config import commands
-from zhongjing.errors import BackendError, ConfigError, DataError, StorageError, TrainingError
+from zhongjing.errors import BackendError, ConfigError, DataError, StorageError, TrainingError, ZhongjingError
 
 
 def app_that(raises: BaseException | None = None, code: int | None = None) -> typer.Typer:
@@ -70,28 +70,45 @@ def test_a_returned_code_reaches_the_shell() -> None:
 def test_an_error_shows_code_place_remedy_and_traceback(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    error = ConfigError("must be positive", code=INVALID_VALUE, where="spec.seed", remedy="write 1")
-    assert run(app_that(error), ["-o", "json", "--workdir", str(tmp_path)], "work") == 2
+    error = BackendError("it died", code=RAY_FAILED, where="ray.log", remedy="free memory")
+    assert run(app_that(error), ["-o", "json", "--workdir", str(tmp_path)], "work") == 3
     [log] = (tmp_path / "logs").iterdir()
     shown = capsys.readouterr()
     assert shown.err.splitlines() == [
-        "error[InvalidValue]: spec.seed: must be positive",
-        "  remedy: write 1",
+        "error[RayFailed]: ray.log: it died",
+        "  remedy: free memory",
         f"  traceback: {log}",
     ]
     assert json.loads(shown.out) == {
-        "error": "ConfigError",
-        "code": "InvalidValue",
-        "message": "must be positive",
-        "where": "spec.seed",
-        "remedy": "write 1",
+        "error": "BackendError",
+        "code": "RayFailed",
+        "message": "it died",
+        "where": "ray.log",
+        "remedy": "free memory",
         "log": str(log),
-        "exitCode": 2,
+        "exitCode": 3,
     }
     text = log.read_text()
     assert f"command: work -o json --workdir {tmp_path}" in text
-    assert "error: ConfigError InvalidValue" in text
+    assert "error: BackendError RayFailed" in text
     assert "Traceback (most recent call last)" in text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("must be positive", code=INVALID_VALUE, where="spec.seed"),
+        DataError("nothing is there", code=NO_GOOD_RECORD, where="a.jsonl"),
+    ],
+)
+def test_bad_input_keeps_no_traceback(
+    error: ZhongjingError, capsys: pytest.CaptureFixture[str], tmp_path: Path, state: Path
+) -> None:
+    assert run(app_that(error), ["-o", "json", "--workdir", str(tmp_path)], "work") == 2
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["log"] is None
+    assert "traceback" not in shown.err
+    assert list(tmp_path.rglob("error-*")) == list(state.rglob("error-*")) == []
 
 
 def test_an_unexpected_error_has_a_code_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +167,9 @@ def test_usage_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_usage_error_names_the_command_that_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(zhongjing, ["submit", "--stage", "dance"], "zhongjing") == 2
     error = capsys.readouterr().err
-    assert error.startswith("error[InvalidOption]: Invalid value for '--stage'")
+    assert error.startswith(
+        "error[InvalidOption]: Invalid value for '--stage': 'dance' is not one of 'pretrain'"
+    )
     assert f"  remedy: {commands.program()} submit --help\n" in error
 
 

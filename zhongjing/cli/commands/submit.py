@@ -52,9 +52,9 @@ def _check_options(options: Mapping[str, Any]) -> None:
     named = [option for name, option in _DOCUMENTS.items() if options[name] is not None]
     if len(named) > 1:
         raise ConfigError(
-            f"{' and '.join(named)} are {len(named)} documents",
+            f"{' and '.join(named)}: only one document can be given",
             code=INVALID_OPTION,
-            remedy="give one of them",
+            remedy=f"give {' or '.join(named)}, not {'both' if len(named) == 2 else 'more than one'}",
         )
     if options["output"] is DocumentFormat.YAML and not options["dry_run"]:
         raise ConfigError(
