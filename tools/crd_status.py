@@ -107,6 +107,7 @@ def _progress() -> Schema:
                     "tooLong": _integer("Dropped: an answer alone is too long."),
                     "duplicates": _integer("Dropped: equal to an earlier record."),
                     "leaks": _integer("Dropped: equal to test data."),
+                    "tied": _integer("Dropped: rankings whose answers all tie."),
                     "quarantined": _integer("Dropped: cannot be used."),
                     "unused": _free("Keys of the records that went into none, with records and characters."),
                     "layouts": _field(

@@ -198,6 +198,7 @@ class Reading:
         self._read = 0
         self._rejections = Rejections()
         self._rejected = 0
+        self._tied = 0
 
     def entries(self) -> Generator[Entry]:
         """Records and rejections, in the order of the listing."""
@@ -207,7 +208,9 @@ class Reading:
             with closing(read_object(item.uri, self._source, self._store, stats=stats)) as found:
                 for entry in found:
                     self._read += 1
-                    if isinstance(entry, Rejected):
+                    if isinstance(entry, Rejected) and entry.is_tied:
+                        self._tied += 1
+                    elif isinstance(entry, Rejected):
                         self._rejected += 1
                         self._rejections.add(entry)
                     stream = stats.stream
@@ -222,6 +225,7 @@ class Reading:
             name=self._source.name,
             digest=self._frozen.digest,
             read=self._read,
+            tied=self._tied,
             quarantined=self._rejected,
         )
         check_source(self._source, counts, self._rejections, quarantine)

@@ -244,7 +244,7 @@ class _Builder:
         encoded = iter(self.maker.load(shard))
         for entry in shard.entries:
             if isinstance(entry, Rejected):
-                tally["quarantined"] += 1
+                tally["tied" if entry.is_tied else "quarantined"] += 1
                 self._reject(entry, rejections)
                 continue
             record, split = entry
@@ -256,7 +256,8 @@ class _Builder:
                 self._reject(_unfit(record, shard.source, result), rejections)
 
     def _reject(self, rejected: Rejected, rejections: Rejections) -> None:
-        rejections.add(rejected)
+        if not rejected.is_tied:
+            rejections.add(rejected)
         self.outputs.quarantine(rejected)
 
     def _group(self, source: Source, record: Record) -> int:
@@ -313,13 +314,15 @@ def _copy_quarantine(store: ObjectStore, uri: str, quarantine_uri: str) -> dict[
     found: dict[str, Rejections] = {}
     for line in listed.splitlines():
         rejected = Rejected.from_json(line)
-        found.setdefault(rejected.position.source, Rejections()).add(rejected)
+        if not rejected.is_tied:
+            found.setdefault(rejected.position.source, Rejections()).add(rejected)
     return found
 
 
 def _summary(counts: Sequence[SourceCounts]) -> str:
     return "; ".join(
         f"{c.name}: {c.read} read, {c.train} for training, {c.validation + c.test} held out, "
-        f"{c.quarantined} quarantined, {c.too_long} too long, {c.duplicates} duplicates, {c.leaks} leaks"
+        f"{c.quarantined} quarantined, {c.too_long} too long, {c.duplicates} duplicates, {c.leaks} leaks, "
+        f"{c.tied} with answers that all tie"
         for c in counts
     )

@@ -91,7 +91,8 @@ class SourceReport(Document):
     turns: dict[int, int] = Field(description="dialogues and prompts by number of user turns")
     with_system: int = 0
     answers: dict[int, int] = Field(description="rankings by number of answers")
-    ties: int = Field(default=0, description="rankings with a tie")
+    ties: int = Field(default=0, description="rankings with a tie, of those kept")
+    tied: int = Field(default=0, description="rankings left out: all their answers tie")
     departments: dict[str, int]
     without_department: int = 0
     characters: Lengths = Field(description="of a record, over all its texts")
@@ -106,7 +107,8 @@ class SourceReport(Document):
     @property
     def over_limit(self) -> bool:
         """Whether a stage would stop over this source."""
-        return self.read > 0 and self.rejected / self.read > self.limit
+        bad = self.rejected / self.read if self.read else 0.0
+        return bad > self.limit or 0 < self.read == self.rejected + self.tied
 
 
 class InspectReport(Document):
@@ -293,6 +295,9 @@ class _Seen:
     def add(self, record: Record | Rejected) -> None:
         """Takes the next record."""
         self.tally["read"] += 1
+        if isinstance(record, Rejected) and record.is_tied:
+            self.tally["tied"] += 1
+            return
         if isinstance(record, Rejected):
             self.tally["rejected"] += 1
             self._reasons[record.reason] += 1

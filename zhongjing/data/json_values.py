@@ -212,7 +212,8 @@ class _Window:
                 break
             if self.ended or len(self.data) - self.at > _RECORD_LIMIT:
                 raise unreadable(
-                    f"record {index} (line {self.line}) has no end: the object is cut off or damaged there",
+                    f"record {index + 1} (line {self.line}) has no end: "
+                    "the object is cut off or damaged there",
                     "correct the file, or write one record a line so that damage stays in its line",
                 )
             self.more()

@@ -69,6 +69,7 @@ def _losses(stage: Stage, settings: AnySettings, source: SourceCounts) -> Iterat
     yield (source.truncated if is_told else 0), f"lose {what}: they are longer than {field}; raise it"
     yield source.unanswered, "lose a last question that has no answer; add the answers to the source"
     yield source.leaks, "are dropped: they equal test data; see testFraction and split: test of spec.sources"
+    yield source.tied, "are left out: their answers all tie, which orders nothing"
     yield (
         source.quarantined,
         f"cannot be used (quarantine.jsonl lists them); correct them, or name the keys in "

@@ -21,6 +21,7 @@ from zhongjing.data.key_names import unknown_keys
 from zhongjing.data.layouts import parse
 from zhongjing.data.ranked_rows import RankedRows
 from zhongjing.data.records import (
+    ALL_TIE,
     BadRow,
     Dialogue,
     Parsed,
@@ -265,7 +266,7 @@ def _as_ranking(parsed: Parsed, position: Position) -> Ranking:
     if len(set(parsed.answers)) < len(parsed.answers):
         raise RejectedError("two of the answers are equal")
     if len(set(parsed.ranks)) == 1:
-        raise RejectedError("all answers tie; there is nothing to compare")
+        raise RejectedError(ALL_TIE)
     prompt = check_turns(parsed.turns)
     if prompt[-1].role != "user":
         raise RejectedError("the prompt does not end with a user turn")

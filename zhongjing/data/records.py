@@ -148,6 +148,9 @@ def unreadable(message: str, remedy: str) -> DataError:
     return DataError(message, code=codes.UNREADABLE_SOURCE, remedy=remedy)
 
 
+ALL_TIE = "all answers tie; there is nothing to compare"
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """A record that was not read. ``text`` is its raw form, only where the source keeps text."""
@@ -157,6 +160,11 @@ class Rejected:
     sha256: str  # of the raw record, UTF-8; of its texts, a line each, where it was read and then rejected
     text: str | None = None
     code: Code = codes.UNUSABLE_RECORD
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether it is a sound ranking that orders nothing: left out, and no fault of the source."""
+        return self.reason == ALL_TIE
 
     def as_json(self) -> str:
         """One line of quarantine.jsonl, without a line break."""

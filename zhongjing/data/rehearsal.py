@@ -117,8 +117,9 @@ class Rehearsal:
                 layouts[name] = shard.layouts
                 for entry in shard.entries:
                     if isinstance(entry, Rejected):
-                        tally["quarantined"] += 1
-                        rejections[name].add(entry)
+                        tally["tied" if entry.is_tied else "quarantined"] += 1
+                        if not entry.is_tied:
+                            rejections[name].add(entry)
                 kept = [entry for entry in shard.entries if not isinstance(entry, Rejected)]
                 for start in range(0, len(kept), _BATCH):
                     batch = kept[start : start + _BATCH]

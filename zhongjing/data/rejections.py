@@ -66,14 +66,13 @@ def check_source(source: Source, counts: SourceCounts, rejections: Rejections, q
     """
     if not counts.read:
         raise DataError(f"source {source.name} has no records", code=codes.EMPTY_SOURCE, where=source.uri)
-    if not counts.quarantined:
-        return
     why = f": {rejections}" if str(rejections) else ""
-    if counts.quarantined == counts.read:
+    if counts.quarantined + counts.tied == counts.read:
+        tied = f"; the answers of {counts.tied} all tie" if counts.tied else ""
         code = rejections.code
         raise DataError(
             f"none of the {counts.read} records of source {source.name} (kind {source.kind}) can be used"
-            + why,
+            f"{why}{tied}",
             code=code,
             where=source.uri,
             remedy=f"{code.remedy}; all are listed in {quarantine_uri}",

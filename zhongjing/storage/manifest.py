@@ -94,7 +94,7 @@ def layouts_text(layouts: Mapping[str, int], limit: int = 4) -> str:
 class SourceCounts(Record):
     """What became of a source's records. Nothing is dropped silently.
 
-    Every record that was read is kept, or is too long, a duplicate, a leak or quarantined.
+    Every record that was read is kept, or is too long, a duplicate, a leak, tied or quarantined.
     """
 
     name: str
@@ -109,6 +109,7 @@ class SourceCounts(Record):
     too_long: int = Field(default=0, description="dropped: an answer alone is longer than a sequence may be")
     duplicates: int = Field(default=0, description="dropped: equal to an earlier record of the stage")
     leaks: int = Field(default=0, description="dropped: equal to test data")
+    tied: int = Field(default=0, description="dropped: rankings whose answers all tie; listed likewise")
     quarantined: int = Field(default=0, description="dropped: cannot be used; listed in quarantine.jsonl")
     unused: dict[str, Unused] = Field(default_factory=dict, description="by key, the most characters first")
     layouts: dict[str, int] = Field(

@@ -8,7 +8,11 @@ from collections.abc import Mapping, Sequence
 from zhongjing.config.stages import PpoSettings
 
 _Z = 1.959964  # of 95 %, two-sided
-CRITIC_ROLLOUTS = 5  # the latest; fewer, but not fewer than 3, in a short run
+CRITIC_ROLLOUTS = 5  # the latest; fewer, but not fewer than 3, where rollouts have many updates
+# The critic starts from the reward model, which was trained to be read at the last token alone: its first
+# values are far off. The explained variance of the demo's 36 updates is below 0 in every rollout and still
+# rising at the last. Below so many updates it tells of the start, not of a critic that does not learn.
+CRITIC_UPDATES = 100
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:
@@ -81,10 +85,16 @@ def reward_warnings(metrics: Mapping[str, float]) -> list[str]:
     return found
 
 
-def critic_warnings(explained: Sequence[float], settings: PpoSettings) -> list[str]:
-    """What the explained variance of the latest rollouts says of the critic."""
+def critic_warnings(explained: Sequence[float], settings: PpoSettings, updates: int) -> list[str]:
+    """What the explained variance of the latest rollouts says of the critic.
+
+    Args:
+        explained: of the rollouts so far, or the latest of them.
+        settings: of the stage.
+        updates: optimizer steps that the run gives the critic; too few of them tell nothing.
+    """
     latest = explained[-CRITIC_ROLLOUTS:]
-    if len(latest) < 3 or not max(latest) < 0:
+    if updates < CRITIC_UPDATES or len(latest) < 3 or not max(latest) < 0:
         return []
     fields = (
         "criticWarmupSteps"

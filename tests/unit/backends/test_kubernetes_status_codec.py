@@ -160,7 +160,7 @@ def progress(stage: Stage, **fields: Any) -> Progress:
 
 
 def test_the_objects_status_has_the_counts_and_warnings_of_a_stages_data() -> None:
-    counts = SourceCounts(name="own", digest="d", read=289, kept=185, truncated=51, too_long=104)
+    counts = SourceCounts(name="own", digest="d", read=289, kept=185, truncated=51, too_long=104, tied=3)
     told = progress(
         Stage.RM,
         sources=[counts],
@@ -177,6 +177,7 @@ def test_the_objects_status_has_the_counts_and_warnings_of_a_stages_data() -> No
         "kept": 185,
         "truncated": 51,
         "tooLong": 104,
+        "tied": 3,
     }
     assert live["mixture"] == [{"name": "own", "samples": 30, "drawn": 120}]
     assert live["warnings"] == told.warnings

@@ -26,9 +26,21 @@ def test_inspect_tells_format_counts_and_what_would_be_quarantined(
     assert "talks: dialogue, 5 records" in result.stdout
     assert "talks.jsonl: JSON lines, a record each, utf-8" in result.stdout
     assert "  duplicates   1 (left out)" in result.stdout
-    assert "record 4, line 5" in result.stdout
+    assert "record 5, line 5" in result.stdout
     assert "a stage would stop" in result.stdout
     assert "多喝水" not in result.stdout
+
+
+def test_inspect_tells_of_rankings_whose_answers_all_tie(command: CommandLine, tmp_path: Path) -> None:
+    answers = ["多喝水。", "多休息。"]
+    good = [{"prompt": f"问题{i}？", "answers": answers, "ranks": [1, 2]} for i in range(3)]
+    tied = {"prompt": "难题？", "answers": answers, "ranks": [1, 1]}
+    lines_of(tmp_path / "ranked.jsonl", *good, tied)
+    result = command("data", "inspect", "ranked.jsonl", "--kind", "ranking")
+    assert result.exit_code == 0, result.stdout
+    assert "1 (left out: there is nothing to compare)" in result.stdout
+    lines_of(tmp_path / "ranked.jsonl", tied)
+    assert command("data", "inspect", "ranked.jsonl", "--kind", "ranking").exit_code == 2
 
 
 def test_inspect_of_an_empty_file_is_an_error(command: CommandLine, tmp_path: Path) -> None:
@@ -185,7 +197,7 @@ def test_data_show_shows_text_only_on_a_terminal_or_on_request(command: CommandL
     own_document(tmp_path)
     result = command("data", "show", "-f", "own.yaml", "-n", "1")
     assert result.exit_code == 0
-    assert "talks.jsonl, record 0, line 1" in result.stdout
+    assert "talks.jsonl, record 1, line 1" in result.stdout
     assert "of them targets" in result.stdout
     assert "头痛" not in result.output
     assert "--text" in result.stderr
@@ -238,5 +250,5 @@ def test_what_a_rehearsal_counts_is_what_the_job_counts(command: CommandLine, tm
     found = json.loads(command("data", "inspect", "-f", "own.yaml", "-o", "json").stdout)
     for stage in found["stages"]:
         for counts in (source["counts"] for source in stage["sources"]):
-            lost = sum(counts[name] for name in ("tooLong", "duplicates", "leaks", "quarantined"))
+            lost = sum(counts[name] for name in ("tooLong", "duplicates", "leaks", "tied", "quarantined"))
             assert counts["read"] == counts["kept"] + lost

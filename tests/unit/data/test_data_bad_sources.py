@@ -45,6 +45,21 @@ def test_quarantine_above_the_limit_stops_and_says_where(bench: Bench) -> None:
         bench.build(Stage.SFT, "qa")
 
 
+def test_rankings_that_order_nothing_are_left_out_and_no_fault_of_the_source(bench: Bench) -> None:
+    good = [{"prompt": f"问题{i}", "answers": ["好的回答", "坏的回答"]} for i in range(20)]
+    tied = [{"prompt": f"难题{i}", "answers": ["甲", "乙"], "ranks": [1, 1]} for i in range(10)]
+    bench.source("ranked", "ranking", [*good, *tied])
+    for _ in ("made", "found made"):
+        counts = bench.build(Stage.RM, "ranked").counts[0]
+        assert (counts.read, counts.kept, counts.tied, counts.quarantined) == (30, 20, 10, 0)
+    lines = [json.loads(line) for line in bench.memory.get(QUARANTINE).splitlines()]
+    assert {line["reason"] for line in lines} == {"all answers tie; there is nothing to compare"}
+    assert [line["line"] for line in lines] == list(range(21, 31))
+    bench.source("undecided", "ranking", tied)
+    with pytest.raises(DataError, match="can be used; the answers of 10 all tie"):
+        bench.build(Stage.RM, "undecided")
+
+
 def test_text_is_kept_in_the_stages_quarantine_only_and_only_on_request(bench: Bench) -> None:
     bench.source("qa", "dialogue", [*qa(0, 200), {"question": "私密", "answer": ""}], keepText=True)
     ref = bench.build(Stage.SFT, "qa")

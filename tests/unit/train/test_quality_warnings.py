@@ -8,6 +8,7 @@ import pytest
 
 from zhongjing.config.stages import PpoSettings
 from zhongjing.train.quality_warnings import (
+    CRITIC_UPDATES,
     critic_warnings,
     effective_trials,
     mean_interval,
@@ -97,8 +98,10 @@ def test_a_reward_model_not_above_chance_or_length_is_warned_of(
 
 def test_a_critic_whose_explained_variance_stays_negative_is_warned_of() -> None:
     settings = PpoSettings.model_validate({"data": [{"source": "x"}]})
-    assert critic_warnings([-0.2, -0.1], settings) == [], "too early"
-    assert critic_warnings([-9.0, -0.2, -0.1, 0.1, -0.2], settings) == []
-    (said,) = critic_warnings([0.5, -0.2, -0.1, -0.3, -0.2, -0.25], settings)
+    assert critic_warnings([-0.2, -0.1], settings, CRITIC_UPDATES) == [], "too early"
+    assert critic_warnings([-9.0, -0.2, -0.1, 0.1, -0.2], settings, CRITIC_UPDATES) == []
+    stays = [0.5, -0.2, -0.1, -0.3, -0.2, -0.25]
+    assert critic_warnings(stays, settings, CRITIC_UPDATES - 1) == [], "a run too short to tell"
+    (said,) = critic_warnings(stays, settings, CRITIC_UPDATES)
     assert "stays negative (-0.2, -0.1, -0.3, -0.2, -0.25 in the last 5 rollouts)" in said
     assert "spec.stages.ppo.criticWarmupSteps" in said

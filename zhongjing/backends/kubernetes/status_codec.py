@@ -141,7 +141,7 @@ def live_progress(progress: Progress) -> Object:
 
 
 def _counts(source: SourceCounts) -> Object:
-    empty = {name for name in ("unused", "layouts") if not getattr(source, name)}
+    empty = {name for name in ("unused", "layouts", "tied") if not getattr(source, name)}
     return source.model_dump(mode="json", exclude={"digest", *empty})
 
 

@@ -227,6 +227,7 @@ def _nothing(looked: StageRehearsal, where: str, able: list[str]) -> ConfigError
         )
     lost = {
         "cannot be used": sum(each.quarantined for each in counts),
+        "without an order: all answers tie": sum(each.tied for each in counts),
         "too long": sum(each.too_long for each in counts),
         "equal to earlier ones": sum(each.duplicates for each in counts),
         "equal to test data": sum(each.leaks for each in counts),
@@ -356,7 +357,7 @@ def report_lines(report: SourceReport) -> list[str]:
     lines += [f"  {name:<13}{text}" for name, text in _facts(report)]
     for entry in report.examples:
         line = f", line {entry.line}" if entry.line is not None else ""
-        lines.append(f"    {entry.uri}, record {entry.index}{line}: {entry.reason}")
+        lines.append(f"    {entry.uri}, record {entry.index + 1}{line}: {entry.reason}")
     if report.error is not None:
         lines.append(f"  error: {report.error}")
     if report.over_limit:
@@ -383,6 +384,8 @@ def _facts(report: SourceReport) -> Iterator[tuple[str, str]]:
         yield "turns", _counts(report.turns)
     if report.answers:
         yield "answers", _counts(report.answers) + (f"; {report.ties} with ties" if report.ties else "")
+    if report.tied:
+        yield "all tie", f"{report.tied} (left out: there is nothing to compare)"
     if report.with_system:
         yield "system turn", str(report.with_system)
     if report.departments:

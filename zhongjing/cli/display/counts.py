@@ -23,6 +23,7 @@ _COUNTS: tuple[tuple[str, str], ...] = (
     ("too_long", "too long"),
     ("duplicates", "duplicate"),
     ("leaks", "leaked"),
+    ("tied", "all tie"),
     ("quarantined", "quarantined"),
 )
 

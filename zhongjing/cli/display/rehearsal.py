@@ -83,7 +83,7 @@ def example_lines(
     at = example.position
     line = f", line {at.line}" if at.line is not None else ""
     cut = ", cut to the stage's limit" if example.cut else ""
-    yield f"{example.source}: {at.uri}, record {at.index}{line}{cut}"
+    yield f"{example.source}: {at.uri}, record {at.index + 1}{line}{cut}"
     for index, segment in enumerate(example.segments):
         rank = f", rank {example.ranks[index] + 1} (1 is the best)" if example.ranks is not None else ""
         yield f"  {len(segment.ids)} tokens, {int(segment.target.sum())} of them targets{rank}"

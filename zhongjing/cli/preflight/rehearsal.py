@@ -208,6 +208,7 @@ def _inspected(
                 kept=each.kept,
                 unanswered=each.truncated,
                 duplicates=each.duplicates,
+                tied=each.tied,
                 quarantined=each.rejected,
                 unused=each.unused,
             )

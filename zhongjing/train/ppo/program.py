@@ -280,7 +280,7 @@ class PpoProgram:
 
     def warnings(self, best: Mapping[str, float]) -> list[str]:
         """Whether the critic came to know the returns."""
-        return critic_warnings(self._explained, self._settings)
+        return critic_warnings(self._explained, self._settings, self.total_steps)
 
     def finish(self, folder: Path, best: Mapping[str, float]) -> dict[str, Any]:
         """Writes the policy as one adapter over the base, the critic beside it, and the tokenizer."""
