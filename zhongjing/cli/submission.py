@@ -21,7 +21,7 @@ import yaml
 from zhongjing.cli.commands.config import as_yaml
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.rehearsal import forecast_lines, forecast_object
-from zhongjing.cli.errors import OK
+from zhongjing.cli.errors import FAILED, OK
 from zhongjing.cli.example import is_example, parse, with_examples, with_uris
 from zhongjing.cli.options import DEFAULT_RECIPE, StageTarget
 from zhongjing.cli.target import ClusterTarget, LocalTarget, Target
@@ -137,6 +137,8 @@ class Submission(ABC, Generic[_S]):
                 prepared = self._prepare(session, user, dry_run=False)
                 changed = prepared.desired is not prepared.previous
                 doubts = self._check_fit(session, _runs(prepared.forecasts)) if changed else []
+                if changed and attempt == 1:
+                    self._warn_of_data(_runs(prepared.forecasts))
                 try:
                     desired = session.apply(prepared.desired)
                     break
@@ -158,8 +160,10 @@ class Submission(ABC, Generic[_S]):
     def dry_run(self, *, as_text: bool) -> int:
         """Prints the complete document and what would run; starts no job, uploads and applies nothing.
 
-        Where nothing was ever run, everything would, and no service is started to find that out.
+        Where nothing was ever run, everything would, and no service is started to find that out. Returns the
+        exit code: 1 where a stage would be refused here or would stop over its records.
         """
+        refused = False
         self._check_here(dry_run=True)
         with ExitStack() as stack:
             session = self._open(dry_run=True)
@@ -180,7 +184,8 @@ class Submission(ABC, Generic[_S]):
             except ConfigError as error:
                 # The document may be meant for another machine: it is shown all the same.
                 self.notes.append(f"would be refused here: {error.message}")
-        from zhongjing.cli.preflight.rehearsal import dry_run_data
+                refused = True
+        from zhongjing.cli.preflight.rehearsal import WOULD_STOP, dry_run_data
 
         lines, counts = dry_run_data(self.document, runs, origin=self.user.origin, tokenize=self.tokenizes)
         if as_text:
@@ -190,7 +195,7 @@ class Submission(ABC, Generic[_S]):
         else:
             plan = [forecast_object(each) for each in forecasts]
             self.console.result({"document": data, "plan": plan, "notes": self.notes, "data": counts})
-        return OK
+        return FAILED if refused or any(WOULD_STOP in line for line in lines) else OK
 
     # What the targets do differently
 
@@ -299,6 +304,12 @@ class Submission(ABC, Generic[_S]):
             remedy=f"name it with -f FILE, or take the one that the pipeline has: --pipeline {self.name}; "
             f"--recipe {DEFAULT_RECIPE} means the recipe",
         )
+
+    def _warn_of_data(self, stages: list[Stage]) -> None:
+        """Tells why stages would stop. It is a look at some records: the run goes on."""
+        from zhongjing.cli.preflight.rehearsal import data_warnings
+
+        self.console.say_lines(data_warnings(self.document, stages))
 
     def _say(self, notes: Iterable[str]) -> None:
         for note in notes:

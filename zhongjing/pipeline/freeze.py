@@ -247,8 +247,8 @@ def _changes(store: ObjectStore, source: Source, frozen: FrozenSource) -> Iterat
         yield f"source {source.name}: its files are gone; the pipeline keeps using its own copy"
     elif now != before or edited:
         yield (
-            f"source {source.name} has changed ({source.uri}), and the pipeline still reads the copy that it "
-            "first saw; add --refresh-data to read it as it is now"
+            f"source {source.name} has changed since it was first used, and the pipeline still reads its own "
+            f"copy; --refresh-data reads {source.uri} as it is now"
         )
 
 

@@ -40,7 +40,8 @@ What is done is skipped, and a changed field runs again exactly what depends on 
 the same command goes on from the last checkpoint. On a cluster Ctrl-C only stops following: the run goes on.
 Local files are uploaded to the release's object store, once.
 
-Exit codes: 0 done, 1 a stage failed or waits for input, 2 bad input, 3 backend unreachable, 130 interrupted.
+Exit codes: 0 done, 1 a stage failed or waits for input (--dry-run: would stop or be refused), 2 bad input,
+3 backend unreachable, 130 interrupted.
 """
 
 

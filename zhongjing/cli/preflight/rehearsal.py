@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 DRY_RUN_RECORDS = 1000
 """Records of a source that a dry run looks at: a second or two."""
 
+WOULD_STOP = "a stage would stop"
+"""Stands in the lines of a source that has more bad records than its stage allows."""
+
 _REASONS = 3  # of a source, the commonest
 _NOT_MEASURED = (
     "lengths are not known here: `zhongjing data inspect -f FILE --tokenizer FOLDER` compares them with "
@@ -176,6 +179,14 @@ def dry_run_data(
     return lines, [{"stage": stage.value, "sources": sources} for stage, sources in told.items()]
 
 
+def data_warnings(document: TrainingPipeline, stages: Sequence[Stage]) -> list[str]:
+    """Why stages would stop, by the first records of their local sources; needs no tokenizer."""
+    try:
+        return _inspected(document, stages)[1]
+    except (DataError, ConfigError):
+        return []  # told by the other checks, or by the stage
+
+
 def _inspected(
     document: TrainingPipeline, stages: Iterable[Stage]
 ) -> tuple[dict[Stage, list[SourceCounts]], list[str]]:
@@ -195,7 +206,7 @@ def _inspected(
             continue
         reports = inspect_sources(sources, max_records=DRY_RUN_RECORDS).sources
         reasons += [
-            f"warning: {stage}: {each.name}: a stage would stop: {reason} ({number} records)"
+            f"warning: {stage}: {each.name}: {WOULD_STOP}: {reason} ({number} records)"
             for each in reports
             if each.over_limit
             for reason, number in itertools.islice(each.reasons.items(), _REASONS)
