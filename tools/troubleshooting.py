@@ -46,7 +46,8 @@ error[TooFewAnswers]: rm: s3://corpora/ranked.jsonl, record 3: one answer to com
 """
 
 _HELP = """
-`submit --dry-run` ends with 1 where it says that a stage would stop or would be refused here; what it prints is the same.
+`submit --dry-run` ends with 1 where it says that a stage would stop or would be refused here; what
+it prints is the same.
 
 ### For programs
 

@@ -93,7 +93,7 @@ def test_a_pipeline_runs_and_is_skipped_and_reruns_what_changed(workdir: Path, d
         changed = follow(session, session.apply(prepared.desired))
         states = [changed.stage(stage).state for stage in CHAIN]
         assert states == [StageState.SKIPPED] + [StageState.SUCCEEDED] * 2
-        assert changed.stage(Stage.RM).changes == ["settings.learningRate: 0.0001 -> 0.0003"]
+        assert changed.stage(Stage.RM).changes == ["spec.stages.rm.learningRate: 0.0001 -> 0.0003"]
         assert [sorted(starts(session, "whole", stage)) for stage in CHAIN] == [
             ["a1"],
             ["a1", "a2"],

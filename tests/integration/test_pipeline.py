@@ -115,7 +115,7 @@ def test_a_changed_field_reruns_what_depends_on_it(run: Run, finished: Mapping[s
             plan.setdefault(words[0], line)
     assert " skip " in plan["pretrain"]
     assert " skip " in plan["sft"]
-    assert "changed: settings.learningRate: 0.001 -> 0.0001" in plan["rm"]
+    assert "changed: spec.stages.rm.learningRate: 0.001 -> 0.0001" in plan["rm"]
     assert "rm changed" in plan["ppo"]
 
 

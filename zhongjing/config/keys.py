@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,9 @@ from zhongjing.config.stages import Stage
 
 KEY_VERSION = 1
 _KEY_LENGTH = 16
+_DATA = re.compile(
+    r"settings\.data\[(?P<index>\d+)\]\.(?P<field>.+)"
+)  # a source of a stage, in its key's fields
 
 
 def digest(value: Any) -> str:
@@ -167,7 +171,10 @@ def key_fields(
 
 
 def explain_change(
-    old: Mapping[str, Any], new: Mapping[str, Any], inputs: Mapping[str, str] | None = None
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+    sources: Sequence[str] = (),
 ) -> list[str]:
     """What differs between two results of :func:`key_fields`.
 
@@ -175,30 +182,49 @@ def explain_change(
         old: of the earlier result.
         new: of the one that is wanted.
         inputs: what the roles of the new one are called: ``{"from": "sft"}``.
+        sources: names of the stage's sources in the new document, in its order.
 
     Returns:
-        Fields as ``path: old -> new``; inputs and sources, whose keys are hashes, as ``sft changed``.
+        Fields as ``path: old -> new``, by their paths in the document; inputs and sources, whose keys are
+        hashes, as ``sft changed``.
     """
     changes: list[str] = []
     before, after = old.get("inputs") or {}, new.get("inputs") or {}
     for role in sorted({*before, *after}):
         if before.get(role) != after.get(role):
             changes.append(f"{(inputs or {}).get(role, role)} changed")
-    _compare("", {**old, "inputs": None}, {**new, "inputs": None}, changes)
-    return changes
+    differences: list[tuple[str, Any, Any]] = []
+    _compare("", {**old, "inputs": None}, {**new, "inputs": None}, differences)
+    told = [_told(new.get("stage", ""), sources, *difference) for difference in differences]
+    return list(dict.fromkeys([*changes, *told]))
 
 
-def _compare(path: str, old: Any, new: Any, changes: list[str]) -> None:
+def _compare(path: str, old: Any, new: Any, changes: list[tuple[str, Any, Any]]) -> None:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in sorted({*old, *new}):
             _compare(f"{path}.{name}" if path else str(name), old.get(name), new.get(name), changes)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for index, (before, after) in enumerate(zip(old, new, strict=True)):
             _compare(f"{path}[{index}]", before, after, changes)
-    elif old != new and path.endswith(".digest"):
-        changes.append(f"the content of {path.removeprefix('settings.').removesuffix('.digest')} changed")
     elif old != new:
-        changes.append(f"{path}: {_short(old)} -> {_short(new)}")
+        changes.append((path, old, new))
+
+
+def _told(stage: str, sources: Sequence[str], path: str, old: Any, new: Any) -> str:
+    """A difference, named as the document names it. Of a key's test data the names are not known."""
+    if path.startswith("tests"):
+        return "the test data changed"
+    if path == "settings.data":
+        return f"spec.stages.{stage}.data changed"
+    part = _DATA.fullmatch(path)
+    if part is not None and int(part["index"]) < len(sources) and part["field"] != "weight":
+        name = sources[int(part["index"])]
+        if part["field"] == "digest":
+            return f"the content of source {name} changed"
+        path = f"spec.sources.{name}.{part['field']}"
+    elif path.startswith("settings."):
+        path = f"spec.stages.{stage}.{path.removeprefix('settings.')}"
+    return f"{path}: {_short(old)} -> {_short(new)}"
 
 
 def _short(value: Any) -> str:

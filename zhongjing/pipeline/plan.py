@@ -22,7 +22,8 @@ class StagePlan:
     """One stage of a plan.
 
     ``key`` is None while a source, or a stage upstream, is still waited for. ``fields`` is what the key is a
-    hash of. ``wanted`` is False for a stage that is only needed: it is not run, it must be done.
+    hash of. ``wanted`` is False for a stage that is only needed: it is not run, it must be done. ``sources``
+    are the names of its data, in the document's order.
     """
 
     stage: Stage
@@ -32,6 +33,7 @@ class StagePlan:
     key: str | None
     fields: Mapping[str, Any]
     input_keys: Mapping[str, str]
+    sources: tuple[str, ...] = ()
 
     @property
     def upstream(self) -> tuple[Stage, ...]:
@@ -44,7 +46,7 @@ class StagePlan:
             need.role: need.stage or ("the base" if need.reference == BASE else need.reference)
             for need in self.needs
         }
-        return explain_change(fields, self.fields, names)
+        return explain_change(fields, self.fields, names, self.sources)
 
 
 Plan = dict[Stage, StagePlan]
@@ -76,7 +78,9 @@ def make_plan(desired: DesiredState, late: Sequence[FrozenSource] = ()) -> Plan:
             rerun = desired.reruns.get(stage, 0)
             fields = key_fields(document, stage, digests, known, rerun)
             key = digest(fields)
-        plan[stage] = StagePlan(stage, stage in desired.targets, stage_needs, waiting, key, fields, known)
+        names = tuple(ref.source for ref in document.spec.stages[stage].data)
+        wanted = stage in desired.targets
+        plan[stage] = StagePlan(stage, wanted, stage_needs, waiting, key, fields, known, names)
     return plan
 
 

@@ -159,7 +159,10 @@ def changed_under_way(old: DesiredState, new: DesiredState, status: PipelineStat
     for stage, node in before.items():
         other = after.get(stage)
         if other is not None and node.key is not None and other.key is not None and node.key != other.key:
-            changes += [f"spec.stages.{stage}: {line}" for line in other.changes_since(node.fields)]
+            changes += [
+                line if line.startswith("spec.") else f"spec.stages.{stage}: {line}"
+                for line in other.changes_since(node.fields)
+            ]
     return changes
 
 
@@ -231,9 +234,10 @@ def _forecast(plan: Plan, done: Mapping[Stage, bool], status: PipelineStatus | N
 
 
 def _why(entry: Any, key: str | None, changes: tuple[str, ...]) -> str:
+    if len(changes) > 1:
+        return f"{len(changes)} changes"  # each is told on a line of its own
     if changes:
-        said = changes[0] if changes[0].endswith(" changed") else f"changed: {changes[0]}"
-        return said + (f" and {len(changes) - 1} more" if len(changes) > 1 else "")
+        return changes[0] if changes[0].endswith(" changed") else f"changed: {changes[0]}"
     if entry is None or entry.key is None:
         return "was never run"
     if entry.key == key and entry.state.is_active:

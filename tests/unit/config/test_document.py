@@ -398,4 +398,11 @@ def test_a_tiny_base_depends_on_its_corpora_but_not_on_ranked_answers() -> None:
 def test_a_change_is_explained_by_its_path() -> None:
     old = keys.key_fields(document(), Stage.SFT, DIGESTS, {"from": "k"})
     new = keys.key_fields(document("spec.stages.sft.learningRate=0.5"), Stage.SFT, DIGESTS, {"from": "k"})
-    assert keys.explain_change(old, new) == ["settings.learningRate: 7e-05 -> 0.5"]
+    assert keys.explain_change(old, new) == ["spec.stages.sft.learningRate: 7e-05 -> 0.5"]
+    changed = document("spec.sources.talks.maxQuarantineFraction=0.5", "spec.stages.sft.data.0.weight=2")
+    new = keys.key_fields(changed, Stage.SFT, {**DIGESTS, "talks": "t2"}, {"from": "k"})
+    assert keys.explain_change(old, new, sources=["talks"]) == [
+        "the content of source talks changed",
+        "spec.sources.talks.maxQuarantineFraction: 0.01 -> 0.5",
+        "spec.stages.sft.data[0].weight: null -> 2.0",
+    ]

@@ -132,7 +132,7 @@ def test_a_training_change_is_named(session: StoreSession, user: dict[str, Any])
     first = ready(session, user).desired
     user["spec"]["stages"]["rm"]["epochs"] = 2
     changes = changed_under_way(first, ready(session, user).desired, None)
-    assert changes[0] == "spec.stages.rm: settings.epochs: 10 -> 2"
+    assert changes[0] == "spec.stages.rm.epochs: 10 -> 2"
     assert all(line.startswith(("spec.stages.rm", "spec.stages.ppo")) for line in changes)
 
 
@@ -148,7 +148,7 @@ def test_done_is_skipped_and_a_change_says_why(session: StoreSession, user: dict
     assert {entry.state for entry in status.stages.values()} == {StageState.SKIPPED}
     changed = ready(session, user, overrides=["spec.stages.rm.learningRate=0.5"])
     assert actions(changed) == {"sft": "skip", "rm": "run", "ppo": "run"}
-    assert changed.forecasts[1].reason == "changed: settings.learningRate: 0.0001 -> 0.5"
+    assert changed.forecasts[1].reason == "changed: spec.stages.rm.learningRate: 0.0001 -> 0.5"
     forced = ready(session, user, rerun=[Stage.SFT])
     assert actions(forced) == {"sft": "run", "rm": "skip", "ppo": "run"}
 
