@@ -94,7 +94,8 @@ RAY_TOKEN_REFUSED = _code(
     "RayTokenRefused",
     "Ray refuses the token of the release.",
     cause="The Secret was changed, and Ray's pods still run with the token that they were started with.",
-    remedy="restart Ray's pods, so that they read it again; running stages go on from their checkpoints",
+    remedy="the controller replaces Ray's pods within minutes; if it does not: `kubectl delete pods -l "
+    "'app.kubernetes.io/component in (ray-head, ray-worker)'`. Running stages go on from their checkpoints",
 )
 DOCUMENTS = Group("Documents on a cluster", BAD_INPUT)
 LOCAL_PATH = DOCUMENTS.code(

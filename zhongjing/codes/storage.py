@@ -83,7 +83,9 @@ STORAGE_FULL = _code(
     "StorageFull",
     "The object store takes no more.",
     cause="Its disks are full (HTTP 507), or a quota of the bucket or of the account is used up.",
-    remedy="free space in the store, or raise the quota; then give the same command again",
+    remedy="raise the quota or enlarge the store's volume, or delete what is not needed: docs/operations.md, "
+    "Free space in the store, says what (deleting a pipeline with deletionPolicy Retain frees nothing); "
+    "then give the same command again",
 )
 NO_CONDITIONAL_WRITES = _code(
     "NoConditionalWrites",

@@ -77,6 +77,6 @@
       labels: {severity: critical, namespace: {{ $namespace }}}
       annotations:
         summary: The volume of the bundled store in {{ $namespace }} is nine tenths full.
-        description: Enlarge the volume, or remove pipelines that are not needed; a full store stops every stage.
+        description: A full store stops every stage. Enlarge the volume, or delete what is not needed. Deleting a pipeline frees nothing while its deletionPolicy is Retain, the default; docs/operations.md, "Free space in the store", says what does.
     {{- end }}
 {{- end -}}

@@ -128,7 +128,7 @@ CASES = {
         xml("XMinioStorageFull", "Storage backend has reached its minimum free drive threshold."),
         codes.STORAGE_FULL,
         "minimum free drive threshold",
-        "free space in the store",
+        "Free space in the store",
     ),
     "501": Case(
         501,
