@@ -153,7 +153,8 @@ def detect_encoding(head: bytes, *, complete: bool = False) -> str:
         raise DataError(
             "the object may be GB18030 or Big5 text",
             code=data_codes.AMBIGUOUS_READING,
-            remedy="set `encoding: gb18030` or `encoding: big5` at the source",
+            remedy="set `encoding: gb18030` or `encoding: big5` at the source; of a bare file "
+            "give --encoding",
         )
     return best
 

@@ -127,6 +127,7 @@ def inspect_sources(
     *,
     store: ObjectStore | None = None,
     kind: Kind | None = None,
+    encoding: str = "auto",
     tokenizer_folder: Path | None = None,
     max_records: int | None = None,
     section_characters: int = 2000,
@@ -137,6 +138,7 @@ def inspect_sources(
         targets: sources of a document, or bare URIs: local path or glob, s3:// URI or glob, hf://datasets/...
         store: needed for s3:// only.
         kind: what bare URIs are read as; None: told from their first records.
+        encoding: of bare URIs, as a source has it.
         tokenizer_folder: if given, lengths are counted in tokens too.
         max_records: stop after so many records of a source.
         section_characters: about how long sections of a book are.
@@ -153,7 +155,7 @@ def inspect_sources(
     for target in targets:
         uri = target if isinstance(target, str) else target.uri
         objects, left_out = expand(uri, store)
-        source = target if isinstance(target, Source) else _guessed(uri, objects[0], store, kind)
+        source = target if isinstance(target, Source) else _guessed(uri, objects[0], store, kind, encoding)
         reports.append(
             _inspect(
                 source,
@@ -209,7 +211,7 @@ def expand(uri: str, store: ObjectStore | None = None) -> tuple[list[str], list[
     return found, left_out
 
 
-def _guessed(uri: str, first: str, store: ObjectStore | None, kind: Kind | None) -> Source:
+def _guessed(uri: str, first: str, store: ObjectStore | None, kind: Kind | None, encoding: str) -> Source:
     """A source for a bare URI; its kind is what most of its first records look like."""
     stem = Path(uri.split("?", 1)[0]).stem.lower()
     name = (
@@ -217,12 +219,14 @@ def _guessed(uri: str, first: str, store: ObjectStore | None, kind: Kind | None)
         or "source"
     )
     if kind is not None:
-        return Source(name=name, uri=uri, kind=kind)
+        return Source(name=name, uri=uri, kind=kind, encoding=encoding)
     kind = Kind.TEXT
     # Reading as text accepts every layout; only a ranking's own reader knows answers in numbered columns.
     for tried in (Kind.TEXT, Kind.RANKING):
         stats = ReadStats()
-        probe = read_object(first, Source(name=name, uri=uri, kind=tried), store, stats=stats)
+        probe = read_object(
+            first, Source(name=name, uri=uri, kind=tried, encoding=encoding), store, stats=stats
+        )
         try:
             deque(itertools.islice(probe, _PROBED), maxlen=0)
         except DataError:
@@ -230,7 +234,7 @@ def _guessed(uri: str, first: str, store: ObjectStore | None, kind: Kind | None)
         kind = stats.kinds.most_common(1)[0][0] if stats.kinds else kind
         if kind is not Kind.PROMPTS:
             break
-    return Source(name=name, uri=uri, kind=kind)
+    return Source(name=name, uri=uri, kind=kind, encoding=encoding)
 
 
 TokenCounter = Callable[[Sequence[str]], list[int]]

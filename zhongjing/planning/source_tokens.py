@@ -26,7 +26,7 @@ Listed = Callable[[str], Iterable[tuple[str, int]]]
 def tokens_of_sources(document: TrainingPipeline, listed: Listed) -> dict[Stage, int]:
     """Tokens of one pass over each stage's data, held-out part included.
 
-    A stage with a source whose size is not known here (on a hub, generated, not there yet) is left out; so is
+    A stage with a source whose size is not known here (on a hub, not there yet) is left out; so is
     PPO, whose sources are prompts and whose tokens are made.
 
     Args:

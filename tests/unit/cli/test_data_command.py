@@ -52,6 +52,20 @@ def test_inspect_of_an_empty_file_is_an_error(command: CommandLine, tmp_path: Pa
         assert "written as" not in result.stdout
 
 
+def test_the_encoding_of_a_bare_file_can_be_said(command: CommandLine, tmp_path: Path) -> None:
+    text = "question,answer\n髋臼,髌骨\n"
+    (tmp_path / "odd.csv").write_bytes(text.encode("gb18030"))
+    result = command("data", "inspect", "odd.csv")
+    assert result.exit_code == 2
+    assert "odd: no record was read" in result.stdout
+    assert "--encoding" in result.stdout
+    result = command("data", "inspect", "odd.csv", "--encoding", "gb18030")
+    assert result.exit_code == 0, result.stdout
+    assert "odd: dialogue, 1 records" in result.stdout
+    shown = command("data", "show", "odd.csv", "--encoding", "gb18030", "--text")
+    assert "⟦髌骨" in shown.stdout, shown.output
+
+
 def test_inspect_of_unknown_keys_names_them(command: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "visits.csv").write_text("就诊号,患者提问,医生回复\n" + "1,头痛,休息\n2,发烧,喝水\n" * 3)
     result = command("data", "inspect", "visits.csv")

@@ -77,3 +77,12 @@ def test_an_older_manifest_has_none() -> None:
     written = manifest(Stage.SFT).model_dump(mode="json")
     del written["memory"]
     assert StageManifest.model_validate(written).memory is None
+
+
+def test_a_plan_measures_examples_and_says_that_cpus_need_no_gpus(command: CommandLine) -> None:
+    result = command("plan", "tiny", "--gpus", "4xA100-80G")
+    rows = {line.split()[0]: line for line in result.stdout.splitlines()[1:5]}
+    assert "no limit known" in rows["rm"]
+    assert all("," in rows[stage] for stage in ("pretrain", "sft", "rm")), "tokens, in thousands"
+    assert "the document asks for CPUs" in result.stdout
+    assert "--gpus 4xA100-80G does not count" in result.stdout

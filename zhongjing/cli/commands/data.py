@@ -39,6 +39,10 @@ app = typer.Typer(
 )
 
 _PATIENCE_SECONDS = 5.0
+
+Encoding = Annotated[
+    str, typer.Option("--encoding", metavar="CODEC", help="Of files without a document: gb18030, big5, ...")
+]
 # Keys that number the turns of a dialogue, or name the dialogue.
 _VISIT = re.compile(
     r"就诊号|门诊号|住院号|会话|轮次|^turn(_?(id|no|index))?$|^(visit|session|dialog(ue)?)_?id$"
@@ -49,6 +53,7 @@ INSPECT_EPILOG = """
 Examples:
   zhongjing data inspect corpora/*.jsonl
   zhongjing data inspect ranked.json --kind ranking
+  zhongjing data inspect visits.csv --encoding gb18030
   zhongjing data inspect -f my.yaml --tokenizer ./model
   zhongjing data inspect s3://zhongjing/corpora/a.jsonl --local
 
@@ -88,6 +93,7 @@ def inspect(
     kind: Annotated[
         Kind | None, typer.Option("--kind", help="What the records are; told from them unless given.")
     ] = None,
+    encoding: Encoding = "auto",
     tokenizer: Annotated[
         Path | None,
         typer.Option("--tokenizer", metavar="FOLDER", help="Also count tokens with this model's tokenizer."),
@@ -112,6 +118,7 @@ def inspect(
             targets,
             store=store_for(targets, stack, local=local, workdir=workdir),
             kind=kind,
+            encoding=encoding,
             tokenizer_folder=tokenizer,
             max_records=max_records,
         )
@@ -147,6 +154,7 @@ def show(
     stage: Annotated[
         Stage | None, typer.Option("--stage", help="As this stage trains on them; told from the records.")
     ] = None,
+    encoding: Encoding = "auto",
     number: Annotated[int, typer.Option("--number", "-n", help="So many examples.", min=1)] = 3,
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", metavar="FOLDER", help="The tokenizer of this model.")
@@ -167,7 +175,7 @@ def show(
             document = _document(file, scratch)
             chosen = _stage_of(document, uri, stage, str(file))
         elif uri is not None:
-            document, chosen = _document_of(uri, stage, scratch)
+            document, chosen = _document_of(uri, stage, scratch, encoding)
         else:
             raise ConfigError(
                 "there is nothing to show",
@@ -195,7 +203,7 @@ def show(
                 each for each in document.spec.stages.present() if listings.keys() & _reads(document, each)
             ]
             if file is None and uri is not None:
-                able = [_STAGE_OF[_kind_of(document.spec.sources[0].uri)]]
+                able = [_STAGE_OF[_kind_of(document.spec.sources[0].uri, encoding)]]
             raise _nothing(looked, uri or str(file), [each.value for each in able if each is not chosen])
     if not (text or is_terminal):
         console.warn("note: records' text is shown on a terminal only; --text writes it elsewhere")
@@ -265,21 +273,23 @@ def _stage_of(document: TrainingPipeline, source: str | None, stage: Stage | Non
     return chosen
 
 
-def _document_of(uri: str, stage: Stage | None, scratch: Path) -> tuple[TrainingPipeline, Stage]:
+def _document_of(
+    uri: str, stage: Stage | None, scratch: Path, encoding: str
+) -> tuple[TrainingPipeline, Stage]:
     """A document made up of a bare source, and the stage: told from the records unless given."""
     uri = _path_of(uri, scratch)
-    kind = _KIND_OF[stage] if stage is not None else _kind_of(uri)
+    kind = _KIND_OF[stage] if stage is not None else _kind_of(uri, encoding)
     chosen = stage or _STAGE_OF[kind]
     user = parse_document("metadata: {name: show}\nspec: {base: {tiny: {}}}", uri)
-    user["spec"]["sources"] = [{"name": "shown", "uri": uri, "kind": kind.value}]
+    user["spec"]["sources"] = [{"name": "shown", "uri": uri, "kind": kind.value, "encoding": encoding}]
     user["spec"]["stages"] = {chosen.value: {"data": [{"source": "shown"}]}}
     return resolve(user), chosen
 
 
-def _kind_of(uri: str) -> Kind:
+def _kind_of(uri: str, encoding: str) -> Kind:
     from zhongjing.data.inspect import inspect_sources
 
-    return inspect_sources([uri], max_records=50).sources[0].kind
+    return inspect_sources([uri], encoding=encoding, max_records=50).sources[0].kind
 
 
 def _path_of(uri: str, folder: Path) -> str:
@@ -350,7 +360,9 @@ def store_for(
 
 def report_lines(report: SourceReport) -> list[str]:
     """What was found in a source, for people."""
-    lines = [f"{report.name}: {report.kind.value}, {report.read} records"]
+    unread = report.error is not None and not report.read
+    told = "no record was read" if unread else f"{report.kind.value}, {report.read} records"
+    lines = [f"{report.name}: {told}"]
     for item in report.objects:
         size = f", {item.size:,} bytes" if item.size is not None else ""
         lines.append(f"  {item.uri}: {item.reading or item.format}{size}")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from zhongjing.cli.commands.config import load
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.text import table
 from zhongjing.cli.errors import FAILED, OK, guarded
+from zhongjing.cli.example import with_example_files
 from zhongjing.cli.options import (
     Format,
     KubeContext,
@@ -121,7 +123,6 @@ def plan(
             "more than one document is given", code=INVALID_OPTION, remedy="give a FILE, --file or --recipe"
         )
     from zhongjing.planning.hardware import parse_gpus
-    from zhongjing.planning.source_tokens import tokens_of_sources
     from zhongjing.planning.stage_plan import Terms, plan_pipeline
 
     document = resolve(load(str(file) if file is not None else recipe or name or "tiny"), overrides or ())
@@ -133,7 +134,7 @@ def plan(
         gpu_hour=gpu_hour,
         tokens=dict.fromkeys(document.spec.stages.present(), tokens)
         if tokens
-        else tokens_of_sources(document, _listing(document) if sources else lambda _: ()),
+        else _tokens_of(document, sources=sources),
     )
     estimates = plan_pipeline(document, shapes_of(document), terms)
     fits = all(each.fits is not False for each in estimates)
@@ -150,8 +151,20 @@ def plan(
         console.say_lines(plan_lines(estimates))
         on_cpus = [each.stage.value for each in estimates if not each.memory.on_gpu]
         if gpus and on_cpus:
-            console.say(f"note: {', '.join(on_cpus)}: resources.gpus is 0, so {gpus} does not count")
+            console.say(
+                f"note: the document asks for CPUs ({', '.join(on_cpus)}: resources.gpus is 0): "
+                f"--gpus {gpus} does not count"
+            )
     return OK if fits else FAILED
+
+
+def _tokens_of(document: TrainingPipeline, *, sources: bool) -> dict[Stage, int]:
+    """Tokens by what sources take; examples are generated to be measured."""
+    from zhongjing.planning.source_tokens import tokens_of_sources
+
+    with TemporaryDirectory(prefix="zhongjing-plan-") as folder:
+        written = with_example_files(document, Path(folder))
+        return tokens_of_sources(written, _listing(document) if sources else lambda _: ())
 
 
 def _this_machine() -> Terms:
