@@ -88,7 +88,7 @@ def test_a_change_supersedes_what_runs_and_says_which_field() -> None:
     assert [action.reason for action in actions if isinstance(action, RequestStop)] == [StopReason.SUPERSEDED]
     status, actions = look(changed, status, JobState.SUCCEEDED, activity=Activity.SUSPENDED)
     [submit] = [action for action in actions if isinstance(action, Submit)]
-    assert list(submit.changes) == ["settings.learningRate: 7e-05 -> 0.001"]
+    assert list(submit.changes) == ["spec.stages.sft.learningRate: 7e-05 -> 0.001"]
     assert submit.attempt == 2, "attempts count on: the id holds no key"
 
 
