@@ -1,0 +1,1 @@
+"""Identifiers in records, found by rules and replaced as a policy says."""
