@@ -66,7 +66,9 @@ def measured_surnames(lexicon: Lexicon) -> list[str]:
     return sorted(each for each in lexicon.surnames | lexicon.compound if for_measurement(each))
 
 
-def plant(planter: Planter, dialogues: Sequence[Dialogue], count: int) -> Iterator[tuple[Dialogue, list[Planted]]]:
+def plant(
+    planter: Planter, dialogues: Sequence[Dialogue], count: int
+) -> Iterator[tuple[Dialogue, list[Planted]]]:
     """Dialogues with a name and two other identifiers each, every class equally often."""
     others = [each for each in EXPECTED if each not in NAMES]
     for number in range(count):
@@ -89,11 +91,17 @@ class Score:
         self.missed: list[tuple[str, str]] = []
         self.false: list[str] = []
 
-    def add(self, dialogue: Dialogue, planted: Sequence[Planted], found: Sequence[tuple[str, int, int, int]]) -> None:
+    def add(
+        self, dialogue: Dialogue, planted: Sequence[Planted], found: Sequence[tuple[str, int, int, int]]
+    ) -> None:
         """One dialogue; ``found`` as class, turn, start, end."""
         for each in planted:
             self.planted[each.kind] += 1
-            covering = [(kind, s, e) for kind, turn, s, e in found if turn == each.turn and s < each.end and e > each.start]
+            covering = [
+                (kind, s, e)
+                for kind, turn, s, e in found
+                if turn == each.turn and s < each.end and e > each.start
+            ]
             gold = set(range(each.start, each.end)) - {at for _, s, e in covering for at in range(s, e)}
             if gold:
                 text = dialogue.turns[each.turn].content
@@ -112,7 +120,13 @@ class Score:
             if overlaps or content[start:end] in texts:
                 self.names_true += 1
             else:
-                self.false.append(content[max(0, start - 8) : start] + "<" + content[start:end] + ">" + content[end : end + 5])
+                self.false.append(
+                    content[max(0, start - 8) : start]
+                    + "<"
+                    + content[start:end]
+                    + ">"
+                    + content[end : end + 5]
+                )
 
     def recall(self, kinds: Sequence[str]) -> float:
         """Over all identifiers of these classes."""
@@ -128,16 +142,22 @@ class Score:
         print(f"\n{title}")
         for kind, count in self.planted.items():
             covered, right = self.covered[kind], self.named_right[kind]
-            print(f"  {kind:16} planted {count:5}  found {covered:5}  recall {covered / count:.4f}  of its class {right:5}")
+            print(
+                f"  {kind:16} planted {count:5}  found {covered:5}  recall {covered / count:.4f}  of its class {right:5}"
+            )
         print(f"  structured       recall {self.recall(STRUCTURED):.4f}")
-        print(f"  names            recall {self.recall(NAMES):.4f}  precision {self.precision:.4f} ({self.names_true} of {self.names_found})")
+        print(
+            f"  names            recall {self.recall(NAMES):.4f}  precision {self.precision:.4f} ({self.names_true} of {self.names_found})"
+        )
 
 
 def measure(deidentifier: Deidentifier, planted: Sequence[tuple[Dialogue, list[Planted]]]) -> Score:
     """Finds what is planted."""
     score = Score()
     for dialogue, identifiers in planted:
-        found = [(each.entity.value, each.part, each.start, each.end) for each in deidentifier.review(dialogue)]
+        found = [
+            (each.entity.value, each.part, each.start, each.end) for each in deidentifier.review(dialogue)
+        ]
         score.add(dialogue, identifiers, found)
     return score
 
@@ -146,11 +166,18 @@ def measure_openmed(python: str, planted: Sequence[tuple[Dialogue, list[Planted]
     """The same with OpenMed's rules."""
     lines = [json.dumps([turn.content for turn in dialogue.turns]) for dialogue, _ in planted]
     ran = subprocess.run(
-        [python, "-c", OPENMED], input="\n".join(lines), capture_output=True, text=True, check=True, env={"HF_HUB_OFFLINE": "1"}
+        [python, "-c", OPENMED],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"HF_HUB_OFFLINE": "1"},
     )
     score = Score()
     for (dialogue, identifiers), line in zip(planted, ran.stdout.splitlines(), strict=True):
-        found = [("", turn, start, end) for turn, spans in enumerate(json.loads(line)) for start, end in spans]
+        found = [
+            ("", turn, start, end) for turn, spans in enumerate(json.loads(line)) for start, end in spans
+        ]
         score.add(dialogue, identifiers, found)
     return score
 
@@ -160,7 +187,11 @@ def false_hits(deidentifier: Deidentifier) -> dict[str, tuple[int, int, list[str
     folder = Path(os.environ["ZHONGJING_DATA"]) / "medical_kg"
     result = {}
     for name in WORDS:
-        words = [line.strip() for line in (folder / f"{name}.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
+        words = [
+            line.strip()
+            for line in (folder / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
         hits = [word for word in words if deidentifier.review(_single(word))]
         result[name] = (len(hits), len(words), hits)
     return result
@@ -204,9 +235,13 @@ def main() -> None:
     total = Counter[str]()
     for outcome in outcomes:
         total.update(outcome.counts)
-    print(f"\npublished dialogues: {touched} of {len(sample)} touched ({touched / len(sample):.2%}); {dict(total)}")
+    print(
+        f"\npublished dialogues: {touched} of {len(sample)} touched ({touched / len(sample):.2%}); {dict(total)}"
+    )
     length = sum(len(turn.content) for each in sample for turn in each.turns)
-    print(f"speed: {len(sample) / seconds:.0f} records a second a core ({length / len(sample):.0f} characters each)")
+    print(
+        f"speed: {len(sample) / seconds:.0f} records a second a core ({length / len(sample):.0f} characters each)"
+    )
 
 
 if __name__ == "__main__":

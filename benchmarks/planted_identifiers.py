@@ -48,10 +48,7 @@ EXPECTED = {
 NAMES = ("patient", "doctor", "family", "doctor_surname")
 STRUCTURED = tuple(each for each in EXPECTED if each not in (*NAMES, "address", "hospital"))
 
-GIVEN = (
-    "伟明 淑珍 梓萱 浩宇 建军 玉兰 雨泽 佳怡 志远 秀芳 俊杰 晓燕 国强 丽华 思远 诗涵 海波 桂英 文静 子墨 宇航 春梅 立新 美玲 天佑 雅静 永康"
-    " 凤霞 嘉豪 若溪 德胜 巧云 鹏飞 静怡 振华 红艳 一鸣 素琴 泽楷 语桐 长青 彩虹 世杰 惠敏 金龙 亚楠 铭轩 月娥 培林 可心 翔 琳 峰 倩 磊 婧 毅 岚 骞 蔚"
-).split()
+GIVEN = ["伟明", "淑珍", "梓萱", "浩宇", "建军", "玉兰", "雨泽", "佳怡", "志远", "秀芳", "俊杰", "晓燕", "国强", "丽华", "思远", "诗涵", "海波", "桂英", "文静", "子墨", "宇航", "春梅", "立新", "美玲", "天佑", "雅静", "永康", "凤霞", "嘉豪", "若溪", "德胜", "巧云", "鹏飞", "静怡", "振华", "红艳", "一鸣", "素琴", "泽楷", "语桐", "长青", "彩虹", "世杰", "惠敏", "金龙", "亚楠", "铭轩", "月娥", "培林", "可心", "翔", "琳", "峰", "倩", "磊", "婧", "毅", "岚", "骞", "蔚"]
 
 MEASURED_PHRASES: dict[str, tuple[str, ...]] = {
     "patient": (
@@ -99,7 +96,14 @@ MEASURED_PHRASES: dict[str, tuple[str, ...]] = {
     "id_card": ("身份证{}。", "证件号码：{}。", "我的身份证号是{}，可以查到。", "{}是我的证件号。"),
     "bank_card": ("退费请打到{}。", "银行卡号{}。", "卡号：{}，工商银行的。"),
     "passport": ("护照号{}。", "我的护照是{}。", "护照号码：{}。"),
-    "record_number": ("住院号：{}。", "病历号是{}。", "门诊号{}。", "就诊卡号 {}。", "医保卡号：{}。", "病案号为{}。"),
+    "record_number": (
+        "住院号：{}。",
+        "病历号是{}。",
+        "门诊号{}。",
+        "就诊卡号 {}。",
+        "医保卡号：{}。",
+        "病案号为{}。",
+    ),
     "email": ("报告发到{}。", "邮箱：{}", "我的邮件地址是{}，谢谢。"),
     "wechat": ("加我微信{}。", "微信号：{}。", "我的vx是{}。", "薇信{}，详聊。"),
     "qq": ("QQ：{}。", "我的qq号是{}。", "加qq{}。", "扣扣{}。"),
@@ -194,7 +198,9 @@ class Planter:
         return self._random.choice(first) + "".join(self._random.choices("0123456789", k=count - 1))
 
     def _mobile(self) -> str:
-        prefix = self._random.choice("130 131 135 136 138 139 150 152 158 159 166 177 180 186 189 191 198".split())
+        prefix = self._random.choice(
+            ["130", "131", "135", "136", "138", "139", "150", "152", "158", "159", "166", "177", "180", "186", "189", "191", "198"]
+        )
         number = prefix + self._digits(8)
         shape = self._random.randrange(8)
         if shape == 0:
@@ -212,12 +218,18 @@ class Planter:
         return number
 
     def _landline(self) -> str:
-        area, length = self._random.choice([("010", 8), ("021", 8), ("0371", 8), ("0755", 8), ("0391", 7), ("0716", 7)])
+        area, length = self._random.choice(
+            [("010", 8), ("021", 8), ("0371", 8), ("0755", 8), ("0391", 7), ("0716", 7)]
+        )
         number = self._digits(length, "2345678")
-        return self._random.choice([f"{area}-{number}", f"({area}){number}", f"{area} {number}", f"（{area}）{number}"])
+        return self._random.choice(
+            [f"{area}-{number}", f"({area}){number}", f"{area} {number}", f"（{area}）{number}"]
+        )
 
     def _id_card(self) -> str:
-        region = self._random.choice("110101 310115 410102 440305 510107 330106 420111 610113 370202 230103".split())
+        region = self._random.choice(
+            ["110101", "310115", "410102", "440305", "510107", "330106", "420111", "610113", "370202", "230103"]
+        )
         born = date(1940, 1, 1) + timedelta(days=self._random.randrange(29000))
         if self._random.random() < 0.15:
             return region + born.strftime("%y%m%d") + self._digits(3)
@@ -227,7 +239,9 @@ class Planter:
         return body + (check if self._random.random() < 0.8 else check.lower())
 
     def _bank_card(self) -> str:
-        prefix, length = self._random.choice([("622202", 19), ("621700", 19), ("622848", 19), ("625912", 16), ("356833", 16)])
+        prefix, length = self._random.choice(
+            [("622202", 19), ("621700", 19), ("622848", 19), ("625912", 16), ("356833", 16)]
+        )
         body = prefix + self._digits(length - len(prefix) - 1)
         total = 0
         for place, digit in enumerate(reversed(body)):
@@ -239,19 +253,23 @@ class Planter:
         return number
 
     def _passport(self) -> str:
-        return self._random.choice(["E", "G", "EA", "EJ"]) + self._digits(8) if self._random.random() < 0.5 else (
-            "E" + self._digits(8)
+        return (
+            self._random.choice(["E", "G", "EA", "EJ"]) + self._digits(8)
+            if self._random.random() < 0.5
+            else ("E" + self._digits(8))
         )
 
     def _record_number(self) -> str:
-        return self._random.choice(["", "", "ZY", "M-", "A"]) + self._digits(self._random.choice([6, 8, 10, 12]))
+        return self._random.choice(["", "", "ZY", "M-", "A"]) + self._digits(
+            self._random.choice([6, 8, 10, 12])
+        )
 
     def _email(self) -> str:
-        name = self._random.choice("lucky.star xiaoyu88 wang_lei zhou-min sunny2020 hn.zz".split())
-        return f"{name}{self._digits(2)}@{self._random.choice('163.com qq.com 126.com gmail.com sina.com.cn'.split())}"
+        name = self._random.choice(["lucky.star", "xiaoyu88", "wang_lei", "zhou-min", "sunny2020", "hn.zz"])
+        return f"{name}{self._digits(2)}@{self._random.choice(['163.com', 'qq.com', '126.com', 'gmail.com', 'sina.com.cn'])}"
 
     def _wechat(self) -> str:
-        return self._random.choice("wx_ abc lily sun-_ zz".split()) + self._digits(6)
+        return self._random.choice(["wx_", "abc", "lily", "sun-_", "zz"]) + self._digits(6)
 
     def _qq(self) -> str:
         return self._digits(self._random.choice([6, 8, 9, 10]), "123456789")
@@ -264,7 +282,7 @@ class Planter:
         return region + self._random.choice(["", "·"]) + tail
 
     def _url(self) -> str:
-        host = self._random.choice("www.mypacs.cn img.hospital-x.com t.cn yunpan.example.com.cn".split())
+        host = self._random.choice(["www.mypacs.cn", "img.hospital-x.com", "t.cn", "yunpan.example.com.cn"])
         scheme = "https://" if not host.startswith("www") else self._random.choice(["http://", ""])
         return f"{scheme}{host}/p/{self._digits(6)}"
 
@@ -301,7 +319,15 @@ class Planter:
 
     def _address(self) -> str:
         city = self._random.choice(
-            ["河南省郑州市金水区", "广东省深圳市南山区", "上海市浦东新区", "成都市武侯区", "湖北省孝感市云梦县", "北京市海淀区", "江苏省昆山市"]
+            [
+                "河南省郑州市金水区",
+                "广东省深圳市南山区",
+                "上海市浦东新区",
+                "成都市武侯区",
+                "湖北省孝感市云梦县",
+                "北京市海淀区",
+                "江苏省昆山市",
+            ]
         )
         road = self._random.choice(["花园", "解放北", "文化", "人民", "建设东", "青年", "滨河", "学府"])
         number = self._random.randrange(1, 400)
@@ -319,10 +345,16 @@ class Planter:
         )
 
     def _hospital(self) -> str:
-        place = self._random.choice("郑州市 河南省 武汉 成都市 温州 苏州市 昆明市 兰州 盐城市 云梦县 上海".split())
-        name = self._random.choice(["第一人民医院", "中医院", "妇幼保健院", "肿瘤医院", "中心医院", "儿童医院", "第三医院"])
+        place = self._random.choice(
+            ["郑州市", "河南省", "武汉", "成都市", "温州", "苏州市", "昆明市", "兰州", "盐城市", "云梦县", "上海"]
+        )
+        name = self._random.choice(
+            ["第一人民医院", "中医院", "妇幼保健院", "肿瘤医院", "中心医院", "儿童医院", "第三医院"]
+        )
         department = self._random.choice(["", "", "心内科", "消化内科", "儿科门诊"])
-        famous = self._random.choice(["北京协和医院", "华西医院", "中山大学附属第一医院", "郑大一附院", "湘雅二医院", "301医院"])
+        famous = self._random.choice(
+            ["北京协和医院", "华西医院", "中山大学附属第一医院", "郑大一附院", "湘雅二医院", "301医院"]
+        )
         return (famous if self._random.random() < 0.3 else place + name) + department
 
 

@@ -56,7 +56,7 @@ class CheckedRecognizer(PatternRecognizer):
 
 def is_phone(text: str) -> bool:
     """Whether the digits are a number of the mainland's plan (phonenumbers), or a 400 or 800 service."""
-    number = digits(text.split("转")[0])
+    number = digits(text.split("转", maxsplit=1)[0])
     if number.startswith("86") and len(number) > 11:
         number = number[2:]
     if len(number) == 10 and number[:3] in ("400", "800"):
@@ -79,7 +79,7 @@ def is_id_card(text: str) -> bool:
 def is_bank_card(text: str) -> bool:
     """ISO/IEC 7812: 13 to 19 digits with Luhn's check."""
     number = digits(text)
-    return 13 <= len(number) <= 19 and len(set(number)) > 2 and luhn_checksum(int(number)) == 0
+    return 13 <= len(number) <= 19 and len(set(number)) > 1 and luhn_checksum(int(number)) == 0
 
 
 def is_ip(text: str) -> bool:
@@ -103,9 +103,15 @@ _PATH = r"[A-Za-z0-9\-._~:/?#@!$&'()*+,;=%\[\]]*"
 def number_recognizers() -> list[CheckedRecognizer]:
     """All of them."""
     named = [
-        (Identifier.PHONE, rf"(?<=(?:电话|手机|座机|联系方式|传真|tel){_IS}){_DIGIT}(?:[ -]?{_DIGIT}){{6,14}}(?!{_DIGIT})"),
+        (
+            Identifier.PHONE,
+            rf"(?<=(?:电话|手机|座机|联系方式|传真|tel){_IS}){_DIGIT}(?:[ -]?{_DIGIT}){{6,14}}(?!{_DIGIT})",
+        ),
         (Identifier.ID_CARD, rf"(?<=(?:身份证|证件)(?:号码)?{_IS})[1-9][0-9]{{13,16}}[0-9X](?![0-9A-Z])"),
-        (Identifier.BANK_CARD, rf"(?<=(?:银行卡|储蓄卡|信用卡|卡号|账户|帐户){_IS})[0-9](?:[ -]?[0-9]){{12,18}}(?![0-9])"),
+        (
+            Identifier.BANK_CARD,
+            rf"(?<=(?:银行卡|储蓄卡|信用卡|卡号|账户|帐户){_IS})[0-9](?:[ -]?[0-9]){{12,18}}(?![0-9])",
+        ),
         (Identifier.PASSPORT, rf"(?<=(?:护照|通行证){_IS})[A-Z]{{1,2}}[0-9]{{6,9}}(?![0-9])"),
         (
             Identifier.RECORD_NUMBER,
@@ -114,7 +120,7 @@ def number_recognizers() -> list[CheckedRecognizer]:
         ),
         (
             Identifier.ACCOUNT,
-            rf"(?<=(?:微信|薇信|威信|微xin|wechat|weixin|(?<![a-z])[vw]x|(?<![a-z])v信|(?<![a-z])qq|扣扣|企鹅|抖音|支付宝|钉钉)(?:群)?{_IS})"
+            rf"(?<=(?:微信|薇信|威信|微xin|wechat|weixin|(?<![a-z])[vw]x|(?<![a-z])v信|qq|扣扣|企鹅|抖音|支付宝|钉钉)(?:群)?{_IS})"
             r"(?:[a-z][-_a-z0-9]{4,19}|[1-9][0-9]{4,11})(?![a-z0-9_-])",
         ),
     ]
@@ -141,15 +147,20 @@ def number_recognizers() -> list[CheckedRecognizer]:
         ),
         CheckedRecognizer(
             Identifier.PLATE,
-            [rf"(?-i:[{_PLATE_PLACES}][A-Z])[·. ]?(?=[A-Z]*[0-9])[A-HJ-NP-Z0-9]{{5,6}}[挂学警]?(?![0-9A-Za-z])"],
+            [
+                rf"(?-i:[{_PLATE_PLACES}][A-Z])[·. ]?(?=[A-Z]*[0-9])[A-HJ-NP-Z0-9]{{5,6}}[挂学警]?(?![0-9A-Za-z])"
+            ],
         ),
         CheckedRecognizer(
-            Identifier.EMAIL, [r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,18}"]
+            Identifier.EMAIL,
+            [r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,18}"],
         ),
         CheckedRecognizer(
             Identifier.URL,
             [rf"(?:https?://|(?<![a-z])www\.){_PATH}", rf"(?<![a-z0-9@._-]){_HOST}(?:/{_PATH}|(?![a-z0-9]))"],
         ),
-        CheckedRecognizer(Identifier.IP_ADDRESS, [r"(?<![0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9.])"], is_ip),
+        CheckedRecognizer(
+            Identifier.IP_ADDRESS, [r"(?<![0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9.])"], is_ip
+        ),
         *(CheckedRecognizer(entity, [regex], score=NAMED) for entity, regex in named),
     ]

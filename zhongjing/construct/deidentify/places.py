@@ -36,18 +36,19 @@ class AddressRecognizer(EntityRecognizer):
         level = rf"(?:{_COARSE}|{_FINE}|{_NUMBER})"
         self._start = re.compile(start)
         self._levels = re.compile(rf"{level}+(?:[0-9]{{2,4}}(?![0-9岁年月个]))?")
-        self._cue = re.compile(r"(?:家住|住在|住址|地址|寄到|寄往|送到|搬到|位于|现居|户籍|籍贯|老家|居住于|居住在)[ ]*[:是为在]?[ ]*")
+        self._cue = re.compile(
+            r"(?:家住|住在|住址|地址|寄到|寄往|送到|搬到|位于|现居|户籍|籍贯|老家|居住于|居住在)[ ]*[:是为在]?[ ]*"
+        )
         self._street = re.compile(
-            rf"(?:^|(?<=[^{HAN}]))[{HAN}]{{2,6}}?(?:路|街|大道|巷|弄|村)(?:{_NUMBER})+(?:{level})*", re.MULTILINE
+            rf"(?:^|(?<=[^{HAN}]))[{HAN}]{{2,6}}?(?:路|街|大道|巷|弄|村)(?:{_NUMBER})+(?:{level})*",
+            re.MULTILINE,
         )
         super().__init__([Identifier.ADDRESS.value], name="address", supported_language=LANGUAGE)
 
     def load(self) -> None:
         """Nothing to load."""
 
-    def analyze(
-        self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts
-    ) -> list[RecognizerResult]:
+    def analyze(self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts) -> list[RecognizerResult]:
         """Addresses in folded text."""
         del entities, nlp_artifacts
         spans: list[tuple[int, int]] = []
@@ -73,14 +74,13 @@ class HospitalRecognizer(EntityRecognizer):
     def __init__(self) -> None:
         self._places = frozenset(words("places"))
         self._known = frozenset(words("hospitals"))
+        self._famous = re.compile("|".join(sorted(self._known, key=len, reverse=True)))
         super().__init__([Identifier.HOSPITAL.value], name="hospital", supported_language=LANGUAGE)
 
     def load(self) -> None:
         """Nothing to load."""
 
-    def analyze(
-        self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts
-    ) -> list[RecognizerResult]:
+    def analyze(self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts) -> list[RecognizerResult]:
         """Hospitals in folded text."""
         del entities, nlp_artifacts
         found = []
@@ -102,14 +102,21 @@ class HospitalRecognizer(EntityRecognizer):
                 if len(word) == length and (word in self._places or word in self._known):
                     between = text[start + length : at]
                     break
-            if between is None or not re.fullmatch(rf"[{HAN}0-9()]*", between) or _STOP.search(between):
+            if (
+                between is None
+                or not re.fullmatch(rf"[{HAN}0-9()]*", between)
+                or _STOP.search(self._famous.sub("", between))
+            ):
                 continue
             if _GENERAL.fullmatch(between):
                 continue
             if suffix.endswith("院") and len(suffix) == 2 and suffix != "医院" and len(between) > 4:
                 continue
             return start
-        own = re.search(rf"(?:^|[^{HAN}]|[在去到于是从找])({_WORD}{{2,4}}[省市县区镇乡]{_WORD}{{0,10}})$", text[max(0, at - 18) : at])
+        own = re.search(
+            rf"(?:^|[^{HAN}]|[在去到于是从找])({_WORD}{{2,4}}[省市县区镇乡]{_WORD}{{0,10}})$",
+            text[max(0, at - 18) : at],
+        )
         if own and not _GENERAL.search(own.group(1)) and suffix != "院":
             return at - len(own.group(1))
         return None

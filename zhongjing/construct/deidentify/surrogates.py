@@ -90,7 +90,11 @@ class Surrogates:
         if maker is not None:
             return str(maker())
         return "".join(
-            str(fake.random_digit()) if each.isdigit() else fake.random_letter().upper() if each.isalpha() else each
+            str(fake.random_digit())
+            if each.isdigit()
+            else fake.random_letter().upper()
+            if each.isalpha()
+            else each
             for each in text
         )
 
@@ -131,5 +135,7 @@ def _first_date(found: Sequence[tuple[Identifier, str]]) -> ReadDate | None:
 def _normalized(entity: Identifier, text: str) -> str:
     if entity in (Identifier.PHONE, Identifier.BANK_CARD):
         number = digits(folded(text))
-        return number[2:] if entity is Identifier.PHONE and len(number) == 13 and number[:2] == "86" else number
+        return (
+            number[2:] if entity is Identifier.PHONE and len(number) == 13 and number[:2] == "86" else number
+        )
     return _PLAIN.sub("", folded(text)).casefold()
