@@ -107,7 +107,7 @@ _NO_NAME = re.compile(
     "国家|文献|文化|祖国|成功|成长|路上|明天|明年|雷同|江湖|武器|牛奶|花生|苗条|甘油|谷丙|谷草|胡萝|毛细|毛囊|包括|包皮|支气|支持|支原|单独|幸好|幸亏|卓有|容易|尚未|尚可|车祸|农村|农民|"
     "左右|阴道|阳性|阴性|强直|项目|干燥|干净|冷热|计划|银屑|元素|满意|危险|展开|智力|由于|卫生|周围|周期|周末|周岁|黄体|黄色|白色|红色|蓝色|花色|金黄|石膏|结石|水肿|麻木|麻烦|麻醉|"
     "早日|健康|刚刚|先天|先兆|首先|东西|月子|今年|前年|去年|天然|扁平|扁桃|抗炎|抗生|抗病|时向|后向|过敏|番茄|肺炎|肩周|满月|都可|都正|广谱|经典|仲景|聪明|聊天|虽然|依然|突然|竟然|骤然|果然|偶尔|"
-    "否继|核心|建立|暗红|鲜红|立即|权威|爱心|喜欢|丰富|双向|微小|传统|脖子|春天|夏天|秋天|冬天|第[一二三]|利福|应根|帽子|助放|给予|予以|於|成天|独立|因为|女方|男方|轻松|解方|胆红|一直|好奇|常年|"
+    "否继|核心|建立|暗红|鲜红|立即|权威|爱心|喜欢|丰富|双向|微小|传统|脖子|春天|夏天|秋天|冬天|第[一二三]|利福|应根|帽子|助放|给予|予以|由於|於一|成天|独立|因为|女方|男方|轻松|解方|胆红|一直|好奇|常年|"
     "消化|全无|才刚|都想|白领|平躺|富贵|昂贵|但可|青年|青春|老年|小儿|意志|放化|木香|自青|忙解|心安|宁心|安神|应征|经学|党参|阳光|病毒"
 )
 _FOLLOWS = re.compile("[^\u4e00-\u9fff]|$|男|女|先生|女士|小姐|今年|同志|老师|医|大夫|主任|教授|昨|今|前|刚")
@@ -209,9 +209,8 @@ class NameRecognizer(EntityRecognizer):
         """Whether the text as a whole may be a name."""
         if not 2 <= len(text) <= 4 or not _is_han(text) or _NO_NAME.search(text) or text in self._places:
             return False
-        length = self._surname_length(text)
-        listed = length > 0
-        length = length or (2 if len(text) == 4 else 1)
+        listed = text[:2] in self._lexicon.compound if len(text) == 4 else self._surname_length(text) > 0
+        length = 2 if len(text) == 4 else self._surname_length(text) or 1
         given = text[length:]
         if not 1 <= len(given) <= 2 or not all(self._usual(each) for each in given):
             return False
