@@ -2,14 +2,14 @@
 
 ::
 
-    ZHONGJING_DATA=<folder with the published samples> python -m benchmarks.deidentification [dialogues] [openmed-python]
+    ZHONGJING_DATA=<folder of the samples> python -m benchmarks.deidentification [dialogues] [openmed-python]
 
 ``openmed-python`` is the interpreter of an environment in which OpenMed is installed (``pip install
 openmed==3.1.0``); its rules without a model are then measured on the same planted dialogues.
 
-Planted are identifiers in published dialogues (:mod:`benchmarks.planted_identifiers`). The measured recognisers
-are not given the surnames that are planted; the line ``all surnames`` is what is shipped. An identifier counts
-as found if every character of it was replaced. Precision of names: of all names that were found, those that
+Planted are identifiers in published dialogues (:mod:`benchmarks.planted_identifiers`). The measured
+recognisers are not given the surnames that are planted; ``all surnames`` is what is shipped. An identifier is
+found if every character of it was replaced. Precision of names: of all names that were found, those that
 overlap a planted name or surname; a true name in a carrier counts against it.
 """
 
@@ -143,11 +143,13 @@ class Score:
         for kind, count in self.planted.items():
             covered, right = self.covered[kind], self.named_right[kind]
             print(
-                f"  {kind:16} planted {count:5}  found {covered:5}  recall {covered / count:.4f}  of its class {right:5}"
+                f"  {kind:16} planted {count:5}  found {covered:5}  recall {covered / count:.4f}  "
+                f"of its class {right:5}"
             )
         print(f"  structured       recall {self.recall(STRUCTURED):.4f}")
         print(
-            f"  names            recall {self.recall(NAMES):.4f}  precision {self.precision:.4f} ({self.names_true} of {self.names_found})"
+            f"  names            recall {self.recall(NAMES):.4f}  precision {self.precision:.4f} "
+            f"({self.names_true} of {self.names_found})"
         )
 
 
@@ -236,11 +238,13 @@ def main() -> None:
     for outcome in outcomes:
         total.update(outcome.counts)
     print(
-        f"\npublished dialogues: {touched} of {len(sample)} touched ({touched / len(sample):.2%}); {dict(total)}"
+        f"\npublished dialogues: {touched} of {len(sample)} touched ({touched / len(sample):.2%}); "
+        f"{dict(total)}"
     )
     length = sum(len(turn.content) for each in sample for turn in each.turns)
     print(
-        f"speed: {len(sample) / seconds:.0f} records a second a core ({length / len(sample):.0f} characters each)"
+        f"speed: {len(sample) / seconds:.0f} records a second a core "
+        f"({length / len(sample):.0f} characters each)"
     )
 
 

@@ -1,7 +1,7 @@
 """Dialogues with identifiers planted at known places: what de-identification is measured on.
 
-A carrier is a published dialogue. Sentences with identifiers, made of a phrase and a value, are put between its
-sentences. All is drawn from one seeded generator; values obey their publisher's rule: identity cards
+A carrier is a published dialogue. Sentences with identifiers, made of a phrase and a value, are put between
+its sentences. All is drawn from one seeded generator; values obey their publisher's rule: identity cards
 GB 11643-1999, bank cards ISO/IEC 7812 (Luhn), phones the numbering plan, plates GA 36-2018.
 
 The measurement's surnames, phrases and carriers are disjoint from those on which the recognisers were made:
@@ -21,6 +21,7 @@ from datetime import date, timedelta
 from zhongjing.data.records import Dialogue, Turn
 
 MARK = "{}"
+MAIL = ("163.com", "qq.com", "126.com", "gmail.com", "sina.com.cn")
 
 # What the recognisers say for each class that is planted here.
 EXPECTED = {
@@ -48,7 +49,68 @@ EXPECTED = {
 NAMES = ("patient", "doctor", "family", "doctor_surname")
 STRUCTURED = tuple(each for each in EXPECTED if each not in (*NAMES, "address", "hospital"))
 
-GIVEN = ["伟明", "淑珍", "梓萱", "浩宇", "建军", "玉兰", "雨泽", "佳怡", "志远", "秀芳", "俊杰", "晓燕", "国强", "丽华", "思远", "诗涵", "海波", "桂英", "文静", "子墨", "宇航", "春梅", "立新", "美玲", "天佑", "雅静", "永康", "凤霞", "嘉豪", "若溪", "德胜", "巧云", "鹏飞", "静怡", "振华", "红艳", "一鸣", "素琴", "泽楷", "语桐", "长青", "彩虹", "世杰", "惠敏", "金龙", "亚楠", "铭轩", "月娥", "培林", "可心", "翔", "琳", "峰", "倩", "磊", "婧", "毅", "岚", "骞", "蔚"]
+GIVEN = [
+    "伟明",
+    "淑珍",
+    "梓萱",
+    "浩宇",
+    "建军",
+    "玉兰",
+    "雨泽",
+    "佳怡",
+    "志远",
+    "秀芳",
+    "俊杰",
+    "晓燕",
+    "国强",
+    "丽华",
+    "思远",
+    "诗涵",
+    "海波",
+    "桂英",
+    "文静",
+    "子墨",
+    "宇航",
+    "春梅",
+    "立新",
+    "美玲",
+    "天佑",
+    "雅静",
+    "永康",
+    "凤霞",
+    "嘉豪",
+    "若溪",
+    "德胜",
+    "巧云",
+    "鹏飞",
+    "静怡",
+    "振华",
+    "红艳",
+    "一鸣",
+    "素琴",
+    "泽楷",
+    "语桐",
+    "长青",
+    "彩虹",
+    "世杰",
+    "惠敏",
+    "金龙",
+    "亚楠",
+    "铭轩",
+    "月娥",
+    "培林",
+    "可心",
+    "翔",
+    "琳",
+    "峰",
+    "倩",
+    "磊",
+    "婧",
+    "毅",
+    "岚",
+    "骞",
+    "蔚",
+]
 
 MEASURED_PHRASES: dict[str, tuple[str, ...]] = {
     "patient": (
@@ -199,7 +261,25 @@ class Planter:
 
     def _mobile(self) -> str:
         prefix = self._random.choice(
-            ["130", "131", "135", "136", "138", "139", "150", "152", "158", "159", "166", "177", "180", "186", "189", "191", "198"]
+            [
+                "130",
+                "131",
+                "135",
+                "136",
+                "138",
+                "139",
+                "150",
+                "152",
+                "158",
+                "159",
+                "166",
+                "177",
+                "180",
+                "186",
+                "189",
+                "191",
+                "198",
+            ]
         )
         number = prefix + self._digits(8)
         shape = self._random.randrange(8)
@@ -228,7 +308,18 @@ class Planter:
 
     def _id_card(self) -> str:
         region = self._random.choice(
-            ["110101", "310115", "410102", "440305", "510107", "330106", "420111", "610113", "370202", "230103"]
+            [
+                "110101",
+                "310115",
+                "410102",
+                "440305",
+                "510107",
+                "330106",
+                "420111",
+                "610113",
+                "370202",
+                "230103",
+            ]
         )
         born = date(1940, 1, 1) + timedelta(days=self._random.randrange(29000))
         if self._random.random() < 0.15:
@@ -266,7 +357,7 @@ class Planter:
 
     def _email(self) -> str:
         name = self._random.choice(["lucky.star", "xiaoyu88", "wang_lei", "zhou-min", "sunny2020", "hn.zz"])
-        return f"{name}{self._digits(2)}@{self._random.choice(['163.com', 'qq.com', '126.com', 'gmail.com', 'sina.com.cn'])}"
+        return f"{name}{self._digits(2)}@{self._random.choice(MAIL)}"
 
     def _wechat(self) -> str:
         return self._random.choice(["wx_", "abc", "lily", "sun-_", "zz"]) + self._digits(6)
@@ -331,9 +422,11 @@ class Planter:
         )
         road = self._random.choice(["花园", "解放北", "文化", "人民", "建设东", "青年", "滨河", "学府"])
         number = self._random.randrange(1, 400)
-        block = f"{self._random.randrange(1, 30)}号楼{self._random.randrange(1, 6)}单元{self._random.randrange(101, 2505)}室"
+        block = f"{self._random.randrange(1, 30)}号楼{self._random.randrange(1, 6)}单元"
+        block += f"{self._random.randrange(101, 2505)}室"
         estate = self._random.choice(["翠竹园小区", "阳光花园", "锦绣家园", "东方名城", "丽景苑"])
-        village = f"{self._random.choice(['红旗', '杨家', '柳树'])}镇{self._random.choice(['大王', '前进', '石桥'])}村{number}号"
+        town = self._random.choice(["红旗", "杨家", "柳树"])
+        village = f"{town}镇{self._random.choice(['大王', '前进', '石桥'])}村{number}号"
         return self._random.choice(
             [
                 f"{city}{road}路{number}号",
@@ -346,7 +439,19 @@ class Planter:
 
     def _hospital(self) -> str:
         place = self._random.choice(
-            ["郑州市", "河南省", "武汉", "成都市", "温州", "苏州市", "昆明市", "兰州", "盐城市", "云梦县", "上海"]
+            [
+                "郑州市",
+                "河南省",
+                "武汉",
+                "成都市",
+                "温州",
+                "苏州市",
+                "昆明市",
+                "兰州",
+                "盐城市",
+                "云梦县",
+                "上海",
+            ]
         )
         name = self._random.choice(
             ["第一人民医院", "中医院", "妇幼保健院", "肿瘤医院", "中心医院", "儿童医院", "第三医院"]

@@ -14,7 +14,8 @@ _YEAR = f"(?:(?:19|20)[0-9]{{2}}|(?<![0-9])[0-9]{{2}}|[一二][{_NUMERAL}]{{3}})
 _MONTH = "(?:1[0-2]|0?[1-9]|十[一二]?|[一二三四五六七八九])"
 _DAY = "(?:3[01]|[12][0-9]|0?[1-9]|三十一?|二?十[一二三四五六七八九]?|二十|[一二三四五六七八九])"
 _FULL = rf"{_YEAR}[ ]?年[ ]?{_MONTH}[ ]?月份?(?:[ ]?{_DAY}[ ]?[日号])?"
-_SIGNS = r"(?<![0-9.])(?:19|20)[0-9]{2}(?:-(?:1[0-2]|0?[1-9])-|/(?:1[0-2]|0?[1-9])/|\.(?:1[0-2]|0?[1-9])\.)(?:3[01]|[12][0-9]|0?[1-9])(?![0-9])"
+_SIGNS = r"(?<![0-9.])(?:19|20)[0-9]{2}(?:-(?:1[0-2]|0?[1-9])-|/(?:1[0-2]|0?[1-9])/|\.(?:1[0-2]|0?[1-9])\.)"
+_SIGNS += r"(?:3[01]|[12][0-9]|0?[1-9])(?![0-9])"
 _SHORT = rf"(?<![0-9{_NUMERAL}年]){_MONTH}[ ]?月[ ]?{_DAY}[ ]?[日号]"
 _COMPACT = r"(?<![0-9A-Za-z-])(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?![0-9A-Za-z])"
 _ANY = f"(?:{_FULL}|{_SIGNS}|{_COMPACT}|{_SHORT})"
@@ -46,7 +47,7 @@ class ReadDate:
     day: int | None
 
     def on(self, year: int) -> date:
-        """The day, in ``year`` if it has none of its own; the first of a month, the last for a day too many."""
+        """The day, in ``year`` if it has none of its own; a month is its first day."""
         day = min(self.day or 1, 28 if self.month == 2 else 30 if self.month in (4, 6, 9, 11) else 31)
         return date(self.year or year, self.month, day)
 

@@ -82,7 +82,7 @@ class Deidentifier:
         }
 
     def apply(self, record: Record) -> Outcome:
-        """The record without identifiers. ``counts`` has replacements by class and, in ``touched``, records."""
+        """The record without identifiers. ``counts``: replacements by class; ``touched``: records."""
         texts = list(record_texts(record))
         findings = list(self._findings(texts))
         if not findings:

@@ -49,7 +49,7 @@ class Finder:
         self._entities = [each.value for each in entities]
 
     def find(self, text: str) -> list[Span]:
-        """The identifiers in order. None overlap: of two that do, Presidio's score decides, then the length."""
+        """The identifiers in order. Of two that overlap, Presidio's score decides, then the length."""
         if not self._entities:
             return []
         results = self._analyzer.analyze(folded(text), language=LANGUAGE, entities=self._entities)

@@ -1,7 +1,7 @@
 """Recognisers of numbers and addresses of machines: phones, cards, accounts, plates and the like.
 
-They see folded text (:mod:`.folding`). What has a check is found anywhere; behind a word that says what it is,
-also without one: people mistype.
+They see folded text (:mod:`.folding`). What has a check is found anywhere; behind a word that says what it
+is, also without one: people mistype.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def number_recognizers() -> list[CheckedRecognizer]:
         (
             Identifier.RECORD_NUMBER,
             r"(?<=(?:病历|病案|住院|门诊|就诊卡|就诊|诊疗卡|医保卡?|社保卡?|检查|检验|挂号|登记|影像|标本|条码|床位?|预约)"
-            r"[ ]*(?:号码|号|编号|卡号|ID|单号|序号)[ ]*(?::|是|为)?[ ]*)[A-Z]{0,4}-?[0-9][0-9A-Z-]{2,19}(?![0-9A-Z])",
+            r"[ ]*(?:号码|号|编号|卡号|ID|单号|序号)[ ]*(?::|是|为)?[ ]*)"
+            r"[A-Z]{0,4}-?[0-9][0-9A-Z-]{2,19}(?![0-9A-Z])",
         ),
         (
             Identifier.ACCOUNT,
@@ -129,7 +130,8 @@ def number_recognizers() -> list[CheckedRecognizer]:
             Identifier.PHONE,
             [
                 rf"(?<![0-9A-Za-z{NUMERALS}])(?:\+?86[ -]?)?[1一幺](?:[ -]?{_DIGIT}){{10}}(?!{_DIGIT})",
-                r"(?<![0-9])(?:\+?86[ -]?)?\(?0[0-9]{2,3}\)?[ -]{0,2}[2-9][0-9]{2,3}[ -]?[0-9]{4}(?:[-转][0-9]{1,5})?(?![0-9])",
+                r"(?<![0-9])(?:\+?86[ -]?)?\(?0[0-9]{2,3}\)?[ -]{0,2}[2-9][0-9]{2,3}"
+                r"[ -]?[0-9]{4}(?:[-转][0-9]{1,5})?(?![0-9])",
                 r"(?<![0-9])[48]00[ -]?[0-9]{3,4}[ -]?[0-9]{3,4}(?![0-9])",
             ],
             is_phone,
@@ -148,7 +150,8 @@ def number_recognizers() -> list[CheckedRecognizer]:
         CheckedRecognizer(
             Identifier.PLATE,
             [
-                rf"(?-i:[{_PLATE_PLACES}][A-Z])[·. ]?(?=[A-Z]*[0-9])[A-HJ-NP-Z0-9]{{5,6}}[挂学警]?(?![0-9A-Za-z])"
+                rf"(?-i:[{_PLATE_PLACES}][A-Z])[·. ]?(?=[A-Z]*[0-9])"
+                r"[A-HJ-NP-Z0-9]{5,6}[挂学警]?(?![0-9A-Za-z])"
             ],
         ),
         CheckedRecognizer(

@@ -13,9 +13,13 @@ from zhongjing.construct.deidentify.policy import Identifier
 
 HAN = "\u4e00-\u9fff"
 # Words of running text: no part of a place's name has them.
-_WORD = rf"(?:(?![的了是在有和与或及不也就都我你您他她这那很呢吗吃做看去到过说患病疼痛可以要能医药检治发])[{HAN}])"
+_RUNNING = "的了是在有和与或及不也就都我你您他她这那很呢吗吃做看去到过说患病疼痛可以要能医药检治发"
+_WORD = rf"(?:(?![{_RUNNING}])[{HAN}])"
 _COARSE = rf"{_WORD}{{1,7}}?(?:省|自治区|市(?!场)|自治州|州|盟|新区|区(?![别分域])|县|旗)"
-_FINE = rf"{_WORD}{{1,8}}?(?:街道|镇(?![静痛定])|乡|大道|路(?!上)|街|巷|弄|胡同|村|屯|庄|小区|社区|花园|家园|公寓|大厦|广场|苑|名城|新城|新村)"
+_FINE = (
+    rf"{_WORD}{{1,8}}?(?:街道|镇(?![静痛定])|乡|大道|路(?!上)|街|巷|弄|胡同|村|屯|庄|小区|社区"
+    r"|花园|家园|公寓|大厦|广场|苑|名城|新城|新村)"
+)
 _NUMBER = r"[0-9一二三四五六七八九十A-Z-]{1,6}(?:号院|号楼|号(?!码)|弄|栋|幢|座|楼|层|单元|室|组|门|户)"
 _SUFFIX = re.compile(
     "医院|卫生院|卫生服务中心|卫生所|卫生室|诊所|保健院|防治院|防治所|疗养院|医学中心|附属[一二三四]院|附[一二三四]?院|[一二三四五六七八九]附院|[一二三四五六七八九]院"
@@ -37,7 +41,7 @@ class AddressRecognizer(EntityRecognizer):
         self._start = re.compile(start)
         self._levels = re.compile(rf"{level}+(?:[0-9]{{2,4}}(?![0-9岁年月个]))?")
         self._cue = re.compile(
-            r"(?:家住|住在|住址|地址|寄到|寄往|送到|搬到|位于|现居|户籍|籍贯|老家|居住于|居住在)[ ]*[:是为在]?[ ]*"
+            r"(?:家住|住在|住址|地址|寄到|寄往|送到|搬到|位于|现居|户籍|老家|居住[于在])[ ]*[:是为在]?[ ]*"
         )
         self._street = re.compile(
             rf"(?:^|(?<=[^{HAN}]))[{HAN}]{{2,6}}?(?:路|街|大道|巷|弄|村)(?:{_NUMBER})+(?:{level})*",
@@ -94,7 +98,7 @@ class HospitalRecognizer(EntityRecognizer):
         return found
 
     def _start(self, text: str, at: int, suffix: str) -> int | None:
-        """Where the name begins: at the earliest listed place or known name from which no running word leads."""
+        """Where the name begins: at the earliest place or known name that no running word parts from it."""
         for start in range(max(0, at - self.WINDOW), at):
             between = None
             for length in (5, 4, 3, 2):

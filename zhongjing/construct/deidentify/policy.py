@@ -1,6 +1,6 @@
 """The policy: what each class of identifier becomes. A YAML file that a data-protection officer can read.
 
-The one that is shipped is ``policy.yaml`` beside this module; a user may give their own, with the same classes.
+The one that is shipped is ``policy.yaml`` beside this module; a user may give their own, of the same classes.
 """
 
 from __future__ import annotations
