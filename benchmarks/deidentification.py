@@ -38,16 +38,10 @@ WORDS = ("drug", "disease", "symptom", "food")
 SEED = 13
 OPENMED = """
 import json, sys
-from openmed.core import pii
+from openmed.core.safety_sweep import safety_sweep
 for line in sys.stdin:
-    texts = json.loads(line)
-    out = []
-    for text in texts:
-        try:
-            out.append([[e.start, e.end] for e in pii.extract_pii(text, lang="zh", model_name=None).entities])
-        except Exception as error:
-            print(type(error).__name__, str(error)[:200], file=sys.stderr); sys.exit(3)
-    print(json.dumps(out), flush=True)
+    found = [safety_sweep(text, [], lang="zh") for text in json.loads(line)]
+    print(json.dumps([[[each.start, each.end] for each in spans] for spans in found]))
 """
 
 
@@ -234,12 +228,12 @@ def main() -> None:
     outcomes = [shipped.apply(each) for each in sample]
     seconds = time.monotonic() - began
     touched = sum("touched" in each.counts for each in outcomes)
-    total = Counter[str]()
+    replaced = Counter[str]()
     for outcome in outcomes:
-        total.update(outcome.counts)
+        replaced.update(outcome.counts)
     print(
         f"\npublished dialogues: {touched} of {len(sample)} touched ({touched / len(sample):.2%}); "
-        f"{dict(total)}"
+        f"{dict(replaced)}"
     )
     length = sum(len(turn.content) for each in sample for turn in each.turns)
     print(

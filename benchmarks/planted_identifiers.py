@@ -231,14 +231,14 @@ class Planter:
         planted: list[Planted] = []
         for number, (turn, parts) in enumerate(zip(carrier.turns, pieces, strict=True)):
             text = ""
-            for part, kind in parts:
-                if kind is None:
+            for part, planted_kind in parts:
+                if planted_kind is None:
                     text += part
                     continue
                 before, after = part.split(MARK)
-                value = self.value(kind)
+                value = self.value(planted_kind)
                 start = len(text) + len(before)
-                planted.append(Planted(kind, number, start, start + len(value)))
+                planted.append(Planted(planted_kind, number, start, start + len(value)))
                 text += before + value + after
             turns.append(Turn(turn.role, text, turn.learn))
         return Dialogue(tuple(turns), carrier.position, carrier.department), planted

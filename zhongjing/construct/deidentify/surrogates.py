@@ -70,7 +70,7 @@ class Surrogates:
         """A value of faker's, drawn by salt, dialogue and text alone."""
         drawn = hashlib.sha256(f"{self._seed}\0{entity}\0{key}".encode("utf-8", "surrogatepass")).digest()
         fake = _faker()
-        fake.seed_instance(int.from_bytes(drawn[:8], "big"))
+        fake.seed_instance(int.from_bytes(drawn[:8], "big"))  # type: ignore[no-untyped-call]
         if entity in NAMES:
             last = fake.last_name()
             return last if len(text) == 1 else last + fake.first_name()
