@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from faker import Faker
@@ -70,11 +70,11 @@ class Surrogates:
         """A value of faker's, drawn by salt, dialogue and text alone."""
         drawn = hashlib.sha256(f"{self._seed}\0{entity}\0{key}".encode("utf-8", "surrogatepass")).digest()
         fake = _faker()
-        fake.seed_instance(int.from_bytes(drawn[:8], "big"))  # type: ignore[no-untyped-call]
+        fake.seed_instance(int.from_bytes(drawn[:8], "big"))
         if entity in NAMES:
             last = fake.last_name()
             return last if len(text) == 1 else last + fake.first_name()
-        makers = {
+        makers: dict[Identifier, Callable[[], object]] = {
             Identifier.PHONE: fake.phone_number,
             Identifier.ID_CARD: fake.ssn,
             Identifier.BANK_CARD: fake.credit_card_number,
