@@ -571,18 +571,18 @@ def test_a_dry_run_says_what_would_be_refused(
 def test_records_that_would_stop_a_stage_are_told_before_it_starts(
     command: CommandLine, session: MemorySession, my_yaml: Path, tmp_path: Path
 ) -> None:
-    tie = '{"prompt": "感冒怎么办？", "answers": ["多喝水。", "不用管。"], "ranks": [1, 1]}\n'
-    (tmp_path / "rm.jsonl").write_text(f"{RECORDS['ranking']}\n{tie}")
+    alone = '{"prompt": "感冒怎么办？", "answers": ["多喝水。"]}\n'
+    (tmp_path / "rm.jsonl").write_text(f"{RECORDS['ranking']}\n{alone}")
     dry = submit(command, "--dry-run")
     assert dry.exit_code == 1
-    assert "a stage would stop: all answers tie" in dry.stdout
+    assert "a stage would stop: only one answer is ranked" in dry.stdout
     assert yaml.safe_load(dry.stdout)["metadata"]["name"] == "demo"
     session.frames = [(DONE, {})]
     result = submit(command, "-o", "json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)
     before, _, _ = result.stderr.partition("stage  plan")
-    assert "warning: rm: rm: a stage would stop: all answers tie;" in before
+    assert "warning: rm: rm: a stage would stop: only one answer is ranked;" in before
 
 
 def test_an_unknown_base_is_no_reason_to_refuse(
