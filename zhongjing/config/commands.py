@@ -26,6 +26,7 @@ _PLACED = (
     "curves",
     "plan",
     "dashboard",
+    "data quarantine",
     "report",
     "doctor",
 )

@@ -75,7 +75,7 @@ def check_source(source: Source, counts: SourceCounts, rejections: Rejections, q
             f"{why}{tied}",
             code=code,
             where=source.uri,
-            remedy=f"{code.remedy}; all are listed in {quarantine_uri}",
+            remedy=f"{code.remedy}; all are listed by `zhongjing data quarantine {quarantine_uri}`",
         )
     fraction = counts.quarantined / counts.read
     if fraction > source.max_quarantine_fraction:
@@ -84,8 +84,8 @@ def check_source(source: Source, counts: SourceCounts, rejections: Rejections, q
             f"cannot be used, {source.max_quarantine_fraction:.1%} are allowed{why}",
             code=codes.TOO_MANY_BAD_RECORDS,
             where=source.uri,
-            remedy=f"see {quarantine_uri}; correct the source, then submit with --refresh-data; or name its "
-            "keys under `columns`, or raise maxQuarantineFraction",
+            remedy=f"see `zhongjing data quarantine {quarantine_uri}`; correct the source, then submit with "
+            "--refresh-data; or name its keys under `columns`, or raise maxQuarantineFraction",
         )
 
 

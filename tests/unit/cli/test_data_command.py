@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.unit.cli.conftest import CommandLine
-from tests.unit.cli.fakes import user_document
+from tests.unit.cli.fakes import MemorySession, user_document
+from zhongjing.data.records import Position, Rejected
 
 
 def lines_of(path: Path, *records: object) -> Path:
@@ -266,3 +268,13 @@ def test_what_a_rehearsal_counts_is_what_the_job_counts(command: CommandLine, tm
         for counts in (source["counts"] for source in stage["sources"]):
             lost = sum(counts[name] for name in ("tooLong", "duplicates", "leaks", "tied", "quarantined"))
             assert counts["read"] == counts["kept"] + lost
+
+
+def test_data_quarantine_lists_places_and_reasons_without_text(
+    command: CommandLine, session: MemorySession, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Rejected(Position("own", "s3://b/own.jsonl", 3, 5), "the answer is empty", "0" * 64, "私密")
+    kept = {"s3://b/quarantine.jsonl": record.as_json().encode() + b"\n"}
+    monkeypatch.setattr(session.store, "get", kept.__getitem__, raising=False)
+    result = command("data", "quarantine", "s3://b/quarantine.jsonl", "--local")
+    assert result.stdout == "s3://b/own.jsonl line 5: the answer is empty\n", result.output

@@ -33,7 +33,7 @@ def test_quarantine_above_the_limit_stops_and_says_where(bench: Bench) -> None:
     assert "3 of 100 records (3.0%) of source qa" in message
     assert "1.0% are allowed" in message
     assert "the answer is empty (3, first: s3://b/qa line 98)" in message
-    assert QUARANTINE in message
+    assert f"`zhongjing data quarantine {QUARANTINE}`" in message
     assert "私密" not in message
     assert len(bench.memory.get(QUARANTINE).splitlines()) == 3
     bench.sources[0]["maxQuarantineFraction"] = 0.03

@@ -16,7 +16,17 @@ from zhongjing.cli.commands.pull import refuse_full
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import BAD_INPUT, OK, guarded
 from zhongjing.cli.example import is_example, parse, with_example_files, write_examples
-from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, Workdir
+from zhongjing.cli.options import (
+    SETTINGS,
+    Format,
+    KubeContext,
+    Local,
+    Namespace,
+    OutputFormat,
+    Release,
+    Workdir,
+)
+from zhongjing.cli.target import choose
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import load_document, parse_document, resolve
@@ -310,6 +320,28 @@ def _document(file: Path, folder: Path) -> TrainingPipeline:
     return with_example_files(resolve(load_document(file)), folder)
 
 
+@app.command("quarantine")
+@guarded
+def quarantine(
+    *,
+    uri: Annotated[str, typer.Argument(metavar="URI", help="A quarantine.jsonl, as an error names it.")],
+    local: Local = False,
+    workdir: Workdir = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    release: Release = None,
+) -> None:
+    """List place and reason of the records that a stage left out. No record's text is shown."""
+    from zhongjing.data.records import Rejected
+    from zhongjing.data.rejections import place
+
+    target = choose(local=local, workdir=workdir, namespace=namespace, context=context, release=release)
+    with target.open() as session:
+        lines = session.store.get(uri).splitlines()
+    found = [Rejected.from_json(line) for line in lines]
+    Console().say_lines(f"{place(each.position)}: {each.reason}" for each in found)
+
+
 @app.command("example", epilog=EXAMPLE_EPILOG)
 @guarded
 def example(
@@ -348,8 +380,6 @@ def store_for(
     if not any(place.startswith("s3://") for place in places):
         return None
     if local or workdir is not None:
-        from zhongjing.cli.target import choose
-
         return stack.enter_context(choose(local=local, workdir=workdir).open()).store
     from zhongjing.config.sources import Storage
     from zhongjing.storage.objects import open_store
