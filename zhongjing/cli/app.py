@@ -12,6 +12,7 @@ from zhongjing.cli.commands import (
     config,
     dashboard,
     data,
+    deidentify,
     doctor,
     plan,
     pull,
@@ -70,6 +71,7 @@ app.command("dashboard", epilog=dashboard.EPILOG)(dashboard.dashboard)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
 app.command("report", epilog=report.EPILOG)(report.report)
 app.add_typer(config.app, name="config")
+data.app.command("deidentify", epilog=deidentify.EPILOG)(deidentify.deidentify)
 data.app.command("stats", epilog=stats.EPILOG)(stats.stats)
 app.add_typer(data.app, name="data")
 

@@ -17,3 +17,9 @@ STEP_FAILED = _code(
     cause="A mistake in the step, or a record of a kind that it was not made for.",
     remedy="report it with the place in the code that the message names; the record's text is not needed",
 )
+NOT_ON_CLUSTERS = _code(
+    "NotOnClusters",
+    "Data are not constructed on a cluster.",
+    cause="Neither --local nor --endpoint was given. Construction works with the processes of one machine.",
+    remedy="add --local, or name the store that the data are in with --endpoint",
+)

@@ -1,0 +1,80 @@
+"""``zhongjing data deidentify``: identifiers taken out of records, before anything else sees them."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zhongjing.cli import construction
+from zhongjing.cli.console import Console
+from zhongjing.cli.construction import (
+    Endpoint,
+    In,
+    KeepText,
+    Order,
+    Out,
+    Plan,
+    Processes,
+    SourceFile,
+    SourceKind,
+)
+from zhongjing.cli.errors import guarded
+from zhongjing.cli.options import Format, Local, OutputFormat, Workdir
+
+SALT = "ZHONGJING_SALT"
+"""The variable with the secret that made-up values come from; a secret stands in no command line."""
+
+EPILOG = """
+\b
+Examples:
+  zhongjing data deidentify raw/*.jsonl s3://zhongjing/clean --local --plan
+  zhongjing data deidentify raw/*.jsonl s3://zhongjing/clean --local --review
+  zhongjing data deidentify s3://raw/consultations s3://corpus/clean --endpoint https://s3.example.org
+
+Local files are read where they are; only what comes of them is stored. A run that was interrupted goes
+on with the same command. A policy with made-up values takes its salt from ZHONGJING_SALT. What remains risky
+is in docs/data-construction.md.
+"""
+
+
+@guarded
+def deidentify(
+    *,
+    source: In,
+    out: Out,
+    file: SourceFile = None,
+    kind: SourceKind = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", metavar="FILE", help="What each class of identifier becomes (YAML)."),
+    ] = None,
+    plan: Plan = False,
+    review: Annotated[
+        bool, typer.Option("--review", help="Show what was replaced, by class and count.")
+    ] = False,
+    processes: Processes = None,
+    keep_text: KeepText = False,
+    local: Local = False,
+    workdir: Workdir = None,
+    endpoint: Endpoint = None,
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """Take names, numbers, addresses and the like out of records."""
+    from zhongjing.construct.deidentify.deidentifier import Deidentifier
+    from zhongjing.construct.deidentify.policy import load_policy
+
+    construction.check_out(out)
+    steps = [Deidentifier(load_policy(policy), salt=os.environ.get(SALT))]
+    console = Console(json_mode=output == Format.JSON)
+    order = Order(source, out.rstrip("/"), file, kind, keep_text, processes)
+    opened = partial(construction.store_of, local=local, workdir=workdir, endpoint=endpoint)
+    if plan:
+        construction.tell_plan(console, order, steps, partial(opened, create=False))
+        return
+    with opened(create=True) as store:
+        manifest = construction.make(console, store, order, steps)
+    construction.tell_result(console, manifest, order.out, review=review)

@@ -1,0 +1,120 @@
+"""What a construction will take, before anything is written: records, characters, hours.
+
+The beginning of the source is read, and some of its records go through the steps here. The rest is taken to
+be like them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from zhongjing.config.sources import Source
+from zhongjing.construct.inputs import freeze
+from zhongjing.construct.parts import Making
+from zhongjing.construct.runner import Reading
+from zhongjing.construct.step import Step
+from zhongjing.data.records import Record as Neutral
+from zhongjing.data.records import Rejected, record_texts
+from zhongjing.storage.manifest import Record
+
+if TYPE_CHECKING:
+    from zhongjing.storage.objects import ObjectStore
+
+READ_SECONDS = 20.0
+TRIED_SECONDS = 5.0
+_TRIED = 500  # records that go through the steps at most
+
+
+class ConstructionPlan(Record):
+    """Figures of a construction; ``exact``: the whole source was read for them."""
+
+    objects: int
+    bytes: int
+    exact: bool
+    records: int
+    unreadable: int
+    characters: int
+    characters_per_second: float | None = Field(description="of one process; None: no record to try")
+    processes: int
+    hours: float | None
+
+
+def plan(
+    store: ObjectStore | None,
+    source: Source,
+    steps: Sequence[Step],
+    *,
+    processes: int,
+) -> ConstructionPlan:
+    """Looks ahead.
+
+    Args:
+        store: needed for s3://.
+        source: as for :func:`~zhongjing.construct.runner.construct`.
+        steps: in their order.
+        processes: that the work will be shared by.
+
+    Raises:
+        MissingInputError: the source does not exist.
+        DataError: it cannot be read, or a step failed.
+    """
+    frozen = freeze(store, source)
+    reading = Reading(store, source, frozen)
+    records = unreadable = characters = 0
+    tried: list[Neutral] = []
+    end = time.monotonic() + READ_SECONDS
+    exact = True
+    with closing(reading.entries()) as entries:
+        for entry in entries:
+            if isinstance(entry, Rejected):
+                unreadable += 1
+            else:
+                records += 1
+                characters += _characters(entry)
+                if len(tried) < _TRIED:
+                    tried.append(entry)
+            if time.monotonic() > end:
+                exact = False
+                break
+    scale = 1.0 if exact else reading.size / max(1, reading.position)
+    speed = _speed(tried, lambda: Making(steps, source, [item.uri for item in frozen.objects]))
+    total = round(characters * scale)
+    return ConstructionPlan(
+        objects=len(frozen.objects),
+        bytes=reading.size,
+        exact=exact,
+        records=round(records * scale),
+        unreadable=round(unreadable * scale),
+        characters=total,
+        characters_per_second=speed,
+        processes=processes,
+        hours=None if speed is None else total / speed / processes / 3600,
+    )
+
+
+def _characters(record: Neutral) -> int:
+    return sum(map(len, record_texts(record)))
+
+
+def _speed(tried: Sequence[Neutral], new: Callable[[], Making]) -> float | None:
+    """Characters a second of one process."""
+    if not tried:
+        return None
+    new().add(tried[0])  # what a step loads, it loads once
+    making = new()
+    began = time.monotonic()
+    done = 0
+    # Again from the first where there are few: a clock that ticked once or twice tells nothing.
+    for count, record in enumerate(itertools.cycle(tried), start=1):
+        making.add(record)
+        done += _characters(record)
+        spent = time.monotonic() - began
+        if spent > TRIED_SECONDS or (count >= len(tried) and spent > 0.05):
+            break
+    return done / (time.monotonic() - began)
