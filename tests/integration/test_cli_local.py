@@ -36,8 +36,8 @@ def shell(tmp_path: Path) -> Shell:
 
 def test_dry_run_prints_a_document_that_can_be_run(shell: Shell) -> None:
     first = shell.in_process("zhongjing", "submit", "--local", "-f", "my.yaml", "--dry-run")
-    # The document may be meant for a larger machine than the one that it is looked at on: it is printed, and the
-    # exit code says that it would not run here.
+    # The document may be meant for a larger machine than the one that it is looked at on: it is printed,
+    # and the exit code says that it would not run here.
     assert first.returncode == 1, first.stderr
     assert "# sft    run   was never run" in first.stdout
     assert "# note: would be refused here: the 512 workers of rm would take 512 cores" in first.stdout
