@@ -42,9 +42,6 @@ SourceFile = Annotated[
     Path | None,
     typer.Option("--file", "-f", metavar="FILE", help="A document that says how the source is read."),
 ]
-SourceKind = Annotated[
-    Kind | None, typer.Option("--kind", help="What the records are; told from them unless given.")
-]
 Plan = Annotated[bool, typer.Option("--plan", help="Say how many records and hours it takes; write nothing.")]
 Processes = Annotated[
     int | None, typer.Option("--processes", help="So many processes; one a core unless given.", min=1)

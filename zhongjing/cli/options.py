@@ -14,6 +14,7 @@ import typer
 from pydantic import BaseModel
 
 from zhongjing.config.pipeline import PipelineSpec
+from zhongjing.config.sources import Kind
 from zhongjing.config.stages import Stage
 
 DEFAULT_WORKDIR = Path("zhongjing-runs")
@@ -147,4 +148,14 @@ Overrides = Annotated[
 ]
 StageOption = Annotated[
     Stage | None, typer.Option("--stage", help="Stage; the one that runs, or ran last, unless given.")
+]
+
+SourceUris = Annotated[
+    list[str] | None, typer.Argument(metavar="URI", help="Paths, globs, s3:// or hf:// URIs.")
+]
+SourcesFile = Annotated[
+    Path | None, typer.Option("--file", "-f", metavar="FILE", help="The sources of this document.")
+]
+SourceKind = Annotated[
+    Kind | None, typer.Option("--kind", help="What the records are; told from them unless given.")
 ]

@@ -56,7 +56,7 @@ UNKNOWN_PROMPT = _code(
 NOT_DEIDENTIFIED = _code(
     "NotDeidentified",
     "Text would be sent to a language model that was not de-identified.",
-    cause="No step deidentify stands in the lineage of the source.",
+    cause="The lineage of the source has no step deidentify.",
     remedy="de-identify the source first, or accept it if it holds no patient's text",
 )
 UNUSABLE_ANSWER = _code(

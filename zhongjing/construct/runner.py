@@ -47,7 +47,7 @@ from zhongjing.storage.manifest import FrozenObject, FrozenSource, Record, Sourc
 if TYPE_CHECKING:
     from zhongjing.storage.objects import ObjectStore
 
-_PATIENCE_SECONDS = 3600.0  # a part may wait for others' answers; nobody makes it a second time meanwhile
+_PATIENCE_SECONDS = 3600.0  # a part may wait for others' answers; it is not made a second time meanwhile
 
 Work = Callable[[PartMaker, Iterable[Part], Callable[[Part, float], None]], Iterator[Part]]
 """Where parts are made: yields them in their order, each once it is there (:func:`encode_by`)."""

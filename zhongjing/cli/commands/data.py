@@ -24,6 +24,9 @@ from zhongjing.cli.options import (
     Namespace,
     OutputFormat,
     Release,
+    SourceKind,
+    SourcesFile,
+    SourceUris,
     Workdir,
 )
 from zhongjing.cli.target import choose
@@ -94,15 +97,9 @@ The data are synthetic. They are no medical advice.
 @guarded
 def inspect(
     *,
-    uris: Annotated[
-        list[str] | None, typer.Argument(metavar="URI", help="Paths, globs, s3:// or hf:// URIs.")
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", metavar="FILE", help="The sources of this document.")
-    ] = None,
-    kind: Annotated[
-        Kind | None, typer.Option("--kind", help="What the records are; told from them unless given.")
-    ] = None,
+    uris: SourceUris = None,
+    file: SourcesFile = None,
+    kind: SourceKind = None,
     encoding: Encoding = "auto",
     tokenizer: Annotated[
         Path | None,

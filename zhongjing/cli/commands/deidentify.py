@@ -20,10 +20,9 @@ from zhongjing.cli.construction import (
     Plan,
     Processes,
     SourceFile,
-    SourceKind,
 )
 from zhongjing.cli.errors import guarded
-from zhongjing.cli.options import Format, Local, OutputFormat, Workdir
+from zhongjing.cli.options import Format, Local, OutputFormat, SourceKind, Workdir
 
 SALT = "ZHONGJING_SALT"
 """The variable with the secret that made-up values come from; a secret stands in no command line."""

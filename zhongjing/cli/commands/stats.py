@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from zhongjing.cli.commands.data import store_for, targets_of
 from zhongjing.cli.console import Console
 from zhongjing.cli.display.text import count, filled, table
 from zhongjing.cli.errors import BAD_INPUT, OK, guarded
 from zhongjing.cli.example import with_example_files
-from zhongjing.cli.options import Format, Local, OutputFormat, Workdir
+from zhongjing.cli.options import Format, Local, OutputFormat, SourceKind, SourcesFile, SourceUris, Workdir
 from zhongjing.config.resolve import load_document, resolve
 from zhongjing.config.sources import Kind
 
@@ -41,15 +39,9 @@ The first table is the paper's Table 1, the second its Figure 3. No record's tex
 @guarded
 def stats(
     *,
-    uris: Annotated[
-        list[str] | None, typer.Argument(metavar="URI", help="Paths, globs, s3:// or hf:// URIs.")
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", metavar="FILE", help="The sources of this document.")
-    ] = None,
-    kind: Annotated[
-        Kind | None, typer.Option("--kind", help="What the records are; told from them unless given.")
-    ] = None,
+    uris: SourceUris = None,
+    file: SourcesFile = None,
+    kind: SourceKind = None,
     local: Local = False,
     workdir: Workdir = None,
     output: OutputFormat = Format.TEXT,

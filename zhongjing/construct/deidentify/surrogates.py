@@ -110,7 +110,7 @@ class _People:
         for entity, name in names:
             if name in self._who:
                 continue
-            # 张医生 is 张伟医生 if a doctor of that surname is named in the dialogue, else whoever has it.
+            # 张医生 is 张伟医生 if a doctor of that surname is named here, else the person who has it.
             same = [who for full, who in self._who.items() if full.startswith(name) and full != name]
             same.sort(key=lambda who: who[0] is not entity)
             self._who[name] = same[0] if same else (entity, name)

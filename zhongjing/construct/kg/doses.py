@@ -94,7 +94,7 @@ _PIECES = frozenset({"片", "粒", "袋", "支", "包", "丸", "枚"})
 
 def number(text: str) -> Decimal | None:
     """A number in digits or Chinese characters (``三``, ``十二``, ``一百五十``, ``零点五``, ``半``)."""
-    if re.match(r"0\d", text):  # 05: a point was lost, and nobody knows where
+    if re.match(r"0\d", text):  # 05: a point was lost, and its place is not known
         return None
     try:
         return Decimal(text.replace("。", "."))

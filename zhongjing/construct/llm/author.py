@@ -1,7 +1,7 @@
 """Has answers written: looked up or asked for, stored, checked, and asked for again with the fault named.
 
 The conversation with the model is part of the key, so a second try has a key of its own and is stored too.
-From the same stored answers the same result follows, whoever asked for them and when.
+From the same stored answers the same result follows, no matter who asked for them and when.
 """
 
 from __future__ import annotations

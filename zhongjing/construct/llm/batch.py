@@ -156,7 +156,7 @@ class Batch:
             assert self._author.failure is not None, "nothing stops before an error does"
             raise self._author.failure from None
         finally:
-            # Reached with a full window by an error, or when nobody wants the rest.
+            # Reached with a full window by an error, or when the rest is not wanted.
             if window:
                 self._loop.call_soon_threadsafe(self._author.stop)
                 wait(window)

@@ -7,7 +7,7 @@ the original answer said.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
@@ -27,9 +27,9 @@ from zhongjing.construct.llm.checks import (
     wording_fault,
 )
 from zhongjing.construct.llm.ledger import StoredAnswer
-from zhongjing.construct.llm.model_step import ModelStep, left_as_it_is
+from zhongjing.construct.llm.model_step import ModelStep, left_as_it_is, rewritten
 from zhongjing.construct.llm.normalize import as_prompted
-from zhongjing.construct.step import Outcome, rejected
+from zhongjing.construct.step import Outcome
 from zhongjing.data.records import Dialogue, Record, Turn, Turns
 
 _PATIENT_CHANGED = Fault(
@@ -105,12 +105,11 @@ class ExpandStep(ModelStep):
         def read(answer: StoredAnswer) -> Turns | Fault:
             return self.read(record, answer)
 
-        schema = SpokenTurns.model_json_schema()
-        written = await author.write(Question(self.prompt, self._values(record), schema, read))
-        if written.value is None:
-            return Outcome(counts=written.counts, quarantined=rejected(record, written.reason, written.code))
-        counts = {**written.counts, "expanded": 1, "turns added": len(written.value) - len(record.turns)}
-        return Outcome(records=(replace(record, turns=written.value),), counts=counts)
+        question = Question(self.prompt, self._values(record), SpokenTurns.model_json_schema(), read)
+        before = len(record.turns)
+        return await rewritten(
+            author, record, question, lambda turns: {"expanded": 1, "turns added": len(turns) - before}
+        )
 
     def read(self, dialogue: Dialogue, answer: StoredAnswer) -> Turns | Fault:
         """The turns of the expanded dialogue, or why the answer is not used."""

@@ -7,16 +7,16 @@ the order of the records; who runs a part calls that.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from zhongjing.construct.llm.author import Author
+from zhongjing.construct.llm.author import Author, Question
 from zhongjing.construct.llm.batch import Batch, Desk, Report, close_batch, shared_batch
 from zhongjing.construct.llm.drugs import DrugNames
 from zhongjing.construct.llm.prompt import Prompt, load_prompt
-from zhongjing.construct.step import Outcome
-from zhongjing.data.records import Record
+from zhongjing.construct.step import Outcome, rejected
+from zhongjing.data.records import Dialogue, Record, Turns
 
 
 @dataclass(frozen=True)
@@ -107,3 +107,17 @@ class ModelStep(ABC):
 def left_as_it_is(record: Record, label: str) -> Outcome:
     """The outcome of a record that the step is not for."""
     return Outcome(records=(record,), counts={label: 1})
+
+
+async def rewritten(
+    author: Author,
+    dialogue: Dialogue,
+    question: Question[Turns],
+    counted: Callable[[Turns], Mapping[str, int]],
+) -> Outcome:
+    """The dialogue with the turns that the model wrote, counted by ``counted``, or its quarantine."""
+    written = await author.write(question)
+    if written.value is None:
+        return Outcome(counts=written.counts, quarantined=rejected(dialogue, written.reason, written.code))
+    counts = {**written.counts, **counted(written.value)}
+    return Outcome(records=(replace(dialogue, turns=written.value),), counts=counts)

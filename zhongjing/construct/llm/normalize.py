@@ -28,8 +28,8 @@ from zhongjing.construct.llm.checks import (
     wording_fault,
 )
 from zhongjing.construct.llm.ledger import StoredAnswer
-from zhongjing.construct.llm.model_step import ModelStep, left_as_it_is
-from zhongjing.construct.step import Outcome, rejected
+from zhongjing.construct.llm.model_step import ModelStep, left_as_it_is, rewritten
+from zhongjing.construct.step import Outcome
 from zhongjing.data.records import Dialogue, Record, Turn, Turns
 
 
@@ -101,12 +101,8 @@ class NormalizeStep(ModelStep):
         def read(answer: StoredAnswer) -> Turns | Fault:
             return self.read(record, answer)
 
-        schema = Replies.model_json_schema()
-        written = await author.write(Question(self.prompt, self._values(record), schema, read))
-        if written.value is None:
-            return Outcome(counts=written.counts, quarantined=rejected(record, written.reason, written.code))
-        counts = {**written.counts, "normalized": 1}
-        return Outcome(records=(replace(record, turns=written.value),), counts=counts)
+        question = Question(self.prompt, self._values(record), Replies.model_json_schema(), read)
+        return await rewritten(author, record, question, lambda turns: {"normalized": 1})
 
     def read(self, dialogue: Dialogue, answer: StoredAnswer) -> Turns | Fault:
         """The dialogue's turns with the doctor's rewritten, or why the answer is not used."""
