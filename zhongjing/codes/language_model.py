@@ -65,6 +65,12 @@ UNUSABLE_ANSWER = _code(
     cause="The model changes facts, cuts its answers or writes no JSON; or the record itself is odd.",
     remedy="look at the reasons in the quarantine; take a stronger model if they are many",
 )
+TOO_MANY_UNUSABLE_ANSWERS = _code(
+    "TooManyUnusableAnswers",
+    "The language model gives no usable answer to too many records.",
+    cause="A model that is too weak for the task, a wrong chat template, or records that are no dialogues.",
+    remedy="take a stronger model with another output, or allow more with --max-unusable; answers are kept",
+)
 REQUEST_REFUSED = _code(
     "RequestRefused",
     "The server does not take the request for a record.",

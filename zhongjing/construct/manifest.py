@@ -88,6 +88,9 @@ class SourceManifest(Record):
     characters: int
     counts: dict[str, dict[str, int]] = Field(default_factory=dict, description="by step and label")
     quarantined: dict[str, int] = Field(default_factory=dict, description="by 'step: reason'")
+    notes: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="what steps tell of their work, by step; no part of the key"
+    )
     parts: list[FrozenObject] = Field(description="size in bytes; digest: sha256")
     license: str | None = None
     created: str = Field(description="when it was complete, UTC; no part of the key")

@@ -18,6 +18,7 @@ from dataclasses import replace
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
+from zhongjing.construct.access import reach_with
 from zhongjing.construct.parts import PartMaker
 from zhongjing.storage.credentials import Access
 from zhongjing.storage.objects import open_store
@@ -101,6 +102,7 @@ def _begin(maker: PartMaker, access: Access) -> None:
     # Ctrl-C reaches all processes of a terminal; the one that the user started ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    reach_with(access)
     _makers[:] = [replace(maker, store=open_store(maker.store.storage, access))]
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ import zhongjing
 from zhongjing.codes import construct as codes
 from zhongjing.config.sources import Source
 from zhongjing.construct import processes
+from zhongjing.construct.access import reach_with
 from zhongjing.construct.inputs import check_apart, check_unchanged, freeze
 from zhongjing.construct.manifest import (
     MANIFEST_NAME,
@@ -36,7 +37,7 @@ from zhongjing.construct.manifest import (
     parents_of,
 )
 from zhongjing.construct.parts import Entry, Part, PartMaker, cut, part_name
-from zhongjing.construct.step import Step
+from zhongjing.construct.step import FinishingStep, Step
 from zhongjing.data.readers import ReadStats, read_object
 from zhongjing.data.records import Rejected
 from zhongjing.data.rejections import Rejections, check_source
@@ -117,9 +118,11 @@ def construct(
     Raises:
         MissingInputError: the source does not exist.
         DataError: the source cannot be read, has too many unusable records or changed; or a step failed.
+        ZhongjingError: a step cannot go on, or objects to what came out. What is done is kept.
         ConfigError: the output's folder holds something else.
     """
     out = out.rstrip("/")
+    reach_with(store.connection.access)
     check_apart(source, out)
     frozen = freeze(store, source)
     key = key_of(source, frozen, steps)
@@ -282,6 +285,11 @@ def _manifest(
         for step, done in part.counts.items():
             counts[step].update(done)
         reasons.update(part.quarantined)
+    notes = {
+        step.name: step.finish(counts[step.name], _of(step.name, reasons))
+        for step in maker.steps
+        if isinstance(step, FinishingStep)
+    }
     parents, complete = parents_of(store, frozen.objects)
     return SourceManifest(
         key=maker.key,
@@ -296,6 +304,7 @@ def _manifest(
         characters=sum(part.characters for part in parts),
         counts={step: dict(sorted(done.items())) for step, done in counts.items()},
         quarantined=dict(sorted(reasons.items())),
+        notes=notes,
         parts=[
             FrozenObject(
                 uri=f"{maker.uri}/{part_name(part.number)}.jsonl", size=part.size, digest=part.sha256
@@ -306,3 +315,9 @@ def _manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         code_version=zhongjing.__version__,
     )
+
+
+def _of(step: str, reasons: Mapping[str, int]) -> dict[str, int]:
+    """The reasons of one step, of those of all (``step: reason``)."""
+    begin = f"{step}: "
+    return {name.removeprefix(begin): number for name, number in reasons.items() if name.startswith(begin)}

@@ -73,6 +73,26 @@ class BatchStep(Step, Protocol):
         ...
 
 
+@runtime_checkable
+class FinishingStep(Step, Protocol):
+    """A step that has something to tell, or to object to, once all records went through."""
+
+    def finish(self, counts: Mapping[str, int], quarantined: Mapping[str, int]) -> dict[str, object]:
+        """Notes for the manifest, which decide nothing. Called once, by the process that runs the whole.
+
+        Args:
+            counts: what the step did over all records, by label.
+            quarantined: its records by reason.
+
+        Returns:
+            JSON without any record's text and without secrets.
+
+        Raises:
+            ZhongjingError: the source is not to be used: it gets no manifest. Its parts stay.
+        """
+        ...
+
+
 def rejected(record: Record, reason: str, code: Code = codes.UNUSABLE_RECORD) -> Rejected:
     """The quarantine entry of a record that was read; it holds the texts, which the runner stores on request.
 

@@ -172,16 +172,17 @@ class Author:
         most = Tokens(most_tokens([message["content"] for message in messages]), self._sampling.max_tokens)
         await self._budget.reserve(most)
         used = Tokens()
+        failed: Mapping[str, int] = {}
         try:
             if self._stopped:  # the budget may have kept it waiting
                 raise StoppedError
             await self._in_thread(self._account.asking, slot, key, most)
             try:
                 completion: Completion = await self._client.complete(messages, schema)
-                used = completion.usage
+                used, failed = completion.usage, completion.failed
                 answer = await self._in_thread(self._ledger.keep, key, prompt, completion)
             finally:
-                self._account.answered(slot, used)
+                self._account.answered(slot, used, failed)
         finally:
             await self._budget.settle(most, used)
         self.counts["asked"] += 1

@@ -10,20 +10,20 @@ import asyncio
 import atexit
 import os
 import threading
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
 from zhongjing.config.sources import Storage
+from zhongjing.construct.access import opened
 from zhongjing.construct.llm.author import Author
 from zhongjing.construct.llm.client import ChatClient, Patience, StoppedError
 from zhongjing.construct.llm.ledger import Account, Ledger
 from zhongjing.construct.llm.limits import Limits, Pace
 from zhongjing.construct.llm.server import Sampling, Server
-from zhongjing.storage.objects import open_store
 
 R = TypeVar("R")
 O = TypeVar("O")  # noqa: E741
@@ -41,6 +41,9 @@ class Desk:
         ledger: where answers are (``s3://...``); may be shared by all work.
         account: names the piece of work whose money the budget is about.
         tries: answers asked for one record before it is quarantined.
+        most_unusable: fraction of the records asked for that may be quarantined for want of a usable answer;
+            above it the run stops.
+        accept_identifiable: whether text may be sent that was not de-identified; stands in the manifest.
     """
 
     server: Server
@@ -51,6 +54,8 @@ class Desk:
     limits: Limits = Limits()  # noqa: RUF009
     patience: Patience = Patience()  # noqa: RUF009
     tries: int = 3
+    most_unusable: float = 0.2
+    accept_identifiable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,12 @@ class Report:
 
 
 class Batch:
-    """An open desk. A context manager; one at a time in a process is enough."""
+    """An open desk. A context manager; one at a time in a process is enough.
+
+    Attributes:
+        records: of this process that a step has had written or given up, by the step's name.
+        unusable: of those, what was given up, by step and reason.
+    """
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -81,10 +91,12 @@ class Batch:
         self._client: ChatClient
         self._account: Account
         self._author: Author
+        self.records: Counter[str] = Counter()
+        self.unusable: dict[str, Counter[str]] = {}
 
     def __enter__(self) -> Batch:
         desk = self._desk
-        ledger = Ledger(open_store(desk.storage), desk.ledger)
+        ledger = Ledger(opened(desk.storage), desk.ledger)
         self._client = ChatClient(desk.server, desk.sampling, Pace(desk.limits), desk.patience)
         self._account = ledger.account(desk.account)
         self._thread.start()
@@ -133,7 +145,7 @@ class Batch:
     def _run(self, work: Coroutine[Any, Any, R]) -> R:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def map(self, records: Iterable[R], write: Callable[[Author, R], Awaitable[O]]) -> Iterator[O]:
+    def map(self, records: Iterable[R], write: Callable[[Author, R], Awaitable[O]]) -> Generator[O]:
         """What ``write`` makes of each record, in order.
 
         Raises:

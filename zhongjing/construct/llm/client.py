@@ -15,7 +15,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from types import TracebackType
 from typing import Any
@@ -63,7 +63,11 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer as it came. ``model``: as the server named it; ``counted``: whether the server told usage."""
+    """An answer as it came.
+
+    ``model``: as the server named it; ``counted``: whether the server told usage; ``failed``: tries before it
+    that came to nothing, by reason.
+    """
 
     text: str
     model: str
@@ -71,6 +75,7 @@ class Completion:
     usage: Tokens
     counted: bool
     form: Form
+    failed: Mapping[str, int] = field(default_factory=dict)
 
 
 class StoppedError(Exception):
@@ -155,6 +160,7 @@ class ChatClient:
         form = self._form
         first_refusal: Refusal | None = None
         failures = 0
+        failed: Counter[str] = Counter()
         since = time.monotonic()
         while True:
             # A Chinese character is three bytes and about one token.
@@ -166,7 +172,8 @@ class ChatClient:
                 self.has_answered = True
                 if first_refusal is not None:
                     self._form = max(self._form, form)  # it was the form indeed
-                return result
+                return replace(result, failed=dict(failed))
+            failed[result.reason] += 1
             if isinstance(result, Refusal):
                 form, first_refusal = self._next_form(result, form, first_refusal)
                 continue

@@ -17,12 +17,15 @@ from zhongjing.data.records import Record, record_texts
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """Seconds are of one answer; ``growth`` is characters of an answer for each of the record's."""
+    """Seconds are of one answer. How long an answer is the step says, unless ``growth`` does.
+
+    ``growth``: characters of an answer for each of the record's; ``shortest_answer``: at least.
+    """
 
     tokens_per_wide_character: float = 1.0  # of Chinese; newer tokenizers need 0.6 to 0.8
     tokens_per_narrow_character: float = 0.3
-    growth: float = 1.5
-    shortest_answer: int = 150  # characters
+    growth: float | None = None
+    shortest_answer: int | None = None
     failed_tries: float = 0.1  # of the requests, asked again
     seconds: float = 6.0
 
@@ -56,6 +59,8 @@ def estimate(
     """Estimates a step over records that are read once; nothing is asked and nothing stored."""
     seen = asked = 0
     prompt = completion = 0.0
+    growth = step.growth if assumptions.growth is None else assumptions.growth
+    shortest = step.shortest_answer if assumptions.shortest_answer is None else assumptions.shortest_answer
     for record in records:
         seen += 1
         messages = step.opening(record)
@@ -65,7 +70,7 @@ def estimate(
         prompt += sum(tokens_of(message["content"], assumptions) + 8 for message in messages)
         text = "".join(record_texts(record))
         per_character = tokens_of(text, assumptions) / max(len(text), 1)
-        characters = max(assumptions.growth * len(text), assumptions.shortest_answer)
+        characters = max(growth * len(text), shortest)
         completion += min(characters * per_character, step.desk.sampling.max_tokens)
     again = 1 + assumptions.failed_tries
     requests = round(asked * again)

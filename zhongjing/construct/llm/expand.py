@@ -67,6 +67,9 @@ class ExpandStep(ModelStep):
     name: ClassVar[str] = "expand"
     version: ClassVar[int] = 1
     newest_prompt: ClassVar[int] = 1
+    done: ClassVar[str] = "expanded"
+    growth: ClassVar[float] = 1.0
+    shortest_answer: ClassVar[int] = 300
 
     terse: int = 60
     fewest: int = 2
@@ -108,7 +111,7 @@ class ExpandStep(ModelStep):
         question = Question(self.prompt, self._values(record), SpokenTurns.model_json_schema(), read)
         before = len(record.turns)
         return await rewritten(
-            author, record, question, lambda turns: {"expanded": 1, "turns added": len(turns) - before}
+            author, record, question, lambda turns: {self.done: 1, "turns added": len(turns) - before}
         )
 
     def read(self, dialogue: Dialogue, answer: StoredAnswer) -> Turns | Fault:

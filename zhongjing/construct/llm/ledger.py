@@ -18,7 +18,9 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -89,9 +91,26 @@ class SlotRecord(Record):
     repeated: int = Field(
         default=0, description="of all it asked, those that a killed process had asked before"
     )
+    failed: dict[str, int] = Field(default_factory=dict, description="tries that came to nothing, by reason")
     asked: str | None = Field(default=None, description="key of the question under way")
     reserved_prompt_tokens: int = 0
     reserved_completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What an account has spent, over all processes and kills.
+
+    ``requests``: questions asked and answered. ``repeated``: of all that were asked, those that a killed
+    process had asked before. ``failed``: tries that came to nothing, by reason. ``used``: tokens of answers.
+    ``lost``: what questions that a kill left open may have cost at most, beside that.
+    """
+
+    requests: int
+    repeated: int
+    failed: Mapping[str, int]
+    used: Tokens
+    lost: Tokens
 
 
 class Ledger:
@@ -165,6 +184,8 @@ class Account:
         self.lost: set[str] = set()
         self._requests = 0
         self._repeated = 0
+        self._failed: Counter[str] = Counter()
+        self._open = Tokens()
         infos = list(store.list(folder))
         names = {info.uri.rpartition("/")[2].removesuffix(".json") for info in infos}
         for info in infos:
@@ -178,12 +199,15 @@ class Account:
         self.before += Tokens(slot.prompt_tokens, slot.completion_tokens)
         self._requests += slot.requests
         self._repeated += slot.repeated
+        self._failed.update(slot.failed)
         if slot.asked is None:
             return
         answer = ledger.find(slot.asked)
         if answer is None:
             self.lost.add(slot.asked)
-            self.before += Tokens(slot.reserved_prompt_tokens, slot.reserved_completion_tokens)
+            reserved = Tokens(slot.reserved_prompt_tokens, slot.reserved_completion_tokens)
+            self.before += reserved
+            self._open += reserved
         else:
             self.before += answer.tokens
             self._requests += 1
@@ -197,6 +221,22 @@ class Account:
     def repeated(self) -> int:
         """Questions that were asked although a killed process had asked them: at most one a slot and kill."""
         return self._repeated + sum(slot.repeated for slot in self._slots.values())
+
+    @property
+    def total(self) -> Total:
+        """All of it, this process included."""
+        slots = self._slots.values()
+        failed = Counter(self._failed)
+        for slot in slots:
+            failed.update(slot.failed)
+        used = sum((Tokens(each.prompt_tokens, each.completion_tokens) for each in slots), Tokens())
+        return Total(
+            self.requests,
+            self.repeated,
+            dict(sorted(failed.items())),
+            self.before - self._open + used,
+            self._open,
+        )
 
     def asking(self, slot: int, key: str, most: Tokens) -> None:
         """Notes, before it is sent, what a slot asks and what that can take."""
@@ -214,13 +254,20 @@ class Account:
         )
         self.lost.discard(key)
 
-    def answered(self, slot: int, used: Tokens) -> None:
-        """Notes what the slot's question took; stored with its next one, or by :meth:`close`."""
+    def answered(self, slot: int, used: Tokens, failed: Mapping[str, int] | None = None) -> None:
+        """Notes what the slot's question took; stored with its next one, or by :meth:`close`.
+
+        Args:
+            slot: that asked it.
+            used: tokens.
+            failed: tries that came to nothing before the answer, by reason.
+        """
         record = self._slots[slot]
         self._slots[slot] = record.model_copy(
             update={
                 "asked": None,
                 "requests": record.requests + (used != Tokens()),
+                "failed": dict(Counter(record.failed) + Counter(failed or {})),
                 "prompt_tokens": record.prompt_tokens + used.prompt,
                 "completion_tokens": record.completion_tokens + used.completion,
                 "reserved_prompt_tokens": 0,
@@ -233,11 +280,15 @@ class Account:
         if not self._slots:
             return
         slots = self._slots.values()
+        failed: Counter[str] = Counter()
+        for slot in slots:
+            failed.update(slot.failed)
         total = SlotRecord(
             prompt_tokens=sum(slot.prompt_tokens for slot in slots),
             completion_tokens=sum(slot.completion_tokens for slot in slots),
             requests=sum(slot.requests for slot in slots),
             repeated=sum(slot.repeated for slot in slots),
+            failed=dict(failed),
         )
         self._store.put(f"{self._folder}/{self._session}.json", record_bytes(total))
         self._store.delete([self._uri(slot) for slot in self._slots])

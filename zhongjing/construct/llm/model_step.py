@@ -7,16 +7,27 @@ the order of the records; who runs a part calls that.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from zhongjing.codes import language_model as codes
+from zhongjing.construct.access import opened
 from zhongjing.construct.llm.author import Author, Question
 from zhongjing.construct.llm.batch import Batch, Desk, Report, close_batch, shared_batch
 from zhongjing.construct.llm.drugs import DrugNames
+from zhongjing.construct.llm.ledger import Ledger
 from zhongjing.construct.llm.prompt import Prompt, load_prompt
 from zhongjing.construct.step import Outcome, rejected
 from zhongjing.data.records import Dialogue, Record, Turns
+from zhongjing.errors import LanguageModelError
+
+UNUSABLE = "unusable"
+"""The label of records that no usable answer came for."""
+_GIVEN_UP = frozenset({codes.UNUSABLE_ANSWER, codes.REQUEST_REFUSED})
+_FIRST = 100  # records that are asked for before a fraction of them says much
 
 
 @dataclass(frozen=True)
@@ -27,11 +38,18 @@ class ModelStep(ABC):
         desk: where and how is asked.
         drugs: names that are looked for beside the endings of substances.
         prompt_version: of the prompt of the step's name; None: its newest.
+
+    Class attributes: ``done`` is the label of records that the model has written or judged; ``growth`` and
+    ``shortest`` say about how long an answer is (:mod:`zhongjing.construct.llm.estimate`): characters for each
+    of the record's, and at least.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     newest_prompt: ClassVar[int]
+    done: ClassVar[str]
+    growth: ClassVar[float] = 1.5
+    shortest_answer: ClassVar[int] = 150
 
     desk: Desk
     drugs: DrugNames = field(default_factory=DrugNames)
@@ -87,13 +105,71 @@ class ModelStep(ABC):
             StorageError: the ledger cannot be read or written.
         """
         if batch is not None:
-            yield from batch.map(records, self.write)
+            yield from self._watched(records, batch)
             return
         try:
-            yield from shared_batch(self.desk).map(records, self.write)
+            yield from self._watched(records, shared_batch(self.desk))
         except BaseException:
             close_batch(self.desk)  # it asks nothing any more
             raise
+
+    def _watched(self, records: Iterable[Record], batch: Batch) -> Generator[Outcome]:
+        """The outcomes, until too many records are given up."""
+        given_up = batch.unusable.setdefault(self.name, Counter())
+        with closing(batch.map(records, self.write)) as outcomes:
+            for outcome in outcomes:
+                left = outcome.quarantined
+                if left is not None and left.code in _GIVEN_UP:
+                    given_up[left.reason] += 1
+                    batch.records[self.name] += 1
+                    yield replace(outcome, counts={**outcome.counts, UNUSABLE: 1})
+                    asked = batch.records[self.name]
+                    if given_up.total() > self.desk.most_unusable * max(asked, _FIRST):
+                        raise self._too_many(asked, given_up)
+                else:
+                    batch.records[self.name] += self.done in outcome.counts
+                    yield outcome
+
+    def _too_many(self, asked: int, given_up: Mapping[str, int]) -> LanguageModelError:
+        number = sum(given_up.values())
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in Counter(given_up).most_common(3))
+        return LanguageModelError(
+            f"the step {self.name} got no usable answer for {number} of {asked} records, and "
+            f"{self.desk.most_unusable:.1%} are allowed ({reasons})",
+            code=codes.TOO_MANY_UNUSABLE_ANSWERS,
+            where=self.desk.server.name,
+        )
+
+    def finish(self, counts: Mapping[str, int], quarantined: Mapping[str, int]) -> dict[str, object]:
+        """What was asked and paid over all processes and kills. Closes what this process has open.
+
+        Raises:
+            LanguageModelError: too many records got no usable answer.
+            StorageError: the account cannot be read.
+        """
+        self.close()
+        unusable = counts.get(UNUSABLE, 0)
+        asked = counts.get(self.done, 0) + unusable
+        if unusable > self.desk.most_unusable * asked:
+            raise self._too_many(asked, quarantined)
+        desk, prices = self.desk, self.desk.limits.prices
+        total = Ledger(opened(desk.storage), desk.ledger).account(desk.account).total
+        return {
+            "model": desk.server.model,
+            "baseUrl": desk.server.base_url,
+            "ledger": desk.ledger,
+            "account": desk.account,
+            "acceptIdentifiable": desk.accept_identifiable,
+            "records": asked,
+            "requests": total.requests,
+            "repeatedAfterKills": total.repeated,
+            "retries": dict(total.failed),
+            "promptTokens": total.used.prompt,
+            "completionTokens": total.used.completion,
+            "lostTokensAtMost": total.lost.total,
+            "cost": None if prices is None else prices.of(total.used + total.lost),
+            "currency": None if prices is None else prices.currency,
+        }
 
     def report(self) -> Report:
         """What this process has done at the desk up to now."""

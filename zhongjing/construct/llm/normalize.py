@@ -74,6 +74,7 @@ class NormalizeStep(ModelStep):
     name: ClassVar[str] = "normalize"
     version: ClassVar[int] = 1
     newest_prompt: ClassVar[int] = 1
+    done: ClassVar[str] = "normalized"
 
     shortest: int = 8
     longest: int = 500
@@ -102,7 +103,7 @@ class NormalizeStep(ModelStep):
             return self.read(record, answer)
 
         question = Question(self.prompt, self._values(record), Replies.model_json_schema(), read)
-        return await rewritten(author, record, question, lambda turns: {"normalized": 1})
+        return await rewritten(author, record, question, lambda turns: {self.done: 1})
 
     def read(self, dialogue: Dialogue, answer: StoredAnswer) -> Turns | Fault:
         """The dialogue's turns with the doctor's rewritten, or why the answer is not used."""
