@@ -29,3 +29,9 @@ CONTRADICTS_GRAPH = _code(
     cause="A medicine that is contraindicated, a dose out of range, or a medicine for something else.",
     remedy="read the finding: its triple says what the graph holds; correct the dialogue or the graph",
 )
+JUDGED_UNFIT = _code(
+    "JudgedUnfit",
+    "A language model that was shown the graph's facts found a problem in a dialogue.",
+    cause="A contradiction, a medical error, a risk, an answer to another question, or an empty one.",
+    remedy="read some of these dialogues: a model may be too strict; the kinds are counted in the manifest",
+)

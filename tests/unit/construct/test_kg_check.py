@@ -38,7 +38,7 @@ def step() -> KnowledgeCheck:
 def test_a_contradiction_is_quarantined_and_counted(step: KnowledgeCheck) -> None:
     outcome = step.apply(dialogue("我有胃溃疡，头痛症。", "吃布洛芬。"))
     assert outcome.records == ()
-    assert dict(outcome.counts) == {"contraindication": 1}
+    assert dict(outcome.counts) == {"contraindication": 1, "against (布洛芬, 禁忌, 胃溃疡)": 1}
     assert outcome.quarantined is not None
     assert outcome.quarantined.code is codes.CONTRADICTS_GRAPH
     assert outcome.quarantined.position == WHERE
@@ -59,6 +59,23 @@ def test_what_is_right_passes_unchanged(step: KnowledgeCheck, record: Record, co
     assert outcome.records == (record,)
     assert dict(outcome.counts) == counts
     assert outcome.quarantined is None
+
+
+def test_what_is_odd_in_the_graph_stands_in_the_notes_with_its_triples() -> None:
+    odd = graph(*GRAPH, ("布洛芬", "适应症", "胃溃疡"), ("甲", "is_a", "乙"), ("乙", "is_a", "甲"))
+    notes = KnowledgeCheck(odd).finish({}, {})
+    assert notes["graph"] == {
+        "problems": {"conflict": 1, "is-a-cycle": 1},
+        "examples": {
+            "conflict": [
+                "布洛芬 both treats 胃溃疡 and is contraindicated in it: (布洛芬, 适应症, 胃溃疡), "
+                "(布洛芬, 禁忌, 胃溃疡) (line 4, line 2)"
+            ],
+            "is-a-cycle": ["甲 is a 乙 is a 甲 (line 5, line 6)"],
+        },
+    }
+    record = dialogue("我有胃溃疡，头痛症。", "吃布洛芬。")
+    assert KnowledgeCheck(odd).apply(record).records == (record,)  # nobody judges by a conflict
 
 
 def test_it_is_a_step_that_other_processes_take(step: KnowledgeCheck) -> None:

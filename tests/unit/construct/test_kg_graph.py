@@ -11,6 +11,7 @@ def test_opposite_statements_are_told_and_not_judged_by() -> None:
     )
     (problem,) = read.problems()
     assert (problem.kind, problem.places) == ("conflict", ("line 1", "line 2"))
+    assert "(阿司匹林, 适应症, 冠心病), (阿司匹林, 禁忌, 冠心病)" in problem.message
     assert [read.conflicting(triple) for triple in read.triples] == [True, True, False]
 
 
@@ -38,6 +39,13 @@ def test_an_alias_of_two_names_is_told() -> None:
     read = graph(("对乙酰氨基酚", "别名", "退热片"), ("布洛芬", "别名", "退热片"))
     (problem,) = read.problems()
     assert (problem.kind, problem.places) == ("ambiguous-alias", ("line 1", "line 2"))
+
+
+def test_cycles_of_aliases_are_told_once() -> None:
+    read = graph(("甲病", "别名", "乙病"), ("乙病", "别名", "丙病"), ("丙病", "别名", "甲病"))
+    (problem,) = [each for each in read.problems() if each.kind == "alias-cycle"]
+    assert problem.places == ("line 1", "line 2", "line 3")
+    assert problem.message.count("甲病") == 2
 
 
 def test_equal_statements_are_one() -> None:

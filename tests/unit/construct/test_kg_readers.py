@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,10 @@ from tests.unit.construct.graphs import MEDICAL_KG, needs_medical_kg
 from zhongjing.codes import Code
 from zhongjing.codes import knowledge as codes
 from zhongjing.construct.kg.graph import Graph
-from zhongjing.construct.kg.readers import graph_of, read_graph
+from zhongjing.construct.kg.readers import graph_of, load_graph, read_graph
 from zhongjing.construct.kg.relations import Meaning
 from zhongjing.errors import DataError
+from zhongjing.storage.objects import ObjectStore
 
 
 def graph(name: str, text: str) -> Graph:
@@ -133,3 +135,27 @@ def test_the_published_lists_are_read_whole() -> None:
     assert kinds == {"check", "department", "disease", "drug", "food", "producer", "symptom"}
     assert len(read) > 40_000
     assert "没有" in read.negations
+
+
+def test_a_graph_is_read_from_s3_as_from_files(store: ObjectStore, bucket_uri: str, tmp_path: Path) -> None:
+    rows = {
+        "cmekg.json": '[{"head": "布洛芬", "relation": "禁忌", "tail": "胃溃疡"}]',
+        "more.csv": "head,relation,tail\n布洛芬,适应症,头痛症\n",
+        "own.ttl": '<http://x/a> <http://www.w3.org/2000/01/rdf-schema#label> "甲"@zh .',
+        "README.md": "about",
+    }
+    for name, text in rows.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        store.put(f"{bucket_uri}/kg/{name}", text.encode())
+    store.put(f"{bucket_uri}/kg/older/a.json", b"[]")
+    here = read_graph(tmp_path)
+    for uri in (f"{bucket_uri}/kg", f"{bucket_uri}/kg/", str(tmp_path)):
+        found = load_graph(uri, store)
+        assert found.triples == here.triples
+        assert len(found) == len(here) == 4
+    (one,) = load_graph(f"{bucket_uri}/kg/more.csv", store).triples
+    assert one.place == "more.csv line 2"
+    for uri in (f"{bucket_uri}/none", str(tmp_path / "none"), "hf://datasets/a/b"):
+        with pytest.raises(DataError) as caught:
+            load_graph(uri, store)
+        assert caught.value.where == uri

@@ -75,7 +75,7 @@ def test_a_prompt_is_a_file_of_a_version(name: str) -> None:
 
 
 def test_a_prompt_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expand-1, normalize-1") as caught:
+    with pytest.raises(ConfigError, match="expand-1, judge-1, normalize-1") as caught:
         load_prompt("normalize", 9)
     assert caught.value.code is codes.UNKNOWN_PROMPT
     (tmp_path / "own-1.md").write_text("# 系统\n\n你好\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zhongjing.construct.kg.relations import Meaning, meaning
@@ -43,7 +43,11 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something odd in a graph. ``kind``: ``bad-row``, ``conflict``, ``is-a-cycle``, ``ambiguous-alias``."""
+    """Something odd in a graph.
+
+    ``kind``: ``bad-row``, ``conflict``, ``is-a-cycle``, ``alias-cycle`` or ``ambiguous-alias``. The
+    message of a conflict has its triples.
+    """
 
     kind: str
     message: str
@@ -165,11 +169,12 @@ class Graph:
         return _key(triple) in self._conflicts
 
     def problems(self) -> tuple[Problem, ...]:
-        """All that is odd: unreadable rows, opposite statements, cycles of is-a, aliases of two names."""
+        """All that is odd: unreadable rows, opposite statements, cycles, aliases of two names."""
         return (
             *self._bad_rows,
             *(_conflict(message, triples) for message, triples in self._opposites()),
-            *self._cycles(),
+            *self._is_a_cycles(),
+            *self._alias_cycles(),
             *self._ambiguous(),
         )
 
@@ -181,29 +186,16 @@ class Graph:
                     message = f"{first} both {one} {second} and is contraindicated in it"
                     yield message, [*targets[second], *against[second]]
 
-    def _cycles(self) -> Iterator[Problem]:
-        """Each cycle of is-a once, by a depth-first walk without recursion."""
+    def _is_a_cycles(self) -> Iterator[Problem]:
         links = self._meant.get(Meaning.IS_A, {})
-        done: set[str] = set()
-        for start in links:
-            path: list[str] = []
-            on_path: set[str] = set()
-            stack: list[tuple[str, bool]] = [(start, False)]
-            while stack:
-                name, leaving = stack.pop()
-                if leaving:
-                    path.pop()
-                    on_path.discard(name)
-                    done.add(name)
-                elif name in on_path:
-                    ring = [*path[path.index(name) :], name]
-                    places = [links[a][b][0].place for a, b in itertools.pairwise(ring)]
-                    yield Problem("is-a-cycle", " is a ".join(ring), tuple(places))
-                elif name not in done:
-                    path.append(name)
-                    on_path.add(name)
-                    stack.append((name, True))
-                    stack += [(wider, False) for wider in links.get(name, {})]
+        for ring in _cycles(links):
+            places = [links[one][other][0].place for one, other in itertools.pairwise(ring)]
+            yield Problem("is-a-cycle", " is a ".join(ring), tuple(places))
+
+    def _alias_cycles(self) -> Iterator[Problem]:
+        for ring in _cycles(self._aliases):
+            places = [self._aliases[one][other] for one, other in itertools.pairwise(ring)]
+            yield Problem("alias-cycle", " has the alias ".join(ring), tuple(places))
 
     def _ambiguous(self) -> Iterator[Problem]:
         owners: dict[str, dict[str, str]] = defaultdict(dict)
@@ -217,8 +209,31 @@ class Graph:
                 yield Problem("ambiguous-alias", message, tuple(names.values()))
 
 
-def _conflict(message: str, triples: Iterable[Triple]) -> Problem:
-    return Problem("conflict", message, tuple(dict.fromkeys(triple.place for triple in triples)))
+def _cycles(links: Mapping[str, Iterable[str]]) -> Iterator[list[str]]:
+    """Each cycle once, its first name again at its end; by a depth-first walk without recursion."""
+    done: set[str] = set()
+    for start in links:
+        path: list[str] = []
+        on_path: set[str] = set()
+        stack: list[tuple[str, bool]] = [(start, False)]
+        while stack:
+            name, leaving = stack.pop()
+            if leaving:
+                path.pop()
+                on_path.discard(name)
+                done.add(name)
+            elif name in on_path:
+                yield [*path[path.index(name) :], name]
+            elif name not in done:
+                path.append(name)
+                on_path.add(name)
+                stack.append((name, True))
+                stack += [(next_, False) for next_ in links.get(name, ())]
+
+
+def _conflict(message: str, triples: Sequence[Triple]) -> Problem:
+    told = f"{message}: {', '.join(map(str, triples))}"
+    return Problem("conflict", told, tuple(dict.fromkeys(triple.place for triple in triples)))
 
 
 def _key(triple: Triple) -> tuple[str, str, str]:

@@ -25,11 +25,16 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from zhongjing.codes import knowledge as codes
 from zhongjing.construct.kg.graph import Graph, Triple
 from zhongjing.construct.kg.turtle import read_rdf
 from zhongjing.errors import DataError
+from zhongjing.storage.listing import expand, is_local
+
+if TYPE_CHECKING:
+    from zhongjing.storage.objects import ObjectStore
 
 _HEAD = ("head", "subject", "h", "s", "头实体", "主体", "实体1", "entity1", "start", ":START_ID")
 _RELATION = ("relation", "predicate", "r", "p", "关系", "谓词", "rel", "type", ":TYPE", "edge", "property")
@@ -67,6 +72,33 @@ def read_graph(path: Path) -> Graph:
     except OSError as error:
         message = f"the graph's file cannot be read: {error.strerror}"
         raise DataError(message, code=codes.GRAPH_UNREADABLE, where=str(path)) from error
+
+
+def load_graph(uri: str, store: ObjectStore | None = None) -> Graph:
+    """Reads a graph from files of this machine or from objects of a store.
+
+    Args:
+        uri: a local path, or ``s3://``: a file, or a folder, of which all files are read that a graph may
+            stand in; folders below it are left out.
+        store: needed for s3://.
+
+    Raises:
+        DataError: there is nothing to read, or a file cannot be read as a graph.
+        StorageError: the store cannot be read.
+    """
+    if is_local(uri):
+        return read_graph(Path(expand(uri)))
+    if not uri.startswith("s3://"):
+        raise DataError("a graph is not read from this kind of URI", code=codes.GRAPH_UNREADABLE, where=uri)
+    assert store is not None, "s3:// needs a store"
+    infos = [] if uri.endswith("/") else store.glob(uri)
+    if not infos:
+        folder = uri.rstrip("/") + "/"
+        infos = [each for each in store.list(folder) if "/" not in each.uri.removeprefix(folder)]
+        infos = [each for each in infos if PurePosixPath(each.uri).suffix in _SUFFIXES]
+    if not infos:
+        raise DataError("no file that a graph stands in is there", code=codes.GRAPH_EMPTY, where=uri)
+    return graph_of((PurePosixPath(each.uri).name, store.get(each.uri)) for each in infos)
 
 
 def graph_of(files: Iterable[tuple[str, bytes]]) -> Graph:

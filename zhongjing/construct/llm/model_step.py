@@ -40,8 +40,8 @@ class ModelStep(ABC):
         prompt_version: of the prompt of the step's name; None: its newest.
 
     Class attributes: ``done`` is the label of records that the model has written or judged; ``growth`` and
-    ``shortest`` say about how long an answer is (:mod:`zhongjing.construct.llm.estimate`): characters for each
-    of the record's, and at least.
+    ``shortest_answer`` say about how long an answer is (:mod:`zhongjing.construct.llm.estimate`): characters
+    for each of the record's, and at least.
     """
 
     name: ClassVar[str]
