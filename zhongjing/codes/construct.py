@@ -11,6 +11,12 @@ OUTPUT_IN_USE = _code(
     cause="Another run wrote there, with other input, steps or parameters; or the files are of other origin.",
     remedy="give another output, or remove what is there",
 )
+UNKNOWN_STEP = _code(
+    "UnknownStep",
+    "There is no step of data construction of that name.",
+    cause="A typing error, or a step named twice.",
+    remedy="write the names that the message lists, each at most once",
+)
 STEP_FAILED = _code(
     "StepFailed",
     "A step of data construction failed at a record.",

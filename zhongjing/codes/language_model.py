@@ -56,8 +56,8 @@ UNKNOWN_PROMPT = _code(
 NOT_DEIDENTIFIED = _code(
     "NotDeidentified",
     "Text would be sent to a language model that was not de-identified.",
-    cause="The lineage of the source has no step deidentify.",
-    remedy="de-identify the source first, or accept it if it holds no patient's text",
+    cause="The lineage of the source has no step deidentify; files of this machine and raw objects have none.",
+    remedy="run `zhongjing data deidentify` first; if it holds no patient's text, add --accept-identifiable",
 )
 UNUSABLE_ANSWER = _code(
     "UnusableAnswer",

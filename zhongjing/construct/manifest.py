@@ -156,6 +156,11 @@ def find_manifest(store: ObjectStore | None, folder: str) -> SourceManifest | No
     return parse_record(parse_json(path.read_bytes(), place), SourceManifest, place)
 
 
+def lineage_has_passed(parents: Sequence[Ancestor], complete: bool, step: str) -> bool:
+    """Whether all records of a source went through a step of that name, by :func:`parents_of` of its objects."""
+    return _has_passed(step, (), parents, complete)
+
+
 def parents_of(store: ObjectStore | None, objects: Sequence[FrozenObject]) -> tuple[list[Ancestor], bool]:
     """The constructed sources that objects are parts of, and whether every object is part of one.
 

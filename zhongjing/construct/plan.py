@@ -1,7 +1,8 @@
-"""What a construction will take, before anything is written: records, characters, hours.
+"""What a construction will take, before anything is written: records, characters, tokens, money, hours.
 
 The beginning of the source is read, and some of its records go through the steps here. The rest is taken to
-be like them.
+be like them. Steps that ask a language model ask nothing here: what they would send is counted, of the records
+as they are read (:mod:`zhongjing.construct.llm.estimate`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pydantic import Field
 
 from zhongjing.config.sources import Source
 from zhongjing.construct.inputs import freeze
+from zhongjing.construct.llm.estimate import Estimator
+from zhongjing.construct.llm.model_step import ModelStep
 from zhongjing.construct.parts import Making
 from zhongjing.construct.runner import Reading
 from zhongjing.construct.step import Step
@@ -31,6 +34,20 @@ TRIED_SECONDS = 5.0
 _TRIED = 500  # records that go through the steps at most
 
 
+class AskingPlan(Record):
+    """What a step that asks a language model will take."""
+
+    step: str
+    model: str
+    records: int = Field(description="that it asks for")
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None = Field(description="None: no prices are known")
+    currency: str | None
+    hours: float
+
+
 class ConstructionPlan(Record):
     """Figures of a construction; ``exact``: the whole source was read for them."""
 
@@ -42,6 +59,7 @@ class ConstructionPlan(Record):
     characters: int
     characters_per_second: float | None = Field(description="of one process; None: no record to try")
     processes: int
+    asking: list[AskingPlan] = Field(default_factory=list)
     hours: float | None
 
 
@@ -64,6 +82,8 @@ def plan(
         MissingInputError: the source does not exist.
         DataError: it cannot be read, or a step failed.
     """
+    asking = [Estimator(step) for step in steps if isinstance(step, ModelStep)]
+    own = [step for step in steps if not isinstance(step, ModelStep)]
     frozen = freeze(store, source)
     reading = Reading(store, source, frozen)
     records = unreadable = characters = 0
@@ -77,14 +97,18 @@ def plan(
             else:
                 records += 1
                 characters += _characters(entry)
+                for estimator in asking:
+                    estimator.add(entry)
                 if len(tried) < _TRIED:
                     tried.append(entry)
             if time.monotonic() > end:
                 exact = False
                 break
     scale = 1.0 if exact else reading.size / max(1, reading.position)
-    speed = _speed(tried, lambda: Making(steps, source, [item.uri for item in frozen.objects]))
+    speed = _speed(tried, lambda: Making(own, source, [item.uri for item in frozen.objects]))
     total = round(characters * scale)
+    asked = [_asking(estimator, scale) for estimator in asking]
+    here = None if speed is None else total / speed / processes / 3600
     return ConstructionPlan(
         objects=len(frozen.objects),
         bytes=reading.size,
@@ -94,7 +118,23 @@ def plan(
         characters=total,
         characters_per_second=speed,
         processes=processes,
-        hours=None if speed is None else total / speed / processes / 3600,
+        asking=asked,
+        hours=None if here is None else here + sum(each.hours for each in asked),
+    )
+
+
+def _asking(estimator: Estimator, scale: float) -> AskingPlan:
+    found = estimator.result(scale)
+    return AskingPlan(
+        step=estimator.step.name,
+        model=estimator.step.desk.server.model,
+        records=found.asked,
+        requests=found.requests,
+        prompt_tokens=found.prompt_tokens,
+        completion_tokens=found.completion_tokens,
+        cost=found.money,
+        currency=found.currency,
+        hours=found.hours,
     )
 
 

@@ -29,15 +29,17 @@ from zhongjing.construct.access import reach_with
 from zhongjing.construct.inputs import check_apart, check_unchanged, freeze
 from zhongjing.construct.manifest import (
     MANIFEST_NAME,
+    Ancestor,
     PartRecord,
     SourceManifest,
     StepRecord,
     find_manifest,
     key_of,
+    lineage_has_passed,
     parents_of,
 )
 from zhongjing.construct.parts import Entry, Part, PartMaker, cut, part_name
-from zhongjing.construct.step import FinishingStep, Step
+from zhongjing.construct.step import FinishingStep, Step, admit
 from zhongjing.data.readers import ReadStats, read_object
 from zhongjing.data.records import Rejected
 from zhongjing.data.rejections import Rejections, check_source
@@ -118,13 +120,16 @@ def construct(
     Raises:
         MissingInputError: the source does not exist.
         DataError: the source cannot be read, has too many unusable records or changed; or a step failed.
-        ZhongjingError: a step cannot go on, or objects to what came out. What is done is kept.
+        ZhongjingError: a step does not let the source through (nothing is read), cannot go on, or objects to
+            what came out. What is done is kept.
         ConfigError: the output's folder holds something else.
     """
     out = out.rstrip("/")
     reach_with(store.connection.access)
     check_apart(source, out)
     frozen = freeze(store, source)
+    lineage = parents_of(store, frozen.objects)
+    admit(steps, partial(lineage_has_passed, *lineage), source.uri)
     key = key_of(source, frozen, steps)
     done = _claim(store, out, key, steps)
     if done is not None:
@@ -142,7 +147,7 @@ def construct(
             count += 1
     reading.check(f"{out}/_made")
     check_unchanged(store, source, frozen)
-    manifest = _manifest(store, source, frozen, maker, count)
+    manifest = _manifest(source, frozen, lineage, maker, count)
     try:
         store.put_record(f"{out}/{MANIFEST_NAME}", manifest, if_none_match=True)
     except ConflictError:  # of another run with this key: it made the same
@@ -266,7 +271,11 @@ class _Told:
 
 
 def _manifest(
-    store: ObjectStore, source: Source, frozen: FrozenSource, maker: PartMaker, count: int
+    source: Source,
+    frozen: FrozenSource,
+    lineage: tuple[list[Ancestor], bool],
+    maker: PartMaker,
+    count: int,
 ) -> SourceManifest:
     noted = maker.noted()
     parts: list[PartRecord] = []
@@ -290,7 +299,7 @@ def _manifest(
         for step in maker.steps
         if isinstance(step, FinishingStep)
     }
-    parents, complete = parents_of(store, frozen.objects)
+    parents, complete = lineage
     return SourceManifest(
         key=maker.key,
         kind=source.kind,

@@ -8,7 +8,7 @@ and an interrupted run goes on where it was. Name, version and parameters go int
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -74,6 +74,24 @@ class BatchStep(Step, Protocol):
 
 
 @runtime_checkable
+class GuardedStep(Step, Protocol):
+    """A step that not every record may go through."""
+
+    def admit(self, passed: Callable[[str], bool], source: str) -> None:
+        """Called before anything is read.
+
+        Args:
+            passed: whether all records went through a step of that name before they come to this one: in the
+                lineage of the source, or in this construction.
+            source: its URI, for messages.
+
+        Raises:
+            ZhongjingError: they may not.
+        """
+        ...
+
+
+@runtime_checkable
 class FinishingStep(Step, Protocol):
     """A step that has something to tell, or to object to, once all records went through."""
 
@@ -104,3 +122,20 @@ def rejected(record: Record, reason: str, code: Code = codes.UNUSABLE_RECORD) ->
     text = "\n".join(record_texts(record))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return Rejected(record.position, reason, digest, text, code)
+
+
+def admit(steps: Sequence[Step], passed: Callable[[str], bool], source: str) -> None:
+    """Asks each step whether the records may go through it.
+
+    Args:
+        steps: in their order.
+        passed: whether all records of the source went through a step of that name.
+        source: its URI, for messages.
+
+    Raises:
+        ZhongjingError: of the first step that lets them not.
+    """
+    for place, step in enumerate(steps):
+        if isinstance(step, GuardedStep):
+            before = {each.name for each in steps[:place]}
+            step.admit(lambda name, before=before: name in before or passed(name), source)  # type: ignore[misc]

@@ -44,7 +44,7 @@ def answer(*problems: dict[str, Any]) -> str:
 def judge(body: Body) -> str:
     """Reads the facts that it is given, as a model would."""
     text = body["messages"][1]["content"]
-    if "胃溃疡" in text:
+    if "我有胃溃疡" in text:
         (number,) = [line.partition(".")[0] for line in text.splitlines() if "布洛芬｜禁忌｜胃溃疡" in line]
         return answer({"turn": 2, "kind": "contradiction", "fact": int(number)})
     return answer({"turn": 2, "kind": "empty"}) if "没有与这段对话有关" in text else answer()
@@ -71,7 +71,7 @@ def test_the_facts_stand_in_the_instruction_and_decide(storage: Storage, facts: 
     assert bad.counts["against (布洛芬, 禁忌, 胃溃疡)"] == bad.counts["problem: contradiction"] == 1
     assert (good.records, good.counts["with facts"], good.counts["judged"]) == ((GOOD,), 1, 1)
     # What is not unwanted is counted only.
-    assert (none.records, none.counts["with facts"], none.counts["problem: empty"]) == ((NONE,), 0, 1)
+    assert (none.records, none.counts["without facts"], none.counts["problem: empty"]) == ((NONE,), 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,10 @@ def test_a_source_made_by_both_steps_is_asked_for_many_records_at_a_time(
     with ScriptedServer(both) as server:
         server.delay = 0.05
         desk = desk_at(server, storage)
+        with pytest.raises(LanguageModelError) as caught:
+            construct(store, source, [ExpandStep(desk)], f"{storage.uri}/one")
+        assert (caught.value.code, server.bodies) == (codes.NOT_DEIDENTIFIED, [])
+        desk = replace(desk, accept_identifiable=True)
         steps = [ExpandStep(desk), NormalizeStep(desk)]
         made = construct(store, source, steps, f"{storage.uri}/one")
         assert (made.read, made.written, made.quarantined) == (24, 24, {})
@@ -270,7 +274,10 @@ def test_a_source_made_by_both_steps_is_asked_for_many_records_at_a_time(
         again = construct(store, source, steps, f"{storage.uri}/two")
         assert len(server.bodies) == 48
         assert [part.digest for part in again.parts] == [part.digest for part in made.parts]
-        steps[0].close()
+        notes = made.notes["normalize"]
+        assert (notes["requests"], notes["repeatedAfterKills"], notes["retries"]) == (48, 0, {})
+        assert (notes["promptTokens"], notes["cost"], notes["records"]) == (48 * 200, None, 24)
+        assert notes["acceptIdentifiable"] is True
     line = json.loads(store.get(f"{storage.uri}/one/part-00000.jsonl").splitlines()[0])
     assert "您好，请问这种情况持续多久了" in json.dumps(line, ensure_ascii=False)
 

@@ -24,10 +24,13 @@ def require_deidentified(
     """
     if accept_identifiable or (manifest is not None and manifest.has_passed(STEP)):
         return
-    what = (
-        "it has no manifest" if manifest is None else f"no step {STEP} stands in its lineage for every record"
-    )
-    raise LanguageModelError(
+    raise not_deidentified(source, has_manifest=manifest is not None)
+
+
+def not_deidentified(source: str, *, has_manifest: bool = True) -> LanguageModelError:
+    """The refusal of a source."""
+    what = f"no step {STEP} stands in its lineage for every record" if has_manifest else "it has no manifest"
+    return LanguageModelError(
         f"the source would be sent to a language model, and {what}",
         code=codes.NOT_DEIDENTIFIED,
         where=source,

@@ -13,12 +13,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ahocorasick
 
 from zhongjing.codes import data as codes
 from zhongjing.construct.llm.doses import notation
 from zhongjing.errors import DataError
+from zhongjing.storage.listing import expand
+
+if TYPE_CHECKING:
+    from zhongjing.storage.objects import ObjectStore
 
 # Parts of names: the character before them tells most names apart (阿莫西林, 氨苄西林).
 _STEMS = (
@@ -54,23 +59,33 @@ class DrugNames:
         return cls(tuple(sorted(name for name in clean if len(name) >= _SHORTEST)))
 
     @classmethod
-    def load(cls, path: Path) -> DrugNames:
+    def load(cls, place: str | Path, store: ObjectStore | None = None) -> DrugNames:
         """A file with a name a line, UTF-8.
+
+        Args:
+            place: a path, or an s3:// URI.
+            store: needed for s3://.
 
         Raises:
             DataError: it cannot be read, or has no name.
         """
+        path = str(place)
         try:
-            names = cls.of(path.read_text(encoding="utf-8-sig").splitlines())
+            if path.startswith("s3://"):
+                assert store is not None, "s3:// needs a store"
+                data = store.get(path)
+            else:
+                data = Path(expand(path)).read_bytes()
+            names = cls.of(data.decode("utf-8-sig").splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
                 f"the list of drugs cannot be read ({type(error).__name__})",
                 code=codes.UNREADABLE_SOURCE,
-                where=str(path),
+                where=path,
                 remedy="name a UTF-8 file with one name a line",
             ) from error
         if not names.names:
-            raise DataError("the list of drugs has no name", code=codes.EMPTY_SOURCE, where=str(path))
+            raise DataError("the list of drugs has no name", code=codes.EMPTY_SOURCE, where=path)
         return names
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from zhongjing.construct.llm.limits import Limits
+from zhongjing.construct.llm.limits import Limits, Tokens
 from zhongjing.construct.llm.model_step import ModelStep
 from zhongjing.data.records import Record, record_texts
 
@@ -51,46 +51,67 @@ def tokens_of(text: str, assumptions: Assumptions) -> float:
     return wide * assumptions.tokens_per_wide_character + narrow * assumptions.tokens_per_narrow_character
 
 
+class Estimator:
+    """Estimates a step over records that are read once; nothing is asked and nothing stored.
+
+    Args:
+        step: that will be run.
+        assumptions: what is not known beforehand.
+    """
+
+    def __init__(self, step: ModelStep, assumptions: Assumptions = Assumptions()) -> None:
+        self.step = step
+        self._assumptions = assumptions
+        self._growth = step.growth if assumptions.growth is None else assumptions.growth
+        shortest = assumptions.shortest_answer
+        self._shortest = step.shortest_answer if shortest is None else shortest
+        self._seen = self._asked = 0
+        self._prompt = self._completion = 0.0
+
+    def add(self, record: Record) -> None:
+        """Takes the next record."""
+        self._seen += 1
+        messages = self.step.opening(record)
+        if messages is None:
+            return
+        self._asked += 1
+        self._prompt += sum(tokens_of(message["content"], self._assumptions) + 8 for message in messages)
+        text = "".join(record_texts(record))
+        per_character = tokens_of(text, self._assumptions) / max(len(text), 1)
+        characters = max(self._growth * len(text), self._shortest)
+        self._completion += min(characters * per_character, self.step.desk.sampling.max_tokens)
+
+    def result(self, scale: float = 1.0) -> Estimate:
+        """What the records will take, times ``scale``: that of all for a part of them."""
+        again = 1 + self._assumptions.failed_tries
+        requests = round(scale * self._asked * again)
+        # A second try sends the first answer and the fault along.
+        prompt = round(scale * (self._prompt * again + self._completion * self._assumptions.failed_tries))
+        completion = round(scale * self._completion * again)
+        limits = self.step.desk.limits
+        prices = limits.prices
+        return Estimate(
+            records=round(scale * self._seen),
+            asked=round(scale * self._asked),
+            requests=requests,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            money=None if prices is None else prices.of(Tokens(prompt, completion)),
+            currency=None if prices is None else prices.currency,
+            hours=_minutes(requests, prompt + completion, limits, self._assumptions) / 60,
+        )
+
+
 def estimate(
     records: Iterable[Record],
     step: ModelStep,
     assumptions: Assumptions = Assumptions(),
 ) -> Estimate:
     """Estimates a step over records that are read once; nothing is asked and nothing stored."""
-    seen = asked = 0
-    prompt = completion = 0.0
-    growth = step.growth if assumptions.growth is None else assumptions.growth
-    shortest = step.shortest_answer if assumptions.shortest_answer is None else assumptions.shortest_answer
+    estimator = Estimator(step, assumptions)
     for record in records:
-        seen += 1
-        messages = step.opening(record)
-        if messages is None:
-            continue
-        asked += 1
-        prompt += sum(tokens_of(message["content"], assumptions) + 8 for message in messages)
-        text = "".join(record_texts(record))
-        per_character = tokens_of(text, assumptions) / max(len(text), 1)
-        characters = max(growth * len(text), shortest)
-        completion += min(characters * per_character, step.desk.sampling.max_tokens)
-    again = 1 + assumptions.failed_tries
-    requests = round(asked * again)
-    # A second try sends the first answer and the fault along.
-    prompt_tokens = round(prompt * again + completion * assumptions.failed_tries)
-    completion_tokens = round(completion * again)
-    limits = step.desk.limits
-    prices = limits.prices
-    return Estimate(
-        records=seen,
-        asked=asked,
-        requests=requests,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        money=None
-        if prices is None
-        else (prompt_tokens * prices.prompt + completion_tokens * prices.completion) / 1e6,
-        currency=None if prices is None else prices.currency,
-        hours=_minutes(requests, prompt_tokens + completion_tokens, limits, assumptions) / 60,
-    )
+        estimator.add(record)
+    return estimator.result()
 
 
 def _minutes(requests: int, tokens: int, limits: Limits, assumptions: Assumptions) -> float:

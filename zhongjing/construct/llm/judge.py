@@ -131,7 +131,8 @@ class JudgeStep(ModelStep):
         if written.value is None:
             left = rejected(record, written.reason, written.code)
             return Outcome(counts=written.counts, quarantined=left)
-        counts = Counter({**written.counts, self.done: 1, "with facts": int(bool(found))})
+        counts = Counter({**written.counts, self.done: 1})
+        counts["with facts" if found else "without facts"] += 1
         for problem in written.value.problems:
             counts[f"problem: {problem.kind}"] += 1
             if problem.kind == "contradiction":

@@ -17,6 +17,7 @@ from zhongjing.codes import language_model as codes
 from zhongjing.construct.access import opened
 from zhongjing.construct.llm.author import Author, Question
 from zhongjing.construct.llm.batch import Batch, Desk, Report, close_batch, shared_batch
+from zhongjing.construct.llm.consent import STEP, not_deidentified
 from zhongjing.construct.llm.drugs import DrugNames
 from zhongjing.construct.llm.ledger import Ledger
 from zhongjing.construct.llm.prompt import Prompt, load_prompt
@@ -139,6 +140,15 @@ class ModelStep(ABC):
             code=codes.TOO_MANY_UNUSABLE_ANSWERS,
             where=self.desk.server.name,
         )
+
+    def admit(self, passed: Callable[[str], bool], source: str) -> None:
+        """Refuses records that were not de-identified, unless the desk accepts them.
+
+        Raises:
+            LanguageModelError: they were not.
+        """
+        if not (self.desk.accept_identifiable or passed(STEP)):
+            raise not_deidentified(source)
 
     def finish(self, counts: Mapping[str, int], quarantined: Mapping[str, int]) -> dict[str, object]:
         """What was asked and paid over all processes and kills. Closes what this process has open.
