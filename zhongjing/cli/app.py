@@ -9,6 +9,7 @@ import typer
 
 from zhongjing.cli.commands import (
     chat,
+    check,
     config,
     dashboard,
     data,
@@ -17,6 +18,7 @@ from zhongjing.cli.commands import (
     plan,
     pull,
     report,
+    rewrite,
     runs,
     stats,
     submit,
@@ -72,6 +74,9 @@ app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
 app.command("report", epilog=report.EPILOG)(report.report)
 app.add_typer(config.app, name="config")
 data.app.command("deidentify", epilog=deidentify.EPILOG)(deidentify.deidentify)
+data.app.command("normalize", epilog=rewrite.NORMALIZE_EPILOG)(rewrite.normalize)
+data.app.command("expand", epilog=rewrite.EXPAND_EPILOG)(rewrite.expand)
+data.app.command("check", epilog=check.EPILOG)(check.check)
 data.app.command("stats", epilog=stats.EPILOG)(stats.stats)
 app.add_typer(data.app, name="data")
 

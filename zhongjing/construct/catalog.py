@@ -1,15 +1,15 @@
 """Steps by name: how each is built from plain settings, for commands and jobs alike.
 
-===========  ==========================================  ===================================
-name         what becomes of a record                    needs
-===========  ==========================================  ===================================
-deidentify   identifiers are replaced                    a salt where the policy says so
-normalize    a model rewrites the doctor's turns         model, base URL
-expand       a model makes terse dialogues longer        model, base URL
-check        rules find contradictions to a graph        kg
-judge        a model finds them, and more, with the      kg, model, base URL
-             graph's facts in its instruction
-===========  ==========================================  ===================================
+===========  =============================================  ===============================
+name         what becomes of a record                       needs
+===========  =============================================  ===============================
+deidentify   identifiers are replaced                       a salt where the policy says so
+normalize    a model rewrites the doctor's turns            model, base URL
+expand       a model makes terse dialogues longer           model, base URL
+check        rules leave out what contradicts a graph;      kg
+             where a model is named, it judges the rest
+             with the graph's facts (step ``judge``)
+===========  =============================================  ===============================
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zhongjing.codes import construct as codes
@@ -39,9 +38,6 @@ from zhongjing.errors import ConfigError
 
 if TYPE_CHECKING:
     from zhongjing.storage.objects import ObjectStore
-
-ASKING = frozenset({"normalize", "expand", "judge"})
-"""Steps that ask a language model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +60,7 @@ class StepSettings:
     """
 
     steps: Sequence[str]
-    policy: Path | None = None
+    policy: str | None = None
     salt: str | None = field(default=None, repr=False)
     model: str | None = None
     base_url: str | None = None
@@ -82,12 +78,12 @@ class StepSettings:
     @property
     def asks(self) -> bool:
         """Whether a language model is asked."""
-        return not ASKING.isdisjoint(self.steps)
+        return self.model is not None or not {"normalize", "expand"}.isdisjoint(self.steps)
 
     def processes(self, wanted: int) -> int:
         """How many processes may work at a time, of those wanted.
 
-        No more than questions may be under way; and one where there is a budget, which nobody else then spends.
+        No more than questions may be under way; one where there is a budget, so that no other spends it, too.
         """
         if not self.asks:
             return wanted
@@ -108,7 +104,6 @@ def build_steps(
     Raises:
         ConfigError: a name that is none, a name twice, or a setting that a step needs is missing.
         DataError: the graph or a list cannot be read.
-        LanguageModelError: the API key is not where it is said to be.
     """
     twice = {name for name in settings.steps if list(settings.steps).count(name) > 1}
     unknown = [name for name in settings.steps if name not in BUILDERS]
@@ -120,7 +115,7 @@ def build_steps(
             remedy=f"there are: {', '.join(BUILDERS)}; each at most once",
         )
     parts = _Parts(settings, out.rstrip("/"), store, processes)
-    return [BUILDERS[name](parts) for name in settings.steps]
+    return [step for name in settings.steps for step in BUILDERS[name](parts)]
 
 
 class _Parts:
@@ -129,22 +124,19 @@ class _Parts:
     def __init__(self, settings: StepSettings, out: str, store: ObjectStore | None, processes: int) -> None:
         self.settings = settings
         self._out = out
-        self._store = store
+        self.store = store
         self._processes = processes
 
     @functools.cached_property
     def desk(self) -> Desk:
         settings = self.settings
-        if settings.key is not None and self._store is not None:
-            settings.key.read()  # sooner than at the first record
-        names = "-".join(name for name in settings.steps if name in ASKING)
         return Desk(
             server=Server(
                 self._given("baseUrl", settings.base_url), self._given("model", settings.model), settings.key
             ),
-            storage=Storage() if self._store is None else self._store.storage,
+            storage=Storage() if self.store is None else self.store.storage,
             ledger=settings.ledger or f"{'/'.join(self._out.split('/')[:3])}/ledger",
-            account=f"{names}-{hashlib.sha256(self._out.encode()).hexdigest()[:12]}",
+            account=hashlib.sha256(self._out.encode()).hexdigest()[:16],
             sampling=settings.sampling,
             limits=settings.limits.shared_by(self._processes),
             tries=settings.tries,
@@ -154,12 +146,12 @@ class _Parts:
 
     @functools.cached_property
     def graph(self) -> Graph:
-        return load_graph(self._given("kg", self.settings.kg), self._store)
+        return load_graph(self._given("kg", self.settings.kg), self.store)
 
     @functools.cached_property
     def drugs(self) -> DrugNames:
         place = self.settings.drugs
-        return DrugNames() if place is None else DrugNames.load(place, self._store)
+        return DrugNames() if place is None else DrugNames.load(place, self.store)
 
     def _given(self, name: str, value: str | None) -> str:
         if not value:
@@ -172,23 +164,30 @@ class _Parts:
         return value
 
 
-def _deidentify(parts: _Parts) -> Step:
+def _deidentify(parts: _Parts) -> list[Step]:
     from zhongjing.construct.deidentify.deidentifier import Deidentifier
-    from zhongjing.construct.deidentify.policy import load_policy
+    from zhongjing.construct.deidentify.policy import load_policy, parse_policy
 
-    return Deidentifier(load_policy(parts.settings.policy), salt=parts.settings.salt)
+    place, store = parts.settings.policy, parts.store
+    if place is not None and place.startswith("s3://"):
+        assert store is not None, "s3:// needs a store"
+        policy = parse_policy(store.get(place).decode("utf-8", "replace"), place)
+    else:
+        policy = load_policy(place)
+    return [Deidentifier(policy, salt=parts.settings.salt)]
 
 
-def _check(parts: _Parts) -> Step:
+def _check(parts: _Parts) -> list[Step]:
     rules = parts.settings.rules
-    return KnowledgeCheck(parts.graph, QUARANTINED if rules is None else rules)
+    steps: list[Step] = [KnowledgeCheck(parts.graph, QUARANTINED if rules is None else rules)]
+    # Rules first: what they leave out costs nothing.
+    return steps if parts.settings.model is None else [*steps, JudgeStep(parts.desk, graph=parts.graph)]
 
 
-BUILDERS: Mapping[str, Callable[[_Parts], Step]] = {
+BUILDERS: Mapping[str, Callable[[_Parts], list[Step]]] = {
     "deidentify": _deidentify,
-    "normalize": lambda parts: NormalizeStep(parts.desk, parts.drugs),
-    "expand": lambda parts: ExpandStep(parts.desk, parts.drugs),
+    "normalize": lambda parts: [NormalizeStep(parts.desk, parts.drugs)],
+    "expand": lambda parts: [ExpandStep(parts.desk, parts.drugs)],
     "check": _check,
-    "judge": lambda parts: JudgeStep(parts.desk, graph=parts.graph),
 }
 """By name."""

@@ -157,7 +157,7 @@ def find_manifest(store: ObjectStore | None, folder: str) -> SourceManifest | No
 
 
 def lineage_has_passed(parents: Sequence[Ancestor], complete: bool, step: str) -> bool:
-    """Whether all records of a source went through a step of that name, by :func:`parents_of` of its objects."""
+    """Whether all records of a source went through that step, by :func:`parents_of` of its objects."""
     return _has_passed(step, (), parents, complete)
 
 

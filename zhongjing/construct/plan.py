@@ -1,8 +1,8 @@
 """What a construction will take, before anything is written: records, characters, tokens, money, hours.
 
 The beginning of the source is read, and some of its records go through the steps here. The rest is taken to
-be like them. Steps that ask a language model ask nothing here: what they would send is counted, of the records
-as they are read (:mod:`zhongjing.construct.llm.estimate`).
+be like them. Steps that ask a language model ask nothing here: what they would send is counted, of the
+records as they are read (:mod:`zhongjing.construct.llm.estimate`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -19,11 +20,13 @@ from zhongjing.config.sources import Source
 from zhongjing.construct.inputs import freeze
 from zhongjing.construct.llm.estimate import Estimator
 from zhongjing.construct.llm.model_step import ModelStep
+from zhongjing.construct.manifest import lineage_has_passed, parents_of
 from zhongjing.construct.parts import Making
 from zhongjing.construct.runner import Reading
-from zhongjing.construct.step import Step
+from zhongjing.construct.step import Step, admit
 from zhongjing.data.records import Record as Neutral
 from zhongjing.data.records import Rejected, record_texts
+from zhongjing.errors import ZhongjingError
 from zhongjing.storage.manifest import Record
 
 if TYPE_CHECKING:
@@ -60,6 +63,7 @@ class ConstructionPlan(Record):
     characters_per_second: float | None = Field(description="of one process; None: no record to try")
     processes: int
     asking: list[AskingPlan] = Field(default_factory=list)
+    refused: str | None = Field(default=None, description="why a step would not let the source through")
     hours: float | None
 
 
@@ -85,6 +89,11 @@ def plan(
     asking = [Estimator(step) for step in steps if isinstance(step, ModelStep)]
     own = [step for step in steps if not isinstance(step, ModelStep)]
     frozen = freeze(store, source)
+    refused = None
+    try:
+        admit(steps, partial(lineage_has_passed, *parents_of(store, frozen.objects)), source.uri)
+    except ZhongjingError as error:
+        refused = f"{error.message}; {error.remedy}" if error.remedy else error.message
     reading = Reading(store, source, frozen)
     records = unreadable = characters = 0
     tried: list[Neutral] = []
@@ -119,6 +128,7 @@ def plan(
         characters_per_second=speed,
         processes=processes,
         asking=asked,
+        refused=refused,
         hours=None if here is None else here + sum(each.hours for each in asked),
     )
 

@@ -1,0 +1,98 @@
+"""``zhongjing data normalize`` and ``expand``: a language model rewrites dialogues (paper, section 3)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from zhongjing.cli import construction
+from zhongjing.cli.console import Console
+from zhongjing.cli.construction import Endpoint, In, KeepText, Order, Out, Plan, Processes, SourceFile
+from zhongjing.cli.errors import guarded
+from zhongjing.cli.language_model import ModelOptions, carry_out
+from zhongjing.cli.options import Format, Local, OutputFormat, SourceKind, Workdir
+from zhongjing.cli.spread import spread
+
+_NOTES = """
+The key stands in OPENAI_API_KEY, or in the variable that --key-variable names. A run that was interrupted,
+or stopped for want of funds, goes on with the same command: no answer is paid for twice.
+"""
+NORMALIZE_EPILOG = f"""
+\b
+Examples:
+  zhongjing data normalize s3://corpus/clean s3://corpus/normal --model gpt-4o \\
+      --base-url https://api.openai.com/v1 --endpoint https://s3.example.org --plan
+  zhongjing data normalize s3://zhongjing/clean s3://zhongjing/normal --local --model qwen \\
+      --base-url http://127.0.0.1:8000/v1
+{_NOTES}"""
+EXPAND_EPILOG = f"""
+\b
+Examples:
+  zhongjing data expand s3://corpus/normal s3://corpus/expanded --model gpt-4o \\
+      --base-url https://api.openai.com/v1 --endpoint https://s3.example.org --budget 200
+  zhongjing data expand s3://zhongjing/normal s3://zhongjing/expanded --local --model qwen \\
+      --base-url http://127.0.0.1:8000/v1
+{_NOTES}"""
+
+Drugs = Annotated[
+    str | None,
+    typer.Option("--drugs", metavar="FILE", help="Names of drugs, one a line, that answers may not change."),
+]
+
+
+@guarded
+@spread("asked")
+def normalize(
+    *,
+    source: In,
+    out: Out,
+    asked: ModelOptions,
+    file: SourceFile = None,
+    kind: SourceKind = None,
+    drugs: Drugs = None,
+    plan: Plan = False,
+    processes: Processes = None,
+    keep_text: KeepText = False,
+    local: Local = False,
+    workdir: Workdir = None,
+    endpoint: Endpoint = None,
+    output: OutputFormat = Format.TEXT,
+) -> int:
+    """Rewrite the doctor's answers in one professional style."""
+    return carry_out(
+        Console(json_mode=output == Format.JSON),
+        Order(source, out.rstrip("/"), file, kind, keep_text, processes),
+        asked.settings(("normalize",), plan=plan, drugs=drugs),
+        partial(construction.store_of, local=local, workdir=workdir, endpoint=endpoint),
+        plan=plan,
+    )
+
+
+@guarded
+@spread("asked")
+def expand(
+    *,
+    source: In,
+    out: Out,
+    asked: ModelOptions,
+    file: SourceFile = None,
+    kind: SourceKind = None,
+    drugs: Drugs = None,
+    plan: Plan = False,
+    processes: Processes = None,
+    keep_text: KeepText = False,
+    local: Local = False,
+    workdir: Workdir = None,
+    endpoint: Endpoint = None,
+    output: OutputFormat = Format.TEXT,
+) -> int:
+    """Make several turns of terse single-turn dialogues."""
+    return carry_out(
+        Console(json_mode=output == Format.JSON),
+        Order(source, out.rstrip("/"), file, kind, keep_text, processes),
+        asked.settings(("expand",), plan=plan, drugs=drugs),
+        partial(construction.store_of, local=local, workdir=workdir, endpoint=endpoint),
+        plan=plan,
+    )
