@@ -116,8 +116,8 @@ def test_expand_and_check_follow(
     assert "(布洛芬, 适应症, 胃溃疡), (布洛芬, 禁忌, 胃溃疡)" in result.stdout
     # With a model: it judges what the rules let through, and has the facts before it.
     server.answer = lambda _: '{"problems": []}'
-    words = ("data", "check", longer, f"{bucket_uri}/judged", "--kg", f"{bucket_uri}/kg")
-    result = command(*words, "--rule", "contraindication", *model(server, bucket_uri))
+    judged = ("data", "check", longer, f"{bucket_uri}/judged", "--kg", f"{bucket_uri}/kg")
+    result = command(*judged, "--rule", "contraindication", *model(server, bucket_uri))
     assert result.exit_code == 0, result.output
     assert f"{COUNT} of {COUNT} records" in result.stdout
     assert "布洛芬｜用法用量｜一次0.1~0.2g" in server.bodies[-1]["messages"][1]["content"]
