@@ -29,6 +29,8 @@ from zhongjing.construct.llm.server import Sampling, Server
 from zhongjing.errors import LanguageModelError, LanguageModelUnavailableError
 
 _REFUSALS = 20  # records that are refused before any is answered: then it is not the records
+UNPROVEN_SECONDS = 60.0
+"""How long a server may fail (HTTP 500) that has not answered once: some fail so for want of the model."""
 _MOST_BYTES = 8 << 20  # of a body: a server that sends more than this is none
 
 Message = Mapping[str, str]
@@ -96,6 +98,7 @@ class _Failure:
 
     reason: str
     retry_after: float | None = None
+    is_error: bool = False  # HTTP 500
 
 
 class ChatClient:
@@ -184,11 +187,15 @@ class ChatClient:
             if pause is not None:
                 self._pace.pause(pause)  # for every request, this one included
             wait = self._patience.pause(failures, self._chance)
-            if time.monotonic() - since + max(wait, pause or 0.0) > self._patience.seconds:
+            unproven = result.is_error and not self.has_answered
+            most = min(self._patience.seconds, UNPROVEN_SECONDS if unproven else self._patience.seconds)
+            if time.monotonic() - since + max(wait, pause or 0.0) > most:
                 raise LanguageModelUnavailableError(
-                    f"no answer after {failures} tries: {result.reason}",
+                    f"no answer after {failures} tries: {result.reason}"
+                    + ("; it has not answered once" if unproven else ""),
                     code=codes.LANGUAGE_MODEL_UNAVAILABLE,
                     where=self._server.name,
+                    remedy="see the server's log, and whether it has this model" if unproven else None,
                 )
             await self._sleep(wait)
 
@@ -249,7 +256,7 @@ class ChatClient:
         elif isinstance(result, Refusal):
             self.counts[f"failed: {result.reason}"] += 1
             if result.is_passing:
-                return _Failure(result.reason, result.retry_after)
+                return _Failure(result.reason, result.retry_after, result.status == 500)
         return result
 
     async def _send(
