@@ -8,7 +8,6 @@ answer depends on the weights, its prompt, its temperature and its seed, and not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +21,7 @@ from zhongjing.data.templates import ensure_chat_template
 from zhongjing.errors import DataError
 from zhongjing.model.adapters import read_adapter
 from zhongjing.model.base import load_base
+from zhongjing.model.questions import Answer, Question
 from zhongjing.model.rollout import CompactingEngine, Sampling
 from zhongjing.model.router import AdapterRouter
 from zhongjing.model.tokenizer import end_ids, load_tokenizer
@@ -29,24 +29,6 @@ from zhongjing.model.tokenizer import end_ids, load_tokenizer
 _ROLE = "answer"
 _INCOMPLETE = "\ufffd"  # what a decoder gives for the first bytes of a character: the limit may cut one
 _SHORTEST_PROMPT = 8  # tokens that the answers' length must leave
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A prompt (a user turn last) and the seed of its answer. ``temperature`` 0 takes the likeliest token."""
-
-    turns: tuple[Turn, ...]
-    seed: int
-    temperature: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer's text, without marks. ``ended``: by the model itself, not by the limit of tokens."""
-
-    text: str
-    tokens: int
-    ended: bool
 
 
 class Answerer:

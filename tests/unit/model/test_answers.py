@@ -13,9 +13,10 @@ from zhongjing.config.stages import Lora
 from zhongjing.data.records import Turn
 from zhongjing.errors import DataError
 from zhongjing.model.adapters import add_lora, load_adapter, save_adapter
-from zhongjing.model.answers import Answer, Answerer, Question
+from zhongjing.model.answers import Answerer
 from zhongjing.model.base import load_base
 from zhongjing.model.generation import answer
+from zhongjing.model.questions import Answer, Question
 from zhongjing.model.tokenizer import load_tokenizer
 
 ASKED = ["感冒应当怎么办？", "高血压吃什么？", "胃炎患者常有上腹痛，可到哪里做胃镜检查？"]
