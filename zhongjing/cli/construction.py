@@ -226,7 +226,8 @@ def plan_lines(found: ConstructionPlan) -> list[str]:
     ]
     if found.unreadable:
         rows.append(("unreadable", f"{about}{found.unreadable:,}"))
-    if found.hours is not None and found.characters_per_second is not None:
+    # Where a language model is asked, that takes the time.
+    if found.hours is not None and found.characters_per_second is not None and not found.asking:
         speed = f"{count(found.characters_per_second)} characters a second each"
         rows.append(("time", f"about {duration(found.hours * 3600)}: {found.processes} processes, {speed}"))
     return [f"{name:<12}{text}" for name, text in rows]

@@ -46,12 +46,12 @@ def wording_fault(text: str, shortest: int, longest: int) -> Fault | None:
         return Fault("undecodable", "an answer has characters that are none", "有一条回答含有乱码")
     if len(stripped) < shortest:
         return Fault(
-            "short", f"an answer has fewer than {shortest} characters", "有一条发言过于简短，请写完整"
+            "short", "an answer is too short", "有一条发言过于简短，请写完整"
         )
     if len(stripped) > longest:
         return Fault(
             "long",
-            f"an answer has more than {longest} characters",
+            "an answer is too long",
             f"有一条发言超过{longest}个字，请写得简洁些",
         )
     if _AI.search(text):
