@@ -45,9 +45,7 @@ def wording_fault(text: str, shortest: int, longest: int) -> Fault | None:
     if has_undecodable(text):
         return Fault("undecodable", "an answer has characters that are none", "有一条回答含有乱码")
     if len(stripped) < shortest:
-        return Fault(
-            "short", "an answer is too short", "有一条发言过于简短，请写完整"
-        )
+        return Fault("short", "an answer is too short", "有一条发言过于简短，请写完整")
     if len(stripped) > longest:
         return Fault(
             "long",
