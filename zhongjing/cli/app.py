@@ -15,6 +15,7 @@ from zhongjing.cli.commands import (
     data,
     deidentify,
     doctor,
+    instruct,
     plan,
     pull,
     report,
@@ -77,6 +78,7 @@ data.app.command("deidentify", epilog=deidentify.EPILOG)(deidentify.deidentify)
 data.app.command("normalize", epilog=rewrite.NORMALIZE_EPILOG)(rewrite.normalize)
 data.app.command("expand", epilog=rewrite.EXPAND_EPILOG)(rewrite.expand)
 data.app.command("check", epilog=check.EPILOG)(check.check)
+data.app.command("instruct", epilog=instruct.EPILOG)(instruct.instruct)
 data.app.command("stats", epilog=stats.EPILOG)(stats.stats)
 app.add_typer(data.app, name="data")
 

@@ -27,7 +27,7 @@ from zhongjing.pipeline.headline import duration
 if TYPE_CHECKING:
     from zhongjing.construct.manifest import SourceManifest
     from zhongjing.construct.plan import ConstructionPlan
-    from zhongjing.construct.runner import Progress
+    from zhongjing.construct.runner import Feed, Progress
     from zhongjing.construct.step import Step
     from zhongjing.storage.objects import ObjectStore
 
@@ -173,17 +173,20 @@ def check_out(out: str) -> None:
         )
 
 
-def make(console: Console, store: ObjectStore, order: Order, steps: Sequence[Step]) -> SourceManifest:
+def make(
+    console: Console, store: ObjectStore, order: Order, steps: Sequence[Step], *, feed: Feed | None = None
+) -> SourceManifest:
     """Makes the source, with progress on the console."""
     from zhongjing.construct.runner import construct, in_processes
 
     source = order.source(store)
-    with _shown(console) as listen:
-        return construct(store, source, steps, order.out, work=in_processes(order.workers), listen=listen)
+    work = in_processes(order.workers)
+    with shown(console) as listen:
+        return construct(store, source, steps, order.out, feed=feed, work=work, listen=listen)
 
 
 @contextmanager
-def _shown(console: Console) -> Iterator[Any]:
+def shown(console: Console) -> Iterator[Any]:
     """A listener of progress: a bar on a terminal, a line every ten seconds elsewhere."""
     began = told = time.monotonic()
 
@@ -261,6 +264,8 @@ def tell_plan(
     order: Order,
     steps: Sequence[Step],
     opened: Callable[[], AbstractContextManager[ObjectStore]],
+    *,
+    feed: Feed | None = None,
 ) -> None:
     """Says what a construction will take. Files of this machine are looked at without a store."""
     from zhongjing.construct.plan import plan
@@ -268,7 +273,7 @@ def tell_plan(
     declared = order.declared
     uri = order.place if declared is None else declared.uri
     with opened() if uri.startswith("s3://") else nullcontext() as store:
-        found = plan(store, order.source(store), steps, processes=order.workers)
+        found = plan(store, order.source(store), steps, processes=order.workers, feed=feed)
     if console.json_mode:
         console.result(found.model_dump(mode="json"))
     else:

@@ -65,9 +65,9 @@ def _file(path: Path) -> FrozenObject:
         ) from error
 
 
-def check_unchanged(store: ObjectStore | None, source: Source, frozen: FrozenSource) -> None:
-    """Raises DataError where the source is not what it was when it was frozen."""
-    if freeze(store, source).digest != frozen.digest:
+def check_unchanged(now: FrozenSource, source: Source, frozen: FrozenSource) -> None:
+    """Raises DataError where the source is ``now`` not what it was when it was frozen."""
+    if now.digest != frozen.digest:
         raise DataError(
             "the source was changed while it was read",
             code=data_codes.SOURCE_CHANGED,

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from zhongjing.config.sources import Source
-from zhongjing.construct.inputs import freeze
 from zhongjing.construct.llm.estimate import Estimator
 from zhongjing.construct.llm.model_step import ModelStep
 from zhongjing.construct.manifest import lineage_has_passed, parents_of
 from zhongjing.construct.parts import Making
-from zhongjing.construct.runner import Reading
+from zhongjing.construct.runner import Feed, Reading
 from zhongjing.construct.step import Step, admit
 from zhongjing.data.records import Record as Neutral
 from zhongjing.data.records import Rejected, record_texts
@@ -73,6 +72,7 @@ def plan(
     steps: Sequence[Step],
     *,
     processes: int,
+    feed: Feed | None = None,
 ) -> ConstructionPlan:
     """Looks ahead.
 
@@ -81,6 +81,7 @@ def plan(
         source: as for :func:`~zhongjing.construct.runner.construct`.
         steps: in their order.
         processes: that the work will be shared by.
+        feed: as for :func:`~zhongjing.construct.runner.construct`.
 
     Raises:
         MissingInputError: the source does not exist.
@@ -88,13 +89,14 @@ def plan(
     """
     asking = [Estimator(step) for step in steps if isinstance(step, ModelStep)]
     own = [step for step in steps if not isinstance(step, ModelStep)]
-    frozen = freeze(store, source)
+    feed = feed or Feed()
+    frozen = feed.freeze(store, source)
     refused = None
     try:
         admit(steps, partial(lineage_has_passed, *parents_of(store, frozen.objects)), source.uri)
     except ZhongjingError as error:
         refused = f"{error.message}; {error.remedy}" if error.remedy else error.message
-    reading = Reading(store, source, frozen)
+    reading = Reading(store, source, frozen, feed)
     records = unreadable = characters = 0
     tried: list[Neutral] = []
     end = time.monotonic() + READ_SECONDS

@@ -95,12 +95,32 @@ here: Work = encode_by(lambda maker: None)
 """Makes parts in this process, one after another."""
 
 
+class Feed:
+    """What records come from: objects of a source, as the data plane reads them. Others derive from it."""
+
+    def freeze(self, store: ObjectStore | None, source: Source) -> FrozenSource:
+        """What is read, as it is now. Raises as :func:`~zhongjing.construct.inputs.freeze`."""
+        return freeze(store, source)
+
+    def read(self, uri: str, source: Source, store: ObjectStore | None, stats: ReadStats) -> Generator[Entry]:
+        """Records and rejections of one object, in its order. Raises as :func:`read_object`."""
+        return read_object(uri, source, store, stats=stats)
+
+    def entries(
+        self, store: ObjectStore | None, source: Source, frozen: FrozenSource
+    ) -> Iterator[Entry] | None:
+        """All records at once, where objects do not stand for themselves; None: they are read one by one."""
+        del store, source, frozen
+        return None
+
+
 def construct(
     store: ObjectStore,
     source: Source,
     steps: Sequence[Step],
     out: str,
     *,
+    feed: Feed | None = None,
     work: Work = here,
     listen: Listen = lambda _: None,
 ) -> SourceManifest:
@@ -111,6 +131,7 @@ def construct(
         source: what is read, as a document would say it; its ``keep_text`` lets texts into the quarantine.
         steps: in their order; one name each.
         out: folder of the output, s3://.
+        feed: how the source becomes records; None: as a stage would read it.
         work: where parts are made.
         listen: is told how far it is.
 
@@ -127,7 +148,8 @@ def construct(
     out = out.rstrip("/")
     reach_with(store.connection.access)
     check_apart(source, out)
-    frozen = freeze(store, source)
+    feed = feed or Feed()
+    frozen = feed.freeze(store, source)
     lineage = parents_of(store, frozen.objects)
     admit(steps, partial(lineage_has_passed, *lineage), source.uri)
     key = key_of(source, frozen, steps)
@@ -136,7 +158,7 @@ def construct(
         return done
     inputs = tuple(item.uri for item in frozen.objects)
     maker = PartMaker(store, out, key, _read_back(source), tuple(steps), inputs, source.keep_text)
-    reading = Reading(store, source, frozen)
+    reading = Reading(store, source, frozen, feed)
     told = _Told(listen, max(1, reading.size))
     there = maker.made()
     count = 0
@@ -146,7 +168,7 @@ def construct(
             told.made(part, new=part.name not in there)
             count += 1
     reading.check(f"{out}/_made")
-    check_unchanged(store, source, frozen)
+    check_unchanged(feed.freeze(store, source), source, frozen)
     manifest = _manifest(source, frozen, lineage, maker, count)
     try:
         store.put_record(f"{out}/{MANIFEST_NAME}", manifest, if_none_match=True)
@@ -195,14 +217,18 @@ class Reading:
         store: needed for s3://.
         source: as a document says it.
         frozen: its objects.
+        feed: reads them.
     """
 
-    def __init__(self, store: ObjectStore | None, source: Source, frozen: FrozenSource) -> None:
+    def __init__(
+        self, store: ObjectStore | None, source: Source, frozen: FrozenSource, feed: Feed | None = None
+    ) -> None:
         self.position = 0  # bytes that were read
         self.size = sum(item.size for item in frozen.objects)
         self._store = store
         self._source = source
         self._frozen = frozen
+        self._feed = feed or Feed()
         self._read = 0
         self._rejections = Rejections()
         self._rejected = 0
@@ -210,22 +236,32 @@ class Reading:
 
     def entries(self) -> Generator[Entry]:
         """Records and rejections, in the order of the listing."""
+        whole = self._feed.entries(self._store, self._source, self._frozen)
+        if whole is not None:
+            self.position = self.size
+            for entry in whole:
+                self._note(entry)
+                yield entry
+            return
         before = 0
         for item in self._frozen.objects:
             stats = ReadStats()
-            with closing(read_object(item.uri, self._source, self._store, stats=stats)) as found:
+            with closing(self._feed.read(item.uri, self._source, self._store, stats)) as found:
                 for entry in found:
-                    self._read += 1
-                    if isinstance(entry, Rejected) and entry.is_tied:
-                        self._tied += 1
-                    elif isinstance(entry, Rejected):
-                        self._rejected += 1
-                        self._rejections.add(entry)
+                    self._note(entry)
                     stream = stats.stream
                     self.position = before + (0 if stream is None else min(stream.tell(), item.size))
                     yield entry
             before += item.size
             self.position = before
+
+    def _note(self, entry: Entry) -> None:
+        self._read += 1
+        if isinstance(entry, Rejected) and entry.is_tied:
+            self._tied += 1
+        elif isinstance(entry, Rejected):
+            self._rejected += 1
+            self._rejections.add(entry)
 
     def check(self, quarantine: str) -> None:
         """Raises DataError where the source has no record, or too many that cannot be used."""

@@ -22,6 +22,7 @@ _WINDOW = 1 << 20  # characters read at a time
 _RECORD_LIMIT = 1 << 26  # characters; what is longer is no record but a bracket or quote that is not closed
 _BLANK = re.compile(r"[ \t\r\n\ufeff]*")
 _BETWEEN = re.compile(r"[ \t\r\n\ufeff,]*")
+_COLON = re.compile(r"[ \t\r\n:]*")
 _STRAY = re.compile(r"[^,\[\]{}\"\r\n]+")
 _STRUCTURE = re.compile(r'["\[\]{}]')
 _STRING_END = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -111,6 +112,37 @@ def json_values(text: TextIO) -> Iterator[Row | BadRow]:
                 yield row
                 index += 1
         window.skip(_BETWEEN)
+
+
+def json_members(text: TextIO) -> Iterator[Row | BadRow]:
+    """Values of one object that holds all records by their names, in the object's order; names are dropped.
+
+    Raises:
+        DataError: it is no such object, or has no end; it names the line.
+    """
+    window = _Window(text)
+    window.more()
+    window.skip(_BLANK)
+    if window.data[window.at : window.at + 1] != "{":
+        raise unreadable(
+            "the file is not one JSON object with the records in it", "publish it as it was made"
+        )
+    window.advance(window.at + 1)
+    index = 0
+    while True:
+        window.skip(_BETWEEN)
+        mark = window.data[window.at : window.at + 1]
+        if mark == "}":
+            return
+        if mark != '"':
+            what = "has no end" if not mark else f"has no name for record {index + 1}"
+            raise unreadable(f"line {window.line}: the JSON object {what}", "publish the whole file again")
+        window.value(index)  # the name
+        window.skip(_COLON)
+        if not window.data[window.at : window.at + 1] or window.data[window.at] in "}]:":
+            raise unreadable(f"line {window.line}: a name has no record", "publish the whole file again")
+        yield window.value(index)
+        index += 1
 
 
 def _elements(window: _Window, index: int, opened: int) -> Iterator[Row | BadRow]:
