@@ -285,3 +285,31 @@ def test_limits_hold_over_all_processes() -> None:
     assert desk(100)[0] == 8
     # One process asks where there is a budget: no other spends it as well.
     assert desk(4, budget=5.0, prices=Prices(1, 1))[0] == 1
+
+
+def test_several_processes_share_the_limits_and_the_account(
+    command: CommandLine,
+    tmp_path: Path,
+    bucket_uri: str,
+    store: ObjectStore,
+    server: ScriptedServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zhongjing.construct.parts.PART_RECORDS", 10)
+    (tmp_path / "raw.jsonl").write_text(rows(60), encoding="utf-8")
+    server.delay = 0.1
+    asked = ("--local", "--accept-identifiable", "--model", "tiny", "--base-url", server.base_url)
+    words = ("data", "normalize", "raw.jsonl")
+    shared = ("--processes", "2", "--concurrency", "4", "--ledger", f"{bucket_uri}/first")
+    result = command(*words, f"{bucket_uri}/two", *asked, *shared)
+    assert result.exit_code == 0, result.output
+    assert 2 < server.most_under_way <= 4
+    two = find_manifest(store, f"{bucket_uri}/two")
+    assert two is not None
+    assert (two.written, len(two.parts)) == (60, 6)
+    assert (two.notes["normalize"]["requests"], len(server.bodies)) == (60, 60)
+    alone = ("--concurrency", "16", "--ledger", f"{bucket_uri}/second")
+    assert command(*words, f"{bucket_uri}/one", *asked, *alone).exit_code == 0
+    one = find_manifest(store, f"{bucket_uri}/one")
+    assert one is not None
+    assert [part.digest for part in one.parts] == [part.digest for part in two.parts]
