@@ -69,7 +69,7 @@ TOO_MANY_UNUSABLE_ANSWERS = _code(
     "TooManyUnusableAnswers",
     "The language model gives no usable answer to too many records.",
     cause="A model that is too weak for the task, a wrong chat template, or records that are no dialogues.",
-    remedy="take a stronger model with another output, or allow more with --max-unusable; answers are kept",
+    remedy="take a stronger model with another output, or allow more (--max-unusable, maxUnusableFraction)",
 )
 REQUEST_REFUSED = _code(
     "RequestRefused",
