@@ -16,6 +16,7 @@ from tools.crd_schema import Schema, plain_json_schema, structural
 from tools.crd_status import printer_columns, status_schema
 from zhongjing.cli.diagnosis.cluster import definition_fields
 from zhongjing.config.pipeline import API_GROUP, API_VERSION, KIND, Metadata, PipelineSpec
+from zhongjing.config.stages import TRAINING
 
 CRD_FILE = "helm/files/trainingpipeline-crd.yaml"
 VALUES_SCHEMA_FILE = "helm/values.schema.json"
@@ -118,7 +119,13 @@ def _spec_schema() -> Schema:
     fields["targets"]["items"]["enum"] = [stage.value for stage in crd_rules.STAGES]
     # By name: a name given twice is refused, and server-side apply merges sources instead of the list.
     fields["sources"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-    for stage in crd_rules.STAGES:
+    source = fields["sources"]["items"]
+    source[_RULES] = crd_rules.source_rules()
+    made = source["properties"]["made"]
+    made[_RULES] = crd_rules.made_rules()
+    made["properties"]["steps"]["x-kubernetes-list-type"] = "set"
+    made["properties"]["author"][_RULES] = crd_rules.author_rules()
+    for stage in TRAINING:
         settings = fields["stages"]["properties"][stage.value]
         settings["required"] = ["data"]
         settings[_RULES] = crd_rules.stage_rules(stage)

@@ -15,7 +15,7 @@ from typing import Any
 
 from zhongjing.config.pipeline import KINDS_OF_STAGE
 from zhongjing.config.sources import KNOWN_DELTAS, TinyBase
-from zhongjing.config.stages import SHORTEST_PROMPT, PpoSettings, Stage
+from zhongjing.config.stages import SHORTEST_PROMPT, TRAINING, PpoSettings, Stage
 
 Rule = dict[str, Any]
 
@@ -124,8 +124,37 @@ def tiny_rules() -> list[Rule]:
     ]
 
 
+def source_rules() -> list[Rule]:
+    """Of each entry of ``spec.sources``."""
+    return [
+        _rule("has(self.uri) || has(self.made)", "a source has a uri, or says how it is made", at=".uri"),
+        _rule(
+            "!has(self.made) || !has(self.uri) || self.uri.matches('^s3://[^/*?]+/[^*?]*[^/*?]/?$')",
+            "what is made goes to an s3:// folder: write s3://<bucket>/<folder>, or leave uri out",
+            at=".uri",
+        ),
+    ]
+
+
+def made_rules() -> list[Rule]:
+    """Of ``spec.sources[].made``."""
+    return [
+        _rule(
+            "!self.steps.exists(step, step in ['normalize', 'expand']) || has(self.author)",
+            "normalize and expand need an author",
+            at=".author",
+        ),
+        _rule("!('check' in self.steps) || has(self.kg)", "check needs a knowledge graph", at=".kg"),
+    ]
+
+
+def author_rules() -> list[Rule]:
+    """Of ``spec.sources[].made.author``."""
+    return [_rule("!has(self.budget) || has(self.prices)", "a budget needs prices", at=".prices")]
+
+
 def stage_rules(stage: Stage) -> list[Rule]:
-    """Of ``spec.stages.<stage>``."""
+    """Of ``spec.stages.<stage>``, a stage that trains."""
     rules = [
         _rule(
             "self.data.all(ref, has(ref.weight)) || !self.data.exists(ref, has(ref.weight))",
@@ -170,17 +199,27 @@ def stage_rules(stage: Stage) -> list[Rule]:
 
 def spec_rules() -> list[Rule]:
     """Of ``spec``: what its parts say of each other."""
-    present = " || ".join(f"has(self.stages.{stage})" for stage in STAGES)
+    made = "has(self.sources) && self.sources.exists(source, has(source.made))"
+    there = {stage: f"has(self.stages.{stage})" for stage in STAGES}
+    there[Stage.CONSTRUCT] = f"({there[Stage.CONSTRUCT]} || ({made}))"
+    present = " || ".join(there.values())
     rules = [_rule(present, f"give at least one stage: {', '.join(STAGES)}", at=".stages")]
     rules += [
         _rule(
-            f"!has(self.targets) || !('{stage}' in self.targets) || has(self.stages.{stage})",
+            f"!has(self.targets) || !('{stage}' in self.targets) || {there[stage]}",
             f"the pipeline has no stage {stage}",
             at=".targets",
         )
         for stage in STAGES
     ]
-    rules += [_data_rule(stage) for stage in STAGES]
+    rules.append(
+        _rule(
+            f"!has(self.stages.construct) || ({made})",
+            "no source says how it is made: give one `made`, or leave the stage out",
+            at=".stages.construct",
+        )
+    )
+    rules += [_data_rule(stage) for stage in TRAINING]
     for stage, role in INPUTS:
         rules += _input_rules(stage, role)
     return rules
@@ -302,8 +341,9 @@ def _sources_stay(any_runs: str) -> Rule:
     read = " || ".join(
         f"({_runs(stage)} && has(oldSelf.spec.stages.{stage})"
         f" && oldSelf.spec.stages.{stage}.data.exists(ref, ref.source == source.name))"
-        for stage in STAGES
+        for stage in TRAINING
     )
+    read += f" || ({_runs(Stage.CONSTRUCT)} && has(source.made))"
     return _rule(
         f"!({any_runs}) || !has({before}) || (has({now}) && {now} == {before}) || {before}.all(source,"
         f" (has({now}) && source in {now}) || !({_IS_TEST.format('source')} || {read}))",

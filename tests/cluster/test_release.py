@@ -285,6 +285,7 @@ def test_what_was_struck_has_the_results_of_what_was_not(
 
 def weights(result: Result) -> dict[str, str]:
     """Digests of the tensors. An adapter's configuration names its base, and with it the pipeline."""
+    assert result.manifest.model is not None
     found = {file.name: file.sha256 for file in result.manifest.model.files}
     found = {name: digest for name, digest in found.items() if name.endswith(".safetensors")}
     assert found

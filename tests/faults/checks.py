@@ -38,6 +38,8 @@ def compare(undisturbed: Results, disturbed: Results) -> list[Comparison]:
 
 def _compare(stage: Stage, one: Result, other: Result) -> Comparison:
     a, b = one.manifest, other.manifest
+    assert a.model is not None
+    assert b.model is not None
     compared = Comparison(
         stage,
         a.metrics,

@@ -271,7 +271,7 @@ def tell_plan(
     from zhongjing.construct.plan import plan
 
     declared = order.declared
-    uri = order.place if declared is None else declared.uri
+    uri = order.place if declared is None else declared.place
     with opened() if uri.startswith("s3://") else nullcontext() as store:
         found = plan(store, order.source(store), steps, processes=order.workers, feed=feed)
     if console.json_mode:

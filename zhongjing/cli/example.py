@@ -16,6 +16,7 @@ from zhongjing.codes.command import UNKNOWN_RECIPE
 from zhongjing.codes.data import INVALID_URI
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import UserDocument
+from zhongjing.config.sources import written_at, written_place
 from zhongjing.errors import ConfigError
 
 SCHEME = "example"
@@ -38,24 +39,21 @@ def with_examples(user: UserDocument, folder: Path) -> UserDocument:
     """
     spec = user["spec"]
     sources = spec.get("sources") or []
-    paths = _written({each["name"]: each["uri"] for each in sources}, folder)
-    changed = [{**each, "uri": paths.get(each["name"], each["uri"])} for each in sources]
+    paths = _written({each["name"]: written_place(each) for each in sources}, folder)
+    changed = [written_at(each, paths.get(each["name"])) for each in sources]
     return user.holding({**user, "spec": {**spec, "sources": changed}}) if paths else user
 
 
 def with_example_files(document: TrainingPipeline, folder: Path) -> TrainingPipeline:
     """The same of a resolved document."""
     return with_uris(
-        document, _written({source.name: source.uri for source in document.spec.sources}, folder)
+        document, _written({source.name: source.place for source in document.spec.sources}, folder)
     )
 
 
 def with_uris(document: TrainingPipeline, uris: Mapping[str, str]) -> TrainingPipeline:
     """The document with other URIs for the sources of these names."""
-    sources = [
-        source.model_copy(update={"uri": uris.get(source.name, source.uri)})
-        for source in document.spec.sources
-    ]
+    sources = [source.placed(uris.get(source.name, source.place)) for source in document.spec.sources]
     return document.model_copy(update={"spec": document.spec.model_copy(update={"sources": sources})})
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from zhongjing.config.pipeline import PipelineSpec
 from zhongjing.config.sources import Kind
-from zhongjing.config.stages import Stage
+from zhongjing.config.stages import TRAINING, Stage
 
 DEFAULT_WORKDIR = Path("zhongjing-runs")
 """Where local runs live unless told otherwise, relative to the current folder."""
@@ -35,6 +35,7 @@ SETTINGS: dict[str, Any] = {
 class StageTarget(StrEnum):
     """A stage to bring about, or all."""
 
+    CONSTRUCT = "construct"
     PRETRAIN = "pretrain"
     SFT = "sft"
     RM = "rm"
@@ -72,8 +73,8 @@ def results(context: typer.Context, incomplete: str) -> list[str]:
     """``PIPELINE/STAGE`` of the same."""
     name, slash, stage = incomplete.partition("/")
     if not slash:
-        return [f"{each}/{stage}" for each in pipelines(context, name) for stage in Stage]
-    return [f"{name}/{each}" for each in Stage if each.startswith(stage)]
+        return [f"{each}/{stage}" for each in pipelines(context, name) for stage in TRAINING]
+    return [f"{name}/{each}" for each in TRAINING if each.startswith(stage)]
 
 
 def fields(incomplete: str) -> list[str]:

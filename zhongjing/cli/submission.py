@@ -112,8 +112,8 @@ class Submission(ABC, Generic[_S]):
         self.targets = graph.targets(self.document, order.stages(self.document))
         graph.targets(self.document, order.rerun)
         for source in self.document.spec.sources:
-            if is_example(source.uri):
-                parse(source.uri, f"spec.sources.{source.name}.uri")
+            if is_example(source.place):
+                parse(source.place, f"spec.sources.{source.name}.{source.place_field}")
 
     def run(self, *, wait: bool, wait_for_input: bool) -> int:
         """Applies the document and watches the run; returns the exit code.
@@ -281,7 +281,14 @@ class Submission(ABC, Generic[_S]):
         """
         plan: Plan = {
             stage: StagePlan(
-                stage, stage in self.targets, graph.needs(self.document, stage), (), None, {}, {}
+                stage,
+                stage in self.targets,
+                graph.needs(self.document, stage),
+                (),
+                None,
+                {},
+                {},
+                made=() if stage is Stage.CONSTRUCT else tuple(graph.made_sources(self.document, stage)),
             )
             for stage in graph.closure(self.document, self.targets)
         }
@@ -362,7 +369,7 @@ class LocalSubmission(Submission[Session]):
 
             # The store of a local run has one bucket: another bucket is in another store.
             for source in self.document.spec.sources:
-                if error.code is BUCKET_NOT_FOUND and error.where == source.uri:
+                if error.code is BUCKET_NOT_FOUND and error.where == source.place:
                     raise outside(source) from error
             raise
 
@@ -382,7 +389,9 @@ class LocalSubmission(Submission[Session]):
 
     def _shown(self, session: Session, prepared: Prepared) -> tuple[dict[str, Any], str]:
         # As it was written: a document with the paths of this work directory would be of no use elsewhere.
-        uris = {source.name: source.uri for source in self.document.spec.sources if is_example(source.uri)}
+        uris = {
+            source.name: source.place for source in self.document.spec.sources if is_example(source.place)
+        }
         return _as_shown(with_uris(prepared.desired.document, uris))
 
     def _frozen(self, session: Session) -> set[str]:
@@ -391,12 +400,12 @@ class LocalSubmission(Submission[Session]):
         if previous is None:
             return set()
         status = session.status(self.name)
-        uris = {source.name: source.uri for source in previous.document.spec.sources}
+        uris = {source.name: source.place for source in previous.document.spec.sources}
         frozen = frozen_sources(previous, status.sources if status is not None else ())
         return {
             source.name
             for source in self.document.spec.sources
-            if source.name in frozen and uris.get(source.name) == absolute(source.uri, Path.cwd())
+            if source.name in frozen and uris.get(source.name) == absolute(source.place, Path.cwd())
         }
 
 

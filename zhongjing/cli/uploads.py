@@ -24,7 +24,7 @@ from zhongjing.cli.example import is_example, with_example_files
 from zhongjing.config.keys import digest
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.resolve import UserDocument
-from zhongjing.config.sources import Source
+from zhongjing.config.sources import Source, written_at
 from zhongjing.pipeline.freeze import freeze_model, local_references
 from zhongjing.pipeline.headline import duration
 from zhongjing.pipeline.local_files import LocalFile, OnUpload, hash_files, upload_files
@@ -100,14 +100,14 @@ def plan_uploads(user: UserDocument, document: TrainingPipeline, layout: Layout,
         MissingInputError: a model folder has no model.
         DataError: a file cannot be read.
     """
-    if any(is_example(source.uri) for source in document.spec.sources):
+    if any(is_example(source.place) for source in document.spec.sources):
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="zhongjing-example-")))
         document = with_example_files(document, folder)
     uploads = Uploads(user)
     sources = {
         source.name: _plan_source(source, layout, uploads)
         for source in document.spec.sources
-        if is_local(source.uri)
+        if is_local(source.place)
     }
     models = {}
     for reference, where in local_references(document):
@@ -163,7 +163,7 @@ def announced(uploads: Uploads, console: Console) -> Iterator[OnUpload]:
 
 def _plan_source(source: Source, layout: Layout, uploads: Uploads) -> str:
     """Plans the upload of a local source; returns where it will be."""
-    listing = local_listing(source.uri)
+    listing = local_listing(source.place)
     files = listing.files
     if listing.left_out:
         uploads.notes.append(f"source {source.name}: left out {left_out_text(listing.left_out)}")
@@ -198,7 +198,7 @@ def _renamed(
     """The document with what is local named by its place in the store."""
     spec = dict(written["spec"])
     spec["sources"] = [
-        {**source, "uri": sources.get(source["name"], source["uri"])} for source in spec.get("sources") or []
+        written_at(source, sources.get(source["name"])) for source in spec.get("sources") or []
     ]
     spec["base"] = {
         name: models.get(value, value) if isinstance(value, str) else value

@@ -57,7 +57,7 @@ NOT_DEIDENTIFIED = _code(
     "NotDeidentified",
     "Text would be sent to a language model that was not de-identified.",
     cause="The lineage of the source has no step deidentify; raw files and objects have none.",
-    remedy="run `zhongjing data deidentify` first; if it holds no patient's text, add --accept-identifiable",
+    remedy="run `zhongjing data deidentify IN OUT` first, or add --accept-identifiable",
 )
 UNUSABLE_ANSWER = _code(
     "UnusableAnswer",

@@ -1,4 +1,4 @@
-"""``spec.stages.defaults``: settings that are written once and hold for every stage of the document.
+"""``spec.stages.defaults``: settings that are written once and hold for every stage that trains.
 
 They are filled into the stages before anything else is done with a document: what a stage says itself wins,
 and everything behind sees stages as if each had said it. The CRD has no such field: ``submit`` sends what
@@ -71,7 +71,7 @@ def expand(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[Path, Path]]:
         if stage == DEFAULTS:
             continue
         filled[stage] = settings
-        if stage in set(Stage) and isinstance(settings, Mapping):
+        if stage in set(_MODELS) and isinstance(settings, Mapping):
             model = _MODELS[Stage(stage)]
             own = {name: value for name, value in defaults.items() if name in _aliases(model)}
             place, source = (*_STAGES, stage), (*_STAGES, DEFAULTS)

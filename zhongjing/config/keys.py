@@ -73,6 +73,27 @@ def _source_fields(source: Source, source_digest: str) -> dict[str, Any]:
     return {**fields, "digest": source_digest}
 
 
+def source_digest(source: Source, read: str) -> str:
+    """The digest that stages which read a source count it by.
+
+    Args:
+        source: as the document says it.
+        read: digest of the objects at its place. What is made of them, and how, is known before it is made.
+    """
+    return read if source.made is None else digest(_making_fields(source, read))
+
+
+def _making_fields(source: Source, read: str) -> dict[str, Any]:
+    """What decides the records of a source that is made, and where they are."""
+    assert source.made is not None
+    fields = training_fields(source)
+    # How it is used is no part of what it is.
+    for name in ("name", "category", "split", "testFraction", "maxQuarantineFraction"):
+        fields.pop(name, None)
+    del fields["made"]["from"]
+    return {**fields, "digest": read}
+
+
 def tokenizer_sources(document: TrainingPipeline) -> list[Source]:
     """The sources that a tiny base's tokenizer is trained on: those of pretrain and sft.
 
@@ -82,7 +103,7 @@ def tokenizer_sources(document: TrainingPipeline) -> list[Source]:
     spec = document.spec
     stages = [stage for stage in (Stage.PRETRAIN, Stage.SFT) if spec.stages.get(stage)]
     names: list[str] = []
-    for stage in stages or spec.stages.present()[:1]:
+    for stage in stages or spec.stages.trained()[:1]:
         settings = spec.stages[stage]
         names += [ref.source for ref in settings.data if ref.source not in names]
     return [spec.source(name) for name in names]
@@ -130,11 +151,13 @@ def key_fields(
     Args:
         document: the resolved document.
         stage: a stage that the document has.
-        source_digests: digest of each frozen source, by name.
+        source_digests: digest of each source, by name (:func:`source_digest`); of construct, of what is read.
         input_keys: key of each model the stage uses: ``from`` and, for PPO, ``reward``.
         rerun: how often a re-run was forced.
     """
     spec = document.spec
+    if stage is Stage.CONSTRUCT:
+        return _construction_fields(document, source_digests, rerun)
     settings = spec.stages[stage]
     fields = training_fields(settings)
     fields["seed"] = spec.seed if settings.seed is None else settings.seed
@@ -156,7 +179,7 @@ def key_fields(
     tests = [
         _source_fields(source, source_digests.get(source.name, "missing"))
         for source in spec.sources
-        if source.split == "test" or source.test_fraction > 0
+        if source.has_test_data
     ]
     result: dict[str, Any] = {
         "version": KEY_VERSION,
@@ -168,6 +191,20 @@ def key_fields(
     if rerun:
         result["rerun"] = rerun
     return result
+
+
+def _construction_fields(
+    document: TrainingPipeline, source_digests: Mapping[str, str], rerun: int
+) -> dict[str, Any]:
+    made = [source for source in document.spec.sources if source.made is not None]
+    data = [_making_fields(source, source_digests.get(source.name, "missing")) for source in made]
+    fields = {
+        "version": KEY_VERSION,
+        "stage": Stage.CONSTRUCT.value,
+        "settings": {"data": data},
+        "inputs": {},
+    }
+    return {**fields, "rerun": rerun} if rerun else fields
 
 
 def explain_change(

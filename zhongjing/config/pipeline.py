@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from zhongjing.codes.document import INVALID_REFERENCE, INVALID_VALUE, UNKNOWN_STAGE, WRONG_SOURCE_KIND
 from zhongjing.config.fields import MOST, NAME_PATTERN, DocumentModel, RuleError, operational, training
 from zhongjing.config.sources import Base, Kind, Source, Storage
-from zhongjing.config.stages import Stage, Stages
+from zhongjing.config.stages import ConstructSettings, Stage, Stages
 
 API_GROUP = "training.zhongjing.dev"
 API_VERSION = f"{API_GROUP}/v1alpha1"
@@ -107,6 +107,21 @@ class PipelineSpec(DocumentModel):
     )
 
     @model_validator(mode="after")
+    def _construct_where_sources_are_made(self) -> PipelineSpec:
+        made = any(source.made is not None for source in self.sources)
+        if self.stages.construct_ is not None and not made:
+            raise RuleError(
+                "no source says how it is made: give one `made`, or leave the stage out",
+                code=INVALID_VALUE,
+                path=("stages", "construct"),
+            )
+        if self.stages.construct_ is None and made:
+            stages = self.stages.model_copy(update={"construct_": ConstructSettings()})
+            # Pydantic's way to replace a field of a frozen model while it is validated.
+            object.__setattr__(self, "stages", stages)
+        return self
+
+    @model_validator(mode="after")
     def _references(self) -> PipelineSpec:
         names = [source.name for source in self.sources]
         for index, name in enumerate(names):
@@ -115,7 +130,7 @@ class PipelineSpec(DocumentModel):
                     f"two sources are named {name!r}", code=INVALID_VALUE, path=("sources", index, "name")
                 )
         by_name = {source.name: source for source in self.sources}
-        for stage in self.stages.present():
+        for stage in self.stages.trained():
             settings = self.stages[stage]
             for index, ref in enumerate(settings.data):
                 place = ("stages", stage.value, "data", index)
@@ -149,7 +164,7 @@ class PipelineSpec(DocumentModel):
                 path=("stages", "rm", "systemPrompt"),
             )
         for index, target in enumerate(self.targets):
-            if self.stages.get(target) is None:
+            if self.stages.job(target) is None:
                 raise RuleError(
                     f"the pipeline has no stage {target}", code=UNKNOWN_STAGE, path=("targets", index)
                 )

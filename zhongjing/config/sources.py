@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from zhongjing.codes.document import INVALID_REFERENCE, INVALID_VALUE
+from zhongjing.codes.document import INVALID_REFERENCE, INVALID_VALUE, MISSING_FIELD
 from zhongjing.config.fields import MOST, NAME_PATTERN, DocumentModel, RuleError, operational, training
+from zhongjing.config.made import Made
+
+_S3_FOLDER = re.compile(r"s3://[^/*?\[]+/[^*?\[]*[^/*?\[]/?")
 
 
 class Kind(StrEnum):
@@ -71,12 +76,20 @@ class Source(DocumentModel):
         pattern=NAME_PATTERN,
         max_length=63,
     )
-    uri: str = training(
-        ...,
+    uri: str | None = training(
+        None,
         "A local path or glob (uploaded by submit), s3://bucket/key or glob, hf://datasets/owner/name"
-        "[@revision][?config=..&split=..], or example://textbook|dialogues|rankings|prompts (generated).",
+        "[@revision][?config=..&split=..], or example://textbook|dialogues|rankings|prompts (generated). "
+        "With made: the s3:// folder that the result goes to; none: one of its key.",
         min_length=1,
         max_length=1024,
+    )
+    made: Made | None = training(
+        None,
+        "How the source is made of raw records, by the stage construct; format, encoding, columns and "
+        "roleMarks are then those of the raw records.",
+        source="paper section 3",
+        later=True,
     )
     kind: Kind = training(..., "text, dialogue, ranking or prompts.")
     format: Literal["auto", "json", "jsonl", "csv", "text", "parquet"] = training(
@@ -112,6 +125,74 @@ class Source(DocumentModel):
     )
     keep_text: bool = operational(
         False, "Whether quarantine may hold the text of a record (patients' data!) beside its position."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> Source:
+        if self.made is None and self.uri is None:
+            raise RuleError("a source has a uri, or says how it is made", code=MISSING_FIELD, path=("uri",))
+        if self.made is not None and self.uri is not None and not _S3_FOLDER.fullmatch(self.uri):
+            raise RuleError(
+                "what is made goes to an s3:// folder: write s3://<bucket>/<folder>, or leave uri out",
+                code=INVALID_VALUE,
+                path=("uri",),
+            )
+        return self
+
+    @property
+    def has_test_data(self) -> bool:
+        """Whether some of its records are kept out of every stage."""
+        return self.split == "test" or self.test_fraction > 0
+
+    @property
+    def place(self) -> str:
+        """Where records are read: ``made.from``, else ``uri``."""
+        place = self.uri if self.made is None else self.made.from_
+        assert place is not None, "validation has shown that there is one"
+        return place
+
+    @property
+    def place_field(self) -> str:
+        """The field of ``place``, from the source."""
+        return "uri" if self.made is None else "made.from"
+
+    def placed(self, place: str) -> Source:
+        """The source, read elsewhere."""
+        if self.made is None:
+            return self.model_copy(update={"uri": place})
+        return self.model_copy(update={"made": self.made.model_copy(update={"from_": place})})
+
+    def raw(self) -> Source:
+        """What ``made`` is read from, as a source of its own."""
+        return self.model_copy(update={"uri": self.place, "made": None})
+
+    def read_back(self, folder: str) -> Source:
+        """The source as it is read once it is made: in the layouts that construction writes."""
+        plain = {
+            "uri": f"{folder}/",
+            "made": None,
+            "format": "auto",
+            "encoding": "auto",
+            "columns": Columns(),
+        }
+        return self.model_copy(update=plain)
+
+
+def written_place(written: Mapping[str, Any]) -> Any:
+    """:attr:`Source.place` of a source as a document has it."""
+    made = written.get("made")
+    return made.get("from") if isinstance(made, Mapping) else written.get("uri")
+
+
+def written_at(written: Mapping[str, Any], place: Any) -> dict[str, Any]:
+    """:meth:`Source.placed` of a source as a document has it; None: as it is."""
+    if place is None:
+        return dict(written)
+    made = written.get("made")
+    return (
+        {**written, "made": {**made, "from": place}}
+        if isinstance(made, Mapping)
+        else {**written, "uri": place}
     )
 
 

@@ -1,4 +1,4 @@
-"""The four stages and their settings. The defaults are the paper's Table 4 (and section 4).
+"""The stages and their settings. The defaults of those that train are the paper's Table 4 (and section 4).
 
 Batch sizes count sequences per optimizer step over all workers (``globalBatchSize``); accumulation follows
 from it, ``microBatchSize`` and the number of workers, so a result does not depend on how many workers ran.
@@ -7,7 +7,7 @@ from it, ``microBatchSize`` and the number of workers, so a result does not depe
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,10 +23,15 @@ SHORTEST_PROMPT = 8
 class Stage(StrEnum):
     """A step of the pipeline."""
 
+    CONSTRUCT = "construct"
     PRETRAIN = "pretrain"
     SFT = "sft"
     RM = "rm"
     PPO = "ppo"
+
+
+TRAINING: Final = (Stage.PRETRAIN, Stage.SFT, Stage.RM, Stage.PPO)
+"""The stages that train."""
 
 
 class Lora(DocumentModel):
@@ -143,8 +148,36 @@ class Rollout(DocumentModel):
     )
 
 
+def _retries() -> Any:
+    return operational(2, "Attempts after the first before the stage is failed.", ge=0, le=100)
+
+
+def _active_deadline() -> Any:
+    return operational(None, "The stage is failed when it has run longer.", unit="s", ge=1, le=MOST)
+
+
+def _progress_deadline() -> Any:
+    return operational(
+        1800, "An attempt that does nothing for so long counts as hung.", unit="s", ge=30, le=MOST
+    )
+
+
+class ConstructSettings(DocumentModel):
+    """Making of sources (``spec.sources[].made``) by Ray tasks; no workers are started for it.
+
+    Tasks take the cluster's free cores. Where it has none, some run on the node of the driver.
+    """
+
+    tasks: int | None = operational(
+        None, "Parts that are made at a time; none: as many as there are free cores.", ge=1, le=4096
+    )
+    retries: int = _retries()
+    active_deadline_seconds: int | None = _active_deadline()
+    progress_deadline_seconds: int = _progress_deadline()
+
+
 class StageSettings(DocumentModel):
-    """What all stages have in common."""
+    """What all stages that train have in common."""
 
     data: list[SourceRef] = training(list, "Sources of this stage.", min_length=1, max_length=256)
     epochs: float = training(1.0, "Passes over the training data.", unit="epochs", gt=0, le=1000)
@@ -230,13 +263,9 @@ class StageSettings(DocumentModel):
         ge=0,
         le=1,
     )
-    retries: int = operational(2, "Attempts after the first before the stage is failed.", ge=0, le=100)
-    active_deadline_seconds: int | None = operational(
-        None, "The stage is failed when it has run longer.", unit="s", ge=1, le=MOST
-    )
-    progress_deadline_seconds: int = operational(
-        1800, "An attempt that does nothing for so long counts as hung.", unit="s", ge=30, le=MOST
-    )
+    retries: int = _retries()
+    active_deadline_seconds: int | None = _active_deadline()
+    progress_deadline_seconds: int = _progress_deadline()
 
     @property
     def token_budget(self) -> int:
@@ -498,20 +527,33 @@ AnySettings = PretrainSettings | SftSettings | RmSettings | PpoSettings
 
 
 class Stages(DocumentModel):
-    """The stages of a pipeline; each is optional."""
+    """The stages of a pipeline; each is optional. Those that train are read by ``get`` and ``[]``."""
 
+    construct_: ConstructSettings | None = training(
+        None,
+        "Making of sources; a document with such a source has it by itself.",
+        later=True,
+        alias="construct",
+    )
     pretrain: PretrainSettings | None = training(None, "Continued pretraining.")
     sft: SftSettings | None = training(None, "Supervised fine-tuning.")
     rm: RmSettings | None = training(None, "Reward model.")
     ppo: PpoSettings | None = training(None, "Reinforcement learning from human feedback.")
 
-    def get(self, stage: Stage) -> AnySettings | None:
-        """The settings of ``stage``, or None if the pipeline does not have it."""
-        value: AnySettings | None = getattr(self, stage.value, None)
+    def job(self, stage: Stage) -> AnySettings | ConstructSettings | None:
+        """The settings of the job of ``stage``, or None if the pipeline does not have it."""
+        value: AnySettings | ConstructSettings | None = getattr(
+            self, "construct_" if stage is Stage.CONSTRUCT else stage.value, None
+        )
         return value
 
+    def get(self, stage: Stage) -> AnySettings | None:
+        """The settings of a stage that trains, or None if the pipeline does not have it, or it does not."""
+        value = self.job(stage)
+        return None if isinstance(value, ConstructSettings) else value
+
     def __getitem__(self, stage: Stage) -> AnySettings:
-        """The settings of a stage that the pipeline has. Raises KeyError: it has none."""
+        """The settings of a stage that the pipeline has and that trains. Raises KeyError: it has none."""
         settings = self.get(stage)
         if settings is None:
             raise KeyError(stage)
@@ -532,4 +574,8 @@ class Stages(DocumentModel):
 
     def present(self) -> list[Stage]:
         """The stages that the pipeline has, in order."""
-        return [stage for stage in Stage if self.get(stage) is not None]
+        return [stage for stage in Stage if self.job(stage) is not None]
+
+    def trained(self) -> list[Stage]:
+        """Of these, the stages that train."""
+        return [stage for stage in TRAINING if self.get(stage) is not None]

@@ -34,24 +34,24 @@ def freeze(store: ObjectStore | None, source: Source) -> FrozenSource:
         ConfigError: a URI of another scheme.
         DataError: a file cannot be read.
     """
-    if source.uri.startswith(_S3):
+    if source.place.startswith(_S3):
         assert store is not None, "s3:// needs a store"
         objects = [
             FrozenObject(uri=info.uri, size=info.size, digest=f"{info.etag.strip(chr(34))}-{info.size}")
-            for info in stored_listing(store, source.uri)[0]
+            for info in stored_listing(store, source.place)[0]
         ]
-    elif is_local(source.uri):
-        objects = [_file(path) for path in local_files(source.uri)]
+    elif is_local(source.place):
+        objects = [_file(path) for path in local_files(source.place)]
     else:
         raise ConfigError(
             "data are not constructed from this kind of URI",
             code=data_codes.INVALID_URI,
-            where=source.uri,
+            where=source.place,
             remedy="give a local path or an s3:// URI",
         )
     if not objects:
         raise MissingInputError(
-            "nothing is there", code=data_codes.SOURCE_NOT_FOUND, where=source.uri, remedy="correct the URI"
+            "nothing is there", code=data_codes.SOURCE_NOT_FOUND, where=source.place, remedy="correct the URI"
         )
     return FrozenSource(name=source.name, objects=objects, digest=digest([each.digest for each in objects]))
 
@@ -65,20 +65,36 @@ def _file(path: Path) -> FrozenObject:
         ) from error
 
 
+def frozen_now(store: ObjectStore, frozen: FrozenSource) -> FrozenSource:
+    """The objects of a frozen source as they are now; those that came since are none of it."""
+    now = [_now(store, item) for item in frozen.objects]
+    if now == [item.digest for item in frozen.objects]:
+        return frozen
+    return frozen.model_copy(update={"digest": digest(now)})
+
+
+def _now(store: ObjectStore, item: FrozenObject) -> str:
+    info = store.head(item.uri)
+    if info is None or info.size != item.size:
+        return "changed"
+    # Of an upload the digest is that of its content, which its name has: it never changes.
+    return f"{info.etag.strip(chr(34))}-{info.size}" if "-" in item.digest else item.digest
+
+
 def check_unchanged(now: FrozenSource, source: Source, frozen: FrozenSource) -> None:
     """Raises DataError where the source is ``now`` not what it was when it was frozen."""
     if now.digest != frozen.digest:
         raise DataError(
             "the source was changed while it was read",
             code=data_codes.SOURCE_CHANGED,
-            where=source.uri,
+            where=source.place,
             remedy="give a new place for the output once the source is complete",
         )
 
 
 def check_apart(source: Source, out: str) -> None:
     """Raises ConfigError where a later listing of the source would have the output in it."""
-    uri = source.uri
+    uri = source.place
     if not uri.startswith(_S3):
         return
     part = f"{out}/part-00000.jsonl"

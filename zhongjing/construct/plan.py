@@ -93,7 +93,7 @@ def plan(
     frozen = feed.freeze(store, source)
     refused = None
     try:
-        admit(steps, partial(lineage_has_passed, *parents_of(store, frozen.objects)), source.uri)
+        admit(steps, partial(lineage_has_passed, *parents_of(store, frozen.objects)), source.place)
     except ZhongjingError as error:
         refused = f"{error.message}; {error.remedy}" if error.remedy else error.message
     reading = Reading(store, source, frozen, feed)

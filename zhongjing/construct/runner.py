@@ -26,7 +26,7 @@ from zhongjing.codes import construct as codes
 from zhongjing.config.sources import Source
 from zhongjing.construct import processes
 from zhongjing.construct.access import reach_with
-from zhongjing.construct.inputs import check_apart, check_unchanged, freeze
+from zhongjing.construct.inputs import check_apart, check_unchanged, freeze, frozen_now
 from zhongjing.construct.manifest import (
     MANIFEST_NAME,
     Ancestor,
@@ -123,6 +123,7 @@ def construct(
     feed: Feed | None = None,
     work: Work = here,
     listen: Listen = lambda _: None,
+    frozen: FrozenSource | None = None,
 ) -> SourceManifest:
     """Makes a source by steps, or finds it made.
 
@@ -134,6 +135,7 @@ def construct(
         feed: how the source becomes records; None: as a stage would read it.
         work: where parts are made.
         listen: is told how far it is.
+        frozen: the source's objects where they were listed before; none: as they are now.
 
     Returns:
         The manifest, which is in the store.
@@ -149,9 +151,10 @@ def construct(
     reach_with(store.connection.access)
     check_apart(source, out)
     feed = feed or Feed()
-    frozen = feed.freeze(store, source)
+    given = frozen
+    frozen = feed.freeze(store, source) if given is None else given
     lineage = parents_of(store, frozen.objects)
-    admit(steps, partial(lineage_has_passed, *lineage), source.uri)
+    admit(steps, partial(lineage_has_passed, *lineage), source.place)
     key = key_of(source, frozen, steps)
     done = _claim(store, out, key, steps)
     if done is not None:
@@ -168,7 +171,8 @@ def construct(
             told.made(part, new=part.name not in there)
             count += 1
     reading.check(f"{out}/_made")
-    check_unchanged(feed.freeze(store, source), source, frozen)
+    now = feed.freeze(store, source) if given is None else frozen_now(store, given)
+    check_unchanged(now, source, frozen)
     manifest = _manifest(source, frozen, lineage, maker, count)
     try:
         store.put_record(f"{out}/{MANIFEST_NAME}", manifest, if_none_match=True)

@@ -44,7 +44,9 @@ class ReleaseGate:
             return []
         unfit = []
         for stage in stages:
-            settings = document.spec.stages[stage]
+            settings = document.spec.stages.get(stage)
+            if settings is None:
+                continue  # it asks for no workers
             try:
                 pods_needed(self._groups, Demand(stage, settings.workers, settings.resources))
             except ImpossibleJobError as error:

@@ -156,7 +156,7 @@ def _refreshes(user: Mapping[str, Any], previous: DesiredState | None) -> bool:
 
 def _refuse_local_paths(document: TrainingPipeline) -> None:
     for index, source in enumerate(document.spec.sources):
-        scheme, separator, _ = source.uri.partition("://")
+        scheme, separator, _ = source.place.partition("://")
         if not separator or scheme not in _REMOTE:
             raise ConfigError(
                 f"{source.uri} is not on the network", code=LOCAL_PATH, where=f"spec.sources[{index}].uri"

@@ -34,7 +34,6 @@ from zhongjing.config.sources import Category, Source
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.data.cachekey import (
     cache_key_fields,
-    has_test_data,
     longest_sample,
     tested_sources,
     tokenizer_files_digest,
@@ -205,7 +204,7 @@ class _Builder:
         self, own: Sequence[Source], listings: dict[str, FrozenSource], corpus: Corpus
     ) -> set[bytes]:
         """Units of all test data of the pipeline: what equals them is taken out of every stage."""
-        tests = [s for s in self.document.spec.sources if has_test_data(s) and s.name in listings]
+        tests = [s for s in self.document.spec.sources if s.has_test_data and s.name in listings]
         if {source.name for source in (*own, *tests)} == {source.name for source in own[:1]}:
             return set()  # a source never disagrees with itself: equal units have equal hashes
         units: set[bytes] = set()

@@ -28,11 +28,6 @@ _TEST_KINDS: dict[Stage, tuple[Kind, ...]] = {
 }
 
 
-def has_test_data(source: Source) -> bool:
-    """Whether part of the source is test data."""
-    return source.split == "test" or source.test_fraction > 0
-
-
 def tested_sources(document: TrainingPipeline, stage: Stage) -> list[Source]:
     """Sources of ``split: test`` that belong into the test split of ``stage``."""
     return [s for s in document.spec.sources if s.split == "test" and s.kind in _TEST_KINDS[stage]]
@@ -66,7 +61,7 @@ def cache_key_fields(
         return {**fields, "digest": source_digests.get(source.name, "missing")}
 
     sources = [document.spec.source(ref.source) for ref in settings.data]
-    tests = [s for s in document.spec.sources if has_test_data(s) and s.name in source_digests]
+    tests = [s for s in document.spec.sources if s.has_test_data and s.name in source_digests]
     return {
         "version": CACHE_VERSION,
         "stage": stage.value,

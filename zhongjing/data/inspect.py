@@ -153,7 +153,7 @@ def inspect_sources(
     count = _token_counter(tokenizer_folder)
     reports: list[SourceReport] = []
     for target in targets:
-        uri = target if isinstance(target, str) else target.uri
+        uri = target if isinstance(target, str) else target.place
         objects, left_out = expand(uri, store)
         source = target if isinstance(target, Source) else _guessed(uri, objects[0], store, kind, encoding)
         reports.append(
@@ -265,7 +265,7 @@ def _inspect(
         error = "the source is empty: it has no records"
     return SourceReport(
         name=source.name,
-        uri=source.uri,
+        uri=source.place,
         kind=source.kind,
         objects=[_object_report(uri, stats, store) for uri in objects],
         left_out=left_out,

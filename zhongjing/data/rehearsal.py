@@ -16,7 +16,7 @@ from pydantic import Field
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.sources import Source
 from zhongjing.config.stages import Stage
-from zhongjing.data.cachekey import has_test_data, longest_sample
+from zhongjing.data.cachekey import longest_sample
 from zhongjing.data.chat import Encoded, Unfit
 from zhongjing.data.corpus import Corpus
 from zhongjing.data.encoding import RecordEncoder, count
@@ -101,7 +101,7 @@ class Rehearsal:
         reading = self._reading()
         tests: set[bytes] = set()
         for source in self.document.spec.sources:
-            if has_test_data(source) and source.name in self.listings:
+            if source.has_test_data and source.name in self.listings:
                 tests |= self._corpus.test_units(source, self.listings[source.name])
         tallies = {source.name: Counter[str]() for source, _ in reading}
         sizes: dict[str, list[int]] = {source.name: [] for source, _ in reading}

@@ -65,7 +65,7 @@ def check_source(source: Source, counts: SourceCounts, rejections: Rejections, q
         DataError: it has no record, no good record, or more bad ones than it may have.
     """
     if not counts.read:
-        raise DataError(f"source {source.name} has no records", code=codes.EMPTY_SOURCE, where=source.uri)
+        raise DataError(f"source {source.name} has no records", code=codes.EMPTY_SOURCE, where=source.place)
     why = f": {rejections}" if str(rejections) else ""
     if counts.quarantined + counts.tied == counts.read:
         tied = f"; the answers of {counts.tied} all tie" if counts.tied else ""
@@ -74,7 +74,7 @@ def check_source(source: Source, counts: SourceCounts, rejections: Rejections, q
             f"none of the {counts.read} records of source {source.name} (kind {source.kind}) can be used"
             f"{why}{tied}",
             code=code,
-            where=source.uri,
+            where=source.place,
             remedy=f"{code.remedy}; all are listed by `zhongjing data quarantine {quarantine_uri}`",
         )
     fraction = counts.quarantined / counts.read
@@ -83,7 +83,7 @@ def check_source(source: Source, counts: SourceCounts, rejections: Rejections, q
             f"{counts.quarantined} of {counts.read} records ({fraction:.1%}) of source {source.name} "
             f"cannot be used, {source.max_quarantine_fraction:.1%} are allowed{why}",
             code=codes.TOO_MANY_BAD_RECORDS,
-            where=source.uri,
+            where=source.place,
             remedy=f"see `zhongjing data quarantine {quarantine_uri}`; correct the source, then submit with "
             "--refresh-data; or name its keys under `columns`, or raise maxQuarantineFraction",
         )
@@ -112,5 +112,5 @@ def check_answers(source: Source, records: Iterable[Record | Rejected], encoder:
             f"the chat template cuts answers in {rewritten} of {read} records ({rewritten / read:.1%}) of "
             f"source {source.name}, {source.max_quarantine_fraction:.1%} are allowed (first: {place(first)})",
             code=codes.REWRITTEN_ANSWERS,
-            where=source.uri,
+            where=source.place,
         )

@@ -206,7 +206,7 @@ def _waiting(context: DecisionContext, node: StagePlan) -> Mark:
         node.stage,
         StageState.WAITING_FOR_INPUT,
         WAITING_FOR_INPUT,
-        f"waits for {names}: nothing is at {source.uri} yet",
+        f"waits for {names}: nothing is at {source.place} yet",
         "write it there: the run goes on by itself; or make the stages of another time with "
         f"`zhongjing submit --pipeline {context.desired.pipeline} --stage {node.stage}`",
         _CLEARED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from zhongjing.config.keys import digest
-from zhongjing.config.stages import AnySettings, Stage
+from zhongjing.config.stages import AnySettings, ConstructSettings, Stage
 from zhongjing.pipeline.actions import Action, Conclude, Mark, Submit
 from zhongjing.pipeline.backend import JobState
 from zhongjing.pipeline.observe import AttemptView, Observed, Policy, ResultView
@@ -47,9 +47,11 @@ class DecisionContext:
         """The manifest of ``key``, if it exists."""
         return self.observed.results.get((stage, key)) if key is not None else None
 
-    def settings(self, stage: Stage) -> AnySettings:
+    def settings(self, stage: Stage) -> AnySettings | ConstructSettings:
         """Settings of a stage that the document has."""
-        return self.desired.document.spec.stages[stage]
+        settings = self.desired.document.spec.stages.job(stage)
+        assert settings is not None, f"the document has no stage {stage}"
+        return settings
 
     def is_done(self, stage: Stage) -> bool:
         """Whether the wanted result of ``stage`` exists."""

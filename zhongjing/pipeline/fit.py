@@ -87,7 +87,9 @@ def judge(document: TrainingPipeline, stages: Iterable[Stage], terms_of: TermsOf
     unknown: dict[str, list[Stage]] = {}
     shapes: dict[str, Shape | None] = {}
     for stage in stages:
-        settings = document.spec.stages[stage]
+        settings = document.spec.stages.get(stage)
+        if settings is None:
+            continue  # no model is loaded
         reference = graph.start_of(document, stage)[1].reference
         if reference not in shapes:
             base = document.spec.base

@@ -67,7 +67,7 @@ def freeze(
     files: list[LocalFile] = []
     for source in document.spec.sources:
         earlier = known.get(source.name)
-        if earlier is not None and earlier[0] == source.uri:
+        if earlier is not None and earlier[0] == source.place:
             inputs.sources.append(earlier[1])
             inputs.notes.extend(_changes(store, source, earlier[1]))
             continue
@@ -100,14 +100,14 @@ def _freeze_source(
     store: ObjectStore, layout: Layout, source: Source, files: list[LocalFile]
 ) -> FrozenSource | None:
     """One source as it is now; adds to ``files`` what has to be sent for it."""
-    scheme = _scheme(source.uri)
+    scheme = _scheme(source.place)
     if scheme == "s3":
-        objects = _list_objects(store, source.uri)
+        objects = _list_objects(store, source.place)
     elif scheme == "hf":
         # A dataset of the hub is fixed by its revision; the job records which one it got.
-        objects = [FrozenObject(uri=source.uri, size=0, digest=digest({"hub": source.uri}))]
+        objects = [FrozenObject(uri=source.place, size=0, digest=digest({"hub": source.place}))]
     elif scheme is None:
-        paths = local_files(source.uri)
+        paths = local_files(source.place)
         objects = [
             FrozenObject(uri=layout.upload(sha256, path.name), size=size, digest=sha256)
             for path, (size, sha256) in zip(paths, hash_files(paths), strict=True)
@@ -123,9 +123,9 @@ def _freeze_source(
 def unknown_scheme(source: Source) -> ConfigError:
     """The error for a source that nothing here can read."""
     return ConfigError(
-        f"sources cannot be read from {_scheme(source.uri)}://",
+        f"sources cannot be read from {_scheme(source.place)}://",
         code=INVALID_URI,
-        where=f"spec.sources.{source.name}.uri",
+        where=f"spec.sources.{source.name}.{source.place_field}",
         remedy="give a local path, an s3:// URI or hf://datasets/owner/name",
     )
 
@@ -219,23 +219,23 @@ def _references(document: TrainingPipeline) -> list[tuple[str, str]]:
 
 
 def _missing(source: Source) -> MissingInputError:
-    local = _scheme(source.uri) is None
+    local = _scheme(source.place) is None
     return MissingInputError(
-        f"nothing is at {expand(source.uri) if local else source.uri}",
+        f"nothing is at {expand(source.place) if local else source.place}",
         code=SOURCE_NOT_FOUND,
-        where=f"spec.sources.{source.name}.uri",
+        where=f"spec.sources.{source.name}.{source.place_field}",
     )
 
 
 def _changes(store: ObjectStore, source: Source, frozen: FrozenSource) -> Iterator[str]:
     """Says so where what is there now is not what was frozen: names, sizes, contents of changed files."""
-    scheme = _scheme(source.uri)
+    scheme = _scheme(source.place)
     if scheme == "s3":
-        now = [(item.digest, item.size) for item in _list_objects(store, source.uri)]
+        now = [(item.digest, item.size) for item in _list_objects(store, source.place)]
         before = [(item.digest, item.size) for item in frozen.objects]
         edited = False
     elif scheme is None:
-        files = local_files(source.uri)
+        files = local_files(source.place)
         now = [(path.name, path.stat().st_size) for path in files]
         before = [(item.uri.rpartition("/")[2], item.size) for item in frozen.objects]
         edited = now == before and any(
@@ -248,7 +248,7 @@ def _changes(store: ObjectStore, source: Source, frozen: FrozenSource) -> Iterat
     elif now != before or edited:
         yield (
             f"source {source.name} has changed since it was first used, and the pipeline still reads its own "
-            f"copy; --refresh-data reads {source.uri} as it is now"
+            f"copy; --refresh-data reads {source.place} as it is now"
         )
 
 

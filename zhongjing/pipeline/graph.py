@@ -1,8 +1,9 @@
-"""The stage graph: pretrain -> {sft, rm} -> ppo.
+"""The stage graph: construct -> pretrain -> {sft, rm} -> ppo.
 
 What a stage starts from is named in its ``from`` (and PPO's ``reward``): another stage, ``base``, a folder,
 an s3:// URI or a hub id. Without pretrain, sft and rm start from the base. The reward model never starts
-from sft: it would learn to prefer its own style (paper section 3).
+from sft: it would learn to prefer its own style (paper section 3). What construct makes is needed by the
+stages that read it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,16 @@ from typing import Literal
 
 from zhongjing.codes.document import INVALID_REFERENCE, MISSING_FIELD, UNKNOWN_STAGE
 from zhongjing.codes.model import TOO_LONG_FOR_MODEL
+from zhongjing.config.keys import tokenizer_sources
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.config.stages import PpoSettings, PretrainSettings, RmSettings, SftSettings, Stage
+from zhongjing.config.stages import (
+    ConstructSettings,
+    PpoSettings,
+    PretrainSettings,
+    RmSettings,
+    SftSettings,
+    Stage,
+)
 from zhongjing.errors import ConfigError, DataError
 
 Role = Literal["from", "reward"]
@@ -49,7 +58,9 @@ def needs(document: TrainingPipeline, stage: Stage) -> tuple[Need, ...]:
         ConfigError: ``from`` or ``reward`` names a stage that this stage cannot start from, or that the
             document does not have.
     """
-    settings = document.spec.stages.get(stage)
+    settings = document.spec.stages.job(stage)
+    if isinstance(settings, ConstructSettings):
+        return ()
     if isinstance(settings, PretrainSettings):
         return (_need(document, stage, "from", settings.from_),)
     if isinstance(settings, SftSettings | RmSettings):
@@ -78,7 +89,7 @@ def _need(document: TrainingPipeline, stage: Stage, role: Role, reference: str) 
     if reference == BASE:
         return Need(role, BASE)
     upstream = Stage(reference)
-    if document.spec.stages.get(upstream) is None:
+    if document.spec.stages.job(upstream) is None:
         raise ConfigError(
             f"the pipeline has no stage {upstream}",
             code=INVALID_REFERENCE,
@@ -90,7 +101,47 @@ def _need(document: TrainingPipeline, stage: Stage, role: Role, reference: str) 
 
 def upstream(document: TrainingPipeline, stage: Stage) -> tuple[Stage, ...]:
     """The stages that ``stage`` needs directly."""
-    return tuple(need.stage for need in needs(document, stage) if need.stage is not None)
+    models = tuple(need.stage for need in needs(document, stage) if need.stage is not None)
+    made = stage is not Stage.CONSTRUCT and made_sources(document, stage)
+    return (Stage.CONSTRUCT, *models) if made else models
+
+
+def read_sources(document: TrainingPipeline, stage: Stage) -> list[str]:
+    """Names of the sources that ``stage`` reads, in its order; of construct, of those that it makes."""
+    settings = document.spec.stages.get(stage)
+    if settings is None:
+        return [source.name for source in document.spec.sources if source.made is not None]
+    return [ref.source for ref in settings.data]
+
+
+def required_sources(document: TrainingPipeline, stage: Stage) -> list[str]:
+    """Names of the sources that ``stage`` cannot run without."""
+    names = read_sources(document, stage)
+    if document.spec.base.tiny is not None:
+        names += [source.name for source in tokenizer_sources(document)]
+    return list(dict.fromkeys(names))
+
+
+def visible_sources(document: TrainingPipeline, stage: Stage) -> list[str]:
+    """Names of the sources that ``stage`` is shown: those it reads, and all test data to be taken out.
+
+    A source with ``wait: true`` is shown only to the stages that read it. It cannot be taken out of stages
+    that ran before it came, and counting it for them when it comes would run the whole pipeline again. One
+    that is made, and holds no test data, is shown to them alone too: others need not wait for it.
+    """
+    required = required_sources(document, stage)
+    if stage is Stage.CONSTRUCT:
+        return required
+    return [
+        source.name
+        for source in document.spec.sources
+        if source.name in required or (not source.wait and (source.made is None or source.has_test_data))
+    ]
+
+
+def made_sources(document: TrainingPipeline, stage: Stage) -> list[str]:
+    """Names of the sources that ``stage`` is shown and that construct makes."""
+    return [name for name in visible_sources(document, stage) if document.spec.source(name).made is not None]
 
 
 def closure(document: TrainingPipeline, targets: Iterable[Stage]) -> list[Stage]:
@@ -119,7 +170,7 @@ def targets(document: TrainingPipeline, wanted: Iterable[Stage] = ()) -> list[St
     """
     chosen = list(wanted) or list(document.spec.targets) or document.spec.stages.present()
     for stage in chosen:
-        if document.spec.stages.get(stage) is None:
+        if document.spec.stages.job(stage) is None:
             present = ", ".join(document.spec.stages.present()) or "none"
             raise ConfigError(
                 f"the pipeline has no stage {stage}",
@@ -142,7 +193,7 @@ def check(document: TrainingPipeline) -> None:
         DataError: a stage's sequences are longer than the document says that its base takes.
     """
     base = document.spec.base
-    for stage in document.spec.stages.present():
+    for stage in document.spec.stages.trained():
         if start_of(document, stage)[1].reference != BASE:
             continue
         if base.tiny is not None:
@@ -152,7 +203,7 @@ def check(document: TrainingPipeline) -> None:
 
 
 def start_of(document: TrainingPipeline, stage: Stage) -> tuple[Stage, Need]:
-    """The model from outside that a stage stands on, and the stage that starts from it.
+    """The model from outside that a stage that trains stands on, and the stage that starts from it.
 
     Raises:
         ConfigError: as :func:`needs` does.

@@ -21,7 +21,7 @@ class ResultView:
     """A manifest that exists."""
 
     manifest_uri: str
-    model_uri: str
+    model_uri: str | None
     attempt: int
     submission_id: str
 

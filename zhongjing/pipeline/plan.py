@@ -7,14 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from zhongjing.codes.data import MISSING_INPUT
-from zhongjing.config.keys import base_key, digest, explain_change, key_fields, tokenizer_sources
+from zhongjing.config.keys import base_key, digest, explain_change, key_fields, source_digest
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 from zhongjing.errors import MissingInputError
-from zhongjing.pipeline.graph import BASE, Need, closure, needs
+from zhongjing.pipeline.graph import (
+    BASE,
+    Need,
+    closure,
+    made_sources,
+    needs,
+    read_sources,
+    required_sources,
+    visible_sources,
+)
 from zhongjing.pipeline.state import DesiredState, PipelineStatus
 from zhongjing.storage.layout import Layout
-from zhongjing.storage.manifest import FrozenSource, StageInput, StageRequest
+from zhongjing.storage.manifest import FrozenSource, MadeSource, StageInput, StageRequest
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ class StagePlan:
 
     ``key`` is None while a source, or a stage upstream, is still waited for. ``fields`` is what the key is a
     hash of. ``wanted`` is False for a stage that is only needed: it is not run, it must be done. ``sources``
-    are the names of its data, in the document's order.
+    are the names of its data, in the document's order; ``made`` of what it is shown that construct makes.
     """
 
     stage: Stage
@@ -34,11 +43,13 @@ class StagePlan:
     fields: Mapping[str, Any]
     input_keys: Mapping[str, str]
     sources: tuple[str, ...] = ()
+    made: tuple[str, ...] = ()
 
     @property
     def upstream(self) -> tuple[Stage, ...]:
         """The stages that this one needs directly."""
-        return tuple(need.stage for need in self.needs if need.stage is not None)
+        models = tuple(need.stage for need in self.needs if need.stage is not None)
+        return (Stage.CONSTRUCT, *models) if self.made else models
 
     def changes_since(self, fields: Mapping[str, Any]) -> list[str]:
         """What differs from an earlier result, by the fields that its key was a hash of."""
@@ -69,7 +80,7 @@ def make_plan(desired: DesiredState, late: Sequence[FrozenSource] = ()) -> Plan:
         seen = visible_sources(document, stage)
         stage_needs = needs(document, stage)
         waiting = tuple(name for name in required_sources(document, stage) if name not in sources)
-        digests = {name: sources[name].digest for name in seen if name in sources}
+        digests = {name: _digest(document, stage, sources[name]) for name in seen if name in sources}
         input_keys = {need.role: _input_key(desired, need, plan, digests) for need in stage_needs}
         known: dict[str, str] = {role: key for role, key in input_keys.items() if key is not None}
         fields: dict[str, Any] = {}
@@ -78,10 +89,17 @@ def make_plan(desired: DesiredState, late: Sequence[FrozenSource] = ()) -> Plan:
             rerun = desired.reruns.get(stage, 0)
             fields = key_fields(document, stage, digests, known, rerun)
             key = digest(fields)
-        names = tuple(ref.source for ref in document.spec.stages[stage].data)
+        names = tuple(read_sources(document, stage))
+        made = () if stage is Stage.CONSTRUCT else tuple(made_sources(document, stage))
         wanted = stage in desired.targets
-        plan[stage] = StagePlan(stage, wanted, stage_needs, waiting, key, fields, known, names)
+        plan[stage] = StagePlan(stage, wanted, stage_needs, waiting, key, fields, known, names, made)
     return plan
+
+
+def _digest(document: TrainingPipeline, stage: Stage, frozen: FrozenSource) -> str:
+    if stage is Stage.CONSTRUCT:
+        return frozen.digest
+    return source_digest(document.spec.source(frozen.name), frozen.digest)
 
 
 def frozen_sources(desired: DesiredState, late: Sequence[FrozenSource] = ()) -> dict[str, FrozenSource]:
@@ -96,30 +114,11 @@ def known_sources(
     """Sources frozen before, with their URIs: a pipeline reads the same objects in every re-run."""
     if previous is None:
         return {}
-    uris = {source.name: source.uri for source in previous.document.spec.sources}
+    uris = {source.name: source.place for source in previous.document.spec.sources}
     late = status.sources if status is not None else []
     return {
         name: (uris[name], source) for name, source in frozen_sources(previous, late).items() if name in uris
     }
-
-
-def required_sources(document: TrainingPipeline, stage: Stage) -> list[str]:
-    """Names of the sources that ``stage`` cannot run without."""
-    settings = document.spec.stages[stage]
-    names = [ref.source for ref in settings.data]
-    if document.spec.base.tiny is not None:
-        names += [source.name for source in tokenizer_sources(document)]
-    return list(dict.fromkeys(names))
-
-
-def visible_sources(document: TrainingPipeline, stage: Stage) -> list[str]:
-    """Names of the sources that ``stage`` is shown: those it reads, and all test data to be taken out.
-
-    A source with ``wait: true`` is shown only to the stages that read it. It cannot be taken out of stages
-    that ran before it came, and counting it for them when it comes would run the whole pipeline again.
-    """
-    required = required_sources(document, stage)
-    return [source.name for source in document.spec.sources if source.name in required or not source.wait]
 
 
 def _input_key(desired: DesiredState, need: Need, plan: Plan, digests: Mapping[str, str]) -> str | None:
@@ -183,10 +182,23 @@ def make_request(
     *,
     attempt: int,
     submission_id: str,
+    made: Mapping[str, MadeSource] | None = None,
 ) -> StageRequest:
-    """What a job is asked to do. Local folders stand in it by the place they were uploaded to."""
+    """What a job is asked to do. Local folders stand in it by the place they were uploaded to.
+
+    Args:
+        desired: the desired state.
+        late: sources that arrived after they were waited for.
+        node: the stage.
+        layout: the pipeline.
+        attempt: its number.
+        submission_id: its id.
+        made: what construct made, by source; of a stage that is shown such sources.
+    """
     assert node.key is not None
     sources = frozen_sources(desired, late)
+    made = made or {}
+    sources |= {name: made[name].frozen(name) for name in node.made}
     references = {reference.reference: reference.uri for reference in desired.references}
     document = desired.document
     named = _base_references(document)
@@ -194,6 +206,15 @@ def make_request(
     if moved:
         base = document.spec.base.model_copy(update=moved)
         spec = document.spec.model_copy(update={"base": base})
+        document = document.model_copy(update={"spec": spec})
+    if node.made:
+        listed = [
+            source.read_back(made[source.name].uri) if source.name in node.made else source
+            for source in document.spec.sources
+        ]
+        # With nothing left to make there is no such stage.
+        stages = document.spec.stages.model_copy(update={"construct_": None})
+        spec = document.spec.model_copy(update={"sources": listed, "stages": stages})
         document = document.model_copy(update={"spec": spec})
     inputs = []
     for need in node.needs:

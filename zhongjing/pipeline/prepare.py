@@ -179,9 +179,7 @@ def _resolve(
     document = resolve(user, overrides, defaults_of(previous))
     # Another process must find the local files.
     folder = Path.cwd()
-    sources = [
-        source.model_copy(update={"uri": absolute(source.uri, folder)}) for source in document.spec.sources
-    ]
+    sources = [source.placed(absolute(source.place, folder)) for source in document.spec.sources]
     spec = document.spec.model_copy(update={"sources": sources})
     return placed(document.model_copy(update={"spec": spec}), session.namespace, session.storage)
 

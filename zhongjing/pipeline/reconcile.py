@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from zhongjing.codes.training import SUBMISSION_REFUSED
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.config.stages import Stage
+from zhongjing.config.stages import Resources, Stage
 from zhongjing.errors import (
     BackendError,
     BackendUnavailableError,
@@ -73,7 +73,7 @@ from zhongjing.pipeline.state import (
 )
 from zhongjing.storage.artifacts import request_stop
 from zhongjing.storage.layout import Layout
-from zhongjing.storage.manifest import StageManifest
+from zhongjing.storage.manifest import MadeSource, StageManifest
 from zhongjing.storage.objects import ObjectInfo, ObjectStore
 from zhongjing.storage.progress import Activity, Progress
 
@@ -300,7 +300,8 @@ class Reconciler:
         manifest = self.store.find_record(place.manifest, StageManifest)
         if manifest is None:
             return None
-        result = ResultView(place.manifest, manifest.model.uri, manifest.attempt, manifest.submission_id)
+        model = None if manifest.model is None else manifest.model.uri
+        result = ResultView(place.manifest, model, manifest.attempt, manifest.submission_id)
         self._results[stage, key] = result
         return result
 
@@ -348,7 +349,8 @@ class Reconciler:
     def _submit(self, desired: DesiredState, status: PipelineStatus, action: Submit) -> list[Action]:
         """Submits. What cannot be submitted yet is submitted by the next pass, under the same id."""
         stage = action.stage
-        node = make_plan(desired, status.sources)[stage]
+        plan = make_plan(desired, status.sources)
+        node = plan[stage]
         request = make_request(
             desired,
             status.sources,
@@ -356,6 +358,7 @@ class Reconciler:
             self.layout,
             attempt=action.attempt,
             submission_id=action.submission_id,
+            made=self._made(plan) if node.made else None,
         )
         job = self._job(desired, stage, status.stage(stage))
         there = self._requests[stage]
@@ -386,9 +389,15 @@ class Reconciler:
             logger.info("submitted %s%s", action.submission_id, "" if waited else f" ({action.message})")
         return []
 
+    def _made(self, plan: Plan) -> dict[str, MadeSource]:
+        """The sources that construct made; it is done."""
+        key = plan[Stage.CONSTRUCT].key
+        assert key is not None
+        return self.store.get_record(self.layout.stage(Stage.CONSTRUCT, key).manifest, StageManifest).made
+
     def _job(self, desired: DesiredState, stage: Stage, entry: StageStatus) -> JobRequest:
         """The job of the attempt in the status."""
-        settings = desired.document.spec.stages[stage]
+        settings = desired.document.spec.stages.get(stage)
         assert entry.submission_id is not None
         assert entry.key is not None
         metadata = {
@@ -404,8 +413,8 @@ class Reconciler:
             stage=stage,
             request_uri=self.layout.stage(stage, entry.key).request(entry.attempt),
             metadata=metadata,
-            workers=settings.workers,
-            resources=settings.resources,
+            workers=0 if settings is None else settings.workers,
+            resources=Resources() if settings is None else settings.resources,
         )
 
     def _publish(self, status: PipelineStatus) -> None:

@@ -36,7 +36,7 @@ def tokens_of_sources(document: TrainingPipeline, listed: Listed) -> dict[Stage,
     sizes: dict[str, int | None] = {}
     sources = {source.name: source for source in document.spec.sources}
     found: dict[Stage, int] = {}
-    for stage in document.spec.stages.present():
+    for stage in document.spec.stages.trained():
         settings = document.spec.stages.get(stage)
         if settings is None or stage is Stage.PPO:
             continue
@@ -54,7 +54,7 @@ def tokens_of_sources(document: TrainingPipeline, listed: Listed) -> dict[Stage,
 
 
 def _bytes_of(source: Source, listed: Listed) -> int | None:
-    uri = source.uri
+    uri = source.place
     if uri.startswith("s3://"):
         objects = list(listed(uri))
     elif "://" in uri and not uri.startswith("file://"):

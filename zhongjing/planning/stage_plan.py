@@ -75,7 +75,7 @@ def plan_pipeline(
 ) -> list[StageEstimate]:
     """The estimates of all stages that the document has, each on the base that it stands on."""
     found = []
-    for stage in document.spec.stages.present():
+    for stage in document.spec.stages.trained():
         settings = document.spec.stages[stage]
         found.append(plan_stage(stage, settings, shape_of(stage), terms))
     return found

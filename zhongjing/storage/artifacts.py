@@ -106,7 +106,8 @@ def model_files(store: ObjectStore, uri: str) -> list[ModelFile] | None:
     """
     if uri.endswith("/model"):
         manifest = store.find_record(StageLayout(uri.removesuffix("/model")).manifest, StageManifest)
-        return manifest.model.files or None if manifest is not None and manifest.model.uri == uri else None
+        model = manifest.model if manifest is not None else None
+        return model.files or None if model is not None and model.uri == uri else None
     mark = f"{uri}/{MADE}"
     try:
         listed = store.get_json(mark)

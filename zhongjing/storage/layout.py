@@ -13,6 +13,7 @@
                                                /quarantine.jsonl
     <root>/<namespace>/cache/tokens/<key>/                      token shards; parts/ while they are made
     <root>/<namespace>/cache/bases/<key>/                       bases made once (tiny, delta + root, uploads)
+    <root>/<namespace>/sources/<key>/                           sources that construct made
     <root>/<namespace>/uploads/<sha256>/<file name>             local sources, content addressed
 """
 
@@ -112,6 +113,10 @@ class Layout:
     def base(self, key: str) -> str:
         """Folder of a base model that was made or uploaded once."""
         return f"{self.cache}/bases/{key}"
+
+    def source(self, key: str) -> str:
+        """Folder of a source that was made, shared by the namespace's pipelines."""
+        return f"{self.root.rstrip('/')}/{self.namespace}/sources/{key}"
 
     def upload(self, sha256: str, file_name: str) -> str:
         """A local source file, addressed by its content."""

@@ -6,6 +6,7 @@ other; they meet in these two documents.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
@@ -38,6 +39,22 @@ class FrozenSource(Record):
     name: str
     objects: list[FrozenObject]
     digest: str = Field(description="hash over the objects' digests, in order")
+
+
+class MadeSource(Record):
+    """A source that construct made: where it is, and what became of the raw records."""
+
+    uri: str = Field(description="its folder, with a manifest of its own (_manifest.json)")
+    key: str = Field(description="of the construction")
+    objects: list[FrozenObject] = Field(description="its parts")
+    read: int
+    written: int
+    quarantined: int
+
+    def frozen(self, name: str) -> FrozenSource:
+        """The source as later stages read it."""
+        digest = hashlib.sha256("".join(each.digest for each in self.objects).encode()).hexdigest()[:16]
+        return FrozenSource(name=name, objects=self.objects, digest=digest)
 
 
 class StageInput(Record):
@@ -194,7 +211,8 @@ class StageManifest(Record):
     started_at: str
     finished_at: str
     seconds: float
-    model: ModelArtifact
+    model: ModelArtifact | None = Field(default=None, description="none: of construct, which makes sources")
+    made: dict[str, MadeSource] = Field(default_factory=dict, description="of construct: sources by name")
     inputs: list[StageInput]
     sources: list[SourceCounts]
     steps: int

@@ -168,7 +168,7 @@ def test_a_usage_error_names_the_command_that_has_help(capsys: pytest.CaptureFix
     assert run(zhongjing, ["submit", "--stage", "dance"], "zhongjing") == 2
     error = capsys.readouterr().err
     assert error.startswith(
-        "error[InvalidOption]: Invalid value for '--stage': 'dance' is not one of 'pretrain'"
+        "error[InvalidOption]: Invalid value for '--stage': 'dance' is not one of 'construct', 'pretrain'"
     )
     assert f"  remedy: {commands.program()} submit --help\n" in error
 

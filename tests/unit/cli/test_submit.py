@@ -196,6 +196,7 @@ def test_json_is_exactly_one_object_on_stdout(
         "remedy": None,
         "manifestUri": None,
         "modelUri": "s3://zhongjing/local/demo/sft/kkkkkkkkkkkkkkkk/model",
+        "made": {},
         "metricsBefore": {"loss": 6.5, "perplexity": 665.1},
         "metrics": {"loss": 3.25, "perplexity": 25.8},
         "testMetrics": {"loss": 3.5},
@@ -511,8 +512,8 @@ def test_examples_are_written_into_the_workdir(
     assert submit(command).exit_code == 0
     folder = tmp_path / "zhongjing-runs" / "example" / "seed-1-scale-0.01"
     source = session.wanted["demo"].document.spec.sources[0]
-    assert Path(source.uri).parent == folder
-    assert Path(source.uri).read_text(encoding="utf-8")
+    assert Path(source.place).parent == folder
+    assert Path(source.place).read_text(encoding="utf-8")
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert submit(command).exit_code == 0
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from tools import crd, crd_rules, crd_schema, crd_status
 from tools.crd_schema import UnstructuralSchemaError, structural
 from zhongjing.config import resolve
-from zhongjing.config.stages import Stage
+from zhongjing.config.stages import TRAINING, Stage
 from zhongjing.errors import ConfigError
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.state import ConditionType, StageState, StageStatus
@@ -296,7 +296,9 @@ def test_every_rule_has_one_line_and_a_place_that_exists() -> None:
                 here = here["properties"][part]
     assert rules == len(crd_rules.transition_rules() + crd_rules.spec_rules() + crd_rules.base_rules()) + len(
         crd_rules.tiny_rules()
-    ) + sum(len(crd_rules.stage_rules(stage)) for stage in crd_rules.STAGES)
+    ) + sum(len(crd_rules.stage_rules(stage)) for stage in TRAINING) + len(
+        crd_rules.source_rules() + crd_rules.made_rules() + crd_rules.author_rules()
+    )
 
 
 def test_what_runs_is_what_the_sequencer_calls_active() -> None:
@@ -317,14 +319,14 @@ def test_the_rules_of_inputs_are_those_of_the_graph() -> None:
                 taken = False
             assert taken == (name in allowed or name.startswith("s3:")), override
     roles = {(need_stage, role) for need_stage, role in crd_rules.INPUTS}
-    fields = {(stage, "from") for stage in crd_rules.STAGES} | {(Stage.PPO, "reward")}
+    fields = {(stage, "from") for stage in TRAINING} | {(Stage.PPO, "reward")}
     assert roles == fields
 
 
 def test_a_stage_must_name_its_data() -> None:
     """The models fill in an empty list when it is left out, and refuse one that is written."""
     stages = schema()["properties"]["spec"]["properties"]["stages"]["properties"]
-    assert {stage: stages[stage]["required"] for stage in stages} == {name: ["data"] for name in stages}
+    assert {stage: stages[stage]["required"] for stage in TRAINING} == {name: ["data"] for name in TRAINING}
 
 
 def test_plain_json_schema_turns_exclusive_bounds_into_numbers() -> None:
@@ -341,7 +343,7 @@ def test_the_examples_of_the_cluster_are_the_recipes(name: str) -> None:
     assert example.spec.stages == recipe.spec.stages
     assert example.spec.base == recipe.spec.base
     assert example.spec.seed == recipe.spec.seed
-    assert [source.uri for source in example.spec.sources if not source.uri.startswith("s3://")] == []
+    assert [source.uri for source in example.spec.sources if not source.place.startswith("s3://")] == []
     places = {source.name: {"uri": source.uri} for source in example.spec.sources}
     assert example.spec.sources == [
         source.model_copy(update=places[source.name]) for source in recipe.spec.sources

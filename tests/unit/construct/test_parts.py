@@ -63,8 +63,8 @@ def test_published_records_are_read_back_as_they_were(name: str, kind: Kind) -> 
     if not folder or not (Path(folder) / name).is_file():
         pytest.skip("ZHONGJING_DATA has no such file")
     source = Source(name="raw", uri=f"{folder}/{name}", kind=kind)
-    making = Making([], source, [source.uri])
-    read = [record for record in read_object(source.uri, source) if not isinstance(record, Rejected)]
+    making = Making([], source, [source.place])
+    read = [record for record in read_object(source.place, source) if not isinstance(record, Rejected)]
     for record in read:
         making.add(record)
     assert read

@@ -65,7 +65,7 @@ def contents(store: ObjectStore, folder: str) -> dict[str, bytes]:
 def read_all(store: ObjectStore, source: Source) -> list[Record | Rejected]:
     return [
         record
-        for info in stored_listing(store, source.uri)[0]
+        for info in stored_listing(store, source.place)[0]
         for record in read_object(info.uri, source, store)
     ]
 
@@ -205,7 +205,7 @@ def test_killed_at_several_parts_it_resumes_to_the_same_bytes(
 ) -> None:
     undisturbed = construct(store, raw, [Marked()], f"{bucket_uri}/undisturbed")
     out = f"{bucket_uri}/killed"
-    command = [sys.executable, "-m", "tests.unit.construct.own_steps", raw.uri, out, "0.05"]
+    command = [sys.executable, "-m", "tests.unit.construct.own_steps", raw.place, out, "0.05"]
     for part in (0, 2, 4):
         run = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
         deadline = time.monotonic() + 60

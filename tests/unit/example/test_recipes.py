@@ -55,7 +55,7 @@ def test_zhongjing_13b_begins_with_ziya_and_waits_for_people() -> None:
     assert sft.mixture is not None
     assert (sft.mixture.single_turn, sft.mixture.multi_turn) == (7, 1)
     assert [source.name for source in spec.sources if source.wait] == ["ranked-answers"]
-    assert all(source.uri.startswith("s3://") for source in spec.sources)
+    assert all(source.place.startswith("s3://") for source in spec.sources)
     pretrain = spec.stages.pretrain
     assert pretrain is not None
     assert len(pretrain.data) == 11  # the rows of Table 1
@@ -63,7 +63,7 @@ def test_zhongjing_13b_begins_with_ziya_and_waits_for_people() -> None:
 
 def test_tiny_names_every_example_and_trains_on_no_held_out_one(tmp_path: Path) -> None:
     spec = recipe("tiny").spec
-    names = {source.uri.removeprefix("example://") for source in spec.sources}
+    names = {source.place.removeprefix("example://") for source in spec.sources}
     assert names == set(write(tmp_path, scale=0.1))
     assert {s.name for s in spec.sources if s.split == "test"} == {n for n in names if "heldout" in n}
     for stage in (Stage.PRETRAIN, Stage.SFT, Stage.RM, Stage.PPO):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.pipeline.support import user_document
 from zhongjing.config.resolve import resolve
-from zhongjing.config.stages import Stage
+from zhongjing.config.stages import TRAINING, Stage
 from zhongjing.errors import ConfigError
 from zhongjing.pipeline import graph
 from zhongjing.pipeline.graph import Need
@@ -70,7 +70,7 @@ def test_the_reward_model_never_starts_from_sft() -> None:
 
 def test_targets() -> None:
     whole = document()
-    assert graph.targets(whole) == list(Stage)[:4]
+    assert graph.targets(whole) == list(TRAINING)
     assert graph.targets(whole, [Stage.RM, Stage.SFT]) == [Stage.SFT, Stage.RM]
     with pytest.raises(ConfigError, match="no stage ppo"):
         graph.targets(document(stages=("sft",)), [Stage.PPO])

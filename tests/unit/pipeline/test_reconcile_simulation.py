@@ -10,7 +10,7 @@ import pytest
 from tests.unit.pipeline.support import LAYOUT, Cluster, MemoryStore, desired_state, user_document
 from zhongjing.codes.ray import RAY_UNREACHABLE
 from zhongjing.codes.storage import STORAGE_UNREACHABLE
-from zhongjing.config.stages import Stage
+from zhongjing.config.stages import TRAINING, Stage
 from zhongjing.errors import BackendUnavailableError, ConflictError, StorageUnavailableError, TransientError
 from zhongjing.pipeline.observe import Policy
 from zhongjing.pipeline.reconcile import Reconciler
@@ -112,7 +112,7 @@ def test_it_ends_complete_and_never_runs_twice(seed: int) -> None:
             break
     status = world.status()
     assert status.holds(ConditionType.COMPLETE), status.conditions
-    assert {stage for stage, entry in status.stages.items() if entry.state.is_done} == set(Stage)
+    assert {stage for stage, entry in status.stages.items() if entry.state.is_done} == set(TRAINING)
     for stage, entry in status.stages.items():
         assert entry.key is not None
         assert LAYOUT.stage(stage, entry.key).manifest in world.store.objects
@@ -145,7 +145,7 @@ def test_without_trouble_every_stage_runs_once_in_order() -> None:
     world.trouble = False
     for _ in range(120):
         world.second()
-    assert [start[0] for start in world.cluster.starts] == list(Stage)
+    assert [start[0] for start in world.cluster.starts] == list(TRAINING)
     assert all(attempt == 1 for _, _, attempt in world.cluster.starts)
     assert all(entry.state is StageState.SUCCEEDED for entry in world.status().stages.values())
     written = dict(world.store.objects)
@@ -164,4 +164,4 @@ def test_two_reconcilers_at_once_submit_once() -> None:
             other.once(world.cluster.now)
         except ConflictError:
             continue
-    assert [start[0] for start in world.cluster.starts] == list(Stage)
+    assert [start[0] for start in world.cluster.starts] == list(TRAINING)

@@ -72,8 +72,8 @@ def to_desired(
     if stored is not None and stored.generation == pipeline.generation:
         return stored.model_copy(update={"user": written, "origin": origin})
     document = placed(_document(pipeline, written, stored), release.namespace, release.storage.storage())
-    before = {source.name: source.uri for source in stored.document.spec.sources} if stored else {}
-    same = {source.name for source in document.spec.sources if before.get(source.name) == source.uri}
+    before = {source.name: source.place for source in stored.document.spec.sources} if stored else {}
+    same = {source.name for source in document.spec.sources if before.get(source.name) == source.place}
     now = pipeline.created or stamp(0)
     return DesiredState(
         namespace=release.namespace,

@@ -20,11 +20,9 @@ from zhongjing.errors import ConfigError
 EPILOG = """
 \b
 Examples:
-  zhongjing data check s3://corpus/expanded s3://corpus/checked --kg s3://kg/cmekg \\
-      --endpoint https://s3.example.org
+  zhongjing data check s3://a/long s3://a/checked --kg s3://kg/cmekg --endpoint https://s3.example.org
   zhongjing data check talks.jsonl s3://zhongjing/checked --kg ./cmekg --local
-  zhongjing data check s3://corpus/expanded s3://corpus/checked --kg s3://kg/cmekg --local \\
-      --model gpt-4o --base-url https://api.openai.com/v1
+  zhongjing data check s3://a/long s3://a/checked --kg s3://kg/cmekg --local --model gpt-4o --base-url https://api.openai.com/v1
 
 Without --model the rules alone decide, and nothing leaves this machine. With it, a model judges what the
 rules let through; the facts that the graph has on a dialogue stand in its instruction.

@@ -122,7 +122,7 @@ def equivalents(document: TrainingPipeline) -> list[str]:
     ``gradient_accumulation_steps`` is rounded up where micro-batches do not divide the global batch.
     """
     lines = []
-    for stage in document.spec.stages.present():
+    for stage in document.spec.stages.trained():
         settings = document.spec.stages[stage]
         per_step = settings.micro_batch_size * settings.workers
         accumulation = math.ceil(settings.global_batch_size / per_step)

@@ -131,7 +131,7 @@ def inspect(
         )
         stages: list[StageRehearsal] = []
         if document is not None:
-            present = document.spec.stages.present()
+            present = document.spec.stages.trained()
             stages = rehearse(document, present, scratch, tokenizer=tokenizer, max_records=max_records)
     if console.json_mode:
         told = [each.model_dump(mode="json") for each in stages]
@@ -207,10 +207,10 @@ def show(
         if not found:
             looked = rehearsal(document, chosen, encoder, listings, _LOOKED_AT).run()
             able = [
-                each for each in document.spec.stages.present() if listings.keys() & _reads(document, each)
+                each for each in document.spec.stages.trained() if listings.keys() & _reads(document, each)
             ]
             if file is None and uri is not None:
-                able = [_STAGE_OF[_kind_of(document.spec.sources[0].uri, encoding)]]
+                able = [_STAGE_OF[_kind_of(document.spec.sources[0].place, encoding)]]
             raise _nothing(looked, uri or str(file), [each.value for each in able if each is not chosen])
     if not (text or is_terminal):
         console.warn("note: records' text is shown on a terminal only; --text writes it elsewhere")
@@ -260,7 +260,7 @@ def _stage_of(document: TrainingPipeline, source: str | None, stage: Stage | Non
     Raises:
         ConfigError: the document has no such stage or source.
     """
-    present = document.spec.stages.present()
+    present = document.spec.stages.trained()
     readers = {name: each for each in reversed(present) for name in _reads(document, each)}
     if source is not None and source not in readers:
         raise ConfigError(
@@ -373,7 +373,7 @@ def store_for(
     targets: list[Source | str], stack: ExitStack, *, local: bool, workdir: Path | None
 ) -> ObjectStore | None:
     """The object store, if anything is to be read from one."""
-    places = [target if isinstance(target, str) else target.uri for target in targets]
+    places = [target if isinstance(target, str) else target.place for target in targets]
     if not any(place.startswith("s3://") for place in places):
         return None
     if local or workdir is not None:

@@ -132,7 +132,7 @@ def plan(
         machine=here.machine,
         tokens_per_second=tokens_per_second,
         gpu_hour=gpu_hour,
-        tokens=dict.fromkeys(document.spec.stages.present(), tokens)
+        tokens=dict.fromkeys(document.spec.stages.trained(), tokens)
         if tokens
         else _tokens_of(document, sources=sources),
     )

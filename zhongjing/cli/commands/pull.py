@@ -20,7 +20,7 @@ from zhongjing.cli.errors import guarded
 from zhongjing.cli.model_card import CARD_FILE, model_card
 from zhongjing.cli.options import Format, OutputFormat, results
 from zhongjing.cli.target import Target, find, on_target, split_result
-from zhongjing.codes.command import NOT_RUN_YET, TARGET_IN_USE
+from zhongjing.codes.command import INVALID_OPTION, NOT_RUN_YET, TARGET_IN_USE
 from zhongjing.codes.document import UNKNOWN_STAGE
 from zhongjing.codes.storage import DAMAGED_OBJECT
 from zhongjing.errors import ConfigError, DataError, MissingInputError, NotFoundError
@@ -89,6 +89,8 @@ def pull(
     console = Console(json_mode=output == Format.JSON)
     with target.open() as session, new_folder(folder, force=force) as partial:
         manifest = manifest_of(session, name, stage)
+        if manifest.model is None:
+            raise _no_model(result, manifest)
         standalone = _fetch_model(session.store, manifest.model, partial, folder, merged=merged)
         if with_curves:
             _fetch_curves(session, manifest, partial / "curves")
@@ -160,6 +162,16 @@ def manifest_of(session: Session, name: str, stage: Stage) -> StageManifest:
             remedy=f"make it with: `zhongjing submit --pipeline {name} --stage {stage}`{others}",
         )
     return manifest
+
+
+def _no_model(result: str, manifest: StageManifest) -> ConfigError:
+    made = ", ".join(each.uri for each in manifest.made.values())
+    return ConfigError(
+        "the stage makes sources, no model",
+        code=INVALID_OPTION,
+        where=result,
+        remedy=f"its sources are at {made}",
+    )
 
 
 def refuse_full(folder: Path, *, force: bool) -> None:

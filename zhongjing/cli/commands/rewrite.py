@@ -15,26 +15,24 @@ from zhongjing.cli.language_model import ModelOptions, carry_out
 from zhongjing.cli.options import Format, Local, OutputFormat, SourceKind, Workdir
 from zhongjing.cli.spread import spread
 
-_NOTES = """
+NORMALIZE_EPILOG = """
+\b
+Examples:
+  zhongjing data normalize s3://b/clean s3://b/new --model gpt-4o --base-url https://api.openai.com/v1
+  zhongjing data normalize s3://a/clean s3://a/new --local --model m --base-url http://127.0.0.1:8000
+
 The key stands in OPENAI_API_KEY, or in the variable that --key-variable names. A run that was interrupted,
 or stopped for want of funds, goes on with the same command: no answer is paid for twice.
 """
-NORMALIZE_EPILOG = f"""
+EXPAND_EPILOG = """
 \b
 Examples:
-  zhongjing data normalize s3://corpus/clean s3://corpus/normal --model gpt-4o \\
-      --base-url https://api.openai.com/v1 --endpoint https://s3.example.org --plan
-  zhongjing data normalize s3://zhongjing/clean s3://zhongjing/normal --local --model qwen \\
-      --base-url http://127.0.0.1:8000/v1
-{_NOTES}"""
-EXPAND_EPILOG = f"""
-\b
-Examples:
-  zhongjing data expand s3://corpus/normal s3://corpus/expanded --model gpt-4o \\
-      --base-url https://api.openai.com/v1 --endpoint https://s3.example.org --budget 200
-  zhongjing data expand s3://zhongjing/normal s3://zhongjing/expanded --local --model qwen \\
-      --base-url http://127.0.0.1:8000/v1
-{_NOTES}"""
+  zhongjing data expand s3://a/new s3://a/long --model gpt-4o --base-url https://api.openai.com/v1 --plan
+  zhongjing data expand s3://a/new s3://a/long --local --model qwen --base-url http://127.0.0.1:8000
+
+The key stands in OPENAI_API_KEY, or in the variable that --key-variable names. A run that was interrupted,
+or stopped for want of funds, goes on with the same command: no answer is paid for twice.
+"""
 
 Drugs = Annotated[
     str | None,

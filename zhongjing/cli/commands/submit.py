@@ -19,6 +19,7 @@ from zhongjing.cli.target import Target, find, on_target
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.config.resolve import UserDocument, apply_overrides, load_document
 from zhongjing.config.resolve import recipe as load_recipe
+from zhongjing.config.sources import written_at
 from zhongjing.config.stages import Stage
 from zhongjing.errors import ConfigError
 
@@ -162,10 +163,9 @@ def _written_of(name: str, target: Target) -> UserDocument:
     """
     with target.open() as session:
         desired = find(session, name)
-    uris = {source.name: source.uri for source in desired.document.spec.sources}
+    uris = {source.name: source.place for source in desired.document.spec.sources}
     spec = dict(desired.user.get("spec") or {})
     spec["sources"] = [
-        {**source, "uri": uris.get(source.get("name"), source.get("uri"))}
-        for source in spec.get("sources") or ()
+        written_at(source, uris.get(source.get("name"))) for source in spec.get("sources") or ()
     ]
     return UserDocument({**desired.user, "spec": spec}, desired.origin or f"the pipeline {name}", {})

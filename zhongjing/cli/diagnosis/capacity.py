@@ -41,7 +41,7 @@ def check_capacity(
     plans = {f"one pod of {group.name}": {group.name: 1} for group in release.ray.groups}
     if document is not None:
         plans = {}
-        for stage in document.spec.stages.present():
+        for stage in document.spec.stages.trained():
             settings = document.spec.stages[stage]
             demand = Demand(stage.value, settings.workers, settings.resources)
             try:

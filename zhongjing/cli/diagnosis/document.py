@@ -24,7 +24,7 @@ def document(situation: Situation) -> Iterator[Finding]:
     from zhongjing.cli.preflight.models import check_models
     from zhongjing.cli.preflight.sources import check_sources
 
-    stages = asked.spec.stages.present()
+    stages = asked.spec.stages.trained()
     for stage in stages if situation.local else ():
         yield check_capacity(asked, stage)
     try:

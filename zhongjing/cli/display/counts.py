@@ -122,7 +122,7 @@ def count_lines(stages: Sequence[StageView], manifests: Mapping[Stage, StageMani
             if group.drawn == group.samples:
                 continue
             more = f", {group.repeated} of them repeated" if group.repeated else ""
-            lines.append(f"{stage:<9}mixture {group.name}: {group.drawn} an epoch of {group.samples}{more}")
+            lines.append(f"{stage:<8} mixture {group.name}: {group.drawn} an epoch of {group.samples}{more}")
     for stage, (_, _, warnings) in facts.items():
         lines += [f"warning: {stage}: {each}" for each in warnings]
     return lines

@@ -65,11 +65,11 @@ class LiveDisplay:
 
     def _above(self, stage: StageView) -> None:
         for text in self._news.of_stage(stage):
-            self.note(f"{stage.stage:<9}{text}")
+            self.note(f"{stage.stage:<8} {text}")
         message = stage.status.message
         if message and message != self._messages.get(stage.stage):
             self._messages[stage.stage] = message
-            self.note(f"{stage.stage:<9}{stage.doing}: {message}")
+            self.note(f"{stage.stage:<8} {stage.doing}: {message}")
 
     def _block(self, view: RunView) -> RenderableType:
         grid = Table.grid(padding=(0, 1))

@@ -76,7 +76,7 @@ class PlainDisplay:
             self._line(stage.stage, stage_line(stage))
 
     def _line(self, stage: Stage | str, text: str) -> None:
-        self._write(f"[{clock(self._now() - self._start)}] {stage:<9}{text}".rstrip())
+        self._write(f"[{clock(self._now() - self._start)}] {stage:<8} {text}".rstrip())
 
 
 def stage_line(stage: StageView) -> str:

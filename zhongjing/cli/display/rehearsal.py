@@ -64,7 +64,9 @@ def rehearsal_lines(stages: Sequence[StageRehearsal]) -> list[str]:
     lines += table(header, rows, right=range(3, 8))
     lines += ["", *data_table({stage.stage: [each.counts for each in stage.sources] for stage in stages})]
     for stage in stages:
-        lines += [f"{stage.stage:<9}{each.counts.name}: {each.error}" for each in stage.sources if each.error]
+        lines += [
+            f"{stage.stage:<8} {each.counts.name}: {each.error}" for each in stage.sources if each.error
+        ]
         lines += [f"warning: {stage.stage}: {each}" for each in stage.warnings]
     return lines
 

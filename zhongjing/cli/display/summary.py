@@ -29,11 +29,12 @@ def summary(view: RunView, manifests: Mapping[Stage, StageManifest]) -> list[str
     lines += ["", *found] if found else []
     lines += ["", "artifacts"]
     for stage, manifest in manifests.items():
-        lines.append(f"  {stage:<9}{manifest.model.uri}")
+        uris = [each.uri for each in (manifest.model, *manifest.made.values()) if each is not None]
+        lines += [f"  {stage:<8} {uri}" for uri in uris]
     measured = {stage: each.memory for stage, each in manifests.items() if each.memory is not None}
     if measured:
         lines += ["", "memory of a worker"]
-        lines += [f"  {stage:<9}{memory}" for stage, memory in measured.items()]
+        lines += [f"  {stage:<8} {memory}" for stage, memory in measured.items()]
     answers = answers_of(manifests)
     if answers is not None:
         lines += ["", *answer_lines(answers)]
@@ -140,7 +141,8 @@ def _stage_result(stage: StageView, manifests: Mapping[Stage, StageManifest]) ->
         "message": status.message,
         "remedy": status.remedy,
         "manifestUri": status.manifest_uri,
-        "modelUri": status.model_uri or (manifest.model.uri if manifest is not None else None),
+        "modelUri": status.model_uri or (manifest.model.uri if manifest and manifest.model else None),
+        "made": {name: made.uri for name, made in manifest.made.items()} if manifest else {},
         "metricsBefore": dict(manifest.metrics_before) if manifest is not None else {},
         "metrics": dict(manifest.metrics) if manifest is not None else {},
         "testMetrics": dict(manifest.test_metrics) if manifest is not None else {},

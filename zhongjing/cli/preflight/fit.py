@@ -31,7 +31,9 @@ def check_machine(document: TrainingPipeline, stages: Iterable[Stage]) -> None:
     from zhongjing.backends.local import machine
 
     for stage in stages:
-        settings = document.spec.stages[stage]
+        settings = document.spec.stages.get(stage)
+        if settings is None:
+            continue  # construct takes what there is
         asked = settings.resources
         gpus = machine.gpus() if asked.gpus else None
         if gpus == 0:

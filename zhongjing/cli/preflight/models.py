@@ -39,6 +39,8 @@ def check_models(document: TrainingPipeline, stages: Iterable[Stage]) -> list[st
     notes: list[str] = []
     checked: set[Path] = set()
     for stage in stages:
+        if document.spec.stages.get(stage) is None:
+            continue  # construct starts from no model
         start, need = graph.start_of(document, stage)
         named, raised_by = {f"spec.stages.{start}.from": need.reference}, None
         if need.reference == graph.BASE:

@@ -43,9 +43,9 @@ def listings_of(document: TrainingPipeline) -> dict[str, FrozenSource]:
     """Listings of the sources that are files of this machine; nothing is hashed."""
     found: dict[str, FrozenSource] = {}
     for source in document.spec.sources:
-        if not is_local(source.uri):
+        if not is_local(source.place):
             continue
-        files = local_files(source.uri)
+        files = local_files(source.place)
         if files:
             objects = [FrozenObject(uri=str(file), size=file.stat().st_size, digest="") for file in files]
             found[source.name] = FrozenSource(name=source.name, objects=objects, digest="")

@@ -17,6 +17,7 @@ from zhongjing.data.records import Rejected
 from zhongjing.data.rejections import Rejections
 from zhongjing.errors import DataError, MissingInputError
 from zhongjing.pipeline.freeze import unknown_scheme
+from zhongjing.pipeline.graph import read_sources
 from zhongjing.storage.listing import expand, is_local, left_out_text, local_listing
 
 SECONDS = 0.5  # spent on reading one source whose records are all bad
@@ -47,23 +48,23 @@ def check_sources(
         DataError: a source of the stages has no record or no good one, or a file cannot be read.
     """
     fresh = [source for source in document.spec.sources if source.name not in known]
-    listings = {source.name: local_listing(source.uri) for source in fresh if is_local(source.uri)}
+    listings = {source.name: local_listing(source.place) for source in fresh if is_local(source.place)}
     files = {name: listing.files for name, listing in listings.items()}
     for source in fresh:
-        if source.name not in files and not source.uri.startswith(_ELSEWHERE):
+        if source.name not in files and not source.place.startswith(_ELSEWHERE):
             raise unknown_scheme(source)
         if source.wait:
             continue
         if source.name in files and not files[source.name]:
             raise MissingInputError(
-                f"nothing is at {expand(source.uri)}",
+                f"nothing is at {expand(source.place)}",
                 code=codes.SOURCE_NOT_FOUND,
-                where=f"spec.sources.{source.name}.uri",
+                where=f"spec.sources.{source.name}.{source.place_field}",
                 remedy="correct the path, or say wait: true if it is still to be made",
             )
-        if empty_store and source.uri.startswith("s3://"):
+        if empty_store and source.place.startswith("s3://"):
             raise outside(source)
-    used = {ref.source for stage in stages for ref in document.spec.stages[stage].data}
+    used = {name for stage in stages for name in read_sources(document, stage)}
     notes = [
         f"source {name}: left out {left_out_text(listing.left_out)}"
         for name, listing in listings.items()
@@ -78,9 +79,9 @@ def check_sources(
 def outside(source: Source) -> MissingInputError:
     """The error for an s3:// source that the store of a local run does not have."""
     return MissingInputError(
-        f"nothing is at {source.uri}: a local run reads s3:// from the store of its own workdir",
+        f"nothing is at {source.place}: a local run reads s3:// from the store of its own workdir",
         code=codes.SOURCE_NOT_FOUND,
-        where=f"spec.sources.{source.name}.uri",
+        where=f"spec.sources.{source.name}.{source.place_field}",
         remedy="fetch the files from the other store and name their path, or use hf://datasets/owner/name",
     )
 
@@ -125,12 +126,12 @@ def _judge(source: Source, look: _Look) -> list[str]:
     if not look.ended:
         return [f"the first {look.read} records of source {source.name} cannot be used: {look.rejections}"]
     where = f"spec.sources.{source.name}"
-    inspect = f"`{shlex.join(['zhongjing', 'data', 'inspect', source.uri, '--kind', source.kind])}`"
+    inspect = f"`{shlex.join(['zhongjing', 'data', 'inspect', source.place, '--kind', source.kind])}`"
     if not look.read:
         raise DataError(
-            f"source {source.name} has no records: {source.uri} is empty",
+            f"source {source.name} has no records: {source.place} is empty",
             code=codes.EMPTY_SOURCE,
-            where=f"{where}.uri",
+            where=f"{where}.{source.place_field}",
             remedy=f"check what the uri names: {inspect}",
         )
     code = look.rejections.code

@@ -1,31 +1,24 @@
-"""A stage's job, from its request to its manifest.
+"""The job of a stage, from its request to its manifest.
 
 The driver prepares what the workers share (base model, token cache), runs them by Ray Train, and as its last
-act writes the manifest. It holds no GPU and no model. Every end is told in progress.json: done, suspended or
-failed with what, where and remedy.
+act writes the manifest. It holds no GPU and no model.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
-import shutil
 import sys
 import time
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from zhongjing.codes import command as command_codes
 from zhongjing.codes import training as training_codes
 from zhongjing.config.sources import Storage
 from zhongjing.config.stages import AnySettings, Stage
-from zhongjing.errors import ConfigError, StorageError, TrainingError, ZhongjingError
-from zhongjing.storage.artifacts import write_manifest
+from zhongjing.errors import ConfigError, TrainingError, ZhongjingError
 from zhongjing.storage.files import disk_error
-from zhongjing.storage.layout import Layout, StageLayout
 from zhongjing.storage.manifest import (
     MemoryUse,
     MixtureCounts,
@@ -34,17 +27,16 @@ from zhongjing.storage.manifest import (
     StageManifest,
     StageRequest,
 )
-from zhongjing.storage.objects import ObjectStore, open_store
-from zhongjing.storage.progress import Activity, Progress, time_stamp
+from zhongjing.storage.objects import open_store
+from zhongjing.storage.progress import Activity, time_stamp
 from zhongjing.storage.progress_writer import ProgressWriter
-from zhongjing.train.job.failures import cause_of, describe_failure
+from zhongjing.train.job.attempt import Attempt, StoppedError
+from zhongjing.train.job.failures import cause_of
 from zhongjing.train.job.lineage import lineage
 from zhongjing.train.job.prepare import prepare
 from zhongjing.train.job.ray_cluster import connect, run_workers, worker_resources
-from zhongjing.train.job.scratch import FolderLock, remove_earlier, scratch_folder, scratch_root
-from zhongjing.train.job.stop_watch import OTHERS_POLL_SECONDS, StopWatch
+from zhongjing.train.job.scratch import scratch_root
 from zhongjing.train.job.worker_config import Prepared, WorkerConfig, train_worker
-from zhongjing.train.meter import TimeLeft
 
 logger = logging.getLogger("zhongjing.job")
 
@@ -65,7 +57,7 @@ def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _open(stage: Stage, uri: str) -> Job:
+def _open(stage: Stage, uri: str) -> Attempt:
     # Endpoint and credentials come from the environment until the request has told the rest.
     request = open_store(Storage()).get_record(uri, StageRequest)
     if request.stage is not stage:
@@ -75,107 +67,30 @@ def _open(stage: Stage, uri: str) -> Job:
             where=uri,
         )
     try:
-        return Job(request)
+        if stage is Stage.CONSTRUCT:
+            from zhongjing.train.job.construction import ConstructionJob
+
+            return ConstructionJob(request)
+        return TrainingJob(request)
     except OSError as error:
         raise disk_error(error, scratch_root()) from error
 
 
-class _StoppedError(Exception):
-    """A stop was asked for before the training began."""
+class TrainingJob(Attempt):
+    """An attempt of a stage that trains."""
 
-
-class Job:
-    """One attempt of a stage, on the driver's side."""
-
-    def __init__(self, request: StageRequest) -> None:
-        self.request = request
-        self.store: ObjectStore = open_store(request.document.spec.storage)
-        layout = Layout(request.document.spec.storage.uri, request.document.namespace, request.document.name)
-        self.layout = layout
-        self.stage_layout: StageLayout = layout.stage(request.stage, request.key)
-        self.scratch = scratch_folder(request.submission_id)
-        self._lock = FolderLock(self.scratch)
-        self._started = time.time()
-        self._started_at = time_stamp()
-
-    def run(self) -> int:
-        """Prepares, trains, writes the manifest; leaves nothing in the scratch folder but what others use."""
-        remove_earlier(self.request.submission_id)
-        self._watch = StopWatch(
-            self.store,
-            self.stage_layout,
-            self.request.attempt,
-            name="driver",
-            interval=OTHERS_POLL_SECONDS,
-        )
-        try:
-            return self._run()
-        finally:
-            self._watch.close()
-            shutil.rmtree(self.scratch, ignore_errors=True)
-
-    def _run(self) -> int:
-        progress = ProgressWriter(self.store, self.stage_layout)
-        try:
-            # Manifests are completion marks: a store that would overwrite one is found out before any work.
-            self.store.require_conditional_writes(self.layout.cache)
-            prepared = prepare(self.request, self.store, self.layout, self.scratch, self._reporter(progress))
-            for warning in prepared.warnings:
-                logger.warning("%s", warning)
-            self._await_workers(progress, prepared)
-            # From here rank 0 of the workers writes progress.json.
-            progress.close()
-            outcome = self._train(prepared)
-        except _StoppedError:
-            # What was prepared and stored is found again.
-            progress.write(self._progress(Activity.SUSPENDED))
-            progress.close()
-            logger.info("stopped on request before the training")
-            return 0
-        except BaseException as error:  # every end is told, Ctrl-C and SystemExit too
-            progress.close()
-            self._fail(error)
-            return 1
-        finally:
-            self._keep_log()
+    def _work(self, progress: ProgressWriter) -> StageManifest | None:
+        prepared = prepare(self.request, self.store, self.layout, self.scratch, self._reporter(progress))
+        for warning in prepared.warnings:
+            logger.warning("%s", warning)
+        self._await_workers(progress, prepared)
+        # From here rank 0 of the workers writes progress.json.
+        progress.close()
+        outcome = self._train(prepared)
         if outcome["suspended"]:
             logger.info("stopped on request at step %d", outcome["steps"])
-            return 0
-        try:
-            self._finish(prepared.counts, outcome)
-        except ZhongjingError as error:
-            self._fail(error)
-            return 1
-        return 0
-
-    def _reporter(self, writer: ProgressWriter) -> Any:
-        left, said = TimeLeft(), ""
-
-        def report(message: str, fraction: float = 0.0) -> None:
-            nonlocal said
-            if message != said:
-                said = message
-                logger.info("%s", message)
-            if self._watch.requested:
-                raise _StoppedError
-            eta = left.seconds(fraction, time.monotonic())
-            writer.write(
-                self._progress(Activity.PREPARING, message=message, fraction=fraction, eta_seconds=eta)
-            )
-
-        return report
-
-    def _progress(self, activity: Activity, **fields: Any) -> Progress:
-        request = self.request
-        return Progress(
-            stage=request.stage,
-            key=request.key,
-            attempt=request.attempt,
-            activity=activity,
-            started_at=self._started_at,
-            updated_at=time_stamp(),
-            **fields,
-        )
+            return None
+        return self._manifest(prepared.counts, outcome)
 
     def _settings(self) -> AnySettings:
         settings = self.request.document.spec.stages.get(self.request.stage)
@@ -200,7 +115,7 @@ class Job:
         try:
             while not room.wait(_WORKERS_POLL_SECONDS):
                 if self._watch.requested:
-                    raise _StoppedError
+                    raise StoppedError
         finally:
             remove_placement_group(room)
 
@@ -236,7 +151,7 @@ class Job:
             )
         return outcome
 
-    def _finish(self, counts: Sequence[SourceCounts], outcome: dict[str, Any]) -> None:
+    def _manifest(self, counts: Sequence[SourceCounts], outcome: dict[str, Any]) -> StageManifest:
         request = self.request
         manifest = StageManifest(
             pipeline=request.document.name,
@@ -268,50 +183,4 @@ class Job:
             warnings=outcome["warnings"],
         )
         logger.info("memory of a worker: %s", manifest.memory)
-        write_manifest(self.store, self.stage_layout, manifest)
-        writer = ProgressWriter(self.store, self.stage_layout)
-        last = self.store.find_record(self.stage_layout.progress, Progress)
-        if last is not None:
-            writer.write(
-                last.model_copy(
-                    update={
-                        "activity": Activity.DONE,
-                        "message": "",
-                        "eta_seconds": 0.0,
-                        "updated_at": time_stamp(),
-                    }
-                )
-            )
-        writer.close()
-        logger.info("done: %s", self.stage_layout.manifest)
-
-    def _fail(self, error: BaseException) -> None:
-        text = "".join(traceback.format_exception(error))
-        logger.error("%s", text)
-        uri = f"{self.stage_layout.logs}/traceback-a{self.request.attempt}.txt"
-        failure = describe_failure(error, uri)
-        try:
-            self.store.put(uri, text.encode())
-            last = self.store.find_record(self.stage_layout.progress, Progress)
-            if last is None or last.attempt != self.request.attempt:
-                last = self._progress(Activity.FAILED)
-            writer = ProgressWriter(self.store, self.stage_layout)
-            writer.write(
-                last.model_copy(
-                    update={"activity": Activity.FAILED, "failure": failure, "updated_at": time_stamp()}
-                )
-            )
-            writer.close()
-        except StorageError as outage:
-            # The store is what failed: the exit status and this log are all that is left to tell it.
-            logger.error("the failure could not be stored: %s", outage)
-
-    def _keep_log(self) -> None:
-        """Stores the driver's log (the workers' lines are in it) where it outlives the Ray head."""
-        try:
-            stdout = Path(f"/proc/{os.getpid()}/fd/1").resolve()
-            if stdout.is_file():
-                sys.stdout.flush()
-                self.store.put_file(f"{self.stage_layout.logs}/driver-a{self.request.attempt}.log", stdout)
-        except (OSError, StorageError) as error:
-            logger.warning("the log could not be stored: %s", error)
+        return manifest

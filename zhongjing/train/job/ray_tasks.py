@@ -1,4 +1,6 @@
-"""Tokenising by Ray tasks (:mod:`zhongjing.data.tasks`): where they run, and what becomes of lost ones.
+"""Tokenising and data construction by Ray tasks (:mod:`zhongjing.data.tasks`).
+
+Where tasks run, and what becomes of lost ones:
 
 A task asks for a CPU where the cluster has free ones now, and for nothing that it would have to grow for: an
 autoscaler would start nodes with GPUs. Where all are taken, or a head counts none (the chart's), a few tasks
@@ -29,8 +31,13 @@ _RETRIES = 3
 _makers: dict[str, Maker] = {}  # in a task's process: the one in use
 
 
-def connect(maker: Maker) -> RayTasks | None:
-    """Tasks for a cache, or None if this process is as good."""
+def connect(maker: Maker, most: int | None = None) -> RayTasks | None:
+    """Tasks for a cache or a source, or None if this process is as good.
+
+    Args:
+        maker: of what the tasks make.
+        most: tasks at a time; None: as many as there is room for.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -39,11 +46,12 @@ def connect(maker: Maker) -> RayTasks | None:
     except ConnectionError:
         return None
     available: dict[str, float] = cast("Any", ray).available_resources()
-    places = min(int(available.get("CPU", 0)), _MOST)
+    most = _MOST if most is None else most
+    places = min(int(available.get("CPU", 0)), most)
     options: dict[str, Any] = {"num_cpus": 1}
     if places < 2:
         room = free_bytes(torch.device("cpu")) // _TASK_BYTES
-        places = min(len(os.sched_getaffinity(0)), room, _MOST_ON_OWN_NODE)
+        places = min(len(os.sched_getaffinity(0)), room, _MOST_ON_OWN_NODE, most)
         node = ray.get_runtime_context().get_node_id()
         options = {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
     if places < 2:

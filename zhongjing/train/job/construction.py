@@ -1,0 +1,172 @@
+"""The job of the stage construct: makes the sources that say how they are made (``spec.sources[].made``).
+
+No model is loaded and no worker is started. The driver reads and cuts, and Ray tasks make the parts, on
+whatever cores the cluster has free (:mod:`zhongjing.train.job.ray_tasks`). Each source has a key and a folder
+of its own, which pipelines of a namespace share; a part that is there is not made again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from zhongjing.config.made import Made
+from zhongjing.config.sources import Source
+from zhongjing.construct.catalog import StepSettings, build_steps
+from zhongjing.construct.llm.limits import Limits, Prices
+from zhongjing.construct.llm.server import KeySource, Sampling
+from zhongjing.construct.manifest import SourceManifest, key_of
+from zhongjing.construct.runner import Work, construct
+from zhongjing.data.tasks import encode_by
+from zhongjing.storage.manifest import FrozenSource, MadeSource, SourceCounts, StageManifest
+from zhongjing.storage.progress import time_stamp
+from zhongjing.train.job.attempt import Attempt
+from zhongjing.train.job.lineage import lineage
+from zhongjing.train.job.ray_tasks import connect
+
+if TYPE_CHECKING:
+    from zhongjing.construct.runner import Progress as Making
+    from zhongjing.storage.progress_writer import ProgressWriter
+
+logger = logging.getLogger("zhongjing.job")
+
+SALT = "ZHONGJING_SALT"
+"""The variable with the secret that made-up values come from."""
+_ASKING_TASKS = 4  # they wait for answers more than they work
+_PATIENCE_SECONDS = 3600.0  # a part may wait for answers; it is not made a second time meanwhile
+
+
+class ConstructionJob(Attempt):
+    """An attempt of the stage construct."""
+
+    def _work(self, progress: ProgressWriter) -> StageManifest:
+        tell = self._reporter(progress)
+        sources = {each.name: each for each in self.request.document.spec.sources if each.made is not None}
+        frozen = {each.name: each for each in self.request.sources}
+        made: dict[str, SourceManifest] = {}
+        folders: dict[str, str] = {}
+        for number, (name, source) in enumerate(sources.items()):
+            share = (number / len(sources), 1 / len(sources))
+            folders[name], made[name] = self._make(source, frozen[name], partial(_tell, tell, name, share))
+        return self._manifest(folders, made, frozen)
+
+    def _make(self, source: Source, frozen: FrozenSource, listen: Any) -> tuple[str, SourceManifest]:
+        assert source.made is not None
+        construct_ = self.request.document.spec.stages.construct_
+        tasks = construct_.tasks if construct_ is not None else None
+        settings = self._step_settings(source.made)
+        if settings.asks:
+            tasks = settings.processes(tasks or _ASKING_TASKS)
+        raw = source.raw()
+        out = source.uri
+        if out is None:
+            # By what decides its bytes: another release of a step makes another folder.
+            steps = build_steps(settings, "s3://none", self.store, processes=tasks or 1)
+            out = self.layout.source(key_of(raw, frozen, steps))
+        out = out.rstrip("/")
+        steps = build_steps(settings, out, self.store, processes=tasks or 1)
+        work: Work = encode_by(partial(connect, most=tasks), here=1, patience=_PATIENCE_SECONDS)
+        manifest = construct(self.store, raw, steps, out, work=work, listen=listen, frozen=frozen)
+        logger.info("source %s: %d of %d records, %s", source.name, manifest.written, manifest.read, out)
+        return out, manifest
+
+    def _step_settings(self, made: Made) -> StepSettings:
+        """What the steps are built from; secrets come from this process's environment."""
+        author = made.author
+        settings = StepSettings(
+            steps=[step.value for step in made.steps],
+            policy=made.policy,
+            salt=os.environ.get(SALT),
+            accept_identifiable=made.accept_identifiable,
+            drugs=made.drugs,
+            kg=made.kg,
+            ledger=f"{self.layout.cache}/answers",
+        )
+        if author is None:
+            return settings
+        prices = author.prices
+        return replace(
+            settings,
+            model=author.model,
+            base_url=author.base_url,
+            key=None if author.key_variable is None else KeySource(environment=author.key_variable),
+            sampling=Sampling(max_tokens=author.max_tokens, temperature=author.temperature),
+            tries=author.tries,
+            most_unusable=author.max_unusable_fraction,
+            limits=Limits(
+                concurrency=author.concurrency,
+                requests_per_minute=author.requests_per_minute,
+                tokens_per_minute=author.tokens_per_minute,
+                budget=author.budget,
+                prices=None if prices is None else Prices(prices.prompt, prices.completion, prices.currency),
+            ),
+        )
+
+    def _manifest(
+        self, folders: dict[str, str], made: dict[str, SourceManifest], frozen: dict[str, FrozenSource]
+    ) -> StageManifest:
+        request = self.request
+        return StageManifest(
+            pipeline=request.document.name,
+            namespace=request.document.namespace,
+            stage=request.stage,
+            key=request.key,
+            attempt=request.attempt,
+            submission_id=request.submission_id,
+            started_at=self._started_at,
+            finished_at=time_stamp(),
+            seconds=round(time.time() - self._started, 3),
+            made={
+                name: MadeSource(
+                    uri=folders[name],
+                    key=each.key,
+                    objects=each.parts,
+                    read=each.read,
+                    written=each.written,
+                    quarantined=sum(each.quarantined.values()),
+                )
+                for name, each in made.items()
+            },
+            inputs=[],
+            sources=[
+                SourceCounts(
+                    name=name,
+                    digest=frozen[name].digest,
+                    read=each.read,
+                    kept=each.written,
+                    quarantined=sum(each.quarantined.values()),
+                )
+                for name, each in made.items()
+            ],
+            steps=0,
+            best_step=0,
+            samples=sum(each.written for each in made.values()),
+            tokens=0,
+            spikes=0,
+            metrics_before={},
+            metrics={},
+            extra={"sources": {name: _told(each) for name, each in made.items()}},
+            document=request.document.model_dump(mode="json"),
+            key_fields=request.key_fields,
+            lineage=lineage(0, "cpu"),
+        )
+
+
+def _tell(report: Any, name: str, share: tuple[float, float], making: Making) -> None:
+    begin, length = share
+    report(f"making {name}: {making.records:,} records", begin + length * making.fraction)
+
+
+def _told(manifest: SourceManifest) -> dict[str, Any]:
+    """What steps did, by label, and what they tell of their work."""
+    return {
+        "steps": [f"{step.name} {step.version}" for step in manifest.steps],
+        "characters": manifest.characters,
+        "counts": manifest.counts,
+        "quarantined": manifest.quarantined,
+        "notes": manifest.notes,
+    }
