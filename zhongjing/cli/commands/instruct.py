@@ -36,8 +36,7 @@ Examples:
   zhongjing data instruct cmekg/ s3://zhongjing/kg --as kg --local
   zhongjing data instruct records.csv s3://zhongjing/records --as records --local --plan
   zhongjing data instruct CMeEE-V2_train.json s3://zhongjing/cmeee --as cmeee --local --review
-  zhongjing data instruct s3://zhongjing/self --as self-cognition --model-name 仲景 \\
-      --author 某某团队 --count 500 --local
+  zhongjing data instruct s3://zhongjing/self --as self-cognition --model-name 仲景 --author 某某团队 --local
 
 Health records hold patients' data: let `data deidentify` follow before anything else sees the texts.
 """
