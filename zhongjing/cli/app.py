@@ -13,6 +13,7 @@ from zhongjing.cli.commands import (
     config,
     dashboard,
     data,
+    dedup,
     deidentify,
     doctor,
     instruct,
@@ -79,6 +80,7 @@ data.app.command("normalize", epilog=rewrite.NORMALIZE_EPILOG)(rewrite.normalize
 data.app.command("expand", epilog=rewrite.EXPAND_EPILOG)(rewrite.expand)
 data.app.command("check", epilog=check.EPILOG)(check.check)
 data.app.command("instruct", epilog=instruct.EPILOG)(instruct.instruct)
+data.app.command("dedup", epilog=dedup.EPILOG)(dedup.dedup)
 data.app.command("stats", epilog=stats.EPILOG)(stats.stats)
 app.add_typer(data.app, name="data")
 

@@ -156,13 +156,13 @@ def construct(
     lineage = parents_of(store, frozen.objects)
     admit(steps, partial(lineage_has_passed, *lineage), source.place)
     key = key_of(source, frozen, steps)
-    done = _claim(store, out, key, steps)
+    done = claim(store, out, key, steps)
     if done is not None:
         return done
     inputs = tuple(item.uri for item in frozen.objects)
     maker = PartMaker(store, out, key, _read_back(source), tuple(steps), inputs, source.keep_text)
     reading = Reading(store, source, frozen, feed)
-    told = _Told(listen, max(1, reading.size))
+    told = Told(listen, max(1, reading.size))
     there = maker.made()
     count = 0
     # Closed before an error is told: left to the collector, files would be closed under their readers.
@@ -181,8 +181,12 @@ def construct(
     return manifest
 
 
-def _claim(store: ObjectStore, out: str, key: str, steps: Sequence[Step]) -> SourceManifest | None:
-    """Takes the output's folder for a key; the manifest where it is complete."""
+def claim(store: ObjectStore, out: str, key: str, steps: Sequence[Step]) -> SourceManifest | None:
+    """Takes the output's folder for a key; the manifest where it is complete.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
     mark = f"{out}/_made/begun.json"
     begun = store.find_record(mark, Begun)
     if begun is None:
@@ -279,7 +283,7 @@ class Reading:
         check_source(self._source, counts, self._rejections, quarantine)
 
 
-class _Told:
+class Told:
     """Turns what is heard of parts into progress with the time that is left."""
 
     def __init__(self, listen: Listen, size: int) -> None:
@@ -289,11 +293,13 @@ class _Told:
         self._begin: tuple[float, float] | None = None  # when work began, and how much was done then
 
     def working(self, part: Part, portion: float) -> None:
+        """A part is being made; so much of it is there."""
         if self._begin is None:
             self._begin = (time.monotonic(), part.begin / self._size)
         self._tell((part.begin + portion * (part.end - part.begin)) / self._size)
 
     def made(self, part: Part, *, new: bool) -> None:
+        """A part is there; ``new``: it was made by this run."""
         self._records += len(part.records)
         if new or self._begin is not None:
             self.working(part, 1.0)

@@ -23,7 +23,7 @@ _ABOUT = re.compile(
     r"|dataset_infos?\.json|dataset_dict\.json|state\.json",
     re.IGNORECASE,
 )
-_NOTES = re.compile(r"(?:^|/)(?:_made/[^/]+|_manifest\.json)$")  # zhongjing.construct
+_NOTES = re.compile(r"(?:^|/)(?:_made/(?:dedup/.+|[^/]+)|_manifest\.json)$")  # zhongjing.construct
 _PART = re.compile(r"part-\d{5,}\.jsonl")
 Item = TypeVar("Item", Path, "ObjectInfo")
 

@@ -1,0 +1,1 @@
+"""Near duplicates within and across sources, and what of them stands in test sets."""
