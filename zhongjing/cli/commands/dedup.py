@@ -83,7 +83,7 @@ def dedup(
     opened = partial(construction.store_of, local=local, workdir=workdir, endpoint=endpoint)
     tests = [replace(first, place=place, file=None, kind=None) for place in against or []]
     if plan:
-        uris = [each.place if each.declared is None else each.declared.uri for each in (*orders, *tests)]
+        uris = [each.place if each.declared is None else each.declared.place for each in (*orders, *tests)]
         with opened(create=False) if any(uri.startswith("s3://") for uri in uris) else nullcontext() as store:
             _tell_plan(console, orders, store, settings)
         return
