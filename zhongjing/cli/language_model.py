@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,8 @@ from zhongjing.cli.console import Console
 from zhongjing.cli.construction import Order
 from zhongjing.cli.display.text import table
 from zhongjing.cli.errors import FAILED, OK
+from zhongjing.cli.made import made_of, submit_made
+from zhongjing.cli.place import PlaceOptions
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.errors import ConfigError, LanguageModelError
 from zhongjing.pipeline.headline import duration
@@ -28,6 +30,21 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _MOST_COUNTS = 24  # labels of a step that are shown; the manifest has all
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps by name, and their settings that are not the model's, as the catalogue has them."""
+
+    names: tuple[str, ...]
+    drugs: str | None = None
+    kg: str | None = None
+    rules: frozenset[str] | None = None
+
+    @property
+    def ask(self) -> bool:
+        """Whether they cannot do without a model."""
+        return self.names != ("check",)
 
 
 @dataclass(frozen=True)
@@ -89,13 +106,12 @@ class ModelOptions:
         typer.Option("--ledger", metavar="URI", help="Where answers are kept; s3://<bucket of OUT>/ledger."),
     ] = None
 
-    def settings(self, steps: tuple[str, ...], *, plan: bool, **more: Any) -> StepSettings:
+    def settings(self, steps: Steps, *, reads_key: bool) -> StepSettings:
         """What the steps are built from.
 
         Args:
-            steps: by name.
-            plan: nothing is asked, so no key is needed.
-            more: settings that are not the model's.
+            steps: by name, with their settings that are not the model's.
+            reads_key: whether this machine asks, and needs the key.
 
         Raises:
             ConfigError: address, limits or prices cannot be used.
@@ -104,7 +120,7 @@ class ModelOptions:
         from zhongjing.construct.catalog import StepSettings
         from zhongjing.construct.llm.server import Sampling, Server
 
-        if (self.model is None) != (self.base_url is None) or (self.model is None and steps != ("check",)):
+        if (self.model is None) != (self.base_url is None) or (self.model is None and steps.ask):
             raise ConfigError(
                 "a language model is asked, and it is not said which, or where",
                 code=INVALID_OPTION,
@@ -113,17 +129,19 @@ class ModelOptions:
         named = Server(self.base_url, self.model) if self.base_url and self.model else None
         temperature = None if self.temperature is None or self.temperature < 0 else self.temperature
         return StepSettings(
-            steps=steps,
+            steps=steps.names,
             model=self.model,
             base_url=self.base_url,
-            key=None if plan or named is None else self._key(named),
+            key=self._key(named) if named is not None and reads_key else None,
             sampling=Sampling(max_tokens=self.max_tokens, temperature=temperature),
             limits=self._limits(named),
             tries=self.tries,
             most_unusable=self.max_unusable,
             accept_identifiable=self.accept_identifiable,
             ledger=self.ledger,
-            **more,
+            drugs=steps.drugs,
+            kg=steps.kg,
+            rules=steps.rules,
         )
 
     def _key(self, server: Server) -> KeySource | None:
@@ -157,36 +175,41 @@ class ModelOptions:
 
 
 def carry_out(
-    console: Console,
-    order: Order,
-    settings: StepSettings,
-    opened: Callable[..., AbstractContextManager[ObjectStore]],
-    *,
-    plan: bool,
+    console: Console, order: Order, asked: ModelOptions, at: PlaceOptions, steps: Steps, *, plan: bool
 ) -> int:
     """Plans a construction, or carries it out; returns the exit code.
 
     Args:
         console: where it is told.
         order: source and place.
-        settings: of the steps.
-        opened: opens the store; ``create``: make a work directory where there is none.
+        asked: which language model is asked, if one is.
+        at: where it is done.
+        steps: by name, with their settings that are not the model's.
         plan: say what it takes, and write nothing.
     """
     from zhongjing.construct.catalog import build_steps
 
     construction.check_out(order.out)
+    cluster = at.cluster
+    settings = asked.settings(steps, reads_key=not plan and cluster is None)
+    if cluster is not None and not plan:
+        made = made_of(settings, None if asked.no_key else asked.key_variable)
+        code, manifest = submit_made(console, order, made, cluster, wait=not at.no_wait)
+        if manifest is not None:
+            construction.tell_result(console, manifest, order.out, review=False)
+            console.say_lines(noted_lines(manifest))
+        return code
     wanted = 1 if settings.asks else order.workers
     order = replace(order, processes=settings.processes(order.processes or wanted))
     if plan:
         declared = order.declared
         places = (order.place if declared is None else declared.uri, settings.kg, settings.drugs)
         stored = any(place is not None and place.startswith("s3://") for place in places)
-        with opened(create=False) if stored else nullcontext() as store:
+        with at.opened(create=False) if stored else nullcontext() as store:
             return tell_plan(console, order, settings, store)
-    with opened(create=True) as store:
-        steps = build_steps(settings, order.out, store, processes=order.workers)
-        manifest = construction.make(console, store, order, steps)
+    with at.opened(create=True) as store:
+        built = build_steps(settings, order.out, store, processes=order.workers)
+        manifest = construction.make(console, store, order, built)
     construction.tell_result(console, manifest, order.out, review=False)
     if not console.json_mode:
         console.say_lines(noted_lines(manifest))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 import typer
 
-from zhongjing.cli import construction
 from zhongjing.cli.console import Console
-from zhongjing.cli.construction import Endpoint, In, KeepText, Order, Out, Plan, Processes, SourceFile
+from zhongjing.cli.construction import In, KeepText, Order, Out, Plan, Processes, SourceFile
 from zhongjing.cli.errors import guarded
-from zhongjing.cli.language_model import ModelOptions, carry_out
-from zhongjing.cli.options import Format, Local, OutputFormat, SourceKind, Workdir
+from zhongjing.cli.language_model import ModelOptions, Steps, carry_out
+from zhongjing.cli.options import Format, OutputFormat, SourceKind
+from zhongjing.cli.place import PlaceOptions
 from zhongjing.cli.spread import spread
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.errors import ConfigError
@@ -30,6 +29,7 @@ rules let through; the facts that the graph has on a dialogue stand in its instr
 
 
 @guarded
+@spread("at")
 @spread("asked")
 def check(
     *,
@@ -38,6 +38,7 @@ def check(
     kg: Annotated[
         str, typer.Option("--kg", metavar="PLACE", help="The graph: a file or folder, here or s3://.")
     ],
+    at: PlaceOptions,
     asked: ModelOptions,
     rules: Annotated[
         list[str] | None,
@@ -48,9 +49,6 @@ def check(
     plan: Plan = False,
     processes: Processes = None,
     keep_text: KeepText = False,
-    local: Local = False,
-    workdir: Workdir = None,
-    endpoint: Endpoint = None,
     output: OutputFormat = Format.TEXT,
 ) -> int:
     """Leave out dialogues that contradict a knowledge graph."""
@@ -64,7 +62,8 @@ def check(
     return carry_out(
         Console(json_mode=output == Format.JSON),
         Order(source, out.rstrip("/"), file, kind, keep_text, processes),
-        asked.settings(("check",), plan=plan, kg=kg, rules=frozenset(rules) if rules else None),
-        partial(construction.store_of, local=local, workdir=workdir, endpoint=endpoint),
+        asked,
+        at,
+        Steps(("check",), kg=kg, rules=frozenset(rules) if rules else None),
         plan=plan,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,6 @@ import typer
 from zhongjing.cli import construction
 from zhongjing.cli.console import Console
 from zhongjing.cli.construction import (
-    Endpoint,
     In,
     KeepText,
     Order,
@@ -21,8 +19,11 @@ from zhongjing.cli.construction import (
     Processes,
     SourceFile,
 )
-from zhongjing.cli.errors import guarded
-from zhongjing.cli.options import Format, Local, OutputFormat, SourceKind, Workdir
+from zhongjing.cli.errors import OK, guarded
+from zhongjing.cli.made import submit_made
+from zhongjing.cli.options import Format, OutputFormat, SourceKind
+from zhongjing.cli.place import PlaceOptions
+from zhongjing.cli.spread import spread
 
 SALT = "ZHONGJING_SALT"
 """The variable with the secret that made-up values come from; a secret stands in no command line."""
@@ -41,14 +42,16 @@ is in docs/data-construction.md.
 
 
 @guarded
+@spread("at")
 def deidentify(
     *,
     source: In,
     out: Out,
+    at: PlaceOptions,
     file: SourceFile = None,
     kind: SourceKind = None,
     policy: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--policy", metavar="FILE", help="What each class of identifier becomes (YAML)."),
     ] = None,
     plan: Plan = False,
@@ -57,23 +60,27 @@ def deidentify(
     ] = False,
     processes: Processes = None,
     keep_text: KeepText = False,
-    local: Local = False,
-    workdir: Workdir = None,
-    endpoint: Endpoint = None,
     output: OutputFormat = Format.TEXT,
-) -> None:
+) -> int:
     """Take names, numbers, addresses and the like out of records."""
+    construction.check_out(out)
+    console = Console(json_mode=output == Format.JSON)
+    order = Order(source, out.rstrip("/"), file, kind, keep_text, processes)
+    cluster = at.cluster
+    if cluster is not None and not plan:
+        made = {"steps": ["deidentify"], **({} if policy is None else {"policy": policy})}
+        code, done = submit_made(console, order, made, cluster, wait=not at.no_wait)
+        if done is not None:
+            construction.tell_result(console, done, order.out, review=review)
+        return code
     from zhongjing.construct.deidentify.deidentifier import Deidentifier
     from zhongjing.construct.deidentify.policy import load_policy
 
-    construction.check_out(out)
     steps = [Deidentifier(load_policy(policy), salt=os.environ.get(SALT))]
-    console = Console(json_mode=output == Format.JSON)
-    order = Order(source, out.rstrip("/"), file, kind, keep_text, processes)
-    opened = partial(construction.store_of, local=local, workdir=workdir, endpoint=endpoint)
     if plan:
-        construction.tell_plan(console, order, steps, partial(opened, create=False))
-        return
-    with opened(create=True) as store:
+        construction.tell_plan(console, order, steps, partial(at.opened, create=False))
+        return OK
+    with at.opened(create=True) as store:
         manifest = construction.make(console, store, order, steps)
     construction.tell_result(console, manifest, order.out, review=review)
+    return OK

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 import typer
 
-from zhongjing.cli import construction
 from zhongjing.cli.console import Console
-from zhongjing.cli.construction import Endpoint, In, KeepText, Order, Out, Plan, Processes, SourceFile
+from zhongjing.cli.construction import In, KeepText, Order, Out, Plan, Processes, SourceFile
 from zhongjing.cli.errors import guarded
-from zhongjing.cli.language_model import ModelOptions, carry_out
-from zhongjing.cli.options import Format, Local, OutputFormat, SourceKind, Workdir
+from zhongjing.cli.language_model import ModelOptions, Steps, carry_out
+from zhongjing.cli.options import Format, OutputFormat, SourceKind
+from zhongjing.cli.place import PlaceOptions
 from zhongjing.cli.spread import spread
 
 NORMALIZE_EPILOG = """
@@ -41,11 +40,13 @@ Drugs = Annotated[
 
 
 @guarded
+@spread("at")
 @spread("asked")
 def normalize(
     *,
     source: In,
     out: Out,
+    at: PlaceOptions,
     asked: ModelOptions,
     file: SourceFile = None,
     kind: SourceKind = None,
@@ -53,27 +54,27 @@ def normalize(
     plan: Plan = False,
     processes: Processes = None,
     keep_text: KeepText = False,
-    local: Local = False,
-    workdir: Workdir = None,
-    endpoint: Endpoint = None,
     output: OutputFormat = Format.TEXT,
 ) -> int:
     """Rewrite the doctor's answers in one professional style."""
     return carry_out(
         Console(json_mode=output == Format.JSON),
         Order(source, out.rstrip("/"), file, kind, keep_text, processes),
-        asked.settings(("normalize",), plan=plan, drugs=drugs),
-        partial(construction.store_of, local=local, workdir=workdir, endpoint=endpoint),
+        asked,
+        at,
+        Steps(("normalize",), drugs=drugs),
         plan=plan,
     )
 
 
 @guarded
+@spread("at")
 @spread("asked")
 def expand(
     *,
     source: In,
     out: Out,
+    at: PlaceOptions,
     asked: ModelOptions,
     file: SourceFile = None,
     kind: SourceKind = None,
@@ -81,16 +82,14 @@ def expand(
     plan: Plan = False,
     processes: Processes = None,
     keep_text: KeepText = False,
-    local: Local = False,
-    workdir: Workdir = None,
-    endpoint: Endpoint = None,
     output: OutputFormat = Format.TEXT,
 ) -> int:
     """Make several turns of terse single-turn dialogues."""
     return carry_out(
         Console(json_mode=output == Format.JSON),
         Order(source, out.rstrip("/"), file, kind, keep_text, processes),
-        asked.settings(("expand",), plan=plan, drugs=drugs),
-        partial(construction.store_of, local=local, workdir=workdir, endpoint=endpoint),
+        asked,
+        at,
+        Steps(("expand",), drugs=drugs),
         plan=plan,
     )
