@@ -21,6 +21,7 @@ EPILOG = """
 Examples:
   zhongjing data check s3://a/long s3://a/checked --kg s3://kg/cmekg --endpoint https://s3.example.org
   zhongjing data check talks.jsonl s3://zhongjing/checked --kg ./cmekg --local
+  zhongjing data check s3://a/long s3://a/checked --kg s3://kg/cmekg -n train
   zhongjing data check s3://a/long s3://a/checked --kg s3://kg/cmekg --local --model gpt-4o --base-url https://api.openai.com/v1
 
 Without --model the rules alone decide, and nothing leaves this machine. With it, a model judges what the

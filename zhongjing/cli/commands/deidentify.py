@@ -34,6 +34,7 @@ Examples:
   zhongjing data deidentify raw/*.jsonl s3://zhongjing/clean --local --plan
   zhongjing data deidentify raw/*.jsonl s3://zhongjing/clean --local --review
   zhongjing data deidentify s3://raw/consultations s3://corpus/clean --endpoint https://s3.example.org
+  zhongjing data deidentify s3://raw/consultations s3://corpus/clean -n train
 
 Local files are read where they are; only what comes of them is stored. A run that was interrupted goes
 on with the same command. A policy with made-up values takes its salt from ZHONGJING_SALT. What remains risky

@@ -19,8 +19,10 @@ NORMALIZE_EPILOG = """
 Examples:
   zhongjing data normalize s3://b/clean s3://b/new --model gpt-4o --base-url https://api.openai.com/v1
   zhongjing data normalize s3://a/clean s3://a/new --local --model m --base-url http://127.0.0.1:8000
+  zhongjing data normalize s3://a/clean s3://a/new -n train --model m --base-url http://vllm:8000 --no-key
 
-The key stands in OPENAI_API_KEY, or in the variable that --key-variable names. A run that was interrupted,
+The key stands in OPENAI_API_KEY, or in the variable that --key-variable names; on a cluster in that of the
+Ray nodes. A run that was interrupted,
 or stopped for want of funds, goes on with the same command: no answer is paid for twice.
 """
 EXPAND_EPILOG = """
@@ -28,8 +30,10 @@ EXPAND_EPILOG = """
 Examples:
   zhongjing data expand s3://a/new s3://a/long --model gpt-4o --base-url https://api.openai.com/v1 --plan
   zhongjing data expand s3://a/new s3://a/long --local --model qwen --base-url http://127.0.0.1:8000
+  zhongjing data expand s3://a/new s3://a/long -n train --model m --base-url http://vllm:8000 --no-key
 
-The key stands in OPENAI_API_KEY, or in the variable that --key-variable names. A run that was interrupted,
+The key stands in OPENAI_API_KEY, or in the variable that --key-variable names; on a cluster in that of the
+Ray nodes. A run that was interrupted,
 or stopped for want of funds, goes on with the same command: no answer is paid for twice.
 """
 
