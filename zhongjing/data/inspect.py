@@ -19,6 +19,7 @@ from zhongjing.codes import data as data_codes
 from zhongjing.config.sources import Kind, Source
 from zhongjing.data.readers import HF_SCHEME, ReadStats, read_object
 from zhongjing.data.records import Dialogue, Ranking, Record, Rejected, TextRecord, record_texts
+from zhongjing.data.scenarios import scenario_of
 from zhongjing.data.split import content_of, unit_of
 from zhongjing.errors import DataError, MissingInputError
 from zhongjing.storage.listing import expand as expand_path
@@ -95,6 +96,10 @@ class SourceReport(Document):
     tied: int = Field(default=0, description="rankings left out: all their answers tie")
     departments: dict[str, int]
     without_department: int = 0
+    scenarios: dict[str, int] = Field(
+        default_factory=dict,
+        description="dialogues by what is asked for, by rules (zhongjing.data.scenarios)",
+    )
     characters: Lengths = Field(description="of a record, over all its texts")
     tokens: Lengths | None = Field(
         default=None, description="of a record's texts, without a template's tokens"
@@ -290,6 +295,7 @@ class _Seen:
         self._turns: Counter[int] = Counter()
         self._answers: Counter[int] = Counter()
         self._departments: Counter[str] = Counter()
+        self._scenarios: Counter[str] = Counter()
         self._characters: list[int] = []
         self._tokens: list[int] = []
         self._pending: list[str] = []
@@ -342,6 +348,7 @@ class _Seen:
             self.tally["ties"] += len(set(record.ranks)) < len(record.ranks)
         if isinstance(record, Dialogue):
             self.tally["without_department"] += record.department is None
+            self._scenarios[scenario_of(record.turns)] += 1
             self._departments.update([record.department] if record.department is not None else [])
 
     def report(self) -> dict[str, Any]:
@@ -355,6 +362,7 @@ class _Seen:
             "turns": dict(sorted(self._turns.items())),
             "answers": dict(sorted(self._answers.items())),
             "departments": dict(self._departments.most_common()),
+            "scenarios": dict(self._scenarios.most_common()),
             "characters": lengths(self._characters),
             "tokens": None if self._count is None else lengths(self._tokens),
         }

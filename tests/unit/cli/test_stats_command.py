@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -68,3 +69,25 @@ def test_stats_of_a_damaged_file_ends_with_2(command: CommandLine, tmp_path: Pat
     assert result.exit_code == 2
     assert "empty" in result.stderr
     assert command("data", "stats").exit_code == 2
+
+
+@pytest.mark.usefixtures("corpora")
+def test_scenarios_are_counted_and_all_is_drawn(command: CommandLine, tmp_path: Path) -> None:
+    talks = [
+        ("头痛怎么治？", "休息。"),
+        ("吃什么药好？", "先检查。"),
+        ("挂什么科？", "神经内科。"),
+        ("你好", "您好。"),
+    ]
+    lines = [json.dumps({"instruction": asked, "output": told}, ensure_ascii=False) for asked, told in talks]
+    (tmp_path / "asked.jsonl").write_bytes("\n".join(lines).encode("gb18030"))
+    words = ("data", "stats", "asked.jsonl", "talks.jsonl", "--encoding", "gb18030")
+    told = json.loads(command("data", "stats", "asked.jsonl", "--encoding", "gb18030", "-o", "json").stdout)
+    assert told["scenarios"] == {"治疗方案": 1, "用药建议": 1, "就医建议": 1, "其他": 1}
+    assert command(*words, "--picture", "no/where.svg").exit_code == 2
+    result = command("data", "stats", "talks.jsonl", "book.txt", "--picture", "corpus.svg")
+    assert result.exit_code == 0, result.output
+    drawn = ElementTree.fromstring((tmp_path / "corpus.svg").read_text())
+    shown = [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"Sources (bytes)", "Departments (dialogues)", "神经内科", "内科", "3  75.0%"} <= set(shown)
+    assert "头痛" not in (tmp_path / "corpus.svg").read_text()
