@@ -3,7 +3,7 @@
 The paper counts "over 10 medical Q&A scenarios, such as disease diagnosis, medication advice, health
 consultation, medical knowledge" (section 3) without a list. These are the intents of CBLUE's KUAKE-QIC
 (README_ZH.md of CBLUEbenchmark/CBLUE: 病情诊断, 病因分析, ..., 其他), with medication beside them. The
-rules are a rule of thumb, good for seeing what a corpus lacks; no labelled set was at hand to measure them on.
+rules are a rule of thumb, good for seeing what a corpus lacks; no labelled set was at hand to measure them.
 """
 
 from __future__ import annotations
