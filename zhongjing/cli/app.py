@@ -22,6 +22,7 @@ from zhongjing.cli.commands import (
     report,
     rewrite,
     runs,
+    split,
     stats,
     submit,
 )
@@ -81,6 +82,7 @@ data.app.command("expand", epilog=rewrite.EXPAND_EPILOG)(rewrite.expand)
 data.app.command("check", epilog=check.EPILOG)(check.check)
 data.app.command("instruct", epilog=instruct.EPILOG)(instruct.instruct)
 data.app.command("dedup", epilog=dedup.EPILOG)(dedup.dedup)
+data.app.command("split", epilog=split.EPILOG)(split.split)
 data.app.command("stats", epilog=stats.EPILOG)(stats.stats)
 app.add_typer(data.app, name="data")
 
