@@ -174,13 +174,19 @@ def check_out(out: str) -> None:
 
 
 def make(
-    console: Console, store: ObjectStore, order: Order, steps: Sequence[Step], *, feed: Feed | None = None
+    console: Console,
+    store: ObjectStore,
+    order: Order,
+    steps: Sequence[Step],
+    *,
+    feed: Feed | None = None,
+    patience: float | None = None,
 ) -> SourceManifest:
-    """Makes the source, with progress on the console."""
-    from zhongjing.construct.runner import construct, in_processes
+    """Makes the source, with progress on the console. ``patience``: see ``in_processes``."""
+    from zhongjing.construct.runner import PATIENCE_SECONDS, construct, in_processes
 
     source = order.source(store)
-    work = in_processes(order.workers)
+    work = in_processes(order.workers, PATIENCE_SECONDS if patience is None else patience)
     with shown(console) as listen:
         return construct(store, source, steps, order.out, feed=feed, work=work, listen=listen)
 

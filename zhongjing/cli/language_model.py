@@ -209,7 +209,7 @@ def carry_out(
             return tell_plan(console, order, settings, store)
     with at.opened(create=True) as store:
         built = build_steps(settings, order.out, store, processes=order.workers)
-        manifest = construction.make(console, store, order, built)
+        manifest = construction.make(console, store, order, built, patience=settings.patience)
     construction.tell_result(console, manifest, order.out, review=False)
     if not console.json_mode:
         console.say_lines(noted_lines(manifest))

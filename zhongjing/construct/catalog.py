@@ -33,11 +33,15 @@ from zhongjing.construct.llm.judge import JudgeStep
 from zhongjing.construct.llm.limits import Limits
 from zhongjing.construct.llm.normalize import NormalizeStep
 from zhongjing.construct.llm.server import KeySource, Sampling, Server
+from zhongjing.construct.runner import PATIENCE_SECONDS
 from zhongjing.construct.step import Step
 from zhongjing.errors import ConfigError
 
 if TYPE_CHECKING:
     from zhongjing.storage.objects import ObjectStore
+
+
+_ASKING_PATIENCE = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,14 @@ class StepSettings:
     def asks(self) -> bool:
         """Whether a language model is asked."""
         return self.model is not None or not {"normalize", "expand"}.isdisjoint(self.steps)
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a part that no process has ended is made a second time, here.
+
+        One that waits for answers may take days at a low rate; asked for twice, it would be paid twice.
+        """
+        return _ASKING_PATIENCE if self.asks else PATIENCE_SECONDS
 
     def processes(self, wanted: int) -> int:
         """How many processes may work at a time, of those wanted.

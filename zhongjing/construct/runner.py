@@ -13,7 +13,7 @@ one key (:func:`~zhongjing.construct.manifest.key_of`): a run with another key i
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -50,7 +50,9 @@ from zhongjing.storage.manifest import FrozenObject, FrozenSource, Record, Sourc
 if TYPE_CHECKING:
     from zhongjing.storage.objects import ObjectStore
 
-_PATIENCE_SECONDS = 3600.0  # a part may wait for others' answers; it is not made a second time meanwhile
+_RECENT_SECONDS = 180.0  # that say how fast the rest will go
+PATIENCE_SECONDS = 3600.0
+"""After which a part that no process has ended is made here, too."""
 
 Work = Callable[[PartMaker, Iterable[Part], Callable[[Part, float], None]], Iterator[Part]]
 """Where parts are made: yields them in their order, each once it is there (:func:`encode_by`)."""
@@ -82,13 +84,14 @@ class Begun(Record):
     steps: list[StepRecord]
 
 
-def in_processes(count: int | None = None) -> Work:
+def in_processes(count: int | None = None, patience: float = PATIENCE_SECONDS) -> Work:
     """Makes parts by processes of this machine, once there is more than one.
 
     Args:
         count: how many processes; None: one for each core that this process may use.
+        patience: seconds after which a part that no process has ended is made here, too.
     """
-    return encode_by(partial(processes.connect, places=count), here=1, patience=_PATIENCE_SECONDS)
+    return encode_by(partial(processes.connect, places=count), here=1, patience=patience)
 
 
 here: Work = encode_by(lambda maker: None)
@@ -290,30 +293,30 @@ class Told:
         self._listen = listen
         self._size = size
         self._records = 0
-        self._begin: tuple[float, float] | None = None  # when work began, and how much was done then
+        self._seen: deque[tuple[float, float]] = deque()  # when how much was done, of the last minutes
 
     def working(self, part: Part, portion: float) -> None:
         """A part is being made; so much of it is there."""
-        if self._begin is None:
-            self._begin = (time.monotonic(), part.begin / self._size)
-        self._tell((part.begin + portion * (part.end - part.begin)) / self._size)
+        fraction = (part.begin + portion * (part.end - part.begin)) / self._size
+        self._work(fraction, self._records + int(portion * len(part.records)))
 
     def made(self, part: Part, *, new: bool) -> None:
         """A part is there; ``new``: it was made by this run."""
         self._records += len(part.records)
-        if new or self._begin is not None:
-            self.working(part, 1.0)
+        if new or self._seen:
+            self._work(part.end / self._size, self._records)
         else:
-            self._tell(part.end / self._size)
+            self._listen(Progress(min(1.0, part.end / self._size), self._records, None))
 
-    def _tell(self, fraction: float) -> None:
-        fraction = min(1.0, fraction)
-        left = None
-        if self._begin is not None:
-            began, before = self._begin
-            if fraction > before:
-                left = (time.monotonic() - began) * (1.0 - fraction) / (fraction - before)
-        self._listen(Progress(fraction, self._records, left))
+    def _work(self, fraction: float, records: int) -> None:
+        # Of late, not since the beginning: a resumed run finds answers stored, and asks for the rest.
+        now, fraction = time.monotonic(), min(1.0, fraction)
+        self._seen.append((now, fraction))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - _RECENT_SECONDS:
+            self._seen.popleft()
+        began, before = self._seen[0]
+        left = (now - began) * (1.0 - fraction) / (fraction - before) if fraction > before else None
+        self._listen(Progress(fraction, records, left))
 
 
 def _manifest(

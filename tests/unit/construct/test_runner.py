@@ -19,7 +19,7 @@ from zhongjing.codes import data as data_codes
 from zhongjing.config.sources import Kind, Source
 from zhongjing.construct import parts
 from zhongjing.construct.manifest import MANIFEST_NAME, find_manifest
-from zhongjing.construct.runner import Progress, construct, in_processes
+from zhongjing.construct.runner import Progress, Told, construct, in_processes
 from zhongjing.data.readers import read_object
 from zhongjing.data.records import Dialogue, Record, Rejected
 from zhongjing.errors import ConfigError, DataError
@@ -223,3 +223,21 @@ def test_killed_at_several_parts_it_resumes_to_the_same_bytes(
     assert manifest.model_copy(update=same) == undisturbed.model_copy(update=same)
     kept = f"{out}/part-00000.jsonl"
     assert {info.uri: info.last_modified for info in store.list(out)}[kept] == before[kept]
+
+
+def test_the_time_that_is_left_is_told_by_the_last_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run goes through stored answers in no time, and asks for the rest."""
+    now = 0.0
+    monkeypatch.setattr("zhongjing.construct.runner.time.monotonic", lambda: now)
+    heard: list[Progress] = []
+    told = Told(heard.append, 1000)
+    part = parts.Part(0, 0, 1000)
+    for fraction, seconds in (
+        (0.0, 0),
+        (0.5, 1),
+        *((0.5 + step / 1000, 1 + 10 * step) for step in range(1, 61)),
+    ):
+        now = float(seconds)
+        told.working(part, fraction)
+    # A thousandth in ten seconds: 4,400 seconds for the rest, not 474.
+    assert heard[-1].seconds_left == pytest.approx(4400, rel=0.01)

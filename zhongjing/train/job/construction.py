@@ -36,8 +36,7 @@ logger = logging.getLogger("zhongjing.job")
 
 SALT = "ZHONGJING_SALT"
 """The variable with the secret that made-up values come from."""
-_ASKING_TASKS = 4  # they wait for answers more than they work
-_PATIENCE_SECONDS = 3600.0  # a part may wait for answers; it is not made a second time meanwhile
+_ASKING_TASKS = 1  # one process asks faster than servers answer (docs/data-construction.md)
 
 
 class ConstructionJob(Attempt):
@@ -69,7 +68,7 @@ class ConstructionJob(Attempt):
             out = self.layout.source(key_of(raw, frozen, steps))
         out = out.rstrip("/")
         steps = build_steps(settings, out, self.store, processes=tasks or 1)
-        work: Work = encode_by(partial(connect, most=tasks), here=1, patience=_PATIENCE_SECONDS)
+        work: Work = encode_by(partial(connect, most=tasks), here=1, patience=settings.patience)
         manifest = construct(self.store, raw, steps, out, work=work, listen=listen, frozen=frozen)
         logger.info("source %s: %d of %d records, %s", source.name, manifest.written, manifest.read, out)
         return out, manifest
