@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.local_support import end_supervisor, follow, submit
+from tests.unit.construct.scripted_server import ScriptedServer
 from zhongjing.backends.local.processes import marked, wait_until
 from zhongjing.backends.local.ray_head import RayHead
 from zhongjing.backends.local.session import LocalSession
@@ -104,6 +105,41 @@ def test_killed_in_the_middle_it_goes_on_and_the_source_is_the_same(session: Loc
     again = submit(session, document(raw, "other"), stages=[Stage.CONSTRUCT])
     assert follow(session, again).stage(Stage.CONSTRUCT).state is StageState.SUCCEEDED
     assert source_of(session, "other") == (uri, source)
+
+
+@pytest.mark.slow
+def test_what_a_model_writes_is_paid_once_though_the_job_is_killed(
+    session: LocalSession, tmp_path: Path
+) -> None:
+    few = tmp_path / "few.jsonl"
+    answer = "布洛芬每次0.3g，一天2次，饭后服。"
+    rows = [{"instruction": f"第{number}个问题：头疼怎么办？", "output": answer} for number in range(200)]
+    few.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    with ScriptedServer(key=None) as server:
+        server.delay = 0.2
+        user = document(few, "written")
+        user["spec"]["sources"][0]["made"] = {
+            "from": str(few),
+            "steps": ["deidentify", "normalize"],
+            "author": {"model": "tiny", "baseUrl": server.base_url, "keyVariable": None, "concurrency": 4},
+        }
+        desired = submit(session, user, stages=[Stage.CONSTRUCT])
+        with session.heartbeat():
+            assert wait_until(lambda: len(server.bodies) >= 50, 120)
+            process = job(session)
+            assert process is not None
+            process.kill()
+        entry = follow(session, desired).stage(Stage.CONSTRUCT)
+        assert (entry.state, entry.attempt) == (StageState.SUCCEEDED, 2), entry
+        repeated = server.seen.total() - len(server.seen)
+    _, source = source_of(session, "written")
+    assert source.written == source.counts["normalize"]["normalized"] == len(server.seen) == 200
+    assert source.has_passed("deidentify")
+    assert repeated <= source.notes["normalize"]["repeatedAfterKills"] <= 4
+    assert source.notes["normalize"]["requests"] >= 200
+    manifest = session.manifest("written", Stage.CONSTRUCT)
+    assert manifest is not None
+    assert manifest.extra["sources"]["talks"]["notes"] == source.notes
 
 
 def test_what_is_made_is_skipped_and_other_steps_make_another(session: LocalSession, tmp_path: Path) -> None:
