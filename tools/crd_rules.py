@@ -145,6 +145,16 @@ def made_rules() -> list[Rule]:
             at=".author",
         ),
         _rule("!('check' in self.steps) || has(self.kg)", "check needs a knowledge graph", at=".kg"),
+        _rule(
+            "!('dedup' in self.steps) || self.steps[0] == 'dedup'",
+            "dedup comes first: nothing is paid for twice",
+            at=".steps",
+        ),
+        _rule(
+            "!has(self.against) || self.against.size() == 0 || 'dedup' in self.steps",
+            "against belongs to dedup",
+            at=".against",
+        ),
     ]
 
 

@@ -163,3 +163,25 @@ def test_what_is_made_is_skipped_and_other_steps_make_another(session: LocalSess
     failed = follow(session, submit(session, user, stages=[Stage.CONSTRUCT])).stage(Stage.CONSTRUCT)
     assert failed.state is StageState.FAILED
     assert "s3://zhongjing/no/policy.yaml" in failed.message
+
+
+@pytest.mark.slow
+def test_duplicates_and_what_a_test_set_has_go_before_other_steps(
+    session: LocalSession, raw: Path, tmp_path: Path
+) -> None:
+    lines = raw.read_text(encoding="utf-8").splitlines()[:20]
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join([*lines, lines[3], lines[4]]) + "\n", encoding="utf-8")
+    tests = f"{session.layout('unique').root}/tests/1.jsonl"
+    session.store.put(tests, f"{lines[5]}\n".encode())
+    user = document(few, "unique")
+    user["spec"]["sources"][0]["made"] |= {"steps": ["dedup", "deidentify"], "against": [tests]}
+    user["spec"]["sources"][0]["made"]["dedupThreshold"] = 1.0
+    status = follow(session, submit(session, user, stages=[Stage.CONSTRUCT]))
+    entry = status.stage(Stage.CONSTRUCT)
+    assert entry.state is StageState.SUCCEEDED, entry
+    _, source = source_of(session, "unique")
+    assert [step.name for step in source.steps] == ["dedup", "deidentify"]
+    assert (source.read, source.written) == (22, 19)
+    counts = source.counts["dedup"]
+    assert counts == {"equal: talks": 2, "leak (equal or opens alike): test-1": 1}

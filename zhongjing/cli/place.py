@@ -21,6 +21,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class StoreOptions:
+    """Options of a command (see ``spread``) that works on this machine alone: which store it works on."""
+
+    local: Local = False
+    workdir: Workdir = None
+    endpoint: Endpoint = None
+
+    @contextmanager
+    def opened_here(self, *, create: bool) -> Iterator[ObjectStore]:
+        """The object store, which lives while the block runs; as :func:`construction.store_of`."""
+        with construction.store_of(
+            local=self.local, workdir=self.workdir, endpoint=self.endpoint, create=create
+        ) as store:
+            yield store
+
+
+@dataclass(frozen=True)
 class PlaceOptions:
     """Options of a command (see ``spread``): a cluster unless this machine or a store is named."""
 

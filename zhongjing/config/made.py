@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import model_validator
+from pydantic import StringConstraints, model_validator
 
 from zhongjing.codes.document import INVALID_VALUE, MISSING_FIELD
 from zhongjing.config.fields import DocumentModel, RuleError, operational, training
@@ -13,6 +14,7 @@ from zhongjing.config.fields import DocumentModel, RuleError, operational, train
 class MakingStep(StrEnum):
     """A step of data construction. They run in the order that the document gives."""
 
+    DEDUP = "dedup"
     DEIDENTIFY = "deidentify"
     NORMALIZE = "normalize"
     EXPAND = "expand"
@@ -97,6 +99,15 @@ class Made(DocumentModel):
     kg: str | None = training(
         None, "The knowledge graph that check goes by: an s3:// file or folder.", pattern=_S3, max_length=1024
     )
+    against: list[Annotated[str, StringConstraints(pattern=_S3, max_length=1024)]] = training(
+        list,
+        "Test sets that dedup keeps out: s3:// files or folders.",
+        max_length=16,
+        later=True,
+    )
+    dedup_threshold: float = training(
+        0.8, "Jaccard similarity from which on dedup takes two records for alike.", ge=0.3, le=1, later=True
+    )
     author: Author | None = training(None, "The language model of normalize and expand; check asks it too.")
     accept_identifiable: bool = training(
         False, "Whether texts that were not de-identified may be sent to the author."
@@ -106,6 +117,12 @@ class Made(DocumentModel):
     def _complete(self) -> Made:
         if len(set(self.steps)) != len(self.steps):
             raise RuleError("a step is named twice", code=INVALID_VALUE, path=("steps",))
+        if MakingStep.DEDUP in self.steps[1:]:
+            raise RuleError(
+                "dedup comes first: nothing is paid for twice", code=INVALID_VALUE, path=("steps",)
+            )
+        if self.against and MakingStep.DEDUP not in self.steps:
+            raise RuleError("against belongs to dedup", code=INVALID_VALUE, path=("against",))
         asking = next((step for step in self.steps if step in _ASKING), None)
         if asking is not None and self.author is None:
             raise RuleError(f"{asking} needs an author", code=MISSING_FIELD, path=("author",))

@@ -43,6 +43,9 @@ def test_a_document_with_a_made_source_has_the_stage_construct() -> None:
         ({"steps": ["check"]}, "check needs a knowledge graph"),
         ({"steps": ["deidentify", "deidentify"]}, "a step is named twice"),
         ({"steps": ["dance"]}, "dance"),
+        ({"steps": ["deidentify", "dedup"]}, "dedup comes first"),
+        ({"steps": ["deidentify"], "against": ["s3://a/b"]}, "against belongs to dedup"),
+        ({"steps": ["dedup"], "against": ["tests/"]}, "against"),
         ({"steps": ["expand"], "author": {"model": "m", "baseUrl": "http://h", "budget": 5}}, "needs prices"),
     ],
 )

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +13,14 @@ import typer
 
 from zhongjing.cli import construction
 from zhongjing.cli.console import Console
-from zhongjing.cli.construction import Endpoint, KeepText, Order, Plan, Processes, SourceFile
+from zhongjing.cli.construction import KeepText, Order, Plan, Processes, SourceFile
 from zhongjing.cli.display.text import count, table
-from zhongjing.cli.errors import guarded
-from zhongjing.cli.options import Format, Local, OutputFormat, SourceKind, Workdir
+from zhongjing.cli.errors import OK, guarded
+from zhongjing.cli.made import refuse_local, submit_made
+from zhongjing.cli.options import Format, OutputFormat, SourceKind
+from zhongjing.cli.place import PlaceOptions
+from zhongjing.cli.spread import spread
+from zhongjing.cli.target import ClusterTarget
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.config.resolve import load_document, resolve
 from zhongjing.config.sources import Source
@@ -34,6 +37,7 @@ EPILOG = """
 Examples:
   zhongjing data dedup s3://corpus/checked s3://corpus/unique --against s3://test/cmtmedqa --endpoint URL
   zhongjing data dedup books.jsonl talks.jsonl s3://zhongjing/unique --local
+  zhongjing data dedup s3://corpus/checked s3://corpus/unique --against s3://test/cmtmedqa -n train
   zhongjing data dedup talks general s3://zhongjing/unique -f my.yaml --local --plan
 
 Of records that are alike the earliest stays: sources count in the order in which they are given. With one IN
@@ -44,11 +48,13 @@ with the same command.
 
 
 @guarded
+@spread("at")
 def dedup(
     *,
     places: Annotated[
         list[str], typer.Argument(metavar="IN... OUT", help="Sources, and the s3:// folder for the result.")
     ],
+    at: PlaceOptions,
     against: Annotated[
         list[str] | None,
         typer.Option("--against", metavar="URI", help="A test set to keep out; repeatable."),
@@ -64,11 +70,8 @@ def dedup(
     plan: Plan = False,
     processes: Processes = None,
     keep_text: KeepText = False,
-    local: Local = False,
-    workdir: Workdir = None,
-    endpoint: Endpoint = None,
     output: OutputFormat = Format.TEXT,
-) -> None:
+) -> int:
     """Leave out near duplicates, and what test sets have."""
     from zhongjing.construct.dedup.settings import DedupSettings
 
@@ -80,15 +83,52 @@ def dedup(
     first = Order(places[0], out, file, kind, keep_text, processes)
     orders = [replace(first, place=place) for place in places[:-1]]
     console = Console(json_mode=output == Format.JSON)
-    opened = partial(construction.store_of, local=local, workdir=workdir, endpoint=endpoint)
     tests = [replace(first, place=place, file=None, kind=None) for place in against or []]
+    cluster = at.cluster
+    if cluster is not None and not plan:
+        return _submit(console, orders, against or [], settings, at=at, cluster=cluster)
     if plan:
         uris = [each.place if each.declared is None else each.declared.place for each in (*orders, *tests)]
-        with opened(create=False) if any(uri.startswith("s3://") for uri in uris) else nullcontext() as store:
+        with (
+            at.opened(create=False)
+            if any(uri.startswith("s3://") for uri in uris)
+            else nullcontext() as store
+        ):
             _tell_plan(console, orders, store, settings)
-        return
-    with opened(create=True) as store:
+        return OK
+    with at.opened(create=True) as store:
         _carry_out(console, store, orders, tests, settings)
+    return OK
+
+
+def _submit(
+    console: Console,
+    orders: Sequence[Order],
+    against: Sequence[str],
+    settings: DedupSettings,
+    *,
+    at: PlaceOptions,
+    cluster: ClusterTarget,
+) -> int:
+    """Has a release do it: a pipeline of one source that is made by the step dedup."""
+    from zhongjing.construct.dedup.settings import DedupSettings
+
+    if len(orders) > 1:
+        raise ConfigError(
+            "a cluster takes one source at a time",
+            code=INVALID_OPTION,
+            where=", ".join(order.place for order in orders),
+            remedy="put the sources into one folder, or work on the store from here with --endpoint",
+        )
+    if settings.overlap != DedupSettings().overlap:
+        raise ConfigError("--overlap is not for clusters", code=INVALID_OPTION, remedy="leave it out")
+    tests = [*(each.place for each in _tests_of(orders[0].file)), *against]
+    refuse_local({f"--against {place}": place for place in tests})
+    made = {"steps": ["dedup"], "dedupThreshold": settings.threshold, **({"against": tests} if tests else {})}
+    code, manifest = submit_made(console, orders[0], made, cluster, wait=not at.no_wait)
+    if manifest is not None:
+        construction.tell_result(console, manifest, orders[0].out, review=True)
+    return code
 
 
 def _carry_out(

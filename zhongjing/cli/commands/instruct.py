@@ -10,9 +10,11 @@ import typer
 
 from zhongjing.cli import construction
 from zhongjing.cli.console import Console
-from zhongjing.cli.construction import Endpoint, KeepText, Order, Plan, Processes, SourceFile
+from zhongjing.cli.construction import KeepText, Order, Plan, Processes, SourceFile
 from zhongjing.cli.errors import guarded
-from zhongjing.cli.options import Format, Local, OutputFormat, Workdir
+from zhongjing.cli.options import Format, OutputFormat
+from zhongjing.cli.place import StoreOptions
+from zhongjing.cli.spread import spread
 from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.config.sources import Kind, Source
 from zhongjing.errors import ConfigError
@@ -59,11 +61,13 @@ class BuildOrder(Order):
 
 
 @guarded
+@spread("at")
 def instruct(
     *,
     places: Annotated[
         list[str], typer.Argument(metavar="[IN] OUT", help="What is built from, and the s3:// folder for it.")
     ],
+    at: StoreOptions,
     layout: Annotated[str, typer.Option("--as", metavar="LAYOUT", help="What IN is; see below.")],
     file: SourceFile = None,
     seed: Annotated[int, typer.Option("--seed", help="Decides which wordings are taken.", min=0)] = 0,
@@ -82,9 +86,6 @@ def instruct(
     review: Annotated[bool, typer.Option("--review", help="Show what was made, by label and count.")] = False,
     processes: Processes = None,
     keep_text: KeepText = False,
-    local: Local = False,
-    workdir: Workdir = None,
-    endpoint: Endpoint = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Build texts or dialogues of a graph, health records, NLP tasks or a profile."""
@@ -102,7 +103,7 @@ def instruct(
     console = Console(json_mode=output == Format.JSON)
     place = places[0] if needed == 2 else f"made://{layout}"
     order = BuildOrder(place, out, file, None, keep_text, processes, makes=step.kind)
-    opened = partial(construction.store_of, local=local, workdir=workdir, endpoint=endpoint)
+    opened = at.opened_here
     if plan:
         construction.tell_plan(console, order, [step], partial(opened, create=False), feed=feed)
         return

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 import typer
 
 from zhongjing.cli import construction
 from zhongjing.cli.console import Console
-from zhongjing.cli.construction import Endpoint, In, KeepText, Order, Processes, SourceFile
+from zhongjing.cli.construction import In, KeepText, Order, Processes, SourceFile
 from zhongjing.cli.errors import guarded
-from zhongjing.cli.options import Format, Local, OutputFormat, SourceKind, Workdir
+from zhongjing.cli.options import Format, OutputFormat, SourceKind
+from zhongjing.cli.place import StoreOptions
+from zhongjing.cli.spread import spread
 
 EPILOG = """
 \b
@@ -26,10 +27,12 @@ is taken out with `data dedup ... --against OUT/test`.
 
 
 @guarded
+@spread("at")
 def split(
     *,
     source: In,
     out: Annotated[str, typer.Argument(metavar="OUT", help="s3:// folder for test and rest.")],
+    at: StoreOptions,
     count: Annotated[int, typer.Option("--count", help="So many different questions.", min=1)],
     seed: Annotated[int, typer.Option("--seed", help="Of the draw.", min=0)] = 0,
     least_turns: Annotated[
@@ -39,9 +42,6 @@ def split(
     kind: SourceKind = None,
     processes: Processes = None,
     keep_text: KeepText = False,
-    local: Local = False,
-    workdir: Workdir = None,
-    endpoint: Endpoint = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Draw a test set from a source, by a hash of its questions."""
@@ -52,7 +52,7 @@ def split(
     construction.check_out(out)
     console = Console(json_mode=output == Format.JSON)
     order = Order(source, out, file, kind, keep_text, processes)
-    opened = partial(construction.store_of, local=local, workdir=workdir, endpoint=endpoint)
+    opened = at.opened_here
     with opened(create=True) as store, construction.shown(console) as listen:
         test, rest = draw(
             store,

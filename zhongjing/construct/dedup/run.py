@@ -31,6 +31,7 @@ from zhongjing.construct.inputs import check_apart, freeze
 from zhongjing.construct.manifest import SourceManifest, key_of
 from zhongjing.construct.parts import PartMaker, cut
 from zhongjing.construct.runner import Listen, Progress, Reading, Told, Work, claim, construct, here
+from zhongjing.construct.step import Step
 from zhongjing.data.records import Rejected
 from zhongjing.errors import ConfigError
 from zhongjing.storage.manifest import FrozenSource, Record
@@ -79,6 +80,8 @@ def deduplicate(
     *,
     settings: DedupSettings | None = None,
     against: Sequence[Source] = (),
+    then: Sequence[Step] = (),
+    frozen: Sequence[FrozenSource] | None = None,
     work: Work = here,
     listen: Listen = lambda _: None,
 ) -> Deduplicated:
@@ -90,6 +93,8 @@ def deduplicate(
         out: folder of the output, s3://; with several sources each has a folder of its name below.
         settings: how alike is too alike.
         against: test sets; names of their own.
+        then: steps that what stays goes through, in the same construction.
+        frozen: the sources' objects, where they are fixed already.
         work: where parts are made.
         listen: is told how far it is.
 
@@ -106,23 +111,43 @@ def deduplicate(
         raise ConfigError(f"two sources are named {twice!r}", code=INVALID_OPTION, where=out)
     for each in (*sources, *against):
         check_apart(each, out)
-    order = _Order(store, sources, against, out, settings)
-    for source, frozen, step, folder in order.outputs():
-        claim(store, folder, key_of(source, frozen, [step]), [step])
+    order = _Order(store, sources, against, out, settings, frozen=frozen)
+    for source, objects, step, folder in order.outputs():
+        steps = [step, *then]
+        claim(store, folder, key_of(source, objects, steps), steps)
     report = order.report() or order.decide(work, listen)
     manifests = []
     size = max(1, order.size)
     before = 0
-    for source, frozen, step, folder in order.outputs():
-        own = sum(item.size for item in frozen.objects)
+    for source, objects, step, folder in order.outputs():
+        own = sum(item.size for item in objects.objects)
 
         def told(progress: Progress, before: int = before, own: int = own) -> None:
             fraction = _FIRST + (1 - _FIRST) * (before + progress.fraction * own) / size
             listen(Progress(fraction, progress.records, progress.seconds_left))
 
-        manifests.append(construct(store, source, [step], folder, work=work, listen=told))
+        given = None if frozen is None else objects
+        steps = [step, *then]
+        manifests.append(construct(store, source, steps, folder, work=work, listen=told, frozen=given))
         before += own
     return Deduplicated(report, tuple(manifests), tuple(folder for *_, folder in order.outputs()))
+
+
+def filter_of(
+    store: ObjectStore,
+    source: Source,
+    frozen: FrozenSource,
+    *,
+    settings: DedupSettings,
+    against: Sequence[Source] = (),
+) -> DedupStep:
+    """The step that a source alone goes through, for its key: nothing is decided yet.
+
+    Raises:
+        MissingInputError: a test set does not exist.
+    """
+    order = _Order(store, [source], against, "s3://none", settings, frozen=[frozen])
+    return order.outputs()[0][2]
 
 
 class _Order:
@@ -135,6 +160,8 @@ class _Order:
         against: Sequence[Source],
         out: str,
         settings: DedupSettings,
+        *,
+        frozen: Sequence[FrozenSource] | None = None,
     ) -> None:
         self._store = store
         self._sources = sources
@@ -142,7 +169,7 @@ class _Order:
         self._out = out
         self._settings = settings
         self._work = f"{out}/_made/dedup"
-        self._frozen = [freeze(store, source) for source in sources]
+        self._frozen = list(frozen or (freeze(store, source) for source in sources))
         self._tests = [freeze(store, source) for source in against]
         self._decided = {
             **settings.parameters(),

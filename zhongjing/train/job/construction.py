@@ -14,13 +14,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from zhongjing.config.made import Made
+from zhongjing.config.made import Made, MakingStep
 from zhongjing.config.sources import Source
 from zhongjing.construct.catalog import StepSettings, build_steps
+from zhongjing.construct.dedup.run import deduplicate, filter_of
+from zhongjing.construct.dedup.settings import DedupSettings
 from zhongjing.construct.llm.limits import Limits, Prices
 from zhongjing.construct.llm.server import KeySource, Sampling
 from zhongjing.construct.manifest import SourceManifest, key_of
 from zhongjing.construct.runner import Work, construct
+from zhongjing.data.inspect import inspect_sources
 from zhongjing.data.tasks import encode_by
 from zhongjing.storage.manifest import FrozenSource, MadeSource, SourceCounts, StageManifest
 from zhongjing.storage.progress import time_stamp
@@ -62,22 +65,42 @@ class ConstructionJob(Attempt):
             tasks = settings.processes(tasks or _ASKING_TASKS)
         raw = source.raw()
         out = source.uri
+        deduplication = self._deduplication(source.made)
         if out is None:
             # By what decides its bytes: another release of a step makes another folder.
             steps = build_steps(settings, "s3://none", self.store, processes=tasks or 1)
+            if deduplication is not None:
+                steps = [filter_of(self.store, raw, frozen, **deduplication), *steps]
             out = self.layout.source(key_of(raw, frozen, steps))
         out = out.rstrip("/")
         steps = build_steps(settings, out, self.store, processes=tasks or 1)
         work: Work = encode_by(partial(connect, most=tasks), here=1, patience=settings.patience)
-        manifest = construct(self.store, raw, steps, out, work=work, listen=listen, frozen=frozen)
+        if deduplication is None:
+            manifest = construct(self.store, raw, steps, out, work=work, listen=listen, frozen=frozen)
+        else:
+            done = deduplicate(
+                self.store, [raw], out, **deduplication, then=steps, frozen=[frozen], work=work, listen=listen
+            )
+            manifest = done.manifests[0]
         logger.info("source %s: %d of %d records, %s", source.name, manifest.written, manifest.read, out)
         return out, manifest
+
+    def _deduplication(self, made: Made) -> dict[str, Any] | None:
+        """What decides which records are duplicates or leaks; None: the source is not asked for it."""
+        if MakingStep.DEDUP not in made.steps:
+            return None
+        looked_at = inspect_sources(made.against, store=self.store, max_records=50).sources
+        tests = [
+            Source(name=f"test-{place}", uri=uri, kind=found.kind)
+            for place, (uri, found) in enumerate(zip(made.against, looked_at, strict=True), start=1)
+        ]
+        return {"settings": DedupSettings(made.dedup_threshold), "against": tests}
 
     def _step_settings(self, made: Made) -> StepSettings:
         """What the steps are built from; secrets come from this process's environment."""
         author = made.author
         settings = StepSettings(
-            steps=[step.value for step in made.steps],
+            steps=[step.value for step in made.steps if step is not MakingStep.DEDUP],
             policy=made.policy,
             salt=os.environ.get(SALT),
             accept_identifiable=made.accept_identifiable,
