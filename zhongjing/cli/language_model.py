@@ -243,6 +243,11 @@ def asking_lines(found: ConstructionPlan, settings: StepSettings) -> Iterator[st
             ("time", f"about {duration(each.hours * 3600)}, {_pace(settings.limits)}"),
         ]
         yield from (f"{name:<12}{text}" for name, text in rows)
+    if found.paid is not None:
+        paid = found.paid
+        cost = "" if paid.cost is None else f", {paid.cost:,.4f} {paid.currency}"
+        told = f"{paid.requests:,} requests, {paid.prompt_tokens:,} tokens in, {paid.completion_tokens:,} out"
+        yield from ("", f"paid        {told}{cost}: of these nothing is asked again")
     if found.refused is not None:
         yield from ("", f"refused: {found.refused}")
 

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from zhongjing.config.sources import Source
+from zhongjing.construct.llm.batch import Desk
 from zhongjing.construct.llm.estimate import Estimator
+from zhongjing.construct.llm.ledger import Ledger
 from zhongjing.construct.llm.model_step import ModelStep
 from zhongjing.construct.manifest import lineage_has_passed, parents_of
 from zhongjing.construct.parts import Making
@@ -25,7 +27,7 @@ from zhongjing.construct.runner import Feed, Reading
 from zhongjing.construct.step import Step, admit
 from zhongjing.data.records import Record as Neutral
 from zhongjing.data.records import Rejected, record_texts
-from zhongjing.errors import ZhongjingError
+from zhongjing.errors import StorageError, ZhongjingError
 from zhongjing.storage.manifest import Record
 
 if TYPE_CHECKING:
@@ -50,6 +52,16 @@ class AskingPlan(Record):
     hours: float
 
 
+class Paid(Record):
+    """What was paid for the output already; the answers are stored, and not asked for again."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+    currency: str | None
+
+
 class ConstructionPlan(Record):
     """Figures of a construction; ``exact``: the whole source was read for them."""
 
@@ -62,6 +74,7 @@ class ConstructionPlan(Record):
     characters_per_second: float | None = Field(description="of one process; None: no record to try")
     processes: int
     asking: list[AskingPlan] = Field(default_factory=list)
+    paid: Paid | None = Field(default=None, description="by earlier runs; the figures of asking are of all")
     refused: str | None = Field(default=None, description="why a step would not let the source through")
     hours: float | None
 
@@ -130,8 +143,26 @@ def plan(
         characters_per_second=speed,
         processes=processes,
         asking=asked,
+        paid=None if store is None or not asking else _paid(store, asking[0].step.desk),
         refused=refused,
         hours=None if here is None else here + sum(each.hours for each in asked),
+    )
+
+
+def _paid(store: ObjectStore, desk: Desk) -> Paid | None:
+    try:
+        total = Ledger(store, desk.ledger).account(desk.account).total
+    except StorageError:  # there is no such bucket yet, or it may not be read
+        return None
+    if not total.requests:
+        return None
+    prices = desk.limits.prices
+    return Paid(
+        requests=total.requests,
+        prompt_tokens=total.used.prompt,
+        completion_tokens=total.used.completion,
+        cost=None if prices is None else prices.of(total.used),
+        currency=None if prices is None else prices.currency,
     )
 
 

@@ -187,6 +187,8 @@ def test_a_run_that_is_stopped_keeps_what_is_done_and_goes_on(
     if code == "ApiKeyRefused":
         assert "$OPENAI_API_KEY" in stopped.stderr
     assert "给患者的话" not in stopped.output
+    planned = command(*words, "--plan")
+    assert "paid        3 requests, 600 tokens in, 150 out: of these nothing is asked again" in planned.stdout
     server.script = None
     answered = server.completed
     done = command(*words)
