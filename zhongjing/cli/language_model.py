@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from zhongjing.storage.objects import ObjectStore
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-_MOST_COUNTS = 24  # labels of a step that are shown; the manifest has all
+_MOST_COUNTS = 16  # labels of a step that are shown; the manifest has all
 
 
 @dataclass(frozen=True)

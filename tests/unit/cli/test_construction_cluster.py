@@ -11,10 +11,14 @@ import pytest
 from tests.unit.cli import test_submit_cluster as submitting
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.test_submit_cluster import ApiServer, server
+from tests.unit.construct.graphs import graph
 from zhongjing.backends.kubernetes.session import KubernetesSession
 from zhongjing.cli.target import CLUSTER_OPENER, ClusterTarget
 from zhongjing.config.resolve import resolve
+from zhongjing.config.sources import Kind, Source
 from zhongjing.config.stages import Stage
+from zhongjing.construct.kg.check import KnowledgeCheck
+from zhongjing.construct.runner import construct
 from zhongjing.storage.objects import ObjectStore
 
 __all__ = ["server"]  # a fixture
@@ -99,6 +103,29 @@ def test_deidentify_and_check_need_no_model(
         "steps": ["check"],
         "kg": f"{bucket_uri}/cmekg",
     }
+
+
+def test_what_was_made_is_told_at_the_end(
+    command: CommandLine,
+    server: ApiServer,
+    clean: str,
+    bucket_uri: str,
+    store: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = f"{bucket_uri}/checked"
+
+    def followed(*_: object, **__: object) -> int:
+        """What the release does meanwhile."""
+        step = KnowledgeCheck(graph(("布洛芬", "适应症", "溃疡"), ("布洛芬", "禁忌", "溃疡")))
+        construct(store, Source(name="made", uri=clean, kind=Kind.DIALOGUE), [step], out)
+        return 0
+
+    monkeypatch.setattr("zhongjing.cli.submission.attend", followed)
+    result = command("data", "check", clean, out, "--kg", f"{bucket_uri}/kg", "-n", "train")
+    assert result.exit_code == 0, result.output
+    assert f"1 of 1 records, 15 characters, 1 parts: {out}" in result.stdout
+    assert "the graph has problems, by which nothing is judged (conflict: 1)" in result.stdout
 
 
 def test_a_plan_is_made_here_from_the_releases_store(
