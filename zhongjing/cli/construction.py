@@ -44,7 +44,12 @@ SourceFile = Annotated[
 ]
 Plan = Annotated[bool, typer.Option("--plan", help="Say how many records and hours it takes; write nothing.")]
 Processes = Annotated[
-    int | None, typer.Option("--processes", help="So many processes; one a core unless given.", min=1)
+    int | None,
+    typer.Option(
+        "--processes",
+        help="So many processes (clusters: tasks); one a core unless given, one where a model is asked.",
+        min=1,
+    ),
 ]
 Endpoint = Annotated[
     str | None,
