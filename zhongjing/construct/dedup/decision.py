@@ -5,7 +5,8 @@ no other record is left out because of them. Records are compared where a band o
 (locality-sensitive hashing), by the share of equal values, which estimates the Jaccard similarity. Of a chain
 of records that are alike, each to the next, the first stays.
 
-Signatures are in a file of this machine (512 bytes a record), in memory are about 60 bytes a record.
+Signatures are in a file of this machine (512 bytes a record), in memory are up to 150 bytes a
+record, while equal ones are looked for.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ EQUAL: Final = 1
 ALIKE: Final = 2
 LEAKS: Final = 3
 SHARES: Final = 4
-MEMORY_BYTES: Final = 60
+MEMORY_BYTES: Final = 150
 """Of a record, in this process."""
 DISK_BYTES: Final = 4 * PERMUTATIONS
 _MIX = np.uint64(0x9E3779B97F4A7C15)
