@@ -1,7 +1,8 @@
-"""The recogniser of names: a word that says that a name follows or stands before it, and what a name may be.
+"""The recogniser of names: words that announce a name, and a model of what is one.
 
-There is no model. A name is a surname and one or two characters that are not frequent in medical dialogue
-(:class:`Lexicon`). How much is asked of it depends on how clearly its surroundings say that it is one.
+By rule, a name is a surname and one or two characters that are not frequent in medical dialogue
+(:class:`Lexicon`); how much is asked of it depends on how clearly its surroundings say that it is one. Where
+nothing announces it, the model decides (:mod:`likelihood`); it may also overrule the weak rules.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from presidio_analyzer import EntityRecognizer, RecognizerResult
 from presidio_analyzer.nlp_engine import NlpArtifacts
 
 from zhongjing.construct.deidentify.lexicon import Lexicon, words
+from zhongjing.construct.deidentify.likelihood import candidates, load_model, surnames_of
 from zhongjing.construct.deidentify.numbers import LANGUAGE
 from zhongjing.construct.deidentify.policy import NAMES, Identifier
 
@@ -135,11 +137,22 @@ _AGE_OR_SEX = re.compile(
     r"|[,，、 ]{1,2}[0-9]{1,3}岁|[(（][男女])",
     re.MULTILINE,
 )
-_SURNAME_SAID = re.compile("(?:我|免贵|本人|患者|她|他)姓([\u4e00-\u9fff])")
+_SURNAME_SAID = re.compile(
+    "(?:我|免贵|本人|患者|她|他)姓([\u4e00-\u9fff])|(?<![贵同百老])姓([\u4e00-\u9fff])(?=的|[,，。、;；\\s]|$)"
+    "|([\u4e00-\u9fff])姓(?=老人|男|女|患|病|医|大夫|护士|先生|朋友|同)"
+)
+# 张某, 李某某, 王氏: half hidden by the author
+_HALF_HIDDEN = re.compile(
+    "([\u4e00-\u9fff])(?:某某|某(?![些种医天年月日一个院处地项])|氏(?=兄|姐|夫|父|母|家族|女))"
+)
+_NOT_HALF_HIDDEN = frozenset("于在有是从由和与时对向就如任")
 _ALONE = re.compile(r"(?<![\u4e00-\u9fff])[\u4e00-\u9fff]{3,4}")
 _FORMS = re.compile(
     "片|丸|胶囊|颗粒|汤|散|膏|酒|茶|粥|糕|饼|面|饭|鱼|肉|菜|豆|羹|鸡|虾|糖浆|口服|注射|滴|栓|症|病|炎|癌|瘤|痛|科|草|花|果|根|叶|皮|子|仁|菇|瓜|酥|包|卷|素|氏"
 )
+_KIN_BEFORE = re.compile(f"(?:{_KIN})$")
+LIKELY = 0.3  # from this probability on, the model alone makes a name
+DENIED = 0.02  # below it, a weak rule alone does not
 _SCORE = {Clarity.WEAK: 0.6, Clarity.STRONG: 0.75, Clarity.FIELD: 0.78}
 
 
@@ -157,6 +170,8 @@ class NameRecognizer(EntityRecognizer):
     def __init__(self, lexicon: Lexicon) -> None:
         self._lexicon = lexicon
         self._places = frozenset(words("places"))
+        self._model = load_model()
+        self._surnames = surnames_of(lexicon, words("surnames"), self._model.statistics.ids)
         super().__init__([each.value for each in sorted(NAMES)], name="names", supported_language=LANGUAGE)
 
     def load(self) -> None:
@@ -185,14 +200,55 @@ class NameRecognizer(EntityRecognizer):
             if self._is_name(match.group(1), Clarity.STRONG):
                 add(*match.span(1), Identifier.PATIENT_NAME, 0.7)
         for match in _SURNAME_SAID.finditer(text):
-            if match.group(1) in self._lexicon.surnames or match.group(1) not in _NO_SURNAME:
-                add(*match.span(1), Identifier.PATIENT_NAME, 0.7)
+            said = match.group(match.lastindex or 0)
+            if said in self._lexicon.surnames or said not in _NO_SURNAME:
+                add(*match.span(match.lastindex or 0), Identifier.PATIENT_NAME, 0.7)
+        for match in _HALF_HIDDEN.finditer(text):
+            if match.group(1) in self._lexicon.surnames - _NOT_HALF_HIDDEN:
+                add(*match.span(1), Identifier.PERSON_NAME, 0.7)
         for match in _ALONE.finditer(text):
             end = self._alone(text, match.start())
             if end is not None:
                 add(match.start(), end, Identifier.PERSON_NAME, 0.5)
+        self._judge(text, found)
         self._repeat(text, found)
         return [RecognizerResult(entity.value, *span, score) for span, (entity, score) in found.items()]
+
+    def _judge(self, text: str, found: dict[tuple[int, int], tuple[Identifier, float]]) -> None:
+        """Adds what the model takes for names; takes away what only a weak rule says and the model denies."""
+        seen = candidates(text, self._model.statistics, self._surnames)
+        likely: dict[tuple[int, int], float] = {}
+        if seen is not None:
+            probability = self._model.probabilities(seen)
+            for at in (probability >= DENIED).nonzero()[0].tolist():
+                likely[int(seen.start[at]), int(seen.end[at])] = float(probability[at])
+        for span, (_, score) in list(found.items()):
+            if score <= _SCORE[Clarity.WEAK] and span not in likely:
+                del found[span]
+        taken: list[tuple[int, int]] = []
+        for span, value in sorted(likely.items(), key=lambda each: (-each[1], each[0])):
+            if value < LIKELY:
+                break
+            if any(span[0] < end and span[1] > start for start, end in taken):
+                continue
+            taken.append(span)
+            score = round(0.55 + 0.14 * value, 3)
+            if span not in found or found[span][1] < score:
+                found[span] = (found[span][0] if span in found else self._role(text, span), score)
+
+    def _role(self, text: str, span: tuple[int, int]) -> Identifier:
+        """Whose name it is, by the words on either side."""
+        title = _TITLES.match(text, span[1])
+        if title is not None and title.group() in _MEDICAL:
+            return Identifier.DOCTOR_NAME
+        before = text[max(0, span[0] - 4) : span[0]]
+        if _KIN_BEFORE.search(before):
+            return Identifier.FAMILY_NAME
+        if re.search("(?:医师|医生|大夫|护士|主任|教授)[:： ]?$", before):
+            return Identifier.DOCTOR_NAME
+        if re.search("(?:患者|病人|患儿|产妇)[:： ]?$", before):
+            return Identifier.PATIENT_NAME
+        return Identifier.PERSON_NAME
 
     def _repeat(self, text: str, found: dict[tuple[int, int], tuple[Identifier, float]]) -> None:
         """Adds all other places of the names that were found, where that is clear."""
