@@ -180,7 +180,7 @@ def with_names(texts: list[str], people: People) -> Iterator[Named]:
             yield fill(text, draw.choice(places), people)
         if draw.random() < 0.5 or not places:
             ends = [match.end() for match in re.finditer("[。！？!?\n，,]+", text)] or [0]
-            anywhere = draw.random() < 0.2  # what stands beside a name is not always a clause's end
+            anywhere = draw.random() < 0.35  # what stands beside a name is not always a clause's end
             start = draw.randrange(len(text)) if anywhere else draw.choice(ends)
             before = draw.choice(BEFORE) if draw.random() < 0.75 else ""
             if draw.random() < 0.2 and before:
@@ -245,10 +245,10 @@ def main() -> None:
 
     for round_ in range(int(os.environ.get("ROUNDS", "3"))):
         for named in with_names(texts, people):
-            learn(named, full if random_state.random() < 0.75 else random_state.choice(halves))
+            learn(named, full if random_state.random() < 0.6 else random_state.choice(halves))
         if round_ == 0:
             for text in texts:
-                learn(Named(text, (), ""), full if random_state.random() < 0.7 else random_state.choice(halves))
+                learn(Named(text, (), ""), full if random_state.random() < 0.6 else random_state.choice(halves))
     del where
     x = torch.from_numpy(np.concatenate(numbers))
     c = torch.from_numpy(np.concatenate(chars))
@@ -272,6 +272,9 @@ def main() -> None:
             rows_ = mixed[at : at + batch]
             ids_ = c[rows_].long() & 0xFFFF
             ids_ = torch.where(torch.rand(ids_.shape) < 0.05, torch.full_like(ids_, OTHER), ids_)
+            for side in (slice(0, CONTEXT), slice(CONTEXT + 2, places)):  # a name is one without its surroundings
+                hide = torch.rand(len(ids_), 1) < 0.2
+                ids_[:, side] = torch.where(hide, torch.full_like(ids_[:, side], OTHER), ids_[:, side])
             layer = torch.cat([embedding(ids_).flatten(1), x[rows_].float()], 1)
             logits = out(torch.relu(torch.nn.functional.dropout(hidden(layer), 0.1)))[:, 0]
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, y[rows_])

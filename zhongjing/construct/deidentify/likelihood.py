@@ -11,6 +11,7 @@ The weights are in ``lists/names.npz``; ``tools/train_names.py`` makes them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -34,6 +35,11 @@ TITLES: Final = (
     "副主任医师 主任医师 主治医师 主治医生 住院医师 副主任 副教授 护士长 医师 医生 大夫 主任 教授 护士 院长 护师 药师 技师"
     " 专家 博士 老师 先生 女士 小姐 同学 师傅 阿姨 叔叔 大爷 大妈 大姐 大哥 大娘 奶奶 爷爷 伯伯 婆婆 太太 医 主任 总 姐 哥 叔 姨"
 ).split()
+
+NO_CHARACTER: Final = -90.0  # below: no character of a name at all, such as a comma
+COMPOUND_SHARE: Final = -7.0
+_TITLED = re.compile(f"[\u4e00-\u9fff](?={'|'.join(TITLES)})")
+_FAMILIAR = re.compile("[小老阿][\u4e00-\u9fff]")
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -99,17 +105,19 @@ UNSEEN: Final = 15.0  # logarithm of how many characters were counted
 
 @dataclass(frozen=True, slots=True)
 class Surnames:
-    """Per id, whether it is a surname, and how frequent: natural logarithm of about its share of the people."""
+    """What is known of surnames.
+
+    Attributes:
+        share: per id, natural logarithm of about its share of the people; 0 for what is no surname.
+        compound: surnames of two characters.
+    """
 
     share: Floats
-    compound: frozenset[str]
+    compound: re.Pattern[str] | None
 
 
 def surnames_of(lexicon: Lexicon, order: tuple[str, ...], ids: npt.NDArray[np.uint16]) -> Surnames:
-    """Shares by Zipf's law from the order of the list; 0 for what is no surname.
-
-    Characters beyond :data:`IDS` share one id; a listed one among them makes all of them rare surnames.
-    """
+    """Shares by Zipf's law from the order of the list."""
     share = np.zeros(IDS, np.float32)
     rank = 0
     for each in order:
@@ -118,7 +126,8 @@ def surnames_of(lexicon: Lexicon, order: tuple[str, ...], ids: npt.NDArray[np.ui
             where = int(ids[ord(each)])
             if share[where] == 0:
                 share[where] = -np.log(rank + 8.0) - 1.0
-    return Surnames(share, lexicon.compound)
+    compound = "|".join(sorted(lexicon.compound))
+    return Surnames(share, re.compile(f"(?:{compound})(?=[\u4e00-\u9fff])") if compound else None)
 
 
 def encode(text: str, statistics: Statistics) -> Ints:
@@ -133,143 +142,104 @@ def encode(text: str, statistics: Statistics) -> Ints:
 def candidates(text: str, statistics: Statistics, surnames: Surnames) -> Candidates | None:
     """All candidates of a folded text; ``None`` if there is none."""
     ids = encode(text, statistics)
-    length = len(text)
+    here = slice(CONTEXT, len(text) + CONTEXT)
+    next_, third = slice(here.start + 1, here.stop + 1), slice(here.start + 2, here.stop + 2)
     given = statistics.given[ids]
-    share = surnames.share[ids]
     fits = given > NAME_FLOOR
-    listed = share < 0
-    at = np.arange(CONTEXT, length + CONTEXT)
-    starts: list[Ints] = []
-    widths: list[tuple[int, int, int]] = []  # surname, given, kind
+    listed = surnames.share[ids] < 0
     # A surname that is not listed needs given characters that are far more frequent in names than in text.
-    unlisted = ~listed & (statistics.given[ids] > -90)
-    second = np.roll(given, -1)
-    third = np.roll(given, -2)
-    for count, kind in ((1, Kind.SHORT), (2, Kind.FULL)):
-        name = np.roll(fits, -1) if count == 1 else np.roll(fits, -1) & np.roll(fits, -2)
-        strong = second > 1.5 if count == 1 else second + third > 1.0
-        mask = name & (listed | (unlisted & strong))
-        found = at[mask[at]]
-        starts.append(found)
-        widths.append((1, count, kind))
-    compound = [
-        place + CONTEXT for place in range(length - 2) if text[place : place + 2] in surnames.compound
-    ] if any(each in text for each in surnames.compound) else []
-    for count, kind in ((1, Kind.COMPOUND_SHORT), (2, Kind.COMPOUND)):
-        starts.append(
-            np.array(
-                [each for each in compound if all(fits[each + 2 : each + 2 + count])], np.int64
-            )
-        )
-        widths.append((2, count, kind))
-    familiar = np.isin(ids, [statistics.ids[ord(each)] for each in "小老阿"]) & np.roll(listed, -1)
-    starts.append(at[familiar[at]])
-    widths.append((2, 0, Kind.FAMILIAR))
-    titled = _before_titles(text, length) + CONTEXT
-    starts.append(titled[statistics.given[ids[titled]] > -90])
-    widths.append((1, 0, Kind.TITLED))
-    if not any(len(each) for each in starts):
-        return None
-    start = np.concatenate(starts)
-    family = np.concatenate([np.full(len(s), w[0], np.int64) for s, w in zip(starts, widths, strict=True)])
-    count_ = np.concatenate([np.full(len(s), w[1], np.int64) for s, w in zip(starts, widths, strict=True)])
-    kind_ = np.concatenate([np.full(len(s), w[2], np.int64) for s, w in zip(starts, widths, strict=True)])
-    end = start + family + count_
-    inside = end <= length + CONTEXT
-    start, family, count_, kind_, end = (each[inside] for each in (start, family, count_, kind_, end))
+    unlisted = ~listed[here] & (given[here] > NO_CHARACTER)
+    parts: list[tuple[Ints, int, int, int]] = []  # starts, and lengths of surname and given name, and kind
+    one = fits[next_] & (listed[here] | (unlisted & (given[next_] > 1.5)))
+    parts.append((np.flatnonzero(one), 1, 1, Kind.SHORT))
+    two = fits[next_] & fits[third] & (listed[here] | (unlisted & (given[next_] + given[third] > 1.0)))
+    parts.append((np.flatnonzero(two), 1, 2, Kind.FULL))
+    if surnames.compound is not None:
+        compound = np.array([match.start() for match in surnames.compound.finditer(text)], np.int64)
+        if len(compound):
+            first = fits[np.minimum(compound + CONTEXT + 2, len(ids) - 1)]
+            both = first & fits[np.minimum(compound + CONTEXT + 3, len(ids) - 1)]
+            parts.append((compound[first], 2, 1, Kind.COMPOUND_SHORT))
+            parts.append((compound[both], 2, 2, Kind.COMPOUND))
+    familiar = [match.start() for match in _FAMILIAR.finditer(text)]
+    familiar = [each for each in familiar if listed[each + CONTEXT + 1]]
+    parts.append((np.array(familiar, np.int64), 2, 0, Kind.FAMILIAR))
+    titled = [match.start() for match in _TITLED.finditer(text)]
+    titled = [each for each in titled if given[each + CONTEXT] > NO_CHARACTER]
+    parts.append((np.array(titled, np.int64), 1, 0, Kind.TITLED))
+    start = np.concatenate([each for each, _, _, _ in parts]) + CONTEXT
     if not len(start):
         return None
-    return _described(text, ids, start, end, family, count_, kind_, statistics, surnames)
-
-
-def _before_titles(text: str, length: int) -> Ints:
-    found: set[int] = set()
-    for title in TITLES:
-        place = text.find(title)
-        while place >= 0:
-            if place:
-                found.add(place - 1)
-            place = text.find(title, place + 1)
-    del length
-    return np.array(sorted(found), np.int64)
+    sizes = [len(each) for each, _, _, _ in parts]
+    family, count, kind = (np.repeat(np.array([part[at] for part in parts]), sizes) for at in (1, 2, 3))
+    return _described(text, ids, start, family, count, kind, statistics, surnames)
 
 
 def _described(
     text: str,
     ids: Ints,
     start: Ints,
-    end: Ints,
     family: Ints,
     count: Ints,
     kind: Ints,
     statistics: Statistics,
     surnames: Surnames,
 ) -> Candidates:
-    before = np.stack([ids[start - CONTEXT + each] for each in range(CONTEXT)], 1)
-    behind = np.stack([ids[np.minimum(end + each, len(ids) - 1)] for each in range(CONTEXT)], 1)
+    """What the model sees of the candidates; ``start`` counts :func:`encode`'s ids."""
+    end = start + family + count
     head = start + family - 1  # the surname's last character
-    first = np.where(count > 0, ids[np.minimum(head + 1, len(ids) - 1)], OUTSIDE)
+    before = [ids[start - CONTEXT + each] for each in range(CONTEXT)]
+    behind = [ids[end + each] for each in range(CONTEXT)]
+    first = np.where(count > 0, ids[head + 1], OUTSIDE)
     second = np.where(count > 1, ids[np.minimum(head + 2, len(ids) - 1)], OUTSIDE)
-    last = ids[end - 1]
-    share = surnames.share[ids[head]]
-    share = np.where(family == 2, np.where(kind == Kind.FAMILIAR, share, -7.0), share)
-    given_first = np.where(count > 0, statistics.given[first], 0.0)
-    given_second = np.where(count > 1, statistics.given[second], 0.0)
-    zero = np.zeros(len(start), np.float32)
-    left = statistics.attracted(ids[start - 1], ids[start])
-    middle = np.where(count > 0, statistics.attracted(ids[head], first), zero)
-    inner = np.where(count > 1, statistics.attracted(first, second), zero)
-    right = statistics.attracted(last, behind[:, 0])
-    beyond = statistics.attracted(behind[:, 0], behind[:, 1])
-    earlier = statistics.attracted(ids[start - 2], ids[start - 1])
-    texts = [text[s - CONTEXT : e - CONTEXT] for s, e in zip(start.tolist(), end.tolist(), strict=True)]
-    is_word = np.array([each in statistics.words for each in texts], np.float32)
-    is_string = np.array([each in statistics.strings for each in texts], np.float32)
-    ends_word = np.array(
-        [
-            text[e - 1 - CONTEXT : e + 1 - CONTEXT] in statistics.words
-            or text[e - 2 - CONTEXT : e + 1 - CONTEXT] in statistics.words
-            for e in end.tolist()
-        ],
-        np.float32,
+    share = np.where((family == 2) & (kind != Kind.FAMILIAR), np.float32(COMPOUND_SHARE), surnames.share[ids[head]])
+    given_first = np.where(count > 0, statistics.given[first], np.float32(0))
+    given_second = np.where(count > 1, statistics.given[second], np.float32(0))
+    left, middle, inner, right, beyond, earlier = np.split(
+        statistics.attracted(
+            np.concatenate([before[-1], ids[head], first, ids[end - 1], behind[0], before[-2]]),
+            np.concatenate([ids[start], first, second, behind[0], behind[1], before[-1]]),
+        ),
+        6,
     )
-    tail = np.array([text[max(0, s - 1 - CONTEXT) : s + 1 - CONTEXT] in statistics.words for s in start.tolist()], np.float32)
-    seen = np.array(
-        [
-            text[e - 2 - CONTEXT : e + 1 - CONTEXT] in statistics.strings
-            or text[max(0, s - 1 - CONTEXT) : s + 2 - CONTEXT] in statistics.strings
-            for s, e in zip(start.tolist(), end.tolist(), strict=True)
-        ],
-        np.float32,
+    dictionary, strings = statistics.words, statistics.strings
+    flags = []
+    for begin, stop in zip((start - CONTEXT).tolist(), (end - CONTEXT).tolist(), strict=True):
+        whole = text[begin:stop]
+        last_two = text[stop - 2 : stop + 1]
+        earliest = max(0, begin - 1)
+        flags.append(
+            (
+                whole in dictionary,
+                whole in strings,
+                text[stop - 1 : stop + 1] in dictionary or last_two in dictionary,
+                text[earliest : begin + 1] in dictionary,
+                last_two in strings or text[earliest : begin + 2] in strings,
+            )
+        )
+    name = kind < Kind.FAMILIAR
+    numbers = np.empty((len(start), NUMBERS), np.float32)
+    columns = (
+        share < 0,
+        share / 4,
+        statistics.frequency[ids[head]] / 8,
+        given_first / 3,
+        given_second / 3,
+        np.minimum(given_first, np.where(count > 1, given_second, given_first)) / 3,
+        left / 4,
+        np.where(count > 0, middle, 0) / 4,
+        np.where(count > 1, inner, 0) / 4,
+        right / 4,
+        beyond / 4,
+        earlier / 4,
     )
-    numbers = np.stack(
-        [
-            (share < 0).astype(np.float32),
-            share / 4,
-            statistics.frequency[ids[head]] / 8,
-            given_first / 3,
-            given_second / 3,
-            np.minimum(given_first, np.where(count > 1, given_second, given_first)) / 3,
-            left / 4,
-            middle / 4,
-            inner / 4,
-            right / 4,
-            beyond / 4,
-            earlier / 4,
-            is_word,
-            is_string,
-            ends_word,
-            tail,
-            seen,
-            (kind % 2 == 1).astype(np.float32) * (kind < 4),
-            (family == 2).astype(np.float32) * (kind < 4),
-            (kind == Kind.FAMILIAR).astype(np.float32),
-            (kind == Kind.TITLED).astype(np.float32),
-            np.ones(len(start), np.float32),
-        ],
-        1,
-    ).astype(np.float32)
-    characters = np.concatenate([before, first[:, None], second[:, None], behind], 1)
+    for at, column in enumerate(columns):
+        numbers[:, at] = column
+    numbers[:, len(columns) : len(columns) + 5] = flags
+    rest = (name & (kind % 2 == 1), name & (family == 2), kind == Kind.FAMILIAR, kind == Kind.TITLED, 1)
+    for at, value in enumerate(rest, len(columns) + 5):
+        numbers[:, at] = value
+    characters = np.stack([*before, first, second, *behind], 1)
     return Candidates(start - CONTEXT, end - CONTEXT, kind, characters, numbers)
 
 
