@@ -2,9 +2,10 @@
 
 ::
 
-    ZHONGJING_DATA=<samples> python -m tools.train_names <charfreq.csv of ngender> <dict.txt of jieba> [out]
+    ZHONGJING_DATA=<samples> python -m tools.train_names <charfreq.csv of ngender> <dict.txt of jieba> <data of THUOCL> [out]
 
-Counts of characters in given names come from ngender 0.1.1 (MIT), words from jieba 0.42.1 (MIT), text from the
+Counts of characters in given names come from ngender 0.1.1 (MIT), words from jieba 0.42.1
+and THUOCL (MIT), text from the
 published samples (Apache-2.0, MIT), of which only the part ``made`` is read (:mod:`benchmarks.name_carriers`).
 Names are drawn from the counts; they are put into the texts where their authors wrote of a person, and behind
 and before common words. Everything else that looks like a name is what is none.
@@ -33,6 +34,7 @@ from zhongjing.construct.deidentify.likelihood import (
     CONTEXT,
     FIRST,
     IDS,
+    LONGEST,
     NUMBERS,
     OTHER,
     TITLES,
@@ -41,11 +43,12 @@ from zhongjing.construct.deidentify.likelihood import (
     Statistics,
     Surnames,
     _ids,
+    automaton,
     candidates,
     surnames_of,
 )
 
-WIDTH, HIDDEN = 16, 48
+WIDTH, HIDDEN = 16, 64
 SEED = 7
 HAN = re.compile("[\u4e00-\u9fff]+")
 BEFORE = (
@@ -93,7 +96,7 @@ def corpus() -> list[str]:
     return [folded(each) for each in unique]
 
 
-def statistics_of(texts: list[str], names: dict[str, float], dictionary: Path) -> tuple[Statistics, dict[str, object]]:
+def statistics_of(texts: list[str], names: dict[str, float], dictionary: Path, terms: list[str]) -> tuple[Statistics, dict[str, object]]:
     """Counts of the texts and the names."""
     count = Counter[str]()
     for text in texts:
@@ -149,12 +152,25 @@ def statistics_of(texts: list[str], names: dict[str, float], dictionary: Path) -
                         strings[piece] += 1
     often = sorted(each for each, number in strings.items() if number >= (4 if len(each) == 3 else 15))
     known: list[str] = []
+    long: set[str] = {each for each in terms if 3 <= len(each) <= LONGEST and HAN.fullmatch(each)}
     for line in dictionary.read_text(encoding="utf-8").splitlines():
         word, number, tag = (*line.split(" "), "", "")[:3]
+        if tag.startswith("nr") or not HAN.fullmatch(word):
+            continue
+        if 3 <= len(word) <= 8 and int(number or 0) >= 2:
+            long.add(word)
         if 2 <= len(word) <= 3 and HAN.fullmatch(word) and not tag.startswith("nr") and int(number or 0) >= 3:
             if len(word) == 2 or (all(fits[ids[ord(each)]] for each in word[1:])):
                 known.append(word)
+    known = sorted({*known, *(each for each in terms if len(each) == 2 and HAN.fullmatch(each))})
+    family = {ids[ord(each)] for each in listed if len(each) == 1}
+    long_terms = sorted(
+        each
+        for each in long
+        if any(ids[ord(one)] in family and fits[ids[ord(two)]] for one, two in zip(each, each[1:], strict=False))
+    )
     stored: dict[str, object] = {
+        "terms": " ".join(long_terms),
         "characters": characters,
         "given": given.astype(np.float16),
         "frequency": frequency.astype(np.float16),
@@ -165,10 +181,29 @@ def statistics_of(texts: list[str], names: dict[str, float], dictionary: Path) -
     }
     statistics = Statistics(
         ids, given.astype(np.float16).astype(np.float32), frequency.astype(np.float16).astype(np.float32), keys,
-        np.asarray(stored["attraction"], np.float32) / 8, frozenset(known), frozenset(often),
+        np.asarray(stored["attraction"], np.float32) / 8, frozenset(known), frozenset(often), automaton(long_terms),
     )
-    print(f"{total} characters, {len(order)} ids, {len(keys)} pairs, {len(known)} words, {len(often)} strings")
+    print(f"{total} characters, {len(order)} ids, {len(keys)} pairs, {len(known)} words, {len(often)} strings, {len(long_terms)} terms")
     return statistics, stored
+
+
+def thuocl(folder: Path) -> list[str]:
+    """Words of medicine, food, animals and finance."""
+    found: dict[str, None] = {}
+    for name in ("medical", "food", "animal", "caijing"):
+        for line in (folder / f"THUOCL_{name}.txt").read_text(encoding="utf-8").splitlines():
+            found.update({line.split("\t")[0].strip(): None})
+    return [each for each in found if each]
+
+
+def with_terms(texts: list[str], terms: list[str], draw: random.Random) -> Iterator[Named]:
+    """Words where a name might stand, alone and in a text: they are none."""
+    for term in terms:
+        yield Named(folded(term), (), "")
+        text = draw.choice(texts)
+        at = draw.choice([match.end() for match in re.finditer("[。！？!?\n，,]+", text)] or [0])
+        words_ = draw.choice(BEFORE) if draw.random() < 0.3 else "", draw.choice(BEHIND) if draw.random() < 0.5 else ""
+        yield Named(folded(text[max(0, at - 8) : at] + words_[0] + term + words_[1] + text[at : at + 8]), (), "")
 
 
 def with_names(texts: list[str], people: People) -> Iterator[Named]:
@@ -180,7 +215,7 @@ def with_names(texts: list[str], people: People) -> Iterator[Named]:
             yield fill(text, draw.choice(places), people)
         if draw.random() < 0.5 or not places:
             ends = [match.end() for match in re.finditer("[。！？!?\n，,]+", text)] or [0]
-            anywhere = draw.random() < 0.35  # what stands beside a name is not always a clause's end
+            anywhere = draw.random() < 0.3  # what stands beside a name is not always a clause's end
             start = draw.randrange(len(text)) if anywhere else draw.choice(ends)
             before = draw.choice(BEFORE) if draw.random() < 0.75 else ""
             if draw.random() < 0.2 and before:
@@ -209,7 +244,8 @@ def main() -> None:
     rows = list(csv.DictReader(Path(sys.argv[1]).open(encoding="utf-8")))
     counts = {row["char"]: float(row["male"]) + float(row["female"]) for row in rows if HAN.fullmatch(row["char"])}
     texts = corpus()
-    statistics, stored = statistics_of(texts, counts, Path(sys.argv[2]))
+    terms = thuocl(Path(sys.argv[3]))
+    statistics, stored = statistics_of(texts, counts, Path(sys.argv[2]), terms)
     lexicon = load_lexicon()
     order = words("surnames")
     single = [each for each in order if len(each) == 1]
@@ -245,10 +281,12 @@ def main() -> None:
 
     for round_ in range(int(os.environ.get("ROUNDS", "3"))):
         for named in with_names(texts, people):
-            learn(named, full if random_state.random() < 0.6 else random_state.choice(halves))
-        if round_ == 0:
+            learn(named, full if random_state.random() < 0.7 else random_state.choice(halves))
+        for named in with_terms(texts, terms, random_state):
+            learn(named, full if random_state.random() < 0.8 else random_state.choice(halves))
+        if round_ % 2 == 0:
             for text in texts:
-                learn(Named(text, (), ""), full if random_state.random() < 0.6 else random_state.choice(halves))
+                learn(Named(text, (), ""), full if random_state.random() < 0.7 else random_state.choice(halves))
     del where
     x = torch.from_numpy(np.concatenate(numbers))
     c = torch.from_numpy(np.concatenate(chars))
@@ -273,7 +311,7 @@ def main() -> None:
             ids_ = c[rows_].long() & 0xFFFF
             ids_ = torch.where(torch.rand(ids_.shape) < 0.05, torch.full_like(ids_, OTHER), ids_)
             for side in (slice(0, CONTEXT), slice(CONTEXT + 2, places)):  # a name is one without its surroundings
-                hide = torch.rand(len(ids_), 1) < 0.2
+                hide = torch.rand(len(ids_), 1) < 0.12
                 ids_[:, side] = torch.where(hide, torch.full_like(ids_[:, side], OTHER), ids_[:, side])
             layer = torch.cat([embedding(ids_).flatten(1), x[rows_].float()], 1)
             logits = out(torch.relu(torch.nn.functional.dropout(hidden(layer), 0.1)))[:, 0]
@@ -293,7 +331,8 @@ def main() -> None:
     }
     for name, tensor in weights.items():
         stored[name] = tensor.detach().numpy().astype(np.float16)
-    target = Path(sys.argv[3]) if len(sys.argv) > 3 else Path("zhongjing/construct/deidentify/lists/names.npz")
+    target = Path(sys.argv[4]) if len(sys.argv) > 4 else Path("zhongjing/construct/deidentify/lists/names.npz")
+    stored["terms"] = np.frombuffer(str(stored["terms"]).encode(), np.uint8)
     stored["words"] = np.frombuffer(str(stored["words"]).encode(), np.uint8)
     stored["strings"] = np.frombuffer(str(stored["strings"]).encode(), np.uint8)
     stored["characters"] = np.frombuffer(str(stored["characters"]).encode(), np.uint8)

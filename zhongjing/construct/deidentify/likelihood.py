@@ -12,11 +12,14 @@ The weights are in ``lists/names.npz``; ``tools/train_names.py`` makes them.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Final, NamedTuple
 
+import ahocorasick
 import numpy as np
 import numpy.typing as npt
 
@@ -36,6 +39,7 @@ TITLES: Final = (
     " 专家 博士 老师 先生 女士 小姐 同学 师傅 阿姨 叔叔 大爷 大妈 大姐 大哥 大娘 奶奶 爷爷 伯伯 婆婆 太太 医 主任 总 姐 哥 叔 姨"
 ).split()
 
+LONGEST: Final = 12  # characters of a word
 NO_CHARACTER: Final = -90.0  # below: no character of a name at all, such as a comma
 COMPOUND_SHARE: Final = -7.0
 _TITLED = re.compile(f"[\u4e00-\u9fff](?={'|'.join(TITLES)})")
@@ -66,7 +70,7 @@ class Candidates(NamedTuple):
     numbers: Floats  # (candidates, NUMBERS)
 
 
-NUMBERS: Final = 22
+NUMBERS: Final = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Statistics:
         attraction: of each pair, the logarithm of how much more often it occurs than by chance.
         words: of a dictionary, those that look like names.
         strings: that look like names and occur again and again in text, of two or three characters.
+        terms: an Aho-Corasick automaton of words of three characters or more.
     """
 
     ids: npt.NDArray[np.uint16]
@@ -90,6 +95,7 @@ class Statistics:
     attraction: Floats
     words: frozenset[str]
     strings: frozenset[str]
+    terms: ahocorasick.Automaton
 
     def attracted(self, first: Ints, second: Ints) -> Floats:
         """Attraction of neighbours; pairs that were never seen repel each other by how frequent both are."""
@@ -203,6 +209,7 @@ def _described(
         6,
     )
     dictionary, strings = statistics.words, statistics.strings
+    inside = _terms(text, statistics.terms)
     flags = []
     for begin, stop in zip((start - CONTEXT).tolist(), (end - CONTEXT).tolist(), strict=True):
         whole = text[begin:stop]
@@ -215,6 +222,7 @@ def _described(
                 text[stop - 1 : stop + 1] in dictionary or last_two in dictionary,
                 text[earliest : begin + 1] in dictionary,
                 last_two in strings or text[earliest : begin + 2] in strings,
+                *_covered(inside, begin, stop),
             )
         )
     name = kind < Kind.FAMILIAR
@@ -235,12 +243,33 @@ def _described(
     )
     for at, column in enumerate(columns):
         numbers[:, at] = column
-    numbers[:, len(columns) : len(columns) + 5] = flags
+    numbers[:, len(columns) : len(columns) + 8] = flags
     rest = (name & (kind % 2 == 1), name & (family == 2), kind == Kind.FAMILIAR, kind == Kind.TITLED, 1)
-    for at, value in enumerate(rest, len(columns) + 5):
+    for at, value in enumerate(rest, len(columns) + 8):
         numbers[:, at] = value
     characters = np.stack([*before, first, second, *behind], 1)
     return Candidates(start - CONTEXT, end - CONTEXT, kind, characters, numbers)
+
+
+def _terms(text: str, terms: ahocorasick.Automaton) -> list[tuple[int, int]]:
+    """Places of the words of three characters or more, in order."""
+    return sorted((end - length + 1, end + 1) for end, length in terms.iter(text))
+
+
+def _covered(terms: list[tuple[int, int]], begin: int, stop: int) -> tuple[bool, bool, bool]:
+    """Whether a word holds the candidate and more, is the candidate, or shares a part of it."""
+    holds = same = shares = False
+    at = bisect_left(terms, (begin - LONGEST, 0))
+    while at < len(terms) and terms[at][0] < stop:
+        first, last = terms[at]
+        if last > begin:
+            if first <= begin and stop <= last:
+                same |= last - first == stop - begin
+                holds |= last - first > stop - begin
+            else:
+                shares = True
+        at += 1
+    return holds, same, shares
 
 
 class NameModel:
@@ -295,8 +324,18 @@ def load_model() -> NameModel:
             attraction=stored["attraction"].astype(np.float32) / 8,
             words=frozenset(stored["words"].tobytes().decode().split()),
             strings=frozenset(stored["strings"].tobytes().decode().split()),
+            terms=automaton(stored["terms"].tobytes().decode().split()),
         )
     return NameModel(statistics, weights)
+
+
+def automaton(terms: Iterable[str]) -> ahocorasick.Automaton:
+    """Finds words; its values are their lengths."""
+    result = ahocorasick.Automaton()
+    for each in terms:
+        result.add_word(each, len(each))
+    result.make_automaton()
+    return result
 
 
 def _ids(characters: str) -> npt.NDArray[np.uint16]:

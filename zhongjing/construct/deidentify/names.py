@@ -151,7 +151,7 @@ _FORMS = re.compile(
     "片|丸|胶囊|颗粒|汤|散|膏|酒|茶|粥|糕|饼|面|饭|鱼|肉|菜|豆|羹|鸡|虾|糖浆|口服|注射|滴|栓|症|病|炎|癌|瘤|痛|科|草|花|果|根|叶|皮|子|仁|菇|瓜|酥|包|卷|素|氏"
 )
 _KIN_BEFORE = re.compile(f"(?:{_KIN})$")
-LIKELY = 0.3  # from this probability on, the model alone makes a name
+LIKELY = 0.12  # from this probability on, the model alone makes a name
 DENIED = 0.02  # below it, a weak rule alone does not
 _SCORE = {Clarity.WEAK: 0.6, Clarity.STRONG: 0.75, Clarity.FIELD: 0.78}
 
