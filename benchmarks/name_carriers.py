@@ -1,8 +1,8 @@
 """Text with names at known places, in ways that were not written for the recognisers.
 
-Two sources. Published dialogues: where a patient or a doctor wrote 她, 我妈妈 or 医生, a name is put in its place
-or beside it, so that the sentence stays what its author wrote. And :file:`name_phrases.txt`, as people write in
-chats, records, at triage, on reports; these are put between the sentences of a published dialogue.
+Two sources. Published dialogues: where a patient or a doctor wrote 她, 我妈妈 or 医生, a name is put in its
+place or beside it, so that the sentence stays what its author wrote. And :file:`name_phrases.txt`, as people
+write in chats, records, at triage, on reports; these are put between the sentences of a published dialogue.
 
 Dialogues and phrases are parted by SHA-256: ``made`` trains the name model, ``looked`` is what its makers may
 look at, ``held`` is for scores alone.
@@ -92,8 +92,10 @@ def _summed(pairs: Sequence[tuple[str, float]]) -> list[float]:
 
 
 def population(folder: Path, random_state: random.Random) -> People:
-    """Names as 1.2 billion people have them, from ``familyname.csv``, ``givenname.csv`` and
-    ``top1000name.prov.csv`` of ChineseNames (Bao, 2021; not for commercial use, hence not in this repository).
+    """Names as 1.2 billion people have them.
+
+    From ``familyname.csv``, ``givenname.csv`` and ``top1000name.prov.csv`` of the package ChineseNames, which
+    is not for commercial use and hence not in this repository.
     """
     rows = list(csv.DictReader((folder / "familyname.csv").open(encoding="utf-8-sig")))
     surnames = [(row["surname"], float(row["n.1930_2008"])) for row in rows]
@@ -117,22 +119,41 @@ def fakers(random_state: random.Random) -> People:
 
 
 _KIN = (
-    "(?:我|俺)(?:的)?(?:妈妈|母亲|爸爸|父亲|老公|丈夫|爱人|老婆|妻子|媳妇|儿子|女儿|闺女|孩子|宝宝|奶奶|爷爷|婆婆|岳母|姐姐|妹妹|弟弟|哥哥|朋友|男朋友|同学|姥姥|外公|外婆|妈|爸)"
+    "(?:我|俺)(?:的)?(?:妈妈|母亲|爸爸|父亲|老公|丈夫|爱人"
+    "|老婆|妻子|媳妇|儿子|女儿|闺女|孩子|宝宝"
+    "|奶奶|爷爷|婆婆|岳母|姐姐|妹妹|弟弟|哥哥"
+    "|朋友|男朋友|同学|姥姥|外公|外婆|妈|爸)"
 )
 _AFTER_KIN = "(?![们的是妈爸家和与]|生|子|女)"
 _DRUG = "[其吉维阿替利雷倍洛美立培氟辛司伐西头]"
 _NO_PERSON = "[们人汀克巴莫唑滨啶昔拉她他妈爸定司米洛霉松夫乐韦林]|哥|姐|弟|妹|奶|爷|叔|伯|姑|舅|姨"
 SLOTS: tuple[tuple[str, re.Pattern[str], str], ...] = (
     # (way, where, what: the name instead of it, or beside it)
-    ("pronoun", re.compile(f"(?<!{_DRUG})(?<![给和对跟让为把被叫问])[她他](?!{_NO_PERSON})(?!的)"), "instead"),
+    (
+        "pronoun",
+        re.compile(f"(?<!{_DRUG})(?<![给和对跟让为把被叫问])[她他](?!{_NO_PERSON})(?!的)"),
+        "instead",
+    ),
     ("pronoun, object", re.compile(f"(?<=[给和对跟让为把被问陪])[她他](?!{_NO_PERSON})(?!的)"), "instead"),
     ("possessive", re.compile(f"(?<!{_DRUG})[她他](?=的)"), "instead"),
     ("kin and name", re.compile(_KIN + _AFTER_KIN), "behind"),
     ("name for kin", re.compile(_KIN + _AFTER_KIN), "instead"),
     ("name before title", re.compile("(?<![\u4e00-\u9fff])(?=医生|大夫)|(?<=谢谢)(?=医生|大夫)"), "name"),
-    ("surname before title", re.compile("(?<![\u4e00-\u9fff])(?=医生|大夫)|(?<=谢谢)(?=医生|大夫)"), "surname"),
-    ("patient and name", re.compile("(?<![\u4e00-\u9fff])(?:患者|病人)(?=[,，、。:：于因出有近自今昨]|目前|现在|既往|主诉)"), "behind"),
-    ("name for patient", re.compile("(?<![\u4e00-\u9fff])(?:患者|病人)(?=[于因出有近自今昨]|目前|现在|既往|主诉)"), "instead"),
+    (
+        "surname before title",
+        re.compile("(?<![\u4e00-\u9fff])(?=医生|大夫)|(?<=谢谢)(?=医生|大夫)"),
+        "surname",
+    ),
+    (
+        "patient and name",
+        re.compile("(?<![\u4e00-\u9fff])(?:患者|病人)(?=[,，、。:：于因出有近自今昨]|目前|现在|既往|主诉)"),
+        "behind",
+    ),
+    (
+        "name for patient",
+        re.compile("(?<![\u4e00-\u9fff])(?:患者|病人)(?=[于因出有近自今昨]|目前|现在|既往|主诉)"),
+        "instead",
+    ),
     ("greeting", re.compile("^(?=[你您]好)"), "greeting"),
     ("surname for kin", re.compile(_KIN + _AFTER_KIN), "familiar"),
 )

@@ -1,13 +1,13 @@
-"""Recall of names in phrases that the recognisers were not made on, by way of writing, with Wilson's interval.
+"""Recall of names in phrases on which the recognisers were not made, with Wilson's interval.
 
 ::
 
-    ZHONGJING_DATA=<samples> python -m benchmarks.name_recall [folder of ChineseNames' data-csv] [openmed-python]
+    ZHONGJING_DATA=<samples> python -m benchmarks.name_recall [ChineseNames' data-csv] [openmed-python]
 
-Without the folder, faker's names are planted. ``not known``: half of the surnames, by SHA-256, are taken from the
-recognisers and only those are planted. A name is found if each of its characters is replaced. Precision: of all
-names found in the same texts, those that overlap a planted one. ``LOOK=1`` measures the part that may be
-looked at, and prints misses and false hits; the held-out part is never printed.
+Without the folder, faker's names are planted. ``surnames not known``: half of the surnames, by SHA-256, are
+taken from the recognisers, and only those are planted. A name is found if each of its characters is replaced.
+Precision: of all names found in the same texts, those that overlap a planted one. ``LOOK=1`` measures the
+part that may be looked at, and prints misses and false hits; the held-out part is never printed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.deidentification import OPENMED, carriers, measured_surnames
-from benchmarks.name_carriers import Named, Part, fakers, from_dialogues, from_phrases, part_of, phrases, population
+from benchmarks.name_carriers import (
+    Named,
+    Part,
+    fakers,
+    from_dialogues,
+    from_phrases,
+    part_of,
+    phrases,
+    population,
+)
 from zhongjing.construct.deidentify.engine import Finder
 from zhongjing.construct.deidentify.lexicon import load_lexicon
 from zhongjing.construct.deidentify.policy import Identifier
@@ -80,7 +89,8 @@ class Tally:
         )
         for way, planted in self.planted.items():
             low, high = wilson(self.covered[way], planted)
-            print(f"  {way:24} {self.covered[way]:5} of {planted:5}  {self.covered[way] / planted:.3f} [{low:.3f}, {high:.3f}]")
+            share = self.covered[way] / planted
+            print(f"  {way:24} {self.covered[way]:5} of {planted:5}  {share:.3f} [{low:.3f}, {high:.3f}]")
         if text:
             for each in self.missed[:: max(1, len(self.missed) // 60)]:
                 print("   missed", each)
@@ -92,7 +102,9 @@ def _around(text: str, start: int, end: int) -> str:
     return f"{text[max(0, start - 10) : start]}<{text[start:end]}>{text[end : end + 8]}".replace("\n", "/")
 
 
-def sets(part: Part, folder: Path | None, surnames: frozenset[str], *, unknown: bool, count: int) -> list[tuple[str, list[Named]]]:
+def sets(
+    part: Part, folder: Path | None, surnames: frozenset[str], *, unknown: bool, count: int
+) -> list[tuple[str, list[Named]]]:
     """The two sets; ``surnames`` are those that only the set ``unknown`` has."""
     random_state = random.Random(SEED)
     texts = [turn.content for each in carriers() for turn in each.turns if len(turn.content) > 30]
@@ -111,7 +123,12 @@ def openmed(python: str, named: Sequence[Named]) -> list[list[tuple[int, int]]]:
     """What OpenMed's rules find, of any class."""
     lines = "\n".join(json.dumps([each.text]) for each in named)
     ran = subprocess.run(
-        [python, "-c", OPENMED], input=lines, capture_output=True, text=True, check=True, env={"HF_HUB_OFFLINE": "1"}
+        [python, "-c", OPENMED],
+        input=lines,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"HF_HUB_OFFLINE": "1"},
     )
     return [[(start, end) for start, end in json.loads(line)[0]] for line in ran.stdout.splitlines()]
 

@@ -50,7 +50,7 @@ class Deidentifier:
     """
 
     name = "deidentify"
-    version = 1
+    version = 2
 
     def __init__(
         self, policy: Policy | None = None, *, salt: str | None = None, lexicon: Lexicon | None = None

@@ -1,12 +1,12 @@
 """How likely a stretch of text is a person's name: a small statistical model of ours.
 
-A candidate is a surname and one or two characters (王小明), a surname after 小 or 老 (小李), or a surname before
-a title (李阿姨). What the model sees of it: how frequent its characters are in given names against running text,
-how strongly neighbours attract each other in medical dialogue (高|血 do, 王|伟 do not), whether it is a word of
-a dictionary, and the three characters on either side. The surname's own character is not among them: a surname
-that is not listed is judged by the rest. A network with one hidden layer makes a probability of these.
+A candidate is a surname and one or two characters (王小明), a surname after 小 or 老 (小李), or a surname
+before a title (李阿姨). What the model sees of it: how frequent its characters are in given names against
+running text, how strongly neighbours attract each other in medical dialogue (高|血 do, 王|伟 do not), whether
+words of a dictionary hold it, and the three characters on either side. The surname's own character is not
+among them: one that is not listed is judged by the rest. A network with one hidden layer makes a probability.
 
-The weights are in ``lists/names.npz``; ``tools/train_names.py`` makes them.
+The weights are in ``lists/names.npz``; ``benchmarks/train_names.py`` makes them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import ahocorasick
 import numpy as np
 import numpy.typing as npt
 
-from zhongjing.construct.deidentify.lexicon import Lexicon
+from zhongjing.construct.deidentify.lexicon import Lexicon, words
 
 CONTEXT: Final = 3  # characters on either side
 IDS: Final = 8192  # characters that are told apart; the last one stands for all others
@@ -34,10 +34,7 @@ LATIN: Final = 2
 FIRST: Final = 3
 NAME_FLOOR: Final = -2.2  # natural logarithm; least likelihood ratio of a character of a given name
 
-TITLES: Final = (
-    "副主任医师 主任医师 主治医师 主治医生 住院医师 副主任 副教授 护士长 医师 医生 大夫 主任 教授 护士 院长 护师 药师 技师"
-    " 专家 博士 老师 先生 女士 小姐 同学 师傅 阿姨 叔叔 大爷 大妈 大姐 大哥 大娘 奶奶 爷爷 伯伯 婆婆 太太 医 主任 总 姐 哥 叔 姨"
-).split()
+TITLES: Final = words("titles")
 
 LONGEST: Final = 12  # characters of a word
 NO_CHARACTER: Final = -90.0  # below: no character of a name at all, such as a comma
@@ -181,7 +178,7 @@ def candidates(text: str, statistics: Statistics, surnames: Surnames) -> Candida
     return _described(text, ids, start, family, count, kind, statistics, surnames)
 
 
-def _described(
+def _described(  # noqa: PLR0917
     text: str,
     ids: Ints,
     start: Ints,
@@ -198,7 +195,9 @@ def _described(
     behind = [ids[end + each] for each in range(CONTEXT)]
     first = np.where(count > 0, ids[head + 1], OUTSIDE)
     second = np.where(count > 1, ids[np.minimum(head + 2, len(ids) - 1)], OUTSIDE)
-    share = np.where((family == 2) & (kind != Kind.FAMILIAR), np.float32(COMPOUND_SHARE), surnames.share[ids[head]])
+    share = np.where(
+        (family == 2) & (kind != Kind.FAMILIAR), np.float32(COMPOUND_SHARE), surnames.share[ids[head]]
+    )
     given_first = np.where(count > 0, statistics.given[first], np.float32(0))
     given_second = np.where(count > 1, statistics.given[second], np.float32(0))
     left, middle, inner, right, beyond, earlier = np.split(
@@ -277,7 +276,8 @@ class NameModel:
 
     Args:
         statistics: what is counted.
-        weights: ``embedding`` (IDS, width), ``hidden`` (inputs, hidden), ``hidden_bias``, ``out``, ``out_bias``.
+        weights: ``embedding`` (IDS, width), ``hidden`` (inputs, hidden) and ``hidden_bias``, ``out`` and
+            ``out_bias``.
     """
 
     def __init__(self, statistics: Statistics, weights: dict[str, Floats]) -> None:
@@ -295,13 +295,18 @@ class NameModel:
         self._out = weights["out"]
         self._out_bias = float(weights["out_bias"][0])
 
-    def probabilities(self, found: Candidates) -> Floats:
-        """For each candidate, between 0 and 1."""
-        layer = found.numbers @ self._numbers + self._bias
-        for place, table in enumerate(self._tables):
-            layer += table[found.characters[:, place]]
-        np.maximum(layer, 0.0, out=layer)
-        result: Floats = 1.0 / (1.0 + np.exp(-(layer @ self._out + self._out_bias)))
+    def probabilities(self, found: Candidates) -> tuple[Floats, Floats]:
+        """For each candidate, between 0 and 1: with the characters on either side, and without."""
+        own = found.numbers @ self._numbers + self._bias
+        for place in (CONTEXT, CONTEXT + 1):
+            own += self._tables[place][found.characters[:, place]]
+        beside = [place for place in range(len(self._tables)) if place not in (CONTEXT, CONTEXT + 1)]
+        around = sum(self._tables[place][found.characters[:, place]] for place in beside)
+        nothing = sum(self._tables[place][OTHER] for place in beside)
+        return self._probability(own + around), self._probability(own + nothing)
+
+    def _probability(self, layer: Floats) -> Floats:
+        result: Floats = 1.0 / (1.0 + np.exp(-(np.maximum(layer, 0.0) @ self._out + self._out_bias)))
         return result
 
 

@@ -11,11 +11,12 @@ import re
 from enum import IntEnum
 from typing import NamedTuple
 
+import numpy as np
 from presidio_analyzer import EntityRecognizer, RecognizerResult
 from presidio_analyzer.nlp_engine import NlpArtifacts
 
 from zhongjing.construct.deidentify.lexicon import Lexicon, words
-from zhongjing.construct.deidentify.likelihood import candidates, load_model, surnames_of
+from zhongjing.construct.deidentify.likelihood import Kind, candidates, load_model, surnames_of
 from zhongjing.construct.deidentify.numbers import LANGUAGE
 from zhongjing.construct.deidentify.policy import NAMES, Identifier
 
@@ -150,8 +151,17 @@ _ALONE = re.compile(r"(?<![\u4e00-\u9fff])[\u4e00-\u9fff]{3,4}")
 _FORMS = re.compile(
     "片|丸|胶囊|颗粒|汤|散|膏|酒|茶|粥|糕|饼|面|饭|鱼|肉|菜|豆|羹|鸡|虾|糖浆|口服|注射|滴|栓|症|病|炎|癌|瘤|痛|科|草|花|果|根|叶|皮|子|仁|菇|瓜|酥|包|卷|素|氏"
 )
+_NOT_FAMILIAR = frozenset(words("not_names"))
+_RUNNING = "的了是在有和与及不也都我你您他她这那吃做用说患"
+# Behind a stretch of text, what makes it a part of a drug's, a dish's or a syndrome's name.
+_PRODUCT = re.compile(
+    f"(?:(?![{_RUNNING}])[\u4e00-\u9fff]){{0,5}}?(?:片|丸|胶囊|颗粒|冲剂|口服液|口服溶液|软膏|乳膏|药膏|膏|滴眼液|注射液|糖浆|栓|散|洗液|合剂|酊|搽剂|贴|喷雾"
+    "|汤|糕|粥|菌|菇|菜|豆腐|蛋|藕|乳|综合[征症])|[-·型氏]|[体杰克]?病(?![了房历人床])|病性"
+)
 _KIN_BEFORE = re.compile(f"(?:{_KIN})$")
-LIKELY = 0.12  # from this probability on, the model alone makes a name
+LIKELY = 0.06  # from this probability on, the model alone makes a name
+ALONE = 0.5  # the same for a name of three characters or more, without what stands beside it
+DOUBTFUL = 0.5  # the same for what is also a word, or begins with a character that seldom is a surname
 DENIED = 0.02  # below it, a weak rule alone does not
 _SCORE = {Clarity.WEAK: 0.6, Clarity.STRONG: 0.75, Clarity.FIELD: 0.78}
 
@@ -219,9 +229,12 @@ class NameRecognizer(EntityRecognizer):
         seen = candidates(text, self._model.statistics, self._surnames)
         likely: dict[tuple[int, int], float] = {}
         if seen is not None:
-            probability = self._model.probabilities(seen)
-            for at in (probability >= DENIED).nonzero()[0].tolist():
-                likely[int(seen.start[at]), int(seen.end[at])] = float(probability[at])
+            beside, alone = self._model.probabilities(seen)
+            for at in (np.maximum(beside, alone) >= DENIED).nonzero()[0].tolist():
+                span = int(seen.start[at]), int(seen.end[at])
+                likely[span] = self._weighed(
+                    text, span, int(seen.kind[at]), float(beside[at]), float(alone[at])
+                )
         for span, (_, score) in list(found.items()):
             if score <= _SCORE[Clarity.WEAK] and span not in likely:
                 del found[span]
@@ -235,6 +248,21 @@ class NameRecognizer(EntityRecognizer):
             score = round(0.55 + 0.14 * value, 3)
             if span not in found or found[span][1] < score:
                 found[span] = (found[span][0] if span in found else self._role(text, span), score)
+
+    def _weighed(self, text: str, span: tuple[int, int], kind: int, beside: float, alone: float) -> float:
+        """A candidate's probability after what the model does not know; below :data:`LIKELY`: no name."""
+        name, value = text[slice(*span)], beside
+        if kind in (Kind.FULL, Kind.COMPOUND) and alone >= ALONE:  # 唐凤珍 is a name wherever it stands
+            value = max(value, LIKELY)
+        doubtful = kind != Kind.FAMILIAR and (name in self._model.statistics.words or name[0] in _NO_SURNAME)
+        if kind == Kind.TITLED and name not in self._lexicon.surnames:
+            return DENIED  # the rules know these
+        if kind == Kind.FAMILIAR and name in _NOT_FAMILIAR:
+            return DENIED
+        doubtful = doubtful or (kind < Kind.FAMILIAR and _PRODUCT.match(text, span[1]) is not None)
+        if (doubtful and value < DOUBTFUL) or _NO_NAME.search(name):
+            return DENIED
+        return value
 
     def _role(self, text: str, span: tuple[int, int]) -> Identifier:
         """Whose name it is, by the words on either side."""

@@ -2,11 +2,13 @@
 
 ::
 
-    ZHONGJING_DATA=<samples> python -m tools.train_names <charfreq.csv of ngender> <dict.txt of jieba> <data of THUOCL> [out]
+    export ZHONGJING_DATA=<samples>
+    python -m benchmarks.train_names <ngender's charfreq.csv> <jieba's dict.txt> <THUOCL's data> [out]
 
 Counts of characters in given names come from ngender 0.1.1 (MIT), words from jieba 0.42.1
 and THUOCL (MIT), text from the
-published samples (Apache-2.0, MIT), of which only the part ``made`` is read (:mod:`benchmarks.name_carriers`).
+published samples (Apache-2.0, MIT), of which only the part ``made`` is read
+(:mod:`benchmarks.name_carriers`).
 Names are drawn from the counts; they are put into the texts where their authors wrote of a person, and behind
 and before common words. Everything else that looks like a name is what is none.
 """
@@ -22,9 +24,11 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from benchmarks.name_carriers import RELATED, Named, People, fill, part_of, slots
@@ -38,8 +42,6 @@ from zhongjing.construct.deidentify.likelihood import (
     NUMBERS,
     OTHER,
     TITLES,
-    UNSEEN,
-    Candidates,
     Statistics,
     Surnames,
     _ids,
@@ -51,15 +53,10 @@ from zhongjing.construct.deidentify.likelihood import (
 WIDTH, HIDDEN = 16, 64
 SEED = 7
 HAN = re.compile("[\u4e00-\u9fff]+")
-BEFORE = (
-    "请问 是 叫 我叫 他叫 姓名: 姓名 患者 家属 病人 医师: 医生: 下一位 给 帮 替 找 和 跟 让 由 经 约了 挂了 今天 昨天 刚才 谢谢 感谢 @ 床 联系人: 联系人 收件人"
-    " 我妈妈 我爸爸 我老公 我女儿 我儿子 孩子 宝宝 我是 这是 听 问 转 签名: 审核: 护士 主任 查房: 记录者: 诊断: 对 把 被 等 请 麻烦 通知 因为 但是 还有 于是 已告知 上次 以前 之前 现在"
-    " 科 院 位 就是 不是 只有 看到 遇到 认识 朋友 同事 邻居 妹妹 哥哥 弟弟 姐姐 外甥 侄女 外婆 爷爷 丈夫 妻子 儿子 女儿 母亲 父亲 家里 名叫 大名 本人 受检者 送检 操作者: 核对: 姓 其母 其子"
-).split()
-BEHIND = (
-    "医生 大夫 主任 教授 护士 主任医师 副主任医师 医师 的报告 的片子 的药 的病 的家属 请 今天 昨天 昨晚 现在 最近 说 觉得 男 女 先生 女士 同志 老师 在吗 家属 陪 签字 送来 查房 会诊 因"
-    " 发烧 咳嗽 头痛 血压 血糖 怀孕 住院 出院 术后 于 已 从 也 都 还 就 一直 没 不 又 来 去 到 您好 你好 ， 。 、 （ 和 与 已经 刚 能 可以 想 是 有 吃 做 上 ( ： 了 吗 呢 夜间 一般 ; ； 和 、 护师 药师 技师 提醒 团队 收 所述 代 在 会 跟"
-).split()
+BEFORE, BEHIND = (
+    part.split()
+    for part in Path(__file__).with_name("name_surroundings.txt").read_text(encoding="utf-8").split("==")
+)
 
 
 def corpus() -> list[str]:
@@ -96,15 +93,19 @@ def corpus() -> list[str]:
     return [folded(each) for each in unique]
 
 
-def statistics_of(texts: list[str], names: dict[str, float], dictionary: Path, terms: list[str]) -> tuple[Statistics, dict[str, object]]:
+def statistics_of(
+    texts: list[str], names: dict[str, float], dictionary: Path, terms: list[str]
+) -> tuple[Statistics, dict[str, object]]:
     """Counts of the texts and the names."""
     count = Counter[str]()
     for text in texts:
         count.update(text)
     total = sum(count.values())
     named = sum(names.values())
-    listed = [each for each in words("surnames")]
-    wanted = [each for each, number in count.items() if number >= 5 and not (each.isascii() and each.isalnum())]
+    listed = list(words("surnames"))
+    wanted = [
+        each for each, number in count.items() if number >= 5 and not (each.isascii() and each.isalnum())
+    ]
     wanted += [each for each, number in names.items() if number >= 15 and HAN.fullmatch(each)]
     wanted += [char for each in listed for char in each]
     order = sorted(set(wanted), key=lambda each: (-count[each] / total - names.get(each, 0) / named, each))
@@ -121,25 +122,26 @@ def statistics_of(texts: list[str], names: dict[str, float], dictionary: Path, t
             given[where] = math.log(share) - math.log((count[each] + 20.0) / total)
     pairs = Counter[int]()
     for text in texts:
-        row = ids[np.minimum(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32), 65535)].astype(np.int64)
+        row = ids[
+            np.minimum(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32), 65535)
+        ].astype(np.int64)
         row = np.concatenate([[0], row, [0]])
         pairs.update((row[:-1] * IDS + row[1:]).tolist())
     kept = sorted(key for key, number in pairs.items() if number >= 3)
-    scale = UNSEEN - math.log(total)  # frequencies as if so many characters had been counted
-    del scale
     keys = np.array(kept, np.uint32)
-    single = np.exp(frequency)
+    single: npt.NDArray[np.float32] = np.exp(frequency)
     single[0] = 2 * len(texts) / total
     for sort in (1, 2):
         single[sort] = max(single[sort], 1e-6)
     for each in "0123456789":
         single[1] += count[each] / total
-    for each, number in count.items():
+    for each, seen in count.items():
         if each.isascii() and each.isalpha():
-            single[2] += number / total
+            single[2] += seen / total
     frequency = np.log(single).astype(np.float32)
     attraction = np.array(
-        [math.log(pairs[key] / total) - frequency[key // IDS] - frequency[key % IDS] for key in kept], np.float32
+        [math.log(pairs[key] / total) - frequency[key // IDS] - frequency[key % IDS] for key in kept],
+        np.float32,
     )
     strings = Counter[str]()
     fits = given > -2.2
@@ -159,15 +161,15 @@ def statistics_of(texts: list[str], names: dict[str, float], dictionary: Path, t
             continue
         if 3 <= len(word) <= 8 and int(number or 0) >= 2:
             long.add(word)
-        if 2 <= len(word) <= 3 and HAN.fullmatch(word) and not tag.startswith("nr") and int(number or 0) >= 3:
-            if len(word) == 2 or (all(fits[ids[ord(each)]] for each in word[1:])):
-                known.append(word)
+        usual = len(word) == 2 or (len(word) == 3 and all(fits[ids[ord(each)]] for each in word[1:]))
+        if usual and int(number or 0) >= 3:
+            known.append(word)
     known = sorted({*known, *(each for each in terms if len(each) == 2 and HAN.fullmatch(each))})
     family = {ids[ord(each)] for each in listed if len(each) == 1}
     long_terms = sorted(
         each
         for each in long
-        if any(ids[ord(one)] in family and fits[ids[ord(two)]] for one, two in zip(each, each[1:], strict=False))
+        if any(ids[ord(one)] in family and fits[ids[ord(two)]] for one, two in pairwise(each))
     )
     stored: dict[str, object] = {
         "terms": " ".join(long_terms),
@@ -180,10 +182,19 @@ def statistics_of(texts: list[str], names: dict[str, float], dictionary: Path, t
         "strings": " ".join(often),
     }
     statistics = Statistics(
-        ids, given.astype(np.float16).astype(np.float32), frequency.astype(np.float16).astype(np.float32), keys,
-        np.asarray(stored["attraction"], np.float32) / 8, frozenset(known), frozenset(often), automaton(long_terms),
+        ids,
+        given.astype(np.float16).astype(np.float32),
+        frequency.astype(np.float16).astype(np.float32),
+        keys,
+        np.asarray(stored["attraction"], np.float32) / np.float32(8),
+        frozenset(known),
+        frozenset(often),
+        automaton(long_terms),
     )
-    print(f"{total} characters, {len(order)} ids, {len(keys)} pairs, {len(known)} words, {len(often)} strings, {len(long_terms)} terms")
+    print(
+        f"{total} characters, {len(order)} ids, {len(keys)} pairs, {len(known)} words, "
+        f"{len(often)} strings, {len(long_terms)} terms"
+    )
     return statistics, stored
 
 
@@ -202,8 +213,13 @@ def with_terms(texts: list[str], terms: list[str], draw: random.Random) -> Itera
         yield Named(folded(term), (), "")
         text = draw.choice(texts)
         at = draw.choice([match.end() for match in re.finditer("[。！？!?\n，,]+", text)] or [0])
-        words_ = draw.choice(BEFORE) if draw.random() < 0.3 else "", draw.choice(BEHIND) if draw.random() < 0.5 else ""
-        yield Named(folded(text[max(0, at - 8) : at] + words_[0] + term + words_[1] + text[at : at + 8]), (), "")
+        words_ = (
+            draw.choice(BEFORE) if draw.random() < 0.3 else "",
+            draw.choice(BEHIND) if draw.random() < 0.5 else "",
+        )
+        yield Named(
+            folded(text[max(0, at - 8) : at] + words_[0] + term + words_[1] + text[at : at + 8]), (), ""
+        )
 
 
 def with_names(texts: list[str], people: People) -> Iterator[Named]:
@@ -222,7 +238,22 @@ def with_names(texts: list[str], people: People) -> Iterator[Named]:
                 before = draw.choice(["，", "您好，", "医生，", "我", "这个", "还有"]) + before
             behind = draw.choice(BEHIND) if draw.random() < 0.75 else ""
             if draw.random() < 0.06:
-                before = draw.choice(["医师:", "调配: ", "核对:", "采样:", "麻醉:", "助手: ", "护士:", "经办人:", "开单 ", "学员 ", "主管", ": "])
+                before = draw.choice(
+                    [
+                        "医师:",
+                        "调配: ",
+                        "核对:",
+                        "采样:",
+                        "麻醉:",
+                        "助手: ",
+                        "护士:",
+                        "经办人:",
+                        "开单 ",
+                        "学员 ",
+                        "主管",
+                        ": ",
+                    ]
+                )
                 behind = draw.choice([";", " ", "\n", "。", "  ", ",", "、"])
             kind = draw.random()
             if kind < 0.75:
@@ -233,7 +264,9 @@ def with_names(texts: list[str], people: People) -> Iterator[Named]:
                 name = people.surname()
                 behind = draw.choice([*TITLES, *RELATED]) + (behind if draw.random() < 0.6 else "")
             head = text[:start] + before
-            yield Named(folded(head + name + behind + text[start:]), ((len(head), len(head) + len(name)),), "made")
+            yield Named(
+                folded(head + name + behind + text[start:]), ((len(head), len(head) + len(name)),), "made"
+            )
 
 
 def main() -> None:
@@ -241,28 +274,31 @@ def main() -> None:
     torch.manual_seed(SEED)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     random_state = random.Random(SEED)
-    rows = list(csv.DictReader(Path(sys.argv[1]).open(encoding="utf-8")))
-    counts = {row["char"]: float(row["male"]) + float(row["female"]) for row in rows if HAN.fullmatch(row["char"])}
+    with Path(sys.argv[1]).open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    counts = {
+        row["char"]: float(row["male"]) + float(row["female"]) for row in rows if HAN.fullmatch(row["char"])
+    }
     texts = corpus()
     terms = thuocl(Path(sys.argv[3]))
     statistics, stored = statistics_of(texts, counts, Path(sys.argv[2]), terms)
     lexicon = load_lexicon()
     order = words("surnames")
     single = [each for each in order if len(each) == 1]
-    shares = [(each, 1 / (rank + 8)) for rank, each in enumerate(single)]
-    shares += [(each, 0.01) for each in single] + [(each, 0.006) for each in lexicon.compound]
-    shares += [(each, 0.0004) for each in counts if statistics.given[statistics.ids[ord(each)]] > 0]
+    shares = [
+        (each, (rank + 8) ** -1.5) for rank, each in enumerate(single)
+    ]  # 王 every thirteenth, as in China
+    shares += [(each, 0.0001) for each in single] + [(each, 0.0003) for each in lexicon.compound]
+    shares += [(each, 0.00002) for each in counts if statistics.given[statistics.ids[ord(each)]] > 0]
     people = People(random_state, sorted(shares), [], sorted(counts.items()))
     full = surnames_of(lexicon, order, statistics.ids)
     halves = []
     for _ in range(8):
         less = lexicon.without(random_state.sample(sorted(lexicon.surnames), len(lexicon.surnames) // 2))
         halves.append(surnames_of(less, order, statistics.ids))
-    ban = re.compile("|".join(Path(os.environ["BAN"]).read_text(encoding="utf-8").split())) if "BAN" in os.environ else None
     numbers: list[np.ndarray] = []
     chars: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-    where: list[tuple[str, int, int]] = []
 
     def learn(named: Named, surnames: Surnames) -> None:
         found = candidates(named.text, statistics, surnames)
@@ -271,13 +307,9 @@ def main() -> None:
         label = np.zeros(len(found.start), np.float32)
         for start, end in named.names:
             label[(found.start == start) & (found.end == end)] = 1.0
-        keep = np.ones(len(label), bool)
-        if ban is not None:
-            for match in ban.finditer(named.text):
-                keep &= (found.end <= match.start()) | (found.start >= match.end()) | (label > 0)
-        numbers.append(found.numbers[keep].astype(np.float16))
-        chars.append(found.characters[keep].astype(np.int16))
-        labels.append(label[keep])
+        numbers.append(found.numbers.astype(np.float16))
+        chars.append(found.characters.astype(np.int16))
+        labels.append(label)
 
     for round_ in range(int(os.environ.get("ROUNDS", "3"))):
         for named in with_names(texts, people):
@@ -286,8 +318,9 @@ def main() -> None:
             learn(named, full if random_state.random() < 0.8 else random_state.choice(halves))
         if round_ % 2 == 0:
             for text in texts:
-                learn(Named(text, (), ""), full if random_state.random() < 0.7 else random_state.choice(halves))
-    del where
+                learn(
+                    Named(text, (), ""), full if random_state.random() < 0.7 else random_state.choice(halves)
+                )
     x = torch.from_numpy(np.concatenate(numbers))
     c = torch.from_numpy(np.concatenate(chars))
     y = torch.from_numpy(np.concatenate(labels))
@@ -310,8 +343,11 @@ def main() -> None:
             rows_ = mixed[at : at + batch]
             ids_ = c[rows_].long() & 0xFFFF
             ids_ = torch.where(torch.rand(ids_.shape) < 0.05, torch.full_like(ids_, OTHER), ids_)
-            for side in (slice(0, CONTEXT), slice(CONTEXT + 2, places)):  # a name is one without its surroundings
-                hide = torch.rand(len(ids_), 1) < 0.12
+            for side in (
+                slice(0, CONTEXT),
+                slice(CONTEXT + 2, places),
+            ):  # a name is one without its surroundings
+                hide = torch.rand(len(ids_), 1) < 0.2
                 ids_[:, side] = torch.where(hide, torch.full_like(ids_[:, side], OTHER), ids_[:, side])
             layer = torch.cat([embedding(ids_).flatten(1), x[rows_].float()], 1)
             logits = out(torch.relu(torch.nn.functional.dropout(hidden(layer), 0.1)))[:, 0]
@@ -331,7 +367,9 @@ def main() -> None:
     }
     for name, tensor in weights.items():
         stored[name] = tensor.detach().numpy().astype(np.float16)
-    target = Path(sys.argv[4]) if len(sys.argv) > 4 else Path("zhongjing/construct/deidentify/lists/names.npz")
+    target = (
+        Path(sys.argv[4]) if len(sys.argv) > 4 else Path("zhongjing/construct/deidentify/lists/names.npz")
+    )
     stored["terms"] = np.frombuffer(str(stored["terms"]).encode(), np.uint8)
     stored["words"] = np.frombuffer(str(stored["words"]).encode(), np.uint8)
     stored["strings"] = np.frombuffer(str(stored["strings"]).encode(), np.uint8)
