@@ -311,7 +311,7 @@ def main() -> None:
         chars.append(found.characters.astype(np.int16))
         labels.append(label)
 
-    for round_ in range(int(os.environ.get("ROUNDS", "3"))):
+    for round_ in range(int(os.environ.get("ROUNDS", "2"))):
         for named in with_names(texts, people):
             learn(named, full if random_state.random() < 0.7 else random_state.choice(halves))
         for named in with_terms(texts, terms, random_state):
@@ -331,7 +331,7 @@ def main() -> None:
     hidden = torch.nn.Linear(places * WIDTH + NUMBERS, HIDDEN)
     out = torch.nn.Linear(HIDDEN, 1)
     parameters = [*embedding.parameters(), *hidden.parameters(), *out.parameters()]
-    epochs = int(os.environ.get("EPOCHS", "3"))
+    epochs = int(os.environ.get("EPOCHS", "4"))
     optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=1e-3)
     batch = 4096
     steps = epochs * (len(y) // batch + 1)

@@ -8,12 +8,16 @@ import random
 import pytest
 
 from benchmarks.deidentification import measure, measured_surnames, plant
+from benchmarks.name_carriers import fakers, from_phrases, phrases
+from benchmarks.name_recall import Tally, wilson
 from benchmarks.planted_identifiers import NAMES, STRUCTURED, Planter
 from zhongjing.construct.deidentify.dates import read_date
 from zhongjing.construct.deidentify.deidentifier import Deidentifier
-from zhongjing.construct.deidentify.lexicon import load_lexicon
+from zhongjing.construct.deidentify.engine import Finder
+from zhongjing.construct.deidentify.lexicon import load_lexicon, words
+from zhongjing.construct.deidentify.likelihood import candidates, load_model, surnames_of
 from zhongjing.construct.deidentify.numbers import is_bank_card, is_id_card, is_phone
-from zhongjing.construct.deidentify.policy import load_policy, parse_policy
+from zhongjing.construct.deidentify.policy import Identifier, load_policy, parse_policy
 from zhongjing.data.records import Dialogue, Position, Prompt, Ranking, TextRecord, Turn
 from zhongjing.errors import ConfigError
 
@@ -56,6 +60,12 @@ def replaced(deidentifier: Deidentifier, *texts: str) -> list[str]:
         ("在北京协和医院消化内科看过", "在[医院1]看过"),
         ("欧阳锋大夫您好", "[医生姓名1]大夫您好"),
         ("王女士您好", "[姓名1]女士您好"),
+        ("我女儿唐凤珍发烧了", "我女儿[家属姓名1]发烧了"),
+        ("请问刘建华的报告出来了吗", "请问[姓名1]的报告出来了吗"),
+        ("下一位，赵秀兰请进", "下一位，[姓名1]请进"),
+        ("今天李秀英的血糖又高了", "今天[姓名1]的血糖又高了"),
+        ("姓王的那个大夫说没事", "姓[患者姓名1]的那个大夫说没事"),
+        ("患者张某，女，54岁", "患者[姓名1]某，女，54岁"),
     ],
 )
 def test_what_is_found_becomes_its_placeholder(deidentifier: Deidentifier, text: str, clean: str) -> None:
@@ -71,6 +81,8 @@ def test_what_is_found_becomes_its_placeholder(deidentifier: Deidentifier, text:
         "患者食欲不振，我是糖尿病，体温37.5，心率72次。",
         "谢谢医生，祝您健康，我妈妈高血压十年了。",
         "中医医生建议温水送服，主治医生说再观察3-5天。",
+        "宝宝满月后发现有飞蚊症，中年女性，老公也在老家。",
+        "和医生商量后再用药，双黄连口服液和安宫牛黄丸可以吗？",
     ],
 )
 def test_medical_words_and_figures_stay(deidentifier: Deidentifier, text: str) -> None:
@@ -212,6 +224,56 @@ def test_errors_of_a_policy_name_line_and_field(old: str, new: str, where: str, 
     assert caught.value.where.startswith("my.yaml, line ")
     assert where in caught.value.where
     assert message in caught.value.message
+
+
+def test_names_where_no_word_announces_them_are_found() -> None:
+    people = fakers(random.Random(3))
+    carriers = ["最近总是头晕，睡眠也不好。请问怎么办？", "建议先测血压，低盐饮食。必要时去医院检查。"]
+    finder = Finder(load_lexicon(), [each for each in Identifier if each.endswith("_NAME")])
+    tally = Tally()
+    for named in from_phrases(carriers, people, phrases("looked"), 2):
+        tally.add(named, [(span.start, span.end) for span in finder.find(named.text)])
+    # The benchmark has intervals and phrases that are held out.
+    assert sum(tally.covered.values()) >= 0.88 * sum(tally.planted.values())
+    assert tally.true >= 0.95 * tally.said
+
+
+def test_the_model_is_the_same_for_a_text_whatever_stands_with_it() -> None:
+    model, lexicon = load_model(), load_lexicon()
+    surnames = surnames_of(lexicon, words("surnames"), model.statistics.ids)
+    found = candidates("欧阳小明说小李和王阿姨来了", model.statistics, surnames)
+    assert found is not None
+    texts = {
+        "欧阳小明说小李和王阿姨来了"[start:end] for start, end in zip(found.start, found.end, strict=True)
+    }
+    assert {"欧阳小明", "小李", "王"} <= texts
+    beside, alone = model.probabilities(found)
+    assert ((beside >= 0) & (beside <= 1) & (alone >= 0) & (alone <= 1)).all()
+    for text in ("", "头", "😀", "王", "\ud800王小明"):
+        candidates(text, model.statistics, surnames)
+
+
+def test_wilson_interval() -> None:
+    # Brown, Cai and DasGupta 2001: bounded by 0 and 1, and not of no width at the ends.
+    low, high = wilson(0, 20)
+    assert low == pytest.approx(0, abs=1e-9)
+    assert high == pytest.approx(0.1611, abs=1e-3)
+
+
+def test_what_is_read_at_run_time_is_packed() -> None:
+    import tomllib
+    from fnmatch import fnmatch
+    from importlib import resources
+    from pathlib import Path
+
+    root = Path(__file__).parents[3]
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["zhongjing"]
+    package = resources.files("zhongjing.construct.deidentify")
+    names = ["policy.yaml", *(f"lists/{each.name}" for each in package.joinpath("lists").iterdir())]
+    assert "lists/names.npz" in names
+    for name in names:
+        assert any(fnmatch(f"construct/deidentify/{name}", pattern) for pattern in patterns), name
 
 
 def test_a_small_measurement_of_planted_identifiers() -> None:

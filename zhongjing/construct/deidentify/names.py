@@ -159,7 +159,7 @@ _PRODUCT = re.compile(
     "|汤|糕|粥|菌|菇|菜|豆腐|蛋|藕|乳|综合[征症])|[-·型氏]|[体杰克]?病(?![了房历人床])|病性"
 )
 _KIN_BEFORE = re.compile(f"(?:{_KIN})$")
-LIKELY = 0.06  # from this probability on, the model alone makes a name
+LIKELY = 0.12  # from this probability on, the model alone makes a name
 ALONE = 0.5  # the same for a name of three characters or more, without what stands beside it
 DOUBTFUL = 0.5  # the same for what is also a word, or begins with a character that seldom is a surname
 DENIED = 0.02  # below it, a weak rule alone does not
@@ -236,7 +236,9 @@ class NameRecognizer(EntityRecognizer):
                     text, span, int(seen.kind[at]), float(beside[at]), float(alone[at])
                 )
         for span, (_, score) in list(found.items()):
-            if score <= _SCORE[Clarity.WEAK] and span not in likely:
+            weak = score <= _SCORE[Clarity.WEAK] and span not in likely
+            word = score <= _SCORE[Clarity.STRONG] and text[slice(*span)] in self._model.statistics.words
+            if weak or (word and likely.get(span, 0.0) < DOUBTFUL):
                 del found[span]
         taken: list[tuple[int, int]] = []
         for span, value in sorted(likely.items(), key=lambda each: (-each[1], each[0])):
@@ -287,8 +289,9 @@ class NameRecognizer(EntityRecognizer):
         for name, entity in names.items():
             at = text.find(name)
             while at >= 0:
-                if found.get((at, at + len(name)), (entity, 0.0))[1] < 0.65:
-                    found[at, at + len(name)] = (entity, 0.65)
+                role, score = found.get((at, at + len(name)), (Identifier.PERSON_NAME, 0.0))
+                if score < 0.65 or (role is Identifier.PERSON_NAME and score < 0.7):
+                    found[at, at + len(name)] = (entity, max(score, 0.65))
                 at = text.find(name, at + len(name))
 
     def _usual(self, char: str) -> bool:
