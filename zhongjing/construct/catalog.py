@@ -130,6 +130,15 @@ def build_steps(
     return [step for name in settings.steps for step in BUILDERS[name](parts)]
 
 
+def build_desk(settings: StepSettings, out: str, store: ObjectStore) -> Desk:
+    """Where a step that is no data step asks its model. ``out``: as for :func:`build_steps`.
+
+    Raises:
+        ConfigError: no model is named.
+    """
+    return _Parts(settings, out.rstrip("/"), store, 1).desk
+
+
 class _Parts:
     """What steps are made of, each made at its first use and shared by all."""
 

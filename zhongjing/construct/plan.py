@@ -21,7 +21,7 @@ from zhongjing.construct.llm.batch import Desk
 from zhongjing.construct.llm.estimate import Estimator
 from zhongjing.construct.llm.ledger import Ledger
 from zhongjing.construct.llm.model_step import ModelStep
-from zhongjing.construct.manifest import lineage_has_passed, parents_of
+from zhongjing.construct.manifest import lineage_has_passed
 from zhongjing.construct.parts import Making
 from zhongjing.construct.runner import Feed, Reading
 from zhongjing.construct.step import Step, admit
@@ -106,7 +106,7 @@ def plan(
     frozen = feed.freeze(store, source)
     refused = None
     try:
-        admit(steps, partial(lineage_has_passed, *parents_of(store, frozen.objects)), source.place)
+        admit(steps, partial(lineage_has_passed, *feed.lineage(store, frozen.objects)), source.place)
     except ZhongjingError as error:
         refused = f"{error.message}; {error.remedy}" if error.remedy else error.message
     reading = Reading(store, source, frozen, feed)

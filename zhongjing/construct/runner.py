@@ -105,6 +105,12 @@ class Feed:
         """What is read, as it is now. Raises as :func:`~zhongjing.construct.inputs.freeze`."""
         return freeze(store, source)
 
+    def lineage(
+        self, store: ObjectStore | None, objects: Sequence[FrozenObject]
+    ) -> tuple[list[Ancestor], bool]:
+        """Constructed sources that the objects come from, and whether all do: :func:`parents_of`."""
+        return parents_of(store, objects)
+
     def read(self, uri: str, source: Source, store: ObjectStore | None, stats: ReadStats) -> Generator[Entry]:
         """Records and rejections of one object, in its order. Raises as :func:`read_object`."""
         return read_object(uri, source, store, stats=stats)
@@ -156,7 +162,7 @@ def construct(
     feed = feed or Feed()
     given = frozen
     frozen = feed.freeze(store, source) if given is None else given
-    lineage = parents_of(store, frozen.objects)
+    lineage = feed.lineage(store, frozen.objects)
     admit(steps, partial(lineage_has_passed, *lineage), source.place)
     key = key_of(source, frozen, steps)
     done = claim(store, out, key, steps)

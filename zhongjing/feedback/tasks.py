@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 from zhongjing.codes import storage as codes
+from zhongjing.construct.manifest import Ancestor
 from zhongjing.errors import MissingInputError, StorageError
 from zhongjing.storage.manifest import Lineage, Record
 
@@ -109,6 +110,12 @@ class TaskSet(Record):
     unended: int = Field(description="answers cut at the longest length")
     parts: list[TaskPart]
     lineage: Lineage | None = None
+    parents: list[Ancestor] = Field(
+        default_factory=list, description="constructed sources that the prompts were drawn from"
+    )
+    complete: bool = Field(
+        default=False, description="whether every source of prompts was constructed; else nothing is known"
+    )
     created: str = Field(description="ISO 8601")
 
 
@@ -157,17 +164,31 @@ def read_tasks(store: ObjectStore, folder: str, task_set: TaskSet) -> Iterator[F
         StorageError: a file is missing or is not what was written.
     """
     for part in task_set.parts:
-        uri = f"{folder.rstrip('/')}/{part.name}"
-        data = store.get(uri)
-        if hashlib.sha256(data).hexdigest() != part.sha256:
-            raise StorageError(
-                "the file is not what was written: task sets are not edited",
-                code=codes.DAMAGED_OBJECT,
-                where=uri,
-                remedy="sample again, or restore the file",
-            )
-        for line in data.splitlines():
-            try:
-                yield FeedbackTask.model_validate_json(line)
-            except ValidationError as error:
-                raise StorageError("a line is no task", code=codes.DAMAGED_OBJECT, where=uri) from error
+        for line in part_data(store, folder, part).splitlines():
+            yield task_of(line, f"{folder.rstrip('/')}/{part.name}")
+
+
+def part_data(store: ObjectStore, folder: str, part: TaskPart) -> bytes:
+    """A file of a set.
+
+    Raises:
+        StorageError: it is missing or is not what was written.
+    """
+    uri = f"{folder.rstrip('/')}/{part.name}"
+    data = bytes(store.get(uri))
+    if hashlib.sha256(data).hexdigest() != part.sha256:
+        raise StorageError(
+            "the file is not what was written: task sets are not edited",
+            code=codes.DAMAGED_OBJECT,
+            where=uri,
+            remedy="sample again, or restore the file",
+        )
+    return data
+
+
+def task_of(line: bytes, uri: str) -> FeedbackTask:
+    """The task of a line. Raises StorageError, which names ``uri``, where it is none."""
+    try:
+        return FeedbackTask.model_validate_json(line)
+    except ValidationError as error:
+        raise StorageError("a line is no task", code=codes.DAMAGED_OBJECT, where=uri) from error

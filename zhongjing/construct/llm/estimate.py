@@ -65,26 +65,29 @@ class Estimator:
         self._growth = step.growth if assumptions.growth is None else assumptions.growth
         shortest = assumptions.shortest_answer
         self._shortest = step.shortest_answer if shortest is None else shortest
-        self._seen = self._asked = 0
+        self._seen = self._asked = self._questions = 0
         self._prompt = self._completion = 0.0
 
     def add(self, record: Record) -> None:
         """Takes the next record."""
         self._seen += 1
-        messages = self.step.opening(record)
-        if messages is None:
+        openings = self.step.openings(record)
+        if not openings:
             return
         self._asked += 1
-        self._prompt += sum(tokens_of(message["content"], self._assumptions) + 8 for message in messages)
+        self._questions += len(openings)
+        for messages in openings:
+            self._prompt += sum(tokens_of(message["content"], self._assumptions) + 8 for message in messages)
         text = "".join(record_texts(record))
         per_character = tokens_of(text, self._assumptions) / max(len(text), 1)
         characters = max(self._growth * len(text), self._shortest)
-        self._completion += min(characters * per_character, self.step.desk.sampling.max_tokens)
+        one = min(characters * per_character, self.step.desk.sampling.max_tokens)
+        self._completion += len(openings) * one
 
     def result(self, scale: float = 1.0) -> Estimate:
         """What the records will take, times ``scale``: that of all for a part of them."""
         again = 1 + self._assumptions.failed_tries
-        requests = round(scale * self._asked * again)
+        requests = round(scale * self._questions * again)
         # A second try sends the first answer and the fault along.
         prompt = round(scale * (self._prompt * again + self._completion * self._assumptions.failed_tries))
         completion = round(scale * self._completion * again)

@@ -85,6 +85,11 @@ class ModelStep(ABC):
     def opening(self, record: Record) -> tuple[dict[str, str], ...] | None:
         """The first messages that a record takes; None: it takes none."""
 
+    def openings(self, record: Record) -> list[tuple[dict[str, str], ...]]:
+        """The first messages of all questions that a record takes."""
+        found = self.opening(record)
+        return [] if found is None else [found]
+
     @abstractmethod
     async def write(self, author: Author, record: Record) -> Outcome:
         """What becomes of a record. Raises as :meth:`Author.write` does."""
