@@ -17,7 +17,6 @@ from zhongjing.construct.manifest import find_manifest
 from zhongjing.feedback.machine import ranks_of
 from zhongjing.storage.objects import ObjectStore
 
-pytest_plugins = ("tests.unit.cli.conftest",)
 TEXTS = ("质量1", "质量3", "质量2", "质量0")
 
 
