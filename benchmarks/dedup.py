@@ -35,10 +35,10 @@ import numpy as np
 
 from zhongjing.config.sources import Kind, Source
 from zhongjing.construct.dedup.decision import ALIKE, KEPT, Decision
-from zhongjing.construct.dedup.grams import Hashes, folded, grams, words_of
-from zhongjing.construct.dedup.leaks import index_of
 from zhongjing.construct.dedup.settings import LENGTH, DedupSettings
 from zhongjing.construct.dedup.signatures import Signatures, sign
+from zhongjing.data.grams import Hashes, folded, grams, words_of
+from zhongjing.data.leaks import LEAST, RUN, index_of
 from zhongjing.data.readers import read_object
 from zhongjing.data.records import Dialogue, Position, Record, Rejected, TextRecord, Turn
 
@@ -138,7 +138,7 @@ def exact(texts: Sequence[str], threshold: float) -> dict[tuple[int, int], float
 def corpora(data: Path, settings: DedupSettings) -> None:
     """What is left out within and across the published samples."""
     begun = time.perf_counter()
-    tests = index_of([(name, read(data, *place)) for name, place in TESTS.items()], settings)
+    tests = index_of([(name, read(data, *place)) for name, place in TESTS.items()], settings.overlap)
     held: list[list[Signatures]] = []
     for place in CORPORA.values():
         held.append(list(sign(list(read(data, *place)), {"u": 0}, tests)))
@@ -162,7 +162,7 @@ def leaks(data: Path, settings: DedupSettings, seed: int) -> None:
     """How much of planted test data is found, and how much is found where none was planted."""
     draw = random.Random(seed)
     tests = [each for each in read(data, *TESTS["cmtmedqa"]) if isinstance(each, Dialogue)]
-    index = index_of([("cmtmedqa", tests)], settings)
+    index = index_of([("cmtmedqa", tests)], settings.overlap)
     book = words_of(next(itertools.islice(read(data, *CORPORA["textbook"]), 5, None)))[:400]
     position = Position("s", "u", 0)
 
@@ -180,14 +180,14 @@ def leaks(data: Path, settings: DedupSettings, seed: int) -> None:
     answers = ["".join(turn.content for turn in each.turns if turn.role == "assistant") for each in tests]
     answers = [each for each in answers if len(each) >= 60]
     asked = [next(turn.content for turn in each.turns if turn.role == "user") for each in tests]
-    asked = [each for each in asked if len(folded(each)) >= settings.least]
+    asked = [each for each in asked if len(folded(each)) >= LEAST]
     print("answers in a text           ", share([text(each) for each in answers]))
     print("answers, up to 12 % changed ", share([text(edited(each, draw)) for each in answers]))
     print("question, other words around", share([talk(each) for each in asked]))
     print("two fifths of a question    ", share([text(each[: len(each) * 2 // 5]) for each in asked]))
     others = [record for place in CORPORA.values() for record in read(data, *place)]
     print("published records           ", share(others))
-    one = sum(_meets(grams(words_of(record), settings.run), index.runs) for record in others)
+    one = sum(_meets(grams(words_of(record), RUN), index.runs) for record in others)
     print(f"with one run in common       {one / len(others):.4f}  of {len(others)}")
 
 

@@ -114,6 +114,15 @@ class Source(DocumentModel):
     test_fraction: float = training(
         0.0, "Part of the source kept as test data, decided by a hash.", unit="fraction", ge=0, le=1
     )
+    leak_overlap: float | None = training(
+        None,
+        "Test data: a record of a stage that has this fraction of the runs of 13 characters of one of their "
+        "passages is dropped as a leak; none: only one that opens alike.",
+        unit="fraction",
+        ge=0.3,
+        le=1,
+        later=True,
+    )
     wait: bool = operational(
         False, "A missing source is waited for (answers that people have yet to rank), not an error."
     )

@@ -125,7 +125,7 @@ def key_of(source: Source, frozen: FrozenSource, steps: Sequence[Step]) -> str:
     and the release of the layout. Where things lie and who works on them is no part of it.
     """
     fields = training_fields(source)
-    for name in ("uri", "name", "category", "split", "testFraction", "maxQuarantineFraction"):
+    for name in ("uri", "name", "category", "split", "testFraction", "leakOverlap", "maxQuarantineFraction"):
         fields.pop(name, None)
     return digest(
         {

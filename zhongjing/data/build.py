@@ -41,6 +41,7 @@ from zhongjing.data.cachekey import (
 from zhongjing.data.chat import Encoded, Unfit
 from zhongjing.data.corpus import Corpus, Shard
 from zhongjing.data.encoding import count
+from zhongjing.data.leaks import HeldOut
 from zhongjing.data.order import groups_by_category
 from zhongjing.data.outputs import CacheOutputs
 from zhongjing.data.parts import Encode, PartMaker, Purpose
@@ -166,7 +167,7 @@ class _Builder:
         for source, frozen in reading:
             self._doing = f"checking the answers of {source.name}"
             check_answers(source, corpus.records(source, frozen), encoder)
-        tests = self._test_units(own, listings, corpus)
+        tests = self._held_out(own, listings, corpus)
         self._doing = ""
         self.outputs = CacheOutputs(
             self.maker.store,
@@ -200,18 +201,18 @@ class _Builder:
             fields=fields,
         )
 
-    def _test_units(
-        self, own: Sequence[Source], listings: dict[str, FrozenSource], corpus: Corpus
-    ) -> set[bytes]:
-        """Units of all test data of the pipeline: what equals them is taken out of every stage."""
+    def _held_out(self, own: Sequence[Source], listings: dict[str, FrozenSource], corpus: Corpus) -> HeldOut:
+        """All test data of the pipeline: what has something of them is taken out of every stage."""
         tests = [s for s in self.document.spec.sources if s.has_test_data and s.name in listings]
-        if {source.name for source in (*own, *tests)} == {source.name for source in own[:1]}:
-            return set()  # a source never disagrees with itself: equal units have equal hashes
-        units: set[bytes] = set()
+        found = HeldOut()
+        if all(source.leak_overlap is None for source in tests) and {
+            source.name for source in (*own, *tests)
+        } == {source.name for source in own[:1]}:
+            return found  # a source never disagrees with itself: equal units have equal hashes
         for source in tests:
             self._doing = f"reading the test data of {source.name}"
-            units |= corpus.test_units(source, listings[source.name])
-        return units
+            found |= corpus.held_out(source, listings[source.name])
+        return found
 
     def _merge(
         self, shards: Iterator[Shard], listings: Sequence[tuple[Source, FrozenSource]]

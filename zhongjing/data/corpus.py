@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from zhongjing.config.sources import Source
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.data.cachekey import section_characters_of
 from zhongjing.data.encoding import RecordEncoder, adapt
+from zhongjing.data.leaks import HeldOut, index_of
 from zhongjing.data.readers import ReadStats, read_object
 from zhongjing.data.records import Record, Rejected, record_texts
 from zhongjing.data.split import Split, assign, content_of, unit_of
@@ -126,18 +127,25 @@ class Corpus:
                 yield record
             before += item.size
 
-    def test_units(self, source: Source, frozen: FrozenSource) -> set[bytes]:
-        """Units of the source's test data."""
-        return {
-            unit_of(record)
-            for record in self.records(source, frozen)
-            if not isinstance(record, Rejected) and split_of(record, source, 0.0) == "test"
-        }
+    def held_out(self, source: Source, frozen: FrozenSource) -> HeldOut:
+        """The source's test data: their units and, where it has a ``leakOverlap``, their passages."""
+        units: set[bytes] = set()
 
-    def shards(self, reading: Sequence[tuple[Source, FrozenSource]], tests: set[bytes]) -> Iterator[Shard]:
+        def records() -> Iterator[Record]:
+            for record in self.records(source, frozen):
+                if not isinstance(record, Rejected) and split_of(record, source, 0.0) == "test":
+                    units.add(unit_of(record))
+                    yield record
+
+        if source.leak_overlap is None:
+            deque(records(), maxlen=0)
+            return HeldOut(units)
+        return HeldOut(units, (index_of([(source.name, records())], source.leak_overlap),))
+
+    def shards(self, reading: Sequence[tuple[Source, FrozenSource]], tests: HeldOut) -> Iterator[Shard]:
         """The sources one after another; each ends with a shard that may be empty.
 
-        Records that equal ``tests``, units of test data, are counted as leaks.
+        Records that have something of ``tests`` are counted as leaks.
 
         Raises:
             DataError: an object cannot be read.
@@ -160,7 +168,7 @@ class Corpus:
                     continue
                 wanted = adapt(record, self.stage)
                 split = split_of(wanted, source, self.settings.validation_fraction)
-                if split != "test" and unit_of(wanted) in tests:
+                if split != "test" and tests.has(wanted):
                     shard.tally["leaks"] += 1
                     continue
                 content = content_of(wanted)

@@ -21,6 +21,7 @@ from zhongjing.data.chat import Encoded, Unfit
 from zhongjing.data.corpus import Corpus
 from zhongjing.data.encoding import RecordEncoder, count
 from zhongjing.data.inspect import Lengths, lengths
+from zhongjing.data.leaks import HeldOut
 from zhongjing.data.losses import data_warnings, length_field
 from zhongjing.data.records import Position, Rejected
 from zhongjing.data.records import Record as DataRecord
@@ -99,10 +100,10 @@ class Rehearsal:
     def run(self) -> StageRehearsal:
         """Reads all sources of the stage that have a listing."""
         reading = self._reading()
-        tests: set[bytes] = set()
+        tests = HeldOut()
         for source in self.document.spec.sources:
             if source.has_test_data and source.name in self.listings:
-                tests |= self._corpus.test_units(source, self.listings[source.name])
+                tests |= self._corpus.held_out(source, self.listings[source.name])
         tallies = {source.name: Counter[str]() for source, _ in reading}
         sizes: dict[str, list[int]] = {source.name: [] for source, _ in reading}
         rejections = {source.name: Rejections() for source, _ in reading}
@@ -160,7 +161,7 @@ class Rehearsal:
 
     def examples(self) -> Iterator[Example]:
         """Records as they are trained on, in the order of the sources; what is left out is passed over."""
-        for shard in self._corpus.shards(self._reading(), set()):
+        for shard in self._corpus.shards(self._reading(), HeldOut()):
             for record in shard.records:
                 (made,) = self.encoder.encode([record])
                 if isinstance(made, Unfit):

@@ -14,13 +14,13 @@ from zhongjing.config.sources import Kind, Source
 from zhongjing.construct import parts
 from zhongjing.construct.dedup import decision as decisions
 from zhongjing.construct.dedup.decision import Decision
-from zhongjing.construct.dedup.grams import folded, grams, words_of
-from zhongjing.construct.dedup.leaks import EQUAL, SHARED, LeakIndex, index_of
 from zhongjing.construct.dedup.run import deduplicate
 from zhongjing.construct.dedup.settings import DedupSettings
 from zhongjing.construct.dedup.signatures import sign
 from zhongjing.construct.manifest import MANIFEST_NAME, find_manifest
 from zhongjing.construct.runner import in_processes
+from zhongjing.data.grams import folded, grams, words_of
+from zhongjing.data.leaks import EQUAL, SHARED, LeakIndex, index_of
 from zhongjing.data.records import Dialogue, Position, Record, TextRecord, Turn
 from zhongjing.errors import ConfigError
 from zhongjing.storage.objects import ObjectStore
@@ -118,7 +118,7 @@ def book(text: str) -> TextRecord:
 def index() -> LeakIndex:
     long = talk(sentence(1, 60), sentence(2, 90), sentence(3, 30), sentence(4, 80))
     cmt = [long, talk("头痛怎么办？", "多休息。")]
-    made = index_of([("cmt", cmt), ("safety", [talk(sentence(9, 50), "不行。")])], DedupSettings())
+    made = index_of([("cmt", cmt), ("safety", [talk(sentence(9, 50), "不行。")])], 0.5)
     return LeakIndex.of_bytes(made.as_bytes())
 
 

@@ -138,6 +138,30 @@ def test_the_key_stays_with_what_does_not(bench: Bench, change: dict[str, Any]) 
     assert cache_key_fields(bench.document(Stage.SFT, "qa", **change), Stage.SFT, {"qa": "d"}, "t") == before
 
 
+def test_what_shares_half_of_a_test_passage_leaks_where_it_is_asked_for(bench: Bench) -> None:
+    asked = "三岁的孩子从前天夜里开始发烧到三十九度二，吃了退烧药以后还是反复，要不要马上去医院？"
+    answered = "如果精神尚好可以先物理降温并观察，若持续高热超过三天或出现抽搐请立即就诊。"
+    bench.source("exam", "dialogue", [{"question": asked, "answer": answered}], split="test")
+    talks = [
+        {"question": f"医生早上好，{asked}谢谢您", "answer": "请到儿科就诊。"},
+        {"question": "别的孩子也这样，能用同一个办法吗？", "answer": f"{answered}祝好。"},
+        {"question": "三岁的孩子从前天夜里开始咳嗽，要紧吗？", "answer": "请到儿科就诊。"},
+    ]
+    bench.source("talks", "dialogue", talks)
+    bench.source("book", "text", [{"text": f"儿童发热。{asked}{answered}"}, {"text": "咳嗽。"}])
+    before = cache_key_fields(bench.document(Stage.SFT, "talks"), Stage.SFT, {"talks": "d", "exam": "e"}, "t")
+    assert "leakOverlap" not in str(before)
+    assert bench.build(Stage.SFT, "talks").counts[0].leaks == 0
+    bench.sources[0]["leakOverlap"] = 0.5
+    after = cache_key_fields(bench.document(Stage.SFT, "talks"), Stage.SFT, {"talks": "d", "exam": "e"}, "t")
+    assert after != before
+    counts = bench.build(Stage.SFT, "talks").counts[0]
+    total(counts)
+    assert (counts.leaks, counts.kept) == (2, 1)
+    pretrain = bench.build(Stage.PRETRAIN, "book").counts[0]
+    assert (pretrain.leaks, pretrain.kept) == (1, 1)
+
+
 def test_test_data_is_taken_out_of_every_stage(bench: Bench, chatml: PreTrainedTokenizerFast) -> None:
     bench.source("exam", "dialogue", qa(0, 30, "考"), split="test")
     bench.source("half", "dialogue", qa(100, 100), testFraction=0.5)

@@ -23,7 +23,6 @@ from zhongjing.codes.command import INVALID_OPTION
 from zhongjing.config.keys import digest
 from zhongjing.config.sources import Source
 from zhongjing.construct.dedup.decision import ALIKE, EQUAL, KEPT, LEAKS, SHARES, Decision
-from zhongjing.construct.dedup.leaks import index_of
 from zhongjing.construct.dedup.settings import DedupSettings
 from zhongjing.construct.dedup.signatures import ALGORITHM, SignatureMaker
 from zhongjing.construct.dedup.step import DedupStep, LeftOut
@@ -32,6 +31,7 @@ from zhongjing.construct.manifest import SourceManifest, key_of
 from zhongjing.construct.parts import PartMaker, cut
 from zhongjing.construct.runner import Listen, Progress, Reading, Told, Work, claim, construct, here
 from zhongjing.construct.step import Step
+from zhongjing.data.leaks import index_of
 from zhongjing.data.records import Rejected
 from zhongjing.errors import ConfigError
 from zhongjing.storage.manifest import FrozenSource, Record
@@ -231,7 +231,7 @@ class _Order:
             (source.name, (entry for entry in reading.entries() if not isinstance(entry, Rejected)))
             for source, reading in zip(self._against, readings, strict=True)
         ]
-        index = index_of(sets, self._settings)
+        index = index_of(sets, self._settings.overlap)
         for reading in readings:
             reading.check(f"{self._work}/tests")
         uri = f"{self._work}/tests.npz"

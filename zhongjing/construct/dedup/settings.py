@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from zhongjing.codes.command import INVALID_OPTION
+from zhongjing.data.leaks import LEAST, RUN
 from zhongjing.errors import ConfigError
 
 PERMUTATIONS = 128
@@ -23,16 +24,10 @@ class DedupSettings:
     Attributes:
         threshold: Jaccard similarity of the sets of runs, from which on the later record is left out.
         overlap: fraction of a test passage's runs that a record may not have.
-        run: characters of a run for test sets. 13 is GPT-3's number, of words (Brown et al. 2020, appendix
-            C); of characters it is stricter, and ``overlap`` makes up for that, as in Llama 2's rule, which
-            asks for a share of the test item.
-        least: characters of a test passage below which only equal ones count.
     """
 
     threshold: float = 0.8
     overlap: float = 0.5
-    run: int = 13
-    least: int = 20
 
     def __post_init__(self) -> None:
         for name in ("threshold", "overlap"):
@@ -67,6 +62,6 @@ class DedupSettings:
             "permutations": PERMUTATIONS,
             "seed": SEED,
             "overlap": self.overlap,
-            "run": self.run,
-            "least": self.least,
+            "run": RUN,
+            "least": LEAST,
         }

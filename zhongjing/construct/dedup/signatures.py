@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from zhongjing.construct.dedup.grams import as_rows, content, grams, words_of
-from zhongjing.construct.dedup.leaks import LeakIndex
 from zhongjing.construct.dedup.settings import LENGTH, PERMUTATIONS, SEED
 from zhongjing.construct.parts import Entry
+from zhongjing.data.grams import content, grams, words_of
+from zhongjing.data.leaks import LeakIndex
 from zhongjing.data.records import Record, Rejected
 from zhongjing.storage.heartbeat import beat
 
@@ -79,7 +79,8 @@ def digests_of(texts: Sequence[str]) -> NDArray[np.uint32]:
     runs = [grams(text, LENGTH) for text in texts]
     ends = np.cumsum([0, *map(len, runs)]).astype(np.uint64)
     flat = np.concatenate(runs)
-    return as_rows(RMinHash.digest_matrix_from_flat_token_hashes(flat, ends, PERMUTATIONS, SEED))
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, ends, PERMUTATIONS, SEED)
+    return np.asarray(matrix.to_rows(), dtype=np.uint32)
 
 
 def sign(records: Sequence[Record], places: dict[str, int], tests: LeakIndex | None) -> Iterator[Signatures]:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from zhongjing.config.sources import Storage
 from zhongjing.construct.access import opened
-from zhongjing.construct.dedup.grams import words_of
 from zhongjing.construct.dedup.signatures import digests_of
 from zhongjing.construct.step import Outcome
+from zhongjing.data.grams import words_of
 from zhongjing.data.records import Record
 
 NAME = "dedup"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +62,3 @@ def grams(text: str, length: int) -> Hashes:
 def content(text: str) -> bytes:
     """Hash (16 bytes) of a folded text."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def as_rows(matrix: Any) -> NDArray[np.uint32]:
-    """A matrix of rensa's as one of NumPy's."""
-    return np.asarray(matrix.to_rows(), dtype=np.uint32)

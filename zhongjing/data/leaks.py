@@ -18,11 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zhongjing.construct.dedup.grams import Hashes, content, folded, grams, words_of
-from zhongjing.construct.dedup.settings import DedupSettings
+from zhongjing.data.grams import Hashes, content, folded, grams, words_of
 from zhongjing.data.records import Ranking, Record, TextRecord
 from zhongjing.data.split import unit_of
 
+RUN = 13
+"""Characters of a run. 13 is GPT-3's number, of words; of characters it is stricter."""
+LEAST = 20
+"""Characters of a passage below which only equal ones count."""
 EQUAL, SHARED = 0, 1
 """How a record leaks: it is equal or opens alike; or it shares runs of characters."""
 
@@ -57,7 +60,7 @@ class LeakIndex:
 
         Args:
             record: as it is.
-            words: of :func:`~zhongjing.construct.dedup.grams.words_of`.
+            words: of :func:`~zhongjing.data.grams.words_of`.
         """
         for digest in (content(words), unit_of(record)):
             if digest in self.hashes:
@@ -113,8 +116,38 @@ class LeakIndex:
             )
 
 
-def index_of(sets: Sequence[tuple[str, Iterable[Record]]], settings: DedupSettings) -> LeakIndex:
-    """Makes the index of test sets, given by name; a record of two sets counts for the first."""
+@dataclass(frozen=True)
+class HeldOut:
+    """Test data of a pipeline, as its stages keep it out.
+
+    Attributes:
+        units: what no record may open with (:func:`~zhongjing.data.split.unit_of`).
+        indexes: passages that no record may share.
+    """
+
+    units: frozenset[bytes] | set[bytes] = frozenset()
+    indexes: tuple[LeakIndex, ...] = ()
+
+    def __or__(self, other: HeldOut) -> HeldOut:
+        return HeldOut(self.units | other.units, self.indexes + other.indexes)
+
+    def has(self, record: Record) -> bool:
+        """Whether a record has something of them."""
+        if unit_of(record) in self.units:
+            return True
+        if not self.indexes:
+            return False
+        words = words_of(record)
+        return any(index.find(record, words) is not None for index in self.indexes)
+
+
+def index_of(sets: Sequence[tuple[str, Iterable[Record]]], overlap: float) -> LeakIndex:
+    """Makes the index of test sets.
+
+    Args:
+        sets: their records by name; a record of two sets counts for the first.
+        overlap: fraction of a passage's runs that a record may not have.
+    """
     hashes: dict[bytes, int] = {}
     runs: list[Hashes] = []
     needed: list[int] = []
@@ -129,12 +162,12 @@ def index_of(sets: Sequence[tuple[str, Iterable[Record]]], settings: DedupSettin
                 hashes.setdefault(digest, number)
             for passage in passages_of(record):
                 digest = content(passage)
-                if len(passage) < max(settings.least, settings.run) or digest in seen:
+                if len(passage) < LEAST or digest in seen:
                     continue
                 seen.add(digest)
-                own = np.unique(grams(passage, settings.run))
+                own = np.unique(grams(passage, RUN))
                 runs.append(own)
-                needed.append(max(1, math.ceil(settings.overlap * len(own))))
+                needed.append(max(1, math.ceil(overlap * len(own))))
                 owner.append(number)
         counts.append(count)
     every = np.concatenate(runs) if runs else np.zeros(0, np.uint64)
@@ -151,7 +184,7 @@ def index_of(sets: Sequence[tuple[str, Iterable[Record]]], settings: DedupSettin
         numbers[order],
         np.array(needed, np.int32),
         np.array(owner, np.int32),
-        settings.run,
+        RUN,
     )
 
 
