@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
+LABEL_STUDIO_VERSION := 1.23.2
 EXTRAS := train,construct,controller,dev
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
@@ -25,7 +26,7 @@ export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .PHONY: help setup demo docs test test-slow test-deaths test-all test-gpu test-faults test-cluster test-cluster-full test-cluster-prepare \
-	image push lint types layers check format generated constraints clean
+	label-studio image push lint types layers check format generated constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 22
@@ -49,7 +50,7 @@ docs: setup  ## the documentation as pages, in build/site
 test: setup  ## the default tests: unit, integration and what the chart renders (needs Helm, or Go to build it)
 	$(SHARED) -n $(WORKERS) -m "not slow and not deaths and not gpu and not cluster" $(PYTEST_ARGS)
 
-test-slow: setup  ## what takes long and rarely breaks: sudden deaths, full disks, new keys, published bases, the tutorial
+test-slow: setup label-studio  ## what takes long and rarely breaks: sudden deaths, full disks, new keys, published bases, the tutorial
 	$(SHARED) -n $(SLOW_WORKERS) -m "(slow or deaths) and not gpu and not cluster" $(PYTEST_ARGS)
 
 test-deaths: setup  ## of these, the sudden deaths of every part, compared with a run of the real stages that had none
@@ -102,6 +103,10 @@ format: setup  ## let ruff format and fix what it can
 
 generated: setup  ## write what is generated: pages and schema in docs/, the CRD and the pipeline schema of the chart
 	$(BIN)/python -m tools.generate
+
+label-studio: setup  ## Label Studio, where people rank answers, in an environment of its own (.label-studio)
+	test -x .label-studio/bin/label-studio || $(BIN)/uv venv --quiet --python $(BIN)/python .label-studio
+	test -x .label-studio/bin/label-studio || $(BIN)/uv pip install --quiet --python .label-studio/bin/python label-studio==$(LABEL_STUDIO_VERSION)
 
 constraints: setup  ## pin what is installed in .venv
 	{ sed -n 1p constraints.txt; $(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable | grep -v '^uv=='; } > constraints.new

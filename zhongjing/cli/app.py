@@ -16,6 +16,7 @@ from zhongjing.cli.commands import (
     dedup,
     deidentify,
     doctor,
+    feedback,
     instruct,
     plan,
     pull,
@@ -86,9 +87,8 @@ data.app.command("dedup", epilog=dedup.EPILOG)(dedup.dedup)
 data.app.command("split", epilog=split.EPILOG)(split.split)
 data.app.command("stats", epilog=stats.EPILOG)(stats.stats)
 app.add_typer(data.app, name="data")
-feedback = typer.Typer(no_args_is_help=True, help="From answers of a model to rankings.", **SETTINGS)
-feedback.command("rank", epilog=rank.EPILOG)(rank.rank)
-app.add_typer(feedback, name="feedback")
+feedback.app.command("rank", epilog=rank.EPILOG)(rank.rank)
+app.add_typer(feedback.app, name="feedback")
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""Label Studio, where people rank answers: its process, its REST API, the page."""
