@@ -30,6 +30,10 @@ def test_a_test_set_and_the_rest_are_two_sources(
     out = f"{bucket_uri}/drawn"
     words = ("data", "split", "talks.jsonl", out, "--local", "--processes", "1")
     assert command(*words, "--count", "10").exit_code == 2
+    planned = command(*words, "--count", "3", "--plan")
+    assert planned.exit_code == 0, planned.output
+    assert ["records", "9"] in [line.split() for line in planned.stdout.splitlines()]
+    assert not list(store.list(out))
     result = command(*words, "--count", "3")
     assert result.exit_code == 0, result.output
     assert "3 records for the test, 6 are left" in result.stdout

@@ -194,6 +194,7 @@ def graph() -> Graph:
         ("肺炎", "别名", "肺部感染"),
         ("肺炎", "护理等级", "二级"),
         ("阿莫西林", "禁忌证", "青霉素过敏"),
+        ("阿莫西林", "适应证", "肺炎"),
         ("布洛芬", "适应证", "溃疡"),
         ("布洛芬", "禁忌证", "溃疡"),
     ):
@@ -212,6 +213,7 @@ def test_a_text_tells_about_one_entity_from_both_ends_and_leaves_out_what_contra
         )
         assert "青霉素过敏" not in text
     drug = made(Knowledge(), found["阿莫西林"]).texts[0]
+    assert drug.count("肺炎") == 1  # treated by it, and its indication: one fact
     assert {word for word in ("肺炎", "青霉素过敏") if word in drug} == {"肺炎", "青霉素过敏"}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from zhongjing.cli import construction
 from zhongjing.cli.console import Console
-from zhongjing.cli.construction import In, KeepText, Order, Processes, SourceFile
+from zhongjing.cli.construction import In, KeepText, Order, Plan, Processes, SourceFile
 from zhongjing.cli.errors import guarded
 from zhongjing.cli.options import Format, OutputFormat, SourceKind
 from zhongjing.cli.place import StoreOptions
@@ -40,12 +41,13 @@ def split(
     ] = 1,
     file: SourceFile = None,
     kind: SourceKind = None,
+    plan: Plan = False,
     processes: Processes = None,
     keep_text: KeepText = False,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Draw a test set from a source, by a hash of its questions."""
-    from zhongjing.construct.draw import draw
+    from zhongjing.construct.draw import DrawStep, draw
     from zhongjing.construct.runner import in_processes
 
     out = out.rstrip("/")
@@ -53,6 +55,10 @@ def split(
     console = Console(json_mode=output == Format.JSON)
     order = Order(source, out, file, kind, keep_text, processes)
     opened = at.opened_here
+    if plan:
+        step = DrawStep("rest", seed, 0.0, least_turns)
+        construction.tell_plan(console, order, [step], partial(opened, create=False))
+        return
     with opened(create=True) as store, construction.shown(console) as listen:
         test, rest = draw(
             store,

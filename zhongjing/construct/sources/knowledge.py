@@ -7,7 +7,7 @@ about one thing. What a drug treats is told at the drug and at the illness.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from zhongjing.config.sources import Kind
@@ -25,6 +25,8 @@ from zhongjing.construct.sources.wordings import (
 from zhongjing.data.records import RejectedError
 
 Topic = tuple[Group | None, str, list[str]]
+# The same fact from its other end: what a drug treats, and what an illness is treated with.
+_PAIRED = {"drug": "indication", "indication": "drug"}
 _MOST = 30  # other ends in one sentence
 _MOST_TURNS = 3
 _RANK = {group.name: rank for rank, group in enumerate(GROUPS)}
@@ -120,7 +122,26 @@ def items_of(graph: Graph) -> list[dict[str, object]]:
                 facts.setdefault((triple.relation, forward), []).append(
                     triple.tail if forward else triple.head
                 )
-        if facts or entity.aliases:
-            rows = [[relation, forward, ends] for (relation, forward), ends in facts.items()]
+        rows = _told_once(facts)
+        if rows or entity.aliases:
             found.append({"name": entity.name, "aliases": list(entity.aliases), "facts": rows})
     return found
+
+
+def _told_once(facts: Mapping[tuple[str, bool], list[str]]) -> list[list[object]]:
+    """The facts as rows; what a forward statement says is not told from the other end again."""
+    forward: dict[str, set[str]] = {}
+    for (relation, ahead), ends in facts.items():
+        group = GROUP_OF.get(relation)
+        if ahead and group is not None:
+            forward.setdefault(group.name, set()).update(ends)
+    rows: list[list[object]] = []
+    for (relation, ahead), ends in facts.items():
+        group = GROUP_OF.get(relation)
+        told: set[str] = set()
+        if not ahead and group is not None:
+            told = forward.get(_PAIRED.get(group.name, group.name), set())
+        left = [end for end in ends if end not in told]
+        if left:
+            rows.append([relation, ahead, left])
+    return rows

@@ -137,9 +137,9 @@ GROUPS = (
     Group(
         "contraindication",
         ("禁忌", "禁忌症", "禁忌证", "禁用", "禁用人群", "contraindication", "contraindicated_for"),
-        ("{h}禁用于{t}。", "有{t}的人不能用{h}。", "{h}的禁忌证有{t}。", "{t}者禁用{h}。"),
+        ("{h}禁用于{t}。", "{h}的禁忌证有{t}。", "{t}者禁用{h}。"),
         ("{h}有什么禁忌？", "哪些人不能用{h}？"),
-        ("有{h}时，不能用{t}。", "{h}者禁用{t}。"),
+        ("{h}者不能用{t}。", "{h}者禁用{t}。"),
     ),
     Group(
         "interaction",
@@ -180,7 +180,7 @@ GROUPS = (
     ),
     Group(
         "department",
-        ("就诊科室", "belongs_to", "cure_department", "科室", "department"),
+        ("就诊科室", "所属科室", "belongs_to", "cure_department", "科室", "department"),
         ("{h}应到{t}就诊。", "{h}的就诊科室是{t}。", "怀疑{h}时，可挂{t}。"),
         ("{h}挂什么科？", "{h}应该看哪个科室？"),
     ),
