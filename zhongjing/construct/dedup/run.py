@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ def deduplicate(
         ConfigError: two have one name, or the output's folder holds something else.
     """
     settings = settings or DedupSettings()
+    listen = _timed(listen)
     out = out.rstrip("/")
     names = [each.name for each in (*sources, *against)]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -295,5 +297,21 @@ def _part_of(listen: Listen, before: int, own: int, size: int) -> Callable[[Prog
     def told(progress: Progress) -> None:
         fraction = _FIRST * (before + progress.fraction * own) / max(1, size)
         listen(Progress(fraction, progress.records, progress.seconds_left))
+
+    return told
+
+
+def _timed(listen: Listen) -> Listen:
+    """Tells how long all passes will take, where each one knows of itself alone."""
+    first: list[tuple[float, float]] = []
+
+    def told(progress: Progress) -> None:
+        now = time.monotonic()
+        if not first:
+            first.append((now, progress.fraction))
+        began, before = first[0]
+        done = progress.fraction - before
+        left = (now - began) * (1 - progress.fraction) / done if done > 0 else None
+        listen(Progress(progress.fraction, progress.records, left))
 
     return told
