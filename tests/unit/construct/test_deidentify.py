@@ -82,6 +82,7 @@ def test_what_is_found_becomes_its_placeholder(deidentifier: Deidentifier, text:
         "谢谢医生，祝您健康，我妈妈高血压十年了。",
         "中医医生建议温水送服，主治医生说再观察3-5天。",
         "宝宝满月后发现有飞蚊症，中年女性，老公也在老家。",
+        "建议还是和主治医生交流，那医生说没什么。",
         "和医生商量后再用药，双黄连口服液和安宫牛黄丸可以吗？",
     ],
 )
@@ -251,6 +252,12 @@ def test_the_model_is_the_same_for_a_text_whatever_stands_with_it() -> None:
     assert ((beside >= 0) & (beside <= 1) & (alone >= 0) & (alone <= 1)).all()
     for text in ("", "头", "😀", "王", "\ud800王小明"):
         candidates(text, model.statistics, surnames)
+
+
+def test_other_weights_are_other_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Deidentifier().parameters()
+    monkeypatch.setattr("zhongjing.construct.deidentify.deidentifier.model_digest", lambda: "other")
+    assert Deidentifier().parameters() != before
 
 
 def test_wilson_interval() -> None:

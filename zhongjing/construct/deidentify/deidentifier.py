@@ -11,6 +11,7 @@ from typing import Any
 from zhongjing.codes.document import MISSING_FIELD
 from zhongjing.construct.deidentify.engine import Finder, Span
 from zhongjing.construct.deidentify.lexicon import Lexicon, load_lexicon
+from zhongjing.construct.deidentify.likelihood import model_digest
 from zhongjing.construct.deidentify.policy import Identifier, Policy, load_policy
 from zhongjing.construct.deidentify.surrogates import Surrogates
 from zhongjing.construct.step import Outcome
@@ -72,13 +73,14 @@ class Deidentifier:
         return {**self.__dict__, "_finder": None}
 
     def parameters(self) -> dict[str, object]:
-        """Policy, and digests of salt and lexicon."""
+        """Policy, and digests of salt, lexicon and name model."""
         lists = (self._lexicon.surnames, self._lexicon.compound, self._lexicon.given, self._lexicon.common)
         listed = "\n".join(" ".join(sorted(each)) for each in lists)
         return {
             "policy": self._policy.model_dump(mode="json"),
             "salt": hashlib.sha256(self._salt.encode()).hexdigest() if self._salt else None,
             "lexicon": hashlib.sha256(listed.encode()).hexdigest(),
+            "names": model_digest(),
         }
 
     def apply(self, record: Record) -> Outcome:

@@ -11,6 +11,7 @@ The weights are in ``lists/names.npz``; ``benchmarks/train_names.py`` makes them
 
 from __future__ import annotations
 
+import hashlib
 import re
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -308,6 +309,14 @@ class NameModel:
     def _probability(self, layer: Floats) -> Floats:
         result: Floats = 1.0 / (1.0 + np.exp(-(np.maximum(layer, 0.0) @ self._out + self._out_bias)))
         return result
+
+
+@cache
+def model_digest() -> str:
+    """SHA-256 of the weights and counts that are shipped."""
+    return hashlib.sha256(
+        resources.files(__package__).joinpath("lists", "names.npz").read_bytes()
+    ).hexdigest()
 
 
 @cache

@@ -180,6 +180,7 @@ class NameRecognizer(EntityRecognizer):
     def __init__(self, lexicon: Lexicon) -> None:
         self._lexicon = lexicon
         self._places = frozenset(words("places"))
+        self._frequent = frozenset(words("surnames")[:150])
         self._model = load_model()
         self._surnames = surnames_of(lexicon, words("surnames"), self._model.statistics.ids)
         super().__init__([each.value for each in sorted(NAMES)], name="names", supported_language=LANGUAGE)
@@ -259,6 +260,8 @@ class NameRecognizer(EntityRecognizer):
         doubtful = kind != Kind.FAMILIAR and (name in self._model.statistics.words or name[0] in _NO_SURNAME)
         if kind == Kind.TITLED and name not in self._lexicon.surnames:
             return DENIED  # the rules know these
+        if kind == Kind.TITLED and name in _NO_SURNAME - self._frequent:
+            return DENIED  # 和医生商量: the model does not know the surname itself
         if kind == Kind.FAMILIAR and name in _NOT_FAMILIAR:
             return DENIED
         doubtful = doubtful or (kind < Kind.FAMILIAR and _PRODUCT.match(text, span[1]) is not None)
