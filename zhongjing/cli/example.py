@@ -111,6 +111,18 @@ def parse(uri: str, where: str) -> tuple[str, int, float]:
     return parts.netloc, seed, scale
 
 
+def write_graph_files(folder: Path, seed: int) -> dict[str, Path]:
+    """Writes what ``data check`` is tried on; returns paths by name.
+
+    ``kg`` is the knowledge graph of the corpora's facts, ``contradictions`` are dialogues that contradict it
+    at known places.
+    """
+    from zhongjing.data.example.contradictions import write_planted
+    from zhongjing.data.example.knowledge import write_graph
+
+    return {"kg": write_graph(folder, seed), "contradictions": write_planted(folder, seed)}
+
+
 def write_examples(folder: Path, seed: int, scale: float) -> dict[str, Path]:
     """Writes the corpora into ``folder``; returns paths by name. Files that are the same stay as they are."""
     from zhongjing.data.example.generate import write

@@ -120,8 +120,9 @@ def test_example_writes_the_corpora_once(command: CommandLine, tmp_path: Path) -
     result = command("data", "example", "made", "--scale", "0.01")
     assert result.exit_code == 0, result.output
     paths = [Path(line.split()[1]) for line in result.stdout.splitlines()]
-    assert len(paths) == 7
+    assert len(paths) == 9
     assert all(path.stat().st_size > 0 for path in paths)
+    assert {path.name for path in paths} >= {"kg.jsonl", "contradictions.jsonl"}
     assert "synthetic" in (tmp_path / "made" / "README.md").read_text(encoding="utf-8").lower()
     again = command("data", "example", "made", "--scale", "0.01")
     assert again.exit_code == 2

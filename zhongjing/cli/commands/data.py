@@ -15,7 +15,7 @@ import typer
 from zhongjing.cli.commands.pull import refuse_full
 from zhongjing.cli.console import Console
 from zhongjing.cli.errors import BAD_INPUT, OK, guarded
-from zhongjing.cli.example import is_example, parse, with_example_files, write_examples
+from zhongjing.cli.example import is_example, parse, with_example_files, write_examples, write_graph_files
 from zhongjing.cli.options import (
     SETTINGS,
     Format,
@@ -88,6 +88,7 @@ EXAMPLE_EPILOG = """
 Examples:
   zhongjing data example ./example
   zhongjing data example ./example --seed 1 --scale 2
+  zhongjing data check ./example/contradictions.jsonl s3://zhongjing/checked --kg ./example/kg.jsonl --local
 
 The data are synthetic. They are no medical advice.
 """
@@ -348,10 +349,15 @@ def example(
     scale: Annotated[float, typer.Option(help="Factor on the number of records.", min=0.001)] = 1.0,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
 ) -> None:
-    """Write the synthetic example corpora: textbook, dialogues, rankings, prompts."""
+    """Write the synthetic example corpora, and a knowledge graph of the same facts.
+
+    The corpora are textbook, dialogues, rankings and prompts. kg is the graph, contradictions are dialogues
+    with planted mistakes, to try the command data check on.
+    """
     refuse_full(folder, force=force)
     console = Console()
-    for name, path in write_examples(folder, seed, scale).items():
+    paths = write_examples(folder, seed, scale) | write_graph_files(folder, seed)
+    for name, path in paths.items():
         console.say(f"{name:<20}{path}")
 
 
