@@ -18,6 +18,7 @@ from zhongjing.cli.commands import (
     doctor,
     feedback,
     instruct,
+    next_tasks,
     plan,
     pull,
     rank,
@@ -88,6 +89,7 @@ data.app.command("split", epilog=split.EPILOG)(split.split)
 data.app.command("stats", epilog=stats.EPILOG)(stats.stats)
 app.add_typer(data.app, name="data")
 feedback.app.command("rank", epilog=rank.EPILOG)(rank.rank)
+feedback.app.command("next", epilog=next_tasks.EPILOG)(next_tasks.next_tasks)
 app.add_typer(feedback.app, name="feedback")
 
 

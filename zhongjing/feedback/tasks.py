@@ -116,6 +116,12 @@ class TaskSet(Record):
     complete: bool = Field(
         default=False, description="whether every source of prompts was constructed; else nothing is known"
     )
+    chosen_from: str | None = Field(
+        default=None, description="task set that these were chosen from (feedback next); none: sampled"
+    )
+    chosen_by: list[str] = Field(
+        default_factory=list, description="reward models whose disagreement chose: hashes of their weights"
+    )
     created: str = Field(description="ISO 8601")
 
 
