@@ -65,7 +65,7 @@ def test_scores_are_those_of_peft(reward_models: tuple[Path, Path]) -> None:
             {"role": "user", "content": task(3, ANSWERS).prompt[0].content},
             {"role": "assistant", "content": answer},
         ]
-        text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip("\n")
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False)).rstrip("\n")
         ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
         with torch.no_grad():
             wanted.append(float(model(input_ids=ids).logits))
