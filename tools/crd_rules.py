@@ -133,6 +133,12 @@ def source_rules() -> list[Rule]:
             "what is made goes to an s3:// folder: write s3://<bucket>/<folder>, or leave uri out",
             at=".uri",
         ),
+        _rule(
+            "!has(self.canaries) || (has(self.kind) && self.kind in ['text', 'dialogue']"
+            " && (!has(self.split) || self.split != 'test'))",
+            "canaries are planted in texts and dialogues that are trained on",
+            at=".canaries",
+        ),
     ]
 
 

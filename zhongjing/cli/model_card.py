@@ -7,7 +7,7 @@ such as a licence, is named as missing. The manifest itself lies beside it as ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -119,8 +119,29 @@ def _figures(manifest: StageManifest) -> str:
         (name, *(number(column[name]) if name in column else "-" for column in columns)) for name in names
     ]
     parts = [_table(("metric", "held out, before", "held out, after", "test data"), rows)]
-    parts += [f"- doubtful: {warning}" for warning in manifest.warnings]
-    return "\n\n".join([parts[0], "\n".join(parts[1:])] if parts[1:] else parts)
+    doubts = "\n".join(f"- doubtful: {warning}" for warning in manifest.warnings)
+    return "\n\n".join(part for part in (*parts, _exposure(manifest), doubts) if part)
+
+
+def _exposure(manifest: StageManifest) -> str:
+    """What the model remembers of canaries; empty where none was planted."""
+    measured = manifest.extra.get("exposure")
+    if not isinstance(measured, Mapping):
+        return ""
+    rows = [
+        (
+            f"{source['source']} ({source['plantedIn']})",
+            f"{group['repeats']:,}",
+            f"{group['exposure']:.1f}",
+            f"{group['byRank']:.1f}",
+            f"{group['extracted']} of {group['canaries']}",
+        )
+        for source in measured["sources"]
+        for group in source["groups"]
+    ]
+    head = ("canaries of", "copies", "exposure, bits", "by rank, bits", "given out word for word")
+    bounds = f"Exposure is at most {measured['most']:.1f} bits, by rank {measured['mostByRank']:.1f}."
+    return f"{_table(head, rows)}\n\n{bounds}" if rows else ""
 
 
 def _training(manifest: StageManifest, document: TrainingPipeline) -> str:

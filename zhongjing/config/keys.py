@@ -88,7 +88,8 @@ def _making_fields(source: Source, read: str) -> dict[str, Any]:
     assert source.made is not None
     fields = training_fields(source)
     # How it is used is no part of what it is.
-    for name in ("name", "category", "split", "testFraction", "leakOverlap", "maxQuarantineFraction"):
+    used = ("category", "split", "testFraction", "leakOverlap", "maxQuarantineFraction", "canaries")
+    for name in ("name", *used):
         fields.pop(name, None)
     del fields["made"]["from"]
     return {**fields, "digest": read}

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from zhongjing.codes.document import INVALID_REFERENCE, INVALID_VALUE, MISSING_FIELD
+from zhongjing.config.canaries import Canaries
 from zhongjing.config.fields import MOST, NAME_PATTERN, DocumentModel, RuleError, operational, training
 from zhongjing.config.made import Made
 
@@ -132,6 +133,13 @@ class Source(DocumentModel):
     license: str | None = operational(
         None, "Licence of the data as its publisher names it; stands in the model card.", max_length=256
     )
+    canaries: Canaries | None = training(
+        None,
+        "Invented patients that are planted in the source (kinds text and dialogue): each stage from then "
+        "on measures how well its model remembers them.",
+        source="Carlini et al. 2019",
+        later=True,
+    )
     keep_text: bool = operational(
         False, "Whether quarantine may hold the text of a record (patients' data!) beside its position."
     )
@@ -145,6 +153,14 @@ class Source(DocumentModel):
                 "what is made goes to an s3:// folder: write s3://<bucket>/<folder>, or leave uri out",
                 code=INVALID_VALUE,
                 path=("uri",),
+            )
+        if self.canaries is not None and (
+            self.split == "test" or self.kind not in (Kind.TEXT, Kind.DIALOGUE)
+        ):
+            raise RuleError(
+                "canaries are planted in texts and dialogues that are trained on",
+                code=INVALID_VALUE,
+                path=("canaries",),
             )
         return self
 

@@ -38,6 +38,7 @@ from zhongjing.data.cachekey import (
     tested_sources,
     tokenizer_files_digest,
 )
+from zhongjing.data.canaries import is_canary
 from zhongjing.data.chat import Encoded, Unfit
 from zhongjing.data.corpus import Corpus, Shard
 from zhongjing.data.encoding import count
@@ -249,6 +250,11 @@ class _Builder:
                 continue
             record, split = entry
             result = next(encoded)
+            if is_canary(record):  # what does not fit was never planted, and says so by the count
+                if isinstance(result, Encoded):
+                    tally["canaries"] += 1
+                    self.outputs.add(split, self._group(shard.source, record), result)
+                continue
             count(result, split, tally)
             if isinstance(result, Encoded):
                 self.outputs.add(split, self._group(shard.source, record), result)

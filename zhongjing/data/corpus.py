@@ -13,11 +13,13 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from zhongjing.config.sources import Source
 from zhongjing.config.stages import AnySettings, Stage
 from zhongjing.data.cachekey import section_characters_of
+from zhongjing.data.canaries import copies, is_turn
 from zhongjing.data.encoding import RecordEncoder, adapt
 from zhongjing.data.leaks import HeldOut, index_of
 from zhongjing.data.readers import ReadStats, read_object
@@ -33,6 +35,9 @@ logger = logging.getLogger(__name__)
 SHARD_CHARACTERS = 1 << 21
 """About 6 MB of Chinese, 2 to 6 seconds of tokenising; what a lost task or an interrupted build costs."""
 _SHARD_ENTRIES = 1 << 16
+
+PLANTING = (Stage.PRETRAIN, Stage.SFT)
+"""Stages that learn the words of a source, so that its canaries are planted there."""
 
 _LISTEN_EVERY = 64  # records
 
@@ -155,6 +160,8 @@ class Corpus:
         for source, frozen in reading:
             stats = ReadStats()
             shard = Shard(source, number, done)
+            planted = copies(source) if self.stage in PLANTING else iter(())
+            kept = 0
             for record in self.records(source, frozen, stats):
                 if shard.is_full:
                     shard.end = done + self._position
@@ -177,6 +184,10 @@ class Corpus:
                     continue
                 seen.add(content)
                 shard.add(wanted, split, content)
+                kept += 1
+                if is_turn(kept):
+                    _plant(shard, islice(planted, 1))
+            _plant(shard, planted)
             shard.tally["unanswered"] += stats.truncated
             for uri, detected in stats.detected.items():
                 logger.info("source %s: %s is read as %s", source.name, uri, detected.reading)
@@ -187,6 +198,12 @@ class Corpus:
             shard.end = done
             yield shard
             number += 1
+
+
+def _plant(shard: Shard, planted: Iterator[Record]) -> None:
+    """Adds canaries. Their copies are equal and meant to be, and none of them is held out."""
+    for record in planted:
+        shard.add(record, "train", content_of(record))
 
 
 def corpus_texts(store: ObjectStore | None, source: Source, frozen: FrozenSource) -> Iterator[str]:

@@ -128,6 +128,7 @@ class SourceCounts(Record):
     leaks: int = Field(default=0, description="dropped: equal to test data")
     tied: int = Field(default=0, description="dropped: rankings whose answers all tie; listed likewise")
     quarantined: int = Field(default=0, description="dropped: cannot be used; listed in quarantine.jsonl")
+    canaries: int = Field(default=0, description="planted copies of canaries, not among the records read")
     unused: dict[str, Unused] = Field(default_factory=dict, description="by key, the most characters first")
     layouts: dict[str, int] = Field(
         default_factory=dict, description="records by the way in which they were read, the most first"

@@ -25,6 +25,7 @@ _COUNTS: tuple[tuple[str, str], ...] = (
     ("leaks", "leaked"),
     ("tied", "all tie"),
     ("quarantined", "quarantined"),
+    ("canaries", "canaries"),
 )
 
 

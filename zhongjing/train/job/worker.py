@@ -197,6 +197,10 @@ class _Rank:
             "mixture": [each.model_dump(mode="json") for each in mixture],
             "warnings": [*prepared.warnings, *repeats, *program.warnings(result.metrics)],
         }
+        extra: dict[str, Any] = {}
+        if not result.suspended:
+            extra, remembers = self._exposure(program, inputs, context)
+            outcome["warnings"] += remembers
         # Before the result is made: the look at answers, of small bases only, is no part of the plan.
         peaks = meet(lambda: own_peak(self.device))
         if self.rank == 0:
@@ -204,14 +208,19 @@ class _Rank:
 
         def finish() -> None:
             if self.rank == 0 and not result.suspended:
-                outcome.update(self._store_result(program, inputs, result.metrics, context))
+                outcome.update(self._store_result(program, inputs, result.metrics, context, extra))
                 self._upload_curves(context, tensorboard)
 
         meet(finish)
         return outcome if self.rank == 0 else None
 
     def _store_result(
-        self, program: StageProgram, inputs: StageInputs, best: dict[str, float], context: RayRunContext
+        self,
+        program: StageProgram,
+        inputs: StageInputs,
+        best: dict[str, float],
+        context: RayRunContext,
+        measured: dict[str, Any],
     ) -> dict[str, Any]:
         """Rank 0: stores the model; returns what the manifest says of it."""
         context.report(Activity.SAVING, message="uploading the result")
@@ -221,6 +230,7 @@ class _Rank:
         extra = program.finish(folder, best)
         extra["tokenCache"] = self.prepared.tokens
         extra["precision"] = self.settings.precision
+        extra |= measured
         extra |= self._answers(folder, inputs)
         adapter = (folder / "adapter_config.json").is_file()
         model = upload_model(
@@ -241,6 +251,31 @@ class _Rank:
         context.report(Activity.EVALUATING, message="on test data")
         program.module.eval()
         return program.evaluate(samples)
+
+    def _exposure(
+        self, program: StageProgram, inputs: StageInputs, context: RayRunContext
+    ) -> tuple[dict[str, Any], list[str]]:
+        """What the best weights remember of planted canaries, and warnings; all ranks take part."""
+        from zhongjing.data.encoding import RecordEncoder
+        from zhongjing.model.tokenizer import load_tokenizer
+        from zhongjing.train.exposure import measure, planted, reader_of
+
+        document, stage = self.request.document, self.request.stage
+        reader = reader_of(program)
+        if reader is None or not planted(document, stage):
+            return {}, []
+        context.report(Activity.EVALUATING, message="what is remembered of planted canaries")
+        program.module.eval()
+        return measure(
+            reader,
+            document,
+            stage,
+            RecordEncoder(load_tokenizer(inputs.tokenizer)),
+            rank=self.rank,
+            world_size=self.world_size,
+            device=self.device,
+            budget=self.settings.token_budget,
+        )
 
     def _answers(self, folder: Path, inputs: StageInputs) -> dict[str, Any]:
         """The document's question, answered before and after the stage, for people to look at."""
