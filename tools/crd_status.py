@@ -109,6 +109,7 @@ def _progress() -> Schema:
                     "leaks": _integer("Dropped: equal to test data."),
                     "tied": _integer("Dropped: rankings whose answers all tie."),
                     "quarantined": _integer("Dropped: cannot be used."),
+                    "canaries": _integer("Planted copies of canaries, not among the records read."),
                     "unused": _free("Keys of the records that went into none, with records and characters."),
                     "layouts": _field(
                         "object",

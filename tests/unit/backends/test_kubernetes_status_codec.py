@@ -170,7 +170,7 @@ def test_the_objects_status_has_the_counts_and_warnings_of_a_stages_data() -> No
     live = live_progress(told)
     assert live["sources"][0] == {
         **dict.fromkeys(
-            ("train", "validation", "test", "unanswered", "duplicates", "leaks", "quarantined"), 0
+            ("train", "validation", "test", "unanswered", "duplicates", "leaks", "quarantined", "canaries"), 0
         ),
         "name": "own",
         "read": 289,
