@@ -65,7 +65,7 @@ class Trial:
         for part in torch.randperm(len(self.segments)).split(BATCH):
             batch = collate([Sample(i, (self.segments[i],)) for i in part.tolist()])
             total, count = target_losses(self.model, batch)
-            (total / count).backward()  # type: ignore[no-untyped-call]
+            (total / count).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
             losses, tokens = losses + float(total.detach()), tokens + count

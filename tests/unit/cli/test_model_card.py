@@ -64,7 +64,7 @@ def test_a_card_names_data_by_digest_and_licence_as_given_or_as_missing() -> Non
 
 def test_a_card_says_what_the_model_remembers_of_planted_canaries() -> None:
     group = {"repeats": 16, "canaries": 8, "byRank": 6.02, "exposure": 41.2, "chance": 1e-9, "extracted": 5}
-    measured = {"mostByRank": 6.02, "most": 51.4, "candidates": 64}
+    measured: dict[str, Any] = {"mostByRank": 6.02, "most": 51.4, "candidates": 64}
     measured["sources"] = [{"source": "books", "plantedIn": "pretrain", "groups": [group]}]
     text = card(extra={"exposure": measured})
     assert "| books (pretrain) | 16 | 41.2 | 6.0 | 5 of 8 |" in text

@@ -80,7 +80,7 @@ class Bench:
         self.model.train()
         for _ in range(steps):
             total, count = target_losses(self.model, batch)
-            (total / count).backward()  # type: ignore[no-untyped-call]
+            (total / count).backward()
             optimizer.step()
             optimizer.zero_grad()
 
