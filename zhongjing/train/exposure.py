@@ -107,6 +107,8 @@ def planted(document: TrainingPipeline, stage: Stage) -> list[tuple[Source, Stag
                 if source.canaries is not None:
                     found.setdefault(source.name, (source, at))
         start = getattr(settings, "from_", None)
+        if start is None and at is not Stage.PRETRAIN:  # as the field's description says: pretrain, if any
+            start = Stage.PRETRAIN.value
         at = next((each for each in Stage if each.value == start and each is not at), None)
     return list(found.values())
 

@@ -33,7 +33,7 @@ from zhongjing.train.exposure import (
 )
 
 
-def document(**canaries: Any) -> TrainingPipeline:
+def document(start: str | None = None, **canaries: Any) -> TrainingPipeline:
     """Canaries in the source of pretraining, which sft and ppo stand upon, but not rm."""
     data = {"data": [{"source": "talks"}], "maxLength": 512}
     spec = {
@@ -45,7 +45,7 @@ def document(**canaries: Any) -> TrainingPipeline:
         ],
         "stages": {
             "pretrain": {"data": [{"source": "books"}], "maxLength": 512},
-            "sft": {**data, "from": "pretrain"},
+            "sft": {**data, **({} if start is None else {"from": start})},
         },
     }
     return TrainingPipeline.model_validate(
@@ -132,6 +132,8 @@ def test_later_stages_are_asked_about_what_earlier_ones_saw() -> None:
     made = document()
     books = made.spec.sources[0]
     assert planted(made, Stage.PRETRAIN) == planted(made, Stage.SFT) == [(books, Stage.PRETRAIN)]
+    assert planted(document("pretrain"), Stage.SFT) == [(books, Stage.PRETRAIN)]
+    assert planted(document("base"), Stage.SFT) == []
 
 
 def test_by_distribution_agrees_with_a_normal_distribution() -> None:
