@@ -14,7 +14,7 @@ from zhongjing.config.sources import Storage
 from zhongjing.config.stages import Stage
 from zhongjing.storage.objects import ObjectStore
 from zhongjing.storage.progress import Activity, Progress
-from zhongjing.train.job import driver, ray_storage
+from zhongjing.train.job import attempt, driver, ray_storage
 from zhongjing.train.job.scratch import VARIABLE
 
 pytestmark = pytest.mark.integration
@@ -33,7 +33,7 @@ def test_a_stop_is_heard_while_the_data_are_prepared(
 ) -> None:
     scratch = tmp_path / "scratch"
     monkeypatch.setenv(VARIABLE, str(scratch))
-    monkeypatch.setattr(driver, "OTHERS_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(attempt, "OTHERS_POLL_SECONDS", 0.01)
     run = Run(store, storage, DOCUMENT, tmp_path)
     layout = run.stage_layout(Stage.PRETRAIN)
     _, uri = run.request(Stage.PRETRAIN, 1)
@@ -50,7 +50,7 @@ def test_a_stop_is_heard_while_workers_are_waited_for(
     store: ObjectStore, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "scratch"))
-    monkeypatch.setattr(driver, "OTHERS_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(attempt, "OTHERS_POLL_SECONDS", 0.01)
     monkeypatch.setattr(driver, "prepare", lambda *_: SimpleNamespace(warnings=[], counts=[]))
     run = Run(store, storage, DOCUMENT, tmp_path)
     layout = run.stage_layout(Stage.PRETRAIN)
