@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -26,9 +27,23 @@ Document = dict[str, Any]
 
 # A source that no stage reads may be of any kind, and test data.
 _FREE_SOURCE = 2
+# What its parts require of each other stands in it also where only one of them is probed.
+_MADE: Document = {
+    "from": "s3://abc/raw",
+    "steps": ["normalize"],
+    "kg": "s3://abc/graph",
+    "author": {
+        "model": "m",
+        "baseUrl": "http://server",
+        "prices": {"prompt": 1, "completion": 1, "currency": "USD"},
+    },
+}
 _PATTERNS = {
     r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": "",
     r"^s3://[^/]{3,63}(/.*)?$": "s3://abc/",
+    r"^s3://[^/]+/.+$": "s3://abc/",
+    r"^https?://[^@?#\s]+$": "http://",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "A",
     r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$": "",
 }
 _NAMED = re.compile(
@@ -163,7 +178,9 @@ def dotted(path: Path) -> str:
 
 
 def group(path: Path) -> str:
-    """Which way of naming the base a field belongs to: only one may be taken."""
+    """Which document a field is probed in: a base is named, and a source is there, in one way only."""
+    if "made" in path or "canaries" in path or path[:3] == ("spec", "stages", "construct"):
+        return "made"
     way = path[2] if path[:2] == ("spec", "base") else "tiny"
     if way in ("uri", "revision", "maxPositions", "ropeScaling"):
         return "uri"
@@ -171,7 +188,7 @@ def group(path: Path) -> str:
 
 
 def documents() -> dict[str, Document]:
-    """A document for each way of naming the base."""
+    """A document for each way of naming the base, and one with a source that is made."""
     bases: dict[str, dict[str, Any]] = {
         "tiny": {"tiny": {}},
         # What ropeScaling requires stands in it also where only its other fields are probed.
@@ -181,6 +198,10 @@ def documents() -> dict[str, Document]:
     found = {way: base_document() for way in bases}
     for way, base in bases.items():
         found[way]["spec"]["base"] = base
+    found["made"] = base_document()
+    spec = found["made"]["spec"]
+    spec["sources"][_FREE_SOURCE] = {"name": "free", "kind": "text", "made": deepcopy(_MADE)}
+    spec["stages"]["construct"] = {}
     return found
 
 

@@ -106,7 +106,10 @@ def test_null_is_the_same_as_leaving_a_field_out(api: KubeApi) -> None:
         ),
         (["spec.stages.sft.data=[]"], "spec.stages.sft.data: Invalid value: 0"),
         (["spec.stages.sft={}"], "spec.stages.sft.data: Required value"),
-        (["spec.stages={}"], "spec.stages: Invalid value: give at least one stage: pretrain, sft, rm, ppo"),
+        (
+            ["spec.stages={}"],
+            "spec.stages: Invalid value: give at least one stage: construct, pretrain, sft, rm, ppo",
+        ),
         (["spec.base={}"], "spec.base: Invalid value: give exactly one of uri, delta with root, or tiny"),
         (
             ["spec.base.uri=a/b"],

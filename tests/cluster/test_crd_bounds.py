@@ -26,7 +26,7 @@ from zhongjing.backends.kubernetes.api import KubeApi
 from zhongjing.backends.kubernetes.resources import PIPELINES
 from zhongjing.config import keys
 from zhongjing.config.pipeline import TrainingPipeline
-from zhongjing.config.stages import SHORTEST_PROMPT, Stage
+from zhongjing.config.stages import SHORTEST_PROMPT, TRAINING, Stage
 
 pytestmark = pytest.mark.cluster
 
@@ -50,10 +50,15 @@ def at_the_edges(side: str) -> dict[str, Document]:
     scaling = found["uri"]["spec"]["base"]["ropeScaling"]
     for less, more in (("lowFreqFactor", "highFreqFactor"), ("betaSlow", "betaFast")):
         scaling[less if side == "high" else more] = 1.0
+    made = found["made"]["spec"]["sources"][-1]["made"]
+    if "against" in made:
+        made["steps"] = ["dedup"]
     for document in found.values():
         spec = document["spec"]
-        for stage in spec["stages"].values():  # of a pipeline's sources, which a probe knows nothing of
-            stage["data"][0]["source"] = "ranked" if stage is spec["stages"]["rm"] else "talks"
+        for name in TRAINING:  # of a pipeline's sources, which a probe knows nothing of
+            spec["stages"][name]["data"][0]["source"] = "ranked" if name is Stage.RM else "talks"
+        if side == "low" and document is found["tiny"]:
+            spec["targets"] = [Stage.PRETRAIN.value]  # the first there is stands in another document
         if side == "high" and document is found["tiny"]:
             # 1000000 is no multiple of 1024: minibatches has its edge in a document of its own.
             spec["stages"]["ppo"]["minibatches"] = 1000
@@ -165,7 +170,7 @@ def test_what_was_stored_is_what_was_meant(api: KubeApi, side: str) -> None:
         found = TrainingPipeline.model_validate({**document, "spec": stored["spec"]})
         assert found == meant
         for stage in meant.spec.stages.present():
-            before, after = meant.spec.stages.get(stage), found.spec.stages.get(stage)
+            before, after = meant.spec.stages.job(stage), found.spec.stages.job(stage)
             assert before is not None
             assert after is not None
             assert keys.digest(keys.training_fields(after)) == keys.digest(keys.training_fields(before))
