@@ -15,7 +15,7 @@ class Canaries(DocumentModel):
     count: int = training(8, "Invented patients for each number of copies.", ge=4, le=64)
     repeats: list[Annotated[int, Field(ge=1, le=1000)]] = training(
         lambda: [1, 4, 16],
-        "How often each of them stands in the source.",
+        "Copies of each in the source.",
         unit="copies",
         min_length=1,
         max_length=8,

@@ -46,7 +46,7 @@ class Author(DocumentModel):
     key_variable: str | None = operational(
         "OPENAI_API_KEY",
         "Environment variable of the Ray nodes that holds the API key; null: no key is sent. "
-        "No key stands in a document.",
+        "Documents hold no keys.",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
         max_length=128,
     )

@@ -46,7 +46,7 @@ class Agreement:
         tau: mean tau-b of two orders of one task; None: no task has two.
         same: fraction of these with the very same order.
         top: fraction with the same best answers.
-        alpha: Krippendorff's alpha of each ability's flags; left out where it was flagged by nobody.
+        alpha: Krippendorff's alpha of each ability's flags; left out where no annotator flagged it.
         ability: of each annotator, 0.5 (guesses) to 1; empty with fewer than three who met.
         judgments: of each annotator.
         by_month: mean tau-b of each annotator with others, by month (``2026-12``).

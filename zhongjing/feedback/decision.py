@@ -21,7 +21,7 @@ class State(StrEnum):
     """How far a task is."""
 
     WAITING = "waiting"  # an annotator has not ranked it
-    SKIPPED = "skipped"  # nobody who has seen it could rank it
+    SKIPPED = "skipped"  # no annotator could rank it
     DISAGREE = "disagree"  # the expert is to decide
     AGREED = "agreed"
     DECIDED = "decided"  # by the expert

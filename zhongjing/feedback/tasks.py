@@ -73,7 +73,7 @@ class FeedbackTask(Record):
         )
 
     def shown(self) -> dict[str, Any]:
-        """What whoever ranks may see: nothing that tells how an answer came to be."""
+        """What annotators and judges may see: nothing that tells how an answer was made."""
         return {
             "id": self.id,
             "prompt": [turn.model_dump(mode="json") for turn in self.prompt],

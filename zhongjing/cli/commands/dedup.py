@@ -1,4 +1,4 @@
-"""``zhongjing data dedup``: near duplicates within and across sources, and what stands in test sets."""
+"""``zhongjing data dedup``: near duplicates within and across sources, and what test sets hold."""
 
 from __future__ import annotations
 

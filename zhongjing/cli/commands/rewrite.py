@@ -21,9 +21,9 @@ Examples:
   zhongjing data normalize s3://a/clean s3://a/new --local --model m --base-url http://127.0.0.1:8000
   zhongjing data normalize s3://a/clean s3://a/new -n train --model m --base-url http://vllm:8000 --no-key
 
-The key stands in OPENAI_API_KEY, or in the variable that --key-variable names; on a cluster in that of the
-Ray nodes. A run that was interrupted,
-or stopped for want of funds, goes on with the same command: no answer is paid for twice.
+The key is read from OPENAI_API_KEY, or from the variable that --key-variable names; on a cluster from the
+environment of the Ray nodes. A run that was interrupted, or ran out of funds, goes on with the same command:
+no answer is paid for twice.
 """
 EXPAND_EPILOG = """
 \b
@@ -32,9 +32,9 @@ Examples:
   zhongjing data expand s3://a/new s3://a/long --local --model qwen --base-url http://127.0.0.1:8000
   zhongjing data expand s3://a/new s3://a/long -n train --model m --base-url http://vllm:8000 --no-key
 
-The key stands in OPENAI_API_KEY, or in the variable that --key-variable names; on a cluster in that of the
-Ray nodes. A run that was interrupted,
-or stopped for want of funds, goes on with the same command: no answer is paid for twice.
+The key is read from OPENAI_API_KEY, or from the variable that --key-variable names; on a cluster from the
+environment of the Ray nodes. A run that was interrupted, or ran out of funds, goes on with the same command:
+no answer is paid for twice.
 """
 
 Drugs = Annotated[

@@ -97,7 +97,7 @@ def load_graph(uri: str, store: ObjectStore | None = None) -> Graph:
         infos = [each for each in store.list(folder) if "/" not in each.uri.removeprefix(folder)]
         infos = [each for each in infos if PurePosixPath(each.uri).suffix in _SUFFIXES]
     if not infos:
-        raise DataError("no file that a graph stands in is there", code=codes.GRAPH_EMPTY, where=uri)
+        raise DataError("no file that can hold a graph is there", code=codes.GRAPH_EMPTY, where=uri)
     return graph_of((PurePosixPath(each.uri).name, store.get(each.uri)) for each in infos)
 
 

@@ -29,7 +29,7 @@ def require_deidentified(
 
 def not_deidentified(source: str, *, has_manifest: bool = True) -> LanguageModelError:
     """The refusal of a source."""
-    what = f"no step {STEP} stands in its lineage for every record" if has_manifest else "it has no manifest"
+    what = f"its lineage has no step {STEP} for every record" if has_manifest else "it has no manifest"
     return LanguageModelError(
         f"the source would be sent to a language model, and {what}",
         code=codes.NOT_DEIDENTIFIED,

@@ -1,10 +1,10 @@
 """Label Studio's processes on this machine, from an environment of its own: one for each person.
 
-The community edition has no roles: whoever is in an organization sees all its projects
+The community edition has no roles: all members of an organization see all its projects
 (HumanSignal/label-studio, issue 2905). Organizations do not keep people apart either: in 1.23.2 users may
 name another's as their own (``PATCH /api/users/<own id>``), and add annotations to any task whose number they
-guess. So nobody shares a server: each person has a process, a database and a port, and a token is good for
-one of them only.
+guess. So no two people share a server: each has a process, a database and a port, and a token is good for one
+of them only.
 
 It pins Django and much else, so it is never installed beside us. All that it knows is in one folder::
 
@@ -111,7 +111,7 @@ def serve(
         host: on which address; for people on other machines put TLS before it.
 
     Raises:
-        ConfigError: Label Studio is not installed, or nobody is named.
+        ConfigError: Label Studio is not installed, or no person is named.
         BackendError: one does not start.
     """
     program = python_of(installed)
@@ -120,7 +120,7 @@ def serve(
     named = list(dict.fromkeys([*known, *people]))
     if not named:
         raise ConfigError(
-            "nobody is named", code=codes.NOT_PUSHED, where="--people", remedy="name e-mail addresses"
+            "no person is named", code=codes.NOT_PUSHED, where="--people", remedy="name e-mail addresses"
         )
     accounts = Accounts(
         people={
