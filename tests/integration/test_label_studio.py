@@ -14,7 +14,7 @@ from statistics import fmean
 
 import pytest
 
-from tests.feedback_support import made_up_tasks, plackett_luce, rank_all, result_of, store_tasks
+from tests.feedback_support import made_up_tasks, plackett_luce, rank_all, result_of, write_task_set
 from zhongjing.backends.local.processes import free_ports
 from zhongjing.config.sources import Kind, Source
 from zhongjing.data.readers import read_object
@@ -58,7 +58,7 @@ def test_two_annotators_and_an_expert_rank_and_the_reward_model_reads_it(
 ) -> None:
     folder, out = f"{bucket_uri}/tasks", f"{bucket_uri}/rankings"
     tasks = made_up_tasks(60)
-    store_tasks(store, folder, tasks)
+    write_task_set(store, folder, tasks)
     accounts = server.read_accounts(data)
     campaign = campaign_of(store, folder, accounts)
     campaign.begin([A, B], EXPERT, each=2, seed=0)
@@ -123,7 +123,7 @@ def planted_tau(skill: float) -> float:
 def test_what_is_done_wrong_is_counted_and_told(data: Path, store: ObjectStore, bucket_uri: str) -> None:
     folder = f"{bucket_uri}/few"
     tasks = made_up_tasks(4)
-    store_tasks(store, folder, tasks)
+    write_task_set(store, folder, tasks)
     accounts = server.read_accounts(data)
     campaign = campaign_of(store, folder, accounts)
     campaign.begin([A, B], EXPERT, each=2, seed=7)

@@ -12,6 +12,7 @@ Every step may be given again: what is done is found, and done once.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import Counter, defaultdict
@@ -79,6 +80,7 @@ class Campaign:
         """Of its projects."""
         return f"zhongjing {digest(self.folder)}"
 
+    @functools.cached_property
     def tasks(self) -> dict[str, FeedbackTask]:
         """All tasks by id."""
         return {task.id: task for task in read_tasks(self.store, self.folder, self.task_set)}
@@ -125,7 +127,7 @@ class Campaign:
 
     def push(self) -> dict[str, int]:
         """Gives every annotator their tasks, in a project of their own; returns how many were added."""
-        annotation, tasks = self.annotation(), self.tasks()
+        annotation, tasks = self.annotation(), self.tasks
         assigned = assign(list(tasks), annotation.annotators, each=annotation.each, seed=annotation.seed)
         return {
             name: self._give(name, [tasks[task] for task in tasks if name in assigned[task]], annotation.seed)
@@ -136,7 +138,7 @@ class Campaign:
         client = self._client(name)
         project = client.projects().get(self.title)
         if project is None:
-            most = max((len(task.answers) for task in self.tasks().values()), default=self.task_set.k)
+            most = max((len(task.answers) for task in self.tasks.values()), default=self.task_set.k)
             project = client.make_project(self.title, page.config(most), page.INSTRUCTION)
         there = {str(each["data"]["task"]) for each in client.export(project)}
         new = [page.as_task(task, name, seed) for task in tasks if task.id not in there]
@@ -146,7 +148,7 @@ class Campaign:
 
     def read_back(self) -> tuple[int, dict[str, int]]:
         """Stores what people have said since the last time: how many judgments, and problems by reason."""
-        annotation, tasks = self.annotation(), self.tasks()
+        annotation, tasks = self.annotation(), self.tasks
         known = {(each.annotator, each.annotation, each.updated) for each in self._stored()}
         new: list[Judgment] = []
         problems: Counter[str] = Counter()
@@ -200,12 +202,12 @@ class Campaign:
                 wanted=annotation.each,
                 rule=rule,
             )
-            for task in self.tasks()
+            for task in self.tasks
         }
 
     def adjudicate(self, rule: Disagreement) -> int:
         """Gives the expert the tasks whose orders differ; returns how many were added."""
-        tasks, annotation = self.tasks(), self.annotation()
+        tasks, annotation = self.tasks, self.annotation()
         disputed = [
             tasks[task] for task, each in self.decisions(rule).items() if each.state is State.DISAGREE
         ]
@@ -220,7 +222,7 @@ class Campaign:
             ConfigError: tasks are undecided, or the folder holds something else.
         """
         out = out.rstrip("/")
-        decisions, tasks, annotation = self.decisions(rule), self.tasks(), self.annotation()
+        decisions, tasks, annotation = self.decisions(rule), self.tasks, self.annotation()
         states = Counter(each.state.value for each in decisions.values())
         waiting = states[State.WAITING] + states[State.DISAGREE]
         if waiting and not partial:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from tests.feedback_support import task, write_task_set
 from tests.ppo_support import make_folders, reward_by_peft, shake
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.fakes import MemorySession
-from tests.unit.feedback.task_sets import task, write_task_set
 from zhongjing.config.stages import Lora
 from zhongjing.data.records import Turn
 from zhongjing.feedback.selection import worth

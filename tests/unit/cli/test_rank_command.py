@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.feedback_support import task, write_task_set
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.fakes import MemorySession
 from tests.unit.construct.scripted_server import KEY, Body, Fault, ScriptedServer
-from tests.unit.feedback.task_sets import task, write_task_set
 from zhongjing.construct.manifest import find_manifest
 from zhongjing.feedback.machine import ranks_of
 from zhongjing.storage.objects import ObjectStore

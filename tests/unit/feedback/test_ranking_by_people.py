@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scipy.stats import spearmanr
 
-from tests.feedback_support import made_up_tasks, plackett_luce, result_of, store_tasks
+from tests.feedback_support import made_up_tasks, plackett_luce, result_of, write_task_set
 from zhongjing.config.sources import Kind, Source
 from zhongjing.construct.manifest import find_manifest
 from zhongjing.data.readers import read_object
@@ -176,7 +176,7 @@ def test_rankings_are_written_with_their_lineage_and_few_unknown_answers(
     with pytest.raises(MissingInputError):
         Campaign(store, folder, nobody)
     tasks = made_up_tasks(40)
-    store_tasks(store, folder, tasks)
+    write_task_set(store, folder, tasks)
     campaign = Campaign(store, folder, nobody)
     with pytest.raises(MissingInputError, match="not given to annotators"):
         campaign.annotation()
@@ -204,11 +204,11 @@ def test_rankings_are_written_with_their_lineage_and_few_unknown_answers(
     assert Counter(len(each.answers) for each in rankings) == {4: 29, 5: 1}
     (unknown,) = [each for each in rankings if len(each.answers) == 5]
     assert unknown.answers[unknown.ranks.index(0)] == UNKNOWN_ANSWER
-    store_tasks(store, f"{bucket_uri}/other", tasks)
+    write_task_set(store, f"{bucket_uri}/other", tasks)
     other = Campaign(store, f"{bucket_uri}/other", nobody)
     other.begin(["a", "b"], "c", each=2, seed=0)
     with pytest.raises(ConfigError, match="another task set"):
         other.write(out, Disagreement(), partial=True)
     with pytest.raises(ConfigError, match="sampled from"):
         check_model("s3://models/sft", "s3://models/ppo", folder)
-    assert list(itertools.islice(campaign.tasks(), 1)) == [tasks[0].id]
+    assert list(itertools.islice(campaign.tasks, 1)) == [tasks[0].id]

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from tests.unit.feedback.task_sets import task, write_task_set
+from tests.feedback_support import task, write_task_set
 from zhongjing.data.records import Turns
 from zhongjing.errors import ConfigError, StorageError
 from zhongjing.feedback.selection import Pool, Score, choose, score_pool, worth
