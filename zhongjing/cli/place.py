@@ -38,12 +38,9 @@ class StoreOptions:
 
 
 @dataclass(frozen=True)
-class PlaceOptions:
+class PlaceOptions(StoreOptions):
     """Options of a command (see ``spread``): a cluster unless this machine or a store is named."""
 
-    local: Local = False
-    workdir: Workdir = None
-    endpoint: Endpoint = None
     namespace: Namespace = None
     context: KubeContext = None
     release: Release = None
@@ -92,7 +89,5 @@ class PlaceOptions:
             with cluster.open() as session:
                 yield session.store
             return
-        with construction.store_of(
-            local=self.local, workdir=self.workdir, endpoint=self.endpoint, create=create
-        ) as store:
+        with self.opened_here(create=create) as store:
             yield store

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zhongjing.cli.console import Console
-from zhongjing.cli.construction import Endpoint, check_out, store_of
+from zhongjing.cli.construction import check_out
 from zhongjing.cli.display.text import table
 from zhongjing.cli.errors import guarded
-from zhongjing.cli.options import SETTINGS, Format, Local, OutputFormat, Workdir
+from zhongjing.cli.options import SETTINGS, Format, OutputFormat
+from zhongjing.cli.place import StoreOptions
+from zhongjing.cli.spread import spread
 
 if TYPE_CHECKING:
     from zhongjing.feedback.campaign import Campaign
@@ -105,9 +107,11 @@ def _campaign(store: ObjectStore, tasks: str, data: Path) -> Campaign:
 
 @app.command("push", epilog=PUSH_EPILOG)
 @guarded
+@spread("at")
 def push(
     *,
     tasks: Tasks,
+    at: StoreOptions,
     annotators: Annotated[
         str, typer.Option("--annotators", metavar="A,B,...", help="Their e-mail addresses.")
     ],
@@ -118,16 +122,13 @@ def push(
         str | None, typer.Option("--model", metavar="URI", help="Refuse tasks of another model.")
     ] = None,
     data: Data = _DATA,
-    local: Local = False,
-    workdir: Workdir = None,
-    endpoint: Endpoint = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Give tasks to annotators, blind and independent."""
     from zhongjing.feedback.campaign import check_model
 
     console = Console(json_mode=output == Format.JSON)
-    with store_of(local=local, workdir=workdir, endpoint=endpoint, create=False) as store:
+    with at.opened_here(create=False) as store:
         campaign = _campaign(store, tasks, data)
         check_model(campaign.task_set.model, model, tasks)
         campaign.begin(_names(annotators), expert, each=each, seed=seed)
@@ -142,9 +143,11 @@ def push(
 
 @app.command("pull", epilog=PULL_EPILOG)
 @guarded
+@spread("at")
 def pull(
     *,
     tasks: Tasks,
+    at: StoreOptions,
     out: Annotated[
         str | None, typer.Argument(metavar="[OUT]", help="s3:// folder that the rankings go to.")
     ] = None,
@@ -154,9 +157,6 @@ def pull(
         float, typer.Option("--max-unknown-share", help="Of rankings with an answer K+1.", min=0, max=1)
     ] = 0.05,
     data: Data = _DATA,
-    local: Local = False,
-    workdir: Workdir = None,
-    endpoint: Endpoint = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Read what people said, and write the rankings that are decided."""
@@ -166,7 +166,7 @@ def pull(
     if out is not None:
         check_out(out)
     when = Disagreement(rule)
-    with store_of(local=local, workdir=workdir, endpoint=endpoint, create=False) as store:
+    with at.opened_here(create=False) as store:
         campaign = _campaign(store, tasks, data)
         new, problems = campaign.read_back()
         states: dict[str, int] = {}
@@ -194,20 +194,19 @@ def pull(
 
 @app.command("adjudicate", epilog=AGREEMENT_EPILOG.replace("agreement", "adjudicate"))
 @guarded
+@spread("at")
 def adjudicate(
     *,
     tasks: Tasks,
+    at: StoreOptions,
     rule: Rule = "order",
     data: Data = _DATA,
-    local: Local = False,
-    workdir: Workdir = None,
-    endpoint: Endpoint = None,
 ) -> None:
     """Give the expert the tasks on which annotators disagree."""
     from zhongjing.feedback.decision import Disagreement
 
     when = Disagreement(rule)
-    with store_of(local=local, workdir=workdir, endpoint=endpoint, create=False) as store:
+    with at.opened_here(create=False) as store:
         campaign = _campaign(store, tasks, data)
         campaign.read_back()
         added = campaign.adjudicate(when)
@@ -217,13 +216,12 @@ def adjudicate(
 
 @app.command("agreement", epilog=AGREEMENT_EPILOG)
 @guarded
+@spread("at")
 def agreement(
     *,
     tasks: Tasks,
+    at: StoreOptions,
     data: Data = _DATA,
-    local: Local = False,
-    workdir: Workdir = None,
-    endpoint: Endpoint = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Say how well annotators agree, and how good each is."""
@@ -232,7 +230,7 @@ def agreement(
     from zhongjing.feedback.agreement import measure
 
     console = Console(json_mode=output == Format.JSON)
-    with store_of(local=local, workdir=workdir, endpoint=endpoint, create=False) as store:
+    with at.opened_here(create=False) as store:
         campaign = _campaign(store, tasks, data)
         found = measure(campaign.judgments())
     if console.json_mode:
