@@ -71,7 +71,7 @@ def expand(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[Path, Path]]:
         if stage == DEFAULTS:
             continue
         filled[stage] = settings
-        if stage in set(_MODELS) and isinstance(settings, Mapping):
+        if stage in _MODELS and isinstance(settings, Mapping):
             model = _MODELS[Stage(stage)]
             own = {name: value for name, value in defaults.items() if name in _aliases(model)}
             place, source = (*_STAGES, stage), (*_STAGES, DEFAULTS)

@@ -6,13 +6,13 @@ other; they meet in these two documents.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
 from zhongjing.config.fields import DocumentModel
+from zhongjing.config.keys import digest
 from zhongjing.config.pipeline import TrainingPipeline
 from zhongjing.config.stages import Stage
 
@@ -53,8 +53,8 @@ class MadeSource(Record):
 
     def frozen(self, name: str) -> FrozenSource:
         """The source as later stages read it."""
-        digest = hashlib.sha256("".join(each.digest for each in self.objects).encode()).hexdigest()[:16]
-        return FrozenSource(name=name, objects=self.objects, digest=digest)
+        parts = digest([each.digest for each in self.objects])
+        return FrozenSource(name=name, objects=self.objects, digest=parts)
 
 
 class StageInput(Record):

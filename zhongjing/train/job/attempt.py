@@ -135,6 +135,23 @@ class Attempt(ABC):
             **fields,
         )
 
+    def _facts(self) -> dict[str, Any]:
+        """What the manifest of every stage says of the attempt, now that its work is done."""
+        request = self.request
+        return {
+            "pipeline": request.document.name,
+            "namespace": request.document.namespace,
+            "stage": request.stage,
+            "key": request.key,
+            "attempt": request.attempt,
+            "submission_id": request.submission_id,
+            "started_at": self._started_at,
+            "finished_at": time_stamp(),
+            "seconds": round(time.time() - self._started, 3),
+            "document": request.document.model_dump(mode="json"),
+            "key_fields": request.key_fields,
+        }
+
     def _finish(self, manifest: StageManifest) -> None:
         write_manifest(self.store, self.stage_layout, manifest)
         writer = ProgressWriter(self.store, self.stage_layout)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from zhongjing.config.keys import source_digest
 from zhongjing.config.made import Made, MakingStep
 from zhongjing.config.sources import Source
 from zhongjing.construct.catalog import StepSettings, build_steps
@@ -26,7 +26,6 @@ from zhongjing.construct.runner import Work, construct
 from zhongjing.data.inspect import inspect_sources
 from zhongjing.data.tasks import encode_by
 from zhongjing.storage.manifest import FrozenSource, MadeSource, SourceCounts, StageManifest
-from zhongjing.storage.progress import time_stamp
 from zhongjing.train.job.attempt import Attempt
 from zhongjing.train.job.lineage import lineage
 from zhongjing.train.job.ray_tasks import connect
@@ -66,14 +65,13 @@ class ConstructionJob(Attempt):
         raw = source.raw()
         out = source.uri
         deduplication = self._deduplication(source.made)
+        paid_by = out or self.layout.source(source_digest(source, frozen.digest))
+        steps = build_steps(settings, paid_by, self.store, processes=tasks or 1)
         if out is None:
             # By what decides its bytes: another release of a step makes another folder.
-            steps = build_steps(settings, "s3://none", self.store, processes=tasks or 1)
-            if deduplication is not None:
-                steps = [filter_of(self.store, raw, frozen, **deduplication), *steps]
-            out = self.layout.source(key_of(raw, frozen, steps))
+            first = [] if deduplication is None else [filter_of(self.store, raw, frozen, **deduplication)]
+            out = self.layout.source(key_of(raw, frozen, [*first, *steps]))
         out = out.rstrip("/")
-        steps = build_steps(settings, out, self.store, processes=tasks or 1)
         work: Work = encode_by(partial(connect, most=tasks), here=1, patience=settings.patience)
         if deduplication is None:
             manifest = construct(self.store, raw, steps, out, work=work, listen=listen, frozen=frozen)
@@ -131,17 +129,8 @@ class ConstructionJob(Attempt):
     def _manifest(
         self, folders: dict[str, str], made: dict[str, SourceManifest], frozen: dict[str, FrozenSource]
     ) -> StageManifest:
-        request = self.request
         return StageManifest(
-            pipeline=request.document.name,
-            namespace=request.document.namespace,
-            stage=request.stage,
-            key=request.key,
-            attempt=request.attempt,
-            submission_id=request.submission_id,
-            started_at=self._started_at,
-            finished_at=time_stamp(),
-            seconds=round(time.time() - self._started, 3),
+            **self._facts(),
             made={
                 name: MadeSource(
                     uri=folders[name],
@@ -172,8 +161,6 @@ class ConstructionJob(Attempt):
             metrics_before={},
             metrics={},
             extra={"sources": {name: _told(each) for name, each in made.items()}},
-            document=request.document.model_dump(mode="json"),
-            key_fields=request.key_fields,
             lineage=lineage(0, "cpu"),
         )
 

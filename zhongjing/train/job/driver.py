@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ from zhongjing.storage.manifest import (
     StageRequest,
 )
 from zhongjing.storage.objects import open_store
-from zhongjing.storage.progress import Activity, time_stamp
+from zhongjing.storage.progress import Activity
 from zhongjing.storage.progress_writer import ProgressWriter
 from zhongjing.train.job.attempt import Attempt, StoppedError
 from zhongjing.train.job.failures import cause_of
@@ -152,19 +151,10 @@ class TrainingJob(Attempt):
         return outcome
 
     def _manifest(self, counts: Sequence[SourceCounts], outcome: dict[str, Any]) -> StageManifest:
-        request = self.request
         manifest = StageManifest(
-            pipeline=request.document.name,
-            namespace=request.document.namespace,
-            stage=request.stage,
-            key=request.key,
-            attempt=request.attempt,
-            submission_id=request.submission_id,
-            started_at=self._started_at,
-            finished_at=time_stamp(),
-            seconds=round(time.time() - self._started, 3),
+            **self._facts(),
             model=ModelArtifact.model_validate(outcome["model"]),
-            inputs=request.inputs,
+            inputs=self.request.inputs,
             sources=list(counts),
             steps=outcome["steps"],
             best_step=outcome["best_step"],
@@ -175,8 +165,6 @@ class TrainingJob(Attempt):
             metrics=outcome["metrics"],
             test_metrics=outcome["test_metrics"],
             extra=outcome["extra"],
-            document=request.document.model_dump(mode="json"),
-            key_fields=request.key_fields,
             lineage=lineage(self._settings().workers, outcome["device"]),
             memory=MemoryUse.model_validate(outcome["memory"]),
             mixture=[MixtureCounts.model_validate(each) for each in outcome["mixture"]],
